@@ -1,0 +1,1 @@
+"""The AI assistant of the French State in Tchap, its Matrix messenger."""

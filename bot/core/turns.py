@@ -1,0 +1,27 @@
+"""From what was said in a conversation to the turns that go to the model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bot.core.events import EventId, Message, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One earlier message of the conversation in its last version.
+
+    Attributes:
+        mine: the bot's own reply; notices of the bot are never among these.
+    """
+
+    event_id: EventId
+    body: str
+    mine: bool
+
+
+def build_turns(system_prompt: str, said: Iterable[Said], prompt: Message) -> Sequence[Turn]:
+    """Return system prompt, earlier turns in order, and the prompt as the last turn."""
+    earlier = [
+        Turn("assistant" if one.mine else "user", one.body) for one in said if one.body.strip()
+    ]
+    return [Turn("system", system_prompt), *earlier, Turn("user", prompt.body)]

@@ -1,0 +1,121 @@
+"""Every error the bot raises on purpose, as one tree.
+
+BotError
+├── ConfigError               the configuration is at fault; the message says what to change
+├── StoreError                the ledger cannot be opened, read or written
+├── MatrixError               the homeserver or the account
+│   ├── HomeserverUnreachable   no connection, or a 5xx: worth another try
+│   ├── RateLimited             429, with the wait the homeserver asked for
+│   ├── Forbidden               the homeserver refuses this one request for good
+│   ├── LoggedOut               the access token is no longer valid
+│   └── AccountExpired          the Tchap account must be renewed by mail
+└── CompletionError           the model's backend, each with the key of what the person reads
+    ├── ModelUnreachable        refused, DNS, TLS, proxy
+    ├── ModelTimeout            no answer, or no further word, within the time allowed
+    ├── ModelBusy               429 or 503: too many requests
+    ├── ModelFailed             another 5xx, or an error object inside the stream
+    ├── ModelRefused            a 4xx: key, model's name, or request are wrong
+    └── Truncated               the stream ended before the model said that it was done
+"""
+
+from typing import ClassVar
+
+
+class BotError(Exception):
+    """The root: anything else that escapes is a bug."""
+
+
+class ConfigError(BotError):
+    """The configuration is at fault; the message says what to change."""
+
+
+class StoreError(BotError):
+    """The ledger cannot be opened, read or written."""
+
+
+class MatrixError(BotError):
+    """The homeserver refused or failed, or the account is not usable."""
+
+
+class HomeserverUnreachable(MatrixError):
+    """No connection, or a 5xx: worth another try."""
+
+
+class RateLimited(MatrixError):
+    """The homeserver answered 429.
+
+    Attributes:
+        retry_after: seconds to wait before the same request may be sent again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Forbidden(MatrixError):
+    """The homeserver refuses this request for good: trying again cannot help."""
+
+
+class LoggedOut(MatrixError):
+    """The access token is no longer valid.
+
+    Attributes:
+        soft: the device still exists; the same device may log in again (spec: soft logout).
+    """
+
+    def __init__(self, message: str, *, soft: bool) -> None:
+        super().__init__(message)
+        self.soft = soft
+
+
+class AccountExpired(MatrixError):
+    """Tchap's 403 ORG_MATRIX_EXPIRED_ACCOUNT: the account must be renewed by mail."""
+
+
+class CompletionError(BotError):
+    """The model's backend failed; `key` names the sentence that the person reads."""
+
+    key: ClassVar[str] = "model failed"
+
+
+class ModelUnreachable(CompletionError):
+    """No connection to the backend: refused, DNS, TLS or proxy."""
+
+    key = "model unreachable"
+
+
+class ModelTimeout(CompletionError):
+    """The backend sent nothing, or nothing more, within the time allowed."""
+
+    key = "model timeout"
+
+
+class ModelBusy(CompletionError):
+    """The backend answered 429 or 503.
+
+    Attributes:
+        retry_after: seconds the backend asked to wait, or None where it did not say.
+    """
+
+    key = "model busy"
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelFailed(CompletionError):
+    """Another 5xx, an error object inside the stream, or an answer that is no stream."""
+
+
+class ModelRefused(CompletionError):
+    """A 4xx: the key, the model's name or the request is wrong; the operator must act."""
+
+    key = "model refused"
+
+
+class Truncated(CompletionError):
+    """The stream ended without `finish_reason` and without `[DONE]`."""
+
+    key = "model truncated"
