@@ -1,0 +1,134 @@
+"""What a setting may hold: the types of the configuration, each refusing with a sentence.
+
+No sentence holds the value: it may be a secret in the wrong place.
+"""
+
+import json
+import re
+import ssl
+from pathlib import Path
+from stat import S_IRWXO
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from bot.core.events import UserId
+from bot.settings_source import SecretFile
+
+_SERVER = r"(?:[A-Za-z0-9.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+_USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices: user identifiers
+_SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
+_HTTP_URL = TypeAdapter(HttpUrl)
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty", "must not be empty")
+    return value
+
+
+def _secret(value: object) -> object:
+    if not isinstance(value, SecretFile):
+        return _text(value)
+    if not value.alone:
+        raise PydanticCustomError("both", "give this key or its _file twin, not both")
+    try:
+        path = Path(str(value.path))
+        text = path.read_text("utf-8").strip()
+        others = path.stat().st_mode & S_IRWXO
+    except OSError as error:
+        reason = {"reason": error.strerror}
+        raise PydanticCustomError("secret_file", "cannot be read: {reason}", reason) from None
+    except ValueError:  # bytes that are no UTF-8, or a path with a NUL
+        raise PydanticCustomError("secret_file", "must name a file of UTF-8 text") from None
+    if others:
+        raise PydanticCustomError("secret_file", "open to everyone here; chmod 600 it")
+    if not text:
+        raise PydanticCustomError("secret_file", "the file is empty")
+    return text
+
+
+def _list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise PydanticCustomError("json", "must be a list; in a variable, a JSON list") from None
+
+
+def _user_id(text: UserId) -> UserId:
+    if _USER_ID.fullmatch(text):
+        return text
+    example = 'must be a full Matrix id, such as "@assistant:agent.dinum.tchap.gouv.fr"'
+    raise PydanticCustomError("user_id", example)
+
+
+def _servers(text: str) -> str:
+    if _SERVERS.fullmatch(text):
+        return text
+    example = 'must be a server name, such as agent.dinum.tchap.gouv.fr, or "*." and a suffix'
+    raise PydanticCustomError("servers", example)
+
+
+def _url(text: str) -> HttpUrl:
+    try:
+        url = _HTTP_URL.validate_python(text)
+    except ValidationError:
+        expected = "must be a URL that begins with https:// or http://"
+        raise PydanticCustomError("url", expected) from None
+    if url.query is not None or url.fragment is not None:
+        raise PydanticCustomError("url", "must end before any ? and #")
+    return url
+
+
+def _without_path(text: str) -> str:
+    url = _url(text)
+    if url.path not in {None, "/"}:
+        raise PydanticCustomError("url", "must end after the host and its port, without a path")
+    return str(url).rstrip("/")
+
+
+def _without_login(text: str) -> str:
+    url = _url(text)
+    if url.username is not None or url.password is not None:
+        raise PydanticCustomError("url", "must hold no user name and no password")
+    return str(url).rstrip("/")
+
+
+def _ca_bundle(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError; ValueError: a path with a NUL
+        expected = "must be a readable file of certificates in PEM format"
+        raise PydanticCustomError("ca_bundle", expected) from None
+    return path
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+Seconds = Annotated[float, Field(gt=0)]
+Directory = Annotated[Path, BeforeValidator(_text)]
+CaBundle = Annotated[Path, AfterValidator(_ca_bundle)]
+MatrixId = Annotated[UserId, AfterValidator(_user_id)]
+# Exact server names, or "*." and a suffix: every server whose name ends in "." and the suffix.
+Servers = Annotated[
+    tuple[Annotated[str, AfterValidator(_servers)], ...],
+    NoDecode,
+    BeforeValidator(_list),
+    Field(min_length=1),
+]
+# URLs come out without a slash at the end.
+Endpoint = Annotated[str, AfterValidator(_without_login)]
+Origin = Annotated[Endpoint, AfterValidator(_without_path)]
+Proxy = Annotated[str, AfterValidator(_without_path)]
