@@ -1,0 +1,216 @@
+"""The model's Markdown as Matrix clients show it: safe HTML, and plain text that says the same.
+
+Whatever the model writes: no image, no link that hides its host, no mention, nothing invisible.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import accumulate, takewhile
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+
+from bot.core.links import destination, names_site
+from bot.core.plain import words, write
+from bot.core.visible import visible
+
+# Bytes that body and formatted_body may take as JSON: three quarters (base64) of what an event
+# may (65,536 bytes), less 5 KB for relations, the marker, an edit's fallback line and the like.
+SIZE_LIMIT = 44_000
+
+_NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
+_REPEATED_NAMES = 5_000  # characters of column names that the rows of one table may repeat
+_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+
+
+def _line_break(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's type
+    """Read `<br>`, the one HTML tag that models need: Markdown has no other in a table's cell."""
+    found = _BREAK.match(state.src, state.pos)
+    if not found:
+        return False
+    if not silent:
+        state.push("hardbreak", "br", 0)
+    state.pos = found.end()
+    return True
+
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False, "maxNesting": _NESTING})
+_MARKDOWN.enable(["table", "strikethrough"]).inline.ruler.before("autolink", "br", _line_break)
+_MARKDOWN.validateLink = bool  # type: ignore[method-assign,assignment]  # bot.core.links decides
+
+_CLEANER = nh3.Cleaner(
+    tags={
+        *("p", "br", "hr", "h1", "h2", "h3", "h4", "ul", "ol", "li", "blockquote"),
+        *("pre", "code", "strong", "em", "del", "a"),
+    },
+    attributes={"a": {"href"}, "code": {"class"}, "ol": {"start"}},
+    link_rel=None,
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One message's share of a reply.
+
+    Attributes:
+        source: its share of the model's Markdown; together, the sources are the model's text.
+        opening: Markdown to read before it: the part's number, and the fence or the table's head
+            that the cut has left behind.
+    """
+
+    source: str
+    opening: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`body` and `formatted_body` of an `m.room.message` (format `org.matrix.custom.html`)."""
+
+    body: str
+    formatted_body: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of both as JSON, escaped to ASCII as nio does before it encrypts."""
+        return len(json.dumps([self.body, self.formatted_body]))
+
+
+def blocks(source: str) -> list[Token]:
+    """Return markdown-it's block tokens; their `map` counts the lines that LINE_END ends."""
+    return _MARKDOWN.block.parse(visible(source), _MARKDOWN, {}, []) or []
+
+
+def verbatim(source: str) -> Rendered:
+    """Return the Markdown itself as the text to show: its size grows with the source alone."""
+    body = visible(source).strip()
+    return Rendered(body, f"<p>{escape(body, quote=False)}</p>".replace("\n", "<br>"))
+
+
+def render(part: Part | str) -> Rendered:
+    """Return what shows the Markdown (CommonMark, tables, strikethrough), finished or not.
+
+    What would not fit one event once rendered, or nests too deeply, is shown verbatim.
+    """
+    source = visible(part if isinstance(part, str) else part.opening + part.source)
+    fallback = verbatim(source)
+    if fallback.size > SIZE_LIMIT:
+        return fallback
+    tokens = _MARKDOWN.parse(source)
+    if _too_deep(tokens):
+        return fallback
+    tokens = list(_without_tables(_safe(tokens)))
+    html = _CLEANER.clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+    # Again visible: an entity such as &#x202e; has become its character.
+    rendered = Rendered(visible(write(tokens)).strip(), visible(html).strip())
+    return rendered if rendered.size <= SIZE_LIMIT else fallback
+
+
+def _too_deep(tokens: Iterable[Token]) -> bool:
+    """Tell whether markdown-it may have dropped a block, or emphasis nests without an end."""
+    return any(
+        (token.nesting > 0 and token.level >= _NESTING - 1)
+        or max(accumulate(child.nesting for child in token.children or ()), default=0) > _NESTING
+        for token in tokens
+    )
+
+
+def _safe(tokens: Iterable[Token]) -> Iterator[Token]:
+    for token in tokens:
+        if token.type == "inline":
+            token.children = list(_safe_inline(token.children or ()))
+        elif token.tag in {"h5", "h6"}:
+            token.tag = "h4"
+        yield token
+
+
+def _safe_inline(tokens: Iterable[Token]) -> Iterator[Token]:
+    """Replace images by their words, and links by such as show where they lead."""
+    stream = iter(tokens)
+    for token in stream:
+        if token.type == "image":
+            yield _text(words([token]))
+        elif token.type == "link_open":
+            inside = takewhile(lambda inner: inner.type != "link_close", stream)
+            yield from _link(token, list(_safe_inline(inside)))
+        else:
+            token.tag = "del" if token.tag == "s" else token.tag
+            yield token
+
+
+def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
+    """Return the link, the host behind it unless it says so itself; its words if no link may be.
+
+    The body, where nothing can be clicked, has the whole address behind the words.
+    """
+    target = destination(str(opening.attrs["href"]))
+    if target is None:
+        return inside
+    href, site = target
+    opening.attrs = {"href": href}
+    closing = Token("link_close", "a", -1)
+    address = href.removeprefix("mailto:")
+    said = visible(words(inside)).strip()
+    if not said:
+        return [opening, _text(site, plain=address), closing]
+    honest = names_site(said, site)
+    whole = honest and _MARKDOWN.normalizeLink(said) in {href, address}
+    shown = _text("" if honest else f" ({site})", plain="" if whole else f" ({address})")
+    return [opening, *inside, closing, shown]
+
+
+def _without_tables(tokens: Iterable[Token]) -> Iterator[Token]:
+    """Replace tables by lists: Tchap's mobile clients do not lay tables out."""
+    stream = iter(tokens)
+    for token in stream:
+        if token.type != "table_open":
+            yield token
+            continue
+        rows: list[list[list[Token]]] = []
+        for inner in takewhile(lambda inner: inner.type != "table_close", stream):
+            if inner.type == "tr_open":
+                rows.append([])
+            elif inner.type == "inline":
+                rows[-1].append(inner.children or [])
+        yield from _as_list(rows)
+
+
+def _as_list(rows: list[list[list[Token]]]) -> Iterator[Token]:
+    """Write each row as an item "Name: value; Name: value", without the empty cells.
+
+    The names are an item of their own instead where there is nothing to name yet, or where
+    repeating them would fill the message.
+    """
+    names = [words(cell).strip() for cell in rows[0]]
+    if 0 < (len(rows) - 1) * sum(map(len, names)) <= _REPEATED_NAMES:
+        rows = rows[1:]
+    else:
+        names = [""] * len(names)
+    yield Token("bullet_list_open", "ul", 1, block=True)
+    for row in rows:
+        children: list[Token] = []
+        for name, cell in zip(names, row, strict=True):
+            if words(cell).strip():
+                children += [_text("; ")] if children else []
+                children += [*_strong(name), _text(": "), *cell] if name else cell
+        yield Token("list_item_open", "li", 1, block=True)
+        yield Token("paragraph_open", "p", 1, hidden=True, block=True)
+        yield Token("inline", "", 0, children=children)
+        yield Token("paragraph_close", "p", -1, hidden=True, block=True)
+        yield Token("list_item_close", "li", -1, block=True)
+    yield Token("bullet_list_close", "ul", -1, block=True)
+
+
+def _strong(content: str) -> Sequence[Token]:
+    return Token("strong_open", "strong", 1), _text(content), Token("strong_close", "strong", -1)
+
+
+def _text(content: str, plain: str | None = None) -> Token:
+    """Return a text token, with what the body says instead."""
+    return Token("text", "", 0, content=content, meta={} if plain is None else {"plain": plain})

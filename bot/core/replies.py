@@ -1,0 +1,64 @@
+"""What the bot says: notices, replies in parts, edits, and the ids that make sending them safe."""
+
+import hashlib
+from dataclasses import dataclass
+
+from bot.core.events import EventId, Message
+from bot.core.markdown import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An `m.notice`: everything the bot says that is not the model's text.
+
+    Attributes:
+        to: the message it answers, None where it answers none (the welcome).
+    """
+
+    text: str
+    to: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One message of a reply: the model's text, and what the bot adds below it.
+
+    Attributes:
+        added: lines that are the bot's own; they never enter a later context.
+        model: the model's name, as the backend knows it.
+    """
+
+    prompt: Message
+    part: Part
+    model: str
+    added: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A newer version (`m.replace`) of the reply that stands at `event_id`."""
+
+    event_id: EventId
+    reply: Reply
+
+
+Outgoing = Notice | Reply | Edit
+
+
+def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, claim: int) -> str:
+    """Return the id under which one send of one reply is known to the homeserver.
+
+    The homeserver answers a repeated id of the same device with the event it already has (spec:
+    transaction identifiers), so a send may be repeated after a crash without a second event. The
+    stage "first" must find itself again whatever process sends it: its claim is always 0. An edit
+    of a later claim is a new text and must not find an older one.
+
+    Args:
+        device_id: the bot's device, which the homeserver keeps such ids for.
+        prompt: the event that is answered.
+        stage: "first", "edit:1", "edit:2", …, "final".
+        part: number of the reply's message, 0 for the first.
+        claim: how often this prompt has been taken up by a process.
+    """
+    words = "\0".join((device_id, prompt, str(part), stage, str(claim)))
+    return hashlib.sha256(words.encode()).hexdigest()[:32]

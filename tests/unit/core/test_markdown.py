@@ -1,0 +1,356 @@
+import re
+from html.parser import HTMLParser
+from itertools import product
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from bot.core.markdown import SIZE_LIMIT, Part, render
+from bot.core.visible import visible
+
+VOID = {"br", "hr"}
+TAGS = {
+    *VOID,
+    *("p", "h1", "h2", "h3", "h4", "ul", "ol", "li", "blockquote"),
+    *("pre", "code", "strong", "em", "del", "a"),
+}
+ATTRIBUTES = {"a": {"href"}, "code": {"class"}, "ol": {"start"}}
+
+FRAGMENTS = st.sampled_from(
+    [
+        *("a", "mot ", "É", "👩🏽", "\n", "\n\n", "    ", "\t", "- ", "* ", "1. ", "> "),
+        *("```\n", "```py\n", "# ", "##### ", "---\n", "===\n", "**", "*", "_", "`", "~~", "\\"),
+        *("| a | b |\n", "|---|---|\n", "|", "![", "[", "]", "](", "(", ")", "[x]: http://h.fr\n"),
+        *("https://h.fr/p", "http://u@h.fr", "javascript:x", "data:image/png;base64,x", "<", ">"),
+        *("&#x202e;", "&#12;", "&lt;", "&amp;", '"', "\u202e", "\u200b", "\U000e0041", "\0", "\r"),
+        *("\ud83d", "\u2028", "@room", "@a:b.fr", "https://matrix.to/#/@a:b.fr", "mailto:a@b.fr"),
+        *("<br>", "<b>", "<!--", "<img src=http://h.fr>"),
+    ]
+)
+ANYTHING = st.text(st.characters()) | st.lists(FRAGMENTS | st.text(max_size=5)).map("".join)
+
+
+class Page(HTMLParser):
+    """What an HTML parser that is not the sanitiser's makes of the HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.links: list[tuple[str, str]] = []
+        self.text = ""
+        self.depth = 0
+        self._open: list[str] = []
+        self._link = ("", 0)
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+            self.depth = max(self.depth, len(self._open))
+        if tag == "a":
+            self._link = (str(dict(attrs)["href"]), len(self.text))
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag == "a":
+            href, start = self._link
+            self.links.append((href, self.text[start:]))
+
+    @override
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @override
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+
+def html(source: str) -> str:
+    return render(source).formatted_body
+
+
+def body(source: str) -> str:
+    return render(source).body
+
+
+def test_common_markdown_becomes_the_html_that_tchap_shows() -> None:
+    source = (
+        "# Titre\n\nUn **mot** _fin_ ~~faux~~ `code`\n\n- un\n- deux\n\n"
+        "3. trois\n4. quatre\n\n> cité\n\n---"
+    )
+    assert html(source) == (
+        "<h1>Titre</h1>\n"
+        "<p>Un <strong>mot</strong> <em>fin</em> <del>faux</del> <code>code</code></p>\n"
+        "<ul>\n<li>un</li>\n<li>deux</li>\n</ul>\n"
+        '<ol start="3">\n<li>trois</li>\n<li>quatre</li>\n</ol>\n'
+        "<blockquote>\n<p>cité</p>\n</blockquote>\n<hr>"
+    )
+
+
+def test_the_body_says_the_same_in_plain_text() -> None:
+    source = (
+        "# Titre\n\nUn **mot** _fin_ ~~faux~~ `code`\n\n- un\n  - dans un\n- deux\n\n"
+        "3. trois\n\n   suite\n4. quatre\n\n> cité\n>\n> - point\n\n---\nfin\\\nligne"
+    )
+    assert body(source) == (
+        "Titre\n\nUn mot fin faux code\n\n- un\n  - dans un\n- deux\n\n"
+        "3. trois\n\n   suite\n\n4. quatre\n\n> cité\n> \n> - point\n\n---\n\nfin\nligne"
+    )
+
+
+def test_code_is_kept_verbatim_with_its_language() -> None:
+    code = "if a < b:\n\n    return '*x*'  # [a](b)\n"
+    rendered = render(f"Voici :\n```python title=x\n{code}```")
+    assert rendered.body == f"Voici :\n\n{code.strip()}"
+    assert '<pre><code class="language-python">if a &lt; b:\n' in rendered.formatted_body
+    assert Page(rendered.formatted_body).text.endswith(code)
+
+
+def test_an_unfinished_fence_is_code_already() -> None:
+    assert html("```py\nx = 1") == '<pre><code class="language-py">x = 1</code></pre>'
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4, 5, 6])
+def test_no_heading_is_deeper_than_h4(level: int) -> None:
+    tag = f"h{min(level, 4)}"
+    assert html("#" * level + " Titre") == f"<{tag}>Titre</{tag}>"
+
+
+def test_a_table_becomes_a_list_whose_items_name_the_columns() -> None:
+    rendered = render("| Nom | *Âge* | |\n|:--|--:|---|\n| Jean | 3 | x |\n| **Zoé** | | a<br>b |")
+    assert rendered.formatted_body == (
+        "<ul>\n<li><strong>Nom</strong>: Jean; <strong>Âge</strong>: 3; x</li>\n"
+        "<li><strong>Nom</strong>: <strong>Zoé</strong>; a<br>\nb</li>\n</ul>"
+    )
+    assert rendered.body == "- Nom: Jean; Âge: 3; x\n- Nom: Zoé; a\n  b"
+
+
+def test_a_table_without_rows_yet_shows_its_columns() -> None:
+    assert body("| Nom | Âge |\n|---|---|\n") == "- Nom; Âge"
+
+
+def test_a_table_in_a_list_stays_in_its_item() -> None:
+    assert body("- voir\n\n  | a | b |\n  |---|---|\n  | 1 | 2 |\n") == "- voir\n\n  - a: 1; b: 2"
+
+
+def test_names_that_would_fill_the_message_stand_once() -> None:
+    name = "une colonne au nom bien long " * 10
+    rendered = render(f"| {name} |\n|---|\n" + "| x |\n" * 100)
+    assert rendered.body.count("une colonne") == 10
+    assert rendered.body.count("- x") == 100
+    assert rendered.size < 5_000
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("![un *chat*](http://evil.test/a.png)", "un chat"),
+        ("![](http://evil.test/a.png)", ""),
+        ("![a][r]\n\n[r]: http://evil.test/a.png", "a"),
+        ("![a![b](x)](y)", "ab"),
+        ("![a](data:image/png;base64,AAAA)", "a"),
+        ("![[a](http://evil.test)](http://evil.test)", "a"),
+    ],
+)
+def test_an_image_is_its_alternative_text(source: str, shown: str) -> None:
+    rendered = render(source)
+    assert rendered.formatted_body == f"<p>{shown}</p>"
+    assert rendered.body == shown
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "shown_in_body"),
+    [
+        (
+            "[la note](https://x.gouv.fr/a?b=c&d#e)",
+            '<a href="https://x.gouv.fr/a?b=c&amp;d#e">la note</a> (x.gouv.fr)',
+            "la note (https://x.gouv.fr/a?b=c&d#e)",
+        ),
+        (
+            "[n][r]\n\n[r]: HTTPS://X.gouv.fr:8443/A 'titre'",
+            '<a href="https://x.gouv.fr:8443/A">n</a> (x.gouv.fr:8443)',
+            "n (https://x.gouv.fr:8443/A)",
+        ),
+        (
+            "<https://x.gouv.fr/é>",
+            '<a href="https://x.gouv.fr/%C3%A9">https://x.gouv.fr/é</a>',
+            "https://x.gouv.fr/é",
+        ),
+        (
+            "[x.gouv.fr](https://x.gouv.fr/a)",
+            '<a href="https://x.gouv.fr/a">x.gouv.fr</a>',
+            "x.gouv.fr (https://x.gouv.fr/a)",
+        ),
+        ("[](https://x.fr/a)", '<a href="https://x.fr/a">x.fr</a>', "https://x.fr/a"),
+        ("[![](i)](https://x.fr/a)", '<a href="https://x.fr/a">x.fr</a>', "https://x.fr/a"),
+        ("<a@b.fr>", '<a href="mailto:a@b.fr">a@b.fr</a>', "a@b.fr"),
+        (
+            "[moi](mailto:a@b.fr?bcc=x@evil.test)",
+            '<a href="mailto:a@b.fr">moi</a> (a@b.fr)',
+            "moi (a@b.fr)",
+        ),
+    ],
+)
+def test_a_link_shows_where_it_leads(source: str, link: str, shown_in_body: str) -> None:
+    assert html(source) == f"<p>{link}</p>"
+    assert body(source) == shown_in_body
+
+
+@pytest.mark.parametrize(
+    ("source", "host"),
+    [
+        ("[https://gouv.fr](https://evil.test/gouv.fr)", "evil.test"),
+        ("[gouv.fr (evil.test)](https://evil.test)", "evil.test"),
+        ("[a](https://gouv.fr@evil.test/)", "evil.test"),
+        ("<https://gouv.fr@evil.test/>", "evil.test"),
+        ("[gouv.fr](https://gouv.fr:x@b@evil.test)", "evil.test"),
+        ("[gouv.fr](https://gouv.fr%2f@evil.test)", "evil.test"),
+        ("[gouv.fr](<https://gouv.fr\\\\@evil.test>)", "evil.test"),
+        ("<https://g\u043euv.fr>", "xn--guv-sed.fr"),  # Cyrillic
+        ("[https://g\u043euv.fr](https://g\u043euv.fr)", "xn--guv-sed.fr"),
+        ("[a](https://gouv\u3002fr.evil.test)", "gouv.fr.evil.test"),
+        ("[gouv.fr&#x200b;](https://evil.test)", "evil.test"),
+        ("[&#x202e;tset.live](https://evil.test)", "evil.test"),
+    ],
+)
+def test_a_link_cannot_hide_its_host(source: str, host: str) -> None:
+    rendered = render(source)
+    ((href, _),) = Page(rendered.formatted_body).links
+    assert urlsplit(href).netloc == host
+    assert rendered.formatted_body.endswith(f"</a> ({host})</p>")
+    assert f" (https://{host}" in rendered.body
+    assert rendered.body.isprintable()
+
+
+NO_LINKS = ["javascript:alert(1)", "JaVaScRiPt:x", "java&#10;script:x", "vbscript:x", "data:,x"]
+NO_LINKS += ["magnet:?xt=x", "file:///etc/passwd", "tel:1", "mxc://b.fr/a", "matrix:u/a:b.fr"]
+NO_LINKS += ["//evil.test", "/a", "a", "#a", "https:evil.test", "https:/evil.test", "https://"]
+NO_LINKS += ["https://[::1]/", "http://a%2eb", "https://gouv.fr&#9;.evil.test", "http://a b"]
+NO_LINKS += ["mailto:", "mailto:a@b.fr,c@d.fr", "mailto:a@b.fr;c@d.fr"]
+PERMALINKS = ["https://matrix.to/#/@a:b.fr", "HTTPS://Matrix.To/#/%40a:b.fr"]
+PERMALINKS += ["http://matrix.to./#/@a:b.fr", "https://matrix.to:443/#/@a:b.fr"]
+PERMALINKS += ["https://x@matrix.to/#/!r:b.fr", "https://tchap.gouv.fr/#/user/@a:b.fr"]
+PERMALINKS += ["https://tchap.gouv.fr/%23/user/@a:b.fr", "https://app.element.io/#/room/!r:b.fr"]
+
+
+@pytest.mark.parametrize("url", NO_LINKS + PERMALINKS)
+def test_what_may_not_be_a_link_is_its_words(url: str) -> None:
+    assert render(f"[un mot](<{url}>)").formatted_body == "<p>un mot</p>"
+    assert render(f"[un mot][r]\n\n[r]: <{url}>").body == "un mot"
+    assert "<a" not in html(f"<{url}>")
+
+
+def test_ids_in_the_text_are_text() -> None:
+    assert html("@room demande à @a:b.fr") == "<p>@room demande à @a:b.fr</p>"
+
+
+SMUGGLED = ["http://evil.test/?q=secret", "https://gouv.fr@evil.test/?q=secret", "//evil.test/x"]
+SMUGGLED += ["data:image/svg+xml,<svg/onload=x>", "javascript:fetch(1)", "http://\u0435vil.test"]
+FORMS = ["[a]({})", "![a]({})", "<{}>", "[a](<{}> 'b')", "![a](<{}> (b))", "[![a]({})]({})"]
+FORMS += ["[a][r]\n\n[r]: {}", "![a][r]\n\n[r]: {}", "[r]\n\n[r]: <{}>", "![r][]\n\n[r]: {} 'b'"]
+FORMS += ['<img src="{}">', '<a href="{}">a</a>', '<link rel="prefetch" href="{}">', "{}"]
+PLACES = ["{}", "> {}", "- {}", "# {}", "**{}**", "`a` {}", "| a |\n|---|\n| {} |"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_loaded_and_no_host_is_hidden(place: str) -> None:
+    for form, url in product(FORMS, SMUGGLED):
+        first, *rest = form.format(*[url] * 2).split("\n")
+        page = Page(html("\n".join([place.format(first), *rest])))
+        assert not {tag for tag, _ in page.tags} & {"img", "link"}
+        for href, said in page.links:
+            assert urlsplit(href).scheme in {"http", "https"}
+            host = urlsplit(href).netloc
+            assert said == host or f"{said} ({host})" in page.text or said.startswith(href)
+
+
+def test_html_in_the_text_is_text() -> None:
+    source = '<script>x</script> <b onclick="x">y</b> <!-- z -->'
+    assert body(source) == source
+    assert {tag for tag, _ in Page(html(source)).tags} == {"p"}
+
+
+def test_a_part_is_read_with_its_opening() -> None:
+    rendered = render(Part("x = 1\n```\nfin", opening="(2)\n\n```py\n"))
+    assert rendered.body == "(2)\n\nx = 1\n\nfin"
+    assert '<code class="language-py">x = 1' in rendered.formatted_body
+
+
+def test_nothing_is_rendered_as_nothing() -> None:
+    assert render("").body == ""
+    assert Page(html("\n \n")).text.strip() == ""
+
+
+@given(ANYTHING)
+def test_only_what_is_allowed_gets_out(source: str) -> None:
+    page = Page(html(source))
+    assert {tag for tag, _ in page.tags} <= TAGS
+    assert all(set(attributes) <= ATTRIBUTES.get(tag, set()) for tag, attributes in page.tags)
+    assert all(re.match(r"https?://[a-z0-9]|mailto:[^@]+@", href) for href, _ in page.links)
+    assert page.depth <= 100
+
+
+@given(ANYTHING)
+def test_both_forms_are_visible_and_valid(source: str) -> None:
+    rendered = render(source)
+    for text in (rendered.body, rendered.formatted_body):
+        assert text.encode() is not None
+        assert text == visible(text) == text.strip()
+
+
+@given(ANYTHING)
+def test_the_body_says_every_word_of_the_html(source: str) -> None:
+    rendered = render(source)
+    said = re.findall(r"\w+", rendered.body)
+    for word in re.findall(r"\w+", Page(rendered.formatted_body).text):
+        assert any(word in other for other in said)
+
+
+@given(st.lists(st.sampled_from(["# ", "**", "[a](http://b.fr)", "\n\n", "- ", "\n", "mot "])))
+def test_a_prefix_is_rendered_too(pieces: list[str]) -> None:
+    source = "".join(pieces)
+    for length in range(len(source)):
+        assert Page(html(source[:length])).depth <= 100
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(">" * 10_000, "[" * 10_000, "![" * 5_000, "- " * 5_000, "1. " * 3_000, "`" * 10_000),
+        *("*" * 5_000 + "a" + "*" * 5_000, "![" * 1_000 + "](a)" * 1_000, "[a](" * 2_000),
+        *(
+            "[x]: http://h.fr/" + "x" * 2_000 + "\n\n" + "[x]" * 1_000,
+            "|" * 900 + "\n" + "|-" * 900,
+        ),
+        *(
+            ">" * 13 + "a\n" + "a\n" * 2_000,
+            "".join("  " * n + "- a\n" for n in range(60)),
+            "\0" * 9,
+        ),
+    ],
+)
+def test_hostile_nesting_ends_as_text_that_fits(source: str) -> None:
+    rendered = render(source)
+    assert rendered.size <= SIZE_LIMIT or rendered.size <= 6 * len(source) + 100
+    assert Page(rendered.formatted_body).depth <= 100
+
+
+@pytest.mark.parametrize("nested", ["- ", "> "])
+def test_no_word_is_lost_at_any_depth(nested: str) -> None:
+    for depth in range(30):
+        source = nested * depth + "mot"
+        assert body(source).endswith("mot")
+        assert "mot" in html(source)
+
+
+def test_a_megabyte_is_rendered_as_it_stands() -> None:
+    source = "mot\n" * 250_000
+    assert render(source).body == source.strip()
