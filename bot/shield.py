@@ -1,0 +1,23 @@
+"""Work that must not stop half-way, whoever stops waiting for it."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` in a task of its own; when cancelled, let it end first.
+
+    matrix-nio dead-locks a room when a send is cancelled while it shares a key, and a cancelled
+    transaction leaves SQLite's file locked: both run here.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise asyncio.CancelledError from error  # its cause stays readable
+        raise
