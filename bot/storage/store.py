@@ -1,0 +1,229 @@
+"""The ledger on SQLAlchemy: what was heard, what was answered, and the sync token between."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection, RowMapping, event, func, insert, select, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from bot.core.events import Batch, Event, EventId, Invite, Joined, Left, Pending, RoomId, UserId
+from bot.errors import StoreError
+from bot.ports import Claim
+from bot.shield import to_the_end
+from bot.storage.tables import account, inbox, replies
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 30  # how long a writer waits for another one
+
+
+def _engine(path: Path) -> AsyncEngine:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+        dbapi.isolation_level = None  # else the driver opens transactions of its own, too late
+        cursor = dbapi.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # read-then-write must not lose updates
+
+    return engine
+
+
+def _probe(path: Path) -> None:
+    """Open the file once, make it where it is missing.
+
+    A connection that aiosqlite fails to open ends in a thread which may outlive the event loop
+    and then prints a traceback: so what cannot be opened must not get that far.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
+
+
+def _upgrade(connection: Connection) -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", "bot.storage:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+class SqlStore:
+    """The `Store` port on one SQLite file. `synchronous=FULL`: what is committed stays."""
+
+    def __init__(self, engine: AsyncEngine, user_id: UserId) -> None:
+        self._engine = engine
+        self._user_id = user_id
+
+    @classmethod
+    async def open(cls, path: Path, user_id: UserId) -> Self:
+        """Open or create the ledger of `user_id`, and bring its tables up to date.
+
+        Raises:
+            StoreError: the file cannot be written, is no ledger, or is another account's.
+        """
+        try:
+            await to_the_end(asyncio.to_thread(_probe, path))
+        except sqlite3.Error as error:
+            raise StoreError(f"the ledger {path}: {error}") from error
+        store = cls(_engine(path), user_id)
+        try:
+            await store._transaction(_prepare, user_id)
+        except StoreError:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._engine.dispose()
+
+    async def sync_token(self) -> str | None:
+        """Return the token of the last batch admitted, None before the first."""
+
+        async def work(connection: AsyncConnection) -> str | None:
+            token: str | None = await connection.scalar(select(account.c.sync_token))
+            return token
+
+        return await self._transaction(work)
+
+    async def admit(self, batch: Batch) -> Sequence[Event]:
+        """Commit the batch's events and token; return the events not known before."""
+
+        async def work(connection: AsyncConnection) -> list[Event]:
+            last = await connection.scalar(select(func.max(inbox.c.position))) or 0
+            new = [
+                heard
+                for position, heard in enumerate(batch.events, last + 1)
+                if isinstance(heard, Left) or await _insert(connection, heard, position)
+            ]
+            await connection.execute(update(account).values(sync_token=batch.next_batch))
+            return new
+
+        return await self._transaction(work)
+
+    async def unfinished(self) -> Sequence[Invite | Joined | Pending]:
+        """Return what was admitted and not finished, oldest first."""
+
+        async def work(connection: AsyncConnection) -> list[Invite | Joined | Pending]:
+            rows = await connection.execute(
+                select(inbox).where(inbox.c.finished_at.is_(None)).order_by(inbox.c.position)
+            )
+            return [_restore(row) for row in rows.mappings()]
+
+        return await self._transaction(work)
+
+    async def claim(self, prompt: EventId) -> Claim:
+        """Count this process's claim to the prompt, and return it with the reply's messages."""
+
+        async def work(connection: AsyncConnection) -> Claim:
+            number = await connection.scalar(
+                update(inbox)
+                .where(inbox.c.event_id == prompt)
+                .values(claims=inbox.c.claims + 1)
+                .returning(inbox.c.claims)
+            )
+            if number is None:
+                raise StoreError(f"{prompt} was claimed before it was admitted")
+            event_ids = await connection.scalars(
+                select(replies.c.event_id)
+                .where(replies.c.prompt_event_id == prompt)
+                .order_by(replies.c.part)
+            )
+            return Claim(number, tuple(EventId(one) for one in event_ids))
+
+        return await self._transaction(work)
+
+    async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
+        """Record that part number `part` of the reply to `prompt` stands at `event_id`."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                insert(replies).values(prompt_event_id=prompt, part=part, event_id=event_id)
+            )
+
+        await self._transaction(work)
+
+    async def finish(self, event_id: EventId) -> None:
+        """Record that nothing more is to be done about the event."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                update(inbox).where(inbox.c.event_id == event_id).values(finished_at=func.now())
+            )
+
+        await self._transaction(work)
+
+    async def _transaction(self, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Run `work` in one transaction that a cancelled caller cannot cut in two."""
+
+        async def whole() -> T:
+            try:
+                async with self._engine.begin() as connection:
+                    return await work(connection, *arguments)
+            except (SQLAlchemyError, OSError) as error:
+                reason = getattr(error, "orig", None) or error
+                raise StoreError(f"the ledger {self._engine.url.database}: {reason}") from None
+
+        return await to_the_end(whole())
+
+
+async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
+    await connection.run_sync(_upgrade)
+    owner = await connection.scalar(select(account.c.user_id))
+    if owner is None:
+        await connection.execute(insert(account).values(user_id=user_id))
+    elif owner != user_id:
+        raise StoreError(
+            f"the ledger belongs to {owner}, the configuration names {user_id}: "
+            "give each account a storage.directory of its own"
+        )
+
+
+async def _insert(connection: AsyncConnection, heard: Event, position: int) -> bool:
+    """Insert the event's row; tell whether it was new.
+
+    An invitation has no event id that every homeserver sends, so its room's id stands for it: it
+    may come again after it was declined, and then counts as new.
+    """
+    values: dict[str, Any] = {
+        "event_id": heard.event_id,
+        "position": position,
+        "kind": type(heard).__name__.lower(),
+        "room_id": heard.room_id,
+    }
+    statement = sqlite.insert(inbox)
+    if isinstance(heard, Invite):
+        values |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
+        upsert = statement.values(values).on_conflict_do_update(
+            index_elements=["event_id"], set_=values
+        )
+    else:
+        upsert = statement.values(values).on_conflict_do_nothing()
+    return (await connection.execute(upsert)).rowcount == 1
+
+
+def _restore(row: RowMapping) -> Invite | Joined | Pending:
+    event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
+    match row["kind"]:
+        case "invite":
+            return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
+        case "joined":
+            return Joined(event_id, room_id)
+        case _:
+            return Pending(event_id, room_id)
