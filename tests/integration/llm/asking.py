@@ -1,0 +1,53 @@
+"""One OpenAIModel, asked one thing: what its tests share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bot.core.events import Delta, Turn
+from bot.errors import CompletionError
+from bot.llm.client import OpenAIModel
+
+KEY = "sk-0123456789abcdef0123456789"
+PROMPT = "Summarise the confidential note of 3 March"
+TURNS = (Turn("system", "Be brief."), Turn("user", PROMPT))
+
+
+@asynccontextmanager
+async def connected(  # noqa: PLR0913  # the settings that tests vary
+    base_url: str,
+    *,
+    api_key: str | None = KEY,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    patience: float = 5.0,
+    proxy: str | None = None,
+    ca_bundle: Path | None = None,
+) -> AsyncIterator[OpenAIModel]:
+    model = OpenAIModel(
+        base_url=base_url,
+        api_key=api_key,
+        model="albert-small",
+        temperature=temperature,
+        max_tokens=max_tokens,
+        connect_timeout=patience,
+        stall_timeout=patience,
+        proxy=proxy,
+        ca_bundle=ca_bundle,
+    )
+    try:
+        yield model
+    finally:
+        await model.close()
+
+
+async def ask(model: OpenAIModel) -> list[Delta]:
+    return [delta async for delta in model.stream(TURNS)]
+
+
+async def fail(model: OpenAIModel) -> CompletionError:
+    with pytest.raises(CompletionError) as failure:
+        await ask(model)
+    return failure.value

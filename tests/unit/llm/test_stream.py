@@ -1,0 +1,199 @@
+"""What the reader of event streams makes of every shape a backend sends, cut anywhere."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bot.core.events import Delta, Usage
+from bot.errors import ModelFailed, Truncated
+from bot.llm.stream import CompletionStream
+
+DONE = "data: [DONE]\n\n"
+
+
+def event(**chunk: object) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+def says(content: object, finish_reason: str | None = None, **rest: object) -> str:
+    delta = {"content": content, **rest}
+    return event(choices=[{"index": 0, "delta": delta, "finish_reason": finish_reason}])
+
+
+def read(*pieces: bytes) -> tuple[list[Delta], str]:
+    stream = CompletionStream(quote=lambda words: f": {words}")
+    deltas: list[Delta] = []
+    try:
+        for piece in pieces:
+            deltas.extend(stream.feed(piece))
+        stream.close()
+    except (ModelFailed, Truncated) as error:
+        return deltas, f"{type(error).__name__}: {error}"
+    return deltas, "complete"
+
+
+def cut(data: bytes, offsets: list[int]) -> list[bytes]:
+    edges = [0, *sorted(offset % (len(data) + 1) for offset in offsets), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+RICH = (
+    ": ping\n\nevent: message\nid: 1\n"
+    + says("")
+    + says("L'été\u2028à ")
+    + says(None, reasoning_content="hidden")
+    + says([{"type": "text", "text": "l'île 🏝"}, " !"])
+    + 'data: {"choices": [\ndata:{"delta": {"content": "two lines"}}]}\n\n'
+    + event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 5})
+    + says("", "stop")
+    + DONE
+    + DONE
+)
+PIECES = st.sampled_from(
+    [
+        RICH,
+        ": ping\n",
+        "\n",
+        "data\n",
+        "data:\n\n",
+        "error: no\n\n",
+        'data: {"choices": [',
+        says("é"),
+        says("", "length"),
+        event(choices=[], error={"message": "out of memory"}),
+        DONE,
+    ]
+)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_stream_reads_the_same_wherever_it_is_cut(newline: str) -> None:
+    data = RICH.replace("\n", newline).encode()
+
+    whole = read(data)
+
+    assert whole == (
+        [
+            Delta("L'été\u2028à "),
+            Delta("l'île 🏝 !"),
+            Delta("two lines"),
+            Delta(usage=Usage(3, 5)),
+            Delta(finish_reason="stop"),
+        ],
+        "complete",
+    )
+    assert all(read(data[:at], data[at:]) == whole for at in range(len(data)))
+    assert read(*(data[at : at + 1] for at in range(len(data)))) == whole
+
+
+@settings(deadline=None)  # a slow machine is no failure
+@given(st.lists(PIECES), st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 10**4)))
+@example([says("é"), "data: {"], "\r\n", [60])
+def test_broken_streams_read_the_same_wherever_they_are_cut(
+    parts: list[str], newline: str, offsets: list[int]
+) -> None:
+    data = "".join(parts).replace("\n", newline).encode()
+
+    assert read(*cut(data, offsets)) == read(data)
+
+
+@settings(deadline=None)  # a slow machine is no failure
+@given(st.binary() | st.binary().map(lambda data: b"data: " + data + b"\n\n"))
+def test_bytes_of_any_kind_end_in_an_error_of_ours_unless_the_model_was_done(data: bytes) -> None:
+    done = b"[DONE]" in data or b"finish_reason" in data
+
+    assert done or read(data)[1] != "complete"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("a", "a"), (None, ""), (["a", {"text": "b"}], "ab"), ([{"type": "image"}], ""), ([], "")],
+)
+def test_content_is_a_string_null_or_a_list(content: object, text: str) -> None:
+    assert read(f"{says(content)}{says('.')}{DONE}".encode())[0] == [
+        *([Delta(text)] if text else []),
+        Delta("."),
+    ]
+
+
+def test_only_the_first_choice_counts() -> None:
+    choices = [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]
+
+    assert read(f"{event(choices=choices)}{DONE}".encode()) == ([Delta("a")], "complete")
+
+
+def test_unknown_fields_and_nulls_are_passed_over() -> None:
+    odd = event(choices=None, usage=None, error=None, x_search=[{}]) + event(
+        choices=[{"delta": None}]
+    )
+
+    assert read(f"{odd}{says('', '')}{DONE}".encode()) == ([], "complete")
+
+
+def test_a_finish_reason_makes_a_stream_complete_without_done() -> None:
+    assert read(says("a", "length").encode())[1] == "complete"
+
+
+def test_done_makes_a_stream_complete_without_a_finish_reason() -> None:
+    assert read(f"{says('a')}{DONE}{says('never read')}".encode()) == ([Delta("a")], "complete")
+
+
+@pytest.mark.parametrize("tail", ["", "data: [DO", "data: [DONE]", ": [DONE]\n\n", says("", "")])
+def test_any_other_end_is_a_truncation(tail: str) -> None:
+    deltas, end = read(f"{says('a')}{tail}".encode())
+
+    assert deltas == [Delta("a")]
+    assert end.startswith("Truncated")
+
+
+@pytest.mark.parametrize("error", [{"message": "out of memory"}, "out of memory"])
+def test_an_error_object_fails_after_the_words_before_it(error: object) -> None:
+    stream = says("a") + event(error=error)
+
+    assert read(stream.encode()) == (
+        [Delta("a")],
+        "ModelFailed: the stream holds an error: out of memory",
+    )
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b'{"choices": [{"delta": {"content": "secret"}}',
+        b'{"choices": [{"delta": {"content": "secret \xff"}}]}',
+        b'{"choices": [{"delta": {"content": {"secret": 1}}}]}',
+        b'["secret"]',
+        b'{"secret": ' + b"[" * 100_000,
+    ],
+)
+def test_a_malformed_chunk_fails_without_telling_its_words(chunk: bytes) -> None:
+    with pytest.raises(ModelFailed) as failure:
+        list(CompletionStream(str).feed(b"data: " + chunk + b"\n\n"))
+
+    assert "secret" not in str(failure.value)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+
+
+@pytest.mark.parametrize("line", [b"data: aaaa", b"data: aaaa\n", b": aaaa"])
+def test_an_event_without_end_is_refused_before_it_fills_the_memory(line: bytes) -> None:
+    stream = CompletionStream(str)
+    piece = line.ljust(16 * 1024, b"a") if not line.endswith(b"\n") else line * 1600
+    fed = 0
+
+    with pytest.raises(ModelFailed, match="more than 1048576 bytes"):  # noqa: PT012  # `fed` counts
+        while fed < 5 * 1024 * 1024:
+            list(stream.feed(piece))
+            fed += len(piece)
+
+    assert fed < 2 * 1024 * 1024
+
+
+def test_comments_may_go_on_for_ever() -> None:
+    stream = CompletionStream(str)
+
+    for _ in range(100):
+        assert list(stream.feed(b": ping\n" * 4096)) == []
