@@ -1,0 +1,157 @@
+"""The Matrix port on matrix-nio: what the bot hears from and does to its rooms."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import nio
+import structlog
+from nio.responses import EmptyResponse
+
+from bot.core.events import Batch, EventId, Invite, Message, Room, RoomId, UserId
+from bot.core.replies import Edit, Outgoing
+from bot.core.turns import Said
+from bot.errors import Forbidden, MatrixError
+from bot.matrix import history, sync
+from bot.matrix.content import build
+from bot.matrix.failures import call
+from bot.matrix.parse import mapping, parse_message
+from bot.matrix.rooms import Rooms
+from bot.matrix.session import Account, Session
+from bot.shield import to_the_end
+
+_TYPING_MS = 30_000
+_TYPING_AGAIN_SECONDS = 20
+
+log = structlog.get_logger()
+
+
+class NioMatrix:
+    """The `Matrix` port: one account, one device."""
+
+    def __init__(self, account: Account, directory: Path) -> None:
+        self._session = Session(account, directory)
+        self._client = self._session.client
+        self._rooms = Rooms(account.user_id)
+        self.user_id: UserId = account.user_id
+
+    @property
+    def device_id(self) -> str:
+        """The device this process is logged in as."""
+        return str(self._client.device_id)
+
+    async def open(self) -> None:
+        """Log in; see `Session.open` for what it raises."""
+        await self._session.open()
+
+    async def close(self) -> None:
+        """Close connections and crypto store; the device stays logged in."""
+        await self._session.close()
+
+    def batches(self, since: str | None) -> AsyncIterator[Batch]:
+        """Yield each sync response once; see `sync.batches`."""
+        return sync.batches(self._session, self._rooms, since)
+
+    def room(self, room_id: RoomId) -> Room:
+        """Return what the homeserver's state says of the room."""
+        return self._rooms.room(room_id)
+
+    async def join(self, invite: Invite) -> None:
+        """Join the room; remember a direct message in the account's `m.direct`."""
+        await call(nio.JoinResponse, to_the_end(self._client.join(invite.room_id)))
+        if invite.direct:
+            await self._remember_direct(invite)
+
+    async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
+        """Leave the room or decline its invitation; being out of it already is no error."""
+        body = {} if reason is None else {"reason": reason}
+        try:
+            await self._request("POST", ["rooms", room_id, "leave"], body)
+        except Forbidden:
+            log.info("already out", room_id=room_id)
+
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | None:
+        """Read one message again; None where it is gone, undecryptable, or no message."""
+        try:
+            response = await call(
+                nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
+            )
+        except Forbidden:
+            return None
+        message = parse_message(mapping(response.event.source), room_id)
+        return message if isinstance(message, Message) else None
+
+    async def history(self, prompt: Message) -> Sequence[Said]:
+        """Return what was said before the prompt in its conversation, oldest first."""
+        return await history.read(self._client, prompt, self.user_id)
+
+    @asynccontextmanager
+    async def attention(self, message: Message) -> AsyncIterator[None]:
+        """Send the read receipt, and show "typing…" while the block runs."""
+        over = asyncio.Event()
+        typing = asyncio.get_running_loop().create_task(self._show_typing(message, over))
+        try:
+            yield
+        finally:
+            over.set()
+            await typing
+
+    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
+        """Send once, encrypted where the room is; the same id never makes two events."""
+        content = build(outgoing, self._rooms.latest(room_id))
+        response = await call(
+            nio.RoomSendResponse,
+            to_the_end(
+                self._client.room_send(
+                    room_id,
+                    "m.room.message",
+                    content,
+                    transaction_id,
+                    ignore_unverified_devices=True,  # Tchap's rooms give keys to every device
+                )
+            ),
+        )
+        event_id = EventId(response.event_id)
+        if not isinstance(outgoing, Edit):
+            self._rooms.note_sent(room_id, event_id)
+        return event_id
+
+    async def _show_typing(self, message: Message, over: asyncio.Event) -> None:
+        thread = message.thread_root or "main"
+        try:
+            await call(
+                nio.UpdateReceiptMarkerResponse,
+                self._client.update_receipt_marker(
+                    message.room_id, message.event_id, thread_id=thread
+                ),
+            )
+            while not over.is_set():
+                await self._typing(message.room_id, on=True)
+                try:
+                    await asyncio.wait_for(over.wait(), _TYPING_AGAIN_SECONDS)
+                except TimeoutError:
+                    continue
+            await self._typing(message.room_id, on=False)
+        except MatrixError as error:  # a courtesy: the answer goes on without it
+            log.info("typing not shown", room_id=message.room_id, reason=str(error))
+
+    async def _typing(self, room_id: RoomId, *, on: bool) -> None:
+        await call(nio.RoomTypingResponse, self._client.room_typing(room_id, on, _TYPING_MS))
+
+    async def _remember_direct(self, invite: Invite) -> None:
+        rooms = self._rooms.direct.setdefault(invite.sender, [])
+        if invite.room_id not in rooms:
+            rooms.append(invite.room_id)
+        path = ["user", self.user_id, "account_data", "m.direct"]
+        await self._request("PUT", path, dict(self._rooms.direct))
+
+    async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
+        """Make a request that nio has no method for, through nio's own connection."""
+        url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
+        request = self._client._send(  # noqa: SLF001  # nio's one door for any request
+            EmptyResponse, method, url, nio.Api.to_json(body)
+        )
+        await call(EmptyResponse, request)

@@ -1,0 +1,61 @@
+"""The one mapping from matrix-nio's failures, which it returns or raises, to our errors."""
+
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import TypeVar
+
+import aiohttp
+import nio
+from python_socks import ProxyError
+
+from bot.errors import (
+    AccountExpired,
+    Forbidden,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    RateLimited,
+)
+
+Ok = TypeVar("Ok", bound=nio.Response)
+
+_DEFAULT_RETRY_AFTER = 5.0  # seconds, where a 429 does not say
+
+
+async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
+    """Await one request of nio's client and return its answer.
+
+    Raises:
+        MatrixError: the most specific one, for whatever else came back.
+    """
+    try:
+        response = await request
+    except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
+        plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+        reason = str(plain) or type(error).__name__
+        raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
+    except nio.ProtocolError as error:
+        if "Not logged in" in str(error):  # nio forgets the token at a soft logout
+            raise LoggedOut("the homeserver has ended the session", soft=True) from error
+        raise MatrixError(str(error)) from error
+    if isinstance(response, expected):
+        return response
+    if isinstance(response, nio.ErrorResponse):
+        raise _failure(response)
+    raise MatrixError(f"{type(response).__name__} came back instead of {expected.__name__}")
+
+
+def _failure(response: nio.ErrorResponse) -> MatrixError:
+    status = getattr(response.transport_response, "status", 0)  # aiohttp's; nio hints its own
+    code = response.status_code
+    message = f"HTTP {status} {code or ''} {response.message}".replace("  ", " ")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or code == "M_LIMIT_EXCEEDED":
+        wait = response.retry_after_ms
+        return RateLimited(message, _DEFAULT_RETRY_AFTER if wait is None else wait / 1000)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return HomeserverUnreachable(message)
+    if code in {"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"}:
+        return LoggedOut(message, soft=bool(response.soft_logout))
+    if code == "ORG_MATRIX_EXPIRED_ACCOUNT":
+        return AccountExpired(message)
+    return Forbidden(message) if code else MatrixError(f"{message}: this is no Matrix answer")

@@ -1,0 +1,96 @@
+"""From a Matrix event's JSON to our values; whatever has another shape is None, never an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from bot.core.events import EventId, Message, RoomId, UserId
+
+MARKER = (
+    "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
+)
+
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An edit (`m.replace`) of an earlier message: its new body."""
+
+    event_id: EventId
+    target: EventId
+    sender: UserId
+    body: str
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A member event from the homeserver's own state: who is what, and was before."""
+
+    event_id: EventId
+    user_id: UserId
+    now: str
+    before: str
+
+
+def mapping(value: object) -> Json:
+    """Return `value` where it is a JSON object, an empty one otherwise."""
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def text(source: Json, key: str) -> str:
+    """Return the string under `key`, "" where there is none."""
+    value = source.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def parse_message(source: Json, room_id: RoomId) -> Message | Revision | None:
+    """Read one `m.room.message` (spec: room messages, threads, event replacements)."""
+    content = mapping(source.get("content"))
+    event_id, sender = text(source, "event_id"), text(source, "sender")
+    if text(source, "type") != "m.room.message" or not (event_id and sender and content):
+        return None
+    if not isinstance(content.get("msgtype"), str) or not isinstance(content.get("body"), str):
+        return None
+    relation = mapping(content.get("m.relates_to"))
+    target = text(relation, "event_id")
+    timestamp = source.get("origin_server_ts")
+    timestamp = timestamp if isinstance(timestamp, int) else 0
+    if text(relation, "rel_type") == "m.replace":
+        new = mapping(content.get("m.new_content"))
+        if not target or not isinstance(new.get("body"), str):
+            return None
+        return Revision(EventId(event_id), EventId(target), UserId(sender), _said(new), timestamp)
+    in_thread = text(relation, "rel_type") == "m.thread" and target
+    return Message(
+        event_id=EventId(event_id),
+        room_id=room_id,
+        sender=UserId(sender),
+        msgtype=text(content, "msgtype"),
+        body=_said(content),
+        timestamp=timestamp,
+        thread_root=EventId(target) if in_thread else None,
+    )
+
+
+def parse_membership(source: Json) -> Membership | None:
+    """Read one `m.room.member` state event."""
+    event_id, user_id = text(source, "event_id"), text(source, "state_key")
+    now = text(mapping(source.get("content")), "membership")
+    if text(source, "type") != "m.room.member" or not (event_id and user_id and now):
+        return None
+    before = text(mapping(mapping(source.get("unsigned")).get("prev_content")), "membership")
+    return Membership(EventId(event_id), UserId(user_id), now, before)
+
+
+def _said(content: Json) -> str:
+    """Return the body without the lines that the bot added to the model's text."""
+    added = mapping(content.get(MARKER)).get("added")
+    lines = (
+        set(added) if isinstance(added, list) and all(isinstance(x, str) for x in added) else ()
+    )
+    body = text(content, "body")
+    if not lines:
+        return body
+    return "\n".join(line for line in body.split("\n") if line not in lines).strip()

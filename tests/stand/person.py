@@ -1,0 +1,224 @@
+"""What everybody on the stand can do at a Matrix client, whatever client it is."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+import aiohttp
+
+from bot.core.events import EventId, RoomId, UserId
+from tests.stand.observations import JSON, Observations, Seen, Version
+
+_PATIENCE_SECONDS = 20.0
+
+
+class Refused(Exception):
+    """The homeserver, or the client itself, refused what a person asked for."""
+
+
+class Person(ABC):
+    """Somebody at a client; kinds differ in how events come in and how they are encrypted.
+
+    Attributes:
+        device_id: the device that `start` logged in.
+        observed: what this person's client has been told so far.
+    """
+
+    def __init__(self, homeserver: str, user_id: UserId, password: str) -> None:
+        self.homeserver = homeserver
+        self.user_id = user_id
+        self.device_id = ""
+        self.observed = Observations()
+        self._password = password
+        self._access_token = ""
+        self._direct: dict[str, list[RoomId]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Log in as a new device and return after the first sync."""
+        identifier = {"type": "m.id.user", "user": self.user_id}
+        password = {"type": "m.login.password", "password": self._password}
+        login = await self._call("POST", "/login", {"identifier": identifier, **password})
+        self.device_id, self._access_token = login["device_id"], login["access_token"]
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leave no task and no process behind; the device stays on the homeserver."""
+
+    @abstractmethod
+    async def send_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
+        """Send a message event of any type, encrypted where the room is."""
+
+    @abstractmethod
+    async def _connect(self) -> None:
+        """Sync once, then for ever, and report to `observed`."""
+
+    async def open_direct_message(
+        self, bot: UserId, *, first_prompt: str | None = None, encrypted: bool = True
+    ) -> RoomId:
+        """Open a direct message as Tchap does; `first_prompt` is sent before the bot can join."""
+        room: JSON = {"preset": "trusted_private_chat", "is_direct": True, "invite": [bot]}
+        room_id = await self._create(room, rule="direct", encrypted=encrypted)
+        if first_prompt is not None:
+            await self.send(room_id, first_prompt)
+        self._direct.setdefault(bot, []).append(room_id)
+        await self._call("PUT", f"/user/{self.user_id}/account_data/m.direct", self._direct)
+        return room_id
+
+    async def create_room(
+        self, name: str, invite: Sequence[UserId], *, encrypted: bool = True
+    ) -> RoomId:
+        """Open a salon as Tchap does and invite its members."""
+        room: JSON = {"preset": "private_chat", "name": name, "invite": list(invite)}
+        return await self._create(room, rule="restricted", encrypted=encrypted)
+
+    async def join(self, room_id: RoomId) -> None:
+        """Join a room and return once this client shows it."""
+        await self._call("POST", f"/join/{room_id}", {})
+        await self.wait_joined(room_id, self.user_id)
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite somebody and return once this client shows it."""
+        await self._call("POST", f"/rooms/{room_id}/invite", {"user_id": user_id})
+        await self._wait_member(room_id, user_id, "invite", "join")
+
+    async def leave(self, room_id: RoomId) -> None:
+        """Leave a room."""
+        await self._call("POST", f"/rooms/{room_id}/leave", {})
+
+    async def send(self, room_id: RoomId, text: str, **content: object) -> EventId:
+        """Send a text message; `content` adds to the event's content, or replaces it."""
+        text_message = {"msgtype": "m.text", "body": text}
+        return await self.send_event(room_id, "m.room.message", {**text_message, **content})
+
+    async def edit(self, room_id: RoomId, event_id: EventId, text: str) -> EventId:
+        """Replace the text of a message of one's own."""
+        relation = {"rel_type": "m.replace", "event_id": event_id}
+        new_content = {"msgtype": "m.text", "body": text}
+        edit = {"m.relates_to": relation, "m.new_content": new_content}
+        return await self.send(room_id, f"* {text}", **edit)
+
+    async def redact(self, room_id: RoomId, event_id: EventId) -> EventId:
+        """Redact one event; a message's edits are events of their own."""
+        path = f"/rooms/{room_id}/redact/{event_id}/{uuid4()}"
+        return EventId((await self._call("PUT", path, {}))["event_id"])
+
+    async def wait_joined(
+        self, room_id: RoomId, user_id: UserId, *, within: float = _PATIENCE_SECONDS
+    ) -> None:
+        """Return once this client shows that the user has joined."""
+        await self._wait_member(room_id, user_id, "join", within=within)
+
+    async def wait_for_message(
+        self,
+        room_id: RoomId,
+        matches: Callable[[Seen], bool],
+        *,
+        within: float = _PATIENCE_SECONDS,
+    ) -> Seen:
+        """Return the room's first message that matches as it stands, once there is one."""
+
+        def look() -> Seen | None:
+            return next(filter(matches, self.messages(room_id)), None)
+
+        def missing() -> str:
+            return f"no such message among {self.messages(room_id)}"
+
+        return await self.observed.until(look, within, missing)
+
+    def messages(self, room_id: RoomId) -> list[Seen]:
+        """Return the room's messages as they stand, undecryptable ones too."""
+        return self.observed.messages(room_id)
+
+    def changes(self, room_id: RoomId) -> AsyncIterator[Seen]:
+        """Yield the room's messages as they come and grow, from this call on."""
+        return self.observed.changes(room_id)
+
+    def versions(self, room_id: RoomId, event_id: EventId) -> tuple[Version, ...]:
+        """Return every wording of one message so far, in order of arrival; () if not seen."""
+        for seen in self.messages(room_id):
+            if seen.event_id == event_id:
+                return seen.versions
+        return ()
+
+    async def _create(self, room: JSON, *, rule: str, encrypted: bool) -> RoomId:
+        state: dict[str, JSON] = {
+            "im.vector.room.access_rules": {"rule": rule},
+            "m.room.history_visibility": {"history_visibility": "invited"},
+        }
+        if encrypted:
+            state["m.room.encryption"] = {"algorithm": "m.megolm.v1.aes-sha2"}
+        initial = [{"type": key, "state_key": "", "content": state[key]} for key in state]
+        reply = await self._call("POST", "/createRoom", {**room, "initial_state": initial})
+        room_id = RoomId(reply["room_id"])
+        # A client that does not know yet that the room is encrypted, and for whom, sends in clear.
+        for key in state:
+            await self._wait_state(room_id, key, "", bool)
+        for user_id in [self.user_id, *room["invite"]]:
+            await self._wait_member(room_id, user_id, "invite", "join")
+        return room_id
+
+    async def _wait_member(
+        self,
+        room_id: RoomId,
+        user_id: UserId,
+        *memberships: str,
+        within: float = _PATIENCE_SECONDS,
+    ) -> None:
+        def accepts(content: JSON) -> bool:
+            return content.get("membership") in memberships
+
+        await self._wait_state(room_id, "m.room.member", user_id, accepts, within=within)
+
+    async def _wait_state(
+        self,
+        room_id: RoomId,
+        event_type: str,
+        state_key: str,
+        accepts: Callable[[JSON], bool],
+        *,
+        within: float = _PATIENCE_SECONDS,
+    ) -> None:
+        def content() -> JSON:
+            return self.observed.state.get((room_id, event_type, state_key), {})
+
+        def look() -> bool | None:
+            return accepts(content()) or None
+
+        def missing() -> str:
+            return f"{event_type} of {state_key!r} in {room_id} is still {content()}"
+
+        await self.observed.until(look, within, missing)
+
+    async def _call(self, method: str, path: str, body: JSON) -> JSON:
+        headers = {"Authorization": f"Bearer {self._access_token}"} if self._access_token else {}
+        url = f"{self.homeserver}/_matrix/client/v3{path}"
+        async with aiohttp.ClientSession(headers=headers) as http:
+            while True:
+                async with http.request(method, url, json=body) as response:
+                    reply: JSON = await response.json()
+                    if response.ok:
+                        return reply
+                    if response.status != HTTPStatus.TOO_MANY_REQUESTS:
+                        raise Refused(f"{method} {path}: {response.status} {reply}")
+                await asyncio.sleep(reply["retry_after_ms"] / 1000)

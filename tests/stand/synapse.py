@@ -1,0 +1,247 @@
+"""Owns a real homeserver: one Synapse process on SQLite, on the loopback alone."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from base64 import b64encode
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import aiohttp
+
+from bot.core.events import UserId
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+_LOG_LINES_SHOWN = 20
+
+# The pipe to our child closes when we end, however we end: this also holds for SIGKILL and on
+# macOS. `os.read`, not `sys.stdin`: the lock of a buffered reader would break an orderly exit.
+_SYNAPSE_THAT_ENDS_WITH_US = """
+import os, threading
+def end_with_parent():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+from synapse.app.homeserver import main
+main()
+"""
+
+
+class Synapse:
+    """A homeserver whose port and data outlive `stop`, `kill` and `restart`.
+
+    Attributes:
+        url: base URL of the client-server API.
+        server_name: the part of user ids behind the colon.
+        log: what Synapse wrote, at WARNING and above: no message's text.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        limits: Literal["wide", "default"] = "wide",
+        server_name: str = "stand.test",
+    ) -> None:
+        """Take an empty directory; "wide" limits never bite, "default" are Synapse's own."""
+        self.server_name = server_name
+        self.log = directory / "synapse.log"
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._config = directory / "homeserver.yaml"
+        self._secret = secrets.token_urlsafe()
+        self._admin_token: str | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._write_config(directory, wide=limits == "wide")
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None while there is none."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process, return once it answers; RuntimeError with its log where it dies."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",  # no PYTHON* variable: they can forbid the bytecode that halves the start
+                "-c",
+                _SYNAPSE_THAT_ENDS_WITH_US,
+                f"--config-path={self._config}",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                # Coverage follows the bot's processes, and would slow this one down.
+                env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")},
+                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+            )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._wait_until_it_answers(self._process)
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def stop(self) -> None:
+        """End the process in order (SIGTERM); nothing to do where there is none."""
+        await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """End the process at once (SIGKILL), as a crash does."""
+        await self._end(signal.SIGKILL)
+
+    async def restart(self) -> None:
+        """Stop in order and start again: same port, same data."""
+        await self.stop()
+        await self.start()
+
+    async def register(
+        self, localpart: str, password: str, *, admin: bool = False, displayname: str | None = None
+    ) -> UserId:
+        """Create an account that has no device yet."""
+        account = {"username": localpart, "password": password, "admin": admin}
+        profile = {"displayname": displayname or localpart}
+        reply = await self._register({**account, **profile, "inhibit_login": True})
+        return UserId(reply["user_id"])
+
+    async def lift_limits(self, user_id: UserId) -> None:
+        """Take the message rate limit off one account (Synapse's `override_ratelimit`)."""
+        if self._admin_token is None:
+            account = {"username": "stand-admin", "password": secrets.token_urlsafe()}
+            self._admin_token = (await self._register({**account, "admin": True}))["access_token"]
+        path = f"/_synapse/admin/v1/users/{user_id}/override_ratelimit"
+        await self._call("POST", path, {"messages_per_second": 0, "burst_count": 0})
+
+    async def _wait_until_it_answers(self, process: asyncio.subprocess.Process) -> None:
+        async with aiohttp.ClientSession() as http:
+            while True:
+                if process.returncode is not None:
+                    lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+                    raise RuntimeError("\n".join(["Synapse did not start:", *lines]))
+                try:
+                    async with http.get(f"{self.url}/_matrix/client/versions"):
+                        return
+                except aiohttp.ClientConnectionError:
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    async def _end(self, signum: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            process.send_signal(signum)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+
+    async def _register(self, account: dict[str, Any]) -> dict[str, Any]:
+        # Synapse's shared-secret registration: the fields, joined by NUL, are signed.
+        nonce = (await self._call("GET", "/_synapse/admin/v1/register"))["nonce"]
+        role = "admin" if account["admin"] else "notadmin"
+        signed = "\0".join([nonce, account["username"], account["password"], role])
+        mac = hmac.new(self._secret.encode(), signed.encode(), hashlib.sha1).hexdigest()
+        body = {**account, "nonce": nonce, "mac": mac}
+        return await self._call("POST", "/_synapse/admin/v1/register", body)
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._admin_token}"} if self._admin_token else {}
+        async with (
+            aiohttp.ClientSession(self.url, headers=headers) as http,
+            http.request(method, path, json=body) as response,
+        ):
+            reply: dict[str, Any] = await response.json()
+            if not response.ok:
+                raise RuntimeError(f"{method} {path}: {response.status} {reply}")
+            return reply
+
+    def _write_config(self, directory: Path, *, wide: bool) -> None:
+        logging = directory / "logging.yaml"
+        logging.write_text(json.dumps(_LOGGING))
+        listener = {
+            "type": "http",
+            "port": self._port,
+            "bind_addresses": ["127.0.0.1"],
+            "resources": [{"names": ["client"]}],
+        }
+        config = {
+            "server_name": self.server_name,
+            "public_baseurl": self.url,
+            "listeners": [listener],
+            "database": {"name": "sqlite3", "args": {"database": str(directory / "synapse.db")}},
+            "media_store_path": str(directory / "media"),
+            "log_config": str(logging),
+            "signing_key": f"ed25519 stand {b64encode(secrets.token_bytes(32)).decode()}",
+            "macaroon_secret_key": secrets.token_urlsafe(),
+            "registration_shared_secret": self._secret,
+            **_ALONE_AND_FAST,
+            **(_WIDE_LIMITS if wide else {}),
+        }
+        self._config.write_text(json.dumps(config))  # JSON is YAML
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+}
+
+_ALONE_AND_FAST = {
+    "federation_domain_whitelist": [],
+    "trusted_key_servers": [],
+    "suppress_key_server_warning": True,
+    "report_stats": False,
+    "presence": {"enabled": False},
+    "bcrypt_rounds": 4,
+}
+
+_WIDE = {"per_second": 100_000, "burst_count": 100_000}
+_WIDE_LIMITS = {
+    "rc_message": _WIDE,
+    "rc_login": {"address": _WIDE, "account": _WIDE, "failed_attempts": _WIDE},
+    "rc_joins": {"local": _WIDE, "remote": _WIDE},
+    "rc_joins_per_room": _WIDE,
+    "rc_invites": {"per_room": _WIDE, "per_user": _WIDE, "per_issuer": _WIDE},
+    "rc_room_creation": _WIDE,
+    "rc_key_requests": _WIDE,
+    "rc_media_create": _WIDE,
+    "rc_profile": _WIDE,
+}
+
+
+def _free_port() -> int:
+    # Below the ports that systems give to outgoing connections: none can take it while Synapse
+    # is down for a restart.
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port

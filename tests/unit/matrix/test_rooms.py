@@ -1,0 +1,213 @@
+import json
+from typing import Any
+
+import nio
+import pytest
+
+from bot.core.events import Event, EventId, Invite, Joined, Left, Message, UserId
+from bot.matrix.rooms import Rooms
+from tests.make import AGENT, BOT, ROOM
+
+DIRECT = {
+    "type": "im.vector.room.access_rules",
+    "state_key": "",
+    "event_id": "$rule",
+    "sender": AGENT,
+    "origin_server_ts": 1,
+    "content": {"rule": "direct"},
+}
+
+
+def member(
+    now: str, before: str | None = None, user: str = BOT, event_id: str | None = None
+) -> dict[str, Any]:
+    return {
+        "type": "m.room.member",
+        "state_key": user,
+        "event_id": event_id or f"${now}-{user}",
+        "sender": user,
+        "origin_server_ts": 1,
+        "content": {"membership": now},
+        "unsigned": {"prev_content": {"membership": before}} if before else {},
+    }
+
+
+def said(body: str, event_id: str) -> dict[str, Any]:
+    return {
+        "type": "m.room.message",
+        "event_id": event_id,
+        "sender": AGENT,
+        "origin_server_ts": 1,
+        "content": {"msgtype": "m.text", "body": body},
+    }
+
+
+def sync(
+    timeline: list[dict[str, Any]],
+    *,
+    state: list[dict[str, Any]] | None = None,
+    members: tuple[int, int] = (2, 0),
+    direct: dict[str, list[str]] | None = None,
+    **rooms: Any,  # noqa: ANN401  # other sections of /sync
+) -> nio.SyncResponse:
+    body = {
+        "next_batch": "s1",
+        "device_one_time_keys_count": {},
+        "account_data": {"events": [{"type": "m.direct", "content": direct}] if direct else []},
+        "rooms": {
+            "join": {
+                ROOM: {
+                    "state": {"events": state or []},
+                    "timeline": {"events": timeline, "limited": False, "prev_batch": "p"},
+                    "ephemeral": {"events": []},
+                    "account_data": {"events": []},
+                    "summary": {
+                        "m.joined_member_count": members[0],
+                        "m.invited_member_count": members[1],
+                    },
+                }
+            },
+            **rooms,
+        },
+    }
+    response = nio.SyncResponse.from_dict(json.loads(json.dumps(body)))
+    assert isinstance(response, nio.SyncResponse), response
+    return response
+
+
+def hear(rooms: Rooms, response: nio.SyncResponse, **how: bool) -> list[Event]:
+    return list(rooms.hear(response, **({"first": False, "fresh": False} | how)))
+
+
+def bodies(events: list[Event]) -> list[str]:
+    return [event.body for event in events if isinstance(event, Message)]
+
+
+def test_the_first_prompt_sent_with_the_invitation_follows_the_joining() -> None:
+    arrival = sync(
+        [
+            said("before", "$0"),
+            member("invite"),
+            said("first prompt", "$1"),
+            member("join", "invite"),
+            said("second", "$2"),
+        ],
+        state=[DIRECT],
+    )
+
+    events = hear(Rooms(BOT), arrival)
+
+    assert events[0] == Joined(EventId(f"$join-{BOT}"), ROOM)
+    assert bodies(events) == ["first prompt", "second"]
+
+
+def test_in_a_salon_nothing_from_before_the_joining_is_heard() -> None:
+    arrival = sync([member("invite"), said("before", "$1"), member("join", "invite")])
+
+    assert hear(Rooms(BOT), arrival) == [Joined(EventId(f"$join-{BOT}"), ROOM)]
+
+
+def test_a_joining_outside_the_timeline_is_noticed_in_a_room_not_known_before() -> None:
+    rooms, arrival = Rooms(BOT), sync([said("hi", "$1")], state=[member("join", "invite"), DIRECT])
+
+    assert Joined(EventId(f"$join-{BOT}"), ROOM) in hear(rooms, arrival)
+    assert bodies(hear(rooms, sync([said("again", "$2")]))) == ["again"]
+
+
+def test_a_restart_does_not_join_again() -> None:
+    state = [member("join", "invite"), DIRECT]
+
+    assert hear(Rooms(BOT), sync([said("hi", "$1")], state=state), first=True) != []
+    assert not any(
+        isinstance(one, Joined) for one in hear(Rooms(BOT), sync([], state=state), first=True)
+    )
+
+
+def test_a_new_display_name_is_no_joining() -> None:
+    assert hear(Rooms(BOT), sync([member("join", "join")])) == []
+
+
+def test_an_account_that_never_synced_hears_nothing_old() -> None:
+    assert (
+        hear(Rooms(BOT), sync([said("old", "$1")], state=[DIRECT]), first=True, fresh=True) == []
+    )
+
+
+def test_the_last_person_to_leave_leaves_the_bot_alone() -> None:
+    rooms = Rooms(BOT)
+
+    left = hear(rooms, sync([member("leave", "join", user=AGENT)], members=(1, 0)))
+
+    assert left == [Left(EventId(f"$leave-{AGENT}"), ROOM, alone=True)]
+
+
+@pytest.mark.parametrize("members", [(2, 0), (1, 1)])
+def test_somebody_joined_or_invited_is_company(members: tuple[int, int]) -> None:
+    left = hear(Rooms(BOT), sync([member("leave", "join", user=AGENT)], members=members))
+
+    assert left == [Left(EventId(f"$leave-{AGENT}"), ROOM, alone=False)]
+
+
+@pytest.mark.parametrize(
+    ("state", "listed", "members", "direct"),
+    [
+        ([DIRECT], False, (3, 0), True),
+        ([DIRECT | {"content": {"rule": "restricted"}}], True, (2, 0), False),
+        ([], True, (2, 0), True),
+        ([], True, (1, 1), True),
+        ([], True, (2, 1), False),
+        ([], False, (2, 0), False),
+        ([DIRECT | {"state_key": "x"}], False, (2, 0), False),
+    ],
+)
+def test_a_direct_message_is_known_by_its_rule_else_by_the_account_data(
+    state: list[dict[str, Any]],
+    listed: bool,  # noqa: FBT001  # a table's column
+    members: tuple[int, int],
+    direct: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    rooms = Rooms(BOT)
+    hear(rooms, sync([], state=state, members=members, direct={AGENT: [ROOM]} if listed else None))
+
+    assert rooms.room(ROOM).direct is direct
+
+
+def test_an_invitation_names_its_sender_and_whether_it_is_direct() -> None:
+    invitation = {"type": "m.room.member", "state_key": BOT, "sender": AGENT}
+    invitation["content"] = {"membership": "invite", "is_direct": True}  # type: ignore[assignment]  # JSON
+    state = {"invite_state": {"events": [{"type": "x"}, invitation]}}
+
+    events = hear(Rooms(BOT), sync([], invite={"!new:x": state}))
+
+    assert events == [Invite(EventId("invite:!new:x"), "!new:x", UserId(AGENT), direct=True)]  # type: ignore[arg-type]  # a room id
+
+
+def test_a_decrypted_payload_is_never_state() -> None:
+    forged = nio.Event.parse_event(member("leave", "join", user=AGENT))
+    forged.decrypted = True
+    response = sync([], members=(1, 0))
+    response.rooms.join[ROOM].timeline.events.append(forged)
+
+    assert hear(Rooms(BOT), response) == []
+
+
+def test_the_bot_does_not_hear_itself() -> None:
+    rooms = Rooms(BOT)
+
+    assert hear(rooms, sync([said("mine", "$1") | {"sender": BOT}])) == []
+    assert rooms.latest(ROOM) == "$1"
+
+
+def test_the_last_message_is_known_and_edits_do_not_count() -> None:
+    rooms = Rooms(BOT)
+    edit = said("* x", "$2")
+    edit["content"] |= {
+        "m.new_content": {"msgtype": "m.text", "body": "x"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$1"},
+    }
+
+    hear(rooms, sync([said("hi", "$1"), edit]))
+
+    assert rooms.latest(ROOM) == "$1"
+    rooms.note_sent(ROOM, EventId("$mine"))
+    assert rooms.latest(ROOM) == "$mine"
