@@ -1,0 +1,127 @@
+"""The composition root: each part made from its section of the configuration, run, and closed."""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from bot.assistant import Assistant
+from bot.config import Config
+from bot.core.routing import Policy
+from bot.errors import CompletionError, StoreError
+from bot.llm.client import OpenAIModel
+from bot.matrix.client import NioMatrix
+from bot.matrix.session import Account
+from bot.replying import Pace, Replying
+from bot.storage.store import SqlStore
+from bot.texts import Texts
+
+log = structlog.get_logger()
+
+
+class SystemClock:
+    """The `Clock` port on the machine's own monotonic clock."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some fixed moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long."""
+        await asyncio.sleep(seconds)
+
+
+async def run(config: Config) -> None:
+    """Run the bot until SIGTERM or SIGINT; sends under way end first, the rest waits its return.
+
+    Raises:
+        BotError: what stopped it, in a sentence for the operator.
+    """
+    directory = _private(config.storage.directory)
+    async with AsyncExitStack() as parts:
+        store = await SqlStore.open(directory / "ledger.db", config.matrix.user_id)
+        parts.push_async_callback(store.close)
+        model = _model(config)
+        parts.push_async_callback(model.close)
+        matrix = NioMatrix(_account(config), _private(directory / "matrix"))
+        parts.push_async_callback(matrix.close)
+        await matrix.open()
+        await _check(model)
+        replying = Replying(
+            matrix,
+            store,
+            SystemClock(),
+            Texts(config.language),
+            Pace(config.reply.first_after, config.reply.edit_interval),
+            config.model.name,
+        )
+        policy = Policy(config.matrix.user_id, config.matrix.allowed_servers)
+        assistant = Assistant(matrix, model, store, replying, policy, config.model.system_prompt)
+        log.info("started", user_id=matrix.user_id, device_id=matrix.device_id)
+        await _until_signalled(assistant)
+
+
+async def _until_signalled(assistant: Assistant) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(assistant.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("stopped")
+
+
+async def _check(model: OpenAIModel) -> None:
+    """Say at once what a person would otherwise find out; a model may well come back later."""
+    try:
+        await model.check()
+    except CompletionError as error:
+        log.warning(
+            "the model is not usable now: check model.base_url, model.name and model.api_key;"
+            " the assistant starts, and tells people so",
+            reason=str(error),
+        )
+
+
+def _private(directory: Path) -> Path:
+    """Make the directory where it is missing, for its owner alone."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"storage.directory {directory} cannot be made: {error.strerror}; give a directory"
+            " that the assistant may write to"
+        ) from error
+    return directory
+
+
+def _account(config: Config) -> Account:
+    matrix = config.matrix
+    return Account(
+        homeserver=matrix.homeserver,
+        user_id=matrix.user_id,
+        device_name=matrix.device_name,
+        password=matrix.password.get_secret_value() if matrix.password else None,
+        access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
+        proxy=matrix.proxy,
+        ca_bundle=matrix.ca_bundle,
+    )
+
+
+def _model(config: Config) -> OpenAIModel:
+    model = config.model
+    return OpenAIModel(
+        base_url=model.base_url,
+        api_key=model.api_key.get_secret_value() if model.api_key else None,
+        model=model.name,
+        temperature=model.temperature,
+        max_tokens=model.max_tokens,
+        connect_timeout=model.connect_timeout,
+        stall_timeout=model.stall_timeout,
+        proxy=model.proxy,
+        ca_bundle=model.ca_bundle,
+    )

@@ -1,0 +1,153 @@
+"""The way of a message: heard, decided, answered by edits. Read this first."""
+
+import asyncio
+import traceback
+from dataclasses import replace
+
+import structlog
+
+from bot.core.events import Conversation, Event, EventId, Invite, Joined, Message, Pending, RoomId
+from bot.core.replies import Notice, transaction_id
+from bot.core.routing import (
+    Accept,
+    Answer,
+    Decline,
+    Explain,
+    Ignore,
+    Intent,
+    Leave,
+    Policy,
+    Welcome,
+    decide,
+)
+from bot.core.turns import build_turns
+from bot.errors import AccountExpired, LoggedOut, MatrixError, StoreError
+from bot.insist import insist
+from bot.lanes import Lanes
+from bot.ports import Clock, Matrix, Model, Store
+from bot.replying import Replying
+from bot.texts import Texts
+
+log = structlog.get_logger()
+
+
+class Assistant:
+    """Hears the account's rooms and does what each event asks for, each event to its end."""
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        model: Model,
+        store: Store,
+        replying: Replying,
+        policy: Policy,
+        system_prompt: str,
+    ) -> None:
+        self._matrix = matrix
+        self._model = model
+        self._store = store
+        self._replying = replying
+        self._policy = policy
+        self._system_prompt = system_prompt
+        self._clock: Clock = replying.clock
+        self._texts: Texts = replying.texts
+        self._lanes = Lanes()
+
+    async def run(self) -> None:
+        """Take in batch after batch; what an earlier process left unfinished comes first."""
+        unfinished = await self._store.unfinished()
+        async with asyncio.TaskGroup() as tasks:
+            async for batch in self._matrix.batches(await self._store.sync_token()):
+                for left in unfinished:
+                    tasks.create_task(self._resume(left))
+                unfinished = ()
+                asking = tuple(event for event in batch.events if self._asks(event))
+                for event in await self._store.admit(replace(batch, events=asking)):
+                    tasks.create_task(self._handle(event))
+
+    def _asks(self, event: Event) -> bool:
+        """Tell whether anything is to be done about the event; if not, the ledger is spared it."""
+        intent = self._decide(event)
+        if isinstance(intent, Ignore):
+            log.debug(
+                "ignored", event_id=event.event_id, room_id=event.room_id, reason=intent.reason
+            )
+        return not isinstance(intent, Ignore)
+
+    def _decide(self, event: Event) -> Intent:
+        return decide(event, self._matrix.room(event.room_id), self._policy)
+
+    async def _resume(self, left: Invite | Joined | Pending) -> None:
+        """Take up what an earlier process admitted; a message is read again from its room."""
+        if not isinstance(left, Pending):
+            await self._handle(left)
+            return
+        message = await insist(
+            self._clock, lambda: self._matrix.fetch(left.room_id, left.event_id)
+        )
+        if message is None:
+            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
+            await self._store.finish(left.event_id)
+        else:
+            await self._handle(message)
+
+    async def _handle(self, event: Event) -> None:
+        """Do what `event` asks for; this is the one place where errors end."""
+        with structlog.contextvars.bound_contextvars(
+            event_id=event.event_id, room_id=event.room_id
+        ):
+            intent = self._decide(event)
+            log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
+            try:
+                await self._perform(intent)
+            except (StoreError, LoggedOut, AccountExpired):
+                raise  # the ledger or the login is gone: the process ends, and nothing is lost
+            except MatrixError as error:
+                log.warning("refused by the homeserver", reason=str(error))
+            except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
+                frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
+                log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
+                await self._apologise(event)
+            await self._store.finish(event.event_id)
+
+    async def _perform(self, intent: Intent) -> None:
+        match intent:
+            case Answer(prompt):
+                await self._answer(prompt)
+            case Explain(message, key):
+                await self._say(
+                    Notice(self._texts(key), message), message.room_id, message.event_id
+                )
+            case Welcome(room_id, event_id, key):
+                await self._welcome(room_id, event_id, key)
+            case Accept(invite):
+                await insist(self._clock, lambda: self._matrix.join(invite))
+            case Decline(room_id, key):
+                reason = self._texts(key)
+                await insist(self._clock, lambda: self._matrix.leave(room_id, reason))
+            case Leave(room_id):
+                await insist(self._clock, lambda: self._matrix.leave(room_id))
+            case Ignore(reason):  # since it was admitted, the room or the policy has changed
+                log.info("ignored", reason=reason)
+
+    async def _answer(self, prompt: Message) -> None:
+        """Stream the completion into one reply by editing it."""
+        async with self._matrix.attention(prompt), self._lanes.of(prompt.conversation):
+            said = await insist(self._clock, lambda: self._matrix.history(prompt))
+            turns = build_turns(self._system_prompt, said, prompt)
+            await self._replying.stream(prompt, self._model.stream(turns))
+
+    async def _welcome(self, room_id: RoomId, event_id: EventId, key: str) -> None:
+        """Introduce the assistant, before it answers anything in the room's main timeline."""
+        async with self._lanes.of(Conversation(room_id, None)):
+            await self._say(Notice(self._texts(key)), room_id, event_id)
+
+    async def _apologise(self, event: Event) -> None:
+        if isinstance(event, Message):
+            notice = Notice(self._texts("bug"), event)
+            await self._say(notice, event.room_id, event.event_id)
+
+    async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
+        """Send one notice, once, however often it is tried."""
+        transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
+        await insist(self._clock, lambda: self._matrix.send(room_id, notice, transaction))

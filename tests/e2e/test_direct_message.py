@@ -1,0 +1,315 @@
+"""Encrypted direct messages with the running bot, from the person's side of the screen."""
+
+import asyncio
+
+import pytest
+
+from bot.core.events import EventId, RoomId
+from bot.core.markdown import render
+from bot.matrix.parse import MARKER
+from bot.texts import Texts
+from tests.stand.bot import Bot
+from tests.stand.model import CUT_UTF8, Answer, ScriptedModel
+from tests.stand.observations import Seen
+from tests.stand.person import Person
+from tests.stand.synapse import Synapse
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TEXTS = Texts("fr")
+SKY = (
+    "The sky is **blue**. Sunlight meets the air, and its short waves scatter most. "
+    + "So blue comes from everywhere. " * 20
+    + "That is all."
+)
+
+
+def replies_to(person: Person, room_id: RoomId, prompt: EventId) -> list[Seen]:
+    """Return what stands in the room as the model's reply to `prompt`."""
+    return [
+        seen
+        for seen in person.messages(room_id)
+        if seen.content.get(MARKER, {}).get("prompt") == prompt
+    ]
+
+
+async def reply(person: Person, room_id: RoomId, prompt: EventId, text: str) -> Seen:
+    """Wait until the reply to `prompt` says `text`, in its only message."""
+    body = render(text).body
+    await person.wait_for_message(
+        room_id, lambda seen: seen in replies_to(person, room_id, prompt) and seen.body == body
+    )
+    [only] = replies_to(person, room_id, prompt)
+    return only
+
+
+async def notice(person: Person, room_id: RoomId, key: str) -> Seen:
+    """Wait for the bot's notice of that key."""
+    body = render(TEXTS(key)).body
+    return await person.wait_for_message(room_id, lambda seen: seen.body == body)
+
+
+async def talk(person: Person, bot: Bot) -> RoomId:
+    """Open an encrypted direct message with the bot, and wait for its welcome."""
+    room_id = await person.open_direct_message(bot.user_id)
+    await notice(person, room_id, "welcome")
+    return room_id
+
+
+async def test_the_first_prompt_sent_with_the_invitation_is_answered_after_the_welcome(
+    person: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    prompt = f"Hello from {person.user_id}"
+    room_id = await person.open_direct_message(bot.user_id, first_prompt=prompt)
+    welcome = await notice(person, room_id, "welcome")
+    answer = await person.wait_for_message(room_id, lambda seen: MARKER in seen.content)
+
+    order = [seen.event_id for seen in person.messages(room_id) if seen.sender == bot.user_id]
+    assert order == [welcome.event_id, answer.event_id]
+    assert answer.body == f"You said: {prompt}."
+    assert welcome.content["msgtype"] == "m.notice"
+    assert len(welcome.body.splitlines()) <= 6
+    assert [one.prompt for one in model.exchanges].count(prompt) == 1
+
+
+async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
+    person: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(person, bot)
+    model.when("why is the sky blue", Answer(text=SKY, tokens_per_second=40))
+
+    prompt = await person.send(room_id, "Tell me why is the sky blue")
+    answer = await reply(person, room_id, prompt, SKY)
+
+    bodies = [str(version.content["body"]) for version in answer.versions]
+    final = render(SKY).body
+    assert len(bodies) >= 2
+    assert all(final.startswith(body) for body in bodies)
+    assert bodies == sorted(bodies, key=len)
+    assert answer.failure is None
+    assert answer.content["msgtype"] == "m.text"
+    assert answer.content["formatted_body"] == render(SKY).formatted_body
+    assert answer.content["m.mentions"] == {}
+    assert answer.content[MARKER] == {"model": "scripted", "prompt": prompt, "added": []}
+    first = answer.versions[0].content
+    assert first["m.relates_to"] == {"rel_type": "m.reference", "event_id": prompt}
+
+
+async def test_a_follow_up_is_asked_together_with_the_turns_before_it(
+    person: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(person, bot)
+    first = await person.send(room_id, "My name is Ada")
+    await reply(person, room_id, first, "You said: My name is Ada.")
+
+    second = await person.send(room_id, "Who am I?")
+    await reply(person, room_id, second, "You said: Who am I?. Before that: My name is Ada.")
+
+    turns = model.exchanges[-1].body["messages"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[2]["content"] == "You said: My name is Ada."
+
+
+async def test_what_the_bot_cannot_read_is_said(person: Person, bot: Bot) -> None:
+    room_id = await talk(person, bot)
+
+    content = {"msgtype": "m.image", "body": "photo.png", "url": "mxc://stand.test/x"}
+    picture = await person.send_event(room_id, "m.room.message", content)
+    said = await notice(person, room_id, "unreadable message")
+
+    assert said.content["m.relates_to"]["event_id"] == picture
+
+
+async def test_the_help_that_the_welcome_names_is_there(person: Person, bot: Bot) -> None:
+    room_id = await talk(person, bot)
+
+    await person.send(room_id, "!aide")
+
+    assert (await notice(person, room_id, "help")).content["msgtype"] == "m.notice"
+
+
+async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    rooms = [await nia.open_direct_message(bot.user_id) for _ in range(20)]
+    for room_id in rooms:
+        await notice(nia, room_id, "welcome")
+    texts = {f"question {number:02}": f"Answer {number}. {SKY}" for number in range(20)}
+    for question, text in texts.items():
+        model.when(question, Answer(text=text, tokens_per_second=40))
+
+    async def ask(room_id: RoomId, question: str) -> Seen:
+        prompt = await nia.send(room_id, question)
+        return await reply(nia, room_id, prompt, texts[question])
+
+    async with asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(ask(room_id, question))
+            for room_id, question in zip(rooms, texts, strict=True)
+        ]
+
+    assert all(len(one.result().versions) >= 2 for one in asked)
+
+
+@pytest.mark.parametrize(
+    ("fault", "key"),
+    [
+        (Answer(mode="verbatim", status=429, body=b'{"detail": "10 requests"}'), "model busy"),
+        (Answer(mode="verbatim", status=500, body=b"oops"), "model failed"),
+        (Answer(mode="verbatim", status=401, body=b"{}"), "model refused"),
+        (Answer(mode="stall"), "model timeout"),
+    ],
+)
+async def test_a_model_that_fails_before_its_first_word_is_one_notice(
+    nia: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
+) -> None:
+    room_id = await talk(nia, bot)
+    model.when("will it work", fault)
+
+    prompt = await nia.send(room_id, "will it work")
+    said = await notice(nia, room_id, key)
+
+    assert said.content["msgtype"] == "m.notice"
+    assert said.content["m.relates_to"]["event_id"] == prompt
+    assert replies_to(nia, room_id, prompt) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "key"),
+    [
+        (Answer(text=SKY, mode="reset", after=12), "model truncated"),
+        (Answer(text=SKY, mode="close", after=12), "model truncated"),
+        (Answer(text=SKY, mode="end", after=12, tail=CUT_UTF8), "model truncated"),
+        (Answer(text=SKY, mode="stall", after=12), "model timeout"),
+        (Answer(text=SKY, finish_reason="length"), "cut by length"),
+    ],
+)
+async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
+    person: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
+) -> None:
+    room_id = await talk(person, bot)
+    model.when("will it last", fault)
+
+    prompt = await person.send(room_id, "will it last")
+    remark = render(TEXTS(key)).body
+    broken = await person.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
+
+    assert [broken] == replies_to(person, room_id, prompt)
+    assert broken.body.startswith("The sky is blue.")
+    assert broken.content[MARKER]["added"] == [remark]
+    model.when("will it last", Answer())
+    again = await person.send(room_id, "was it whole")
+    await person.wait_for_message(room_id, lambda seen: seen in replies_to(person, room_id, again))
+    turns = model.exchanges[-1].body["messages"]
+    assert turns[-1]["content"] == "was it whole"
+    assert not any(remark in turn["content"] for turn in turns)
+
+
+async def test_a_homeserver_that_restarts_during_a_reply_loses_nothing(
+    person: Person, bot: Bot, model: ScriptedModel, synapse: Synapse
+) -> None:
+    room_id = await talk(person, bot)
+    gate = asyncio.Event()
+    model.when("stay with me", Answer(text=SKY, after=15, gate=gate))
+
+    prompt = await person.send(room_id, "stay with me")
+    await person.wait_for_message(room_id, lambda seen: MARKER in seen.content)
+    await synapse.stop()
+    gate.set()
+    await synapse.start()
+
+    await reply(person, room_id, prompt, SKY)
+
+
+async def test_a_bot_that_restarts_between_two_messages_remembers_the_first(
+    person: Person, bot: Bot
+) -> None:
+    room_id = await talk(person, bot)
+    first = await person.send(room_id, "I come from Brest")
+    await reply(person, room_id, first, "You said: I come from Brest.")
+
+    await bot.stop()
+    second = await person.send(room_id, "Where do I come from?")
+    await bot.start()
+
+    text = "You said: Where do I come from?. Before that: I come from Brest."
+    await reply(person, room_id, second, text)
+
+
+async def test_a_bot_that_is_killed_in_the_middle_goes_on_in_the_same_message(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(nia, bot)
+    model.when("do not die", Answer(text=SKY, after=15, gate=asyncio.Event()))
+    prompt = await nia.send(room_id, "do not die")
+    begun = await nia.wait_for_message(room_id, lambda seen: MARKER in seen.content)
+
+    await bot.kill()
+    model.when("do not die", Answer(text=SKY))
+    await bot.start()
+
+    assert (await reply(nia, room_id, prompt, SKY)).event_id == begun.event_id
+
+
+async def test_the_bot_leaves_a_room_in_which_it_is_alone(nia: Person, bot: Bot) -> None:
+    room_id = await talk(nia, bot)
+    before = bot.said("decided")
+
+    await nia.leave(room_id)
+
+    async with asyncio.timeout(10):
+        while bot.said("decided") == before:  # noqa: ASYNC110  # the log is a file
+            await asyncio.sleep(0.05)
+    assert '"intent": "Leave"' in bot.log.read_text().splitlines()[-1]
+
+
+async def test_in_a_salon_the_bot_says_that_it_answers_in_private(
+    nia: Person, jason: Person, bot: Bot
+) -> None:
+    room_id = await nia.create_room("Bureau", [bot.user_id, jason.user_id])
+
+    said = await notice(nia, room_id, "welcome salon")
+
+    assert said.content["msgtype"] == "m.notice"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"msgtype": 7, "body": "x"},
+        {"msgtype": "m.text", "body": None},
+        {"msgtype": "m.text", "body": "x", "m.relates_to": "nothing"},
+        {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": "m.replace"}},
+    ],
+)
+async def test_a_malformed_message_stops_nothing(
+    nia: Person, bot: Bot, content: dict[str, object]
+) -> None:
+    room_id = await talk(nia, bot)
+    await nia.send_event(room_id, "m.room.message", content)
+
+    prompt = await nia.send(room_id, "Still there?")
+
+    await nia.wait_for_message(
+        room_id,
+        lambda seen: (
+            seen in replies_to(nia, room_id, prompt)
+            and seen.body.startswith("You said: Still there?.")
+        ),
+    )
+
+
+async def test_no_word_of_a_conversation_is_in_the_log_or_in_the_files(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    model.when("canari-1789", Answer(text="Réponse canari-1848. " * 9, mode="reset", after=8))
+    room_id = await talk(nia, bot)
+
+    await nia.send(room_id, "canari-1789")
+    remark = render(TEXTS("model truncated")).body
+    await nia.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
+
+    files = [path for path in bot.directory.rglob("*") if path.is_file()]
+    assert {"bot.log", "ledger.db", "crypto.db"} <= {path.name for path in files}
+    assert not [path.name for path in files if b"canari" in path.read_bytes()]

@@ -1,0 +1,56 @@
+"""A homeserver with its own default rate limits: ten events, then one every five seconds."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bot.core.events import RoomId
+from bot.core.markdown import render
+from bot.matrix.parse import MARKER
+from tests.stand.bot import Bot
+from tests.stand.model import Answer, ScriptedModel
+from tests.stand.nio_person import NioPerson
+from tests.stand.synapse import Synapse
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TEXT = "The sky is blue. " + "So it goes on, word by word. " * 30 + "The end."
+
+
+async def test_every_final_arrives_whole_though_edits_are_refused(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.when("slowly", Answer(text=TEXT, tokens_per_second=40))
+    for name in ("synapse", "bot", "person"):
+        (tmp_path / name).mkdir()
+    async with Synapse(tmp_path / "synapse", limits="default") as synapse:
+        assistant = await synapse.register("assistant", "secret")
+        agent = await synapse.register("agent", "secret")
+        matrix = {"homeserver": synapse.url, "user_id": assistant, "password": "secret"}
+        async with (
+            Bot(
+                tmp_path / "bot",
+                assistant,
+                matrix=matrix,
+                model={"base_url": model.url, "name": "scripted"},
+                reply={"edit_interval": 1},
+            ) as bot,
+            NioPerson(synapse.url, agent, "secret", tmp_path / "person") as person,
+        ):
+
+            async def ask() -> RoomId:
+                room_id = await person.open_direct_message(assistant, first_prompt="slowly")
+                await person.wait_for_message(
+                    room_id, lambda seen: seen.body == render(TEXT).body, within=50
+                )
+                return room_id
+
+            async with asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(ask()) for _ in range(3)]
+            rooms = [task.result() for task in asked]
+            log = bot.log.read_text()
+
+    for room_id in rooms:
+        assert [MARKER in seen.content for seen in person.messages(room_id)].count(True) == 1
+    assert '"edit refused"' in log

@@ -1,0 +1,201 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bot.assistant import Assistant
+from bot.core.events import Delta, EventId, Joined, Left, Turn
+from bot.core.replies import Edit, Notice, Reply
+from bot.core.routing import Policy
+from bot.core.turns import Said
+from bot.errors import HomeserverUnreachable, LoggedOut, StoreError
+from bot.ports import Store
+from bot.replying import Pace, Replying
+from bot.texts import Texts
+from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore
+from tests.make import BOT, ROOM, invite, message
+
+TEXTS = Texts("fr")
+POLICY = Policy(BOT, ("tchap.test",))
+JOINED = Joined(EventId("$join"), ROOM)
+
+
+class Story:
+    """The whole assistant on fakes; `run` keeps it going while the block lasts."""
+
+    def __init__(self) -> None:
+        self.matrix, self.model, self.store = FakeMatrix(), FakeModel(), FakeStore()
+        self.clock = FakeClock()
+
+    def assistant(self) -> Assistant:
+        replying = Replying(self.matrix, self.store, self.clock, TEXTS, Pace(0.8, 2.0), "small")
+        return Assistant(self.matrix, self.model, self.store, replying, POLICY, "Sobre.")
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        task = asyncio.get_running_loop().create_task(self.assistant().run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110  # it may be about any of the three fakes
+                await asyncio.sleep(0)
+
+    def done(self, *event_ids: str) -> bool:
+        return {EventId(one) for one in event_ids} <= self.store.finished
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> None:
+    story.matrix.said = [Said(EventId("$0"), "Je m'appelle Ada.", mine=False)]
+    async with story.run():
+        story.matrix.hear(message("Qui suis-je ?"))
+        await story.until(lambda: story.done("$prompt"))
+
+    assert story.model.requests == [
+        [
+            Turn("system", "Sobre."),
+            Turn("user", "Je m'appelle Ada."),
+            Turn("user", "Qui suis-je ?"),
+        ]
+    ]
+    assert story.matrix.standing() == {EventId("$sent0"): "Bonjour."}
+    assert story.matrix.attended == ["$prompt"]
+    assert story.matrix.attending == 0
+
+
+async def test_an_invitation_is_accepted_then_the_welcome_comes_before_the_first_answer(
+    story: Story,
+) -> None:
+    async with story.run():
+        story.matrix.hear(invite())
+        await story.until(lambda: story.matrix.joined == [ROOM])
+        story.matrix.hear(JOINED, message())
+        await story.until(lambda: story.done("$join", "$prompt"))
+
+    (_, welcome), (_, answer) = story.matrix.sent
+    assert welcome == Notice(TEXTS("welcome"))
+    assert isinstance(answer, Reply)
+
+
+async def test_a_stranger_s_invitation_is_declined_with_a_reason(story: Story) -> None:
+    async with story.run():
+        story.matrix.hear(invite("@a:evil.test"))
+        await story.until(lambda: bool(story.matrix.left))
+
+    assert story.matrix.left == [(ROOM, TEXTS("decline"))]
+    assert story.matrix.joined == []
+
+
+async def test_the_bot_leaves_when_it_is_alone(story: Story) -> None:
+    async with story.run():
+        story.matrix.hear(Left(EventId("$left"), ROOM, alone=True))
+        await story.until(lambda: bool(story.matrix.left))
+
+    assert story.matrix.left == [(ROOM, None)]
+
+
+async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
+    story: Story,
+) -> None:
+    gate = asyncio.Event()
+    story.model.script = (Delta("Un. "), gate, Delta("Fin."), Delta(finish_reason="stop"))
+    async with story.run():
+        story.matrix.hear(message(event_id="$1"), message(event_id="$2"))
+        await story.until(lambda: len(story.matrix.sent) == 1)
+        assert story.matrix.attended == ["$1", "$2"]  # both are seen at once
+        gate.set()
+        await story.until(lambda: story.done("$1", "$2"))
+
+    prompts = [
+        (sent.reply if isinstance(sent, Edit) else sent).prompt.event_id
+        for _, sent in story.matrix.sent
+        if isinstance(sent, Reply | Edit)
+    ]
+    assert prompts == sorted(prompts)
+
+
+async def test_another_conversation_does_not_wait(story: Story) -> None:
+    story.model.script = (Delta("Un. "), asyncio.Event())
+    async with story.run():
+        story.matrix.hear(message(event_id="$1"), message(event_id="$2", thread_root="$root"))
+        await story.until(lambda: len(story.matrix.sent) == 2)
+
+    assert not story.store.finished
+
+
+async def test_what_a_killed_process_left_is_answered_in_the_same_message(story: Story) -> None:
+    story.model.script = (Delta("Un. "), asyncio.Event())
+    async with story.run():
+        story.matrix.hear(JOINED, message())
+        await story.until(lambda: len(story.matrix.sent) == 2)
+    story.model.script = (Delta("Un. Deux."), Delta(finish_reason="stop"))
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$join", "$prompt"))
+
+    assert list(story.matrix.standing().values())[1:] == ["Un. Deux."]
+
+
+async def test_a_message_that_is_gone_after_a_restart_is_let_go(story: Story) -> None:
+    story.model.script = (Delta("Un. "), asyncio.Event())
+    async with story.run():
+        story.matrix.hear(message())
+        await story.until(lambda: len(story.matrix.sent) == 1)
+    story.matrix.messages.clear()
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$prompt"))
+
+    assert len(story.model.requests) == 1
+
+
+async def test_a_bug_costs_one_answer_and_says_so(story: Story) -> None:
+    story.model.script = (ZeroDivisionError("secret words"),)
+    async with story.run():
+        story.matrix.hear(message(event_id="$1"))
+        await story.until(lambda: story.done("$1"))
+        story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+        story.matrix.hear(message(event_id="$2"))
+        await story.until(lambda: story.done("$2"))
+
+    assert list(story.matrix.standing().values()) == [TEXTS("bug"), "Bonjour."]
+
+
+async def test_a_homeserver_that_is_away_is_waited_for(story: Story) -> None:
+    story.matrix.failures = [HomeserverUnreachable("502"), HomeserverUnreachable("502")]
+    async with story.run():
+        story.matrix.hear(invite())
+        await story.until(lambda: story.matrix.joined == [ROOM])
+
+    assert len(story.clock.slept) == 2
+
+
+@pytest.mark.parametrize("error", [LoggedOut("gone", soft=False)])
+async def test_a_login_that_is_over_ends_the_process(story: Story, error: LoggedOut) -> None:
+    story.matrix.batch_queue.put_nowait(error)
+
+    with pytest.RaisesGroup(LoggedOut):
+        await story.assistant().run()
+
+
+async def test_a_ledger_that_fails_ends_the_process_and_keeps_the_token(story: Story) -> None:
+    story.store.broken = True
+    story.matrix.hear(message())
+
+    with pytest.RaisesGroup(StoreError):
+        await story.assistant().run()
+
+    store: Store = story.store
+    assert await store.sync_token() is None
