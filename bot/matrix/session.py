@@ -19,6 +19,7 @@ from bot.errors import (
     MatrixError,
     StoreError,
 )
+from bot.matrix.crypto import SafeClient
 from bot.matrix.failures import call
 from bot.trust import trust
 
@@ -67,7 +68,7 @@ class Session:
         self._account = account
         self._file = directory / "session.json"
         self._store = directory / "crypto.db"
-        self.client = nio.AsyncClient(
+        self.client = SafeClient(
             account.homeserver,
             account.user_id,
             store_path=str(directory),
@@ -106,7 +107,7 @@ class Session:
             self._write(record)
         self.client.user_id, self.client.device_id = record.user_id, record.device_id
         try:
-            self.client.load_store()  # type: ignore[no-untyped-call]  # nio has no hint
+            self.client.load_store()
         except Exception as error:  # nio's store raises whatever its parts raise
             raise StoreError(
                 f"the crypto store {self._store} cannot be opened: {error}"
