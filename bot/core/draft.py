@@ -2,9 +2,8 @@
 
 import re
 
-_SENTENCE = re.compile(
-    r"[.!?…][\"'»)\]*_]*\s|\S\s*\n"
-)  # its end, as far as one can tell so early
+# The end of a sentence, as far as one can tell so early.
+_SENTENCE = re.compile(r"[.!?…][\"'»)\]*_]*\s|\S\s*\n")
 
 
 class Draft:

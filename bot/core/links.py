@@ -17,7 +17,7 @@ def destination(url: str) -> tuple[str, str] | None:
     Matrix permalinks are no links: clients would show them as mentions.
     """
     if mail := _MAIL.fullmatch(url):
-        return f"mailto:{mail[1]}", mail[1].lower()
+        return f"mailto:{mail[1]}", mail[1]
     web = _WEB.fullmatch(url)
     if not web:
         return None
@@ -29,4 +29,4 @@ def destination(url: str) -> tuple[str, str] | None:
 def names_site(words: str, site: str) -> bool:
     """Tell whether a link's words are an address at the host or mail address it leads to."""
     address = rf"(?:https?://|mailto:)?{re.escape(site)}(?:[/?#]\S*)?"
-    return re.fullmatch(address, words.lower()) is not None
+    return re.fullmatch(address, words, re.IGNORECASE | re.ASCII) is not None

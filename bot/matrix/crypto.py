@@ -5,13 +5,19 @@ would end the sync, one device's malformed keys everybody's key query. Here each
 ids and skipped, and the rest goes on.
 """
 
+import asyncio
+from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 import nio
 import structlog
 from nio.crypto import Olm
 from nio.crypto.sessions import InboundGroupSession
 from typing_extensions import override
+
+from bot.errors import MatrixError
+from bot.matrix.failures import call
 
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
 _BAD = (
@@ -61,6 +67,17 @@ class SafeOlm(Olm):
             return False
 
     @override
+    def share_keys(self) -> dict[str, Any]:
+        """Return the keys to upload, saved before the homeserver learns of them.
+
+        A process that dies between upload and answer then offers the same keys again, which the
+        homeserver accepts; others under the same ids it would refuse for ever.
+        """
+        content = super().share_keys()
+        self.save_account()
+        return content
+
+    @override
     def create_group_session(
         self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str
     ) -> None:
@@ -100,6 +117,68 @@ class SafeClient(nio.AsyncClient):
         )
         self.olm = SafeOlm(self.user_id, str(self.device_id), self.store)
         self.encrypted_rooms = self.store.load_encrypted_rooms()
+
+    @override
+    async def keys_upload(self) -> Any:
+        """Upload device and one-time keys; let go of those that the homeserver refuses for good.
+
+        It answers 400 where it holds other keys under the same ids (a store restored from a
+        backup): the next upload brings new ones.
+        """
+        response = await super().keys_upload()
+        refused = getattr(response.transport_response, "status", 0) == HTTPStatus.BAD_REQUEST
+        if refused and self.olm is not None:
+            log.warning("one-time keys refused", reason=getattr(response, "message", ""))
+            self.olm.mark_keys_as_published()
+            self.olm.save_account()
+        return response
+
+    @override
+    async def share_group_session(
+        self, room_id: str, ignore_unverified_devices: bool = False
+    ) -> nio.ShareGroupSessionResponse:
+        """Give the room's key to every device of its members, or fail and say so.
+
+        What was not delivered is taken up at the next try; the session counts as shared only when
+        every request was accepted. Whoever waits for the room is let go in any case.
+
+        Raises:
+            MatrixError: the homeserver did not take or give what this needs.
+        """
+        over = self.sharing_session[room_id] = asyncio.Event()
+        try:
+            return await self._share(room_id, ignore_unverified=ignore_unverified_devices)
+        finally:
+            del self.sharing_session[room_id]
+            over.set()
+
+    async def _share(
+        self, room_id: str, *, ignore_unverified: bool
+    ) -> nio.ShareGroupSessionResponse:
+        if self.olm is None:
+            raise MatrixError("the crypto store is not open")
+        room = self.rooms[room_id]
+        if not room.members_synced:
+            await call(nio.JoinedMembersResponse, self.joined_members(room_id))
+        if self.should_query_keys:
+            await call(nio.KeysQueryResponse, self.keys_query())
+        missing = self.get_missing_sessions(room_id)
+        if missing:
+            await call(nio.KeysClaimResponse, self.keys_claim(missing))
+        shared: set[tuple[str, str]] = set()
+        for devices, messages in self.olm.share_group_session_parallel(
+            room_id, list(room.users), ignore_unverified_devices=ignore_unverified
+        ):
+            request = nio.Api.to_device(self.access_token, "m.room.encrypted", messages, uuid4())
+            await call(
+                nio.ShareGroupSessionResponse,
+                self._send(
+                    nio.ShareGroupSessionResponse, *request, response_data=(room_id, devices)
+                ),
+            )
+            shared |= devices
+        self.olm.outbound_group_sessions[room_id].shared = True
+        return nio.ShareGroupSessionResponse(room_id, shared)
 
     @override
     def _handle_olm_events(self, response: nio.SyncResponse) -> None:

@@ -34,6 +34,8 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
         reason = str(plain) or type(error).__name__
         raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
+    except nio.GroupEncryptionError as error:  # another send's share of the room's key has failed
+        raise HomeserverUnreachable(f"the room's key is not shared: {error}") from error
     except nio.ProtocolError as error:
         if "Not logged in" in str(error):  # nio forgets the token at a soft logout
             raise LoggedOut("the homeserver has ended the session", soft=True) from error

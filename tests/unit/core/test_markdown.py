@@ -51,6 +51,7 @@ class Page(HTMLParser):
     @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.text += "\n" if tag == "pre" else ""
         if tag not in VOID:
             self._open.append(tag)
             self.depth = max(self.depth, len(self._open))

@@ -1,18 +1,22 @@
 """matrix-nio's known defects (T1, T1b, T2, T7, T9, state forgery): none of them here."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nio
 import pytest
 import vodozemac
-from nio.crypto import OlmAccount, OutboundGroupSession
+from nio.crypto import OlmAccount, OlmDevice, OutboundGroupSession
+from nio.rooms import MatrixRoom
 from nio.store import SqliteStore
 from unpaddedbase64 import encode_base64
 
+from bot.errors import MatrixError
 from bot.matrix.crypto import SafeClient, SafeOlm
+from bot.matrix.failures import call
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
 
@@ -244,3 +248,119 @@ async def test_an_encrypted_message_forges_no_state(client: SafeClient) -> None:
 
     assert client.rooms[ROOM].power_levels.get_user_level(MALLORY) == 0
     assert BOSS in client.rooms[ROOM].users
+
+
+def meet(client: SafeClient) -> OlmAccount:
+    """Put the bot into an encrypted room with a device of BOSS, no Olm session yet."""
+    account = OlmAccount()
+    account.generate_one_time_keys(2)
+    olm(client).device_store.add(
+        OlmDevice(BOSS, "D", cast("dict[str, str]", account.identity_keys))
+    )
+    olm(client).store.save_device_keys({BOSS: {"D": olm(client).device_store[BOSS]["D"]}})
+    client.rooms[ROOM] = MatrixRoom(ROOM, "@bot:x", encrypted=True)
+    client.rooms[ROOM].add_member(BOSS, None, None)
+    client.rooms[ROOM].members_synced = True
+    return account
+
+
+def session_with(client: SafeClient, account: OlmAccount) -> None:
+    key = next(iter(account.one_time_keys["curve25519"].values()))
+    olm(client).create_session(key, account.identity_keys["curve25519"])
+
+
+class Answers:
+    """Stands for the homeserver behind `_send`: refuses shares as often as told."""
+
+    def __init__(self, client: SafeClient, *, refused: int = 0) -> None:
+        self.client = client
+        self.refused = refused
+        self.sent: list[str] = []
+
+    async def __call__(
+        self, kind: type[nio.Response], _method: str, path: str, *_: object, **given: object
+    ) -> nio.Response:
+        self.sent.append(path)
+        if kind is not nio.ShareGroupSessionResponse:
+            return nio.RoomSendResponse("$sent", ROOM)
+        if self.refused:
+            self.refused -= 1
+            return nio.ShareGroupSessionError("bad gateway", "M_UNKNOWN", room_id=ROOM)
+        room_id, devices = cast("tuple[str, set[tuple[str, str]]]", given["response_data"])
+        answer = nio.ShareGroupSessionResponse(room_id, devices)
+        await self.client.receive_response(answer)
+        return answer
+
+
+async def send(client: SafeClient) -> nio.RoomSendResponse:
+    content = {"msgtype": "m.text", "body": "x"}
+    request = client.room_send(ROOM, "m.room.message", content, ignore_unverified_devices=True)
+    return await call(nio.RoomSendResponse, asyncio.wait_for(request, 5))
+
+
+async def test_t3_a_send_cancelled_while_it_shares_does_not_block_the_room(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, claiming = meet(client), asyncio.Event()
+
+    async def claim(_: object) -> nio.KeysClaimResponse:
+        claiming.set()
+        await asyncio.Event().wait()
+        raise AssertionError("never reached")
+
+    monkeypatch.setattr(client, "_send", Answers(client))
+    monkeypatch.setattr(client, "keys_claim", claim)
+    cut = asyncio.get_running_loop().create_task(send(client))
+    await claiming.wait()
+    cut.cancel()
+    await asyncio.wait([cut])
+    session_with(client, account)
+
+    assert (await send(client)).event_id == "$sent"
+
+
+async def test_t8_a_share_that_the_homeserver_refuses_is_an_error_and_done_again(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_with(client, meet(client))
+    answers = Answers(client, refused=1)
+    monkeypatch.setattr(client, "_send", answers)
+
+    with pytest.raises(MatrixError):
+        await send(client)
+    assert not olm(client).outbound_group_sessions[ROOM].shared
+    assert not any("/send/" in path for path in answers.sent)
+
+    await send(client)
+    assert olm(client).outbound_group_sessions[ROOM].users_shared_with == {(BOSS, "D")}
+
+
+async def test_a_claim_that_fails_is_an_error_and_leaves_no_device_out(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = meet(client)
+    answers = Answers(client)
+
+    async def claim(_: object) -> nio.KeysClaimError:
+        return nio.KeysClaimError("bad gateway", "M_UNKNOWN", room_id=ROOM)
+
+    monkeypatch.setattr(client, "_send", answers)
+    monkeypatch.setattr(client, "keys_claim", claim)
+    with pytest.raises(MatrixError):
+        await send(client)
+    session_with(client, account)
+
+    await send(client)
+    assert olm(client).outbound_group_sessions[ROOM].users_shared_with == {(BOSS, "D")}
+
+
+def test_t6_keys_that_may_have_been_uploaded_are_offered_again_and_no_others(
+    client: SafeClient, tmp_path: Path
+) -> None:
+    offered = olm(client).share_keys()["one_time_keys"]
+
+    again = SafeClient("http://x", "@bot:x", "BOT", str(tmp_path), client.config)
+    again.restore_login("@bot:x", "BOT", "token")
+
+    kept = olm(again).account.one_time_keys["curve25519"]
+    assert {key["key"] for key in offered.values()} == set(kept.values())
