@@ -1,0 +1,197 @@
+"""The program of `make demo`: what it was asked for, what it shows, and how it ends.
+
+ASK="…" in the environment asks one question and ends; JSON=1 then prints each step as JSON.
+"""
+
+import os
+import sys
+
+try:
+    import asyncio
+    import io
+    import json
+    import logging
+    import signal
+    import threading
+    from collections.abc import AsyncIterator
+    from types import FrameType
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.panel import Panel
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+    from rich.spinner import Spinner
+    from rich.table import Table
+    from rich.text import Text
+
+    with Console(stderr=True).status("Loading"):
+        from tests.stand import small_model
+        from tests.stand.dialogue import Dialogue, Unanswered
+        from tests.stand.ensemble import Failed, playing
+except KeyboardInterrupt:  # all this takes a second or two
+    os._exit(130)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SMALL = (
+    "The model is SmolLM2 with 135 million parameters: tiny, English only, often wrong. It shows"
+    " the way of a message, not how good the assistant is."
+)
+_SCRIPTED = (
+    "There is no model here: requirements/model.txt is not installed, or has no wheel for this"
+    " platform. A script repeats what you write instead."
+)
+_JOIN = (
+    "Any Matrix client on this machine can join: give it the homeserver's URL and log in as the"
+    " agent. What was said before that login stays unreadable there."
+)
+_COLUMNS = (
+    SpinnerColumn(finished_text="✓"),
+    TextColumn("{task.description}"),
+    TextColumn("{task.elapsed:.1f} s"),
+)
+
+
+async def _demo(question: str, *, as_json: bool) -> None:
+    # Standard output is the conversation's; what goes on around it is told on standard error.
+    screen = Console(stderr=True, force_terminal=False if as_json else None)
+    async with playing(Progress(*_COLUMNS, console=screen)) as dialogue:
+        screen.print(_SMALL if small_model.available() else _SCRIPTED, style="yellow")
+        if question:
+            await _ask(dialogue, question, as_json=as_json)
+        else:
+            await _converse(dialogue)
+
+
+async def _ask(dialogue: Dialogue, question: str, *, as_json: bool) -> None:
+    """Print each step of the answer as it comes."""
+    out = Console()
+    async for step in dialogue.ask(question):
+        if as_json:
+            fields = {"t": round(step.t, 3), "kind": step.kind, "text": step.text}
+            out.out(json.dumps(fields), highlight=False)
+        else:
+            row = Table.grid(padding=(0, 1))
+            row.add_column(width=8, justify="right")
+            row.add_column(width=5)
+            row.add_row(f"{step.t:.2f} s", step.kind, Text(step.text))
+            out.print(row)
+
+
+async def _converse(dialogue: Dialogue) -> None:
+    """Ask every line that is typed, until there are no more."""
+    out = Console(highlight=False)
+    out.print(_access(dialogue), _JOIN, "Ctrl-D or /quit ends the demo and removes all of it.")
+    out.print(_panel(dialogue.welcome, "not the model's words"))
+    out.print("> ", end="")
+    async for line in _lines():
+        if not os.isatty(0):
+            out.print(Text(line))
+        if line == "/quit":
+            break
+        if line:
+            await _watch(dialogue, line, out)
+        out.print("> ", end="")
+    out.print()
+
+
+async def _watch(dialogue: Dialogue, prompt: str, out: Console) -> None:
+    """Show the answer in place while it grows."""
+    writing = Spinner("dots", "Assistant IA is writing…")
+    with Live(writing, console=out, refresh_per_second=12) as live:
+        try:
+            async for step in dialogue.ask(prompt):
+                live.update(_panel(step.text, f"{step.kind}, {step.t:.1f} s"))
+        except Unanswered as error:
+            live.update(_panel(str(error), "not the model's words"))
+    if not out.is_terminal:
+        out.line()  # there, Live shows the last state alone, and leaves its line open
+
+
+def _panel(text: str, remark: str) -> Panel:
+    """Return what the bot has said, and below it what is to be said about that."""
+    return Panel(
+        Text(text),
+        title="Assistant IA",
+        title_align="left",
+        subtitle=remark,
+        subtitle_align="right",
+    )
+
+
+def _access(dialogue: Dialogue) -> Table:
+    """Return what another client needs to join, and where to look behind the scenes."""
+    agent, bot = dialogue.agent, dialogue.bot
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # never cut
+    table.add_row("Homeserver", agent.homeserver)
+    table.add_row("Agent", f"{agent.user_id}, password {agent.password}")
+    table.add_row("Assistant IA", bot.user_id)
+    table.add_row("Bot's log", str(bot.log))
+    return table
+
+
+async def _lines() -> AsyncIterator[str]:
+    """Yield what is typed, line by line; the terminal itself lets one correct it."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def read() -> None:
+        # Not sys.stdin: the lock of a reader that still waits would break an orderly exit.
+        for line in io.FileIO(0, closefd=False):
+            loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace").strip())
+        loop.call_soon_threadsafe(lines.put_nowait, None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await lines.get()) is not None:
+        yield line
+
+
+async def _until_signalled(question: str, *, as_json: bool) -> int:
+    """Run the demo; return 0, or 128 and the number of the signal that ended it, as shells do."""
+    loop = asyncio.get_running_loop()
+    demo = asyncio.current_task()
+    assert demo
+    received: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        _ignore_signals()  # one is enough, and nothing may disturb an end in order
+        received.append(number)
+        loop.call_soon_threadsafe(demo.cancel)
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
+    try:
+        await _demo(question, as_json=as_json)
+    except asyncio.CancelledError:
+        return 128 + received[0]
+    finally:
+        _ignore_signals()
+    return 0
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Run the demo; exit 1 with a sentence where it cannot go on."""
+    question = os.environ.get("ASK", "").strip()
+    as_json = os.environ.get("JSON", "0") not in {"", "0"}
+    if as_json and not question:
+        sys.exit('JSON=1 goes with ASK="…": it prints the steps of one answer.')
+    for name in list(os.environ):
+        if name.startswith("ASSISTANT_"):  # they would change the demo's configuration
+            del os.environ[name]
+    logging.getLogger("nio").setLevel(logging.ERROR)  # its remarks on waits are not for the screen
+    try:
+        sys.exit(asyncio.run(_until_signalled(question, as_json=as_json)))
+    except (Failed, Unanswered) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:  # before there was anything to end
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Owns a conversation between an agent and the bot: what is asked, and each step of the reply."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, urlencode
+
+from bot.core.events import EventId, RoomId, UserId
+from tests.stand.bot import Bot
+from tests.stand.nio_person import NioPerson
+from tests.stand.observations import JSON, Seen
+from tests.stand.person import Refused
+
+_POLL_SECONDS = 0.02
+_SYNC_SECONDS = 20.0
+_ANSWER_SECONDS = 180.0
+
+
+class Unanswered(Exception):
+    """No words of the model came for a prompt; the message is what the agent reads instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One state of a growing reply.
+
+    Attributes:
+        t: seconds from the sending of the prompt until the agent's client could read this.
+    """
+
+    t: float
+    kind: Literal["first", "edit", "final"]
+    text: str
+
+
+class Agent(NioPerson):
+    """The person who asks."""
+
+    @property
+    def password(self) -> str:
+        """What another client of this person logs in with."""
+        return self._password
+
+    async def catch_up(self, room_id: RoomId, sender: UserId) -> None:
+        """Return once this client shows the last message or edit that `sender` has sent so far."""
+        of_sender = json.dumps({"types": ["m.room.encrypted"], "senders": [sender]})
+        query = urlencode({"dir": "b", "limit": 1, "filter": of_sender})
+        page = await self._call("GET", f"/rooms/{quote(room_id)}/messages?{query}", {})
+        last = page["chunk"][0]["event_id"]
+
+        def look() -> bool | None:
+            shown = (version for seen in self.messages(room_id) for version in seen.versions)
+            return any(version.event_id == last for version in shown) or None
+
+        await self.observed.until(look, _SYNC_SECONDS, lambda: f"{last} cannot be read")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """An encrypted direct message in which the bot has said who it is.
+
+    Attributes:
+        welcome: the bot's first words.
+    """
+
+    agent: Agent
+    bot: Bot
+    room_id: RoomId
+    welcome: str
+
+    async def ask(self, prompt: str) -> AsyncIterator[Step]:
+        """Send a prompt and yield its reply's versions as they come, then the whole as "final".
+
+        Raises:
+            Unanswered: a notice came in its place, or the homeserver refused the prompt.
+            TimeoutError: nothing came, or not all of it.
+        """
+        asked = time.monotonic()
+        try:
+            event_id = await self.agent.send(self.room_id, prompt)
+        except Refused as error:
+            raise Unanswered(f"The homeserver refused the message: {error}") from error
+        shown = 0
+        while True:
+            complete = self._is_complete(event_id)
+            if complete:  # then every version is on the homeserver, and is shown below
+                await self.agent.catch_up(self.room_id, self.bot.user_id)
+            versions = (version for seen in self._answers(event_id) for version in seen.versions)
+            for version in sorted(versions, key=lambda version: version.at)[shown:]:
+                text = str(version.content["body"])
+                yield Step(version.at - asked, "edit" if shown else "first", text)
+                shown += 1
+            if complete:
+                break
+            if time.monotonic() - asked > _ANSWER_SECONDS:
+                raise TimeoutError(f"No complete answer came within {_ANSWER_SECONDS:.0f} s.")
+            await asyncio.sleep(_POLL_SECONDS)
+        whole = "\n\n".join(seen.body for seen in self._answers(event_id))
+        yield Step(time.monotonic() - asked, "final", whole)
+
+    def _is_complete(self, prompt: EventId) -> bool:
+        """Ask the bot's log: no version of a reply says of itself that it is the last."""
+        said = ('"event": "reply sent"', f'"event_id": "{prompt}"')
+        lines = self.bot.log.read_text().splitlines()
+        return any(all(words in line for words in said) for line in lines)
+
+    def _answers(self, prompt: EventId) -> list[Seen]:
+        """Return the reply's messages so far; Unanswered where a notice stands in their place."""
+        answers = [
+            seen
+            for seen in self.agent.messages(self.room_id)
+            if (seen.sender, seen.type) == (self.bot.user_id, "m.room.message")
+            and any(_relates(version.content, prompt) for version in seen.versions)
+        ]
+        for seen in answers:
+            if seen.content.get("msgtype") == "m.notice":
+                raise Unanswered(seen.body)
+        return answers
+
+
+def _relates(content: JSON, prompt: EventId) -> bool:
+    return bool(content.get("m.relates_to", {}).get("event_id") == prompt)

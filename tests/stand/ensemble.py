@@ -1,0 +1,190 @@
+"""Owns the demo's ensemble: homeserver, model, bot and agent, begun, watched and ended as one."""
+
+import asyncio
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aiohttp
+import psutil
+from rich.progress import Progress
+
+from tests.stand import small_model
+from tests.stand.bot import Bot
+from tests.stand.dialogue import Agent, Dialogue
+from tests.stand.model import Answer, ScriptedModel
+from tests.stand.observations import JSON, Seen
+from tests.stand.person import Refused
+from tests.stand.synapse import Synapse
+
+_WATCH_SECONDS = 0.2
+_START_SECONDS = 60.0
+_LOG_LINES_SHOWN = 20
+_SETTINGS: JSON = {
+    "temperature": 0,
+    "max_tokens": 200,
+    "system_prompt": "You answer in English, in two or three short sentences.",
+}
+_FORESEEN = (RuntimeError, TimeoutError, Refused, aiohttp.ClientError)
+
+
+class Failed(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+@asynccontextmanager
+async def playing(progress: Progress) -> AsyncIterator[Dialogue]:
+    """Begin every part, yield the conversation, end all in order; `progress` shows the beginning.
+
+    Raises:
+        Failed: a part did not start or has ended on its own, or an answer did not come.
+    """
+    try:
+        async with AsyncExitStack() as parts, asyncio.TaskGroup() as tasks:
+            directory = Path(parts.enter_context(TemporaryDirectory(prefix="assistant-demo-")))
+            ensemble = _Ensemble(directory, parts, progress)
+            watching = tasks.create_task(ensemble.watch())
+            with progress:
+                dialogue = await ensemble.begin(tasks)
+            with _explained(dialogue.bot):
+                yield dialogue
+            watching.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group  # the one that ended the others
+    except TimeoutError as error:
+        raise Failed(
+            "A part did not end in time: it was left to end with this program."
+        ) from error
+
+
+class _Ensemble:
+    """Each part, its folder, its line of progress, and what ends it."""
+
+    def __init__(self, directory: Path, parts: AsyncExitStack, progress: Progress) -> None:
+        self._directory = directory
+        self._parts = parts
+        self._progress = progress
+        self._running: dict[str, tuple[psutil.Process, Path]] = {}
+
+    async def watch(self) -> None:
+        """Raise Failed once a process that should run does not."""
+        while True:
+            for name, (process, log) in self._running.items():
+                if not process.is_running():
+                    raise Failed(f"{name} has ended on its own. Its log:\n{_tail(log)}")
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    async def begin(self, tasks: asyncio.TaskGroup) -> Dialogue:
+        """Start the parts, side by side where they can be, and let bot and agent meet."""
+        homeserver = tasks.create_task(self._start_homeserver())
+        model = tasks.create_task(self._start_model())
+        synapse, backend = await homeserver, await model
+        starting = tasks.create_task(self._start_bot(synapse, backend))
+        agent = await self._start_agent(synapse)
+        bot = await starting
+        with self._step("Encrypted conversation"):
+            room_id = await agent.open_direct_message(bot.user_id)
+
+            def by_the_bot(seen: Seen) -> bool:
+                return seen.sender == bot.user_id and bool(seen.body)
+
+            welcome = await agent.wait_for_message(room_id, by_the_bot, within=_START_SECONDS)
+        return Dialogue(agent, bot, room_id, welcome.body)
+
+    async def _start_homeserver(self) -> Synapse:
+        with self._step("Homeserver (Synapse)"):
+            synapse = Synapse(self._folder("synapse"))
+            await self._parts.enter_async_context(synapse)
+            self._running["Synapse"] = psutil.Process(synapse.pid), synapse.log
+        return synapse
+
+    async def _start_model(self) -> JSON:
+        """Return the model's place as the bot's configuration has it."""
+        if small_model.available():
+            with self._step("Small model (SmolLM2)"):
+                return await self._start_small_model()
+        with self._step("Scripted model"):
+            slow = Answer(tokens_per_second=4)
+            scripted = await self._parts.enter_async_context(ScriptedModel(default=slow))
+        return {"base_url": scripted.url, "name": "scripted"}
+
+    async def _start_small_model(self) -> JSON:
+        path = self._directory / "model.log"
+        with path.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                small_model.__name__,
+                stdin=asyncio.subprocess.PIPE,  # it ends when this closes, however we end
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+            )
+        self._parts.push_async_callback(_end, process)
+        assert process.stdout
+        async with asyncio.timeout(_START_SECONDS):
+            line = await process.stdout.readline()
+        if not line:
+            raise Failed(f"The model did not start. Its log:\n{_tail(path)}")
+        self._running["The model"] = psutil.Process(process.pid), path
+        address = json.loads(line)
+        return {"base_url": address["url"], "name": address["model"]}
+
+    async def _start_agent(self, synapse: Synapse) -> Agent:
+        with self._step("Agent's Matrix client"):
+            password = secrets.token_urlsafe(9)
+            user_id = await synapse.register("agent", password, displayname="Agent")
+            agent = Agent(synapse.url, user_id, password, self._folder("agent"))
+            await self._parts.enter_async_context(agent)
+        return agent
+
+    async def _start_bot(self, synapse: Synapse, backend: JSON) -> Bot:
+        with self._step("Bot"):
+            password = secrets.token_urlsafe()
+            user_id = await synapse.register("assistant", password, displayname="Assistant IA")
+            account = {"homeserver": synapse.url, "user_id": user_id, "password": password}
+            sections: JSON = {"matrix": account, "model": _SETTINGS | backend, "language": "en"}
+            bot = Bot(self._folder("bot"), user_id, **sections)
+            self._parts.push_async_callback(bot.stop)  # also where its start is interrupted
+            await bot.start()
+            self._running["The bot"] = psutil.Process(bot.pid), bot.log
+        return bot
+
+    def _folder(self, name: str) -> Path:
+        folder = self._directory / name
+        folder.mkdir()
+        return folder
+
+    @contextmanager
+    def _step(self, description: str) -> Iterator[None]:
+        """Show the block as one step, which failed where it does."""
+        task = self._progress.add_task(description, total=1)
+        try:
+            yield
+        except _FORESEEN as error:
+            raise Failed(f"{description}: {error or 'not done in time'}") from error
+        self._progress.update(task, completed=1)
+        self._progress.stop_task(task)
+
+
+@contextmanager
+def _explained(bot: Bot) -> Iterator[None]:
+    """Turn what ends a conversation too early into Failed, with what the bot has to say."""
+    try:
+        yield
+    except _FORESEEN as error:
+        raise Failed(f"{error}\nThe bot's log:\n{_tail(bot.log)}") from error
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()  # there is nothing that it could lose
+    await process.wait()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
