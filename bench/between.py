@@ -1,0 +1,139 @@
+"""What stands between the clients and their servers, and notes when: proxies and the model.
+
+As a program it serves so many clients of one homeserver until its stdin closes, at the addresses
+that it prints as one line of JSON. A process of its own: nothing but their traffic shall delay
+its clock.
+"""
+
+import asyncio
+import re
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import Self
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from yarl import URL
+
+from tests.stand.model import Answer, ScriptedModel
+
+_EVENT_ID = re.compile(rb'"event_id":"([^"]+)"')
+_FORWARDED = ("Authorization", "Content-Type")
+_LONGEST_BODY = 1 << 26
+
+# The first has no end of a sentence before its end: one event. The second is 100 words at the
+# pace of a model; its first word is a sentence: it is to be shown at once.
+ANSWERS = {
+    "short": Answer(text="This is one short sentence without another."),
+    "streamed": Answer(
+        text=" ".join(["Noted.", *["Here stands one more sentence of exactly nine words."] * 11]),
+        tokens_per_second=40,
+    ),
+}
+
+
+class Addresses(msgspec.Struct):
+    """Where a proxy for each client, and the model, listen."""
+
+    proxies: list[str]
+    model: str
+
+
+class Request(msgspec.Struct):
+    """One request to the homeserver; times are `time.monotonic()`.
+
+    Attributes:
+        began: when its body was there.
+        ended: when its answer was there, before it was passed on.
+    """
+
+    method: str
+    path: str
+    status: int
+    began: float
+    ended: float
+
+
+class Notes(msgspec.Struct):
+    """What one client's proxy saw.
+
+    Attributes:
+        synced: when the first /sync answer that holds an event was passed on, by event id. The
+            clock is read before the answer is written: what comes after is the client's time.
+        requests: every one that was answered.
+    """
+
+    synced: dict[str, float]
+    requests: list[Request]
+
+
+class Proxy:
+    """Passes one client's requests on to the homeserver, each answer whole."""
+
+    def __init__(self, homeserver: str) -> None:
+        self._homeserver = homeserver
+        self._notes = Notes({}, [])
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession()
+        app = web.Application(client_max_size=_LONGEST_BODY)
+        app.router.add_get("/notes", self._tell)
+        app.router.add_route("*", "/_matrix/{path:.*}", self._forward)
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+        await self._http.close()
+
+    async def _forward(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        began = time.monotonic()
+        async with self._http.request(
+            request.method,
+            URL(f"{self._homeserver}{request.raw_path}", encoded=True),
+            data=data,
+            headers={key: request.headers[key] for key in _FORWARDED if key in request.headers},
+        ) as answer:
+            body = await answer.read()
+        response = web.Response(
+            status=answer.status,
+            body=body,
+            headers={"Content-Type": answer.headers["Content-Type"]},
+        )
+        ended = time.monotonic()
+        await response.prepare(request)
+        await response.write_eof()
+        self._notes.requests.append(
+            Request(request.method, request.path, answer.status, began, ended)
+        )
+        if request.path.endswith("/sync"):
+            for event_id in _EVENT_ID.findall(body):
+                self._notes.synced.setdefault(event_id.decode(), ended)
+        return response
+
+    async def _tell(self, _: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self._notes), content_type="application/json")
+
+
+async def main(homeserver: str, clients: str) -> None:
+    """Serve until stdin closes."""
+    async with AsyncExitStack() as parts:
+        model = await parts.enter_async_context(ScriptedModel())
+        for word, answer in ANSWERS.items():
+            model.when(word, answer)
+        proxies = [await parts.enter_async_context(Proxy(homeserver)) for _ in range(int(clients))]
+        addresses = Addresses([proxy.url for proxy in proxies], model.url)
+        print(msgspec.json.encode(addresses).decode(), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
