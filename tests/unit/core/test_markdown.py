@@ -56,13 +56,13 @@ class Page(HTMLParser):
             self._open.append(tag)
             self.depth = max(self.depth, len(self._open))
         if tag == "a":
-            self._link = (str(dict(attrs)["href"]), len(self.text))
+            self._link = (dict(attrs).get("href") or "", len(self.text))
 
     @override
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
-        if tag == "a":
-            href, start = self._link
+        href, start = self._link
+        if tag == "a" and href:
             self.links.append((href, self.text[start:]))
 
     @override
@@ -247,6 +247,10 @@ def test_what_may_not_be_a_link_is_its_words(url: str) -> None:
     assert render(f"[un mot](<{url}>)").formatted_body == "<p>un mot</p>"
     assert render(f"[un mot][r]\n\n[r]: <{url}>").body == "un mot"
     assert "<a" not in html(f"<{url}>")
+
+
+def test_a_host_that_cannot_be_is_linked_nowhere() -> None:
+    assert Page(html("[un mot](https://1.2.3.4.5/)")).links == []
 
 
 def test_ids_in_the_text_are_text() -> None:
