@@ -185,20 +185,21 @@ def _as_list(rows: list[list[list[Token]]]) -> Iterator[Token]:
     """Write each row as an item "Name: value; Name: value", without the empty cells.
 
     The names are an item of their own instead where there is nothing to name yet, or where
-    repeating them would fill the message.
+    repeating them would fill the message; empty cells are dashes then.
     """
     names = [words(cell).strip() for cell in rows[0]]
-    if 0 < (len(rows) - 1) * sum(map(len, names)) <= _REPEATED_NAMES:
-        rows = rows[1:]
-    else:
-        names = [""] * len(names)
+    named = 0 < (len(rows) - 1) * sum(map(len, names)) <= _REPEATED_NAMES
     yield Token("bullet_list_open", "ul", 1, block=True)
-    for row in rows:
+    for row in rows[1:] if named else rows:
+        filled = [bool(words(cell).strip()) for cell in row]
+        if not any(filled):
+            continue
         children: list[Token] = []
-        for name, cell in zip(names, row, strict=True):
-            if words(cell).strip():
+        for name, cell, full in zip(names, row, filled, strict=True):
+            if full or not named:
                 children += [_text("; ")] if children else []
-                children += [*_strong(name), _text(": "), *cell] if name else cell
+                children += [*_strong(name), _text(": ")] if name and named else []
+                children += cell if full else [_text("-")]
         yield Token("list_item_open", "li", 1, block=True)
         yield Token("paragraph_open", "p", 1, hidden=True, block=True)
         yield Token("inline", "", 0, children=children)

@@ -115,13 +115,18 @@ def decide(event: Event, room: Room, policy: Policy) -> Intent:
             assert_never(event)
 
 
+def is_command(body: str) -> bool:
+    """Tell whether the text is for the bot itself, and no part of what the model is asked."""
+    return body.strip().lower() in _HELP
+
+
 def _decide_message(message: Message, room: Room, policy: Policy) -> Intent:
     reason = _no_prompt(message, room, policy)
     if reason is not None:
         return Ignore(reason)
     if message.msgtype not in _TEXT:
         return Explain(message, "unreadable message")
-    if message.body.strip().lower() in _HELP:
+    if is_command(message.body):
         return Explain(message, "help")
     return Answer(message)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bot.core.events import EventId, Message, Turn
+from bot.core.routing import is_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,13 @@ class Said:
 
 
 def build_turns(system_prompt: str, said: Iterable[Said], prompt: Message) -> Sequence[Turn]:
-    """Return system prompt, earlier turns in order, and the prompt as the last turn."""
+    """Return system prompt, earlier turns in order, and the prompt as the last turn.
+
+    What was said to the bot itself, and what is empty, is no turn.
+    """
     earlier = [
-        Turn("assistant" if one.mine else "user", one.body) for one in said if one.body.strip()
+        Turn("assistant" if one.mine else "user", one.body)
+        for one in said
+        if one.body.strip() and not is_command(one.body)
     ]
     return [Turn("system", system_prompt), *earlier, Turn("user", prompt.body)]

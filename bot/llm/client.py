@@ -67,6 +67,7 @@ class OpenAIModel:
         """
         self._secrets = (api_key,) if api_key else ()
         self._model = model
+        self._connect_timeout = connect_timeout
         self._temperature = openai.omit if temperature is None else temperature
         self._max_tokens = openai.omit if max_tokens is None else max_tokens
         self._client = openai.AsyncOpenAI(
@@ -119,7 +120,8 @@ class OpenAIModel:
         """
         quote = partial(_quote, secrets=self._secrets)
         with _completion_errors(CompletionStream(quote), quote), suppress(openai.NotFoundError):
-            await self._client.get("/models", cast_to=httpx2.Response)
+            quick = self._client.with_options(timeout=self._connect_timeout)
+            await quick.get("/models", cast_to=httpx2.Response)
 
     async def close(self) -> None:
         """Close every connection."""

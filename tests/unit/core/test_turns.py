@@ -8,6 +8,7 @@ def test_the_request_is_system_prompt_then_earlier_turns_then_the_prompt() -> No
         Said(EventId("$1"), "Quelle heure ?", mine=False),
         Said(EventId("$2"), "Midi.", mine=True),
         Said(EventId("$3"), " ", mine=True),
+        Said(EventId("$4"), "!aide", mine=False),
     ]
 
     turns = build_turns("Sobre.", said, message("Et demain ?"))
