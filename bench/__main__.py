@@ -14,6 +14,7 @@ from bench.figures import DRIFT_LIMIT, figures, table_of_figures, table_of_reque
 from bench.rig import start
 
 _WARM_UP = 2
+_FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
 _PACKAGES = ("matrix-nio", "openai", "aiohttp", "matrix-synapse")
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="short replies of each client")
     parser.add_argument("--streamed", type=int, default=10, help="streamed replies of each client")
     arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.streamed) < _FEWEST:
+        parser.error(f"fewer than {_FEWEST} rounds make no figure")
     asyncio.run(bench(arguments.rounds, arguments.streamed))
 
 

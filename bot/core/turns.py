@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bot.core.events import EventId, Message, Turn
 from bot.core.routing import is_command
+from bot.core.visible import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,12 @@ class Said:
 def build_turns(system_prompt: str, said: Iterable[Said], prompt: Message) -> Sequence[Turn]:
     """Return system prompt, earlier turns in order, and the prompt as the last turn.
 
-    What was said to the bot itself, and what is empty, is no turn.
+    What was said to the bot itself, and what is empty, is no turn; what nobody sees is no part of
+    one (smuggled instructions).
     """
     earlier = [
-        Turn("assistant" if one.mine else "user", one.body)
+        Turn("assistant" if one.mine else "user", visible(one.body))
         for one in said
         if one.body.strip() and not is_command(one.body)
     ]
-    return [Turn("system", system_prompt), *earlier, Turn("user", prompt.body)]
+    return [Turn("system", system_prompt), *earlier, Turn("user", visible(prompt.body))]

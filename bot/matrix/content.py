@@ -43,15 +43,14 @@ def _notice(notice: Notice) -> dict[str, Any]:
 
 def _reply(reply: Reply) -> dict[str, Any]:
     rendered = render(reply.part)
+    added = reply.part.opening.split("\n")[:1] if reply.part.opening else []  # its number
     if reply.added:
         below = [render(line) for line in reply.added]
         rendered = Rendered(
             "\n\n".join([rendered.body, *(one.body for one in below)]).strip(),
             rendered.formatted_body + "".join(one.formatted_body for one in below),
         )
-        added = [line for one in below for line in one.body.split("\n")]
-    else:
-        added = []
+        added += [line for one in below for line in one.body.split("\n")]
     return _text("m.text", rendered) | {
         MARKER: {"model": reply.model, "prompt": reply.prompt.event_id, "added": added}
     }

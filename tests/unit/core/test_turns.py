@@ -11,7 +11,7 @@ def test_the_request_is_system_prompt_then_earlier_turns_then_the_prompt() -> No
         Said(EventId("$4"), "!aide", mine=False),
     ]
 
-    turns = build_turns("Sobre.", said, message("Et demain ?"))
+    turns = build_turns("Sobre.", said, message("Et \U000e0041demain\u202e ?"))
 
     assert turns == [
         Turn("system", "Sobre."),

@@ -69,6 +69,13 @@ def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
     assert content[MARKER]["added"] == ["Coupé."]
 
 
+def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:
+    content = build(Reply(PROMPT, Part("suite", "(2)\n\n"), "small"), PROMPT.event_id)
+
+    assert content["body"] == "(2)\n\nsuite"
+    assert content[MARKER]["added"] == ["(2)"]
+
+
 def test_a_notice_names_what_it_answers() -> None:
     content = build(Notice("Non.", PROMPT))
 

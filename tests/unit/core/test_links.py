@@ -1,0 +1,105 @@
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from bot.core.markdown import render
+
+HREF = re.compile(r'href="([^"]*)"')
+
+
+def html(source: str) -> str:
+    return render(source).formatted_body
+
+
+def body(source: str) -> str:
+    return render(source).body
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "shown_in_body"),
+    [
+        (
+            "[la note](https://x.gouv.fr/a?b=c&d#e)",
+            '<a href="https://x.gouv.fr/a?b=c&amp;d#e">la note</a> (x.gouv.fr)',
+            "la note (https://x.gouv.fr/a?b=c&d#e)",
+        ),
+        (
+            "[n][r]\n\n[r]: HTTPS://X.gouv.fr:8443/A 'titre'",
+            '<a href="https://x.gouv.fr:8443/A">n</a> (x.gouv.fr:8443)',
+            "n (https://x.gouv.fr:8443/A)",
+        ),
+        (
+            "<https://x.gouv.fr/é>",
+            '<a href="https://x.gouv.fr/%C3%A9">https://x.gouv.fr/é</a>',
+            "https://x.gouv.fr/é",
+        ),
+        (
+            "[x.gouv.fr](https://x.gouv.fr/a)",
+            '<a href="https://x.gouv.fr/a">x.gouv.fr</a>',
+            "x.gouv.fr (https://x.gouv.fr/a)",
+        ),
+        ("[](https://x.fr/a)", '<a href="https://x.fr/a">x.fr</a>', "https://x.fr/a"),
+        ("[![](i)](https://x.fr/a)", '<a href="https://x.fr/a">x.fr</a>', "https://x.fr/a"),
+        ("<a@b.fr>", '<a href="mailto:a@b.fr">a@b.fr</a>', "a@b.fr"),
+        (
+            "[moi](mailto:a@b.fr?bcc=x@evil.test)",
+            '<a href="mailto:a@b.fr">moi</a> (a@b.fr)',
+            "moi (a@b.fr)",
+        ),
+    ],
+)
+def test_a_link_shows_where_it_leads(source: str, link: str, shown_in_body: str) -> None:
+    assert html(source) == f"<p>{link}</p>"
+    assert body(source) == shown_in_body
+
+
+@pytest.mark.parametrize(
+    ("source", "host"),
+    [
+        ("[https://gouv.fr](https://evil.test/gouv.fr)", "evil.test"),
+        ("[gouv.fr (evil.test)](https://evil.test)", "evil.test"),
+        ("[a](https://gouv.fr@evil.test/)", "evil.test"),
+        ("<https://gouv.fr@evil.test/>", "evil.test"),
+        ("[gouv.fr](https://gouv.fr:x@b@evil.test)", "evil.test"),
+        ("[gouv.fr](https://gouv.fr%2f@evil.test)", "evil.test"),
+        ("[gouv.fr](<https://gouv.fr\\\\@evil.test>)", "evil.test"),
+        ("<https://g\u043euv.fr>", "xn--guv-sed.fr"),  # Cyrillic
+        ("[https://g\u043euv.fr](https://g\u043euv.fr)", "xn--guv-sed.fr"),
+        ("[a](https://gouv\u3002fr.evil.test)", "gouv.fr.evil.test"),
+        ("[gouv.fr&#x200b;](https://evil.test)", "evil.test"),
+        ("[&#x202e;tset.live](https://evil.test)", "evil.test"),
+    ],
+)
+def test_a_link_cannot_hide_its_host(source: str, host: str) -> None:
+    rendered = render(source)
+    assert [urlsplit(href).netloc for href in HREF.findall(rendered.formatted_body)] == [host]
+    assert rendered.formatted_body.endswith(f"</a> ({host})</p>")
+    assert f" (https://{host}" in rendered.body
+    assert rendered.body.isprintable()
+
+
+NO_LINKS = ["javascript:alert(1)", "JaVaScRiPt:x", "java&#10;script:x", "vbscript:x", "data:,x"]
+NO_LINKS += ["magnet:?xt=x", "file:///etc/passwd", "tel:1", "mxc://b.fr/a", "matrix:u/a:b.fr"]
+NO_LINKS += ["//evil.test", "/a", "a", "#a", "https:evil.test", "https:/evil.test", "https://"]
+NO_LINKS += ["https://[::1]/", "http://a%2eb", "https://gouv.fr&#9;.evil.test", "http://a b"]
+NO_LINKS += ["mailto:", "mailto:a@b.fr,c@d.fr", "mailto:a@b.fr;c@d.fr"]
+PERMALINKS = ["https://matrix.to/#/@a:b.fr", "HTTPS://Matrix.To/#/%40a:b.fr"]
+PERMALINKS += ["http://matrix.to./#/@a:b.fr", "https://matrix.to:443/#/@a:b.fr"]
+PERMALINKS += ["https://x@matrix.to/#/!r:b.fr", "https://tchap.gouv.fr/#/user/@a:b.fr"]
+PERMALINKS += ["https://tchap.gouv.fr/%23/user/@a:b.fr", "https://app.element.io/#/room/!r:b.fr"]
+
+
+@pytest.mark.parametrize("url", NO_LINKS + PERMALINKS)
+def test_what_may_not_be_a_link_is_its_words(url: str) -> None:
+    assert render(f"[un mot](<{url}>)").formatted_body == "<p>un mot</p>"
+    assert render(f"[un mot][r]\n\n[r]: <{url}>").body == "un mot"
+    assert "<a" not in html(f"<{url}>")
+
+
+def test_a_host_that_cannot_be_is_linked_nowhere() -> None:
+    assert HREF.findall(html("[un mot](https://1.2.3.4.5/)")) == []
+
+
+def test_ids_in_the_text_are_text() -> None:
+    assert html("@room demande à @a:b.fr") == "<p>@room demande à @a:b.fr</p>"
