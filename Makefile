@@ -18,7 +18,7 @@ demo: $(VENV)/.dev $(VENV)/.model
 	@$(BIN)/python -m tests.stand.demo
 
 test: $(VENV)/.dev $(VENV)/.node
-	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

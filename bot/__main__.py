@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -42,6 +43,8 @@ def run(
         asyncio.run(importlib.import_module("bot.app").run(settings))
     except* BotError as group:
         failure = _first(group)
+    except* Exception as group:  # noqa: BLE001  # its values may be text of a conversation
+        failure = _first(group)
     if failure is not None:
         _fail(failure)
 
@@ -52,16 +55,21 @@ def show_version() -> None:
     typer.echo(version("assistant-tchap"))
 
 
-def _first(group: BaseExceptionGroup[BotError]) -> BotError:
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     """Return the first error of the group: tasks that fall together have one cause."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _fail(error: BotError) -> NoReturn:
+def _fail(error: Exception) -> NoReturn:
     """Say what is wrong and what to do, and exit: 2 for the configuration, 1 for the rest."""
-    advice = _ADVICE.get(type(error))
-    typer.echo(f"assistant-tchap: {error}{f'; {advice}' if advice else ''}", err=True)
+    if isinstance(error, BotError):
+        advice = _ADVICE.get(type(error))
+        said = f"{error}{f'; {advice}' if advice else ''}"
+    else:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        said = f"stopped by a bug, {type(error).__name__}; please report these lines:\n{frames}"
+    typer.echo(f"assistant-tchap: {said}", err=True)
     raise SystemExit(2 if isinstance(error, ConfigError) else 1)
 
 

@@ -19,6 +19,8 @@ from bot.replying import Pace, Replying
 from bot.storage.store import SqlStore
 from bot.texts import Texts
 
+_DRAIN_SECONDS = 8.0  # what Docker leaves before it kills, less a little
+
 log = structlog.get_logger()
 
 
@@ -40,6 +42,21 @@ async def run(config: Config) -> None:
     Raises:
         BotError: what stopped it, in a sentence for the operator.
     """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    work, told = loop.create_task(_run(config)), loop.create_task(stop.wait())
+    await asyncio.wait([work, told], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not work.done():
+        work.cancel()
+        await asyncio.wait([work], timeout=_DRAIN_SECONDS)
+        log.info("stopped", drained=work.done())
+    if work.done() and not work.cancelled():
+        work.result()
+
+
+async def _run(config: Config) -> None:
     directory = _private(config.storage.directory)
     async with AsyncExitStack() as parts:
         store = await SqlStore.open(directory / "ledger.db", config.matrix.user_id)
@@ -61,18 +78,7 @@ async def run(config: Config) -> None:
         policy = Policy(config.matrix.user_id, config.matrix.allowed_servers)
         assistant = Assistant(matrix, model, store, replying, policy, config.model.system_prompt)
         log.info("started", user_id=matrix.user_id, device_id=matrix.device_id)
-        await _until_signalled(assistant)
-
-
-async def _until_signalled(assistant: Assistant) -> None:
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(assistant.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        log.info("stopped")
+        await assistant.run()
 
 
 async def _check(model: OpenAIModel) -> None:

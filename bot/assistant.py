@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from bot.core.events import Conversation, Event, EventId, Invite, Joined, Message, Pending, RoomId
+from bot.core.events import Conversation, Event, EventId, Message, Pending, RoomId
 from bot.core.replies import Notice, transaction_id
 from bot.core.routing import (
     Accept,
@@ -27,6 +27,9 @@ from bot.lanes import Lanes
 from bot.ports import Clock, Matrix, Model, Store
 from bot.replying import Replying
 from bot.texts import Texts
+
+_PATIENCE = 600.0  # seconds for which one request is tried, but for a reply's own
+_PATIENCE_AT_START = 30.0  # while everything that is new waits
 
 log = structlog.get_logger()
 
@@ -59,11 +62,35 @@ class Assistant:
         async with asyncio.TaskGroup() as tasks:
             async for batch in self._matrix.batches(await self._store.sync_token()):
                 for left in unfinished:
-                    tasks.create_task(self._resume(left))
+                    event = await self._again(left)
+                    if event is not None:
+                        tasks.create_task(self._handle(event))
                 unfinished = ()
                 asking = tuple(event for event in batch.events if self._asks(event))
                 for event in await self._store.admit(replace(batch, events=asking)):
                     tasks.create_task(self._handle(event))
+
+    async def _again(self, left: Event | Pending) -> Event | None:
+        """Read again what an earlier process admitted, before anything newer is heard.
+
+        A message that is gone is finished; one that cannot be read now waits for the next start.
+        """
+        if not isinstance(left, Pending):
+            return left
+        ids = {"event_id": left.event_id, "room_id": left.room_id}
+        try:
+            message = await insist(
+                self._clock,
+                lambda: self._matrix.fetch(left.room_id, left.event_id),
+                within=_PATIENCE_AT_START,
+            )
+        except MatrixError as error:
+            log.warning("message not read", reason=str(error), **ids)
+            return None
+        if message is None:
+            log.warning("message gone", **ids)
+            await self._store.finish(left.event_id)
+        return message
 
     def _asks(self, event: Event) -> bool:
         """Tell whether anything is to be done about the event; if not, the ledger is spared it."""
@@ -77,38 +104,29 @@ class Assistant:
     def _decide(self, event: Event) -> Intent:
         return decide(event, self._matrix.room(event.room_id), self._policy)
 
-    async def _resume(self, left: Invite | Joined | Pending) -> None:
-        """Take up what an earlier process admitted; a message is read again from its room."""
-        if not isinstance(left, Pending):
-            await self._handle(left)
-            return
-        message = await insist(
-            self._clock, lambda: self._matrix.fetch(left.room_id, left.event_id)
-        )
-        if message is None:
-            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
-            await self._store.finish(left.event_id)
-        else:
-            await self._handle(message)
-
     async def _handle(self, event: Event) -> None:
-        """Do what `event` asks for; this is the one place where errors end."""
+        """Do what `event` asks for, and note that it is done."""
         with structlog.contextvars.bound_contextvars(
             event_id=event.event_id, room_id=event.room_id
         ):
-            intent = self._decide(event)
-            log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
-            try:
-                await self._perform(intent)
-            except (StoreError, LoggedOut, AccountExpired):
-                raise  # the ledger or the login is gone: the process ends, and nothing is lost
-            except MatrixError as error:
-                log.warning("refused by the homeserver", reason=str(error))
-            except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
-                frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
-                log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
-                await self._apologise(event)
+            await self._do(event)
             await self._store.finish(event.event_id)
+
+    async def _do(self, event: Event) -> None:
+        """Decide and perform; this is the one place where errors end."""
+        intent = self._decide(event)
+        log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
+        try:
+            await self._perform(intent)
+        except (StoreError, LoggedOut, AccountExpired):
+            raise  # the ledger or the login is gone: the process ends, and nothing is lost
+        except MatrixError as error:
+            log.warning("refused by the homeserver", reason=str(error))
+            await self._apologise(event)
+        except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
+            frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
+            log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
+            await self._apologise(event)
 
     async def _perform(self, intent: Intent) -> None:
         match intent:
@@ -121,19 +139,23 @@ class Assistant:
             case Welcome(room_id, event_id, key):
                 await self._welcome(room_id, event_id, key)
             case Accept(invite):
-                await insist(self._clock, lambda: self._matrix.join(invite))
+                await insist(self._clock, lambda: self._matrix.join(invite), within=_PATIENCE)
             case Decline(room_id, key):
                 reason = self._texts(key)
-                await insist(self._clock, lambda: self._matrix.leave(room_id, reason))
+                await insist(
+                    self._clock, lambda: self._matrix.leave(room_id, reason), within=_PATIENCE
+                )
             case Leave(room_id):
-                await insist(self._clock, lambda: self._matrix.leave(room_id))
+                await insist(self._clock, lambda: self._matrix.leave(room_id), within=_PATIENCE)
             case Ignore(reason):  # since it was admitted, the room or the policy has changed
                 log.info("ignored", reason=reason)
 
     async def _answer(self, prompt: Message) -> None:
         """Stream the completion into one reply by editing it."""
         async with self._matrix.attention(prompt), self._lanes.of(prompt.conversation):
-            said = await insist(self._clock, lambda: self._matrix.history(prompt))
+            said = await insist(
+                self._clock, lambda: self._matrix.history(prompt), within=_PATIENCE
+            )
             turns = build_turns(self._system_prompt, said, prompt)
             await self._replying.stream(prompt, self._model.stream(turns))
 
@@ -143,11 +165,22 @@ class Assistant:
             await self._say(Notice(self._texts(key)), room_id, event_id)
 
     async def _apologise(self, event: Event) -> None:
-        if isinstance(event, Message):
+        """Tell the person that there is no answer, if the room still takes a word of the bot."""
+        if not isinstance(event, Message):
+            return
+        try:
             notice = Notice(self._texts("bug"), event)
             await self._say(notice, event.room_id, event.event_id)
+        except (StoreError, LoggedOut, AccountExpired):
+            raise
+        except Exception as error:  # noqa: BLE001  # what failed once may well fail here again
+            log.warning("no apology", kind=type(error).__name__)
 
     async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
         """Send one notice, once, however often it is tried."""
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
-        await insist(self._clock, lambda: self._matrix.send(room_id, notice, transaction))
+        await insist(
+            self._clock,
+            lambda: self._matrix.send(room_id, notice, transaction),
+            within=_PATIENCE,
+        )

@@ -5,6 +5,7 @@ BotError
 ├── StoreError                the ledger cannot be opened, read or written
 ├── MatrixError               the homeserver or the account
 │   ├── HomeserverUnreachable   no connection, or a 5xx: worth another try
+│   │   └── NotMatrix             an answer that is not Matrix, as a proxy's page is
 │   ├── RateLimited             429, with the wait the homeserver asked for
 │   ├── Forbidden               the homeserver refuses this one request for good
 │   ├── LoggedOut               the access token is no longer valid
@@ -39,6 +40,10 @@ class MatrixError(BotError):
 
 class HomeserverUnreachable(MatrixError):
     """No connection, or a 5xx: worth another try."""
+
+
+class NotMatrix(HomeserverUnreachable):
+    """An answer that is not Matrix, as a proxy's page is."""
 
 
 class RateLimited(MatrixError):

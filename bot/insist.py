@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import structlog
 
-from bot.errors import HomeserverUnreachable, LoggedOut, RateLimited
+from bot.errors import HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.ports import Clock
 
 T = TypeVar("T")
 
-_LONGEST_WAIT = 60.0  # seconds
+_SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
 
 log = structlog.get_logger()
 
@@ -22,24 +22,40 @@ def backoff(failures: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries, guards no secret
 
 
-async def insist(clock: Clock, request: Callable[[], Awaitable[T]]) -> T:
+def pause(error: MatrixError, failures: int) -> float:
+    """Return the seconds after which to try again; raise `error` where that cannot help."""
+    match error:
+        case RateLimited():
+            return max(error.retry_after, _SHORTEST_WAIT)
+        case HomeserverUnreachable():
+            return backoff(failures)
+        case LoggedOut(soft=True):  # the sync loop renews the login meanwhile
+            return backoff(failures)
+        case _:
+            raise error
+
+
+async def insist(
+    clock: Clock, request: Callable[[], Awaitable[T]], *, within: float | None = None
+) -> T:
     """Await `request()` again and again while the homeserver is away, busy, or logs us in anew.
 
+    Args:
+        clock: what the waits are measured by.
+        request: makes a new awaitable for each try.
+        within: seconds after which the last error is raised; None for never.
+
     Raises:
-        MatrixError: another one, which no second try would change.
+        MatrixError: one that no second try would change, or the last one.
     """
-    failures = 0
+    failures, begun = 0, clock.monotonic()
     while True:
         try:
             return await request()
-        except RateLimited as error:
-            wait = error.retry_after
-        except HomeserverUnreachable as error:
-            wait = backoff(failures)
-            log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
-        except LoggedOut as error:
-            if not error.soft:
+        except MatrixError as error:
+            wait = pause(error, failures)
+            if within is not None and clock.monotonic() + wait - begun > within:
                 raise
-            wait = backoff(failures)  # the sync loop renews the login meanwhile
+            log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1
         await clock.sleep(wait)

@@ -12,6 +12,7 @@ from bot.core.events import (
     EventId,
     Invite,
     Joined,
+    Left,
     Message,
     Pending,
     Room,
@@ -32,7 +33,7 @@ class Matrix(Protocol):
     `room` answers from what the syncs so far have told.
     `fetch` reads one event again, None where it is gone, no prompt, or cannot be decrypted.
     `history` returns what was said before the prompt in its conversation, oldest first.
-    `attention` sends the read receipt and shows "typing…" while its block runs; it never raises.
+    `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
     `send` encrypts where the room is encrypted; the same transaction id never makes two events.
     """
 
@@ -95,7 +96,7 @@ class Store(Protocol):
 
     async def admit(self, batch: Batch) -> Sequence[Event]: ...
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Pending]: ...
+    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending]: ...
 
     async def claim(self, prompt: EventId) -> Claim: ...
 

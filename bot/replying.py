@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import structlog
 
 from bot.core.draft import Draft
-from bot.core.events import Delta, EventId, Message
+from bot.core.events import Delta, EventId, Message, Usage
+from bot.core.markdown import Part
 from bot.core.replies import Edit, Notice, Outgoing, Reply, transaction_id
 from bot.core.split import split
-from bot.errors import CompletionError, RateLimited
-from bot.insist import insist
+from bot.errors import CompletionError, MatrixError
+from bot.insist import insist, pause
 from bot.ports import Claim, Clock, Matrix, Store
 from bot.texts import Texts
 
@@ -74,7 +75,9 @@ class _Growing:
         self._events = list(claim.event_ids)  # the reply's messages, by part
         self._standing: dict[int, Reply] = {}  # what this process put into each
         self._edits = 0
+        self._refused = 0  # edits in a row
         self._added: tuple[str, ...] = ()
+        self._usage: Usage | None = None
         self._over = False
         self._changed = asyncio.Event()
 
@@ -83,6 +86,7 @@ class _Growing:
         reason = None
         try:
             async for delta in deltas:
+                self._usage = delta.usage or self._usage
                 self._draft.add(delta.text, self._to.clock.monotonic())
                 reason = delta.finish_reason or reason
                 self._changed.set()
@@ -127,10 +131,13 @@ class _Growing:
         reply = Reply(self._prompt, growing, self._to.model)
         try:
             await self._put(len(full), reply, stage=f"edit:{self._edits}", insisting=False)
-        except RateLimited as error:
-            log.info("edit refused", retry_in=error.retry_after)
-            self._draft.postpone(self._to.clock.monotonic() + error.retry_after)
+        except MatrixError as error:
+            wait = pause(error, self._refused)
+            self._refused += 1
+            log.info("edit refused", reason=str(error), retry_in=round(wait, 1))
+            self._draft.postpone(self._to.clock.monotonic() + wait)
         else:
+            self._refused = 0
             self._draft.shown(text, self._to.clock.monotonic())
         self._edits += 1
 
@@ -144,7 +151,13 @@ class _Growing:
             added = self._added if number == len(parts) - 1 else ()
             reply = Reply(self._prompt, part, self._to.model, added)
             await self._put(number, reply, stage="final")
-        log.info("reply sent", parts=len(parts), edits=self._edits, characters=len(text))
+        void = Reply(self._prompt, Part(""), self._to.model, (self._to.texts("void"),))
+        for number in range(len(parts), len(self._events)):  # a longer text of an earlier process
+            await self._put(number, void, stage="final")
+        tokens = self._usage.completion_tokens if self._usage else None
+        log.info(
+            "reply sent", parts=len(parts), edits=self._edits, characters=len(text), tokens=tokens
+        )
 
     async def _put(self, number: int, reply: Reply, *, stage: str, insisting: bool = True) -> None:
         """Bring part `number` to `reply`: post it, edit it, or leave it where it is that already.

@@ -170,19 +170,17 @@ class FakeStore:
         new: list[Event] = []
         for event in batch.events:
             again = isinstance(event, Invite)
-            if isinstance(event, Left):
-                new.append(event)
-            elif event.event_id not in self.events or again:
+            if event.event_id not in self.events or again:
                 self.events[event.event_id] = event
                 self.finished.discard(event.event_id)
                 new.append(event)
         self.token = batch.next_batch
         return new
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Pending]:
+    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending]:
         left = [one for key, one in self.events.items() if key not in self.finished]
         return [
-            one if isinstance(one, Invite | Joined) else Pending(one.event_id, one.room_id)
+            one if isinstance(one, Invite | Joined | Left) else Pending(one.event_id, one.room_id)
             for one in left
         ]
 

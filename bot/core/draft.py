@@ -14,22 +14,33 @@ class Draft:
     """
 
     def __init__(self, *, first_after: float, edit_interval: float) -> None:
-        self.text = ""
+        self._pieces: list[str] = []
+        self._length = 0
         self._first_after = first_after
         self._edit_interval = edit_interval
         self._started: float | None = None
         self._shown_at: float | None = None
-        self._shown = ""
+        self._shown_length = 0
+
+    @property
+    def text(self) -> str:
+        """The text so far, from its first visible character on."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
 
     def add(self, text: str, now: float) -> None:
         """Append `text`, which came at `now` (monotonic seconds)."""
-        self.text += text
-        if self._started is None and self.text.strip():
+        if self._started is None:
+            text = text.lstrip()
+            if not text:
+                return
             self._started = now
+        self._pieces.append(text)
+        self._length += len(text)
 
     def shown(self, text: str, now: float) -> None:
         """Note that `text` stands in the room since `now` (monotonic seconds)."""
-        self._shown = text
+        self._shown_length = len(text)
         self._shown_at = now
 
     def postpone(self, until: float) -> None:
@@ -38,7 +49,7 @@ class Draft:
 
     def due_at(self) -> float | None:
         """Return the monotonic time at which to show the text, None where nothing is new."""
-        if self._started is None or self.text == self._shown:
+        if self._started is None or self._length == self._shown_length:
             return None
         if self._shown_at is not None:
             return self._shown_at + self._edit_interval

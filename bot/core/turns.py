@@ -32,4 +32,5 @@ def build_turns(system_prompt: str, said: Iterable[Said], prompt: Message) -> Se
         for one in said
         if one.body.strip() and not is_command(one.body)
     ]
-    return [Turn("system", system_prompt), *earlier, Turn("user", visible(prompt.body))]
+    system = [Turn("system", system_prompt)] if system_prompt else []
+    return [*system, *earlier, Turn("user", visible(prompt.body))]

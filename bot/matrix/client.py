@@ -1,8 +1,9 @@
 """The Matrix port on matrix-nio: what the bot hears from and does to its rooms."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,7 @@ class NioMatrix:
         self._session = Session(account, directory)
         self._client = self._session.client
         self._rooms = Rooms(account.user_id)
+        self._typing: Counter[RoomId] = Counter()  # answers being written
         self.user_id: UserId = account.user_id
 
     @property
@@ -61,9 +63,14 @@ class NioMatrix:
 
     async def join(self, invite: Invite) -> None:
         """Join the room; remember a direct message in the account's `m.direct`."""
+        if invite.direct:  # before the sync that brings the room, and with it the first prompt
+            rooms = self._rooms.direct.setdefault(invite.sender, [])
+            if invite.room_id not in rooms:
+                rooms.append(invite.room_id)
         await call(nio.JoinResponse, to_the_end(self._client.join(invite.room_id)))
         if invite.direct:
-            await self._remember_direct(invite)
+            path = ["user", self.user_id, "account_data", "m.direct"]
+            await self._request("PUT", path, dict(self._rooms.direct))
 
     async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
         """Leave the room or decline its invitation; being out of it already is no error."""
@@ -95,9 +102,12 @@ class NioMatrix:
         typing = asyncio.get_running_loop().create_task(self._show_typing(message, over))
         try:
             yield
+        except asyncio.CancelledError:
+            typing.cancel()  # the notice ends by itself, and nobody waits for us any more
+            raise
         finally:
             over.set()
-            await typing
+            await asyncio.wait([typing])
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         """Send once, encrypted where the room is; the same id never makes two events."""
@@ -120,33 +130,29 @@ class NioMatrix:
         return event_id
 
     async def _show_typing(self, message: Message, over: asyncio.Event) -> None:
-        thread = message.thread_root or "main"
+        room_id, thread = message.room_id, message.thread_root or "main"
+        receipt = self._client.update_receipt_marker(room_id, message.event_id, thread_id=thread)
+        await self._courtesy(nio.UpdateReceiptMarkerResponse, receipt)
+        self._typing[room_id] += 1
         try:
-            await call(
-                nio.UpdateReceiptMarkerResponse,
-                self._client.update_receipt_marker(
-                    message.room_id, message.event_id, thread_id=thread
-                ),
-            )
             while not over.is_set():
-                await self._typing(message.room_id, on=True)
-                try:
+                typing = self._client.room_typing(room_id, typing_state=True, timeout=_TYPING_MS)
+                await self._courtesy(nio.RoomTypingResponse, typing)
+                with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), _TYPING_AGAIN_SECONDS)
-                except TimeoutError:
-                    continue
-            await self._typing(message.room_id, on=False)
-        except MatrixError as error:  # a courtesy: the answer goes on without it
-            log.info("typing not shown", room_id=message.room_id, reason=str(error))
+        finally:
+            self._typing[room_id] -= 1
+        if not self._typing[room_id]:  # the room has one notice for all that is being written
+            del self._typing[room_id]
+            typing = self._client.room_typing(room_id, typing_state=False)
+            await self._courtesy(nio.RoomTypingResponse, typing)
 
-    async def _typing(self, room_id: RoomId, *, on: bool) -> None:
-        await call(nio.RoomTypingResponse, self._client.room_typing(room_id, on, _TYPING_MS))
-
-    async def _remember_direct(self, invite: Invite) -> None:
-        rooms = self._rooms.direct.setdefault(invite.sender, [])
-        if invite.room_id not in rooms:
-            rooms.append(invite.room_id)
-        path = ["user", self.user_id, "account_data", "m.direct"]
-        await self._request("PUT", path, dict(self._rooms.direct))
+    async def _courtesy(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
+        """Make a request that the answer can do without."""
+        try:
+            await call(expected, request)
+        except MatrixError as error:
+            log.info("courtesy refused", request=expected.__name__, reason=str(error))
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
         """Make a request that nio has no method for, through nio's own connection."""

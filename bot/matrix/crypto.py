@@ -22,6 +22,7 @@ from bot.matrix.failures import call
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
 _BAD = (
     *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
+    RecursionError,  # JSON nested some thousand levels deep
     *(nio.EncryptionError, nio.exceptions.VerificationError),
 )
 

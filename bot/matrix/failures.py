@@ -14,6 +14,7 @@ from bot.errors import (
     HomeserverUnreachable,
     LoggedOut,
     MatrixError,
+    NotMatrix,
     RateLimited,
 )
 
@@ -34,7 +35,8 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
         reason = str(plain) or type(error).__name__
         raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
-    except nio.GroupEncryptionError as error:  # another send's share of the room's key has failed
+    except (nio.GroupEncryptionError, nio.SendRetryError, nio.MembersSyncError) as error:
+        # Another send has failed at what this one waited for: the room's members, or its key.
         raise HomeserverUnreachable(f"the room's key is not shared: {error}") from error
     except nio.ProtocolError as error:
         if "Not logged in" in str(error):  # nio forgets the token at a soft logout
@@ -56,8 +58,10 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
         return RateLimited(message, _DEFAULT_RETRY_AFTER if wait is None else wait / 1000)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return HomeserverUnreachable(message)
-    if code in {"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"}:
+    if code == "M_MISSING_TOKEN":  # nio forgets the token at a soft logout
+        return LoggedOut(message, soft=True)
+    if code == "M_UNKNOWN_TOKEN":
         return LoggedOut(message, soft=bool(response.soft_logout))
     if code == "ORG_MATRIX_EXPIRED_ACCOUNT":
         return AccountExpired(message)
-    return Forbidden(message) if code else MatrixError(f"{message}: this is no Matrix answer")
+    return Forbidden(message) if code else NotMatrix(f"{message}: this is no Matrix answer")

@@ -34,15 +34,16 @@ class Rooms:
     def room(self, room_id: RoomId) -> Room:
         """Tell whether the room is a direct message.
 
-        Tchap's `im.vector.room.access_rules` decides; where it is missing, `m.direct`, and only
-        while there are at most two members.
+        Tchap's `im.vector.room.access_rules` decides; where it is missing, `m.direct`. A third
+        member makes a salon of either.
         """
         rule = self._rules.get(room_id)
-        if rule is not None:
-            return Room(room_id, direct=rule == "direct")
-        listed = any(room_id in rooms for rooms in self.direct.values())
-        joined, invited = self._members.get(room_id, (0, 0))
-        return Room(room_id, direct=listed and joined + invited <= _DIRECT_MEMBERS)
+        direct = rule == "direct" or (
+            rule is None and any(room_id in rooms for rooms in self.direct.values())
+        )
+        return Room(
+            room_id, direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
+        )
 
     def latest(self, room_id: RoomId) -> EventId | None:
         """Return the last message event of the room, edits not counted."""

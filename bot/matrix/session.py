@@ -1,5 +1,6 @@
 """The bot's login: device id, access token and crypto store, which live and die together."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -16,7 +17,8 @@ from bot.errors import (
     Forbidden,
     HomeserverUnreachable,
     LoggedOut,
-    MatrixError,
+    NotMatrix,
+    RateLimited,
     StoreError,
 )
 from bot.matrix.crypto import SafeClient
@@ -173,23 +175,30 @@ class Session:
 
     async def _log_in(self, record: _Record) -> None:
         try:
-            answer = await call(
-                nio.LoginResponse,
-                self.client.login(self._account.password, self._account.device_name),
-            )
+            answer = await self._try_login()
         except Forbidden as error:
             raise ConfigError(
                 f"the homeserver refuses the login of {record.user_id}: check matrix.user_id and"
                 f" matrix.password ({error})"
             ) from error
-        except MatrixError as error:
-            if type(error) is MatrixError:
-                raise ConfigError(
-                    f"{self._account.homeserver} is no Matrix homeserver: check matrix.homeserver"
-                    f" ({error})"
-                ) from error
-            raise
+        except NotMatrix as error:
+            raise ConfigError(
+                f"{self._account.homeserver} is no Matrix homeserver: check matrix.homeserver"
+                f" ({error})"
+            ) from error
         self._write(replace(record, access_token=answer.access_token, complete=True))
+
+    async def _try_login(self) -> nio.LoginResponse:
+        """Log in, waiting as long as the homeserver asks for where there were too many logins."""
+        while True:
+            try:
+                return await call(
+                    nio.LoginResponse,
+                    self.client.login(self._account.password, self._account.device_name),
+                )
+            except RateLimited as error:
+                log.warning("login limited", retry_in=error.retry_after)
+                await asyncio.sleep(max(error.retry_after, 1.0))
 
     def _read(self) -> _Record | None:
         try:

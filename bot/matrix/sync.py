@@ -1,20 +1,22 @@
 """The sync loop: one response at a time, keys kept fresh, what passes waited out."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 
 import nio
 import structlog
 
 from bot.core.events import Batch
-from bot.errors import AccountExpired, LoggedOut, MatrixError, RateLimited
-from bot.insist import backoff
+from bot.errors import AccountExpired, BotError, LoggedOut, MatrixError, RateLimited
+from bot.insist import backoff, pause
 from bot.matrix.failures import call
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Session
 from bot.shield import to_the_end
 
 _LONG_POLL_MS = 30_000
+_TRIES = 3  # of a response that nio cannot take in
 _FIRST_SYNC_SECONDS = 600  # nio sets no limit of its own for a full state
 
 FILTER = {
@@ -46,25 +48,41 @@ async def batches(session: Session, rooms: Rooms, since: str | None) -> AsyncIte
         try:
             await session.renew()
             response = await _sync(session.client, token, first=first)
-        except RateLimited as error:
-            log.warning("sync limited", retry_in=error.retry_after)
-            await asyncio.sleep(error.retry_after)
-        except AccountExpired:
-            raise
-        except LoggedOut as error:
-            if not error.soft:
-                raise
-        except MatrixError as error:  # a proxy's page, too: no answer to /sync is for ever
-            wait = backoff(failures)
-            failures += 1
-            log.warning("sync failed", reason=str(error), retry_in=round(wait, 1))
-            await asyncio.sleep(wait)
-        else:
-            failures = 0
             await to_the_end(_keep_keys(session.client))
             events = rooms.hear(response, first=first, fresh=token is None)
-            token, first = response.next_batch, False
+        except MatrixError as error:
+            wait = _pause(error, failures)
+            log.warning("sync failed", reason=str(error), retry_in=round(wait, 1))
+        except BotError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one response must not stop all that follow
+            frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
+            log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
+            token = _after_bug(session.client, token, failures)
+            wait = backoff(failures)
+        else:
+            token, first, failures = response.next_batch, False, 0
             yield Batch(events, token)
+            continue
+        failures += 1
+        await asyncio.sleep(wait)
+
+
+def _pause(error: MatrixError, failures: int) -> float:
+    """Return the seconds until the next try: no refusal of /sync is for ever but the account's."""
+    if isinstance(error, RateLimited | LoggedOut | AccountExpired):
+        return pause(error, failures)
+    return backoff(failures)
+
+
+def _after_bug(client: nio.AsyncClient, token: str | None, failures: int) -> str | None:
+    """Return the token to go on from: the same one again, or past a response that always fails."""
+    reached = client.next_batch  # nio sets it before it takes the response in
+    if failures + 1 >= _TRIES:
+        log.error("sync response given up", token=reached)
+        return reached or token
+    client.next_batch = token or ""  # else nio would pass over the same response
+    return token
 
 
 async def _sync(client: nio.AsyncClient, token: str | None, *, first: bool) -> nio.SyncResponse:

@@ -1,6 +1,7 @@
 """The ledger on SQLAlchemy: what was heard, what was answered, and the sync token between."""
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import Connection, RowMapping, event, func, insert, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +25,7 @@ from bot.storage.tables import account, inbox, replies
 T = TypeVar("T")
 
 _BUSY_SECONDS = 30  # how long a writer waits for another one
+_TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
 
 
 def _engine(path: Path) -> AsyncEngine:
@@ -66,9 +69,9 @@ def _upgrade(connection: Connection) -> None:
 class SqlStore:
     """The `Store` port on one SQLite file. `synchronous=FULL`: what is committed stays."""
 
-    def __init__(self, engine: AsyncEngine, user_id: UserId) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._user_id = user_id
+        self._committed = -math.inf  # when the last token was, in the loop's time
 
     @classmethod
     async def open(cls, path: Path, user_id: UserId) -> Self:
@@ -81,7 +84,7 @@ class SqlStore:
             await to_the_end(asyncio.to_thread(_probe, path))
         except sqlite3.Error as error:
             raise StoreError(f"the ledger {path}: {error}") from error
-        store = cls(_engine(path), user_id)
+        store = cls(_engine(path))
         try:
             await store._transaction(_prepare, user_id)
         except StoreError:
@@ -103,24 +106,33 @@ class SqlStore:
         return await self._transaction(work)
 
     async def admit(self, batch: Batch) -> Sequence[Event]:
-        """Commit the batch's events and token; return the events not known before."""
+        """Commit the batch's events and token; return the events not known before.
+
+        The token of a batch without events may wait for one with, a few seconds at the most: who
+        starts from an older token hears again what asks for nothing.
+        """
+        now = asyncio.get_running_loop().time()
+        if not batch.events and now - self._committed < _TOKEN_SECONDS:
+            return ()
 
         async def work(connection: AsyncConnection) -> list[Event]:
             last = await connection.scalar(select(func.max(inbox.c.position))) or 0
             new = [
                 heard
                 for position, heard in enumerate(batch.events, last + 1)
-                if isinstance(heard, Left) or await _insert(connection, heard, position)
+                if await _insert(connection, heard, position)
             ]
             await connection.execute(update(account).values(sync_token=batch.next_batch))
             return new
 
-        return await self._transaction(work)
+        new = await self._transaction(work)
+        self._committed = now
+        return new
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Pending]:
+    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending]:
         """Return what was admitted and not finished, oldest first."""
 
-        async def work(connection: AsyncConnection) -> list[Invite | Joined | Pending]:
+        async def work(connection: AsyncConnection) -> list[Invite | Joined | Left | Pending]:
             rows = await connection.execute(
                 select(inbox).where(inbox.c.finished_at.is_(None)).order_by(inbox.c.position)
             )
@@ -184,7 +196,13 @@ class SqlStore:
 
 
 async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
-    await connection.run_sync(_upgrade)
+    try:
+        await connection.run_sync(_upgrade)
+    except CommandError as error:
+        raise StoreError(
+            f"the ledger was written by another version of the assistant ({error}): run that"
+            " version, or restore the ledger from a backup made before it"
+        ) from error
     owner = await connection.scalar(select(account.c.user_id))
     if owner is None:
         await connection.execute(insert(account).values(user_id=user_id))
@@ -218,11 +236,13 @@ async def _insert(connection: AsyncConnection, heard: Event, position: int) -> b
     return (await connection.execute(upsert)).rowcount == 1
 
 
-def _restore(row: RowMapping) -> Invite | Joined | Pending:
+def _restore(row: RowMapping) -> Invite | Joined | Left | Pending:
     event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
     match row["kind"]:
         case "invite":
             return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
+        case "left":
+            return Left(event_id, room_id, alone=True)  # no other is admitted
         case "joined":
             return Joined(event_id, room_id)
         case _:

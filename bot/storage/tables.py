@@ -26,7 +26,7 @@ inbox = Table(
     "inbox",
     metadata,
     Column("event_id", String, primary_key=True),
-    Column("position", Integer, nullable=False),  # in order of arrival
+    Column("position", Integer, nullable=False, index=True),  # in order of arrival
     Column("kind", String, nullable=False),  # invite, joined, message
     Column("room_id", String, nullable=False),
     Column("sender", String, nullable=True),  # of an invitation
@@ -35,7 +35,7 @@ inbox = Table(
     Column("admitted_at", DateTime, nullable=False, server_default=func.now()),
     Column("finished_at", DateTime, nullable=True),
 )
-Index("inbox_unfinished", inbox.c.position, sqlite_where=inbox.c.finished_at.is_(None))
+Index("ix_inbox_unfinished", inbox.c.position, sqlite_where=inbox.c.finished_at.is_(None))
 
 replies = Table(
     "replies",

@@ -59,11 +59,11 @@ class TestStore:
         assert list(await store.admit(Batch((invite(),), "s2"))) == [invite()]
         assert await store.unfinished() == [invite()]
 
-    async def test_a_departure_is_handed_on_and_not_kept(self, store: Store) -> None:
+    async def test_a_departure_is_remembered_until_it_is_acted_upon(self, store: Store) -> None:
         left = Left(EventId("$left"), ROOM, alone=True)
 
         assert list(await store.admit(Batch((left,), "s1"))) == [left]
-        assert await store.unfinished() == []
+        assert await store.unfinished() == [left]
 
     async def test_what_is_unfinished_comes_in_the_order_of_arrival(self, store: Store) -> None:
         ids = ["$c", "$a", "$b"]

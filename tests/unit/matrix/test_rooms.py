@@ -151,7 +151,8 @@ def test_somebody_joined_or_invited_is_company(members: tuple[int, int]) -> None
 @pytest.mark.parametrize(
     ("state", "listed", "members", "direct"),
     [
-        ([DIRECT], False, (3, 0), True),
+        ([DIRECT], False, (2, 0), True),
+        ([DIRECT], False, (2, 1), False),
         ([DIRECT | {"content": {"rule": "restricted"}}], True, (2, 0), False),
         ([], True, (2, 0), True),
         ([], True, (1, 1), True),

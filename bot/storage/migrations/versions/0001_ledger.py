@@ -23,8 +23,9 @@ def upgrade() -> None:
         sa.Column("admitted_at", sa.DateTime, nullable=False, server_default=sa.func.now()),
         sa.Column("finished_at", sa.DateTime, nullable=True),
     )
+    op.create_index("ix_inbox_position", "inbox", ["position"])
     op.create_index(
-        "inbox_unfinished",
+        "ix_inbox_unfinished",
         "inbox",
         ["position"],
         sqlite_where=sa.text("finished_at IS NULL"),
