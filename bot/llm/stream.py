@@ -1,7 +1,7 @@
 """The event stream of a chat completion: bytes, cut anywhere, become deltas."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -10,13 +10,27 @@ from bot.core.events import Delta, Usage
 from bot.errors import ModelFailed, Truncated
 
 _MAX_EVENT: Final = 1024 * 1024
+_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class ErrorObject(msgspec.Struct):
-    """The OpenAI API's `error`, inside a stream or as the body of a 4xx or 5xx."""
+    """The OpenAI API's `error`, inside a stream or as the body of a 4xx or 5xx.
 
-    message: str | None = None
+    `message` is no field here: many a backend repeats in it what was said to it, or by it.
+    """
+
+    type: str | int | None = None
+    code: str | int | None = None
+
+
+def named(error: ErrorObject | str | None) -> str:
+    """Return the error's type and code for a log line, "" where neither is a plain word."""
+    if not isinstance(error, ErrorObject):
+        return ""
+    words = [str(word) for word in (error.type, error.code) if word is not None]
+    plain = [word for word in words if _WORD.fullmatch(word)]
+    return f" ({', '.join(plain)})" if plain else ""
 
 
 class _Part(msgspec.Struct):
@@ -57,11 +71,9 @@ class CompletionStream:
         done: `[DONE]` has come: nothing is left to read.
     """
 
-    def __init__(self, quote: Callable[[str], str]) -> None:
-        """Take `quote`, which makes a backend's own words fit for a log line."""
+    def __init__(self) -> None:
         self.finished = False
         self.done = False
-        self._quote = quote
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
@@ -121,8 +133,7 @@ class CompletionStream:
             # `from None`: a UnicodeDecodeError holds the bytes, which are the reply's words.
             raise ModelFailed(f"an event is no chat completion chunk: {error}") from None
         if chunk.error is not None:
-            words = chunk.error if isinstance(chunk.error, str) else chunk.error.message
-            raise ModelFailed(f"the stream holds an error{self._quote(words or '')}")
+            raise ModelFailed(f"the stream holds an error{named(chunk.error)}")
         delta = _to_delta(chunk)
         if delta.finish_reason:
             self.finished = True

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import nio
 import structlog
-from nio.crypto import Olm
+from nio.crypto import Olm, OlmDevice, TrustState
 from nio.crypto.sessions import InboundGroupSession
+from nio.store import SqliteStore
 from typing_extensions import override
 
 from bot.errors import MatrixError
@@ -27,6 +28,28 @@ _BAD = (
 )
 
 log = structlog.get_logger()
+
+
+class MemoryTrustStore(SqliteStore):
+    """nio's store, which asks the devices in memory for their trust: nio has loaded them all.
+
+    It asks for it at every event it decrypts; as SQL, that is most of what a decryption costs.
+    """
+
+    @override
+    def is_device_verified(self, device: OlmDevice) -> bool:
+        """Tell whether the device is verified."""
+        return device.trust_state is TrustState.verified
+
+    @override
+    def is_device_blacklisted(self, device: OlmDevice) -> bool:
+        """Tell whether the device is blacklisted."""
+        return device.trust_state is TrustState.blacklisted
+
+    @override
+    def is_device_ignored(self, device: OlmDevice) -> bool:
+        """Tell whether the device is ignored: given keys although nobody has verified it."""
+        return device.trust_state is TrustState.ignored
 
 
 class SafeOlm(Olm):

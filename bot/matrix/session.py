@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nio
 import structlog
-from nio.store import SqliteStore
 
 from bot.core.events import UserId
 from bot.errors import (
@@ -21,7 +20,7 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
-from bot.matrix.crypto import SafeClient
+from bot.matrix.crypto import MemoryTrustStore, SafeClient
 from bot.matrix.failures import call
 from bot.trust import trust
 
@@ -75,7 +74,7 @@ class Session:
             account.user_id,
             store_path=str(directory),
             config=nio.AsyncClientConfig(
-                store=SqliteStore,
+                store=MemoryTrustStore,
                 store_name=self._store.name,
                 max_limit_exceeded=0,  # waiting is ours: nio would sleep with a frozen body
                 max_timeouts=0,

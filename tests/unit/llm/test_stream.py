@@ -24,7 +24,7 @@ def says(content: object, finish_reason: str | None = None, **rest: object) -> s
 
 
 def read(*pieces: bytes) -> tuple[list[Delta], str]:
-    stream = CompletionStream(quote=lambda words: f": {words}")
+    stream = CompletionStream()
     deltas: list[Delta] = []
     try:
         for piece in pieces:
@@ -149,13 +149,23 @@ def test_any_other_end_is_a_truncation(tail: str) -> None:
     assert end.startswith("Truncated")
 
 
-@pytest.mark.parametrize("error", [{"message": "out of memory"}, "out of memory"])
-def test_an_error_object_fails_after_the_words_before_it(error: object) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"message": "Failed to parse: the patient is ill"}, ""),
+        ("the patient is ill", ""),
+        ({"message": "x", "type": "server_error", "code": 500}, " (server_error, 500)"),
+        ({"message": "x", "type": "the patient", "code": "is ill"}, ""),
+    ],
+)
+def test_an_error_object_fails_after_the_words_before_it_without_its_own(
+    error: object, told: str
+) -> None:
     stream = says("a") + event(error=error)
 
     assert read(stream.encode()) == (
         [Delta("a")],
-        "ModelFailed: the stream holds an error: out of memory",
+        f"ModelFailed: the stream holds an error{told}",
     )
 
 
@@ -171,7 +181,7 @@ def test_an_error_object_fails_after_the_words_before_it(error: object) -> None:
 )
 def test_a_malformed_chunk_fails_without_telling_its_words(chunk: bytes) -> None:
     with pytest.raises(ModelFailed) as failure:
-        list(CompletionStream(str).feed(b"data: " + chunk + b"\n\n"))
+        list(CompletionStream().feed(b"data: " + chunk + b"\n\n"))
 
     assert "secret" not in str(failure.value)
     assert failure.value.__cause__ is None
@@ -180,7 +190,7 @@ def test_a_malformed_chunk_fails_without_telling_its_words(chunk: bytes) -> None
 
 @pytest.mark.parametrize("line", [b"data: aaaa", b"data: aaaa\n", b": aaaa"])
 def test_an_event_without_end_is_refused_before_it_fills_the_memory(line: bytes) -> None:
-    stream = CompletionStream(str)
+    stream = CompletionStream()
     piece = line.ljust(16 * 1024, b"a") if not line.endswith(b"\n") else line * 1600
     fed = 0
 
@@ -193,7 +203,7 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory(line: bytes)
 
 
 def test_comments_may_go_on_for_ever() -> None:
-    stream = CompletionStream(str)
+    stream = CompletionStream()
 
     for _ in range(100):
         assert list(stream.feed(b": ping\n" * 4096)) == []

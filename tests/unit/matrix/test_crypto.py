@@ -11,11 +11,10 @@ import pytest
 import vodozemac
 from nio.crypto import OlmAccount, OlmDevice, OutboundGroupSession
 from nio.rooms import MatrixRoom
-from nio.store import SqliteStore
 from unpaddedbase64 import encode_base64
 
 from bot.errors import MatrixError
-from bot.matrix.crypto import SafeClient, SafeOlm
+from bot.matrix.crypto import MemoryTrustStore, SafeClient, SafeOlm
 from bot.matrix.failures import call
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
@@ -23,7 +22,7 @@ ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
 
 @pytest.fixture
 def client(tmp_path: Path) -> SafeClient:
-    config = nio.AsyncClientConfig(store=SqliteStore, store_name="crypto.db")
+    config = nio.AsyncClientConfig(store=MemoryTrustStore, store_name="crypto.db")
     client = SafeClient("http://x", "@bot:x", "BOT", str(tmp_path), config)
     client.restore_login("@bot:x", "BOT", "token")
     return client
@@ -69,7 +68,9 @@ def to_device(client: SafeClient, sender_key: str, kind: int, body: str) -> dict
     return {"type": "m.room.encrypted", "sender": MALLORY, "content": content}
 
 
-def olm_message(client: SafeClient, peer: OlmAccount, payload: dict[str, Any]) -> dict[str, Any]:
+def olm_message(
+    client: SafeClient, peer: OlmAccount, payload: dict[str, Any], nested: int = 0
+) -> dict[str, Any]:
     """Return `payload` as a real peer's pre-key message to the bot."""
     account = olm(client).account
     account.generate_one_time_keys(1)
@@ -81,7 +82,10 @@ def olm_message(client: SafeClient, peer: OlmAccount, payload: dict[str, Any]) -
         "recipient": "@bot:x",
         "recipient_keys": {"ed25519": account.identity_keys["ed25519"]},
     } | payload
-    kind, ciphertext = session.encrypt(json.dumps(whole).encode()).to_parts()
+    text = json.dumps(whole)
+    if nested:
+        text = text[:-1] + f', "x": {"[" * nested}{"]" * nested}}}'
+    kind, ciphertext = session.encrypt(text.encode()).to_parts()
     return to_device(
         client, peer.identity_keys["curve25519"], kind, encode_base64(bytes(ciphertext))
     )
@@ -113,6 +117,9 @@ BAD_EVENTS: dict[str, Callable[[SafeClient], dict[str, Any]]] = {
     "T1 garbage pre-key body": lambda client: to_device(client, "A" * 43, 0, "AAAA"),
     "T1 garbage body": lambda client: to_device(client, "A" * 43, 1, "!!!"),
     "T1b bad session key of a real peer": bad_room_key,
+    "deeply nested payload": lambda client: olm_message(
+        client, OlmAccount(), {"type": "m.dummy", "content": {}}, nested=100_000
+    ),
     "payload without its fields": lambda client: olm_message(
         client, OlmAccount(), {"type": "m.room_key", "content": 3}
     ),
