@@ -42,6 +42,8 @@ class FakeMatrix:
         self.messages: dict[EventId, Message] = {}
         self.said: list[Said] = []
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
+        self.fetch_failure: MatrixError | None = None
+        self.history_failure: MatrixError | None = None
         self.attending = 0
         self.attended: list[EventId] = []
         self.changed = asyncio.Condition()
@@ -75,9 +77,13 @@ class FakeMatrix:
         await self._tell()
 
     async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | None:  # noqa: ARG002  # the port
+        if self.fetch_failure is not None:
+            raise self.fetch_failure
         return self.messages.get(event_id)
 
     async def history(self, prompt: Message) -> Sequence[Said]:  # noqa: ARG002  # the port
+        if self.history_failure is not None:
+            raise self.history_failure
         return list(self.said)
 
     @asynccontextmanager

@@ -1,15 +1,21 @@
 """One class over every ledger: what the fake promises, the real one keeps."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
 
 from bot.core.events import Batch, EventId, Joined, Left
 from bot.errors import StoreError
 from bot.ports import Claim, Store
 from bot.storage.store import SqlStore
+from bot.storage.tables import metadata
 from tests.fakes import FakeStore
 from tests.make import BOT, ROOM, invite, message, pending
 
@@ -147,3 +153,26 @@ class TestSqlStore:
         files = await asyncio.to_thread(lambda: [one.read_bytes() for one in tmp_path.iterdir()])
         assert files
         assert not any(b"canari-7431" in content for content in files)
+
+
+class TestLedgersOfOtherVersions:
+    async def test_a_newer_ledger_is_named_and_left_as_it_is(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.db"
+        await (await SqlStore.open(path, BOT)).close()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '0999'")
+            connection.commit()
+
+        with pytest.raises(StoreError, match="another version of the assistant"):
+            await SqlStore.open(path, BOT)
+        with closing(sqlite3.connect(path)) as connection:
+            assert list(connection.execute("SELECT * FROM alembic_version")) == [("0999",)]
+
+    async def test_the_migrations_make_the_tables_of_the_code(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.db"
+        await (await SqlStore.open(path, BOT)).close()
+        engine = create_engine(f"sqlite:///{path}")
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection)
+            assert compare_metadata(context, metadata) == []
+        engine.dispose()

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 TEXT = "The sky is blue. " + "So it goes on, word by word. " * 30 + "The end."
 
 
+@pytest.mark.timeout(120)
 async def test_every_final_arrives_whole_though_edits_are_refused(
     tmp_path: Path, model: ScriptedModel
 ) -> None:

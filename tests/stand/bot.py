@@ -55,8 +55,10 @@ class Bot:
         await self.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        code, log = await self.stop(), self.log.read_text()
+        if kind is None and (code or '"event": "bug"' in log or "Traceback" in log):
+            raise RuntimeError(f"the bot ended with {code}, or had met a bug:\n{log}")
 
     @property
     def pid(self) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from bot.core.events import UserId
+from bot.core.events import RoomId, UserId
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -127,11 +127,22 @@ class Synapse:
 
     async def lift_limits(self, user_id: UserId) -> None:
         """Take the message rate limit off one account (Synapse's `override_ratelimit`)."""
+        path = f"users/{user_id}/override_ratelimit"
+        await self._administer("POST", path, {"messages_per_second": 0, "burst_count": 0})
+
+    async def members(self, room_id: RoomId) -> list[str]:
+        """Return who is joined to the room, as the homeserver itself has it."""
+        found = await self._administer("GET", f"rooms/{room_id}/members")
+        return [str(user_id) for user_id in found["members"]]
+
+    async def _administer(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Call Synapse's admin API, with an administrator made at the first call."""
         if self._admin_token is None:
             account = {"username": "stand-admin", "password": secrets.token_urlsafe()}
             self._admin_token = (await self._register({**account, "admin": True}))["access_token"]
-        path = f"/_synapse/admin/v1/users/{user_id}/override_ratelimit"
-        await self._call("POST", path, {"messages_per_second": 0, "burst_count": 0})
+        return await self._call(method, f"/_synapse/admin/v1/{path}", body)
 
     async def _wait_until_it_answers(self, process: asyncio.subprocess.Process) -> None:
         async with aiohttp.ClientSession() as http:

@@ -9,7 +9,7 @@ from bot.core.events import Delta, EventId, Joined, Left, Turn
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.routing import Policy
 from bot.core.turns import Said
-from bot.errors import HomeserverUnreachable, LoggedOut, StoreError
+from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, StoreError
 from bot.ports import Store
 from bot.replying import Pace, Replying
 from bot.texts import Texts
@@ -199,3 +199,61 @@ async def test_a_ledger_that_fails_ends_the_process_and_keeps_the_token(story: S
 
     store: Store = story.store
     assert await store.sync_token() is None
+
+
+async def test_what_was_left_is_answered_before_what_is_new_and_in_order(story: Story) -> None:
+    story.model.script = (asyncio.Event(),)
+    async with story.run():
+        story.matrix.hear(message("Un", event_id="$1"), message("Deux", event_id="$2"))
+        await story.until(lambda: len(story.model.requests) == 1)
+    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.model.requests.clear()
+
+    async with story.run():
+        story.matrix.hear(message("Trois", event_id="$3"))
+        await story.until(lambda: story.done("$1", "$2", "$3"))
+
+    assert [turns[-1].content for turns in story.model.requests] == ["Un", "Deux", "Trois"]
+
+
+async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story: Story) -> None:
+    story.model.script = (asyncio.Event(),)
+    async with story.run():
+        story.matrix.hear(message())
+        await story.until(lambda: len(story.model.requests) == 1)
+    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.matrix.fetch_failure = Forbidden("not now")
+    async with story.run():
+        story.matrix.hear(message(event_id="$new"))
+        await story.until(lambda: story.done("$new"))
+    assert not story.done("$prompt")
+    story.matrix.fetch_failure = None
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$prompt"))
+
+
+async def test_a_bug_in_a_room_that_has_thrown_the_bot_out_costs_nothing_else(
+    story: Story,
+) -> None:
+    story.model.script = (ZeroDivisionError("secret words"),)
+    async with story.run():
+        story.matrix.failures = [Forbidden("kicked")]
+        story.matrix.hear(message(event_id="$1"))
+        await story.until(lambda: story.done("$1"))
+        story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+        story.matrix.hear(message(event_id="$2"))
+        await story.until(lambda: story.done("$2"))
+
+    assert list(story.matrix.standing().values()) == ["Bonjour."]
+
+
+async def test_a_history_that_stays_out_of_reach_is_said(story: Story) -> None:
+    story.matrix.history_failure = HomeserverUnreachable("500")
+    async with story.run():
+        story.matrix.hear(message())
+        await story.until(lambda: story.done("$prompt"))
+
+    assert list(story.matrix.standing().values()) == [TEXTS("bug")]
+    assert sum(story.clock.slept) <= 600

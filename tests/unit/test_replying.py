@@ -9,6 +9,8 @@ from bot.errors import (
     CompletionError,
     Forbidden,
     HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
     ModelBusy,
     ModelTimeout,
     RateLimited,
@@ -202,3 +204,39 @@ async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
     assert len(parts) > 1
     assert "".join(part.source for part in parts) == text
     assert stage.shown == [render(part).body for part in parts]
+
+
+@pytest.mark.parametrize(
+    "hiccup", [HomeserverUnreachable("502"), LoggedOut("renewed soon", soft=True)]
+)
+async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
+    stage: Stage, hiccup: MatrixError
+) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    script: list[Delta | asyncio.Event] = [Delta("Un. "), first, Delta("Deux. ")]
+    script += [second, Delta("Trois."), END]
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.stream(*script))
+        await stage.matrix.until(lambda: stage.shown == ["Un."])
+        stage.matrix.failures = [hiccup]
+        stage.clock.now += 2.0
+        first.set()
+        while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
+            await asyncio.sleep(0)
+        second.set()
+
+    assert stage.shown == ["Un. Deux. Trois."]
+
+
+async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
+    long = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
+    killed = asyncio.get_running_loop().create_task(stage.stream(Delta(long), asyncio.Event()))
+    await stage.matrix.until(lambda: len(stage.shown) >= 3)
+    killed.cancel()
+    await asyncio.wait([killed])
+
+    await stage.replying.stream(PROMPT, FakeModel(Delta("Court."), END).stream([]))
+
+    first, *others = stage.shown
+    assert first == "Court."
+    assert set(others) == {TEXTS("void")}

@@ -1,67 +1,108 @@
 """What the port does to rooms of a real Synapse, where others would see it."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
+import nio
 import pytest
 
-from bot.core.events import Invite
+from bot.core.events import Batch, EventId, Invite, Message
 from bot.matrix.client import NioMatrix
+from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
 
 
+@asynccontextmanager
+async def meeting(directory: Path) -> AsyncIterator[tuple[NioMatrix, NioPerson]]:
+    """Bring a bot and a person together on a homeserver of their own."""
+    for name in ("synapse", "bot", "agent"):
+        (directory / name).mkdir()
+    async with Synapse(directory / "synapse") as synapse:
+        bot = await synapse.register("bot", "secret")
+        agent = await synapse.register("agent", "secret")
+        matrix = NioMatrix(Account(synapse.url, bot, "bot", "secret"), directory / "bot")
+        await matrix.open()
+        async with NioPerson(synapse.url, agent, "secret", directory / "agent") as person:
+            yield matrix, person
+            await matrix.close()
+
+
+async def invitation(batches: AsyncIterator[Batch]) -> Invite:
+    """Return the next batch's one event."""
+    [event] = (await anext(batches)).events
+    assert isinstance(event, Invite)
+    return event
+
+
 async def test_an_invitation_is_declined_with_a_reason_that_the_inviter_sees(
     tmp_path: Path,
 ) -> None:
-    for name in ("synapse", "bot", "agent"):
-        (tmp_path / name).mkdir()
-    async with Synapse(tmp_path / "synapse") as synapse:
-        bot = await synapse.register("bot", "secret")
-        agent = await synapse.register("agent", "secret")
-        matrix = NioMatrix(Account(synapse.url, bot, "bot", "secret"), tmp_path / "bot")
-        async with NioPerson(synapse.url, agent, "secret", tmp_path / "agent") as person:
-            await matrix.open()
-            room_id = await person.open_direct_message(bot)
-            batch = await anext(matrix.batches(None))
-            [invitation] = batch.events
-            assert isinstance(invitation, Invite)
-            assert invitation.sender == agent
+    async with meeting(tmp_path) as (matrix, person):
+        room_id = await person.open_direct_message(matrix.user_id)
+        assert (await invitation(matrix.batches(None))).sender == person.user_id
 
-            await matrix.leave(room_id, "Pas ouvert à votre serveur.")
-            await matrix.leave(room_id, "Twice is once.")
+        await matrix.leave(room_id, "Pas ouvert à votre serveur.")
+        await matrix.leave(room_id, "Twice is once.")
 
-            path = f"/rooms/{room_id}/state/m.room.member/{quote(bot)}"
-            member = await person._call("GET", path, {})
-            await matrix.close()
-    assert member == {"membership": "leave", "reason": "Pas ouvert à votre serveur."} | {
-        key: member[key] for key in member.keys() & {"displayname", "avatar_url"}
-    }
+        path = f"/rooms/{room_id}/state/m.room.member/{quote(matrix.user_id)}"
+        member = await person._call("GET", path, {})
+    assert member["membership"] == "leave"
+    assert member["reason"] == "Pas ouvert à votre serveur."
 
 
 @pytest.mark.parametrize("direct", [True, False])
 async def test_joining_a_direct_message_lists_it_in_the_account_data(
     tmp_path: Path, *, direct: bool
 ) -> None:
-    for name in ("synapse", "bot", "agent"):
-        (tmp_path / name).mkdir()
-    async with Synapse(tmp_path / "synapse") as synapse:
-        bot = await synapse.register("bot", "secret")
-        agent = await synapse.register("agent", "secret")
-        matrix = NioMatrix(Account(synapse.url, bot, "bot", "secret"), tmp_path / "bot")
-        async with NioPerson(synapse.url, agent, "secret", tmp_path / "agent") as person:
-            await matrix.open()
-            opening = (
-                person.open_direct_message(bot) if direct else person.create_room("Bureau", [bot])
+    async with meeting(tmp_path) as (matrix, person):
+        bot = matrix.user_id
+        opening = person.open_direct_message(bot) if direct else person.create_room("x", [bot])
+        room_id = await opening
+        invited = await invitation(matrix.batches(None))
+        await matrix.join(invited)
+        await person.wait_joined(room_id, bot)
+
+        listed = Rooms(bot)
+        response = await matrix._client.sync(full_state=True)
+        listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
+    assert listed.direct == ({person.user_id: [room_id]} if direct else {})
+
+
+async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_written(
+    tmp_path: Path,
+) -> None:
+    async with meeting(tmp_path) as (matrix, person):
+        room_id = await person.open_direct_message(matrix.user_id)
+        batches = matrix.batches(None)
+        await matrix.join(await invitation(batches))
+        await person.wait_joined(room_id, matrix.user_id)
+        event_id = await person.send(room_id, "Tu es là ?")
+        asked = Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
+        other = replace(asked, event_id=EventId("$another"))
+
+        async def shown() -> tuple[bool, bool]:
+            """Tell whether the receipt and the typing notice are there."""
+            room = (await person._call("GET", "/sync", {}))["rooms"]["join"][room_id]
+            events = {event["type"]: event["content"] for event in room["ephemeral"]["events"]}
+            readers = events.get("m.receipt", {}).get(event_id, {}).get("m.read", {})
+            return matrix.user_id in readers, matrix.user_id in events.get("m.typing", {}).get(
+                "user_ids", []
             )
-            room_id = await opening
-            batches = matrix.batches(None)
-            [invitation] = (await anext(batches)).events
-            assert isinstance(invitation, Invite)
-            await matrix.join(invitation)
-            await person.wait_joined(room_id, bot)
-            while not matrix._rooms.direct and direct:
-                await anext(batches)
-            await matrix.close()
-    assert matrix._rooms.direct == ({agent: [room_id]} if direct else {})
+
+        async def until(expected: tuple[bool, bool]) -> None:
+            async with asyncio.timeout(10):
+                while await shown() != expected:  # noqa: ASYNC110  # the homeserver tells on asking
+                    await asyncio.sleep(0.05)
+
+        async with matrix.attention(asked):
+            async with matrix.attention(other):
+                await until((True, True))
+            await until((True, True))  # one answer is done, the other goes on
+        await until((True, False))

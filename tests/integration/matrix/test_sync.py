@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import nio
 import pytest
 from aiohttp import web
 
@@ -29,6 +30,7 @@ class Homeserver:
     asked: list[Mapping[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     logins: list[dict[str, Any]] = field(default_factory=list)
+    refused_logins: list[tuple[int, Any]] = field(default_factory=list)
 
     async def sync(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -40,6 +42,9 @@ class Homeserver:
         return web.json_response(body or default | {"rooms": {}}, status=status)
 
     async def login(self, request: web.Request) -> web.Response:
+        if self.refused_logins:
+            status, body = self.refused_logins.pop()
+            return web.json_response(body, status=status)
         self.logins.append(await request.json())
         device_id = self.logins[-1]["device_id"]
         return web.json_response(
@@ -91,12 +96,12 @@ async def test_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
 async def test_the_wait_that_a_homeserver_asks_for_is_kept(
     homeserver: Homeserver, session: Session
 ) -> None:
-    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 700}
+    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 1200}
     homeserver.answers = [(429, limited)]
 
     await anext(batches(session, Rooms(ME), None))
 
-    assert homeserver.times[1] - homeserver.times[0] >= 0.7
+    assert homeserver.times[1] - homeserver.times[0] >= 1.2
 
 
 async def test_later_syncs_go_on_from_the_last_batch_and_wait_for_news(
@@ -152,3 +157,47 @@ async def test_without_a_password_a_soft_logout_is_the_end(
     with pytest.raises(LoggedOut) as caught:
         await anext(batches(session, Rooms(ME), None))
     assert not caught.value.soft
+
+
+async def test_a_response_that_cannot_be_taken_in_is_given_up_and_the_next_one_heard(
+    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned = {"next_batch": "s_poison", "device_one_time_keys_count": {}, "rooms": {}}
+    homeserver.answers = [(200, poisoned)] * 3
+    handle = session.client._handle_to_device
+
+    async def fail_at_poison(response: nio.SyncResponse) -> None:
+        if response.next_batch == "s_poison":
+            raise RuntimeError("nobody expected this")
+        await handle(response)
+
+    monkeypatch.setattr(session.client, "_handle_to_device", fail_at_poison)
+
+    batch = await anext(batches(session, Rooms(ME), "s_saved"))
+
+    assert batch.next_batch == "s4"
+    asked = [one["since"] for one in homeserver.asked]
+    assert asked == ["s_saved"] * 3 + ["s_poison"]
+
+
+async def test_a_homeserver_that_ends_every_login_is_not_asked_all_the_time(
+    homeserver: Homeserver, session: Session
+) -> None:
+    ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
+    homeserver.answers = [(401, ended)] * 2
+
+    await anext(batches(session, Rooms(ME), None))
+
+    assert homeserver.times[2] - homeserver.times[0] >= 1.5
+
+
+async def test_too_many_logins_are_waited_out(homeserver: Homeserver, tmp_path: Path) -> None:
+    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
+    homeserver.refused_logins = [(429, limited)]
+    (tmp_path / "new").mkdir()
+    session = Session(Account(homeserver.url, ME, "bot", "secret"), tmp_path / "new")
+
+    await session.open()
+
+    assert session.client.access_token
+    await session.close()
