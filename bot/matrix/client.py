@@ -108,6 +108,7 @@ class NioMatrix:
         finally:
             over.set()
             await asyncio.wait([typing])
+        typing.result()
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         """Send once, encrypted where the room is; the same id never makes two events."""
