@@ -64,9 +64,7 @@ class NioMatrix:
     async def join(self, invite: Invite) -> None:
         """Join the room; remember a direct message in the account's `m.direct`."""
         if invite.direct:  # before the sync that brings the room, and with it the first prompt
-            rooms = self._rooms.direct.setdefault(invite.sender, [])
-            if invite.room_id not in rooms:
-                rooms.append(invite.room_id)
+            self._rooms.note_direct(invite.sender, invite.room_id)
         await call(nio.JoinResponse, to_the_end(self._client.join(invite.room_id)))
         if invite.direct:
             path = ["user", self.user_id, "account_data", "m.direct"]

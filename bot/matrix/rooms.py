@@ -76,12 +76,21 @@ class Rooms:
         return tuple(events)
 
     def _hear_account_data(self, kind: str, content: object) -> None:
-        if kind == "m.direct":
-            self.direct = {
-                UserId(user_id): [RoomId(one) for one in rooms if isinstance(one, str)]
-                for user_id, rooms in mapping(content).items()
-                if isinstance(rooms, list)
-            }
+        if kind != "m.direct":
+            return
+        for user_id, rooms in mapping(content).items():
+            for room_id in rooms if isinstance(rooms, list) else []:
+                if isinstance(room_id, str):
+                    self.note_direct(UserId(user_id), RoomId(room_id))
+
+    def note_direct(self, user_id: UserId, room_id: RoomId) -> None:
+        """List the room as a direct message with the person.
+
+        Nothing is taken off the list: an echo of the account data may be older than a joining.
+        """
+        rooms = self.direct.setdefault(user_id, [])
+        if room_id not in rooms:
+            rooms.append(room_id)
 
     def _hear_invitation(self, room_id: RoomId, invitation: nio.InviteInfo) -> list[Event]:
         for event in invitation.invite_state:

@@ -173,6 +173,16 @@ def test_a_direct_message_is_known_by_its_rule_else_by_the_account_data(
     assert rooms.room(ROOM).direct is direct
 
 
+def test_an_older_echo_of_the_account_data_takes_no_room_off_the_list() -> None:
+    rooms = Rooms(BOT)
+    rooms.note_direct(AGENT, ROOM)
+
+    hear(rooms, sync([], direct={AGENT: ["!another:x"]}))
+
+    assert rooms.room(ROOM).direct
+    assert rooms.direct == {AGENT: [ROOM, "!another:x"]}
+
+
 def test_an_invitation_names_its_sender_and_whether_it_is_direct() -> None:
     invitation = {"type": "m.room.member", "state_key": BOT, "sender": AGENT}
     invitation["content"] = {"membership": "invite", "is_direct": True}  # type: ignore[assignment]  # JSON
