@@ -1,6 +1,7 @@
 """The bot's login: device id, access token and crypto store, which live and die together."""
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
@@ -69,6 +70,7 @@ class Session:
         self._account = account
         self._file = directory / "session.json"
         self._store = directory / "crypto.db"
+        self._locked: int | None = None  # file descriptor
         self.client = SafeClient(
             account.homeserver,
             account.user_id,
@@ -92,6 +94,7 @@ class Session:
             StoreError: one half of the pair is missing, or it cannot be read or written.
             MatrixError: the homeserver does not answer, or has ended the device's login.
         """
+        self._lock()
         try:
             await self._open(self._read())
         except HomeserverUnreachable as error:
@@ -146,6 +149,23 @@ class Session:
         await self.client.close()  # type: ignore[no-untyped-call]  # nio has no hint
         if self.client.store is not None:
             self.client.store.database.close()
+        if self._locked is not None:
+            os.close(self._locked)  # which frees the lock
+            self._locked = None
+
+    def _lock(self) -> None:
+        """Take the directory for this process: two on one device break each other's sessions."""
+        path = self._file.with_name("lock")
+        try:
+            self._locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"{path.parent} is in use: another assistant runs on it; stop that one, or give"
+                " this one a storage.directory and an account of its own"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
     async def _with_token(self, token: str, record: _Record | None) -> _Record:
         self.client.access_token = token

@@ -190,3 +190,17 @@ async def test_a_crypto_store_that_is_none_is_named(account: Account, tmp_path: 
 
     with pytest.raises(StoreError, match=r"crypto\.db cannot be opened"):
         await opened(account, tmp_path)
+
+
+async def test_a_second_process_on_the_same_directory_says_so_and_changes_nothing(
+    account: Account, tmp_path: Path
+) -> None:
+    first = await opened(account, tmp_path)
+    record = (tmp_path / "session.json").read_text()
+
+    with pytest.raises(StoreError, match="another assistant runs on it"):
+        await opened(account, tmp_path)
+
+    assert (tmp_path / "session.json").read_text() == record
+    await first.close()
+    assert (await device_after(account, tmp_path))[0] == json.loads(record)["device_id"]
