@@ -1,7 +1,6 @@
 """The way of a message: heard, decided, answered by edits. Read this first."""
 
 import asyncio
-import traceback
 from dataclasses import replace
 
 import structlog
@@ -24,6 +23,7 @@ from bot.core.turns import build_turns
 from bot.errors import AccountExpired, LoggedOut, MatrixError, StoreError
 from bot.insist import insist
 from bot.lanes import Lanes
+from bot.logs import log_bug
 from bot.ports import Clock, Matrix, Model, Store
 from bot.replying import Replying
 from bot.texts import Texts
@@ -124,8 +124,7 @@ class Assistant:
             log.warning("refused by the homeserver", reason=str(error))
             await self._apologise(event)
         except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
-            frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
-            log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
+            log_bug(error)
             await self._apologise(event)
 
     async def _perform(self, intent: Intent) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from typing import Literal
 
 import structlog
@@ -40,3 +41,9 @@ def configure(level: str, form: Format) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Foreign()], level=max(number, logging.WARNING), force=True)
+
+
+def log_bug(error: Exception) -> None:
+    """Log an error nobody expected: its kind and frames, never its values (they may be text)."""
+    frames = traceback.format_tb(error.__traceback__)
+    structlog.get_logger().error("bug", kind=type(error).__name__, at=frames)

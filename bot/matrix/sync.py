@@ -1,7 +1,6 @@
 """The sync loop: one response at a time, keys kept fresh, what passes waited out."""
 
 import asyncio
-import traceback
 from collections.abc import AsyncIterator
 
 import nio
@@ -10,6 +9,7 @@ import structlog
 from bot.core.events import Batch
 from bot.errors import AccountExpired, BotError, LoggedOut, MatrixError, RateLimited
 from bot.insist import backoff, pause
+from bot.logs import log_bug
 from bot.matrix.failures import call
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Session
@@ -56,8 +56,7 @@ async def batches(session: Session, rooms: Rooms, since: str | None) -> AsyncIte
         except BotError:
             raise
         except Exception as error:  # noqa: BLE001  # one response must not stop all that follow
-            frames = traceback.format_tb(error.__traceback__)  # never values: they may be text
-            log.error("bug", kind=type(error).__name__, at=frames)  # noqa: TRY400  # as above
+            log_bug(error)
             token = _after_bug(session.client, token, failures)
             wait = backoff(failures)
         else:

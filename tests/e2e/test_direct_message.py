@@ -238,31 +238,20 @@ async def test_a_bot_that_restarts_between_two_messages_remembers_the_first(
     await reply(person, room_id, second, text)
 
 
-async def test_a_bot_that_is_stopped_in_the_middle_ends_in_order_and_goes_on_afterwards(
-    nia: Person, bot: Bot, model: ScriptedModel
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
+    nia: Person, bot: Bot, model: ScriptedModel, *, killed: bool
 ) -> None:
     room_id = await talk(nia, bot)
     model.when("stop and go", Answer(text=SKY, after=15, gate=asyncio.Event()))
     prompt = await nia.send(room_id, "stop and go")
     begun = await nia.wait_for_message(room_id, lambda seen: MARKER in seen.content)
 
-    assert await bot.stop() == 0
+    if killed:
+        await bot.kill()
+    else:
+        assert await bot.stop() == 0
     model.when("stop and go", Answer(text=SKY))
-    await bot.start()
-
-    assert (await reply(nia, room_id, prompt, SKY)).event_id == begun.event_id
-
-
-async def test_a_bot_that_is_killed_in_the_middle_goes_on_in_the_same_message(
-    nia: Person, bot: Bot, model: ScriptedModel
-) -> None:
-    room_id = await talk(nia, bot)
-    model.when("do not die", Answer(text=SKY, after=15, gate=asyncio.Event()))
-    prompt = await nia.send(room_id, "do not die")
-    begun = await nia.wait_for_message(room_id, lambda seen: MARKER in seen.content)
-
-    await bot.kill()
-    model.when("do not die", Answer(text=SKY))
     await bot.start()
 
     assert (await reply(nia, room_id, prompt, SKY)).event_id == begun.event_id
