@@ -1,7 +1,9 @@
 """The way of a message: heard, decided, answered by edits. Read this first."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -10,6 +12,7 @@ from bot.core.replies import Notice, transaction_id
 from bot.core.routing import (
     Accept,
     Answer,
+    Await,
     Decline,
     Explain,
     Ignore,
@@ -23,8 +26,9 @@ from bot.core.turns import build_turns
 from bot.errors import AccountExpired, LoggedOut, MatrixError, StoreError
 from bot.insist import insist
 from bot.lanes import Lanes
+from bot.late_keys import LateKeys
 from bot.logs import log_bug
-from bot.ports import Clock, Matrix, Model, Store
+from bot.ports import Awaited, Clock, Matrix, Model, Store
 from bot.replying import Replying
 from bot.texts import Texts
 
@@ -55,26 +59,43 @@ class Assistant:
         self._clock: Clock = replying.clock
         self._texts: Texts = replying.texts
         self._lanes = Lanes()
+        self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
 
     async def run(self) -> None:
         """Take in batch after batch; what an earlier process left unfinished comes first."""
         unfinished = await self._store.unfinished()
         async with asyncio.TaskGroup() as tasks:
+            begin = partial(self._begin, tasks)
+            tasks.create_task(self._late_keys.run(begin))
             async for batch in self._matrix.batches(await self._store.sync_token()):
                 for left in unfinished:
                     event = await self._again(left)
                     if event is not None:
-                        tasks.create_task(self._handle(event))
+                        begin(event)
                 unfinished = ()
                 asking = tuple(event for event in batch.events if self._asks(event))
-                for event in await self._store.admit(replace(batch, events=asking)):
-                    tasks.create_task(self._handle(event))
+                heard = replace(batch, events=asking)
+                for event in await self._store.admit(heard, self._clock.now()):
+                    begin(event)
+                self._late_keys.hear(batch.keys)
 
-    async def _again(self, left: Event | Pending) -> Event | None:
+    def _begin(self, tasks: asyncio.TaskGroup, event: Event, remarks: Sequence[str] = ()) -> None:
+        """Start on the event at once; what cannot be read waits for its key, and costs no task."""
+        intent = self._decide(event)
+        if isinstance(intent, Await):
+            self._late_keys.add(intent.message)
+        else:
+            tasks.create_task(self._handle(event, intent, remarks))
+
+    async def _again(self, left: Event | Pending | Awaited) -> Event | None:
         """Read again what an earlier process admitted, before anything newer is heard.
 
-        A message that is gone is finished; one that cannot be read now waits for the next start.
+        A message that is gone is finished; one that cannot be fetched now waits for the next
+        start, and one whose key has not come goes on waiting.
         """
+        if isinstance(left, Awaited):
+            self._late_keys.restore(left)
+            return None
         if not isinstance(left, Pending):
             return left
         ids = {"event_id": left.event_id, "room_id": left.room_id}
@@ -101,23 +122,22 @@ class Assistant:
             )
         return not isinstance(intent, Ignore)
 
-    def _decide(self, event: Event) -> Intent:
+    def _decide(self, event: Event) -> Intent | Await:
         return decide(event, self._matrix.room(event.room_id), self._policy)
 
-    async def _handle(self, event: Event) -> None:
+    async def _handle(self, event: Event, intent: Intent, remarks: Sequence[str]) -> None:
         """Do what `event` asks for, and note that it is done."""
         with structlog.contextvars.bound_contextvars(
             event_id=event.event_id, room_id=event.room_id
         ):
-            await self._do(event)
+            await self._do(event, intent, remarks)
             await self._store.finish(event.event_id)
 
-    async def _do(self, event: Event) -> None:
-        """Decide and perform; this is the one place where errors end."""
-        intent = self._decide(event)
+    async def _do(self, event: Event, intent: Intent, remarks: Sequence[str]) -> None:
+        """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
-            await self._perform(intent)
+            await self._perform(intent, remarks)
         except (StoreError, LoggedOut, AccountExpired):
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except MatrixError as error:
@@ -127,10 +147,10 @@ class Assistant:
             log_bug(error)
             await self._apologise(event)
 
-    async def _perform(self, intent: Intent) -> None:
+    async def _perform(self, intent: Intent, remarks: Sequence[str]) -> None:
         match intent:
             case Answer(prompt):
-                await self._answer(prompt)
+                await self._answer(prompt, remarks)
             case Explain(message, key):
                 await self._say(
                     Notice(self._texts(key), message), message.room_id, message.event_id
@@ -149,14 +169,14 @@ class Assistant:
             case Ignore(reason):  # since it was admitted, the room or the policy has changed
                 log.info("ignored", reason=reason)
 
-    async def _answer(self, prompt: Message) -> None:
+    async def _answer(self, prompt: Message, remarks: Sequence[str]) -> None:
         """Stream the completion into one reply by editing it."""
         async with self._matrix.attention(prompt), self._lanes.of(prompt.conversation):
             said = await insist(
                 self._clock, lambda: self._matrix.history(prompt), within=_PATIENCE
             )
             turns = build_turns(self._system_prompt, said, prompt)
-            await self._replying.stream(prompt, self._model.stream(turns))
+            await self._replying.stream(prompt, self._model.stream(turns), remarks)
 
     async def _welcome(self, room_id: RoomId, event_id: EventId, key: str) -> None:
         """Introduce the assistant, before it answers anything in the room's main timeline."""

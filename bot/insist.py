@@ -17,9 +17,9 @@ log = structlog.get_logger()
 
 
 def backoff(failures: int) -> float:
-    """Return the seconds to wait after `failures` earlier ones: 1, 2, 4… 60, less up to half."""
+    """Return the seconds to wait after `failures` earlier ones: 1, 2, 4… 60, half more at most."""
     longest = min(_LONGEST_WAIT, 2.0 ** min(failures, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries, guards no secret
+    return longest * random.uniform(1.0, 1.5)  # noqa: S311  # spreads retries, guards no secret
 
 
 def pause(error: MatrixError, failures: int) -> float:

@@ -18,6 +18,7 @@ from bot.core.events import (
     Room,
     RoomId,
     Turn,
+    Undecryptable,
     UserId,
 )
 from bot.core.replies import Outgoing
@@ -31,7 +32,7 @@ class Matrix(Protocol):
     asked for when the consumer comes back for it. It waits out what passes (network, 5xx, 429)
     and raises what does not (LoggedOut, AccountExpired).
     `room` answers from what the syncs so far have told.
-    `fetch` reads one event again, None where it is gone, no prompt, or cannot be decrypted.
+    `fetch` reads one event again, None where it is gone or no prompt.
     `history` returns what was said before the prompt in its conversation, oldest first.
     `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
     `send` encrypts where the room is encrypted; the same transaction id never makes two events.
@@ -51,7 +52,9 @@ class Matrix(Protocol):
 
     async def leave(self, room_id: RoomId, reason: str | None = None) -> None: ...
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | None: ...
+    async def fetch(
+        self, room_id: RoomId, event_id: EventId
+    ) -> Message | Undecryptable | None: ...
 
     async def history(self, prompt: Message) -> Sequence[Said]: ...
 
@@ -83,20 +86,35 @@ class Claim:
     event_ids: tuple[EventId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """An undecryptable message whose key may still come.
+
+    Attributes:
+        heard_at: seconds since the epoch.
+    """
+
+    message: Undecryptable
+    heard_at: float
+
+
 class Store(Protocol):
     """The ledger: ids and states, never a word of a conversation. It may raise StoreError.
 
     `admit` commits the batch's events and its token in one transaction, and returns the events
-    that were not known yet.
-    `unfinished` returns what was admitted and not finished, oldest first.
+    that were not known yet; `heard_at` is in seconds since the epoch.
+    `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
+    and has been claimed since is a Pending, as every message that could be read.
     `claim` takes a prompt up; `sent` records one message of its reply; `finish` ends an event.
+    `noticed` records when a message's sender was told that it cannot be read; `last_notice`
+    returns when that last was so in the room, whichever the message, None for never.
     """
 
     async def sync_token(self) -> str | None: ...
 
-    async def admit(self, batch: Batch) -> Sequence[Event]: ...
+    async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]: ...
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending]: ...
+    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | Awaited]: ...
 
     async def claim(self, prompt: EventId) -> Claim: ...
 
@@ -104,10 +122,19 @@ class Store(Protocol):
 
     async def finish(self, event_id: EventId) -> None: ...
 
+    async def noticed(self, message: Undecryptable, at: float) -> None: ...
+
+    async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None: ...
+
 
 class Clock(Protocol):
-    """Time that never jumps: `monotonic` in seconds, `sleep` for that many."""
+    """Seconds: `monotonic` never jumps, `now` counts from the epoch, `sleep` waits that many.
+
+    Spans are measured by `monotonic`; `now` is for what another process must know.
+    """
 
     def monotonic(self) -> float: ...
+
+    def now(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...

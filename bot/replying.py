@@ -1,7 +1,7 @@
 """One reply on its way into the room: first words early, newest text always, the final whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -47,15 +47,22 @@ class Replying:
         self.pace = pace
         self.model = model
 
-    async def stream(self, prompt: Message, deltas: AsyncGenerator[Delta, None]) -> None:
+    async def stream(
+        self, prompt: Message, deltas: AsyncGenerator[Delta, None], remarks: Sequence[str] = ()
+    ) -> None:
         """Show the completion as it grows; return when its final version is acknowledged.
+
+        Args:
+            prompt: the message that is answered.
+            deltas: the completion; it is closed at the end.
+            remarks: lines of the bot's own that the final version carries below the text.
 
         Raises:
             MatrixError: the homeserver refuses for good.
         """
         async with aclosing(deltas):
             claim = await self.store.claim(prompt.event_id)
-            reply = _Growing(self, prompt, claim)
+            reply = _Growing(self, prompt, claim, remarks)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(reply.read(deltas))
@@ -67,7 +74,9 @@ class Replying:
 class _Growing:
     """The state of one reply: what the model has said, and what stands in the room."""
 
-    def __init__(self, to: Replying, prompt: Message, claim: Claim) -> None:
+    def __init__(
+        self, to: Replying, prompt: Message, claim: Claim, remarks: Sequence[str]
+    ) -> None:
         self._to = to
         self._prompt = prompt
         self._claim = claim
@@ -76,7 +85,7 @@ class _Growing:
         self._standing: dict[int, Reply] = {}  # what this process put into each
         self._edits = 0
         self._refused = 0  # edits in a row
-        self._added: tuple[str, ...] = ()
+        self._added = list(remarks)
         self._usage: Usage | None = None
         self._over = False
         self._changed = asyncio.Event()
@@ -108,7 +117,7 @@ class _Growing:
         await self._finish()
 
     def _add(self, key: str) -> None:
-        self._added = (self._to.texts(key),)
+        self._added.append(self._to.texts(key))
 
     async def _due(self) -> bool:
         """Wait until the draft is due; False when the completion is over."""
@@ -144,11 +153,11 @@ class _Growing:
     async def _finish(self) -> None:
         text = self._draft.text
         if not text.strip() and not self._events:
-            await self._send(Notice(self._added[0], self._prompt), "first", 0)
+            await self._send(Notice("\n\n".join(self._added), self._prompt), "first", 0)
             return
         parts = split(text)
         for number, part in enumerate(parts):
-            added = self._added if number == len(parts) - 1 else ()
+            added = tuple(self._added) if number == len(parts) - 1 else ()
             reply = Reply(self._prompt, part, self._to.model, added)
             await self._put(number, reply, stage="final")
         void = Reply(self._prompt, Part(""), self._to.model, (self._to.texts("void"),))

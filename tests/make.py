@@ -1,10 +1,20 @@
 """Values with defaults, for tests that care about one field of many."""
 
-from bot.core.events import EventId, Invite, Message, Pending, RoomId, UserId
+from bot.core.events import (
+    EventId,
+    Invite,
+    KeyNews,
+    Message,
+    Pending,
+    RoomId,
+    Undecryptable,
+    UserId,
+)
 
 ROOM = RoomId("!room:tchap.test")
 BOT = UserId("@assistant:tchap.test")
 AGENT = UserId("@agent:tchap.test")
+MIDNIGHT = 1_699_920_000.0  # of some day, UTC, in seconds since the epoch
 
 
 def message(
@@ -28,3 +38,26 @@ def invite(sender: str = AGENT, *, direct: bool = True) -> Invite:
 def pending(event_id: str = "$prompt") -> Pending:
     """Return a message that is known by its ids alone."""
     return Pending(EventId(event_id), ROOM)
+
+
+def undecryptable(
+    event_id: str = "$prompt",
+    *,
+    sender: UserId = AGENT,
+    session_id: str = "session",
+    thread_root: str | None = None,
+) -> Undecryptable:
+    """Return the same message, as it is heard without its key."""
+    root = None if thread_root is None else EventId(thread_root)
+    return Undecryptable(EventId(event_id), ROOM, sender, session_id, 1_700_000_000_000, root)
+
+
+def key_news(
+    withheld: str | None = None,
+    *,
+    sender: UserId = AGENT,
+    room_id: RoomId = ROOM,
+    session_id: str = "session",
+) -> KeyNews:
+    """Return the news that the session's key has come, or is withheld."""
+    return KeyNews(sender, room_id, session_id, withheld)

@@ -63,7 +63,43 @@ class Message:
         return Conversation(self.room_id, self.thread_root)
 
 
-Event = Invite | Joined | Left | Message
+@dataclass(frozen=True, slots=True)
+class Undecryptable:
+    """A message whose key has not come: all that can be said of it without reading it.
+
+    Attributes:
+        session_id: the Megolm session that its sender encrypted it with.
+        timestamp: the homeserver's `origin_server_ts`, in milliseconds.
+        thread_root: the thread's root event id, from the relation that stays in clear.
+    """
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    session_id: str
+    timestamp: int
+    thread_root: EventId | None = None
+
+
+Event = Invite | Joined | Left | Message | Undecryptable
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNews:
+    """The key of a Megolm session has come, or its owner says why it will not.
+
+    Attributes:
+        sender: who sent the key or withholds it.
+        room_id: "" where the news is of all that the sender's device would send (`m.no_olm`).
+        session_id: "" in the same case.
+        withheld: the code of `m.room_key.withheld` (spec: reporting that decryption keys are
+            withheld), None where the key has come.
+    """
+
+    sender: UserId
+    room_id: RoomId
+    session_id: str
+    withheld: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +128,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One sync response: what was heard, and the token that follows it."""
+    """One sync response: what was heard, the token that follows it, and news of keys."""
 
     events: tuple[Event, ...]
     next_batch: str
+    keys: tuple[KeyNews, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from bot.core.events import EventId, Message
+from bot.core.events import EventId, Message, Undecryptable
 from bot.core.markdown import Part
 
 
@@ -16,7 +16,7 @@ class Notice:
     """
 
     text: str
-    to: Message | None = None
+    to: Message | Undecryptable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
     Args:
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
-        stage: "first", "edit:1", "edit:2", …, "final".
+        stage: "first", "edit:1", "edit:2", …, "final" of a reply, "notice", or "key missing".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

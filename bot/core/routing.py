@@ -12,6 +12,7 @@ from bot.core.events import (
     Message,
     Room,
     RoomId,
+    Undecryptable,
     UserId,
     server_name,
 )
@@ -64,6 +65,13 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Await:
+    """Wait for the key of `message`: only who can read it knows what it asks for."""
+
+    message: Undecryptable
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """Do nothing, for `reason` (for the log)."""
 
@@ -72,6 +80,8 @@ class Ignore:
 
 _HELP = {"!aide", "!help"}
 _TEXT = {"m.text", "m.emote"}
+_OWN = "own message"
+_NOT_ALLOWED = "sender's homeserver is not allowed"
 
 Intent = Answer | Explain | Welcome | Accept | Decline | Leave | Ignore
 
@@ -97,7 +107,7 @@ class Policy:
         )
 
 
-def decide(event: Event, room: Room, policy: Policy) -> Intent:
+def decide(event: Event, room: Room, policy: Policy) -> Intent | Await:
     """Return what the bot does about `event`, heard in `room`."""
     match event:
         case Invite():
@@ -111,6 +121,8 @@ def decide(event: Event, room: Room, policy: Policy) -> Intent:
             return Leave(event.room_id) if event.alone else Ignore("others are still here")
         case Message():
             return _decide_message(event, room, policy)
+        case Undecryptable():
+            return _decide_undecryptable(event, policy)
         case _:
             assert_never(event)
 
@@ -131,13 +143,19 @@ def _decide_message(message: Message, room: Room, policy: Policy) -> Intent:
     return Answer(message)
 
 
+def _decide_undecryptable(message: Undecryptable, policy: Policy) -> Await | Ignore:
+    if message.sender == policy.me:
+        return Ignore(_OWN)
+    return Await(message) if policy.allows(message.sender) else Ignore(_NOT_ALLOWED)
+
+
 def _no_prompt(message: Message, room: Room, policy: Policy) -> str | None:
     """Return why the message asks nothing of the bot, None where it does."""
     reasons = {
-        "own message": message.sender == policy.me,
+        _OWN: message.sender == policy.me,
         "a notice is never a prompt": message.msgtype == "m.notice",
         "not a direct message": not room.direct,
-        "sender's homeserver is not allowed": not policy.allows(message.sender),
+        _NOT_ALLOWED: not policy.allows(message.sender),
         "empty message": message.msgtype in _TEXT and not message.body.strip(),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bot.core.events import EventId, Message
+from bot.core.events import EventId, Message, Undecryptable
 from bot.core.markdown import Rendered, render
 from bot.core.replies import Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER
@@ -66,7 +66,7 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def _relation(message: Message, latest: EventId | None) -> dict[str, Any]:
+def _relation(message: Message | Undecryptable, latest: EventId | None) -> dict[str, Any]:
     """Relate to `message`: in its thread, or by a reference that `/relations` can find."""
     quote = {"m.in_reply_to": {"event_id": message.event_id}}
     if message.thread_root is not None:

@@ -5,6 +5,7 @@ import math
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,13 +17,25 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from bot.core.events import Batch, Event, EventId, Invite, Joined, Left, Pending, RoomId, UserId
+from bot.core.events import (
+    Batch,
+    Event,
+    EventId,
+    Invite,
+    Joined,
+    Left,
+    Pending,
+    RoomId,
+    Undecryptable,
+    UserId,
+)
 from bot.errors import StoreError
-from bot.ports import Claim
+from bot.ports import Awaited, Claim
 from bot.shield import to_the_end
 from bot.storage.tables import account, inbox, replies
 
 T = TypeVar("T")
+_Unfinished = Invite | Joined | Left | Pending | Awaited
 
 _BUSY_SECONDS = 30  # how long a writer waits for another one
 _TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
@@ -105,7 +118,7 @@ class SqlStore:
 
         return await self._transaction(work)
 
-    async def admit(self, batch: Batch) -> Sequence[Event]:
+    async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]:
         """Commit the batch's events and token; return the events not known before.
 
         The token of a batch without events may wait for one with, a few seconds at the most: who
@@ -120,7 +133,7 @@ class SqlStore:
             new = [
                 heard
                 for position, heard in enumerate(batch.events, last + 1)
-                if await _insert(connection, heard, position)
+                if await _insert(connection, _row(heard, position, heard_at))
             ]
             await connection.execute(update(account).values(sync_token=batch.next_batch))
             return new
@@ -129,10 +142,10 @@ class SqlStore:
         self._committed = now
         return new
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending]:
+    async def unfinished(self) -> Sequence[_Unfinished]:
         """Return what was admitted and not finished, oldest first."""
 
-        async def work(connection: AsyncConnection) -> list[Invite | Joined | Left | Pending]:
+        async def work(connection: AsyncConnection) -> list[_Unfinished]:
             rows = await connection.execute(
                 select(inbox).where(inbox.c.finished_at.is_(None)).order_by(inbox.c.position)
             )
@@ -181,6 +194,34 @@ class SqlStore:
 
         await self._transaction(work)
 
+    async def noticed(self, message: Undecryptable, at: float) -> None:
+        """Record that the message's sender was told at `at` that it cannot be read."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                update(inbox)
+                .where(inbox.c.event_id == message.event_id)
+                .values(sender=message.sender, noticed_at=_date(at))
+            )
+
+        await self._transaction(work)
+
+    async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None:
+        """Return when the person was last told so in the room, None for never."""
+
+        async def work(connection: AsyncConnection) -> datetime | None:
+            latest: datetime | None = await connection.scalar(
+                select(func.max(inbox.c.noticed_at)).where(
+                    inbox.c.sender == sender,
+                    inbox.c.room_id == room_id,
+                    inbox.c.noticed_at.is_not(None),
+                )
+            )
+            return latest
+
+        latest = await self._transaction(work)
+        return None if latest is None else _seconds(latest)
+
     async def _transaction(self, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
         """Run `work` in one transaction that a cancelled caller cannot cut in two."""
 
@@ -213,30 +254,42 @@ async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
         )
 
 
-async def _insert(connection: AsyncConnection, heard: Event, position: int) -> bool:
-    """Insert the event's row; tell whether it was new.
+async def _insert(connection: AsyncConnection, row: dict[str, Any]) -> bool:
+    """Insert the row; tell whether its event was new.
 
     An invitation has no event id that every homeserver sends, so its room's id stands for it: it
     may come again after it was declined, and then counts as new.
     """
-    values: dict[str, Any] = {
+    statement = sqlite.insert(inbox).values(row)
+    upsert = (
+        statement.on_conflict_do_update(index_elements=["event_id"], set_=row)
+        if row["kind"] == "invite"
+        else statement.on_conflict_do_nothing()
+    )
+    return (await connection.execute(upsert)).rowcount == 1
+
+
+def _row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "event_id": heard.event_id,
         "position": position,
         "kind": type(heard).__name__.lower(),
         "room_id": heard.room_id,
+        "admitted_at": _date(heard_at),
     }
-    statement = sqlite.insert(inbox)
     if isinstance(heard, Invite):
-        values |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
-        upsert = statement.values(values).on_conflict_do_update(
-            index_elements=["event_id"], set_=values
-        )
-    else:
-        upsert = statement.values(values).on_conflict_do_nothing()
-    return (await connection.execute(upsert)).rowcount == 1
+        row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
+    elif isinstance(heard, Undecryptable):
+        row |= {
+            "sender": heard.sender,
+            "session_id": heard.session_id,
+            "thread_root": heard.thread_root,
+            "timestamp": heard.timestamp,
+        }
+    return row
 
 
-def _restore(row: RowMapping) -> Invite | Joined | Left | Pending:
+def _restore(row: RowMapping) -> _Unfinished:
     event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
     match row["kind"]:
         case "invite":
@@ -245,5 +298,29 @@ def _restore(row: RowMapping) -> Invite | Joined | Left | Pending:
             return Left(event_id, room_id, alone=True)  # no other is admitted
         case "joined":
             return Joined(event_id, room_id)
+        case "undecryptable" if not row["claims"]:
+            return _restore_awaited(row)
         case _:
             return Pending(event_id, room_id)
+
+
+def _restore_awaited(row: RowMapping) -> Awaited:
+    root = row["thread_root"]
+    message = Undecryptable(
+        EventId(row["event_id"]),
+        RoomId(row["room_id"]),
+        UserId(row["sender"]),
+        row["session_id"],
+        row["timestamp"],
+        None if root is None else EventId(root),
+    )
+    return Awaited(message, _seconds(row["admitted_at"]))
+
+
+def _date(seconds: float) -> datetime:
+    """Return seconds since the epoch as SQLite's DateTime holds them: UTC, without a zone."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
+def _seconds(date: datetime) -> float:
+    return date.replace(tzinfo=UTC).timestamp()

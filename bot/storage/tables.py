@@ -27,15 +27,26 @@ inbox = Table(
     metadata,
     Column("event_id", String, primary_key=True),
     Column("position", Integer, nullable=False, index=True),  # in order of arrival
-    Column("kind", String, nullable=False),  # invite, joined, message
+    Column("kind", String, nullable=False),  # invite, joined, left, message, undecryptable
     Column("room_id", String, nullable=False),
-    Column("sender", String, nullable=True),  # of an invitation
+    Column("sender", String, nullable=True),  # of an invitation, of what is undecryptable
     Column("direct", Boolean, nullable=True),  # of an invitation
     Column("claims", Integer, nullable=False, server_default="0"),
     Column("admitted_at", DateTime, nullable=False, server_default=func.now()),
     Column("finished_at", DateTime, nullable=True),
+    Column("session_id", String, nullable=True),  # of what is undecryptable, as all that follows
+    Column("thread_root", String, nullable=True),
+    Column("timestamp", Integer, nullable=True),  # the homeserver's, in milliseconds
+    Column("noticed_at", DateTime, nullable=True),
 )
 Index("ix_inbox_unfinished", inbox.c.position, sqlite_where=inbox.c.finished_at.is_(None))
+Index(
+    "ix_inbox_noticed",
+    inbox.c.sender,
+    inbox.c.room_id,
+    inbox.c.noticed_at,
+    sqlite_where=inbox.c.noticed_at.is_not(None),
+)
 
 replies = Table(
     "replies",

@@ -7,20 +7,45 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from bot.core.events import Batch, EventId, Joined, Left
+from bot.core.events import Batch, EventId, Joined, Left, RoomId
 from bot.errors import StoreError
-from bot.ports import Claim, Store
+from bot.ports import Awaited, Claim, Store
 from bot.storage.store import SqlStore
 from bot.storage.tables import metadata
 from tests.fakes import FakeStore
-from tests.make import BOT, ROOM, invite, message, pending
+from tests.make import AGENT, BOT, MIDNIGHT, ROOM, invite, message, pending, undecryptable
 
 PROMPT = message()
 JOINED = Joined(EventId("$join"), ROOM)
+
+
+def _write_first_ledger(path: Path) -> None:
+    """Write a ledger as the first version of the assistant left it."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "bot.storage:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO account VALUES (?, 's7')", (BOT,))
+        connection.exec_driver_sql(
+            "INSERT INTO inbox (event_id, position, kind, room_id, sender, direct, claims,"
+            " finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                ("$old", 1, "message", ROOM, None, None, 1, "2026-01-01 00:00:00"),
+                (invite().event_id, 2, "invite", ROOM, AGENT, 1, 0, None),
+                ("$prompt", 3, "message", ROOM, None, None, 1, None),
+            ],
+        )
+        connection.exec_driver_sql("INSERT INTO replies VALUES ('$prompt', 0, '$reply')")
+    engine.dispose()
 
 
 @pytest.fixture(params=["fake", "sqlite"])
@@ -38,50 +63,50 @@ class TestStore:
         assert await store.sync_token() is None
 
     async def test_events_and_token_are_admitted_together(self, store: Store) -> None:
-        events = await store.admit(Batch((JOINED, PROMPT), "s1"))
+        events = await store.admit(Batch((JOINED, PROMPT), "s1"), MIDNIGHT)
 
         assert list(events) == [JOINED, PROMPT]
         assert await store.sync_token() == "s1"
         assert await store.unfinished() == [JOINED, pending()]
 
     async def test_an_event_seen_twice_is_admitted_once(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"))
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
 
-        again = await store.admit(Batch((PROMPT, message(event_id="$new")), "s2"))
+        again = await store.admit(Batch((PROMPT, message(event_id="$new")), "s2"), MIDNIGHT)
 
         assert [event.event_id for event in again] == ["$new"]
 
     async def test_a_finished_event_seen_again_stays_finished(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"))
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         await store.finish(PROMPT.event_id)
 
-        assert await store.admit(Batch((PROMPT,), "s2")) == []
+        assert await store.admit(Batch((PROMPT,), "s2"), MIDNIGHT) == []
         assert await store.unfinished() == []
 
     async def test_an_invitation_may_come_again(self, store: Store) -> None:
-        await store.admit(Batch((invite(direct=False),), "s1"))
+        await store.admit(Batch((invite(direct=False),), "s1"), MIDNIGHT)
         await store.finish(invite().event_id)
 
-        assert list(await store.admit(Batch((invite(),), "s2"))) == [invite()]
+        assert list(await store.admit(Batch((invite(),), "s2"), MIDNIGHT)) == [invite()]
         assert await store.unfinished() == [invite()]
 
     async def test_a_departure_is_remembered_until_it_is_acted_upon(self, store: Store) -> None:
         left = Left(EventId("$left"), ROOM, alone=True)
 
-        assert list(await store.admit(Batch((left,), "s1"))) == [left]
+        assert list(await store.admit(Batch((left,), "s1"), MIDNIGHT)) == [left]
         assert await store.unfinished() == [left]
 
     async def test_what_is_unfinished_comes_in_the_order_of_arrival(self, store: Store) -> None:
         ids = ["$c", "$a", "$b"]
         for number, event_id in enumerate(ids):
-            await store.admit(Batch((message(event_id=event_id),), f"s{number}"))
+            await store.admit(Batch((message(event_id=event_id),), f"s{number}"), MIDNIGHT)
 
-        assert [one.event_id for one in await store.unfinished()] == ids
+        assert await store.unfinished() == [pending(one) for one in ids]
 
     async def test_each_claim_counts_and_brings_the_messages_of_the_one_before(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT,), "s1"))
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
 
         first = await store.claim(PROMPT.event_id)
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
@@ -96,17 +121,74 @@ class TestStore:
         with pytest.raises(StoreError, match="before it was admitted"):
             await store.claim(EventId("$unknown"))
 
+    @pytest.mark.parametrize("thread_root", [None, "$root"])
+    async def test_what_cannot_be_read_is_remembered_by_its_ids(
+        self, store: Store, thread_root: str | None
+    ) -> None:
+        heard = undecryptable(thread_root=thread_root)
+
+        assert list(await store.admit(Batch((heard,), "s1"), MIDNIGHT + 0.25)) == [heard]
+        assert await store.unfinished() == [Awaited(heard, MIDNIGHT + 0.25)]
+
+    async def test_a_message_waits_on_when_it_is_seen_again_and_can_be_read(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+
+        assert list(await store.admit(Batch((PROMPT,), "s2"), MIDNIGHT + 60)) == []
+        assert await store.unfinished() == [Awaited(undecryptable(), MIDNIGHT)]
+
+    async def test_what_is_claimed_could_be_read(self, store: Store) -> None:
+        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+
+        assert await store.claim(PROMPT.event_id) == Claim(1, ())
+        assert await store.unfinished() == [pending()]
+
+    async def test_the_last_notice_is_remembered_beyond_its_message(self, store: Store) -> None:
+        first, second = undecryptable("$1"), undecryptable("$2")
+        await store.admit(Batch((first, second), "s1"), MIDNIGHT)
+        await store.noticed(second, MIDNIGHT + 90.5)
+        await store.noticed(first, MIDNIGHT + 30)
+
+        assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 90.5
+        for one in (first, second):
+            await store.finish(one.event_id)
+        assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 90.5
+
+    async def test_who_was_never_told_has_no_last_notice(self, store: Store) -> None:
+        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+
+        assert await store.last_notice(AGENT, ROOM) is None
+
+    async def test_a_notice_is_of_one_person_in_one_room(self, store: Store) -> None:
+        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+        await store.noticed(undecryptable(), MIDNIGHT + 30)
+
+        assert await store.last_notice(AGENT, RoomId("!other:tchap.test")) is None
+        assert await store.last_notice(BOT, ROOM) is None
+
+    async def test_a_message_that_could_be_read_once_may_have_its_notice(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.noticed(undecryptable(), MIDNIGHT + 30)
+
+        assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 30
+
 
 class TestSqlStore:
     async def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
         store = await SqlStore.open(tmp_path / "ledger.db", BOT)
-        await store.admit(Batch((PROMPT,), "s1"))
+        late = undecryptable("$late", thread_root="$root")
+        await store.admit(Batch((PROMPT, late), "s1"), MIDNIGHT)
+        await store.noticed(late, MIDNIGHT + 30)
         await store.close()
 
         again = await SqlStore.open(tmp_path / "ledger.db", BOT)
 
         assert await again.sync_token() == "s1"
-        assert await again.unfinished() == [pending()]
+        assert await again.unfinished() == [pending(), Awaited(late, MIDNIGHT)]
+        assert await again.last_notice(AGENT, ROOM) == MIDNIGHT + 30
         await again.close()
 
     async def test_another_account_is_refused(self, tmp_path: Path) -> None:
@@ -133,13 +215,13 @@ class TestSqlStore:
         loop = asyncio.get_running_loop()
         for number in range(30):
             batch = Batch((message(event_id=f"${number}"),), f"s{number}")
-            task = loop.create_task(store.admit(batch))
+            task = loop.create_task(store.admit(batch, MIDNIGHT))
             for _ in range(number % 6):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
 
-        await store.admit(Batch((message(event_id="$last"),), "end"))
+        await store.admit(Batch((message(event_id="$last"),), "end"), MIDNIGHT)
 
         assert await store.sync_token() == "end"
         assert (await store.unfinished())[-1] == pending("$last")
@@ -147,7 +229,7 @@ class TestSqlStore:
 
     async def test_no_word_of_a_message_is_in_the_file(self, tmp_path: Path) -> None:
         store = await SqlStore.open(tmp_path / "ledger.db", BOT)
-        await store.admit(Batch((message("canari-7431"),), "s1"))
+        await store.admit(Batch((message("canari-7431"),), "s1"), MIDNIGHT)
         await store.close()
 
         files = await asyncio.to_thread(lambda: [one.read_bytes() for one in tmp_path.iterdir()])
@@ -156,6 +238,22 @@ class TestSqlStore:
 
 
 class TestLedgersOfOtherVersions:
+    async def test_an_older_ledger_is_brought_up_to_date_with_what_is_in_it(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "ledger.db"
+        await asyncio.to_thread(_write_first_ledger, path)
+
+        store = await SqlStore.open(path, BOT)
+
+        assert await store.sync_token() == "s7"
+        assert await store.unfinished() == [invite(), pending()]
+        assert await store.claim(PROMPT.event_id) == Claim(2, (EventId("$reply"),))
+        assert await store.admit(Batch((message(event_id="$old"),), "s8"), MIDNIGHT) == []
+        await store.admit(Batch((undecryptable("$new"),), "s9"), MIDNIGHT)
+        assert (await store.unfinished())[-1] == Awaited(undecryptable("$new"), MIDNIGHT)
+        await store.close()
+
     async def test_a_newer_ledger_is_named_and_left_as_it_is(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.db"
         await (await SqlStore.open(path, BOT)).close()

@@ -1,53 +1,18 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
-from bot.assistant import Assistant
 from bot.core.events import Delta, EventId, Joined, Left, Turn
 from bot.core.replies import Edit, Notice, Reply
-from bot.core.routing import Policy
 from bot.core.turns import Said
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, StoreError
 from bot.ports import Store
-from bot.replying import Pace, Replying
 from bot.texts import Texts
-from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore
-from tests.make import BOT, ROOM, invite, message
+from tests.fakes import Story
+from tests.make import ROOM, invite, message
 
 TEXTS = Texts("fr")
-POLICY = Policy(BOT, ("tchap.test",))
 JOINED = Joined(EventId("$join"), ROOM)
-
-
-class Story:
-    """The whole assistant on fakes; `run` keeps it going while the block lasts."""
-
-    def __init__(self) -> None:
-        self.matrix, self.model, self.store = FakeMatrix(), FakeModel(), FakeStore()
-        self.clock = FakeClock()
-
-    def assistant(self) -> Assistant:
-        replying = Replying(self.matrix, self.store, self.clock, TEXTS, Pace(0.8, 2.0), "small")
-        return Assistant(self.matrix, self.model, self.store, replying, POLICY, "Sobre.")
-
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        task = asyncio.get_running_loop().create_task(self.assistant().run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110  # it may be about any of the three fakes
-                await asyncio.sleep(0)
-
-    def done(self, *event_ids: str) -> bool:
-        return {EventId(one) for one in event_ids} <= self.store.finished
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,7 +20,7 @@ from bot.errors import (
 from bot.replying import Pace, Replying
 from bot.texts import Texts
 from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore
-from tests.make import message
+from tests.make import MIDNIGHT, message
 
 PROMPT = message()
 END = Delta(finish_reason="stop")
@@ -35,9 +36,11 @@ class Stage:
             self.matrix, self.store, self.clock, TEXTS, Pace(0.8, 2.0), "small-model"
         )
 
-    async def stream(self, *script: Delta | Exception | asyncio.Event) -> None:
-        await self.store.admit(Batch((PROMPT,), "s1"))
-        await self.replying.stream(PROMPT, FakeModel(*script).stream([]))
+    async def stream(
+        self, *script: Delta | Exception | asyncio.Event, remarks: Sequence[str] = ()
+    ) -> None:
+        await self.store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await self.replying.stream(PROMPT, FakeModel(*script).stream([]), remarks)
 
     @property
     def shown(self) -> list[str]:
@@ -77,7 +80,7 @@ async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
-        stage.clock.now += 2.0
+        stage.clock.time += 2.0
         first.set()
         await stage.matrix.until(lambda: stage.shown == ["Un. Deux. Trois."])
         second.set()
@@ -94,7 +97,7 @@ async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stag
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.matrix.failures = [RateLimited("slow down", 30.0)]
-        stage.clock.now += 2.0
+        stage.clock.time += 2.0
         first.set()
         while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
             await asyncio.sleep(0)
@@ -108,7 +111,7 @@ async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stag
     ("failure", "waited"),
     [
         (RateLimited("429", 7.5), 7.5),
-        (HomeserverUnreachable("502"), pytest.approx(0.75, abs=0.26)),
+        (HomeserverUnreachable("502"), pytest.approx(1.25, abs=0.26)),
     ],
 )
 async def test_first_and_final_get_through_whatever_it_takes(
@@ -151,6 +154,18 @@ async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key:
     await stage.stream(Delta("Le ciel"), Delta(finish_reason=reason))
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS(key)}"]
+
+
+async def test_remarks_stand_below_the_text_and_before_what_went_wrong(stage: Stage) -> None:
+    await stage.stream(Delta("Le ciel"), Truncated("cut"), remarks=["*Tard.*"])
+
+    assert stage.shown == [f"Le ciel\n\n*Tard.*\n\n{TEXTS('model truncated')}"]
+
+
+async def test_remarks_of_a_reply_without_a_word_are_in_its_notice(stage: Stage) -> None:
+    await stage.stream(ModelBusy("429"), remarks=["*Tard.*"])
+
+    assert stage.shown == [f"*Tard.*\n\n{TEXTS('model busy')}"]
 
 
 async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -> None:
@@ -219,7 +234,7 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.matrix.failures = [hiccup]
-        stage.clock.now += 2.0
+        stage.clock.time += 2.0
         first.set()
         while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
             await asyncio.sleep(0)

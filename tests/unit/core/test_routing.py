@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Event, EventId, Joined, Left, Message, Room, RoomId, UserId
+from bot.core.events import Event, EventId, Joined, Left, Room, RoomId, UserId
 from bot.core.routing import (
     Accept,
     Answer,
+    Await,
     Decline,
     Explain,
     Ignore,
@@ -15,7 +16,7 @@ from bot.core.routing import (
     Welcome,
     decide,
 )
-from tests.make import BOT, ROOM, invite, message
+from tests.make import BOT, ROOM, invite, message, undecryptable
 
 POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"))
 JOINED = Joined(EventId("$join"), ROOM)
@@ -31,9 +32,11 @@ PROMPT = message()
         (JOINED, True, Welcome(ROOM, EventId("$join"), "welcome")),
         (JOINED, False, Welcome(ROOM, EventId("$join"), "welcome salon")),
         (Left(EventId("$l"), ROOM, alone=True), True, Leave(ROOM)),
+        (undecryptable(), True, Await(undecryptable())),
+        (undecryptable(), False, Await(undecryptable())),
     ],
 )
-def test_each_event_has_its_intent(event: Event, direct: bool, intent: Intent) -> None:  # noqa: FBT001  # a table's column
+def test_each_event_has_its_intent(event: Event, direct: bool, intent: Intent | Await) -> None:  # noqa: FBT001  # a table's column
     assert decide(event, Room(ROOM, direct=direct), POLICY) == intent
 
 
@@ -46,9 +49,11 @@ def test_each_event_has_its_intent(event: Event, direct: bool, intent: Intent) -
         (replace(PROMPT, body=" \n"), True),
         (PROMPT, False),
         (replace(PROMPT, msgtype="m.image"), False),
+        (undecryptable(sender=BOT), True),
+        (undecryptable(sender=UserId("@a:evil.test")), True),
     ],
 )
-def test_what_is_no_prompt_is_ignored(heard: Message, direct: bool) -> None:  # noqa: FBT001  # a table's column
+def test_what_is_no_prompt_is_ignored(heard: Event, direct: bool) -> None:  # noqa: FBT001  # a table's column
     assert isinstance(decide(heard, Room(ROOM, direct=direct), POLICY), Ignore)
 
 

@@ -1,0 +1,24 @@
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("inbox", sa.Column("session_id", sa.String, nullable=True))
+    op.add_column("inbox", sa.Column("thread_root", sa.String, nullable=True))
+    op.add_column("inbox", sa.Column("timestamp", sa.Integer, nullable=True))
+    op.add_column("inbox", sa.Column("noticed_at", sa.DateTime, nullable=True))
+    op.create_index(
+        "ix_inbox_noticed",
+        "inbox",
+        ["sender", "room_id", "noticed_at"],
+        sqlite_where=sa.text("noticed_at IS NOT NULL"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_inbox_noticed", "inbox")
+    for column in ("noticed_at", "timestamp", "thread_root", "session_id"):
+        op.drop_column("inbox", column)
