@@ -11,10 +11,11 @@ import structlog
 from bot.assistant import Assistant
 from bot.config import Config
 from bot.core.routing import Policy
-from bot.errors import CompletionError, StoreError
+from bot.errors import CompletionError, Stalled, StoreError
+from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
-from bot.matrix.session import Account
+from bot.matrix.session import Account, Vault
 from bot.replying import Pace, Replying
 from bot.storage.store import SqlStore
 from bot.texts import Texts
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 
 
 class SystemClock:
-    """The `Clock` port on the machine's own monotonic clock."""
+    """The `Clock` port on the machine's own clocks."""
 
     def monotonic(self) -> float:
         """Return seconds since some fixed moment."""
@@ -49,32 +50,43 @@ async def run(config: Config) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    work, told = loop.create_task(_run(config)), loop.create_task(stop.wait())
-    await asyncio.wait([work, told], return_when=asyncio.FIRST_COMPLETED)
+    health = Health(SystemClock())
+    work, told = loop.create_task(_run(config, health)), loop.create_task(stop.wait())
+    watch = loop.create_task(health.watch())
+    await asyncio.wait([work, told, watch], return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
+    if not watch.cancel():
+        log.error("sync stalled", sync_age=round(health.sync_age))
     if not work.done():
         work.cancel()
         await asyncio.wait([work], timeout=_DRAIN_SECONDS)
         log.info("stopped", drained=work.done())
+    if health.stalled:
+        raise Stalled("the sync loop stood still; started anew, the assistant goes on")
     if work.done() and not work.cancelled():
         work.result()
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, health: Health) -> None:
     directory = _private(config.storage.directory)
     async with AsyncExitStack() as parts:
         store = await SqlStore.open(directory / "ledger.db", config.matrix.user_id)
         parts.push_async_callback(store.close)
         model = _model(config)
         parts.push_async_callback(model.close)
-        matrix = NioMatrix(_account(config), _private(directory / "matrix"))
+        vault = Vault(
+            _private(directory / "matrix"),
+            config.storage.key.get_secret_value(),
+            config.storage.keep_keys_days,
+        )
+        matrix = NioMatrix(_account(config), vault, health)
         parts.push_async_callback(matrix.close)
         await matrix.open()
         await _check(model)
         replying = Replying(
             matrix,
             store,
-            SystemClock(),
+            health.clock,
             Texts(config.language),
             Pace(config.reply.first_after, config.reply.edit_interval),
             config.model.name,

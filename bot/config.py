@@ -34,6 +34,7 @@ from bot.settings_types import (
     CaBundle,
     Directory,
     Endpoint,
+    Key,
     MatrixId,
     Origin,
     Proxy,
@@ -154,6 +155,12 @@ class StorageSettings(Section):
     directory: Directory = Field(
         Path("/var/lib/assistant-tchap"), description="holds the ledger and the encryption keys"
     )
+    key: Key = Field(
+        description="seals the encryption keys in the directory, and is kept elsewhere"
+    )
+    keep_keys_days: int = Field(
+        90, ge=1, description="days for which a room's key is kept that nothing is read with"
+    )
 
 
 class LogSettings(Section):
@@ -185,9 +192,7 @@ class Config(BaseSettings):
     reply: ReplySettings = Field(
         default_factory=ReplySettings, description="how a reply grows in the room"
     )
-    storage: StorageSettings = Field(
-        default_factory=StorageSettings, description="where the bot remembers"
-    )
+    storage: StorageSettings = Field(description="where the bot remembers")
     language: Literal["fr", "en"] = Field("fr", description="the bot's own sentences")
     log: LogSettings = Field(default_factory=LogSettings, description="what is logged, and how")
 

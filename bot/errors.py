@@ -3,6 +3,7 @@
 BotError
 ├── ConfigError               the configuration is at fault; the message says what to change
 ├── StoreError                the ledger cannot be opened, read or written
+├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
 │   ├── HomeserverUnreachable   no connection, or a 5xx: worth another try
 │   │   └── NotMatrix             an answer that is not Matrix, as a proxy's page is
@@ -32,6 +33,10 @@ class ConfigError(BotError):
 
 class StoreError(BotError):
     """The ledger cannot be opened, read or written."""
+
+
+class Stalled(BotError):
+    """The sync loop stands still although the process lives: a fresh one does better."""
 
 
 class MatrixError(BotError):

@@ -119,7 +119,11 @@ def _section(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 def _secrets(model: type[BaseModel]) -> list[str]:
     fields = model.model_fields.items()
-    return [key for key, field in fields if SecretStr in get_args(field.annotation)]
+    return [
+        key
+        for key, field in fields
+        if SecretStr in (field.annotation, *get_args(field.annotation))
+    ]
 
 
 def _with_secret_files(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:

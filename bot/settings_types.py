@@ -28,6 +28,7 @@ from bot.settings_source import SecretFile
 _SERVER = r"(?:[A-Za-z0-9.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 _USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices: user identifiers
 _SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
+_KEY_LENGTH = 32
 _HTTP_URL = TypeAdapter(HttpUrl)
 
 
@@ -56,6 +57,13 @@ def _secret(value: object) -> object:
     if not text:
         raise PydanticCustomError("secret_file", "the file is empty")
     return text
+
+
+def _long(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _KEY_LENGTH:
+        expected = "must have {length} characters or more; `openssl rand -base64 32` prints one"
+        raise PydanticCustomError("key", expected, {"length": _KEY_LENGTH})
+    return secret
 
 
 def _list(value: object) -> object:
@@ -117,6 +125,7 @@ def _ca_bundle(path: Path) -> Path:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+Key = Annotated[SecretStr, BeforeValidator(_secret), AfterValidator(_long)]
 Seconds = Annotated[float, Field(gt=0)]
 Directory = Annotated[Path, BeforeValidator(_text)]
 CaBundle = Annotated[Path, AfterValidator(_ca_bundle)]

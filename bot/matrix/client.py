@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,16 +11,26 @@ import nio
 import structlog
 from nio.responses import EmptyResponse
 
-from bot.core.events import Batch, EventId, Invite, Message, Room, RoomId, UserId
+from bot.core.events import (
+    Batch,
+    EventId,
+    Invite,
+    Message,
+    Room,
+    RoomId,
+    Undecryptable,
+    UserId,
+)
 from bot.core.replies import Edit, Outgoing
 from bot.core.turns import Said
 from bot.errors import Forbidden, MatrixError
+from bot.health import Health
 from bot.matrix import history, sync
 from bot.matrix.content import build
 from bot.matrix.failures import call
-from bot.matrix.parse import mapping, parse_message
+from bot.matrix.parse import mapping, parse_message, parse_undecryptable
 from bot.matrix.rooms import Rooms
-from bot.matrix.session import Account, Session
+from bot.matrix.session import Account, Session, Vault
 from bot.shield import to_the_end
 
 _TYPING_MS = 30_000
@@ -33,10 +42,11 @@ log = structlog.get_logger()
 class NioMatrix:
     """The `Matrix` port: one account, one device."""
 
-    def __init__(self, account: Account, directory: Path) -> None:
-        self._session = Session(account, directory)
+    def __init__(self, account: Account, vault: Vault, health: Health) -> None:
+        self._session = Session(account, vault)
         self._client = self._session.client
-        self._rooms = Rooms(account.user_id)
+        self._health = health
+        self._rooms = Rooms(account.user_id, health)
         self._typing: Counter[RoomId] = Counter()  # answers being written
         self.user_id: UserId = account.user_id
 
@@ -55,11 +65,15 @@ class NioMatrix:
 
     def batches(self, since: str | None) -> AsyncIterator[Batch]:
         """Yield each sync response once; see `sync.batches`."""
-        return sync.batches(self._session, self._rooms, since)
+        return sync.batches(self._session, self._rooms, self._health, since)
 
     def room(self, room_id: RoomId) -> Room:
         """Return what the homeserver's state says of the room."""
         return self._rooms.room(room_id)
+
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float:
+        """Return the user's power level, as the homeserver's state says; infinite for creators."""
+        return self._rooms.power_level(room_id, user_id)
 
     async def join(self, invite: Invite) -> None:
         """Join the room; remember a direct message in the account's `m.direct`."""
@@ -78,15 +92,18 @@ class NioMatrix:
         except Forbidden:
             log.info("already out", room_id=room_id)
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | None:
-        """Read one message again; None where it is gone, undecryptable, or no message."""
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | Undecryptable | None:
+        """Read one message again; None where it is gone or no message."""
         try:
             response = await call(
                 nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
             )
         except Forbidden:
             return None
-        message = parse_message(mapping(response.event.source), room_id)
+        source = mapping(response.event.source)
+        if isinstance(response.event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
+            return parse_undecryptable(source, room_id)
+        message = parse_message(source, room_id)
         return message if isinstance(message, Message) else None
 
     async def history(self, prompt: Message) -> Sequence[Said]:
@@ -95,9 +112,14 @@ class NioMatrix:
 
     @asynccontextmanager
     async def attention(self, message: Message) -> AsyncIterator[None]:
-        """Send the read receipt, and show "typing…" while the block runs."""
-        over = asyncio.Event()
-        typing = asyncio.get_running_loop().create_task(self._show_typing(message, over))
+        """Send the read receipt, and show "typing…" while the block runs.
+
+        The room's key is given to who is to read the reply meanwhile: a large room's first reply
+        would wait for it.
+        """
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        typing = loop.create_task(self._show_typing(message, over))
+        sharing = loop.create_task(to_the_end(self._share_key(message.room_id)))
         try:
             yield
         except asyncio.CancelledError:
@@ -105,23 +127,16 @@ class NioMatrix:
             raise
         finally:
             over.set()
-            await asyncio.wait([typing])
+            await asyncio.wait([typing, sharing])
         typing.result()
+        sharing.result()
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         """Send once, encrypted where the room is; the same id never makes two events."""
         content = build(outgoing, self._rooms.latest(room_id))
         response = await call(
             nio.RoomSendResponse,
-            to_the_end(
-                self._client.room_send(
-                    room_id,
-                    "m.room.message",
-                    content,
-                    transaction_id,
-                    ignore_unverified_devices=True,  # Tchap's rooms give keys to every device
-                )
-            ),
+            to_the_end(self._client.room_send(room_id, "m.room.message", content, transaction_id)),
         )
         event_id = EventId(response.event_id)
         if not isinstance(outgoing, Edit):
@@ -145,6 +160,12 @@ class NioMatrix:
             del self._typing[room_id]
             typing = self._client.room_typing(room_id, typing_state=False)
             await self._courtesy(nio.RoomTypingResponse, typing)
+
+    async def _share_key(self, room_id: RoomId) -> None:
+        try:
+            await self._client.prepare(room_id)
+        except MatrixError as error:
+            log.info("key not shared yet", room_id=room_id, reason=str(error))  # the send insists
 
     async def _courtesy(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
         """Make a request that the answer can do without."""

@@ -2,58 +2,83 @@
 
 matrix-nio's Olm machine lets whatever its parts raise escape: one to-device event of a stranger
 would end the sync, one device's malformed keys everybody's key query. Here each is logged with its
-ids and skipped, and the rest goes on.
+ids and skipped, and the rest goes on. What a bot with one device needs of nobody, it does not take
+in: key requests, forwarded keys, verifications (nio's are broken).
 """
 
-import asyncio
-from http import HTTPStatus
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import nio
 import structlog
-from nio.crypto import Olm, OlmDevice, TrustState
-from nio.crypto.sessions import InboundGroupSession
-from nio.store import SqliteStore
+from nio.crypto import Olm
+from nio.crypto.sessions import InboundGroupSession, OutboundSession
+from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
-from bot.errors import MatrixError
-from bot.matrix.failures import call
+from bot.core.events import RoomId, UserId
+from bot.matrix.parse import Json, mapping, text
+from bot.matrix.store import CryptoStore, RoomKeys
 
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
-_BAD = (
+BAD = (
     *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
     RecursionError,  # JSON nested some thousand levels deep
     *(nio.EncryptionError, nio.exceptions.VerificationError),
 )
 
+WITHHELD = {"m.room_key.withheld", "org.matrix.room_key.withheld"}
+
+_KEY_TYPE = "signed_curve25519"
+
 log = structlog.get_logger()
 
 
-class MemoryTrustStore(SqliteStore):
-    """nio's store, which asks the devices in memory for their trust: nio has loaded them all.
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a room's key is replaced (spec: m.room.encryption, rotation_period_*)."""
 
-    It asks for it at every event it decrypts; as SQL, that is most of what a decryption costs.
-    """
+    messages: int = 100
+    age: timedelta = timedelta(days=7)
 
-    @override
-    def is_device_verified(self, device: OlmDevice) -> bool:
-        """Tell whether the device is verified."""
-        return device.trust_state is TrustState.verified
+    @classmethod
+    def of(cls, content: Json) -> "Rotation":
+        """Read it from the content of `m.room.encryption`; what is malformed is the default."""
+        messages, milliseconds = (
+            value if isinstance(value, int) and value > 0 else None
+            for value in (
+                content.get("rotation_period_msgs"),
+                content.get("rotation_period_ms"),
+            )
+        )
+        default = cls()
+        age = milliseconds and timedelta(milliseconds=min(milliseconds, _LONGEST_MS))
+        return cls(messages or default.messages, age or default.age)
 
-    @override
-    def is_device_blacklisted(self, device: OlmDevice) -> bool:
-        """Tell whether the device is blacklisted."""
-        return device.trust_state is TrustState.blacklisted
 
-    @override
-    def is_device_ignored(self, device: OlmDevice) -> bool:
-        """Tell whether the device is ignored: given keys although nobody has verified it."""
-        return device.trust_state is TrustState.ignored
+_LONGEST_MS = 10**12  # some 30 years: longer ones do not fit a timedelta's sum
 
 
 class SafeOlm(Olm):
-    """nio's Olm machine, in which every event, key and signature stands alone."""
+    """nio's Olm machine, in which every event, key and signature stands alone.
+
+    Attributes:
+        fallback_due: the homeserver holds no fallback key that is still unused.
+        rotations: by room id, where the room's state says when its key is replaced.
+    """
+
+    store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
+    inbound_group_store: RoomKeys  # type: ignore[assignment]  # stands in for nio's
+    _maxToDeviceMessagesPerRequest = 40  # noqa: N815  # nio's name; some 15 ms of work
+
+    def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
+        self.fallback_due = False
+        self.rotations: dict[str, Rotation] = {}
+        super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
+
+    # What strangers send.
 
     @override
     def handle_to_device_event(self, event: Any) -> Any:
@@ -63,9 +88,13 @@ class SafeOlm(Olm):
         session that it made would lose every message of that session.
         """
         try:
-            with self.store.database.atomic():
+            if isinstance(event, nio.UnknownToDeviceEvent) and event.type in WITHHELD:
+                self._hear_withheld(event)
+            if not isinstance(event, EncryptedToDeviceEvent):
+                return None
+            with self.store.transaction():
                 return super().handle_to_device_event(event)  # type: ignore[no-untyped-call]  # nio
-        except _BAD as error:
+        except BAD as error:
             log.warning(
                 "to-device event skipped",
                 sender=getattr(event, "sender", None),
@@ -74,13 +103,19 @@ class SafeOlm(Olm):
             )
             return None
 
+    def _hear_withheld(self, event: nio.UnknownToDeviceEvent) -> None:
+        """Begin anew with a device that could not: it had no one-time key of ours (`m.no_olm`)."""
+        content = mapping(mapping(event.source).get("content"))
+        if content.get("code") == "m.no_olm":
+            self._mark_device_for_unwedging(event.sender, text(content, "sender_key"))  # type: ignore[no-untyped-call]  # nio
+
     @override
     def verify_json(self, json: Any, user_key: str, user_id: str, device_id: str) -> bool:
         """Tell whether the signature holds; one that cannot be read does not."""
         kept = {key: json[key] for key in ("signatures", "unsigned") if key in json}
         try:
             return bool(super().verify_json(json, user_key, user_id, device_id))  # type: ignore[no-untyped-call]  # nio
-        except _BAD as error:
+        except BAD as error:
             json |= kept  # nio takes them out while it verifies
             log.warning(
                 "signature unreadable",
@@ -91,132 +126,205 @@ class SafeOlm(Olm):
             return False
 
     @override
+    def _handle_key_claiming(self, response: nio.KeysClaimResponse) -> None:
+        """Start a session with each device; a malformed key costs its own device's alone."""
+        for user_id, devices in response.one_time_keys.items():
+            for device_id, key in devices.items():
+                one = nio.KeysClaimResponse({user_id: {device_id: key}}, {})
+                try:
+                    with self.store.transaction():
+                        super()._handle_key_claiming(one)  # type: ignore[no-untyped-call]  # nio
+                except BAD as error:
+                    log.warning(
+                        "one-time key unusable",
+                        user_id=user_id,
+                        device_id=device_id,
+                        reason=type(error).__name__,
+                    )
+
+    @override
+    def _handle_key_query(self, response: nio.KeysQueryResponse) -> None:
+        """Take in devices; who was noted as changed while the query ran stays to be asked.
+
+        A device's new name changes nothing: nio would replace the keys of all its rooms for that.
+        """
+        noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
+        super()._handle_key_query(response)
+        self.users_for_key_query |= noted
+        after = self._keys_of(response.device_keys)
+        response.changed = {
+            user_id: changed
+            for user_id, devices in response.changed.items()
+            if (
+                changed := {
+                    device_id: device
+                    for device_id, device in devices.items()
+                    if after[user_id, device_id] != before.get((user_id, device_id))
+                }
+            )
+        }
+
+    def _keys_of(self, user_ids: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
+        """Return the key of each of the users' devices, and whether the device is gone."""
+        return {
+            (user_id, device.id): (device.curve25519, device.deleted)
+            for user_id in user_ids
+            for device in self.device_store[user_id].values()
+        }
+
+    # Our own keys.
+
+    @property
+    @override
+    def should_upload_keys(self) -> bool:
+        """Tell whether one-time keys or the fallback key are used up."""
+        return bool(super().should_upload_keys) or self.fallback_due
+
+    @override
     def share_keys(self) -> dict[str, Any]:
         """Return the keys to upload, saved before the homeserver learns of them.
 
         A process that dies between upload and answer then offers the same keys again, which the
         homeserver accepts; others under the same ids it would refuse for ever.
         """
-        content = super().share_keys()
+        account, content = self.account, dict[str, Any]()
+        if not account.shared:
+            content["device_keys"] = self._signed(self._device_keys())
+            self.fallback_due = True
+        waiting = len(account.one_time_keys["curve25519"])  # offered before, in vain
+        missing = account.max_one_time_keys - (self.uploaded_key_count or 0) - waiting
+        account.generate_one_time_keys(max(missing, 0))
+        content["one_time_keys"] = {
+            f"{_KEY_TYPE}:{key_id}": self._signed({"key": key})
+            for key_id, key in account.one_time_keys["curve25519"].items()
+        }
+        if self.fallback_due:
+            content["fallback_keys"] = self._fallback_keys()
         self.save_account()
         return content
+
+    def _fallback_keys(self) -> dict[str, Any]:
+        """Return a fallback key nobody has claimed yet; vodozemac keeps the last one readable."""
+        account: Any = self.account._account  # noqa: SLF001  # nio's and the stub know none
+        if not account.fallback_key:
+            account.generate_fallback_key()
+        return {
+            f"{_KEY_TYPE}:{key_id}": self._signed({"key": key.to_base64(), "fallback": True})
+            for key_id, key in account.fallback_key.items()
+        }
+
+    def _device_keys(self) -> dict[str, Any]:
+        keys = self.account.identity_keys
+        return {
+            "algorithms": self._algorithms,
+            "device_id": self.device_id,
+            "user_id": self.user_id,
+            "keys": {
+                f"curve25519:{self.device_id}": keys["curve25519"],
+                f"ed25519:{self.device_id}": keys["ed25519"],
+            },
+        }
+
+    def _signed(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return the object with this device's signature (spec: signing JSON)."""
+        signature = self.sign_json(value)
+        return value | {"signatures": {self.user_id: {f"ed25519:{self.device_id}": signature}}}
+
+    @override
+    def handle_response(self, response: Any) -> None:
+        """Take in nio's answers about keys."""
+        super().handle_response(response)  # type: ignore[no-untyped-call]  # nio has no hint
+        if isinstance(response, nio.KeysUploadResponse):
+            self.fallback_due = False
+
+    # The rooms' keys.
+
+    def missing_sessions(self, user_ids: list[str], size: int) -> Iterator[dict[str, list[str]]]:
+        """Yield the users' devices that we have no Olm session with, `size` at a time."""
+        missing = [
+            (user_id, device.id)
+            for user_id in user_ids
+            for device in self.device_store.active_user_devices(user_id)
+            if device.id != self.device_id and not self.session_store.get(device.curve25519)
+        ]
+        for start in range(0, len(missing), size):
+            devices: dict[str, list[str]] = {}
+            for user_id, device_id in missing[start : start + size]:
+                devices.setdefault(user_id, []).append(device_id)
+            yield devices
+
+    @override
+    def create_session(self, one_time_key: str, curve_key: str) -> OutboundSession:
+        """Start an Olm session, which leaves the account as it is: nothing to save of that."""
+        session = OutboundSession(self.account, curve_key, one_time_key)
+        self.session_store.add(curve_key, session)
+        self.save_session(curve_key, session)
+        return session
+
+    @override
+    def create_outbound_group_session(self, room_id: str) -> None:
+        """Make a new key for what the bot says in the room."""
+        super().create_outbound_group_session(room_id)
+        rotation = self.rotations.get(room_id, Rotation())
+        session = self.outbound_group_sessions[room_id]
+        session.max_messages, session.max_age = rotation.messages, rotation.age
 
     @override
     def create_group_session(
         self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str
     ) -> None:
-        """Store a Megolm session, unless the copy that is there reaches further back."""
-        new = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
-        known = self.inbound_group_store.get(room_id, sender_key, session_id)
-        if known is None or new.first_known_index < known.first_known_index:
-            super().create_group_session(
-                sender_key, sender_fp_key, room_id, session_id, session_key
-            )
+        """Store the bot's own copy of what it says."""
+        session = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
+        self.inbound_group_store.keep(session, UserId(self.user_id))
+
+    @override
+    def _handle_room_key_event(self, sender: str, sender_key: str, payload: Any) -> Any:
+        """Store a room's key as its sender's own, who alone may speak with it."""
+        event = nio.RoomKeyEvent.from_dict(payload, sender, sender_key)
+        if not isinstance(event, nio.RoomKeyEvent) or event.algorithm != self._megolm_algorithm:
+            raise nio.EncryptionError("no Megolm key")
+        session = InboundGroupSession(
+            payload["content"]["session_key"],
+            payload["keys"]["ed25519"],
+            sender_key,
+            event.room_id,
+        )
+        if session.id != event.session_id:
+            raise nio.EncryptionError("another session's key")
+        self.inbound_group_store.keep(session, UserId(sender))
+        return event
+
+    @override
+    def _handle_forwarded_room_key_event(self, sender: str, sender_key: str, payload: Any) -> None:
+        """Take no key from anyone but who made it."""
+
+    @override
+    def check_if_wedged(self, event: nio.MegolmEvent) -> None:
+        """Ask for the sender's devices where this one is new; ask nobody for keys."""
+        if event.device_id not in self.device_store[event.sender]:
+            self.users_for_key_query.add(event.sender)
 
     @override
     def decrypt_megolm_event(self, event: nio.MegolmEvent, room_id: str | None = None) -> Any:
-        """Decrypt, or raise nio's EncryptionError whatever is wrong with the event."""
+        """Decrypt, or raise nio's EncryptionError whatever is wrong with the event.
+
+        The session is found by room and session id, and it must have come from the event's
+        sender: the event's own `sender_key` and `device_id` prove nothing (MSC3700).
+        """
+        room = RoomId(room_id or event.room_id or "")
+        copies = self.inbound_group_store.copies(room, event.session_id or "")
+        own = (key for key, copy in copies.items() if copy.sender == event.sender)
+        event.sender_key = next(own, None)
+        if event.sender_key is None:
+            if copies:
+                log.warning("sender has not made this key", event_id=event.event_id, room_id=room)
+            self.check_if_wedged(event)
+            raise nio.EncryptionError("no session of this sender's")
+        device = self.device_store.device_from_sender_key(event.sender, event.sender_key)
+        event.device_id = device.id if device else event.device_id
         try:
-            return super().decrypt_megolm_event(event, room_id)
+            return super().decrypt_megolm_event(event, room)
         except nio.EncryptionError:
             raise
-        except _BAD as error:
+        except BAD as error:
             raise nio.EncryptionError(type(error).__name__) from error
-
-
-class SafeClient(nio.AsyncClient):
-    """nio's client on the safe machine, which takes no state from what it decrypts."""
-
-    @override
-    def load_store(self) -> None:
-        """Open the crypto store named in the configuration, once."""
-        if self.store is not None or self.config.store is None:
-            return
-        self.store = self.config.store(
-            self.user_id,
-            str(self.device_id),
-            str(self.store_path),
-            self.config.pickle_key,
-            self.config.store_name,
-        )
-        self.olm = SafeOlm(self.user_id, str(self.device_id), self.store)
-        self.encrypted_rooms = self.store.load_encrypted_rooms()
-
-    @override
-    async def keys_upload(self) -> Any:
-        """Upload device and one-time keys; let go of those that the homeserver refuses for good.
-
-        It answers 400 where it holds other keys under the same ids (a store restored from a
-        backup): the next upload brings new ones.
-        """
-        response = await super().keys_upload()
-        refused = getattr(response.transport_response, "status", 0) == HTTPStatus.BAD_REQUEST
-        if refused and self.olm is not None:
-            log.warning("one-time keys refused", reason=getattr(response, "message", ""))
-            self.olm.mark_keys_as_published()
-            self.olm.save_account()
-        return response
-
-    @override
-    async def share_group_session(
-        self, room_id: str, ignore_unverified_devices: bool = False
-    ) -> nio.ShareGroupSessionResponse:
-        """Give the room's key to every device of its members, or fail and say so.
-
-        What was not delivered is taken up at the next try; the session counts as shared only when
-        every request was accepted. Whoever waits for the room is let go in any case.
-
-        Raises:
-            MatrixError: the homeserver did not take or give what this needs.
-        """
-        over = self.sharing_session[room_id] = asyncio.Event()
-        try:
-            return await self._share(room_id, ignore_unverified=ignore_unverified_devices)
-        finally:
-            del self.sharing_session[room_id]
-            over.set()
-
-    async def _share(
-        self, room_id: str, *, ignore_unverified: bool
-    ) -> nio.ShareGroupSessionResponse:
-        if self.olm is None:
-            raise MatrixError("the crypto store is not open")
-        room = self.rooms[room_id]
-        if not room.members_synced:
-            await call(nio.JoinedMembersResponse, self.joined_members(room_id))
-        if self.should_query_keys:
-            await call(nio.KeysQueryResponse, self.keys_query())
-        missing = self.get_missing_sessions(room_id)
-        if missing:
-            await call(nio.KeysClaimResponse, self.keys_claim(missing))
-        shared: set[tuple[str, str]] = set()
-        for devices, messages in self.olm.share_group_session_parallel(
-            room_id, list(room.users), ignore_unverified_devices=ignore_unverified
-        ):
-            request = nio.Api.to_device(self.access_token, "m.room.encrypted", messages, uuid4())
-            await call(
-                nio.ShareGroupSessionResponse,
-                self._send(
-                    nio.ShareGroupSessionResponse, *request, response_data=(room_id, devices)
-                ),
-            )
-            shared |= devices
-        self.olm.outbound_group_sessions[room_id].shared = True
-        return nio.ShareGroupSessionResponse(room_id, shared)
-
-    @override
-    def _handle_olm_events(self, response: nio.SyncResponse) -> None:
-        """Take a missing or zero count of one-time keys for what it is: none are left."""
-        super()._handle_olm_events(response)
-        if self.olm is not None:
-            self.olm.uploaded_key_count = response.device_key_count.signed_curve25519 or 0
-
-    @override
-    def _handle_timeline_event(
-        self, event: Any, room_id: str, room: Any, encrypted_rooms: set[str]
-    ) -> Any:
-        """Decrypt without telling the room: a member's payload is not the homeserver's state."""
-        if not isinstance(event, nio.MegolmEvent) or self.olm is None:
-            return super()._handle_timeline_event(event, room_id, room, encrypted_rooms)
-        event.room_id = room_id
-        return self.olm._decrypt_megolm_no_error(event)  # noqa: SLF001  # what super() calls, too

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from bot.core.events import EventId, Message, RoomId, UserId
+from bot.core.events import EventId, Message, RoomId, Undecryptable, UserId
 
 MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
@@ -55,8 +55,7 @@ def parse_message(source: Json, room_id: RoomId) -> Message | Revision | None:
         return None
     relation = mapping(content.get("m.relates_to"))
     target = text(relation, "event_id")
-    timestamp = source.get("origin_server_ts")
-    timestamp = timestamp if isinstance(timestamp, int) else 0
+    timestamp = _timestamp(source)
     if text(relation, "rel_type") == "m.replace":
         new = mapping(content.get("m.new_content"))
         if not target or not isinstance(new.get("body"), str):
@@ -74,6 +73,31 @@ def parse_message(source: Json, room_id: RoomId) -> Message | Revision | None:
     )
 
 
+def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
+    """Read what an encrypted message says in clear; None where its relation makes it no prompt.
+
+    Edits, votes, reactions and verifications relate to another event (spec: m.relates_to stays
+    outside the ciphertext), prompts at the most to a thread.
+    """
+    content = mapping(source.get("content"))
+    event_id, sender = text(source, "event_id"), text(source, "sender")
+    relation = mapping(content.get("m.relates_to"))
+    kind = text(relation, "rel_type")
+    if text(source, "type") != "m.room.encrypted" or not (event_id and sender):
+        return None
+    if kind not in {"", "m.thread"}:
+        return None
+    root = text(relation, "event_id") if kind else ""
+    return Undecryptable(
+        event_id=EventId(event_id),
+        room_id=room_id,
+        sender=UserId(sender),
+        session_id=text(content, "session_id"),
+        timestamp=_timestamp(source),
+        thread_root=EventId(root) if root else None,
+    )
+
+
 def parse_membership(source: Json) -> Membership | None:
     """Read one `m.room.member` state event."""
     event_id, user_id = text(source, "event_id"), text(source, "state_key")
@@ -82,6 +106,11 @@ def parse_membership(source: Json) -> Membership | None:
         return None
     before = text(mapping(mapping(source.get("unsigned")).get("prev_content")), "membership")
     return Membership(EventId(event_id), UserId(user_id), now, before)
+
+
+def _timestamp(source: Json) -> int:
+    timestamp = source.get("origin_server_ts")
+    return timestamp if isinstance(timestamp, int) else 0
 
 
 def _said(content: Json) -> str:

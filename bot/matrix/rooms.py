@@ -1,5 +1,7 @@
 """What the syncs tell of the rooms: their kind, who is left, and what was heard, as our events."""
 
+import math
+
 import nio
 import structlog
 
@@ -8,15 +10,28 @@ from bot.core.events import (
     EventId,
     Invite,
     Joined,
+    KeyNews,
     Left,
     Message,
     Room,
     RoomId,
     UserId,
 )
-from bot.matrix.parse import Json, Membership, mapping, parse_membership, parse_message, text
+from bot.health import Health
+from bot.matrix.crypto import WITHHELD
+from bot.matrix.parse import (
+    Json,
+    Membership,
+    mapping,
+    parse_membership,
+    parse_message,
+    parse_undecryptable,
+    text,
+)
 
 _DIRECT_MEMBERS = 2
+_CREATOR_LEVEL = 100  # where the room has no power levels
+_NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creators have a number
 
 log = structlog.get_logger()
 
@@ -24,10 +39,13 @@ log = structlog.get_logger()
 class Rooms:
     """The homeserver's own word on each room. Nothing decrypted ever counts as state."""
 
-    def __init__(self, me: UserId) -> None:
-        self._me = me
+    def __init__(self, me: UserId, health: Health) -> None:
+        self.me = me
+        self._health = health
         self._rules: dict[RoomId, str] = {}
-        self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
+        self.members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
+        self._create: dict[RoomId, Json] = {}  # the room's m.room.create
+        self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}
         self.direct: dict[UserId, list[RoomId]] = {}  # the account's m.direct
 
@@ -42,8 +60,29 @@ class Rooms:
             rule is None and any(room_id in rooms for rooms in self.direct.values())
         )
         return Room(
-            room_id, direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
+            room_id, direct=direct and sum(self.members.get(room_id, ())) <= _DIRECT_MEMBERS
         )
+
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float:
+        """Return the user's power level in the room (spec: m.room.power_levels).
+
+        Those who made a room of version 12 or later stand above every number. Who is not joined
+        has the level too: ask only for the sender of an event, whom the homeserver let in.
+        """
+        create, levels = self._create.get(room_id, {}), self._levels.get(room_id)
+        content = mapping(create.get("content"))
+        creators = [text(create, "sender") or None]
+        eternal = text(content, "room_version") not in _NUMBERED_CREATORS
+        if eternal:
+            additional = content.get("additional_creators")
+            creators += additional if isinstance(additional, list) else []
+        elif text(content, "creator"):
+            creators = [text(content, "creator")]
+        if user_id in creators and (eternal or levels is None):
+            return math.inf if eternal else _CREATOR_LEVEL
+        default = mapping(levels).get("users_default", 0)
+        level = mapping(mapping(levels).get("users")).get(user_id, default)
+        return level if isinstance(level, int) else 0
 
     def latest(self, room_id: RoomId) -> EventId | None:
         """Return the last message event of the room, edits not counted."""
@@ -71,9 +110,27 @@ class Rooms:
             events += [] if fresh else heard
         for room_id in response.rooms.leave:
             self._rules.pop(RoomId(room_id), None)
-            self._members.pop(RoomId(room_id), None)
+            self.members.pop(RoomId(room_id), None)
             self._latest.pop(RoomId(room_id), None)
         return tuple(events)
+
+    def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
+        """Return which rooms' keys have come, and which their owners withhold."""
+        news: list[KeyNews] = []
+        for event in response.to_device_events:
+            if isinstance(event, nio.RoomKeyEvent):
+                news.append(KeyNews(UserId(event.sender), RoomId(event.room_id), event.session_id))
+            elif isinstance(event, nio.UnknownToDeviceEvent) and event.type in WITHHELD:
+                content = mapping(mapping(event.source).get("content"))
+                news.append(
+                    KeyNews(
+                        UserId(event.sender),
+                        RoomId(text(content, "room_id")),
+                        text(content, "session_id"),
+                        text(content, "code"),
+                    )
+                )
+        return tuple(news)
 
     def _hear_account_data(self, kind: str, content: object) -> None:
         if kind != "m.direct":
@@ -96,7 +153,7 @@ class Rooms:
         for event in invitation.invite_state:
             if (
                 isinstance(event, nio.InviteMemberEvent)
-                and event.state_key == self._me
+                and event.state_key == self.me
                 and event.membership == "invite"
             ):
                 direct = mapping(event.content).get("is_direct") is True
@@ -106,12 +163,12 @@ class Rooms:
         return []
 
     def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
-        known = room_id in self._members
+        known = room_id in self.members
         self._count_members(room_id, info.summary)
         arrival: Joined | None = None
         for event in info.state:
             source = mapping(getattr(event, "source", None))
-            self._hear_rule(room_id, source)
+            self._hear_state(room_id, source)
             member = parse_membership(source)
             if member is not None and self._joins(member) and not (known or first):
                 arrival = Joined(member.event_id, room_id)
@@ -121,7 +178,7 @@ class Rooms:
             if getattr(event, "decrypted", False) or "state_key" not in source:
                 heard += self._hear_message(room_id, event, source)
                 continue
-            self._hear_rule(room_id, source)
+            self._hear_state(room_id, source)
             member = parse_membership(source)
             if member is not None:
                 arrival = self._hear_member(room_id, member, heard) or arrival
@@ -131,9 +188,9 @@ class Rooms:
         self, room_id: RoomId, member: Membership, heard: list[Event]
     ) -> Joined | None:
         """Take in one change of membership; drop from `heard` what is not for the bot."""
-        if member.user_id != self._me:
+        if member.user_id != self.me:
             if member.now in {"leave", "ban"}:
-                alone = self._members[room_id] == (1, 0)
+                alone = self.members[room_id] == (1, 0)
                 heard.append(Left(member.event_id, room_id, alone=alone))
         elif member.now == "invite":
             heard.clear()  # nothing from before the invitation is for the bot
@@ -144,31 +201,45 @@ class Rooms:
         return None
 
     def _joins(self, member: Membership) -> bool:
-        return member.user_id == self._me and member.now == "join" != member.before
+        return member.user_id == self.me and member.now == "join" != member.before
 
     def _count_members(self, room_id: RoomId, summary: nio.RoomSummary | None) -> None:
         """Take in the counts that changed (spec: sync room summary)."""
-        joined, invited = self._members.get(room_id, (0, 0))
+        joined, invited = self.members.get(room_id, (0, 0))
         if summary is not None and summary.joined_member_count is not None:
             joined = summary.joined_member_count
         if summary is not None and summary.invited_member_count is not None:
             invited = summary.invited_member_count
-        self._members[room_id] = (joined, invited)
+        self.members[room_id] = (joined, invited)
 
     def _hear_message(self, room_id: RoomId, event: object, source: Json) -> list[Event]:
-        if isinstance(event, nio.MegolmEvent):
-            log.warning(
-                "undecryptable", event_id=event.event_id, room_id=room_id, sender=event.sender
-            )
-            return []
+        if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
+            return self._hear_undecryptable(room_id, source)
+        if getattr(event, "decrypted", False) and text(source, "sender") != self.me:
+            self._health.decrypted += 1
         message = parse_message(source, room_id)
         if not isinstance(message, Message):
             return []
         self._latest[room_id] = message.event_id
-        return [] if message.sender == self._me else [message]
+        return [] if message.sender == self.me else [message]
 
-    def _hear_rule(self, room_id: RoomId, source: Json) -> None:
-        if text(source, "type") == "im.vector.room.access_rules" and source.get("state_key") == "":
-            rule = text(mapping(source.get("content")), "rule")
-            if rule:
-                self._rules[room_id] = rule
+    def _hear_undecryptable(self, room_id: RoomId, source: Json) -> list[Event]:
+        """Take in what cannot be read, unless its relation shows that it asks for nothing."""
+        event = parse_undecryptable(source, room_id)
+        if event is None or event.sender == self.me:
+            return []
+        self._health.undecryptable += 1
+        self._latest[room_id] = event.event_id
+        log.warning("undecryptable", event_id=event.event_id, room_id=room_id, sender=event.sender)
+        return [event]
+
+    def _hear_state(self, room_id: RoomId, source: Json) -> None:
+        if source.get("state_key") != "":
+            return
+        kind, content = text(source, "type"), mapping(source.get("content"))
+        if kind == "im.vector.room.access_rules" and text(content, "rule"):
+            self._rules[room_id] = text(content, "rule")
+        elif kind == "m.room.create":
+            self._create[room_id] = source
+        elif kind == "m.room.power_levels":
+            self._levels[room_id] = content

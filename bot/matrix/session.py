@@ -21,11 +21,16 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
-from bot.matrix.crypto import MemoryTrustStore, SafeClient
 from bot.matrix.failures import call
+from bot.matrix.safe_client import SafeClient
+from bot.matrix.store import CryptoStore
 from bot.trust import trust
 
 _REQUEST_SECONDS = 60
+_RESTORE = (
+    "restore session.json and crypto.db from the same backup. Without them this device can read"
+    " nothing; to start over as a new device, log the old one out and move both away"
+)
 
 log = structlog.get_logger()
 
@@ -41,6 +46,20 @@ class Account:
     access_token: str | None = None
     proxy: str | None = None
     ca_bundle: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """Where the device's secrets lie.
+
+    Attributes:
+        key: a secret text that is not kept in the directory; it seals the crypto store.
+        keep_days: for how long a room's key is kept that nothing is read with.
+    """
+
+    directory: Path
+    key: str
+    keep_days: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +85,17 @@ class Session:
     stops the start instead of making a new device in silence.
     """
 
-    def __init__(self, account: Account, directory: Path) -> None:
+    def __init__(self, account: Account, vault: Vault) -> None:
+        self.vault = vault
         self._account = account
-        self._file = directory / "session.json"
-        self._store = directory / "crypto.db"
+        self._file = vault.directory / "session.json"
+        self._path = vault.directory / "crypto.db"
+        self._store: CryptoStore | None = None
         self._locked: int | None = None  # file descriptor
         self.client = SafeClient(
             account.homeserver,
             account.user_id,
-            store_path=str(directory),
             config=nio.AsyncClientConfig(
-                store=MemoryTrustStore,
-                store_name=self._store.name,
                 max_limit_exceeded=0,  # waiting is ours: nio would sleep with a frozen body
                 max_timeouts=0,
                 request_timeout=_REQUEST_SECONDS,
@@ -110,12 +128,7 @@ class Session:
             record = _Record(self._account.user_id, f"TCHAP{secrets.token_hex(5).upper()}")
             self._write(record)
         self.client.user_id, self.client.device_id = record.user_id, record.device_id
-        try:
-            self.client.load_store()
-        except Exception as error:  # nio's store raises whatever its parts raise
-            raise StoreError(
-                f"the crypto store {self._store} cannot be opened: {error}"
-            ) from error
+        self._open_store(record)
         token = self._account.access_token or record.access_token
         if token is None:
             await self._log_in(record)
@@ -129,6 +142,13 @@ class Session:
                 await self.renew()
             if not record.complete:
                 self._write(replace(record, complete=True))
+
+    def _open_store(self, record: _Record) -> None:
+        """Open the device's keys; make them for a device that nobody knows yet, never again."""
+        self._store = CryptoStore(self._path, record.user_id, record.device_id, self.vault.key)
+        if record.complete and self._store.empty:
+            raise StoreError(f"the crypto store {self._path} holds no keys: {_RESTORE}")
+        self.client.open_store(self._store)
 
     async def renew(self) -> None:
         """Log in again on the same device, where a soft logout has taken the token away.
@@ -147,8 +167,8 @@ class Session:
     async def close(self) -> None:
         """Close the connections and the crypto store."""
         await self.client.close()  # type: ignore[no-untyped-call]  # nio has no hint
-        if self.client.store is not None:
-            self.client.store.database.close()
+        if self._store is not None:
+            self._store.close()
         if self._locked is not None:
             os.close(self._locked)  # which frees the lock
             self._locked = None
@@ -223,8 +243,8 @@ class Session:
         try:
             record = _Record(**json.loads(self._file.read_text()))
         except FileNotFoundError:
-            if self._store.exists():
-                raise StoreError(self._halved(self._file, self._store)) from None
+            if self._path.exists():
+                raise StoreError(self._halved(self._file, self._path)) from None
             return None
         except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"{self._file} cannot be read: {type(error).__name__}") from None
@@ -233,17 +253,13 @@ class Session:
                 f"{self._file} is {record.user_id}'s, matrix.user_id is {self._account.user_id}:"
                 " give each account a storage.directory of its own"
             )
-        if record.complete and not self._store.exists():
-            raise StoreError(self._halved(self._store, self._file))
+        if record.complete and not self._path.exists():
+            raise StoreError(self._halved(self._path, self._file))
         return record
 
     @staticmethod
     def _halved(missing: Path, present: Path) -> str:
-        return (
-            f"{missing} is missing beside {present}: restore both from the same backup. Without"
-            " it this device can read nothing; to start over as a new device, log the old one out"
-            f" and move {present} away"
-        )
+        return f"{missing} is missing beside {present}: {_RESTORE}"
 
     def _write(self, record: _Record) -> None:
         """Replace `session.json` whole, readable by its owner alone."""

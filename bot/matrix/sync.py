@@ -8,16 +8,20 @@ import structlog
 
 from bot.core.events import Batch
 from bot.errors import AccountExpired, BotError, LoggedOut, MatrixError, RateLimited
+from bot.health import Health
 from bot.insist import backoff, pause
 from bot.logs import log_bug
+from bot.matrix import gaps
 from bot.matrix.failures import call
 from bot.matrix.rooms import Rooms
+from bot.matrix.safe_client import SafeClient
 from bot.matrix.session import Session
 from bot.shield import to_the_end
 
 _LONG_POLL_MS = 30_000
 _TRIES = 3  # of a response that nio cannot take in
-_FIRST_SYNC_SECONDS = 600  # nio sets no limit of its own for a full state
+_PRUNE_SECONDS = 3600.0
+_CLAIM_SECONDS = 60.0  # between two tries to begin anew with devices that lost their session
 
 FILTER = {
     "presence": {"types": []},
@@ -33,23 +37,24 @@ FILTER = {
 log = structlog.get_logger()
 
 
-async def batches(session: Session, rooms: Rooms, since: str | None) -> AsyncIterator[Batch]:
+async def batches(
+    session: Session, rooms: Rooms, health: Health, since: str | None
+) -> AsyncIterator[Batch]:
     """Sync from `since` for ever and yield each response once, as our events.
 
     The first response carries the state of every room (nio keeps it in memory only); the token is
-    kept until a response has come, whatever fails before.
+    kept until a response has come, whatever fails before. A response that has come is kept until
+    what it left out has come, too.
 
     Raises:
         LoggedOut: the login is over and cannot be renewed.
         AccountExpired: the account must be renewed by mail.
     """
-    token, first, failures = since, True, 0
+    loop, failures = _Loop(session, rooms, health, since), 0
     while True:
+        health.beat()
         try:
-            await session.renew()
-            response = await _sync(session.client, token, first=first)
-            await to_the_end(_keep_keys(session.client))
-            events = rooms.hear(response, first=first, fresh=token is None)
+            batch = await loop.turn()
         except MatrixError as error:
             wait = _pause(error, failures)
             log.warning("sync failed", reason=str(error), retry_in=round(wait, 1))
@@ -57,14 +62,61 @@ async def batches(session: Session, rooms: Rooms, since: str | None) -> AsyncIte
             raise
         except Exception as error:  # noqa: BLE001  # one response must not stop all that follow
             log_bug(error)
-            token = _after_bug(session.client, token, failures)
+            loop.stumble(failures)
             wait = backoff(failures)
         else:
-            token, first, failures = response.next_batch, False, 0
-            yield Batch(events, token)
+            failures = 0
+            health.synced()
+            yield batch
             continue
         failures += 1
         await asyncio.sleep(wait)
+
+
+class _Loop:
+    """Where the sync stands, from one response to the next."""
+
+    def __init__(self, session: Session, rooms: Rooms, health: Health, since: str | None) -> None:
+        self._session = session
+        self._client = session.client
+        self._rooms = rooms
+        self._health = health
+        self._upkeep = _Upkeep(session)
+        self._token = since
+        self._first = True
+        self._response: nio.SyncResponse | None = None  # that is not handed over yet
+
+    async def turn(self) -> Batch:
+        """Return what the next response says; whatever fails, the next call goes on from there."""
+        await self._session.renew()
+        if self._response is None:
+            self._response = await self._sync()
+        response = self._response
+        if self._token is not None:
+            await gaps.fill(self._client, response, self._token, self._rooms.me, self._health)
+        await to_the_end(self._upkeep.run())
+        events = self._rooms.hear(response, first=self._first, fresh=self._token is None)
+        if response.next_batch == self._token:  # nothing is new, and it came at once
+            await asyncio.sleep(backoff(0))
+        self._token, self._first, self._response = response.next_batch, False, None
+        return Batch(events, self._token, self._rooms.hear_keys(response))
+
+    def stumble(self, failures: int) -> None:
+        """Take the same response again after a bug, or go on past one that always fails."""
+        reached, self._response = self._client.next_batch, None
+        if failures + 1 >= _TRIES:
+            log.error("sync response given up", token=reached)
+            self._token = reached or self._token
+        self._client.next_batch = self._token or ""  # else nio would pass over the same response
+
+    async def _sync(self) -> nio.SyncResponse:
+        request = self._client.sync(
+            timeout=0 if self._first else _LONG_POLL_MS,
+            sync_filter=FILTER,
+            since=self._token,
+            full_state=self._first or None,
+        )
+        return await call(nio.SyncResponse, request)
 
 
 def _pause(error: MatrixError, failures: int) -> float:
@@ -74,39 +126,40 @@ def _pause(error: MatrixError, failures: int) -> float:
     return backoff(failures)
 
 
-def _after_bug(client: nio.AsyncClient, token: str | None, failures: int) -> str | None:
-    """Return the token to go on from: the same one again, or past a response that always fails."""
-    reached = client.next_batch  # nio sets it before it takes the response in
-    if failures + 1 >= _TRIES:
-        log.error("sync response given up", token=reached)
-        return reached or token
-    client.next_batch = token or ""  # else nio would pass over the same response
-    return token
+class _Upkeep:
+    """What a sync may have made due: keys to upload, to query, to claim, to forget."""
 
+    def __init__(self, session: Session) -> None:
+        self._client: SafeClient = session.client
+        self._keep_days = session.vault.keep_days
+        self._failures = 0
+        self._due = self._claim_due = self._prune_due = 0.0  # in the loop's time
 
-async def _sync(client: nio.AsyncClient, token: str | None, *, first: bool) -> nio.SyncResponse:
-    request = client.sync(
-        timeout=0 if first else _LONG_POLL_MS,
-        sync_filter=FILTER,
-        since=token,
-        full_state=first or None,
-    )
-    if first:
-        request = asyncio.wait_for(request, _FIRST_SYNC_SECONDS)
-    return await call(nio.SyncResponse, request)
+    async def run(self) -> None:
+        """Do what is due; what fails is due again after a pause, and stops nothing else."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._prune_due:
+            self._prune_due = now + _PRUNE_SECONDS
+            forgotten = self._client.machine.inbound_group_store.prune(self._keep_days)
+            log.info("room keys pruned", forgotten=forgotten)
+        if now < self._due:
+            return
+        try:
+            await self._keep_keys(now)
+        except MatrixError as error:
+            self._due = now + backoff(self._failures)
+            self._failures += 1
+            log.warning("keys not kept", reason=str(error))
+        else:
+            self._failures = 0
 
-
-async def _keep_keys(client: nio.AsyncClient) -> None:
-    """Do what a sync may have made due: upload, query and claim keys, answer key requests."""
-    try:
+    async def _keep_keys(self, now: float) -> None:
+        client = self._client
         if client.should_upload_keys:
             await call(nio.KeysUploadResponse, client.keys_upload())
-        if client.should_query_keys:
-            await call(nio.KeysQueryResponse, client.keys_query())
-        if client.should_claim_keys:
-            await call(
-                nio.KeysClaimResponse, client.keys_claim(client.get_users_for_key_claiming())
-            )
-        await client.send_to_device_messages()
-    except MatrixError as error:
-        log.warning("keys not kept", reason=str(error))  # due again after the next sync
+        await client.query_keys()
+        if client.should_claim_keys and now >= self._claim_due:
+            self._claim_due = now + _CLAIM_SECONDS
+            await client.claim_keys([client.get_users_for_key_claiming()])
+        for message in list(client.outgoing_to_device_messages):
+            await call(nio.ToDeviceResponse, client.to_device(message))

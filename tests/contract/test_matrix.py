@@ -17,6 +17,7 @@ from tests.fakes import FakeMatrix
 from tests.make import ROOM, invite, message
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
+from tests.stand.vault import health, vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -93,7 +94,9 @@ async def meeting(
     async with Synapse(folder("synapse")) as synapse:
         bot = await synapse.register("bot", "secret")
         agent = await synapse.register("agent", "secret")
-        matrix = NioMatrix(Account(synapse.url, bot, "bot", "secret"), folder("bot"))
+        matrix = NioMatrix(
+            Account(synapse.url, bot, "bot", "secret"), vault(folder("bot")), health()
+        )
         async with NioPerson(synapse.url, agent, "secret", folder("agent")) as person:
             yield await real(matrix, person)
             await matrix.close()
@@ -136,7 +139,7 @@ class TestMatrix:
 
         assert await joined.standing(first, render("Le ciel est **bleu**.").body)
 
-    async def test_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
+    async def test_t10_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
         notice = Notice("Une seule fois.")
 
         first = await joined.matrix.send(joined.room_id, notice, "notice-1")

@@ -47,7 +47,7 @@ class Bot:
         self.directory = directory
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"
-        sections.setdefault("storage", {"directory": str(directory / "data")})
+        sections.setdefault("storage", {"directory": str(directory / "data"), "key": "s" * 32})
         self.config.write_text(yaml.safe_dump(sections))
         self._process: asyncio.subprocess.Process | None = None
 

@@ -4,6 +4,7 @@ import json
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from bot.settings_source import names, variable
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 SECRET = "S3cret-p@ss!"
+KEY = SECRET * 3  # of the storage
 USER_ID = 'must be a full Matrix id, such as "@assistant:agent.dinum.tchap.gouv.fr"'
 COMMENT = (
     "YAML takes a word that begins with # for a comment; write it in quotes "
@@ -45,6 +47,9 @@ def text(matrix: Settings | None = None, model: Settings | None = None, **others
     }
     backend = {"base_url": "https://albert.api.etalab.gouv.fr/v1", "name": "openai/gpt-oss-120b"}
     whole = {"matrix": account | (matrix or {}), "model": backend | (model or {}), **others}
+    storage = others.get("storage", {})
+    if isinstance(storage, dict):
+        whole["storage"] = {"key": KEY} | storage
     return json.dumps(whole, indent=1)  # JSON is YAML
 
 
@@ -148,7 +153,8 @@ class TestWhatIsAccepted:
 
     def test_a_configuration_can_be_made_of_sections(self, tmp_path: Path) -> None:
         config = load_text(tmp_path, text())
-        assert Config(matrix=config.matrix, model=config.model) == config
+        again = Config(matrix=config.matrix, model=config.model, storage=config.storage)
+        assert again == config
 
     def test_a_bundle_of_authorities_is_accepted(self, tmp_path: Path) -> None:
         bundle = tmp_path / "authority.pem"
@@ -424,6 +430,7 @@ class TestTheFile:
             "matrix: written twice, at lines 3 and 5",
             "model.base_url: missing, and it has no default",
             "model.name: missing, and it has no default",
+            "storage.key: missing, and it has no default",
         ]
 
     @pytest.mark.parametrize("key", [SECRET, f"password:{SECRET}", "_env_file", "? [a]", "<<"])
@@ -465,8 +472,8 @@ class TestEachSetting:
     ) -> None:
         monkeypatch.setenv("ASSISTANT_LOG__LEVEL", "debug")
         sentence = f"{section}: must be a section: keys below it, indented"
-        content = text().removesuffix("}") + f', "{section}": {json.dumps(value)}}}'
-        assert faults(tmp_path, content) == [sentence]
+        others: dict[str, Any] = {section: value}
+        assert faults(tmp_path, text(**others)) == [sentence]
 
     @pytest.mark.parametrize(
         ("name", "values", "sentence"),
@@ -506,6 +513,14 @@ class TestEachSetting:
             ("matrix.device_name", ["", " "], "must not be empty"),
             ("storage.directory", [""], "must not be empty"),
             ("storage.directory", [["x"]], "must be a path"),
+            (
+                "storage.key",
+                ["x" * 31, SECRET],
+                "must have 32 characters or more; `openssl rand -base64 32` prints one",
+            ),
+            ("storage.key", ["", " "], "must not be empty"),
+            ("storage.key", [None], "missing, and it has no default"),
+            ("storage.keep_keys_days", [0], "must be greater than or equal to 1"),
             ("matrix.allowed_servers", [[]], "must not be empty"),
             ("matrix.allowed_servers", ["x.fr"], "must be a list; in a variable, a JSON list"),
             ("matrix.allowed_servers", [{"x": 1}, "{}"], "must be a list"),
@@ -559,6 +574,7 @@ class TestEachSetting:
             "matrix.pasword: unknown key; did you mean matrix.password?",
             "model.base_url: missing, and it has no default",
             "model.name: missing, and it has no default",
+            "storage.key: missing, and it has no default",
         ]
 
 
@@ -575,6 +591,7 @@ def required_alone(folder: Path) -> Config:
         "model": given.model.model_dump(include={"base_url", "name"}),
     }
     required["matrix"]["password"] = password_of(given)
+    required["storage"] = {"key": given.storage.key.get_secret_value()}
     return load_text(folder, json.dumps(required))
 
 

@@ -17,6 +17,7 @@ from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
+from tests.stand.vault import health, vault
 
 
 @asynccontextmanager
@@ -27,7 +28,9 @@ async def meeting(directory: Path) -> AsyncIterator[tuple[NioMatrix, NioPerson]]
     async with Synapse(directory / "synapse") as synapse:
         bot = await synapse.register("bot", "secret")
         agent = await synapse.register("agent", "secret")
-        matrix = NioMatrix(Account(synapse.url, bot, "bot", "secret"), directory / "bot")
+        matrix = NioMatrix(
+            Account(synapse.url, bot, "bot", "secret"), vault(directory / "bot"), health()
+        )
         await matrix.open()
         async with NioPerson(synapse.url, agent, "secret", directory / "agent") as person:
             yield matrix, person
@@ -69,7 +72,7 @@ async def test_joining_a_direct_message_lists_it_in_the_account_data(
         await matrix.join(invited)
         await person.wait_joined(room_id, bot)
 
-        listed = Rooms(bot)
+        listed = Rooms(bot, health())
         response = await matrix._client.sync(full_state=True)
         listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
     assert listed.direct == ({person.user_id: [room_id]} if direct else {})

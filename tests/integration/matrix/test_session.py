@@ -15,6 +15,7 @@ from bot.errors import ConfigError, HomeserverUnreachable, LoggedOut, StoreError
 from bot.matrix.session import Account, Session
 from tests.stand.network import behind_tls, make_authority, proxying
 from tests.stand.synapse import Synapse
+from tests.stand.vault import vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,7 +33,7 @@ async def account(synapse: Synapse) -> Account:
 
 
 async def opened(account: Account, directory: Path) -> Session:
-    session = Session(account, directory)
+    session = Session(account, vault(directory))
     try:
         await session.open()
     except BaseException:
@@ -184,12 +185,57 @@ async def test_an_unknown_authority_is_named(account: Account, tmp_path: Path) -
             await opened(replace(account, homeserver=url), tmp_path)
 
 
-async def test_a_crypto_store_that_is_none_is_named(account: Account, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "holds no keys"),
+        (b"no database at all, but long enough to be one" * 99, "file is not a database"),
+    ],
+)
+async def test_a_crypto_store_that_is_none_is_named_and_kept(
+    account: Account, tmp_path: Path, content: bytes, reason: str
+) -> None:
     await device_after(account, tmp_path)
-    (tmp_path / "crypto.db").write_bytes(b"no database at all, but long enough to be one" * 99)
+    (tmp_path / "crypto.db").write_bytes(content)
+    record = (tmp_path / "session.json").read_text()
 
-    with pytest.raises(StoreError, match=r"crypto\.db cannot be opened"):
+    with pytest.raises(StoreError, match=rf"crypto\.db .*{reason}.*from the same backup"):
         await opened(account, tmp_path)
+    assert (tmp_path / "session.json").read_text() == record
+
+
+async def test_a_damaged_crypto_store_is_named(account: Account, tmp_path: Path) -> None:
+    await device_after(account, tmp_path)
+    pages = bytearray((tmp_path / "crypto.db").read_bytes())
+    pages[4096:] = os.urandom(len(pages) - 4096)
+    (tmp_path / "crypto.db").write_bytes(pages)
+
+    with pytest.raises(StoreError, match=r"crypto\.db cannot be used: .*from the same backup"):
+        await opened(account, tmp_path)
+
+
+async def test_the_crypto_store_of_another_device_is_refused(
+    account: Account, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    other, _ = await device_after(account, tmp_path / "a")
+    await device_after(account, tmp_path / "b")
+    (tmp_path / "a" / "crypto.db").replace(tmp_path / "b" / "crypto.db")
+
+    with pytest.raises(StoreError, match=rf"belongs to {account.user_id}'s device {other}"):
+        await opened(account, tmp_path / "b")
+
+
+async def test_another_key_opens_no_crypto_store(account: Account, tmp_path: Path) -> None:
+    await device_after(account, tmp_path)
+    before = (tmp_path / "crypto.db").read_bytes()
+    session = Session(account, replace(vault(tmp_path), key="x" * 32))
+
+    with pytest.raises(StoreError, match=r"storage\.key does not open .*crypto\.db"):
+        await session.open()
+    await session.close()
+    assert (tmp_path / "crypto.db").read_bytes() == before
 
 
 async def test_a_second_process_on_the_same_directory_says_so_and_changes_nothing(

@@ -1,5 +1,6 @@
 """The sync loop against a homeserver that fails on purpose."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,14 @@ import nio
 import pytest
 from aiohttp import web
 
-from bot.core.events import UserId
+from bot.core.events import Batch, Message, UserId
 from bot.errors import AccountExpired, LoggedOut
+from bot.health import STALLED_SECONDS, Health
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
+from tests.fakes import FakeClock
+from tests.stand.vault import health, vault
 
 ME = UserId("@bot:stand.test")
 HTML = (502, "<html>bad gateway</html>")
@@ -31,6 +35,10 @@ class Homeserver:
     times: list[float] = field(default_factory=list)
     logins: list[dict[str, Any]] = field(default_factory=list)
     refused_logins: list[tuple[int, Any]] = field(default_factory=list)
+    pages: list[tuple[int, Any]] = field(default_factory=list)  # of /messages, newest first
+    paged: list[Mapping[str, str]] = field(default_factory=list)
+    uploads: list[tuple[int, Any]] = field(default_factory=list)
+    upload_times: list[float] = field(default_factory=list)
 
     async def sync(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -52,7 +60,15 @@ class Homeserver:
         )
 
     async def upload(self, _: web.Request) -> web.Response:
-        return web.json_response({"one_time_key_counts": {"signed_curve25519": 50}})
+        self.upload_times.append(time.monotonic())
+        taken = {"one_time_key_counts": {"signed_curve25519": 50}}
+        status, body = self.uploads.pop(0) if self.uploads else (200, taken)
+        return web.json_response(body, status=status)
+
+    async def messages(self, request: web.Request) -> web.Response:
+        self.paged.append(dict(request.query))
+        status, body = self.pages.pop(0)
+        return web.json_response(body, status=status)
 
 
 @pytest.fixture
@@ -61,6 +77,7 @@ async def homeserver() -> AsyncIterator[Homeserver]:
     app.router.add_get("/_matrix/client/v3/sync", server.sync)
     app.router.add_post("/_matrix/client/v3/login", server.login)
     app.router.add_post("/_matrix/client/v3/keys/upload", server.upload)
+    app.router.add_get("/_matrix/client/v3/rooms/{room}/messages", server.messages)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -71,26 +88,30 @@ async def homeserver() -> AsyncIterator[Homeserver]:
 
 @pytest.fixture
 async def session(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Session]:
-    session = Session(Account(homeserver.url, ME, "bot", "secret"), tmp_path)
+    session = Session(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path))
     await session.open()
     yield session
     await session.close()
 
 
-async def test_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
+def listen(session: Session, since: str | None) -> AsyncIterator[Batch]:
+    return batches(session, Rooms(ME, health()), health(), since)
+
+
+async def test_t5_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
     homeserver: Homeserver, session: Session
 ) -> None:
     homeserver.answers = [HTML, (200, "no json"), (500, {"errcode": "M_UNKNOWN", "error": "x"})]
 
-    first = await anext(batches(session, Rooms(ME), "s_saved"))
+    first = await anext(listen(session, "s_saved"))
 
     assert first.next_batch == "s4"
     assert [asked["since"] for asked in homeserver.asked] == ["s_saved"] * 4
     assert [asked["full_state"] for asked in homeserver.asked] == ["true"] * 4
     waits = [later - before for before, later in pairwise(homeserver.times)]
-    assert waits[0] >= 0.5
-    assert waits[1] >= 1.0
-    assert waits[2] >= 2.0
+    assert waits[0] >= 1.0
+    assert waits[1] >= 2.0
+    assert waits[2] >= 4.0
 
 
 async def test_the_wait_that_a_homeserver_asks_for_is_kept(
@@ -99,7 +120,7 @@ async def test_the_wait_that_a_homeserver_asks_for_is_kept(
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 1200}
     homeserver.answers = [(429, limited)]
 
-    await anext(batches(session, Rooms(ME), None))
+    await anext(listen(session, None))
 
     assert homeserver.times[1] - homeserver.times[0] >= 1.2
 
@@ -107,7 +128,7 @@ async def test_the_wait_that_a_homeserver_asks_for_is_kept(
 async def test_later_syncs_go_on_from_the_last_batch_and_wait_for_news(
     homeserver: Homeserver, session: Session
 ) -> None:
-    loop = batches(session, Rooms(ME), None)
+    loop = listen(session, None)
     await anext(loop)
     await anext(loop)
 
@@ -123,7 +144,7 @@ async def test_a_soft_logout_is_followed_by_a_login_on_the_same_device(
     ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
     homeserver.answers = [(401, ended)]
 
-    await anext(batches(session, Rooms(ME), "s_saved"))
+    await anext(listen(session, "s_saved"))
 
     first, second = homeserver.logins
     assert first["device_id"] == second["device_id"] == session.client.device_id
@@ -144,7 +165,7 @@ async def test_what_no_retry_can_mend_ends_the_loop(
     homeserver.answers = [(status, {"errcode": errcode, "error": "x"})]
 
     with pytest.raises(error):
-        await anext(batches(session, Rooms(ME), None))
+        await anext(listen(session, None))
 
 
 async def test_without_a_password_a_soft_logout_is_the_end(
@@ -155,7 +176,7 @@ async def test_without_a_password_a_soft_logout_is_the_end(
     homeserver.answers = [(401, ended)]
 
     with pytest.raises(LoggedOut) as caught:
-        await anext(batches(session, Rooms(ME), None))
+        await anext(listen(session, None))
     assert not caught.value.soft
 
 
@@ -173,7 +194,7 @@ async def test_a_response_that_cannot_be_taken_in_is_given_up_and_the_next_one_h
 
     monkeypatch.setattr(session.client, "_handle_to_device", fail_at_poison)
 
-    batch = await anext(batches(session, Rooms(ME), "s_saved"))
+    batch = await anext(listen(session, "s_saved"))
 
     assert batch.next_batch == "s4"
     asked = [one["since"] for one in homeserver.asked]
@@ -186,18 +207,159 @@ async def test_a_homeserver_that_ends_every_login_is_not_asked_all_the_time(
     ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
     homeserver.answers = [(401, ended)] * 2
 
-    await anext(batches(session, Rooms(ME), None))
+    await anext(listen(session, None))
 
-    assert homeserver.times[2] - homeserver.times[0] >= 1.5
+    assert homeserver.times[2] - homeserver.times[0] >= 2.0
 
 
 async def test_too_many_logins_are_waited_out(homeserver: Homeserver, tmp_path: Path) -> None:
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
     homeserver.refused_logins = [(429, limited)]
     (tmp_path / "new").mkdir()
-    session = Session(Account(homeserver.url, ME, "bot", "secret"), tmp_path / "new")
+    session = Session(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path / "new"))
 
     await session.open()
 
     assert session.client.access_token
     await session.close()
+
+
+ROOM, ADA = "!r:stand.test", "@ada:stand.test"
+
+
+def said(number: int) -> dict[str, Any]:
+    content = {"msgtype": "m.text", "body": f"message {number}"}
+    event = {"type": "m.room.message", "event_id": f"${number}", "sender": ADA, "room_id": ROOM}
+    return event | {"origin_server_ts": number, "content": content}
+
+
+def membership(now: str, **unsigned: object) -> dict[str, Any]:
+    event = {"type": "m.room.member", "event_id": f"${now}", "sender": ADA, "state_key": ME}
+    content = {"membership": now}
+    return event | {"origin_server_ts": 1, "content": content, "unsigned": unsigned}
+
+
+def cut(*events: dict[str, Any]) -> tuple[int, Any]:
+    """Return a sync response whose timeline holds the newest events alone."""
+    timeline = {"events": list(events), "limited": True, "prev_batch": "p1"}
+    room = {"timeline": timeline, "state": {"events": []}, "summary": {"m.joined_member_count": 2}}
+    rule = {"type": "im.vector.room.access_rules", "state_key": "", "event_id": "$rule"}
+    rule_of_ada = rule | {"sender": ADA, "origin_server_ts": 1, "content": {"rule": "direct"}}
+    room["state"] = {"events": [rule_of_ada]}
+    body = {"next_batch": "s_new", "device_one_time_keys_count": {"signed_curve25519": 50}}
+    return 200, body | {"rooms": {"join": {ROOM: room}}}
+
+
+def page(*events: dict[str, Any], end: str | None = None) -> tuple[int, Any]:
+    return 200, {"chunk": list(events), "start": "x"} | ({"end": end} if end else {})
+
+
+def texts(batch: Batch) -> list[str]:
+    return [event.body for event in batch.events if isinstance(event, Message)]
+
+
+async def test_t12_what_a_cut_timeline_leaves_out_is_read_back_in_order_and_once(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(6), said(7))]
+    homeserver.pages = [page(said(6), said(5), said(4), end="p2"), page(said(4), said(3))]
+
+    batch = await anext(listen(session, "s_saved"))
+
+    assert texts(batch) == [f"message {number}" for number in (3, 4, 5, 6, 7)]
+    assert [one["from"] for one in homeserver.paged] == ["p1", "p2"]
+    assert {one["to"] for one in homeserver.paged} == {"s_saved"}
+    assert {one["dir"] for one in homeserver.paged} == {"b"}
+
+
+async def test_a_gap_that_cannot_be_read_now_holds_the_response_until_it_can(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(2))]
+    homeserver.pages = [(502, {"errcode": "M_UNKNOWN", "error": "x"}), page(said(1))]
+
+    batch = await anext(listen(session, "s_saved"))
+
+    assert texts(batch) == ["message 1", "message 2"]
+    assert batch.next_batch == "s_new"
+    assert len(homeserver.asked) == 1  # its to-device messages are heard once
+
+
+async def test_a_gap_in_a_room_that_was_left_meanwhile_stops_nothing(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(2))]
+    homeserver.pages = [(403, {"errcode": "M_FORBIDDEN", "error": "x"})]
+
+    assert texts(await anext(listen(session, "s_saved"))) == ["message 2"]
+
+
+async def test_nothing_from_before_the_bots_invitation_is_read_back(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(membership("join", prev_content={"membership": "invite"}), said(4))]
+    homeserver.pages = [page(said(3), membership("invite"), said(2), said(1), end="p2")]
+
+    assert texts(await anext(listen(session, "s_saved"))) == ["message 3", "message 4"]
+    assert len(homeserver.paged) == 1
+
+
+async def test_an_account_that_never_synced_reads_nothing_back(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(2))]
+
+    assert texts(await anext(listen(session, None))) == []
+    assert homeserver.paged == []
+
+
+async def test_a_place_that_leads_back_to_itself_is_left(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(2))]
+    homeserver.pages = [page(said(1), end="p1")]
+
+    assert texts(await anext(listen(session, "s_saved"))) == ["message 1", "message 2"]
+
+
+async def test_keys_that_cannot_be_kept_hold_no_message_up_and_are_not_tried_all_the_time(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.uploads = [(500, {"errcode": "M_UNKNOWN", "error": "x"})] * 9
+    loop = listen(session, None)
+
+    for _ in range(5):
+        await asyncio.wait_for(anext(loop), 5)
+    assert len(homeserver.upload_times) == 1
+
+    while len(homeserver.upload_times) < 2:
+        await asyncio.wait_for(anext(loop), 5)
+    assert homeserver.upload_times[1] - homeserver.upload_times[0] >= 1
+
+
+async def test_a_homeserver_that_tells_nothing_new_is_asked_once_a_second_at_the_most(
+    homeserver: Homeserver, session: Session
+) -> None:
+    same = {"next_batch": "s", "device_one_time_keys_count": {"signed_curve25519": 50}}
+    homeserver.answers = [(200, same)] * 9
+    loop = listen(session, "s")
+
+    await anext(loop)
+    await anext(loop)
+
+    assert homeserver.times[1] - homeserver.times[0] >= 1
+
+
+async def test_the_health_tells_of_turns_and_answers(
+    homeserver: Homeserver, session: Session
+) -> None:
+    clock = FakeClock()
+    state = Health(clock)
+    clock.time += 2 * STALLED_SECONDS
+    seen = [(state.stalled, state.sync_age)]
+    homeserver.answers = [HTML]
+
+    await anext(batches(session, Rooms(ME, state), state, None))
+
+    seen.append((state.stalled, state.sync_age))
+    assert seen == [(True, 2 * STALLED_SECONDS), (False, 0)]

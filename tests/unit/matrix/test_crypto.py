@@ -1,41 +1,54 @@
-"""matrix-nio's known defects (T1, T1b, T2, T7, T9, state forgery): none of them here."""
+"""matrix-nio's known defects (T1 to T9, state forgery, MSC3700, spoofed senders): none here."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import nio
 import pytest
 import vodozemac
-from nio.crypto import OlmAccount, OlmDevice, OutboundGroupSession
+from nio.crypto import OlmAccount, OutboundGroupSession
+from nio.responses import EmptyResponse
 from nio.rooms import MatrixRoom
 from unpaddedbase64 import encode_base64
 
 from bot.errors import MatrixError
-from bot.matrix.crypto import MemoryTrustStore, SafeClient, SafeOlm
+from bot.matrix import wire
+from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
+from bot.matrix.safe_client import SafeClient
+from bot.matrix.store import CryptoStore
+from tests.unit.matrix.shapes import device_keys
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> SafeClient:
-    config = nio.AsyncClientConfig(store=MemoryTrustStore, store_name="crypto.db")
-    client = SafeClient("http://x", "@bot:x", "BOT", str(tmp_path), config)
+def opened(directory: Path) -> SafeClient:
+    client = SafeClient("http://x", "@bot:x", "BOT")
     client.restore_login("@bot:x", "BOT", "token")
+    client.open_store(CryptoStore(directory / "crypto.db", "@bot:x", "BOT", "s" * 32))
     return client
 
 
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[SafeClient]:
+    client = opened(tmp_path)
+    yield client
+    olm(client).store.close()
+
+
 def olm(client: SafeClient) -> SafeOlm:
-    assert isinstance(client.olm, SafeOlm)
-    return client.olm
+    return client.machine
 
 
 def sync(**sections: Any) -> nio.SyncResponse:  # noqa: ANN401  # sections of /sync
     body = {"next_batch": "s1", "rooms": {}, "device_one_time_keys_count": {}} | sections
-    response = nio.SyncResponse.from_dict(body)
+    response = wire.read(nio.SyncResponse, json.dumps(body).encode(), ())
     assert isinstance(response, nio.SyncResponse), response
     return response
 
@@ -68,6 +81,17 @@ def to_device(client: SafeClient, sender_key: str, kind: int, body: str) -> dict
     return {"type": "m.room.encrypted", "sender": MALLORY, "content": content}
 
 
+def olm_payload(client: SafeClient, peer: OlmAccount, payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the plaintext of a peer's Olm message, with what `payload` changes in it."""
+    return {
+        "sender": MALLORY,
+        "sender_device": "D",
+        "keys": {"ed25519": peer.identity_keys["ed25519"]},
+        "recipient": "@bot:x",
+        "recipient_keys": {"ed25519": olm(client).account.identity_keys["ed25519"]},
+    } | payload
+
+
 def olm_message(
     client: SafeClient, peer: OlmAccount, payload: dict[str, Any], nested: int = 0
 ) -> dict[str, Any]:
@@ -75,14 +99,9 @@ def olm_message(
     account = olm(client).account
     account.generate_one_time_keys(1)
     key = next(iter(account.one_time_keys["curve25519"].values()))
+    account.mark_keys_as_published()
     session = peer.create_outbound_session(account.identity_keys["curve25519"], key)
-    whole = {
-        "sender": MALLORY,
-        "keys": {"ed25519": peer.identity_keys["ed25519"]},
-        "recipient": "@bot:x",
-        "recipient_keys": {"ed25519": account.identity_keys["ed25519"]},
-    } | payload
-    text = json.dumps(whole)
+    text = json.dumps(olm_payload(client, peer, payload))
     if nested:
         text = text[:-1] + f', "x": {"[" * nested}{"]" * nested}}}'
     kind, ciphertext = session.encrypt(text.encode()).to_parts()
@@ -160,17 +179,6 @@ async def test_t2_enough_keys_are_left_alone(client: SafeClient) -> None:
     assert not client.should_upload_keys
 
 
-def device_keys(user_id: str, account: OlmAccount) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
-        "device_id": "D",
-        "user_id": user_id,
-        "keys": {f"{kind}:D": key for kind, key in account.identity_keys.items()},
-    }
-    signature = account.sign(nio.Api.to_canonical_json(keys))
-    return keys | {"signatures": {user_id: {"ed25519:D": signature}}}
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -221,6 +229,27 @@ def state(kind: str, content: dict[str, Any], key: str = "") -> dict[str, Any]:
     return event | {"origin_server_ts": 1, "content": content}
 
 
+async def test_t4_a_state_event_that_cannot_be_taken_in_hides_no_other(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: MatrixRoom, event: nio.Event) -> None:
+        raise ValueError(event.event_id)
+
+    monkeypatch.setattr(MatrixRoom, "handle_event", fail)
+    named = state("m.room.name", {"name": "x"})
+    joined = state("m.room.member", {"membership": "join"}, BOSS)
+    encryption = state("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    response = sync(**room(named, said("hi"), state=(named, encryption, joined)))
+
+    await client.receive_response(response)
+
+    assert client.rooms[ROOM].encrypted
+    assert BOSS in client.rooms[ROOM].users
+    assert "hi" in [
+        getattr(one, "body", None) for one in response.rooms.join[ROOM].timeline.events
+    ]
+
+
 async def test_an_encrypted_message_forges_no_state(client: SafeClient) -> None:
     session, keys = OutboundGroupSession(), OlmAccount().identity_keys
     session.shared = True
@@ -257,117 +286,683 @@ async def test_an_encrypted_message_forges_no_state(client: SafeClient) -> None:
     assert BOSS in client.rooms[ROOM].users
 
 
-def meet(client: SafeClient) -> OlmAccount:
-    """Put the bot into an encrypted room with a device of BOSS, no Olm session yet."""
-    account = OlmAccount()
-    account.generate_one_time_keys(2)
-    olm(client).device_store.add(
-        OlmDevice(BOSS, "D", cast("dict[str, str]", account.identity_keys))
-    )
-    olm(client).store.save_device_keys({BOSS: {"D": olm(client).device_store[BOSS]["D"]}})
-    client.rooms[ROOM] = MatrixRoom(ROOM, "@bot:x", encrypted=True)
-    client.rooms[ROOM].add_member(BOSS, None, None)
-    client.rooms[ROOM].members_synced = True
-    return account
+class Homeserver:
+    """Stands behind `_send`: answers what it has been told to, and lets others in meanwhile.
 
+    Attributes:
+        asked: the class of answer and the body of each request.
+        refused: how many requests for an answer of a class are refused.
+        devices: by user id, the devices that a query brings.
+        members: of the room.
+        keys: the one-time key that a claim brings for each device, by user id.
+    """
 
-def session_with(client: SafeClient, account: OlmAccount) -> None:
-    key = next(iter(account.one_time_keys["curve25519"].values()))
-    olm(client).create_session(key, account.identity_keys["curve25519"])
-
-
-class Answers:
-    """Stands for the homeserver behind `_send`: refuses shares as often as told."""
-
-    def __init__(self, client: SafeClient, *, refused: int = 0) -> None:
+    def __init__(self, client: SafeClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self.client = client
-        self.refused = refused
-        self.sent: list[str] = []
+        self.asked: list[tuple[type[nio.Response], Any]] = []
+        self.refused: Counter[type[nio.Response]] = Counter()
+        self.devices: dict[str, dict[str, Any]] = {}
+        self.members: set[str] = set()
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.meanwhile: Callable[[type[nio.Response]], None] = lambda _: None
+        self.gate: asyncio.Event | None = None
+        self.reached = asyncio.Event()
+        monkeypatch.setattr(client, "_send", self.answer)
 
-    async def __call__(
-        self, kind: type[nio.Response], _method: str, path: str, *_: object, **given: object
+    async def answer(
+        self,
+        kind: type[nio.Response],
+        _method: str,
+        path: str,
+        body: str = "",
+        *_: object,
+        **__: object,
     ) -> nio.Response:
-        self.sent.append(path)
-        if kind is not nio.ShareGroupSessionResponse:
+        self.asked.append((kind, json.loads(body) if body else path))
+        self.reached.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        await asyncio.sleep(0)
+        self.meanwhile(kind)
+        if self.refused[kind]:
+            self.refused[kind] -= 1
+            return nio.ErrorResponse("bad gateway", "M_UNKNOWN")
+        response = self._response(kind, self.asked[-1][1])
+        await self.client.receive_response(response)
+        return response
+
+    def _response(self, kind: type[nio.Response], body: Any) -> nio.Response:  # noqa: ANN401  # JSON
+        if kind is nio.RoomSendResponse:
             return nio.RoomSendResponse("$sent", ROOM)
-        if self.refused:
-            self.refused -= 1
-            return nio.ShareGroupSessionError("bad gateway", "M_UNKNOWN", room_id=ROOM)
-        room_id, devices = cast("tuple[str, set[tuple[str, str]]]", given["response_data"])
-        answer = nio.ShareGroupSessionResponse(room_id, devices)
-        await self.client.receive_response(answer)
-        return answer
+        if kind is nio.KeysQueryResponse:
+            answer = {
+                user: self.devices[user] for user in body["device_keys"] if user in self.devices
+            }
+            return nio.KeysQueryResponse(answer, {})
+        if kind is nio.KeysClaimResponse:
+            asked = body["one_time_keys"]
+            answer = {
+                user: {
+                    one: key for one, key in self.keys.get(user, {}).items() if one in asked[user]
+                }
+                for user in asked
+            }
+            return nio.KeysClaimResponse(answer, {})
+        if kind is nio.JoinedMembersResponse:
+            members = [nio.RoomMember(user, "", "") for user in self.members]
+            return nio.JoinedMembersResponse(members, ROOM)
+        return EmptyResponse()
+
+    def count(self, kind: type[nio.Response]) -> int:
+        return sum(asked is kind for asked, _ in self.asked)
+
+    def given(self) -> list[set[tuple[str, str]]]:
+        """Return to which devices each piece of a room's key went."""
+        return [
+            {(user, device) for user, devices in body["messages"].items() for device in devices}
+            for kind, body in self.asked
+            if kind is EmptyResponse
+        ]
 
 
-async def send(client: SafeClient) -> nio.RoomSendResponse:
+@pytest.fixture
+def homeserver(client: SafeClient, monkeypatch: pytest.MonkeyPatch) -> Homeserver:
+    return Homeserver(client, monkeypatch)
+
+
+async def send(client: SafeClient) -> dict[str, Any]:
+    """Send one message, and return what went over the wire."""
     content = {"msgtype": "m.text", "body": "x"}
-    request = client.room_send(ROOM, "m.room.message", content, ignore_unverified_devices=True)
-    return await call(nio.RoomSendResponse, asyncio.wait_for(request, 5))
+    request = client.room_send(ROOM, "m.room.message", content, "txn")
+    response = await call(nio.RoomSendResponse, asyncio.wait_for(request, 5))
+    assert response.event_id == "$sent"
+    server = cast("Homeserver", cast("Any", client._send).__self__)
+    return cast("dict[str, Any]", server.asked[-1][1])
+
+
+def one_time_key(user_id: str, account: OlmAccount, device_id: str = "D") -> dict[str, Any]:
+    account.generate_one_time_keys(1)
+    key_id, key = next(iter(account.one_time_keys["curve25519"].items()))
+    account.mark_keys_as_published()
+    signature = account.sign(nio.Api.to_canonical_json({"key": key}))
+    signed = {"key": key, "signatures": {user_id: {f"ed25519:{device_id}": signature}}}
+    return {f"signed_curve25519:{key_id}": signed}
+
+
+def enter(client: SafeClient, homeserver: Homeserver, devices: int = 1) -> list[OlmAccount]:
+    """Put the bot into an encrypted room with BOSS, whose devices it has yet to learn of."""
+    accounts = [OlmAccount() for _ in range(devices)]
+    homeserver.members = {BOSS, "@bot:x"}
+    homeserver.devices = {
+        "@bot:x": {},
+        BOSS: {f"D{i}": device_keys(BOSS, one, f"D{i}") for i, one in enumerate(accounts)},
+    }
+    homeserver.keys[BOSS] = {
+        f"D{i}": one_time_key(BOSS, one, f"D{i}") for i, one in enumerate(accounts)
+    }
+    client.rooms[ROOM] = MatrixRoom(ROOM, "@bot:x", encrypted=True)
+    return accounts
+
+
+async def test_a_room_key_goes_to_every_device_before_the_first_message(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver, devices=100)
+
+    sent = await send(client)
+
+    assert set.union(*homeserver.given()) == {(BOSS, f"D{i}") for i in range(100)}
+    assert max(map(len, homeserver.given())) <= 40  # so that each piece is short
+    assert sent["algorithm"] == "m.megolm.v1.aes-sha2"
+    asked = len(homeserver.asked)
+    await send(client)
+    assert len(homeserver.asked) == asked + 1  # nothing but the message
 
 
 async def test_t3_a_send_cancelled_while_it_shares_does_not_block_the_room(
-    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+    client: SafeClient, homeserver: Homeserver
 ) -> None:
-    account, claiming = meet(client), asyncio.Event()
-
-    async def claim(_: object) -> nio.KeysClaimResponse:
-        claiming.set()
-        await asyncio.Event().wait()
-        raise AssertionError("never reached")
-
-    monkeypatch.setattr(client, "_send", Answers(client))
-    monkeypatch.setattr(client, "keys_claim", claim)
+    enter(client, homeserver)
+    homeserver.gate = asyncio.Event()
     cut = asyncio.get_running_loop().create_task(send(client))
-    await claiming.wait()
+    await homeserver.reached.wait()
     cut.cancel()
     await asyncio.wait([cut])
-    session_with(client, account)
+    homeserver.gate.set()
 
-    assert (await send(client)).event_id == "$sent"
+    assert (await send(client))["ciphertext"]
 
 
-async def test_t8_a_share_that_the_homeserver_refuses_is_an_error_and_done_again(
-    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "refused",
+    [EmptyResponse, nio.KeysClaimResponse, nio.KeysQueryResponse, nio.JoinedMembersResponse],
+    ids=["to-device", "claim", "query", "members"],
+)
+async def test_t8_what_the_homeserver_refuses_is_an_error_and_done_again(
+    client: SafeClient, homeserver: Homeserver, refused: type[nio.Response]
 ) -> None:
-    session_with(client, meet(client))
-    answers = Answers(client, refused=1)
-    monkeypatch.setattr(client, "_send", answers)
+    enter(client, homeserver)
+    homeserver.refused[refused] = 1
 
     with pytest.raises(MatrixError):
         await send(client)
-    assert not olm(client).outbound_group_sessions[ROOM].shared
-    assert not any("/send/" in path for path in answers.sent)
+    assert homeserver.count(nio.RoomSendResponse) == 0
 
     await send(client)
-    assert olm(client).outbound_group_sessions[ROOM].users_shared_with == {(BOSS, "D")}
+    assert homeserver.given()[-1] == {(BOSS, "D0")}
 
 
-async def test_a_claim_that_fails_is_an_error_and_leaves_no_device_out(
-    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+async def test_t8_a_share_cut_in_the_middle_goes_on_with_the_rest(
+    client: SafeClient, homeserver: Homeserver
 ) -> None:
-    account = meet(client)
-    answers = Answers(client)
+    enter(client, homeserver, devices=70)
 
-    async def claim(_: object) -> nio.KeysClaimError:
-        return nio.KeysClaimError("bad gateway", "M_UNKNOWN", room_id=ROOM)
+    def refuse_the_second(_: type[nio.Response]) -> None:
+        homeserver.refused[EmptyResponse] = int(homeserver.count(EmptyResponse) == 2)
 
-    monkeypatch.setattr(client, "_send", answers)
-    monkeypatch.setattr(client, "keys_claim", claim)
+    homeserver.meanwhile = refuse_the_second
     with pytest.raises(MatrixError):
         await send(client)
-    session_with(client, account)
+    homeserver.meanwhile = lambda _: None
+    await send(client)
+
+    first, refused, again = homeserver.given()
+    assert refused == again
+    assert first | again == {(BOSS, f"D{i}") for i in range(70)}
+    session = olm(client).outbound_group_sessions[ROOM]
+    assert session.message_count == 1
+
+
+async def test_two_sends_at_once_share_the_key_once(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+
+    await asyncio.gather(send(client), send(client), client.prepare(ROOM))
+
+    assert len(homeserver.given()) == 1
+
+
+async def test_who_leaves_while_the_key_is_shared_gets_none_of_what_follows(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    left = nio.RoomMemberEvent.from_dict(state("m.room.member", {"membership": "leave"}, MALLORY))
+    homeserver.members.add(MALLORY)
+    homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory := OlmAccount())}
+    homeserver.keys[MALLORY] = {"D": one_time_key(MALLORY, mallory)}
+    leaving = [left]
+
+    def leave(kind: type[nio.Response]) -> None:
+        if kind is EmptyResponse and leaving:
+            client._take_state(client.rooms[ROOM], leaving.pop())
+
+    homeserver.meanwhile = leave
+    sent = await send(client)
+
+    early, late = homeserver.given()
+    assert early == {(BOSS, "D0"), (MALLORY, "D")}
+    assert late == {(BOSS, "D0")}
+    assert sent["session_id"] == olm(client).outbound_group_sessions[ROOM].id
+
+
+async def test_a_new_device_gets_the_key_and_a_lost_one_ends_it(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    first = (await send(client))["session_id"]
+    new = OlmAccount()
+    homeserver.devices[BOSS]["NEW"] = device_keys(BOSS, new, "NEW")
+    homeserver.keys[BOSS]["NEW"] = one_time_key(BOSS, new, "NEW")
+    olm(client).add_changed_users({BOSS})
+
+    assert (await send(client))["session_id"] == first
+    assert homeserver.given()[-1] == {(BOSS, "NEW")}
+
+    del homeserver.devices[BOSS]["D0"]
+    olm(client).add_changed_users({BOSS})
+    assert (await send(client))["session_id"] != first
+    assert homeserver.given()[-1] == {(BOSS, "NEW")}
+
+
+async def test_a_device_that_is_renamed_changes_nothing(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    first = (await send(client))["session_id"]
+    homeserver.devices[BOSS]["D0"] |= {"unsigned": {"device_display_name": "New name"}}
+    olm(client).add_changed_users({BOSS})
+
+    assert (await send(client))["session_id"] == first
+    assert len(homeserver.given()) == 1
+
+
+async def test_a_device_without_a_key_left_is_asked_again_later(
+    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(client, homeserver)
+    key = homeserver.keys[BOSS].pop("D0")
+    first = (await send(client))["session_id"]
+    assert homeserver.given() == []
+    homeserver.keys[BOSS]["D0"] = key
+    await send(client)
+    assert homeserver.count(nio.KeysClaimResponse) == 1  # not at every message
+
+    monkeypatch.setitem(client._unserved, ROOM, 0.0)  # a minute later
+    assert (await send(client))["session_id"] == first
+    assert homeserver.given() == [{(BOSS, "D0")}]
+
+
+async def test_users_without_an_answer_are_asked_again_later(
+    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(client, homeserver)
+    known = homeserver.devices.pop(BOSS)  # their homeserver is away
+    await send(client)
+    await send(client)
+    assert homeserver.count(nio.KeysQueryResponse) == 1
+    homeserver.devices[BOSS] = known
+
+    monkeypatch.setitem(client._silent, BOSS, 0.0)
+    await send(client)
+    assert homeserver.given() == [{(BOSS, "D0")}]
+
+
+async def test_a_user_who_changes_while_a_query_runs_is_asked_again(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    once = [BOSS]
+
+    def change(kind: type[nio.Response]) -> None:
+        if kind is nio.KeysQueryResponse and once:
+            olm(client).add_changed_users({once.pop()})
+
+    homeserver.meanwhile = change
+    await client.query_keys()
+    assert homeserver.count(nio.KeysQueryResponse) == 0  # nobody is noted yet
 
     await send(client)
-    assert olm(client).outbound_group_sessions[ROOM].users_shared_with == {(BOSS, "D")}
+    asked = [
+        list(body["device_keys"])
+        for kind, body in homeserver.asked
+        if kind is nio.KeysQueryResponse
+    ]
+    assert [BOSS in one for one in asked] == [True, True]
+
+
+async def test_a_room_key_is_replaced_after_as_many_messages_as_the_room_says(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 3}
+    await client.receive_response(sync(**room(state=(state("m.room.encryption", content),))))
+
+    used = [(await send(client))["session_id"] for _ in range(7)]
+
+    assert [used.count(one) for one in dict.fromkeys(used)] == [3, 3, 1]
+
+
+async def test_a_room_key_is_replaced_when_it_is_as_old_as_the_room_says(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_ms": 3_600_000}
+    await client.receive_response(sync(**room(state=(state("m.room.encryption", content),))))
+    first = (await send(client))["session_id"]
+    olm(client).outbound_group_sessions[ROOM].creation_time -= timedelta(hours=1)
+
+    assert (await send(client))["session_id"] != first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"rotation_period_msgs": 0, "rotation_period_ms": -1}, {"rotation_period_ms": "x"}],
+)
+def test_a_rotation_that_is_none_is_the_default(content: dict[str, object]) -> None:
+    assert Rotation.of(content) == Rotation(100, timedelta(days=7))
+
+
+def test_an_endless_rotation_is_no_error() -> None:
+    assert datetime.now(UTC) - Rotation.of({"rotation_period_ms": 2**60}).age < datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"algorithm": "m.megolm.v1.aes-sha2"},
+        {},
+        {"algorithm": 5},
+        {"algorithm": "org.example.new"},
+        {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": "x"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["state", "timeline"])
+async def test_whatever_its_encryption_event_says_nothing_goes_into_the_room_in_clear(
+    client: SafeClient, homeserver: Homeserver, content: dict[str, object], place: str
+) -> None:
+    enter(client, homeserver)
+    del client.rooms[ROOM]
+    event = state("m.room.encryption", content)
+    body = room(event) if place == "timeline" else room(state=(event,))
+    await client.receive_response(sync(**body))
+
+    assert "ciphertext" in await send(client)
+
+
+async def test_a_room_stays_encrypted_over_restarts_and_later_state(
+    client: SafeClient, homeserver: Homeserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(client, homeserver)
+    content = {"algorithm": "m.megolm.v1.aes-sha2"}
+    await client.receive_response(sync(**room(state=(state("m.room.encryption", content),))))
+    olm(client).save_account()
+
+    again = opened(tmp_path)
+    enter(again, server := Homeserver(again, monkeypatch))
+    del again.rooms[ROOM]
+    await again.receive_response(sync(**room(said("no word of encryption"))))
+
+    assert "ciphertext" in await send(again)
+    assert server.given() == [{(BOSS, "D0")}]
+    olm(again).store.close()
+
+
+async def test_nothing_is_sent_into_a_room_that_is_not_known(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    with pytest.raises(MatrixError, match="not in this room"):
+        await send(client)
+    assert homeserver.asked == []
+
+
+async def test_a_room_that_is_left_is_forgotten(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    await send(client)
+    empty = {
+        "state": {"events": []},
+        "timeline": {"events": [], "limited": False, "prev_batch": "p"},
+    }
+
+    await client.receive_response(sync(rooms={"leave": {ROOM: empty}}))
+
+    assert client.rooms == {}
+    assert olm(client).outbound_group_sessions == {}
+
+
+async def test_a_cut_timeline_lets_the_room_key_go_and_the_members_be_asked_anew(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    first = (await send(client))["session_id"]
+    body = room(said("hi"))
+    body["rooms"]["join"][ROOM]["timeline"]["limited"] = True
+
+    await client.receive_response(sync(**body))
+
+    assert (await send(client))["session_id"] != first
+    assert homeserver.count(nio.JoinedMembersResponse) == 2
+
+
+# Our own keys.
 
 
 def test_t6_keys_that_may_have_been_uploaded_are_offered_again_and_no_others(
     client: SafeClient, tmp_path: Path
 ) -> None:
-    offered = olm(client).share_keys()["one_time_keys"]
+    offered = olm(client).share_keys()
 
-    again = SafeClient("http://x", "@bot:x", "BOT", str(tmp_path), client.config)
-    again.restore_login("@bot:x", "BOT", "token")
+    again = olm(opened(tmp_path)).share_keys()
 
-    kept = olm(again).account.one_time_keys["curve25519"]
-    assert {key["key"] for key in offered.values()} == set(kept.values())
+    assert again["one_time_keys"].keys() == offered["one_time_keys"].keys()
+    assert again["fallback_keys"].keys() == offered["fallback_keys"].keys()
+    assert len(offered["one_time_keys"]) == 50
+
+
+async def uploaded(client: SafeClient, **sections: object) -> dict[str, Any]:
+    """Return what is uploaded after the homeserver has taken the first keys and said this."""
+    olm(client).share_keys()
+    olm(client).handle_response(nio.KeysUploadResponse(0, 50))
+    due = [client.should_upload_keys]
+    await client.receive_response(sync(**sections))
+    due.append(client.should_upload_keys)
+    assert due[0] is False
+    return olm(client).share_keys() if due[1] else {}
+
+
+async def test_one_time_keys_that_are_gone_are_replaced_by_as_many(client: SafeClient) -> None:
+    content = await uploaded(client, device_one_time_keys_count={"signed_curve25519": 47})
+
+    assert len(content["one_time_keys"]) == 3
+    assert "fallback_keys" not in content
+
+
+async def test_a_fallback_key_that_was_used_is_replaced_and_stays_readable(
+    client: SafeClient,
+) -> None:
+    first = olm(client).share_keys()["fallback_keys"]
+    olm(client).handle_response(nio.KeysUploadResponse(0, 50))
+    [key] = first.values()
+    peer = OlmAccount()
+    own = olm(client).account.identity_keys
+    session = peer.create_outbound_session(own["curve25519"], key["key"])
+    await client.receive_response(
+        sync(
+            device_one_time_keys_count={"signed_curve25519": 50},
+            device_unused_fallback_key_types=[],
+        )
+    )
+    second = olm(client).share_keys()
+    olm(client).handle_response(nio.KeysUploadResponse(0, 50))
+    payload = olm_payload(client, peer, {"type": "m.dummy", "content": {}})
+    kind, ciphertext = session.encrypt(json.dumps(payload).encode()).to_parts()
+    body = encode_base64(bytes(ciphertext))
+    response = sync(
+        next_batch="s2",
+        to_device={"events": [to_device(client, peer.identity_keys["curve25519"], kind, body)]},
+    )
+    await client.receive_response(response)
+
+    assert key["fallback"] is True
+    assert olm(client).verify_json(dict(key), own["ed25519"], "@bot:x", "BOT")
+    assert second["one_time_keys"] == {}
+    assert second["fallback_keys"].keys().isdisjoint(first)
+    assert isinstance(response.to_device_events[0], nio.DummyEvent)
+
+
+@pytest.mark.parametrize("types", [["signed_curve25519"], None])
+async def test_a_fallback_key_that_nobody_used_is_left_alone(
+    client: SafeClient, types: list[str] | None
+) -> None:
+    said: dict[str, object] = {"device_one_time_keys_count": {"signed_curve25519": 50}}
+    if types is not None:
+        said["device_unused_fallback_key_types"] = types
+
+    assert await uploaded(client, **said) == {}
+
+
+# What is read, and whose word it is.
+
+
+class Sender:
+    """A device of `user_id` that has given its room's key to the bot."""
+
+    def __init__(self, client: SafeClient, user_id: str) -> None:
+        self.user_id = user_id
+        self.account = OlmAccount()
+        self.session = OutboundGroupSession()
+        self.session.shared = True
+        self._client = client
+        self._events = itertools.count()
+
+    async def give_key(self) -> None:
+        content = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": ROOM,
+            "session_id": self.session.id,
+            "session_key": self.session.session_key,
+        }
+        event = olm_message(
+            self._client,
+            self.account,
+            {"type": "m.room_key", "content": content, "sender": self.user_id},
+        )
+        await self._client.receive_response(
+            sync(
+                next_batch=f"k{id(self)}", to_device={"events": [event | {"sender": self.user_id}]}
+            )
+        )
+
+    def says(self, body: str, **clear: object) -> dict[str, Any]:
+        inner = {"type": "m.room.message", "room_id": ROOM}
+        payload = inner | {"content": {"msgtype": "m.text", "body": body}}
+        content = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "ciphertext": self.session.encrypt(json.dumps(payload)),  # type: ignore[no-untyped-call]  # nio
+            "session_id": self.session.id,
+        }
+        event = {"type": "m.room.encrypted", "event_id": f"${self.user_id}{next(self._events)}"}
+        return event | {"sender": self.user_id, "origin_server_ts": 1, "content": content | clear}
+
+
+async def heard(client: SafeClient, *events: dict[str, Any]) -> list[str | None]:
+    """Return the texts that the bot reads of the events; None for one that it cannot read."""
+    response = sync(next_batch=f"s{id(events)}", **room(*events))
+    await client.receive_response(response)
+    return [getattr(one, "body", None) for one in response.rooms.join[ROOM].timeline.events]
+
+
+@pytest.mark.parametrize("clear", [{}, {"sender_key": "wrong", "device_id": "WRONG"}])
+async def test_msc3700_a_message_is_read_whatever_it_says_of_its_sender_key(
+    client: SafeClient, clear: dict[str, object]
+) -> None:
+    boss = Sender(client, BOSS)
+    await boss.give_key()
+
+    assert await heard(client, boss.says("hello", **clear)) == ["hello"]
+
+
+async def test_a_message_in_anothers_name_is_not_read(client: SafeClient) -> None:
+    boss = Sender(client, BOSS)
+    await boss.give_key()
+    said = boss.says("hello")
+
+    assert await heard(client, said | {"sender": MALLORY, "event_id": "$m"}, said) == [
+        None,
+        "hello",
+    ]
+
+
+async def test_a_key_that_another_has_passed_on_first_takes_no_message_away(
+    client: SafeClient,
+) -> None:
+    boss, mallory = Sender(client, BOSS), Sender(client, MALLORY)
+    mallory.session = boss.session
+    await mallory.give_key()
+    await boss.give_key()
+
+    assert await heard(client, boss.says("hello")) == ["hello"]
+
+
+async def test_a_message_that_comes_again_under_another_id_is_not_read_again(
+    client: SafeClient,
+) -> None:
+    boss = Sender(client, BOSS)
+    await boss.give_key()
+    said = boss.says("pay")
+
+    assert await heard(client, said, said, said | {"event_id": "$again"}) == ["pay", "pay", None]
+
+
+async def test_a_key_that_comes_late_reads_what_waited(client: SafeClient) -> None:
+    boss = Sender(client, BOSS)
+    said = boss.says("hello")
+    late = Sender(client, BOSS)
+    late.session = boss.session
+
+    assert await heard(client, said) == [None]
+    await late.give_key()
+    assert await heard(client, boss.says("and more")) == ["and more"]
+
+
+async def test_250_room_keys_in_one_sync_are_all_taken_in(client: SafeClient) -> None:
+    senders = [Sender(client, f"@u{i}:x") for i in range(250)]
+    events = []
+    for one in senders:
+        content = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": ROOM,
+            "session_id": one.session.id,
+            "session_key": one.session.session_key,
+        }
+        payload = {"type": "m.room_key", "content": content, "sender": one.user_id}
+        events.append(olm_message(client, one.account, payload) | {"sender": one.user_id})
+    await client.receive_response(sync(to_device={"events": events}))
+
+    texts = await heard(client, *(one.says(f"from {one.user_id}") for one in senders))
+    assert texts == [f"from {one.user_id}" for one in senders]
+
+
+async def test_requests_and_verifications_of_strangers_leave_nothing_behind(
+    client: SafeClient,
+) -> None:
+    request = {
+        "action": "request",
+        "body": {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": ROOM,
+            "session_id": "s",
+            "sender_key": "k",
+        },
+        "request_id": "1",
+        "requesting_device_id": "D",
+    }
+    start = {
+        "from_device": "D",
+        "method": "m.sas.v1",
+        "transaction_id": "t",
+        "key_agreement_protocols": ["curve25519"],
+        "hashes": ["sha256"],
+        "message_authentication_codes": ["hkdf-hmac-sha256"],
+        "short_authentication_string": ["emoji"],
+    }
+    events = [
+        {"type": "m.room_key_request", "sender": MALLORY, "content": request},
+        {"type": "m.key.verification.start", "sender": MALLORY, "content": start},
+    ]
+
+    await client.receive_response(sync(to_device={"events": events}))
+
+    assert olm(client).key_verifications == {}
+    assert olm(client).received_key_requests == {}
+    assert olm(client).outgoing_to_device_messages == []
+
+
+async def test_a_large_answer_is_parsed_while_the_loop_turns(client: SafeClient) -> None:
+    events = [said("x" * 100) | {"event_id": f"${i}"} for i in range(3000)]
+    body = json.dumps({"next_batch": "s1", "device_one_time_keys_count": {}} | room(*events))
+    turns, over = 0, asyncio.Event()
+
+    async def tick() -> None:
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    class Transport:
+        async def read(self) -> bytes:
+            return body.encode()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(tick())
+        response = await client.create_matrix_response(nio.SyncResponse, cast("Any", Transport()))
+        parsed_at = turns
+        await client.receive_response(response)
+        over.set()
+
+    assert isinstance(response, nio.SyncResponse)
+    assert len(response.rooms.join[ROOM].timeline.events) == 3000
+    assert parsed_at > 10

@@ -1,0 +1,88 @@
+"""Timelines that a sync has cut: what is missing in them, read back and put in its place."""
+
+import itertools
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import nio
+import structlog
+
+from bot.core.events import UserId
+from bot.errors import Forbidden
+from bot.health import Health
+from bot.matrix.failures import call
+from bot.matrix.parse import mapping, parse_membership, text
+
+_PAGE = 100
+
+FILTER = {
+    "types": [
+        "m.room.message",
+        "m.room.encrypted",
+        "m.room.member",
+        "im.vector.room.access_rules",
+    ],
+    "lazy_load_members": True,
+}
+
+log = structlog.get_logger()
+
+
+async def fill(
+    client: nio.AsyncClient, response: nio.SyncResponse, since: str, me: UserId, health: Health
+) -> None:
+    """Put what happened between `since` and each limited timeline in front of it.
+
+    A sync hands out the newest events of a room alone, and says so (spec: limited timelines). The
+    events before them come from `/messages`, decrypted, in order, each once; nothing from before
+    the bot's invitation. Done again after a failure, it goes on with the rooms that are missing.
+
+    Raises:
+        MatrixError: the homeserver did not answer.
+    """
+    for room_id, info in response.rooms.join.items():
+        timeline = info.timeline
+        if not timeline.limited or not timeline.prev_batch:
+            continue
+        missing: list[Any] = []  # newest first
+        try:
+            async for events in _pages(client, room_id, timeline.prev_batch, since):
+                health.beat()
+                missing += itertools.takewhile(lambda event: not _invites(event, me), events)
+                if any(_invites(event, me) for event in events):
+                    break
+        except Forbidden as error:  # the bot has left meanwhile
+            log.warning("gap not filled", room_id=room_id, reason=str(error))
+            continue
+        there = {_id(event) for event in timeline.events}
+        new = {_id(event): event for event in reversed(missing) if _id(event) not in there}
+        timeline.events[:0] = new.values()
+        timeline.limited = False
+        log.info("gap filled", room_id=room_id, events=len(new))
+
+
+async def _pages(
+    client: nio.AsyncClient, room_id: str, start: str, since: str
+) -> AsyncGenerator[list[Any], None]:
+    """Yield the events from `start` back to `since`, newest first, a page at a time."""
+    here, following = "", start
+    while following and following != here:
+        here = following
+        page = await call(
+            nio.RoomMessagesResponse,
+            client.room_messages(
+                room_id, start=here, end=since, limit=_PAGE, message_filter=FILTER
+            ),
+        )
+        yield page.chunk
+        following = page.end
+
+
+def _invites(event: object, me: UserId) -> bool:
+    source = mapping(getattr(event, "source", None))
+    member = parse_membership(source) if "state_key" in source else None
+    return member is not None and member.user_id == me and member.now == "invite"
+
+
+def _id(event: object) -> str:
+    return text(mapping(getattr(event, "source", None)), "event_id")

@@ -1,0 +1,378 @@
+"""nio's client on the safe Olm machine: no response, room or cancelled send takes it down."""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+import nio
+import structlog
+from aiohttp import ClientResponse
+from nio.responses import EmptyResponse
+from typing_extensions import override
+
+from bot.errors import HomeserverUnreachable, MatrixError
+from bot.matrix import wire
+from bot.matrix.crypto import BAD, Rotation, SafeOlm
+from bot.matrix.failures import call
+from bot.matrix.parse import Json, mapping, text
+from bot.matrix.store import CryptoStore
+
+_LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
+_PIECE_SECONDS = 0.02  # of the loop, before others may have it
+_LONGEST_REQUEST_SECONDS = 600  # where nio would wait for ever
+_USERS_A_QUERY = 40
+_DEVICES_A_CLAIM = 30
+_TRIES = 5  # of sharing a key while members come and go
+_AGAIN_SECONDS = 60.0  # until users and devices that gave no keys are asked again
+
+log = structlog.get_logger()
+
+
+class _Turns:
+    """Lets others have the loop between small pieces of work."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    async def next(self) -> None:
+        """Give way where this turn has lasted long enough."""
+        if self._loop.time() - self._since > _PIECE_SECONDS:
+            await asyncio.sleep(0)
+            self._since = self._loop.time()
+
+
+class SafeClient(nio.AsyncClient):
+    """nio's client, which takes no state from what it decrypts, nor sends in clear what is not."""
+
+    olm: SafeOlm | None
+
+    def open_store(self, store: CryptoStore) -> None:
+        """Take up the device's keys, or make them where the store is new.
+
+        Raises:
+            StoreError: the store's key does not open it.
+        """
+        self.store = store  # type: ignore[assignment]  # stands in for nio's
+        self.olm = SafeOlm(str(self.user_id), str(self.device_id), store)
+        self.encrypted_rooms = store.load_encrypted_rooms()
+        self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._querying = asyncio.Lock()
+        self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
+        self._unserved: dict[str, float] = {}  # rooms with devices without the key, the same
+
+    @property
+    def machine(self) -> SafeOlm:
+        """The Olm machine, which is there after `open_store`."""
+        if self.olm is None:
+            raise MatrixError("the crypto store is not open")
+        return self.olm
+
+    @override
+    def load_store(self) -> None:
+        """Leave the store as `open_store` has set it: nio calls this at each login."""
+
+    # Answers.
+
+    @override
+    async def send(
+        self,
+        method: str,
+        path: str,
+        data: Any = None,
+        headers: dict[str, str] | None = None,
+        trace_context: Any = None,
+        timeout: float | None = None,
+    ) -> ClientResponse:
+        """Make one request, which ends some time even where nio sets no limit (0)."""
+        limit = _LONGEST_REQUEST_SECONDS if timeout == 0 else timeout
+        response: ClientResponse = await super().send(
+            method, path, data, headers, trace_context, limit
+        )
+        return response
+
+    @override
+    async def create_matrix_response(
+        self,
+        response_class: Any,
+        transport_response: ClientResponse,
+        data: tuple[Any, ...] | None = None,
+        save_to: Any = None,
+    ) -> Any:
+        """Parse an answer, a large one without holding up the loop."""
+        if issubclass(response_class, nio.FileResponse | nio.RoomGetStateEventResponse):
+            return await super().create_matrix_response(
+                response_class, transport_response, data, save_to
+            )
+        raw = await transport_response.read()
+        if len(raw) > _LARGE:
+            response = await asyncio.to_thread(wire.read, response_class, raw, data or ())
+        else:
+            response = wire.read(response_class, raw, data or ())
+        response.transport_response = transport_response  # type: ignore[assignment]  # nio hints its own
+        return response
+
+    # What a sync brings.
+
+    @override
+    async def _handle_sync(self, response: nio.SyncResponse) -> None:
+        await super()._handle_sync(response)
+        for room_id in response.rooms.leave:
+            self.rooms.pop(room_id, None)
+            self._unserved.pop(room_id, None)
+            self.machine.outbound_group_sessions.pop(room_id, None)
+            self.machine.rotations.pop(room_id, None)
+
+    @override
+    async def _handle_to_device(self, response: nio.SyncResponse) -> None:
+        turns, events = _Turns(), response.to_device_events
+        for index, event in enumerate(events):
+            events[index] = self.machine.handle_to_device_event(event) or event
+            await turns.next()
+
+    @override
+    async def _handle_invited_rooms(self, response: nio.SyncResponse) -> None:
+        """Keep nothing of invitations: `Rooms` reads them, and they may be many."""
+
+    @override
+    async def _handle_joined_rooms(self, response: nio.SyncResponse) -> None:
+        """Take in the rooms; what is wrong with one event concerns no other."""
+        turns = _Turns()
+        for room_id, info in response.rooms.join.items():
+            room = self._state(room_id, info)
+            events = info.timeline.events
+            for index, event in enumerate(events):
+                if isinstance(event, nio.MegolmEvent):
+                    event.room_id = room_id
+                    events[index] = self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001  # nio's own callers use it
+                else:
+                    self._take_state(room, event)
+                await turns.next()
+
+    def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
+        """Return the room with the state that the response brings; nobody sees a half of it."""
+        known = self.rooms.get(room_id)
+        room = known or nio.MatrixRoom(
+            room_id, str(self.user_id), encrypted=room_id in self.encrypted_rooms
+        )
+        for event in info.state:
+            self._take_state(room, event)
+        if info.summary is not None:
+            room.update_summary(info.summary)
+        if info.timeline.limited:  # who came and left meanwhile is not told
+            room.members_synced = False
+            self.invalidate_outbound_session(room_id)
+        self.rooms[room_id] = room
+        return room
+
+    def _take_state(self, room: nio.MatrixRoom, event: nio.Event | nio.BadEventType) -> None:
+        """Take in one event where it is state (an encrypted event's payload never is)."""
+        source = mapping(getattr(event, "source", None))
+        if "state_key" not in source:
+            return
+        if text(source, "type") == "m.room.encryption" and source["state_key"] == "":
+            self._encrypt(room, source)
+        try:
+            if isinstance(event, nio.RoomMemberEvent):
+                if room.handle_membership(event):
+                    self._let_go(room.room_id, gone=event.membership in {"leave", "ban"})
+            elif not isinstance(event, nio.BadEvent | nio.UnknownBadEvent):
+                room.handle_event(event)
+        except BAD as error:
+            log.warning(
+                "state event skipped",
+                event_id=text(source, "event_id"),
+                room_id=room.room_id,
+                reason=type(error).__name__,
+            )
+
+    def _encrypt(self, room: nio.MatrixRoom, source: Json) -> None:
+        """Take the room for encrypted, whatever else the event says, and for ever."""
+        self.machine.rotations[room.room_id] = Rotation.of(mapping(source.get("content")))
+        room.encrypted = True
+        if room.room_id not in self.encrypted_rooms:
+            self.encrypted_rooms.add(room.room_id)
+            self.machine.store.save_encrypted_rooms([room.room_id])
+
+    @override
+    def _handle_olm_events(self, response: nio.SyncResponse) -> None:
+        """Take a missing or zero count of one-time keys for what it is: none are left."""
+        super()._handle_olm_events(response)
+        self.machine.uploaded_key_count = response.device_key_count.signed_curve25519 or 0
+        unused = getattr(response, "unused_fallback_key_types", None)
+        self.machine.fallback_due = unused is not None and "signed_curve25519" not in unused
+
+    @override
+    def _handle_olm_response(self, response: Any) -> None:
+        """Take in an answer about keys; a new device gets the key, a lost one ends it."""
+        self.machine.handle_response(response)
+        if not isinstance(response, nio.KeysQueryResponse):
+            return
+        for user_id, devices in response.changed.items():
+            gone = any(device.deleted for device in devices.values())
+            for room in self.rooms.values():
+                if room.encrypted and user_id in room.users:
+                    self._let_go(room.room_id, gone=gone)
+
+    def _let_go(self, room_id: str, *, gone: bool) -> None:
+        """End the room's key where a member or device is gone; else share it with who is new."""
+        session = self.machine.outbound_group_sessions.get(room_id)
+        if gone:
+            self.invalidate_outbound_session(room_id)
+        elif session is not None:
+            session.shared = False
+
+    @override
+    def invalidate_outbound_session(self, room_id: str) -> None:
+        """Let the room's key go, also while it is being shared: somebody may have left."""
+        self.machine.outbound_group_sessions.pop(room_id, None)
+
+    # Keys.
+
+    @override
+    async def keys_upload(self) -> Any:
+        """Upload device and one-time keys; let go of those that the homeserver refuses for good.
+
+        It answers 400 where it holds other keys under the same ids (a store restored from a
+        backup): the next upload brings new ones.
+        """
+        response = await super().keys_upload()
+        refused = getattr(response.transport_response, "status", 0) == HTTPStatus.BAD_REQUEST
+        if refused:
+            log.warning("one-time keys refused", code=getattr(response, "status_code", None))
+            self.machine.mark_keys_as_published()
+            self.machine.save_account()
+        return response
+
+    async def query_keys(self) -> None:
+        """Ask for the devices of everybody whose devices may have changed.
+
+        Who gets no answer (their homeserver is away) is asked again a minute later.
+
+        Raises:
+            MatrixError: the homeserver did not answer; the next call asks again.
+        """
+        async with self._querying:
+            noted, now = self.machine.users_for_key_query, asyncio.get_running_loop().time()
+            for user_id, due in self._silent.items():
+                (noted.add if due <= now else noted.discard)(user_id)
+            while noted:
+                some = {noted.pop() for _ in range(min(len(noted), _USERS_A_QUERY))}
+                request = nio.Api.keys_query(self.access_token, some)
+                try:
+                    response = await call(
+                        nio.KeysQueryResponse, self._send(nio.KeysQueryResponse, *request)
+                    )
+                except BaseException:
+                    noted |= some
+                    raise
+                for user_id in some:
+                    self._silent.pop(user_id, None)
+                    if user_id not in response.device_keys:
+                        self._silent[user_id] = now + _AGAIN_SECONDS
+
+    async def claim_keys(self, devices: Iterable[dict[str, list[str]]]) -> None:
+        """Start an Olm session with each of the devices that has a key left for us.
+
+        Raises:
+            MatrixError: the homeserver did not answer.
+        """
+        for some in devices:
+            await call(nio.KeysClaimResponse, self.keys_claim(some))
+
+    # Sending.
+
+    async def ready(self, room_id: str) -> None:
+        """Give the key of what is sent next to every device of the room's members.
+
+        Raises:
+            MatrixError: the homeserver did not take or give what this needs, or the bot is not in
+                the room. What was not delivered is taken up at the next call.
+        """
+        lock = self._sharing.setdefault(room_id, asyncio.Lock())
+        async with lock:
+            room = self._room(room_id)
+            for _ in range(_TRIES):
+                if not room.members_synced:
+                    await call(nio.JoinedMembersResponse, self.joined_members(room_id))
+                self.machine.update_tracked_users(room)  # type: ignore[no-untyped-call]  # nio
+                await self.query_keys()
+                if not self._must_share(room_id):
+                    return
+                await self._share(room)
+            raise HomeserverUnreachable("the room's members change while its key is shared")
+
+    async def prepare(self, room_id: str) -> None:
+        """Do ahead what sending into the room will need; see `ready` for what it raises."""
+        if self._room(room_id).encrypted:
+            await self.ready(room_id)
+
+    def _room(self, room_id: str) -> nio.MatrixRoom:
+        try:
+            return self.rooms[room_id]
+        except KeyError:
+            raise MatrixError("the bot is not in this room") from None
+
+    def _must_share(self, room_id: str) -> bool:
+        due = self._unserved.get(room_id)
+        overdue = due is not None and due <= asyncio.get_running_loop().time()
+        return overdue or self.machine.should_share_group_session(room_id)
+
+    async def _share(self, room: nio.MatrixRoom) -> None:
+        """Share the room's key in small pieces; it counts as shared when all were accepted.
+
+        Where it was let go meanwhile, because somebody left, the caller begins anew.
+        """
+        machine, room_id, users = self.machine, room.room_id, list(room.users)
+        await self.claim_keys(machine.missing_sessions(users, _DEVICES_A_CLAIM))
+        old = machine.outbound_group_sessions.get(room_id)
+        if old is not None and old.expired:
+            del machine.outbound_group_sessions[room_id]
+        elif old is not None:
+            old.shared = False  # else nio would begin anew for those who were not served
+        session = None
+        pieces = machine.share_group_session_parallel(room_id, users)
+        while True:
+            with machine.store.transaction():
+                piece = next(pieces, None)
+            session = session or machine.outbound_group_sessions[room_id]
+            if piece is None:
+                break
+            devices, messages = piece
+            await self._give(messages)
+            session.users_shared_with |= devices
+        if machine.outbound_group_sessions.get(room_id) is session:
+            session.shared = True
+            self._unserved.pop(room_id, None)
+            if any(machine.missing_sessions(users, 1)):
+                self._unserved[room_id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+
+    async def _give(self, messages: dict[str, Any]) -> None:
+        """Send one piece of a room's key; it is lost to none of its devices, or MatrixError."""
+        request = nio.Api.to_device(self.access_token, "m.room.encrypted", messages, uuid4())
+        await call(EmptyResponse, self._send(EmptyResponse, *request))
+
+    @override
+    async def room_send(
+        self,
+        room_id: str,
+        message_type: str,
+        content: dict[Any, Any],
+        tx_id: str | None = None,
+        ignore_unverified_devices: bool = False,
+    ) -> Any:
+        """Send an event, encrypted where the room is: every device of a member can read it.
+
+        Raises:
+            MatrixError: the room's key cannot be given to all, or the bot is not in the room.
+        """
+        await self.prepare(room_id)
+        if self._room(room_id).encrypted:
+            message_type, content = self.encrypt(room_id, message_type, content)
+        request = nio.Api.room_send(
+            self.access_token, room_id, message_type, content, tx_id or uuid4()
+        )
+        return await self._send(nio.RoomSendResponse, *request, (room_id,))

@@ -1,0 +1,17 @@
+"""A place for the secrets of a device that lives for one test."""
+
+from pathlib import Path
+
+from bot.app import SystemClock
+from bot.health import Health
+from bot.matrix.session import Vault
+
+
+def vault(directory: Path) -> Vault:
+    """Return the directory with a key of 32 characters."""
+    return Vault(directory, "s" * 32, keep_days=90)
+
+
+def health() -> Health:
+    """Return the health of a process that begins now."""
+    return Health(SystemClock())

@@ -1,0 +1,206 @@
+"""The crypto store: what it keeps, what it forgets, and what it refuses to open."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+import vodozemac
+from nio.crypto import OlmAccount, OlmDevice
+from nio.crypto.sessions import InboundGroupSession, OutboundSession
+
+from bot.core.events import RoomId, UserId
+from bot.errors import StoreError
+from bot.matrix.store import CryptoStore, RoomKeys
+
+ROOM, ADA, MALLORY = RoomId("!r:x"), UserId("@ada:x"), UserId("@mallory:x")
+KEY = "s" * 32
+
+
+def opened(directory: Path, device: str = "BOT", key: str = KEY) -> CryptoStore:
+    return CryptoStore(directory / "crypto.db", "@bot:x", device, key)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[CryptoStore]:
+    store = opened(tmp_path)
+    yield store
+    store.close()
+
+
+def session(
+    sender_key: str = "A", of: vodozemac.GroupSession | None = None
+) -> InboundGroupSession:
+    whole = of or vodozemac.GroupSession()
+    return InboundGroupSession(whole.session_key.to_base64(), "ed", sender_key, ROOM)
+
+
+def test_an_account_and_its_sessions_outlive_the_process(tmp_path: Path) -> None:
+    account, peer, store = OlmAccount(), OlmAccount(), opened(tmp_path)
+    peer.generate_one_time_keys(1)
+    key = next(iter(peer.one_time_keys["curve25519"].values()))
+    olm = OutboundSession(account, peer.identity_keys["curve25519"], key)
+    assert store.empty
+    assert store.load_account() is None
+    account.shared = True
+    store.save_account(account)
+    store.save_session("peer", olm)
+    identity = cast("dict[str, str]", peer.identity_keys)
+    store.save_device_keys({ADA: {"D": OlmDevice(ADA, "D", identity, "Phone")}})
+    store.save_encrypted_rooms([ROOM])
+    store.close()
+
+    again = opened(tmp_path)
+
+    loaded = again.load_account()
+    assert loaded is not None
+    assert loaded.shared
+    assert loaded.identity_keys == account.identity_keys
+    assert [one.id for one in again.load_sessions()["peer"]] == [olm.id]
+    assert again.load_sessions().get("stranger") is None
+    device = again.load_device_keys()[ADA]["D"]
+    assert (device.keys, device.display_name) == (peer.identity_keys, "Phone")
+    assert again.load_encrypted_rooms() == {ROOM}
+    again.close()
+
+
+def test_a_room_key_is_found_by_its_session_with_who_gave_it(store: CryptoStore) -> None:
+    key = session()
+    RoomKeys(store).keep(key, ADA)
+
+    copies = RoomKeys(store).copies(ROOM, key.id)
+
+    assert {one: copy.sender for one, copy in copies.items()} == {"A": ADA}
+    assert RoomKeys(store).copies(RoomId("!other:x"), key.id) == {}
+
+
+def test_anothers_copy_of_a_room_key_stands_beside_the_first(store: CryptoStore) -> None:
+    outbound = vodozemac.GroupSession()
+    RoomKeys(store).keep(session("M", outbound), MALLORY)
+    RoomKeys(store).keep(session("A", outbound), ADA)
+
+    copies = RoomKeys(store).copies(ROOM, outbound.session_id)
+
+    assert {one: copy.sender for one, copy in copies.items()} == {"M": MALLORY, "A": ADA}
+
+
+def test_more_room_keys_than_memory_holds_are_read_again(
+    store: CryptoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.store._ROOM_KEYS_IN_MEMORY", 2)
+    keys, many = RoomKeys(store), [session() for _ in range(5)]
+    for one in many:
+        keys.keep(one, ADA)
+
+    assert all(keys.get(ROOM, "A", one.id) is not None for one in many)
+    assert len(keys._read) == 2
+
+
+def grow_old(store: CryptoStore, days: int) -> None:
+    """Let all that was used until now have been used so many days ago."""
+    past = (datetime.now(UTC).date() - timedelta(days=days)).toordinal()
+    store._execute("UPDATE room_keys SET used = ?", past)
+
+
+def test_only_room_keys_that_nothing_is_read_with_are_forgotten(store: CryptoStore) -> None:
+    keys, living, idle, new = RoomKeys(store), session(), session(), session()
+    keys.keep(living, ADA)
+    keys.keep(idle, ADA)
+    grow_old(store, 91)
+    keys.keep(new, ADA)
+    assert keys.get(ROOM, "A", living.id) is not None  # a conversation's context is read
+
+    assert keys.prune(keep_days=90) == 1
+
+    assert keys.copies(ROOM, idle.id) == {}
+    assert keys.copies(ROOM, living.id)
+    assert keys.copies(ROOM, new.id)
+
+
+def test_a_room_key_is_kept_to_the_last_of_its_days(store: CryptoStore) -> None:
+    keys, key = RoomKeys(store), session()
+    keys.keep(key, ADA)
+    grow_old(store, 90)
+
+    assert keys.prune(keep_days=90) == 0
+    assert keys.copies(ROOM, key.id)
+
+
+def test_what_a_transaction_began_is_undone_whole(store: CryptoStore) -> None:
+    class Crash(Exception):
+        pass
+
+    def half_way() -> None:
+        with store.transaction():
+            store.save_account(OlmAccount())
+            store.save_encrypted_rooms([ROOM])
+            raise Crash
+
+    with pytest.raises(Crash):
+        half_way()
+
+    assert store.empty
+    assert store.load_encrypted_rooms() == set()
+
+
+def test_what_is_committed_is_on_the_disk(store: CryptoStore) -> None:
+    [[mode]], [[level]] = (
+        store._db.execute(f"PRAGMA {name}").fetchall() for name in ("journal_mode", "synchronous")
+    )
+    assert (mode, level) == ("wal", 2)  # 2: FULL
+
+
+def test_no_secret_stands_in_the_file_in_clear(tmp_path: Path) -> None:
+    account, key, store = OlmAccount(), session(), opened(tmp_path)
+    account.generate_one_time_keys(1)
+    store.save_account(account)
+    RoomKeys(store).keep(key, ADA)
+    store.close()
+
+    with pytest.raises(StoreError, match=r"storage\.key does not open"):
+        opened(tmp_path, key="x" * 32).load_account()
+    with pytest.raises(StoreError, match=r"storage\.key does not open"):
+        RoomKeys(opened(tmp_path, key="x" * 32)).copies(ROOM, key.id)
+    content = (tmp_path / "crypto.db").read_bytes()
+    assert KEY.encode() not in content
+    assert key.export_session(0).encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("CREATE TABLE notes (x)", "no store of this version"),
+        ("PRAGMA user_version = 99", "no store of this version"),
+    ],
+)
+def test_a_file_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, statement: str, reason: str
+) -> None:
+    with sqlite3.connect(tmp_path / "crypto.db") as foreign:
+        foreign.execute(statement)
+    foreign.close()
+    before = (tmp_path / "crypto.db").read_bytes()
+
+    with pytest.raises(StoreError, match=reason):
+        opened(tmp_path)
+    assert (tmp_path / "crypto.db").read_bytes() == before
+
+
+def test_the_store_of_another_device_is_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.save_account(OlmAccount())
+    store.close()
+
+    with pytest.raises(StoreError, match="belongs to @bot:x's device BOT"):
+        opened(tmp_path, device="OTHER")
+
+
+def test_a_disk_that_takes_nothing_is_an_error_of_the_store(store: CryptoStore) -> None:
+    store._execute("PRAGMA query_only = ON")
+
+    with pytest.raises(StoreError, match=r"crypto\.db: attempt to write a readonly database"):
+        store.save_account(OlmAccount())
+    store._execute("PRAGMA query_only = OFF")
+    store.save_account(OlmAccount())

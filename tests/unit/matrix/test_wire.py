@@ -1,0 +1,112 @@
+"""What a homeserver may answer, and what comes of it."""
+
+import json
+from typing import Any
+
+import nio
+import pytest
+from nio.crypto import OlmAccount
+from nio.responses import EmptyResponse
+
+from bot.matrix import wire
+from tests.unit.matrix.shapes import device_keys
+
+ADA, MALLORY = "@ada:x", "@mallory:x"
+
+
+def read(expected: type[nio.Response], body: object, *data: object) -> Any:  # noqa: ANN401  # of many classes
+    return wire.read(expected, json.dumps(body).encode(), data)
+
+
+def sync(**sections: object) -> Any:  # noqa: ANN401  # nio's response, or ours
+    return read(
+        nio.SyncResponse,
+        {"next_batch": "s1", "rooms": {}, "device_one_time_keys_count": {}} | sections,
+    )
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"null", b'"x"', b"\xff"])
+def test_an_answer_without_a_json_object_is_an_error_not_an_empty_answer(raw: bytes) -> None:
+    assert isinstance(wire.read(EmptyResponse, raw, ()), nio.ErrorResponse)
+
+
+def test_the_unused_fallback_keys_are_read() -> None:
+    key = "device_unused_fallback_key_types"
+
+    assert sync(**{key: ["signed_curve25519"]}).unused_fallback_key_types == ("signed_curve25519",)
+    assert sync(**{key: []}).unused_fallback_key_types == ()
+    assert sync().unused_fallback_key_types is None
+    assert sync(**{key: "x"}).unused_fallback_key_types is None
+
+
+MALFORMED: list[Any] = [
+    *(3, None, [], "x", {}),
+    {"user_id": MALLORY, "device_id": "D", "algorithms": []},
+    {"user_id": 3, "device_id": "D", "algorithms": [], "keys": {}},
+    {"user_id": MALLORY, "device_id": "D", "algorithms": [], "keys": {"ed25519:D": 3}},
+    {"user_id": MALLORY, "device_id": "D", "algorithms": "x", "keys": {}},
+    {
+        "user_id": MALLORY,
+        "device_id": "D",
+        "algorithms": [],
+        "keys": {},
+        "signatures": {"@x:x": 1},
+    },
+]
+
+
+@pytest.mark.parametrize("bad", MALFORMED, ids=str)
+def test_t7_a_malformed_device_hides_no_other(bad: object) -> None:
+    good = device_keys(ADA, OlmAccount())
+    response = read(
+        nio.KeysQueryResponse, {"device_keys": {MALLORY: {"D": bad}, ADA: {"D": good}}}
+    )
+
+    assert isinstance(response, nio.KeysQueryResponse)
+    assert response.device_keys == {MALLORY: {}, ADA: {"D": good}}
+
+
+@pytest.mark.parametrize("bad", [3, None, [], "x", {}], ids=str)
+def test_a_malformed_one_time_key_hides_no_other(bad: object) -> None:
+    good = {"signed_curve25519:AAAA": {"key": "A", "signatures": {}}}
+    response = read(
+        nio.KeysClaimResponse, {"one_time_keys": {MALLORY: {"D": bad}, ADA: {"D": good}}}
+    )
+
+    assert isinstance(response, nio.KeysClaimResponse)
+    assert response.one_time_keys == {MALLORY: {}, ADA: {"D": good}}
+
+
+def encrypted(**content: object) -> dict[str, Any]:
+    """Return an encrypted message as MSC3700 has it: no sender_key, no device_id."""
+    whole = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s"} | content
+    event = {"type": "m.room.encrypted", "event_id": "$1", "sender": ADA, "origin_server_ts": 1}
+    return event | {"room_id": "!r:x", "content": whole}
+
+
+def test_msc3700_an_encrypted_event_without_its_sender_key_is_one_all_the_same() -> None:
+    timeline = {"events": [encrypted()], "limited": False, "prev_batch": "p"}
+    heard = sync(rooms={"join": {"!r:x": {"timeline": timeline}}})
+    page = read(nio.RoomMessagesResponse, {"chunk": [encrypted()], "start": "s"}, "!r:x")
+    one = read(nio.RoomGetEventResponse, encrypted())
+
+    events = [*heard.rooms.join["!r:x"].timeline.events, *page.chunk, one.event]
+    assert [type(event) for event in events] == [nio.MegolmEvent] * 3
+
+
+@pytest.mark.parametrize("content", [{"ciphertext": None}, {"algorithm": 3}, {"session_id": {}}])
+def test_a_malformed_encrypted_event_takes_no_other_with_it(content: dict[str, object]) -> None:
+    chunk = [encrypted(**content), encrypted()]
+    page = read(nio.RoomMessagesResponse, {"chunk": chunk, "start": "s"}, "!r:x")
+
+    assert isinstance(page.chunk[-1], nio.MegolmEvent)
+    assert not any(isinstance(event, nio.MegolmEvent) for event in page.chunk[:-1])
+
+
+def test_errors_stay_errors() -> None:
+    refused = {"errcode": "M_FORBIDDEN", "error": "no"}
+
+    for expected in (nio.SyncResponse, nio.KeysQueryResponse, EmptyResponse):
+        response = read(expected, refused)
+        assert isinstance(response, nio.ErrorResponse)
+        assert response.status_code == "M_FORBIDDEN"
