@@ -1,28 +1,83 @@
 """Structured logs: short past-tense events with ids; the text of a message never."""
 
 import logging
+import re
 import sys
+import threading
 import traceback
+import warnings
+from itertools import islice, pairwise
+from types import TracebackType
 from typing import Literal
 
 import structlog
-from typing_extensions import override
 
 Format = Literal["json", "console"]
 
+# What stands alone as an event id ("$") or a room id ("!"): 32 bytes in unpadded URL-safe Base64,
+# whose last character has two bits to spare (spec: room versions 4 and 12). Older room ids are
+# taken without their server's name, which may be words; Synapse makes their rest of 18 letters.
+# Ids that a server may word as it likes are left out: user ids, aliases, older event ids.
+_ID = re.compile(
+    r"""(?<![^\s'"(\[=])
+    (?: [$!][\w-]{42}[AEIMQUYcgkosw048](?![\w:-]|\.\w) | ![A-Za-z]{18}(?=:[a-z0-9]) )""",
+    re.ASCII | re.VERBOSE,
+)
+_MOST_IDS = 8  # a library may quote a whole response
 
-class _Foreign(logging.Handler):
-    """Passes on that a library said something, not what: nio and openai print message bodies."""
 
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log the record's logger and level."""
-        log = structlog.get_logger()
-        log.log(record.levelno, "library spoke", library=record.name, line=record.lineno)
+def _is_random(found: str) -> bool:
+    """Tell an id from words of its shape: words change case seldom, random letters at any step.
+
+    Of true ids, one in a hundred is taken for words.
+    """
+    changes = sum(
+        a.isalpha() and b.isalpha() and a.islower() != b.islower() for a, b in pairwise(found)
+    )
+    return changes >= len(found) // 6
+
+
+def _ids(record: logging.LogRecord) -> list[str]:
+    """Return the Matrix ids in the record's message, each once."""
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001  # arguments that do not fit, or that fail when they print
+        return []
+    found = dict.fromkeys(filter(_is_random, _ID.findall(message)))
+    return list(islice(found, _MOST_IDS))
+
+
+def _hear(_: logging.Logger, record: logging.LogRecord) -> None:
+    """Log that a library spoke, from "warning" upwards, and not what it said.
+
+    nio prints bodies of malformed events; an exception's values and the variables of its frames
+    may be text as well.
+    """
+    if record.levelno < logging.WARNING:
+        return
+    level = min(record.levelno // 10 * 10, logging.CRITICAL)  # structlog knows the usual ones
+    kind = record.exc_info[0] if record.exc_info else None
+    structlog.get_logger().log(
+        level,
+        "library spoke",
+        library=record.name,
+        line=record.lineno,
+        **({"ids": ids} if (ids := _ids(record)) else {}),
+        **({"kind": kind.__name__} if kind else {}),
+    )
+
+
+def _warn(_: object, kind: type[Warning], file: str, line: int, *_more: object) -> None:
+    """Log a warning's kind and place, and not its words (see `warnings.showwarning`)."""
+    structlog.get_logger().warning("library warned", kind=kind.__name__, file=file, line=line)
 
 
 def configure(level: str, form: Format) -> None:
-    """Send the bot's log to standard error, from `level` ("debug"… "error") upwards."""
+    """Send the bot's log to standard error, from `level` ("debug"… "error") upwards.
+
+    What libraries log, and what Python prints of errors that nobody catches, goes there as well,
+    without its text.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -40,10 +95,19 @@ def configure(level: str, form: Format) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(handlers=[_Foreign()], level=max(number, logging.WARNING), force=True)
+    # All loggers meet here, whatever handlers, propagation or class a library gives to its own.
+    logging.Logger.callHandlers = _hear  # type: ignore[assignment, method-assign]  # as above
+    warnings.showwarning = _warn  # type: ignore[assignment]  # Python calls it by position
+    sys.excepthook = lambda kind, _, frames: _log_bug(kind, frames)
+    threading.excepthook = lambda bug: _log_bug(bug.exc_type, bug.exc_traceback)
+    sys.unraisablehook = lambda bug: _log_bug(bug.exc_type, bug.exc_traceback)
 
 
 def log_bug(error: Exception) -> None:
     """Log an error nobody expected: its kind and frames, never its values (they may be text)."""
-    frames = traceback.format_tb(error.__traceback__)
-    structlog.get_logger().error("bug", kind=type(error).__name__, at=frames)
+    _log_bug(type(error), error.__traceback__)
+
+
+def _log_bug(kind: type[BaseException], frames: TracebackType | None) -> None:
+    at = traceback.format_tb(frames)
+    structlog.get_logger().error("bug", kind=kind.__name__, at=at)

@@ -21,6 +21,8 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
+from tests.stand import canaries
+
 Mode = Literal[
     "ok",
     "verbatim",  # `status`, `headers` and `body`, as they are
@@ -211,6 +213,7 @@ class _Stream:
         answer, body = self._answer, self._exchange.body
         await self._response.prepare(self._request)
         text = echo(body["messages"]) if answer.text is None else answer.text
+        canaries.remember(text)
         words = re.findall(r"\s*\S+\s*", text)
         await self._choice({"role": "assistant", "content": ""})
         await self._say(words[: answer.after])

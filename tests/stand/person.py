@@ -11,9 +11,11 @@ from uuid import uuid4
 import aiohttp
 
 from bot.core.events import EventId, RoomId, UserId
+from tests.stand import canaries
 from tests.stand.observations import JSON, Observations, Seen, Version
 
 _PATIENCE_SECONDS = 20.0
+_MEGOLM: JSON = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
 class Refused(Exception):
@@ -74,10 +76,24 @@ class Person(ABC):
         """Sync once, then for ever, and report to `observed`."""
 
     async def open_direct_message(
-        self, bot: UserId, *, first_prompt: str | None = None, encrypted: bool = True
+        self,
+        bot: UserId,
+        *,
+        first_prompt: str | None = None,
+        encrypted: bool | JSON = True,
+        version: str | None = None,
     ) -> RoomId:
-        """Open a direct message as Tchap does; `first_prompt` is sent before the bot can join."""
+        """Open a direct message as Tchap does; `first_prompt` is sent before the bot can join.
+
+        Args:
+            bot: who is invited.
+            first_prompt: a text.
+            encrypted: or the content of `m.room.encryption`, where it is not the usual one.
+            version: the room's version, where it is not the homeserver's default.
+        """
         room: JSON = {"preset": "trusted_private_chat", "is_direct": True, "invite": [bot]}
+        if version is not None:
+            room["room_version"] = version
         room_id = await self._create(room, rule="direct", encrypted=encrypted)
         if first_prompt is not None:
             await self.send(room_id, first_prompt)
@@ -108,8 +124,30 @@ class Person(ABC):
 
     async def send(self, room_id: RoomId, text: str, **content: object) -> EventId:
         """Send a text message; `content` adds to the event's content, or replaces it."""
+        canaries.remember(text)
         text_message = {"msgtype": "m.text", "body": text}
         return await self.send_event(room_id, "m.room.message", {**text_message, **content})
+
+    async def put_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
+        """Send an event with this very content, whether or not the room is encrypted."""
+        path = f"/rooms/{room_id}/send/{event_type}/{uuid4()}"
+        return EventId((await self._call("PUT", path, content))["event_id"])
+
+    async def timeline(self, room_id: RoomId) -> list[JSON]:
+        """Return all of a room's events as the homeserver has them, oldest first."""
+        events: list[JSON] = []
+        query = "dir=f&limit=1000"
+        while True:
+            page = await self._call("GET", f"/rooms/{room_id}/messages?{query}", {})
+            events += page["chunk"]
+            if "end" not in page:
+                return events
+            query = f"dir=f&limit=1000&from={page['end']}"
+
+    async def log_out(self) -> None:
+        """End this device: the homeserver forgets it and its keys."""
+        await self._call("POST", "/logout", {})
+        await self.close()
 
     async def edit(self, room_id: RoomId, event_id: EventId, text: str) -> EventId:
         """Replace the text of a message of one's own."""
@@ -161,19 +199,19 @@ class Person(ABC):
                 return seen.versions
         return ()
 
-    async def _create(self, room: JSON, *, rule: str, encrypted: bool) -> RoomId:
+    async def _create(self, room: JSON, *, rule: str, encrypted: bool | JSON) -> RoomId:
         state: dict[str, JSON] = {
             "im.vector.room.access_rules": {"rule": rule},
             "m.room.history_visibility": {"history_visibility": "invited"},
         }
-        if encrypted:
-            state["m.room.encryption"] = {"algorithm": "m.megolm.v1.aes-sha2"}
+        if encrypted is not False:
+            state["m.room.encryption"] = _MEGOLM if encrypted is True else encrypted
         initial = [{"type": key, "state_key": "", "content": state[key]} for key in state]
         reply = await self._call("POST", "/createRoom", {**room, "initial_state": initial})
         room_id = RoomId(reply["room_id"])
         # A client that does not know yet that the room is encrypted, and for whom, sends in clear.
-        for key in state:
-            await self._wait_state(room_id, key, "", bool)
+        for key, content in state.items():
+            await self._wait_state(room_id, key, "", content.__eq__)
         for user_id in [self.user_id, *room["invite"]]:
             await self._wait_member(room_id, user_id, "invite", "join")
         return room_id
