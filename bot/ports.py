@@ -102,7 +102,8 @@ class Store(Protocol):
     """The ledger: ids and states, never a word of a conversation. It may raise StoreError.
 
     `admit` commits the batch's events and its token in one transaction, and returns the events
-    that were not known yet; `heard_at` is in seconds since the epoch.
+    that were not known yet, neither by event id nor by fingerprint; `heard_at` is in seconds since
+    the epoch.
     `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
     and has been claimed since is a Pending, as every message that could be read.
     `claim` takes a prompt up; `sent` records one message of its reply; `finish` ends an event.

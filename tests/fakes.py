@@ -173,6 +173,11 @@ class FakeModel:
                     yield step
 
 
+def _fingerprint(event: Event) -> object:
+    """Return what makes two events one, the event's own id where nothing else does."""
+    return getattr(event, "fingerprint", None) or event.event_id
+
+
 class FakeStore:
     """A ledger in memory."""
 
@@ -196,7 +201,10 @@ class FakeStore:
         new: list[Event] = []
         for event in batch.events:
             again = isinstance(event, Invite)
-            if event.event_id not in self.events or again:
+            known = event.event_id in self.events or _fingerprint(event) in map(
+                _fingerprint, self.events.values()
+            )
+            if not known or again:
                 self.events[event.event_id] = event
                 self.heard_at[event.event_id] = heard_at
                 self.finished.discard(event.event_id)

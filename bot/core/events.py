@@ -47,6 +47,8 @@ class Message:
     Attributes:
         thread_root: the thread's root event id, None in the main timeline.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
+        fingerprint: what the same encrypted message has in common under whatever event id; None
+            where it was not encrypted.
     """
 
     event_id: EventId
@@ -56,6 +58,7 @@ class Message:
     body: str
     timestamp: int
     thread_root: EventId | None = None
+    fingerprint: str | None = None
 
     @property
     def conversation(self) -> "Conversation":
@@ -71,6 +74,7 @@ class Undecryptable:
         session_id: the Megolm session that its sender encrypted it with.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
         thread_root: the thread's root event id, from the relation that stays in clear.
+        fingerprint: as a `Message` has it.
     """
 
     event_id: EventId
@@ -79,6 +83,7 @@ class Undecryptable:
     session_id: str
     timestamp: int
     thread_root: EventId | None = None
+    fingerprint: str | None = None
 
 
 Event = Invite | Joined | Left | Message | Undecryptable

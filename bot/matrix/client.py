@@ -28,7 +28,7 @@ from bot.health import Health
 from bot.matrix import history, sync
 from bot.matrix.content import build
 from bot.matrix.failures import call
-from bot.matrix.parse import mapping, parse_message, parse_undecryptable
+from bot.matrix.parse import parse_event
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.shield import to_the_end
@@ -100,11 +100,8 @@ class NioMatrix:
             )
         except Forbidden:
             return None
-        source = mapping(response.event.source)
-        if isinstance(response.event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
-            return parse_undecryptable(source, room_id)
-        message = parse_message(source, room_id)
-        return message if isinstance(message, Message) else None
+        event = parse_event(response.event, room_id)
+        return event if isinstance(event, Message | Undecryptable) else None
 
     async def history(self, prompt: Message) -> Sequence[Said]:
         """Return what was said before the prompt in its conversation, oldest first."""

@@ -19,7 +19,7 @@ from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
 from bot.core.events import RoomId, UserId
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.parse import Json, fingerprint, mapping, text
 from bot.matrix.store import CryptoStore, RoomKeys
 
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
@@ -323,8 +323,10 @@ class SafeOlm(Olm):
         device = self.device_store.device_from_sender_key(event.sender, event.sender_key)
         event.device_id = device.id if device else event.device_id
         try:
-            return super().decrypt_megolm_event(event, room)
+            decrypted: Any = super().decrypt_megolm_event(event, room)
         except nio.EncryptionError:
             raise
         except BAD as error:
             raise nio.EncryptionError(type(error).__name__) from error
+        decrypted.fingerprint = fingerprint(event.sender, event.session_id or "", event.ciphertext)
+        return decrypted

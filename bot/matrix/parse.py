@@ -1,8 +1,12 @@
 """From a Matrix event's JSON to our values; whatever has another shape is None, never an error."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
+
+import nio
+import vodozemac
 
 from bot.core.events import EventId, Message, RoomId, Undecryptable, UserId
 
@@ -32,6 +36,29 @@ class Membership:
     user_id: UserId
     now: str
     before: str
+
+
+def parse_event(event: object, room_id: RoomId) -> "Message | Revision | Undecryptable | None":
+    """Read one of nio's events, decrypted where that could be done."""
+    source = mapping(getattr(event, "source", None))
+    if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
+        return parse_undecryptable(source, room_id)
+    message = parse_message(source, room_id)
+    if isinstance(message, Message):
+        return replace(message, fingerprint=getattr(event, "fingerprint", None))
+    return message
+
+
+def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
+    """Return what the same Megolm message has in common however often it is sent; None for none.
+
+    Its index says which message of the session it is (spec: Megolm, replay attacks).
+    """
+    try:
+        index = vodozemac.MegolmMessage.from_base64(ciphertext).message_index()
+    except ValueError:
+        return None
+    return hashlib.sha256(f"{sender}\0{session_id}\0{index}".encode()).hexdigest()[:32]
 
 
 def mapping(value: object) -> Json:
@@ -95,6 +122,7 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
         session_id=text(content, "session_id"),
         timestamp=_timestamp(source),
         thread_root=EventId(root) if root else None,
+        fingerprint=fingerprint(sender, text(content, "session_id"), text(content, "ciphertext")),
     )
 
 

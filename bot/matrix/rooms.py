@@ -15,6 +15,7 @@ from bot.core.events import (
     Message,
     Room,
     RoomId,
+    Undecryptable,
     UserId,
 )
 from bot.health import Health
@@ -23,9 +24,8 @@ from bot.matrix.parse import (
     Json,
     Membership,
     mapping,
+    parse_event,
     parse_membership,
-    parse_message,
-    parse_undecryptable,
     text,
 )
 
@@ -176,7 +176,7 @@ class Rooms:
         for event in info.timeline.events:
             source = mapping(getattr(event, "source", None))
             if getattr(event, "decrypted", False) or "state_key" not in source:
-                heard += self._hear_message(room_id, event, source)
+                heard += self._hear_message(room_id, event)
                 continue
             self._hear_state(room_id, source)
             member = parse_membership(source)
@@ -212,26 +212,24 @@ class Rooms:
             invited = summary.invited_member_count
         self.members[room_id] = (joined, invited)
 
-    def _hear_message(self, room_id: RoomId, event: object, source: Json) -> list[Event]:
-        if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
-            return self._hear_undecryptable(room_id, source)
-        if getattr(event, "decrypted", False) and text(source, "sender") != self.me:
-            self._health.decrypted += 1
-        message = parse_message(source, room_id)
-        if not isinstance(message, Message):
-            return []
-        self._latest[room_id] = message.event_id
-        return [] if message.sender == self.me else [message]
-
-    def _hear_undecryptable(self, room_id: RoomId, source: Json) -> list[Event]:
-        """Take in what cannot be read, unless its relation shows that it asks for nothing."""
-        event = parse_undecryptable(source, room_id)
-        if event is None or event.sender == self.me:
-            return []
-        self._health.undecryptable += 1
-        self._latest[room_id] = event.event_id
-        log.warning("undecryptable", event_id=event.event_id, room_id=room_id, sender=event.sender)
-        return [event]
+    def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
+        match parse_event(event, room_id):
+            case Message() as message:
+                self._latest[room_id] = message.event_id
+                if message.sender == self.me:
+                    return []
+                self._health.decrypted += getattr(event, "decrypted", False)
+                return [message]
+            case Undecryptable() as message:
+                self._latest[room_id] = message.event_id
+                if message.sender == self.me:
+                    return []
+                self._health.undecryptable += 1
+                ids = {"event_id": message.event_id, "room_id": room_id}
+                log.warning("undecryptable", sender=message.sender, **ids)
+                return [message]
+            case _:
+                return []
 
     def _hear_state(self, room_id: RoomId, source: Json) -> None:
         if source.get("state_key") != "":

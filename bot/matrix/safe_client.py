@@ -63,6 +63,7 @@ class SafeClient(nio.AsyncClient):
         self._querying = asyncio.Lock()
         self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
         self._unserved: dict[str, float] = {}  # rooms with devices without the key, the same
+        self._changed: set[str] = set()  # rooms in which somebody or some device is new
 
     @property
     def machine(self) -> SafeOlm:
@@ -123,6 +124,7 @@ class SafeClient(nio.AsyncClient):
         for room_id in response.rooms.leave:
             self.rooms.pop(room_id, None)
             self._unserved.pop(room_id, None)
+            self._changed.discard(room_id)
             self.machine.outbound_group_sessions.pop(room_id, None)
             self.machine.rotations.pop(room_id, None)
 
@@ -140,7 +142,7 @@ class SafeClient(nio.AsyncClient):
     @override
     async def _handle_joined_rooms(self, response: nio.SyncResponse) -> None:
         """Take in the rooms; what is wrong with one event concerns no other."""
-        turns = _Turns()
+        turns, before = _Turns(), set(self.encrypted_rooms)
         for room_id, info in response.rooms.join.items():
             room = self._state(room_id, info)
             events = info.timeline.events
@@ -151,6 +153,7 @@ class SafeClient(nio.AsyncClient):
                 else:
                     self._take_state(room, event)
                 await turns.next()
+        self.machine.store.save_encrypted_rooms(self.encrypted_rooms - before)
 
     def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
         """Return the room with the state that the response brings; nobody sees a half of it."""
@@ -192,10 +195,8 @@ class SafeClient(nio.AsyncClient):
     def _encrypt(self, room: nio.MatrixRoom, source: Json) -> None:
         """Take the room for encrypted, whatever else the event says, and for ever."""
         self.machine.rotations[room.room_id] = Rotation.of(mapping(source.get("content")))
+        self.encrypted_rooms.add(room.room_id)
         room.encrypted = True
-        if room.room_id not in self.encrypted_rooms:
-            self.encrypted_rooms.add(room.room_id)
-            self.machine.store.save_encrypted_rooms([room.room_id])
 
     @override
     def _handle_olm_events(self, response: nio.SyncResponse) -> None:
@@ -220,6 +221,7 @@ class SafeClient(nio.AsyncClient):
     def _let_go(self, room_id: str, *, gone: bool) -> None:
         """End the room's key where a member or device is gone; else share it with who is new."""
         session = self.machine.outbound_group_sessions.get(room_id)
+        self._changed.add(room_id)
         if gone:
             self.invalidate_outbound_session(room_id)
         elif session is not None:
@@ -324,9 +326,10 @@ class SafeClient(nio.AsyncClient):
     async def _share(self, room: nio.MatrixRoom) -> None:
         """Share the room's key in small pieces; it counts as shared when all were accepted.
 
-        Where it was let go meanwhile, because somebody left, the caller begins anew.
+        Where somebody came or left meanwhile it does not, and the caller goes on.
         """
         machine, room_id, users = self.machine, room.room_id, list(room.users)
+        self._changed.discard(room_id)
         await self.claim_keys(machine.missing_sessions(users, _DEVICES_A_CLAIM))
         old = machine.outbound_group_sessions.get(room_id)
         if old is not None and old.expired:
@@ -345,7 +348,7 @@ class SafeClient(nio.AsyncClient):
             await self._give(messages)
             session.users_shared_with |= devices
         if machine.outbound_group_sessions.get(room_id) is session:
-            session.shared = True
+            session.shared = room_id not in self._changed
             self._unserved.pop(room_id, None)
             if any(machine.missing_sessions(users, 1)):
                 self._unserved[room_id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS

@@ -24,6 +24,7 @@ from bot.core.events import (
     Invite,
     Joined,
     Left,
+    Message,
     Pending,
     RoomId,
     Undecryptable,
@@ -279,7 +280,9 @@ def _row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
     }
     if isinstance(heard, Invite):
         row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
-    elif isinstance(heard, Undecryptable):
+    elif isinstance(heard, Message | Undecryptable):
+        row["fingerprint"] = heard.fingerprint
+    if isinstance(heard, Undecryptable):
         row |= {
             "sender": heard.sender,
             "session_id": heard.session_id,
@@ -313,6 +316,7 @@ def _restore_awaited(row: RowMapping) -> Awaited:
         row["session_id"],
         row["timestamp"],
         None if root is None else EventId(root),
+        row["fingerprint"],
     )
     return Awaited(message, _seconds(row["admitted_at"]))
 

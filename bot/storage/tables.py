@@ -38,6 +38,7 @@ inbox = Table(
     Column("thread_root", String, nullable=True),
     Column("timestamp", Integer, nullable=True),  # the homeserver's, in milliseconds
     Column("noticed_at", DateTime, nullable=True),
+    Column("fingerprint", String, nullable=True),  # of what was encrypted
 )
 Index("ix_inbox_unfinished", inbox.c.position, sqlite_where=inbox.c.finished_at.is_(None))
 Index(
@@ -47,6 +48,8 @@ Index(
     inbox.c.noticed_at,
     sqlite_where=inbox.c.noticed_at.is_not(None),
 )
+
+Index("ix_inbox_fingerprint", inbox.c.fingerprint, unique=True)
 
 replies = Table(
     "replies",

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from bot.core.events import Batch, EventId, Joined, Left, RoomId
+from bot.core.events import Batch, EventId, Joined, Left, Message, RoomId, Undecryptable
 from bot.errors import StoreError
 from bot.ports import Awaited, Claim, Store
 from bot.storage.store import SqlStore
@@ -75,6 +76,25 @@ class TestStore:
         again = await store.admit(Batch((PROMPT, message(event_id="$new")), "s2"), MIDNIGHT)
 
         assert [event.event_id for event in again] == ["$new"]
+
+    @pytest.mark.parametrize("first", [PROMPT, undecryptable()], ids=["message", "no key"])
+    async def test_an_encrypted_message_sent_again_under_another_id_is_known(
+        self, store: Store, first: Message | Undecryptable
+    ) -> None:
+        sealed = replace(first, fingerprint="f1")
+        await store.admit(Batch((sealed,), "s1"), MIDNIGHT)
+
+        readable = replace(PROMPT, event_id=EventId("$again"), fingerprint="f1")
+        unreadable = replace(undecryptable("$still again"), fingerprint="f1")
+        assert list(await store.admit(Batch((readable, unreadable), "s2"), MIDNIGHT)) == []
+
+        other = replace(PROMPT, event_id=EventId("$other"), fingerprint="f2")
+        assert list(await store.admit(Batch((other,), "s3"), MIDNIGHT)) == [other]
+
+    async def test_messages_in_clear_are_told_apart_by_their_ids(self, store: Store) -> None:
+        two = (PROMPT, message(event_id="$two"))
+
+        assert list(await store.admit(Batch(two, "s1"), MIDNIGHT)) == list(two)
 
     async def test_a_finished_event_seen_again_stays_finished(self, store: Store) -> None:
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)

@@ -17,10 +17,12 @@ from nio.responses import EmptyResponse
 from nio.rooms import MatrixRoom
 from unpaddedbase64 import encode_base64
 
+from bot.core.events import Message, RoomId, Undecryptable
 from bot.errors import MatrixError
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
+from bot.matrix.parse import parse_event
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.store import CryptoStore
 from tests.unit.matrix.shapes import device_keys
@@ -506,6 +508,26 @@ async def test_who_leaves_while_the_key_is_shared_gets_none_of_what_follows(
     assert sent["session_id"] == olm(client).outbound_group_sessions[ROOM].id
 
 
+async def test_who_joins_while_the_key_is_shared_gets_it_too(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    mallory = OlmAccount()
+    homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory)}
+    homeserver.keys[MALLORY] = {"D": one_time_key(MALLORY, mallory)}
+    joined = nio.RoomMemberEvent.from_dict(state("m.room.member", {"membership": "join"}, MALLORY))
+    joining = [joined]
+
+    def join(kind: type[nio.Response]) -> None:
+        if kind is EmptyResponse and joining:
+            client._take_state(client.rooms[ROOM], joining.pop())
+
+    homeserver.meanwhile = join
+    await send(client)
+
+    assert homeserver.given() == [{(BOSS, "D0")}, {(MALLORY, "D")}]
+
+
 async def test_a_new_device_gets_the_key_and_a_lost_one_ends_it(
     client: SafeClient, homeserver: Homeserver
 ) -> None:
@@ -875,6 +897,29 @@ async def test_a_message_that_comes_again_under_another_id_is_not_read_again(
     said = boss.says("pay")
 
     assert await heard(client, said, said, said | {"event_id": "$again"}) == ["pay", "pay", None]
+
+
+async def test_a_message_has_the_same_fingerprint_with_its_key_and_without(
+    client: SafeClient,
+) -> None:
+    boss, stranger = Sender(client, BOSS), Sender(client, BOSS)
+    await boss.give_key()
+    first, second = boss.says("one"), boss.says("two")
+
+    async def fingerprints(*events: dict[str, Any]) -> list[str | None]:
+        response = sync(next_batch=f"s{id(events)}", **room(*events))
+        await client.receive_response(response)
+        heard = [
+            parse_event(one, RoomId(ROOM)) for one in response.rooms.join[ROOM].timeline.events
+        ]
+        return [one.fingerprint for one in heard if isinstance(one, Message | Undecryptable)]
+
+    read = await fingerprints(first, second)
+    again = await fingerprints(first, first | {"event_id": "$again"}, stranger.says("one"))
+
+    assert len({*read, *again}) == 3
+    assert None not in {*read, *again}
+    assert again[:2] == [read[0]] * 2  # the second is refused, and can be known all the same
 
 
 async def test_a_key_that_comes_late_reads_what_waited(client: SafeClient) -> None:

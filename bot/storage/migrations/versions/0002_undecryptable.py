@@ -10,6 +10,8 @@ def upgrade() -> None:
     op.add_column("inbox", sa.Column("thread_root", sa.String, nullable=True))
     op.add_column("inbox", sa.Column("timestamp", sa.Integer, nullable=True))
     op.add_column("inbox", sa.Column("noticed_at", sa.DateTime, nullable=True))
+    op.add_column("inbox", sa.Column("fingerprint", sa.String, nullable=True))
+    op.create_index("ix_inbox_fingerprint", "inbox", ["fingerprint"], unique=True)
     op.create_index(
         "ix_inbox_noticed",
         "inbox",
@@ -20,5 +22,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_inbox_noticed", "inbox")
-    for column in ("noticed_at", "timestamp", "thread_root", "session_id"):
+    op.drop_index("ix_inbox_fingerprint", "inbox")
+    for column in ("fingerprint", "noticed_at", "timestamp", "thread_root", "session_id"):
         op.drop_column("inbox", column)
