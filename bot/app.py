@@ -1,6 +1,7 @@
 """The composition root: each part made from its section of the configuration, run, and closed."""
 
 import asyncio
+import gc
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -47,6 +48,7 @@ async def run(config: Config) -> None:
     Raises:
         BotError: what stopped it, in a sentence for the operator.
     """
+    freeze()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -65,6 +67,15 @@ async def run(config: Config) -> None:
         raise Stalled("the sync loop stood still; started anew, the assistant goes on")
     if work.done() and not work.cancelled():
         work.result()
+
+
+def freeze() -> None:
+    """Let the garbage collector leave alone what is there for good: modules, classes, schemas.
+
+    Walking it takes 100 ms, in the middle of whatever the event loop does.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _run(config: Config, health: Health) -> None:

@@ -128,19 +128,22 @@ class SafeOlm(Olm):
     @override
     def _handle_key_claiming(self, response: nio.KeysClaimResponse) -> None:
         """Start a session with each device; a malformed key costs its own device's alone."""
-        for user_id, devices in response.one_time_keys.items():
-            for device_id, key in devices.items():
-                one = nio.KeysClaimResponse({user_id: {device_id: key}}, {})
-                try:
-                    with self.store.transaction():
-                        super()._handle_key_claiming(one)  # type: ignore[no-untyped-call]  # nio
-                except BAD as error:
-                    log.warning(
-                        "one-time key unusable",
-                        user_id=user_id,
-                        device_id=device_id,
-                        reason=type(error).__name__,
-                    )
+        with self.store.transaction():
+            for user_id, devices in response.one_time_keys.items():
+                for device_id, key in devices.items():
+                    self._begin_session(user_id, device_id, key)
+
+    def _begin_session(self, user_id: str, device_id: str, key: object) -> None:
+        one = nio.KeysClaimResponse({user_id: {device_id: key}}, {})
+        try:
+            super()._handle_key_claiming(one)  # type: ignore[no-untyped-call]  # nio has no hint
+        except BAD as error:
+            log.warning(
+                "one-time key unusable",
+                user_id=user_id,
+                device_id=device_id,
+                reason=type(error).__name__,
+            )
 
     @override
     def _handle_key_query(self, response: nio.KeysQueryResponse) -> None:

@@ -59,6 +59,7 @@ class SafeClient(nio.AsyncClient):
         self.store = store  # type: ignore[assignment]  # stands in for nio's
         self.olm = SafeOlm(str(self.user_id), str(self.device_id), store)
         self.encrypted_rooms = store.load_encrypted_rooms()
+        self._saved = set(self.encrypted_rooms)
         self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._querying = asyncio.Lock()
         self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
@@ -142,7 +143,7 @@ class SafeClient(nio.AsyncClient):
     @override
     async def _handle_joined_rooms(self, response: nio.SyncResponse) -> None:
         """Take in the rooms; what is wrong with one event concerns no other."""
-        turns, before = _Turns(), set(self.encrypted_rooms)
+        turns = _Turns()
         for room_id, info in response.rooms.join.items():
             room = self._state(room_id, info)
             events = info.timeline.events
@@ -153,7 +154,8 @@ class SafeClient(nio.AsyncClient):
                 else:
                     self._take_state(room, event)
                 await turns.next()
-        self.machine.store.save_encrypted_rooms(self.encrypted_rooms - before)
+        self.machine.store.save_encrypted_rooms(self.encrypted_rooms - self._saved)
+        self._saved |= self.encrypted_rooms
 
     def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
         """Return the room with the state that the response brings; nobody sees a half of it."""
