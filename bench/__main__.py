@@ -1,15 +1,18 @@
-"""`make bench`: latency, CPU and events per reply of the bot and of the floor F in one run."""
+"""`make bench`: what a reply costs beside the floor F, and encryption beside stock matrix-nio."""
 
 import argparse
 import asyncio
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
+from bench import crypto
 from bench.figures import DRIFT_LIMIT, figures, table_of_figures, table_of_requests
 from bench.rig import start
 
@@ -17,24 +20,31 @@ _WARM_UP = 2
 _FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
-_PACKAGES = ("matrix-nio", "openai", "aiohttp", "matrix-synapse")
+_PACKAGES = ("matrix-nio", "vodozemac", "openai", "aiohttp", "matrix-synapse")
+_PARTS = "replies", "crypto"
 
 
-async def bench(rounds: int, streamed_rounds: int) -> None:
-    """Measure and print; AssertionError where a reply is not whole and right."""
-    console = Console(width=_WIDTH)
+@contextmanager
+def _conditions(console: Console) -> Iterator[Path]:
+    """Yield an empty directory; print what the machine was like at both ends."""
     before = os.getloadavg()
     with tempfile.TemporaryDirectory() as directory:
-        async with start(Path(directory)) as rig:
-            await rig.ask("short", _WARM_UP, _PAUSE_SECONDS)
-            streamed = await rig.ask("streamed", streamed_rounds, _PAUSE_SECONDS)
-            short = await rig.ask("short", rounds, _PAUSE_SECONDS)
+        yield Path(directory)
     after = os.getloadavg()
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     console.print(
         f"{os.cpu_count()} cores, load average {before[0]:.1f} before, {after[0]:.1f} after;"
         f" Python {platform.python_version()}, {versions}"
     )
+
+
+async def replies(console: Console, rounds: int, streamed_rounds: int) -> None:
+    """Measure and print; AssertionError where a reply is not whole and right."""
+    with _conditions(console) as directory:
+        async with start(directory) as rig:
+            await rig.ask("short", _WARM_UP, _PAUSE_SECONDS)
+            streamed = await rig.ask("streamed", streamed_rounds, _PAUSE_SECONDS)
+            short = await rig.ask("short", rounds, _PAUSE_SECONDS)
     said = [2 * _WARM_UP, 2 * (_WARM_UP + streamed_rounds + rounds)]
     console.print(
         "F and the bot answer in clear direct messages; the encrypted one is beside F's clear one."
@@ -49,15 +59,34 @@ async def bench(rounds: int, streamed_rounds: int) -> None:
             console.print(f"not publishable: F drifted {figure.drift:.0%} ({figure.label})")
 
 
+def encryption(console: Console) -> None:
+    """Measure and print; AssertionError where a side does not do what is measured."""
+    with _conditions(console) as directory:
+        rows = crypto.bench(directory)
+    console.print(
+        "Medians (smallest-largest); n is stock's / the bot's; a piece is the longest time when"
+        " nobody else could run on the event loop."
+    )
+    console.print(crypto.table(rows))
+    for row in rows:
+        if row.missed:
+            console.print(f"goal missed: {row.label}")
+
+
 def main() -> None:
-    """Run it with as many rounds as asked for."""
+    """Run all of it or one part, with as many rounds as asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("part", nargs="?", choices=_PARTS, help="what to measure; all of it")
     parser.add_argument("--rounds", type=int, default=30, help="short replies of each client")
     parser.add_argument("--streamed", type=int, default=10, help="streamed replies of each client")
     arguments = parser.parse_args()
     if min(arguments.rounds, arguments.streamed) < _FEWEST:
         parser.error(f"fewer than {_FEWEST} rounds make no figure")
-    asyncio.run(bench(arguments.rounds, arguments.streamed))
+    console = Console(width=_WIDTH)
+    if arguments.part != "crypto":
+        asyncio.run(replies(console, arguments.rounds, arguments.streamed))
+    if arguments.part != "replies":
+        encryption(console)
 
 
 if __name__ == "__main__":

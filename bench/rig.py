@@ -152,7 +152,7 @@ async def start(directory: Path) -> AsyncIterator[Rig]:
         synapse = await parts.enter_async_context(Synapse(directory))
         names = ["nia", "floor", "bot", "bot-encrypted"]
         nia, *users = [await synapse.register(name, _PASSWORD) for name in names]
-        between = _program("bench.between", synapse.url, str(len(users)))
+        between = program("bench.between", synapse.url, str(len(users)))
         line, _ = await parts.enter_async_context(between)
         addresses = msgspec.json.decode(line, type=Addresses)
         person = NioPerson(synapse.url, nia, _PASSWORD, directory)
@@ -160,7 +160,7 @@ async def start(directory: Path) -> AsyncIterator[Rig]:
         clients = []
         for name, user, proxy in zip(NAMES, users, addresses.proxies, strict=True):
             if name == FLOOR:
-                process = _program("bench.floor", proxy, addresses.model, user, _PASSWORD)
+                process = program("bench.floor", proxy, addresses.model, user, _PASSWORD)
             else:
                 process = _running(_bot(directory / name, user, proxy, addresses.model))
             _, pid = await parts.enter_async_context(process)
@@ -180,7 +180,7 @@ def _bot(directory: Path, user_id: UserId, homeserver: str, model: str) -> Bot:
 
 @asynccontextmanager
 async def _running(bot: Bot) -> AsyncIterator[tuple[bytes, int]]:
-    """Run the bot as `_program` runs our own."""
+    """Run the bot as `program` runs our own."""
     async with bot:
         assert bot.pid
         yield b"", bot.pid
@@ -192,7 +192,7 @@ async def _get(url: str) -> bytes:
 
 
 @asynccontextmanager
-async def _program(module: str, *arguments: str) -> AsyncIterator[tuple[bytes, int]]:
+async def program(module: str, *arguments: str) -> AsyncIterator[tuple[bytes, int]]:
     """Run one of our programs; yield the line that it prints once it is ready, and its id."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
