@@ -157,6 +157,14 @@ class SafeClient(nio.AsyncClient):
         self.machine.store.save_encrypted_rooms(self.encrypted_rooms - self._saved)
         self._saved |= self.encrypted_rooms
 
+    def read_again(self, response: nio.SyncResponse) -> None:
+        """Decrypt what a response held without its key, now that more keys have come."""
+        for info in response.rooms.join.values():
+            events = info.timeline.events
+            for index, event in enumerate(events):
+                if isinstance(event, nio.MegolmEvent):
+                    events[index] = self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001  # as above
+
     def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
         """Return the room with the state that the response brings; nobody sees a half of it."""
         known = self.rooms.get(room_id)
@@ -285,7 +293,11 @@ class SafeClient(nio.AsyncClient):
             MatrixError: the homeserver did not answer.
         """
         for some in devices:
-            await call(nio.KeysClaimResponse, self.keys_claim(some))
+            request = nio.Api.keys_claim(self.access_token, dict(some))
+            await call(
+                nio.KeysClaimResponse,
+                self._send(nio.KeysClaimResponse, *request, response_data=("",)),
+            )
 
     # Sending.
 

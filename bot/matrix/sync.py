@@ -1,6 +1,7 @@
 """The sync loop: one response at a time, keys kept fresh, what passes waited out."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 
 import nio
@@ -18,7 +19,9 @@ from bot.matrix.safe_client import SafeClient
 from bot.matrix.session import Session
 from bot.shield import to_the_end
 
-_LONG_POLL_MS = 30_000
+_LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
+_TO_DEVICE_EVENTS = 100  # as many as Synapse hands out in one response
+_LONGEST_DRAIN = 50  # responses, in case somebody sends without end
 _TRIES = 3  # of a response that nio cannot take in
 _PRUNE_SECONDS = 3600.0
 _CLAIM_SECONDS = 60.0  # between two tries to begin anew with devices that lost their session
@@ -84,37 +87,63 @@ class _Loop:
         self._upkeep = _Upkeep(session)
         self._token = since
         self._first = True
-        self._response: nio.SyncResponse | None = None  # that is not handed over yet
+        self._responses: deque[nio.SyncResponse] = deque()  # that are not handed over yet
+        self._drained = False
 
     async def turn(self) -> Batch:
         """Return what the next response says; whatever fails, the next call goes on from there."""
         await self._session.renew()
-        if self._response is None:
-            self._response = await self._sync()
-        response = self._response
+        if not self._responses:
+            self._drained = False
+            self._responses.append(await self._sync(self._token))
+        if not self._drained:
+            await self._drain()
+        response = self._responses[0]
         if self._token is not None:
             await gaps.fill(self._client, response, self._token, self._rooms.me, self._health)
         await to_the_end(self._upkeep.run())
-        events = self._rooms.hear(response, first=self._first, fresh=self._token is None)
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
-        self._token, self._first, self._response = response.next_batch, False, None
-        return Batch(events, self._token, self._rooms.hear_keys(response))
+        events = self._rooms.hear(response, first=self._first, fresh=self._token is None)
+        keys = self._rooms.hear_keys(response)
+        self._token, self._first = response.next_batch, False
+        self._responses.popleft()
+        return Batch(events, self._token, keys)
+
+    async def _drain(self) -> None:
+        """Fetch the to-device messages that wait behind a full response, then read it again.
+
+        A homeserver hands out some at a time, with the room keys that the timeline needs perhaps
+        among the last.
+        """
+        while self._full() and len(self._responses) < _LONGEST_DRAIN:
+            self._health.beat()
+            token = self._responses[-1].next_batch
+            self._responses.append(await self._sync(token, wait_ms=0))
+        if len(self._responses) > 1:
+            for response in self._responses:
+                self._client.read_again(response)
+        self._drained = True
+
+    def _full(self) -> bool:
+        return len(self._responses[-1].to_device_events) >= _TO_DEVICE_EVENTS
 
     def stumble(self, failures: int) -> None:
         """Take the same response again after a bug, or go on past one that always fails."""
-        reached, self._response = self._client.next_batch, None
+        reached = self._responses[0].next_batch if self._responses else self._client.next_batch
+        self._responses.clear()
         if failures + 1 >= _TRIES:
             log.error("sync response given up", token=reached)
             self._token = reached or self._token
         self._client.next_batch = self._token or ""  # else nio would pass over the same response
 
-    async def _sync(self) -> nio.SyncResponse:
+    async def _sync(self, token: str | None, wait_ms: int = _LONG_POLL_MS) -> nio.SyncResponse:
+        first = self._first and token == self._token
         request = self._client.sync(
-            timeout=0 if self._first else _LONG_POLL_MS,
+            timeout=0 if first else min(wait_ms, self._upkeep.wait_ms),
             sync_filter=FILTER,
-            since=self._token,
-            full_state=self._first or None,
+            since=token,
+            full_state=first or None,
         )
         return await call(nio.SyncResponse, request)
 
@@ -134,6 +163,11 @@ class _Upkeep:
         self._keep_days = session.vault.keep_days
         self._failures = 0
         self._due = self._claim_due = self._prune_due = 0.0  # in the loop's time
+
+    @property
+    def wait_ms(self) -> int:
+        """How long the next sync may wait for news, so that what has failed is due again soon."""
+        return _LONG_POLL_MS if self._failures == 0 else _SHORT_POLL_MS
 
     async def run(self) -> None:
         """Do what is due; what fails is due again after a pause, and stops nothing else."""

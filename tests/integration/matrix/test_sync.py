@@ -1,6 +1,7 @@
 """The sync loop against a homeserver that fails on purpose."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from typing import Any
 import nio
 import pytest
 from aiohttp import web
+from nio.crypto import OlmAccount, OutboundGroupSession
+from unpaddedbase64 import encode_base64
 
 from bot.core.events import Batch, Message, UserId
 from bot.errors import AccountExpired, LoggedOut
@@ -363,3 +366,87 @@ async def test_the_health_tells_of_turns_and_answers(
 
     seen.append((state.stalled, state.sync_age))
     assert seen == [(True, 2 * STALLED_SECONDS), (False, 0)]
+
+
+async def test_what_waits_behind_a_full_response_is_fetched_before_its_messages_are_judged(
+    homeserver: Homeserver, session: Session
+) -> None:
+    megolm = OutboundGroupSession()
+    megolm.shared = True
+    key = room_key(session, OlmAccount(), megolm)
+    payload = {"type": "m.room.message", "room_id": ROOM}
+    inner = json.dumps(payload | {"content": {"msgtype": "m.text", "body": "hello"}})
+    content = {
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "ciphertext": megolm.encrypt(inner),  # type: ignore[no-untyped-call]  # nio has no hint
+        "session_id": megolm.id,
+    }
+    sealed = said(1) | {"type": "m.room.encrypted", "content": content}
+    _, full = cut(sealed)
+    full["rooms"]["join"][ROOM]["timeline"]["limited"] = False
+    noise = {"type": "org.example.noise", "sender": ADA, "content": {}}
+    full["to_device"] = {"events": [noise] * 100}
+    rest = {"next_batch": "s_rest", "device_one_time_keys_count": {"signed_curve25519": 50}}
+    homeserver.answers = [
+        (200, full),
+        HTML,  # what fails in the middle goes on from there
+        (200, rest | {"to_device": {"events": [key]}}),
+    ]
+    state = health()
+    loop = batches(session, Rooms(ME, state), state, "s_saved")
+
+    first, second = await anext(loop), await anext(loop)
+
+    assert texts(first) == ["hello"]
+    assert (state.decrypted, state.undecryptable) == (1, 0)
+    assert (first.next_batch, second.next_batch) == ("s_new", "s_rest")
+    assert [one.session_id for one in second.keys] == [megolm.id]
+    assert [asked["since"] for asked in homeserver.asked] == ["s_saved", "s_new", "s_new"]
+
+
+def room_key(session: Session, sender: OlmAccount, megolm: OutboundGroupSession) -> dict[str, Any]:
+    """Return the room's key as ADA's device gives it to the bot's."""
+    own = session.client.machine.account
+    own.generate_one_time_keys(1)
+    one_time_key = next(iter(own.one_time_keys["curve25519"].values()))
+    own.mark_keys_as_published()
+    payload = {
+        "type": "m.room_key",
+        "content": {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": ROOM,
+            "session_id": megolm.id,
+            "session_key": megolm.session_key,
+        },
+        "sender": ADA,
+        "sender_device": "D",
+        "keys": {"ed25519": sender.identity_keys["ed25519"]},
+        "recipient": ME,
+        "recipient_keys": {"ed25519": own.identity_keys["ed25519"]},
+    }
+    olm = sender.create_outbound_session(own.identity_keys["curve25519"], one_time_key)
+    kind, ciphertext = olm.encrypt(json.dumps(payload).encode()).to_parts()
+    body = {"type": kind, "body": encode_base64(bytes(ciphertext))}
+    content = {
+        "algorithm": "m.olm.v1.curve25519-aes-sha2",
+        "sender_key": sender.identity_keys["curve25519"],
+        "ciphertext": {own.identity_keys["curve25519"]: body},
+    }
+    return {"type": "m.room.encrypted", "sender": ADA, "content": content}
+
+
+async def test_who_sends_without_end_holds_nothing_up_without_end(
+    homeserver: Homeserver, session: Session
+) -> None:
+    noise = {"type": "org.example.noise", "sender": ADA, "content": {}}
+
+    def full(number: int) -> tuple[int, Any]:
+        body = {"next_batch": f"f{number}", "to_device": {"events": [noise] * 100}}
+        return 200, body | {"device_one_time_keys_count": {"signed_curve25519": 50}}
+
+    homeserver.answers = [full(number) for number in range(200)]
+
+    first = await anext(listen(session, "s_saved"))
+
+    assert first.next_batch == "f0"
+    assert len(homeserver.asked) == 50

@@ -106,7 +106,13 @@ def test_a_malformed_encrypted_event_takes_no_other_with_it(content: dict[str, o
 def test_errors_stay_errors() -> None:
     refused = {"errcode": "M_FORBIDDEN", "error": "no"}
 
-    for expected in (nio.SyncResponse, nio.KeysQueryResponse, EmptyResponse):
-        response = read(expected, refused)
+    for expected, *data in (
+        (nio.SyncResponse,),
+        (nio.KeysQueryResponse,),
+        (nio.KeysClaimResponse, ""),
+        (nio.RoomMessagesResponse, "!r:x"),
+        (EmptyResponse,),
+    ):
+        response = read(expected, refused, *data)
         assert isinstance(response, nio.ErrorResponse)
         assert response.status_code == "M_FORBIDDEN"
