@@ -315,7 +315,7 @@ async def test_no_word_of_a_conversation_is_in_the_log_or_in_the_files(
     await nia.send(room_id, "canari-1789")
     remark = render(TEXTS("model truncated")).body
     await nia.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
-    quoting = b'{"error": {"message": "not safe: canari-1789", "type": "canari-1789"}}'
+    quoting = b'{"error": {"message": "not safe: canari-1789", "type": "canari 1789"}}'
     model.when("canari-1789", Answer(mode="verbatim", status=400, body=quoting))
     await nia.send(room_id, "canari-1789 again")
     await notice(nia, room_id, "model refused")
