@@ -33,7 +33,7 @@ from bot.replying import Replying
 from bot.texts import Texts
 
 _PATIENCE = 600.0  # seconds for which one request is tried, but for a reply's own
-_PATIENCE_AT_START = 30.0  # while everything that is new waits
+_PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
 
 log = structlog.get_logger()
 
@@ -68,8 +68,9 @@ class Assistant:
             begin = partial(self._begin, tasks)
             tasks.create_task(self._late_keys.run(begin))
             async for batch in self._matrix.batches(await self._store.sync_token()):
+                until = self._clock.monotonic() + _PATIENCE_AT_START
                 for left in unfinished:
-                    event = await self._again(left)
+                    event = await self._again(left, max(until - self._clock.monotonic(), 0.0))
                     if event is not None:
                         begin(event)
                 unfinished = ()
@@ -87,7 +88,7 @@ class Assistant:
         else:
             tasks.create_task(self._handle(event, intent, remarks))
 
-    async def _again(self, left: Event | Pending | Awaited) -> Event | None:
+    async def _again(self, left: Event | Pending | Awaited, patience: float) -> Event | None:
         """Read again what an earlier process admitted, before anything newer is heard.
 
         A message that is gone is finished; one that cannot be fetched now waits for the next
@@ -103,7 +104,7 @@ class Assistant:
             message = await insist(
                 self._clock,
                 lambda: self._matrix.fetch(left.room_id, left.event_id),
-                within=_PATIENCE_AT_START,
+                within=patience,
             )
         except MatrixError as error:
             log.warning("message not read", reason=str(error), **ids)

@@ -2,7 +2,7 @@
 
 BotError
 ├── ConfigError               the configuration is at fault; the message says what to change
-├── StoreError                the ledger cannot be opened, read or written
+├── StoreError                the ledger or the crypto store cannot be opened, read or written
 ├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
 │   ├── HomeserverUnreachable   no connection, or a 5xx: worth another try
@@ -32,7 +32,7 @@ class ConfigError(BotError):
 
 
 class StoreError(BotError):
-    """The ledger cannot be opened, read or written."""
+    """The ledger or the crypto store cannot be opened, read or written."""
 
 
 class Stalled(BotError):

@@ -21,7 +21,7 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
-from bot.insist import insist, pause
+from bot.insist import insist
 from bot.logs import log_bug
 from bot.ports import Awaited, Clock, Matrix, Store
 from bot.texts import Texts
@@ -29,7 +29,8 @@ from bot.texts import Texts
 _NOTICE_AFTER = 30.0  # seconds: keys mostly come with their message, or a moment later
 _LATE_AFTER = 600.0
 _DROP_AFTER = _DAY = 86_400.0
-_PATIENCE = 600.0  # seconds for which one request is tried before others get their turn
+_PATIENCE = 3.0  # seconds for which one request is tried before others get their turn
+_AGAIN_AFTER = 90.0  # until it gets another
 _NEWS_KEPT = 10_000  # sessions
 _ID_LENGTH = 255  # characters; the spec allows as many bytes
 
@@ -70,7 +71,7 @@ _Step = Callable[[_Waiting], Awaitable[None]]
 
 
 class LateKeys:
-    """Every message that waits for its key, and three tasks however many they are.
+    """Every message that waits for its key, and four tasks however many they are.
 
     Each step of the ladder is a queue whose entries fall due in the order in which they came.
     """
@@ -82,6 +83,7 @@ class LateKeys:
         self._texts = texts
         self._waiting: dict[EventId, _Waiting] = {}
         self._to_read, self._to_notice, self._to_drop = _Queue(), _Queue(), _Queue()
+        self._to_repeat: asyncio.Queue[tuple[float, _Queue, _Waiting]] = asyncio.Queue()
         self._news: dict[tuple[UserId, str, str], str] = {}  # the oldest first
 
     async def run(self, begin: Begin) -> None:
@@ -104,6 +106,7 @@ class LateKeys:
             tasks.create_task(self._each(self._to_read, 0.0, read))
             tasks.create_task(self._each(self._to_notice, _NOTICE_AFTER, notice))
             tasks.create_task(self._each(self._to_drop, _DROP_AFTER, self._drop))
+            tasks.create_task(self._repeat())
 
     def add(self, message: Undecryptable) -> None:
         """Wait for the key of a message just heard, or read it at once where that has come."""
@@ -175,25 +178,34 @@ class LateKeys:
                 with structlog.contextvars.bound_contextvars(
                     event_id=waiting.message.event_id, room_id=waiting.message.room_id
                 ):
-                    if not await self._try(self._drop if overdue else step, waiting):
-                        queue.put_nowait(waiting)
+                    again = await self._try(self._drop if overdue else step, waiting)
+                    if again is not None:
+                        due = self._clock.monotonic() + again
+                        self._to_repeat.put_nowait((due, queue, waiting))
 
-    async def _try(self, step: _Step, waiting: _Waiting) -> bool:
-        """Take one step; False where it must be taken again. Its errors end here."""
+    async def _repeat(self) -> None:
+        """Put back what has failed when it is due again; meanwhile it holds up no other."""
+        while True:
+            due, queue, waiting = await self._to_repeat.get()
+            if (rest := due - self._clock.monotonic()) > 0:
+                await self._clock.sleep(rest)
+            queue.put_nowait(waiting)
+
+    async def _try(self, step: _Step, waiting: _Waiting) -> float | None:
+        """Take one step; return after how long it must be taken again. Its errors end here."""
         try:
             await step(waiting)
         except (StoreError, LoggedOut, AccountExpired):
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except (HomeserverUnreachable, RateLimited) as error:
-            rest = pause(error, failures=10)
-            log.warning("homeserver away too long", reason=str(error), retry_in=round(rest, 1))
-            await self._clock.sleep(rest)
-            return False
+            again = max(_AGAIN_AFTER, getattr(error, "retry_after", 0.0))
+            log.warning("homeserver away", reason=str(error), retry_in=round(again, 1))
+            return again
         except MatrixError as error:
             log.warning("refused by the homeserver", reason=str(error))
         except Exception as error:  # noqa: BLE001  # a bug must cost one message, not the bot
             log_bug(error)
-        return True
+        return None
 
     async def _read(self, waiting: _Waiting, begin: Begin) -> None:
         """Fetch the message again, and let it go its usual way where its key is there."""

@@ -6,14 +6,14 @@ ids and skipped, and the rest goes on. What a bot with one device needs of nobod
 in: key requests, forwarded keys, verifications (nio's are broken).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import nio
 import structlog
-from nio.crypto import Olm
+from nio.crypto import Olm, OlmDevice
 from nio.crypto.sessions import InboundGroupSession, OutboundSession
 from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
@@ -37,6 +37,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class _Keys:
+    """What of a device decides whether it can read what comes."""
+
+    curve25519: str
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
     """When a room's key is replaced (spec: m.room.encryption, rotation_period_*)."""
 
@@ -54,10 +62,13 @@ class Rotation:
             )
         )
         default = cls()
-        age = milliseconds and timedelta(milliseconds=min(milliseconds, _LONGEST_MS))
+        age = milliseconds and timedelta(
+            milliseconds=min(max(milliseconds, _SHORTEST_MS), _LONGEST_MS)
+        )
         return cls(messages or default.messages, age or default.age)
 
 
+_SHORTEST_MS = 3_600_000  # else whoever makes a room could have its key shared all the time
 _LONGEST_MS = 10**12  # some 30 years: longer ones do not fit a timedelta's sum
 
 
@@ -67,6 +78,7 @@ class SafeOlm(Olm):
     Attributes:
         fallback_due: the homeserver holds no fallback key that is still unused.
         rotations: by room id, where the room's state says when its key is replaced.
+        gone: users who have lost a device, or whose device has another key, since last asked.
     """
 
     store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
@@ -76,6 +88,7 @@ class SafeOlm(Olm):
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
+        self.gone: set[str] = set()
         super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
 
     # What strangers send.
@@ -152,25 +165,45 @@ class SafeOlm(Olm):
         A device's new name changes nothing: nio would replace the keys of all its rooms for that.
         """
         noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
-        super()._handle_key_query(response)
+        changed: dict[str, dict[str, OlmDevice]] = {}
+        for user_id, devices in response.device_keys.items():
+            one = nio.KeysQueryResponse({user_id: devices}, {})
+            try:
+                self._revive(user_id, devices)
+                super()._handle_key_query(one)
+                changed |= one.changed
+            except BAD as error:
+                log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
         self.users_for_key_query |= noted
         after = self._keys_of(response.device_keys)
+        new = {key for key, now in after.items() if before.get(key) != now}
+        self.gone |= {
+            user_id
+            for user_id, device_id in new
+            if after[user_id, device_id].gone or (user_id, device_id) in before
+        }
         response.changed = {
-            user_id: changed
-            for user_id, devices in response.changed.items()
-            if (
-                changed := {
-                    device_id: device
-                    for device_id, device in devices.items()
-                    if after[user_id, device_id] != before.get((user_id, device_id))
-                }
-            )
+            user_id: {one: device for one, device in devices.items() if (user_id, one) in new}
+            for user_id, devices in changed.items()
+            if any(user_id == other for other, _ in new)
         }
 
-    def _keys_of(self, user_ids: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
+    def _revive(self, user_id: str, devices: Mapping[str, Any]) -> None:
+        """Let nio take devices for new that it took for gone, and that were only missing once."""
+        known = self.device_store[user_id]
+        for device_id, keys in devices.items():
+            device = known.get(device_id)
+            if (
+                device
+                and device.deleted
+                and keys["keys"].get(f"ed25519:{device_id}") == (device.ed25519)
+            ):
+                del known[device_id]
+
+    def _keys_of(self, user_ids: Iterable[str]) -> "dict[tuple[str, str], _Keys]":
         """Return the key of each of the users' devices, and whether the device is gone."""
         return {
-            (user_id, device.id): (device.curve25519, device.deleted)
+            (user_id, device.id): _Keys(device.curve25519, gone=device.deleted)
             for user_id in user_ids
             for device in self.device_store[user_id].values()
         }
@@ -195,8 +228,9 @@ class SafeOlm(Olm):
             content["device_keys"] = self._signed(self._device_keys())
             self.fallback_due = True
         waiting = len(account.one_time_keys["curve25519"])  # offered before, in vain
-        missing = account.max_one_time_keys - (self.uploaded_key_count or 0) - waiting
-        account.generate_one_time_keys(max(missing, 0))
+        most = account.max_one_time_keys
+        missing = most - (self.uploaded_key_count or 0) - waiting
+        account.generate_one_time_keys(min(max(missing, 0), most))
         content["one_time_keys"] = {
             f"{_KEY_TYPE}:{key_id}": self._signed({"key": key})
             for key_id, key in account.one_time_keys["curve25519"].items()
@@ -315,21 +349,37 @@ class SafeOlm(Olm):
         sender: the event's own `sender_key` and `device_id` prove nothing (MSC3700).
         """
         room = RoomId(room_id or event.room_id or "")
-        copies = self.inbound_group_store.copies(room, event.session_id or "")
-        own = (key for key, copy in copies.items() if copy.sender == event.sender)
-        event.sender_key = next(own, None)
-        if event.sender_key is None:
-            if copies:
-                log.warning("sender has not made this key", event_id=event.event_id, room_id=room)
-            self.check_if_wedged(event)
-            raise nio.EncryptionError("no session of this sender's")
-        device = self.device_store.device_from_sender_key(event.sender, event.sender_key)
-        event.device_id = device.id if device else event.device_id
         try:
+            self._identify(event, room)
             decrypted: Any = super().decrypt_megolm_event(event, room)
+            decrypted.fingerprint = fingerprint(
+                event.sender, event.session_id or "", event.ciphertext
+            )
         except nio.EncryptionError:
             raise
         except BAD as error:
             raise nio.EncryptionError(type(error).__name__) from error
-        decrypted.fingerprint = fingerprint(event.sender, event.session_id or "", event.ciphertext)
+        payload = mapping(decrypted.source)
+        decrypted.decrypted = True
+        decrypted.source = {  # the payload is its sender's word alone: no state, no other sender
+            "type": text(payload, "type"),
+            "content": mapping(payload.get("content")),
+            "event_id": event.event_id,
+            "sender": event.sender,
+            "origin_server_ts": event.server_timestamp,
+        }
         return decrypted
+
+    def _identify(self, event: nio.MegolmEvent, room_id: RoomId) -> None:
+        """Find the device that the event's session came from, or raise EncryptionError."""
+        copies = self.inbound_group_store.copies(room_id, event.session_id or "")
+        own = (key for key, copy in copies.items() if copy.sender == event.sender)
+        event.sender_key = next(own, None)
+        if event.sender_key is None:
+            if copies:
+                ids = {"event_id": event.event_id, "room_id": room_id}
+                log.warning("sender has not made this key", **ids)
+            self.check_if_wedged(event)
+            raise nio.EncryptionError("no session of this sender's")
+        device = self.device_store.device_from_sender_key(event.sender, event.sender_key)
+        event.device_id = device.id if device else event.device_id

@@ -8,7 +8,7 @@ import nio
 import structlog
 
 from bot.core.events import UserId
-from bot.errors import Forbidden
+from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
 from bot.health import Health
 from bot.matrix.failures import call
 from bot.matrix.parse import mapping, parse_membership, text
@@ -29,7 +29,13 @@ log = structlog.get_logger()
 
 
 async def fill(
-    client: nio.AsyncClient, response: nio.SyncResponse, since: str, me: UserId, health: Health
+    client: nio.AsyncClient,
+    response: nio.SyncResponse,
+    since: str,
+    me: UserId,
+    health: Health,
+    *,
+    insist: bool,
 ) -> None:
     """Put what happened between `since` and each limited timeline in front of it.
 
@@ -37,28 +43,58 @@ async def fill(
     events before them come from `/messages`, decrypted, in order, each once; nothing from before
     the bot's invitation. Done again after a failure, it goes on with the rooms that are missing.
 
+    Args:
+        client: what asks and decrypts.
+        response: with the limited timelines.
+        since: the token that it was asked with.
+        me: the bot.
+        health: told of each page.
+        insist: a room that cannot be read is an error; else it is given up if only the homeserver
+            answers at all, so that one broken room does not hold up all others for ever.
+
     Raises:
         MatrixError: the homeserver did not answer.
     """
+    failure: MatrixError | None = None
     for room_id, info in response.rooms.join.items():
-        timeline = info.timeline
-        if not timeline.limited or not timeline.prev_batch:
+        if not info.timeline.limited or not info.timeline.prev_batch:
             continue
-        missing: list[Any] = []  # newest first
         try:
-            async for events in _pages(client, room_id, timeline.prev_batch, since):
-                health.beat()
-                missing += itertools.takewhile(lambda event: not _invites(event, me), events)
-                if any(_invites(event, me) for event in events):
-                    break
-        except Forbidden as error:  # the bot has left meanwhile
-            log.warning("gap not filled", room_id=room_id, reason=str(error))
-            continue
-        there = {_id(event) for event in timeline.events}
-        new = {_id(event): event for event in reversed(missing) if _id(event) not in there}
-        timeline.events[:0] = new.values()
-        timeline.limited = False
-        log.info("gap filled", room_id=room_id, events=len(new))
+            await _fill_room(client, room_id, info.timeline, since, me, health)
+        except (LoggedOut, AccountExpired, RateLimited):
+            raise
+        except MatrixError as error:
+            failure = error
+            if not insist:
+                await call(nio.WhoamiResponse, client.whoami())
+                log.warning("gap given up", room_id=room_id, reason=str(error))
+                info.timeline.limited = False
+    if failure is not None and insist:
+        raise failure
+
+
+async def _fill_room(
+    client: nio.AsyncClient,
+    room_id: str,
+    timeline: nio.Timeline,
+    since: str,
+    me: UserId,
+    health: Health,
+) -> None:
+    missing: list[Any] = []  # newest first
+    try:
+        async for events in _pages(client, room_id, timeline.prev_batch or "", since):
+            health.beat()
+            missing += itertools.takewhile(lambda event: not _invites(event, me), events)
+            if any(_invites(event, me) for event in events):
+                break
+    except Forbidden as error:  # the bot has left meanwhile
+        log.warning("gap not filled", room_id=room_id, reason=str(error))
+    there = {_id(event) for event in timeline.events}
+    new = {_id(event): event for event in reversed(missing) if _id(event) not in there}
+    timeline.events[:0] = new.values()
+    timeline.limited = False
+    log.info("gap filled", room_id=room_id, events=len(new))
 
 
 async def _pages(

@@ -14,6 +14,8 @@ MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
 
+_NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
+
 Json = Mapping[str, object]
 
 
@@ -67,9 +69,18 @@ def mapping(value: object) -> Json:
 
 
 def text(source: Json, key: str) -> str:
-    """Return the string under `key`, "" where there is none."""
+    """Return the string under `key`, "" where there is none that UTF-8 can hold."""
     value = source.get(key)
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and is_text(value) else ""
+
+
+def is_text(value: str) -> bool:
+    """Tell whether UTF-8 can hold the string: JSON can escape half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_message(source: Json, room_id: RoomId) -> Message | Revision | None:
@@ -138,7 +149,7 @@ def parse_membership(source: Json) -> Membership | None:
 
 def _timestamp(source: Json) -> int:
     timestamp = source.get("origin_server_ts")
-    return timestamp if isinstance(timestamp, int) else 0
+    return timestamp if isinstance(timestamp, int) and 0 <= timestamp < _NEVER else 0
 
 
 def _said(content: Json) -> str:

@@ -43,7 +43,7 @@ class Rooms:
         self.me = me
         self._health = health
         self._rules: dict[RoomId, str] = {}
-        self.members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
+        self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
         self._create: dict[RoomId, Json] = {}  # the room's m.room.create
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}
@@ -60,7 +60,7 @@ class Rooms:
             rule is None and any(room_id in rooms for rooms in self.direct.values())
         )
         return Room(
-            room_id, direct=direct and sum(self.members.get(room_id, ())) <= _DIRECT_MEMBERS
+            room_id, direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
         )
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
@@ -109,9 +109,9 @@ class Rooms:
             heard = self._hear_room(RoomId(room_id), joined, first=first)
             events += [] if fresh else heard
         for room_id in response.rooms.leave:
-            self._rules.pop(RoomId(room_id), None)
-            self.members.pop(RoomId(room_id), None)
-            self._latest.pop(RoomId(room_id), None)
+            facts = self._rules, self._members, self._latest, self._create, self._levels
+            for of_rooms in facts:
+                of_rooms.pop(RoomId(room_id), None)
         return tuple(events)
 
     def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
@@ -163,7 +163,7 @@ class Rooms:
         return []
 
     def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
-        known = room_id in self.members
+        known = room_id in self._members
         self._count_members(room_id, info.summary)
         arrival: Joined | None = None
         for event in info.state:
@@ -190,7 +190,7 @@ class Rooms:
         """Take in one change of membership; drop from `heard` what is not for the bot."""
         if member.user_id != self.me:
             if member.now in {"leave", "ban"}:
-                alone = self.members[room_id] == (1, 0)
+                alone = self._members[room_id] == (1, 0)
                 heard.append(Left(member.event_id, room_id, alone=alone))
         elif member.now == "invite":
             heard.clear()  # nothing from before the invitation is for the bot
@@ -205,12 +205,12 @@ class Rooms:
 
     def _count_members(self, room_id: RoomId, summary: nio.RoomSummary | None) -> None:
         """Take in the counts that changed (spec: sync room summary)."""
-        joined, invited = self.members.get(room_id, (0, 0))
+        joined, invited = self._members.get(room_id, (0, 0))
         if summary is not None and summary.joined_member_count is not None:
             joined = summary.joined_member_count
         if summary is not None and summary.invited_member_count is not None:
             invited = summary.invited_member_count
-        self.members[room_id] = (joined, invited)
+        self._members[room_id] = (joined, invited)
 
     def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
         match parse_event(event, room_id):

@@ -176,16 +176,17 @@ class SafeClient(nio.AsyncClient):
         if info.summary is not None:
             room.update_summary(info.summary)
         if info.timeline.limited:  # who came and left meanwhile is not told
-            room.members_synced = False
-            self.invalidate_outbound_session(room_id)
+            self._ask_members(room)
         self.rooms[room_id] = room
         return room
 
     def _take_state(self, room: nio.MatrixRoom, event: nio.Event | nio.BadEventType) -> None:
         """Take in one event where it is state (an encrypted event's payload never is)."""
         source = mapping(getattr(event, "source", None))
-        if "state_key" not in source:
+        if "state_key" not in source or getattr(event, "decrypted", False):
             return
+        if text(source, "type") == "m.room.member" and not isinstance(event, nio.RoomMemberEvent):
+            self._ask_members(room)  # who came or left is not told in a way that nio can read
         if text(source, "type") == "m.room.encryption" and source["state_key"] == "":
             self._encrypt(room, source)
         try:
@@ -202,6 +203,11 @@ class SafeClient(nio.AsyncClient):
                 reason=type(error).__name__,
             )
 
+    def _ask_members(self, room: nio.MatrixRoom) -> None:
+        """Trust in nothing about who is in the room; the next send asks."""
+        room.members_synced = False
+        self._let_go(room.room_id, gone=True)
+
     def _encrypt(self, room: nio.MatrixRoom, source: Json) -> None:
         """Take the room for encrypted, whatever else the event says, and for ever."""
         self.machine.rotations[room.room_id] = Rotation.of(mapping(source.get("content")))
@@ -212,6 +218,8 @@ class SafeClient(nio.AsyncClient):
     def _handle_olm_events(self, response: nio.SyncResponse) -> None:
         """Take a missing or zero count of one-time keys for what it is: none are left."""
         super()._handle_olm_events(response)
+        # Also of those whom nio sees in no room now: they may be in one whose members it asks for.
+        self.machine.tracked_users -= {*response.device_list.changed, *response.device_list.left}
         self.machine.uploaded_key_count = response.device_key_count.signed_curve25519 or 0
         unused = getattr(response, "unused_fallback_key_types", None)
         self.machine.fallback_due = unused is not None and "signed_curve25519" not in unused
@@ -222,11 +230,11 @@ class SafeClient(nio.AsyncClient):
         self.machine.handle_response(response)
         if not isinstance(response, nio.KeysQueryResponse):
             return
-        for user_id, devices in response.changed.items():
-            gone = any(device.deleted for device in devices.values())
+        gone, self.machine.gone = self.machine.gone, set()
+        for user_id in {*response.changed, *gone}:
             for room in self.rooms.values():
                 if room.encrypted and user_id in room.users:
-                    self._let_go(room.room_id, gone=gone)
+                    self._let_go(room.room_id, gone=user_id in gone)
 
     def _let_go(self, room_id: str, *, gone: bool) -> None:
         """End the room's key where a member or device is gone; else share it with who is new."""
@@ -310,12 +318,14 @@ class SafeClient(nio.AsyncClient):
         """
         lock = self._sharing.setdefault(room_id, asyncio.Lock())
         async with lock:
-            room = self._room(room_id)
             for _ in range(_TRIES):
+                room = self._room(room_id)
                 if not room.members_synced:
-                    await call(nio.JoinedMembersResponse, self.joined_members(room_id))
+                    await self._learn_members(room)
                 self.machine.update_tracked_users(room)  # type: ignore[no-untyped-call]  # nio
                 await self.query_keys()
+                if not room.members_synced:
+                    continue  # somebody came or left while we asked
                 if not self._must_share(room_id):
                     return
                 await self._share(room)
@@ -331,6 +341,16 @@ class SafeClient(nio.AsyncClient):
             return self.rooms[room_id]
         except KeyError:
             raise MatrixError("the bot is not in this room") from None
+
+    async def _learn_members(self, room: nio.MatrixRoom) -> None:
+        """Ask who is in the room; an answer older than what a sync says counts for none."""
+        before = set(room.users)
+        self._changed.discard(room.room_id)
+        await call(nio.JoinedMembersResponse, self.joined_members(room.room_id))
+        if room.room_id in self._changed:
+            room.members_synced = False
+        if before - set(room.users):
+            self.invalidate_outbound_session(room.room_id)
 
     def _must_share(self, room_id: str) -> bool:
         due = self._unserved.get(room_id)

@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bot.errors import StoreError
 
 _VERSION = 1
 _ROOM_KEYS_IN_MEMORY = 4096  # some 2 kB each
+_SESSIONS_A_DEVICE = 8
 
 _SCHEMA = """
 CREATE TABLE account (user_id TEXT, device_id TEXT, shared INTEGER, pickle TEXT);
@@ -114,11 +115,9 @@ class CryptoStore:
                 self._execute("INSERT INTO account VALUES (?, ?, 0, '')", *self._owner)
             self._execute("UPDATE account SET pickle = ?, shared = ?", sealed, account.shared)
 
-    def load_sessions(self) -> SessionStore:
+    def load_sessions(self) -> "OlmSessions":
         """Return the Olm sessions, each read when its device is first asked for."""
-        sessions = SessionStore()  # type: ignore[no-untyped-call]  # nio
-        sessions._entries = _OnDemand(self._sessions_of)  # noqa: SLF001  # nio loads all at once
-        return sessions
+        return OlmSessions(self)
 
     def save_session(self, sender_key: str, session: Session) -> None:
         """Save one Olm session with the device of `sender_key`."""
@@ -131,7 +130,12 @@ class CryptoStore:
             session.pickle(self._key).decode(),
         )
 
-    def _sessions_of(self, sender_key: str) -> list[Session]:
+    def forget_session(self, session: Session) -> None:
+        """Forget one Olm session."""
+        self._execute("DELETE FROM olm_sessions WHERE session_id = ?", session.id)
+
+    def sessions_of(self, sender_key: str) -> list[Session]:
+        """Return the Olm sessions with one device, the last used first."""
         rows = self._all(
             "SELECT pickle, created, used FROM olm_sessions WHERE sender_key = ?"
             " ORDER BY used DESC",
@@ -231,14 +235,18 @@ class CryptoStore:
         Returns:
             how many are forgotten.
         """
-        today = _today()
-        oldest = (today - timedelta(days=keep_days)).toordinal()
+        [newest] = self._one("SELECT max(used) FROM room_keys")
+        today = _today().toordinal()
+        if newest is not None:  # a clock that is far ahead must not end all keys at once
+            today = min(today, newest + 1)
         with self.transaction():
             self._execute_many(
                 "UPDATE room_keys SET used = ? WHERE room_id = ? AND session_id = ?",
-                [(today.toordinal(), *one) for one in used],
+                [(today, *one) for one in used],
             )
-            return self._execute("DELETE FROM room_keys WHERE used < ?", oldest).rowcount
+            return self._execute(
+                "DELETE FROM room_keys WHERE used < ?", today - keep_days
+            ).rowcount
 
     # The rooms that are encrypted, which no later state undoes.
 
@@ -334,7 +342,7 @@ class Devices(DeviceStore):
 
 
 class _OnDemand(defaultdict[str, list[Session]]):
-    """A dictionary that reads what it does not hold yet."""
+    """A dictionary that reads what it does not hold, and keeps what is not empty."""
 
     def __init__(self, read: Callable[[str], list[Session]]) -> None:
         super().__init__()
@@ -342,8 +350,36 @@ class _OnDemand(defaultdict[str, list[Session]]):
 
     @override
     def __missing__(self, key: str) -> list[Session]:
-        self[key] = self._read(key)
-        return self[key]
+        found = self._read(key)
+        if found:
+            self[key] = found
+        return found
+
+
+class OlmSessions(SessionStore):
+    """nio's Olm sessions, read when first asked for, and a few for each device."""
+
+    def __init__(self, store: CryptoStore) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # nio has no hint
+        self._store = store
+        self._entries = _OnDemand(store.sessions_of)
+
+    @override
+    def add(self, sender_key: str, session: Session) -> bool:
+        """Add a session; tell whether it was new. The least used one goes where there are many.
+
+        Each one costs a try at every message that no session can read, and whoever gets our
+        fallback key may begin as many as they like.
+        """
+        sessions = self._entries[sender_key]
+        if session in sessions:
+            return False
+        while len(sessions) >= _SESSIONS_A_DEVICE:
+            self._store.forget_session(sessions.pop())
+        self._entries[sender_key] = sorted(
+            [session, *sessions], key=lambda one: one.use_time, reverse=True
+        )
+        return True
 
 
 class RoomKeys:
@@ -357,12 +393,16 @@ class RoomKeys:
     def copies(self, room_id: RoomId, session_id: str) -> dict[str, RoomKey]:
         """Return the copies of one session, by the sender key that each came from."""
         place = room_id, session_id
-        if place not in self._read:
-            self._read[place] = self._store.load_room_keys(room_id, session_id)
-            if len(self._read) > _ROOM_KEYS_IN_MEMORY:
-                self._read.popitem(last=False)
+        found = self._read.get(place) or self._store.load_room_keys(room_id, session_id)
+        if found:  # what is missing costs a look each time, and no memory
+            self._remember(place, found)
+        return found
+
+    def _remember(self, place: tuple[RoomId, str], copies: dict[str, RoomKey]) -> None:
+        self._read[place] = copies
         self._read.move_to_end(place)
-        return self._read[place]
+        if len(self._read) > _ROOM_KEYS_IN_MEMORY:
+            self._read.popitem(last=False)
 
     def get(self, room_id: str, sender_key: str, session_id: str) -> InboundGroupSession | None:
         """Return the session that came from `sender_key`, and note that it is of use."""
@@ -379,6 +419,7 @@ class RoomKeys:
         if known is None or session.first_known_index < known.session.first_known_index:
             copies[session.sender_key] = RoomKey(session, sender)
             self._store.save_room_key(copies[session.sender_key])
+            self._remember((RoomId(session.room_id), session.id), copies)
 
     def prune(self, keep_days: int) -> int:
         """Forget what was of no use for that many days; see `CryptoStore.prune_room_keys`."""

@@ -8,7 +8,14 @@ import nio
 import structlog
 
 from bot.core.events import Batch
-from bot.errors import AccountExpired, BotError, LoggedOut, MatrixError, RateLimited
+from bot.errors import (
+    AccountExpired,
+    BotError,
+    Forbidden,
+    LoggedOut,
+    MatrixError,
+    RateLimited,
+)
 from bot.health import Health
 from bot.insist import backoff, pause
 from bot.logs import log_bug
@@ -22,6 +29,7 @@ from bot.shield import to_the_end
 _LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
 _TO_DEVICE_EVENTS = 100  # as many as Synapse hands out in one response
 _LONGEST_DRAIN = 50  # responses, in case somebody sends without end
+_GAP_TRIES = 5  # some half a minute
 _TRIES = 3  # of a response that nio cannot take in
 _PRUNE_SECONDS = 3600.0
 _CLAIM_SECONDS = 60.0  # between two tries to begin anew with devices that lost their session
@@ -89,6 +97,7 @@ class _Loop:
         self._first = True
         self._responses: deque[nio.SyncResponse] = deque()  # that are not handed over yet
         self._drained = False
+        self._gap_failures = 0  # in a row
 
     async def turn(self) -> Batch:
         """Return what the next response says; whatever fails, the next call goes on from there."""
@@ -100,7 +109,7 @@ class _Loop:
             await self._drain()
         response = self._responses[0]
         if self._token is not None:
-            await gaps.fill(self._client, response, self._token, self._rooms.me, self._health)
+            await self._fill(response, self._token)
         await to_the_end(self._upkeep.run())
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
@@ -109,6 +118,16 @@ class _Loop:
         self._token, self._first = response.next_batch, False
         self._responses.popleft()
         return Batch(events, self._token, keys)
+
+    async def _fill(self, response: nio.SyncResponse, since: str) -> None:
+        insist = self._gap_failures < _GAP_TRIES
+        me, health = self._rooms.me, self._health
+        try:
+            await gaps.fill(self._client, response, since, me, health, insist=insist)
+        except MatrixError:
+            self._gap_failures += 1
+            raise
+        self._gap_failures = 0
 
     async def _drain(self) -> None:
         """Fetch the to-device messages that wait behind a full response, then read it again.
@@ -178,22 +197,35 @@ class _Upkeep:
             log.info("room keys pruned", forgotten=forgotten)
         if now < self._due:
             return
-        try:
-            await self._keep_keys(now)
-        except MatrixError as error:
-            self._due = now + backoff(self._failures)
-            self._failures += 1
-            log.warning("keys not kept", reason=str(error))
-        else:
-            self._failures = 0
+        failed = False
+        for step in (self._upload, self._client.query_keys, self._claim, self._send):
+            try:
+                await step()
+            except MatrixError as error:
+                failed = True
+                log.warning("keys not kept", step=step.__name__, reason=str(error))
+        self._due = now + backoff(self._failures) if failed else 0.0
+        self._failures = self._failures + 1 if failed else 0
 
-    async def _keep_keys(self, now: float) -> None:
-        client = self._client
-        if client.should_upload_keys:
-            await call(nio.KeysUploadResponse, client.keys_upload())
-        await client.query_keys()
+    async def _upload(self) -> None:
+        if self._client.should_upload_keys:
+            await call(nio.KeysUploadResponse, self._client.keys_upload())
+
+    async def _claim(self) -> None:
+        """Begin anew with devices whose messages no session could read."""
+        client, now = self._client, asyncio.get_running_loop().time()
         if client.should_claim_keys and now >= self._claim_due:
             self._claim_due = now + _CLAIM_SECONDS
             await client.claim_keys([client.get_users_for_key_claiming()])
-        for message in list(client.outgoing_to_device_messages):
-            await call(nio.ToDeviceResponse, client.to_device(message))
+            client.machine.wedged_devices.clear()  # the next message they fail at names them again
+
+    async def _send(self) -> None:
+        """Send what the Olm machine has to say to devices; what is refused is said once."""
+        client = self._client
+        while messages := client.outgoing_to_device_messages:
+            message = messages[0]
+            try:
+                await call(nio.ToDeviceResponse, client.to_device(message))
+            except Forbidden as error:
+                messages.remove(message)
+                log.warning("to-device message refused", reason=str(error))

@@ -5,16 +5,20 @@ event without `sender_key` (which the spec has deprecated, MSC3700) for a broken
 """
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import nio
 import structlog
 
-from bot.matrix.parse import mapping, text
+from bot.matrix.parse import is_text, mapping, text
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
+_DEEPEST = 100  # levels of nesting; events of the spec have some five
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_NOTHING = {"rooms": {}, "device_one_time_keys_count": {"signed_curve25519": 50}}
 
 log = structlog.get_logger()
 
@@ -40,49 +44,123 @@ def read(expected: type[nio.Response], raw: bytes, data: tuple[Any, ...]) -> nio
         data: what nio's class wants to know besides.
     """
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
+        body = _json(raw)
+    except ValueError:
         body = None
     if not isinstance(body, dict):  # nio would take it for an empty answer
         return nio.ErrorResponse("no JSON object")
     if expected in _REPAIRS:
         _REPAIRS[expected](body)
+    if expected is nio.SyncResponse:
+        return _read_sync(body)
     response: nio.Response = cast("Any", expected).from_dict(body, *data)  # each has its own
-    if isinstance(response, nio.SyncResponse):
-        types = body.get("device_unused_fallback_key_types")
-        return SyncResponse(
-            **vars(response),
-            unused_fallback_key_types=tuple(types) if isinstance(types, list) else None,
-        )
     return response
 
 
+def _json(raw: bytes) -> Any:  # noqa: ANN401  # any JSON
+    """Parse JSON; what is nested too deep for Python becomes null.
+
+    A stranger's event may be, where the homeserver's own parser goes deeper than ours.
+    """
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        log.warning("answer nested too deep", size=len(raw))
+        return json.loads(_flattened(raw))
+
+
+def _flattened(raw: bytes) -> bytes:
+    kept, depth, start = [], 0, 0
+    for token in _TOKENS.finditer(raw):
+        if token[0] in b"[{":
+            depth += 1
+            if depth == _DEEPEST + 1:
+                kept += [raw[start : token.start()], b"null"]
+        elif token[0] in b"]}":
+            if depth == _DEEPEST + 1:
+                start = token.end()
+            depth -= 1
+    return b"".join([*kept, raw[start:]])
+
+
+def _read_sync(body: dict[str, Any]) -> nio.Response:
+    """Parse a sync response; what cannot be parsed whatever is left out is given up, with its ids.
+
+    Its token is good all the same: asked for again, the homeserver would give the same response.
+    """
+    response: nio.Response
+    try:
+        response = nio.SyncResponse.from_dict(body)
+    except Exception as error:  # noqa: BLE001  # nio's parsers raise whatever their parts raise
+        response = nio.SyncError(type(error).__name__)
+    token = body.get("next_batch")
+    if isinstance(response, nio.SyncError) and isinstance(token, str) and "errcode" not in body:
+        log.error("sync response given up", next_batch=token, rooms=list(_rooms(body)))
+        response = nio.SyncResponse.from_dict(_NOTHING | {"next_batch": token})
+    if not isinstance(response, nio.SyncResponse):
+        return response
+    types = body.get("device_unused_fallback_key_types")
+    return SyncResponse(
+        **vars(response),
+        unused_fallback_key_types=tuple(types) if isinstance(types, list) else None,
+    )
+
+
 def _repair_sync(body: dict[str, Any]) -> None:
-    for room in mapping(mapping(body.get("rooms")).get("join")).values():
-        _complete(mapping(mapping(room).get("timeline")).get("events"))
+    for section in ("to_device", "account_data"):
+        _repair_events(body.get(section), "events")
+    for room in _rooms(body).values():
+        for section in ("state", "timeline", "invite_state", "ephemeral", "account_data"):
+            _repair_events(mapping(room).get(section), "events")
+
+
+def _rooms(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of all rooms, by room id."""
+    kinds = mapping(body.get("rooms"))
+    return {
+        room_id: room
+        for kind in ("join", "invite", "leave")
+        for room_id, room in mapping(kinds.get(kind)).items()
+    }
 
 
 def _repair_messages(body: dict[str, Any]) -> None:
-    _complete(body.get("chunk"))
+    _repair_events(body, "chunk")
 
 
 def _repair_event(body: dict[str, Any]) -> None:
-    _complete([body])
+    _repair_events({"events": [body]}, "events")
 
 
-def _complete(events: object) -> None:
-    """Give encrypted events the fields that nio's schema still wants; nothing trusts them."""
-    for event in events if isinstance(events, list) else ():
-        content = mapping(mapping(event).get("content"))
-        if text(mapping(event), "type") == "m.room.encrypted" and (
-            content.get("algorithm") == _MEGOLM
+def _repair_events(section: object, key: str) -> None:
+    """Leave out of a list of events what is none, and of each event what nio would stumble over.
+
+    Encrypted events get the fields that nio's schema still wants; nothing trusts them.
+    """
+    events = mapping(section).get(key)
+    if not isinstance(events, list):
+        return
+    events[:] = [event for event in events if isinstance(event, dict)]
+    for event in events:
+        for holder, name in ((event, "unsigned"), (event.get("unsigned"), "prev_content")):
+            if isinstance(holder, dict) and not isinstance(holder.get(name, {}), dict):
+                del holder[name]
+        content = event.get("content")
+        if (
+            event.get("type") == "m.room.encrypted"
+            and isinstance(content, dict)
+            and content.get("algorithm") == _MEGOLM
         ):
-            cast("dict[str, Any]", content).setdefault("sender_key", "")
-            cast("dict[str, Any]", content).setdefault("device_id", "")
+            content.setdefault("sender_key", "")
+            content.setdefault("device_id", "")
 
 
 def _repair_query(body: dict[str, Any]) -> None:
     _leave_out(body, "device_keys", _is_device)
+    for _, _, device in _devices(body, "device_keys"):
+        if "unsigned" in device:
+            name = text(mapping(device["unsigned"]), "device_display_name")
+            device["unsigned"] = {"device_display_name": name} if name else {}
 
 
 def _repair_claim(body: dict[str, Any]) -> None:
@@ -92,34 +170,42 @@ def _repair_claim(body: dict[str, Any]) -> None:
 def _is_device(keys: object) -> bool:
     """Tell whether the device has the shape that nio wants of it (spec: DeviceKeys)."""
     device = mapping(keys)
-    algorithms = device.get("algorithms")
-    signatures = mapping(device.get("signatures", {}))
+    signatures = device.get("signatures", {})
     return (
-        isinstance(algorithms, list)
-        and all(isinstance(device.get(key), str) for key in ("user_id", "device_id"))
-        and all(_are_texts(one) for one in (algorithms, device.get("keys"), *signatures.values()))
+        all(text(device, key) for key in ("user_id", "device_id"))
+        and _are_texts(device.get("algorithms"), list)
+        and _are_texts(device.get("keys"), dict)
+        and isinstance(signatures, dict)
+        and all(_are_texts(one, dict) for one in signatures.values())
     )
 
 
-def _are_texts(values: object) -> bool:
-    if isinstance(values, dict):
-        return all(isinstance(one, str) for one in values.values())
-    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+def _are_texts(values: object, kind: type[list[str]] | type[dict[str, str]]) -> bool:
+    if not isinstance(values, kind):
+        return False
+    texts = values.values() if isinstance(values, dict) else values
+    return all(isinstance(one, str) and is_text(one) for one in texts)
 
 
 def _leave_out(body: dict[str, Any], section: str, sound: Callable[[object], bool]) -> None:
-    """Drop each device of the section that is not sound."""
-    for user_id, device_id, devices in _devices(body.get(section)):
-        if not sound(devices[device_id]):
-            del devices[device_id]
+    """Drop each device of the section that is not sound, and whatever else is none."""
+    if not isinstance(body.get("failures", {}), dict):
+        body["failures"] = {}
+    if isinstance(body.get(section), dict):
+        of_users = body[section].items()
+        body[section] = {user_id: one for user_id, one in of_users if isinstance(one, dict)}
+    for user_id, device_id, device in _devices(body, section):
+        if not sound(device):
+            del body[section][user_id][device_id]
             log.warning("device malformed", user_id=user_id, device_id=device_id, section=section)
 
 
-def _devices(section: object) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for user_id, devices in mapping(section).items():
-        if isinstance(devices, dict):
-            for device_id in list(devices):
-                yield user_id, device_id, devices
+def _devices(body: dict[str, Any], section: str) -> list[tuple[str, str, Any]]:
+    return [
+        (user_id, device_id, device)
+        for user_id, devices in mapping(body.get(section)).items()
+        for device_id, device in mapping(devices).items()
+    ]
 
 
 _REPAIRS: dict[type[nio.Response], Callable[[dict[str, Any]], None]] = {

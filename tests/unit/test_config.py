@@ -583,9 +583,16 @@ def uncommented() -> str:
     return re.sub(r"(?m)^( *)# ([a-z_]+: )", r"\1\2", EXAMPLE.read_text("utf-8"))
 
 
+def example(folder: Path) -> Config:
+    """Load the example with a key of one's own, which nobody else has read."""
+    content = EXAMPLE.read_text("utf-8")
+    assert content.count('  key: "change-me"') == 1
+    return load_text(folder, content.replace('  key: "change-me"', f'  key: "{KEY}"'))
+
+
 def required_alone(folder: Path) -> Config:
     """Load what the example requires, and nothing else."""
-    given = load(EXAMPLE)
+    given = example(folder)
     required = {
         "matrix": given.matrix.model_dump(include={"homeserver", "user_id"}),
         "model": given.model.model_dump(include={"base_url", "name"}),
@@ -602,8 +609,11 @@ class TestTheExample:
             named += [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
         assert sorted(named) == sorted(names(Config))
 
-    def test_it_loads_as_it_stands_and_holds_the_defaults(self, tmp_path: Path) -> None:
-        assert load(EXAMPLE) == required_alone(tmp_path)
+    def test_it_lacks_but_a_key_and_holds_the_defaults(self, tmp_path: Path) -> None:
+        assert example(tmp_path) == required_alone(tmp_path)
+        assert refused(EXAMPLE)[1:] == [
+            "storage.key: must have 32 characters or more; `openssl rand -base64 32` prints one"
+        ]
 
     def test_a_comment_above_each_setting_says_its_default_and_an_example(
         self, tmp_path: Path
