@@ -739,8 +739,9 @@ def test_t6_keys_that_may_have_been_uploaded_are_offered_again_and_no_others(
 
     again = olm(opened(tmp_path)).share_keys()
 
-    assert again["one_time_keys"].keys() == offered["one_time_keys"].keys()
-    assert again["fallback_keys"].keys() == offered["fallback_keys"].keys()
+    for section in ("one_time_keys", "fallback_keys"):
+        kept = {key_id: key["key"] for key_id, key in again[section].items()}
+        assert kept == {key_id: key["key"] for key_id, key in offered[section].items()}
     assert len(offered["one_time_keys"]) == 50
 
 
@@ -1011,3 +1012,210 @@ async def test_a_large_answer_is_parsed_while_the_loop_turns(client: SafeClient)
     assert isinstance(response, nio.SyncResponse)
     assert len(response.rooms.join[ROOM].timeline.events) == 3000
     assert parsed_at > 10
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        state("m.room.member", {"membership": "leave", "reason": 5}, MALLORY),
+        state("m.room.member", {"membership": "leave", "displayname": 5}, MALLORY),
+        state("m.room.member", {}, MALLORY) | {"unsigned": {"redacted_because": {}}},
+    ],
+    ids=["odd reason", "odd name", "redacted"],
+)
+async def test_who_leaves_in_an_odd_way_gets_none_of_what_follows(
+    client: SafeClient, homeserver: Homeserver, left: dict[str, Any]
+) -> None:
+    enter(client, homeserver)
+    homeserver.members.add(MALLORY)
+    homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory := OlmAccount())}
+    homeserver.keys[MALLORY] = {"D": one_time_key(MALLORY, mallory)}
+    first = (await send(client))["session_id"]
+    homeserver.members.remove(MALLORY)
+
+    await client.receive_response(sync(**room(left)))
+
+    assert (await send(client))["session_id"] != first
+    assert homeserver.given()[-1] == {(BOSS, "D0")}
+
+
+@pytest.mark.parametrize("membership", ["leave", "join"])
+async def test_a_list_of_members_older_than_a_sync_decides_nothing(
+    client: SafeClient, homeserver: Homeserver, membership: str
+) -> None:
+    enter(client, homeserver)
+    homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory := OlmAccount())}
+    homeserver.keys[MALLORY] = {"D": one_time_key(MALLORY, mallory)}
+    with_mallory = homeserver.members | {MALLORY}
+    stale, fresh = with_mallory, set(homeserver.members)
+    if membership == "join":
+        stale, fresh = fresh, stale
+    homeserver.members = stale
+    event = nio.RoomMemberEvent.from_dict(
+        state("m.room.member", {"membership": membership}, MALLORY)
+    )
+    changes = [event]
+
+    def change(kind: type[nio.Response]) -> None:
+        if kind is nio.JoinedMembersResponse and changes:
+            client._take_state(client.rooms[ROOM], changes.pop())
+            client._let_go(ROOM, gone=membership == "leave")  # nio may not have known them
+        elif kind is nio.JoinedMembersResponse:
+            homeserver.members = fresh
+
+    homeserver.meanwhile = change
+    await send(client)
+
+    given = set.union(*homeserver.given())
+    assert given == {(BOSS, "D0")} | ({(MALLORY, "D")} if membership == "join" else set())
+
+
+async def test_a_cut_timeline_while_devices_are_queried_has_the_members_asked_anew(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    homeserver.members.add(MALLORY)
+    homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory := OlmAccount())}
+    homeserver.keys[MALLORY] = {"D": one_time_key(MALLORY, mallory)}
+    cuts = [room(said("hi"))["rooms"]["join"][ROOM]]
+    cuts[0]["timeline"]["limited"] = True
+
+    def cut(kind: type[nio.Response]) -> None:
+        if kind is nio.KeysQueryResponse and cuts:
+            homeserver.members.remove(MALLORY)
+            info = sync(rooms={"join": {ROOM: cuts.pop()}}).rooms.join[ROOM]
+            client._state(ROOM, info)
+
+    homeserver.meanwhile = cut
+    sent = await send(client)
+
+    assert homeserver.given() == [{(BOSS, "D0")}]
+    assert sent["session_id"] == olm(client).outbound_group_sessions[ROOM].id
+
+
+async def test_a_device_that_was_missing_once_gets_keys_again(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    await send(client)
+    device = homeserver.devices[BOSS].pop("D0")
+    olm(client).add_changed_users({BOSS})
+    await client.query_keys()
+    homeserver.devices[BOSS]["D0"] = device
+    olm(client).add_changed_users({BOSS})
+
+    await send(client)
+
+    assert homeserver.given()[-1] == {(BOSS, "D0")}
+
+
+async def test_a_device_with_another_key_gets_the_rooms_next_one(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    [account] = enter(client, homeserver)
+    first = (await send(client))["session_id"]
+    other = OlmAccount()
+    keys = device_keys(BOSS, account, "D0")
+    keys["keys"]["curve25519:D0"] = other.identity_keys["curve25519"]
+    del keys["signatures"]
+    keys["signatures"] = {BOSS: {"ed25519:D0": account.sign(nio.Api.to_canonical_json(keys))}}
+    homeserver.devices[BOSS]["D0"] = keys
+    other.generate_one_time_keys(1)
+    key_id, key = next(iter(other.one_time_keys["curve25519"].items()))
+    signed = {"key": key}
+    signature = account.sign(nio.Api.to_canonical_json(signed))
+    homeserver.keys[BOSS]["D0"] = {
+        f"signed_curve25519:{key_id}": signed | {"signatures": {BOSS: {"ed25519:D0": signature}}}
+    }
+    olm(client).add_changed_users({BOSS})
+
+    assert (await send(client))["session_id"] != first
+    assert homeserver.given()[-1] == {(BOSS, "D0")}
+
+
+async def test_who_changes_devices_while_we_know_of_no_room_with_them_is_asked_again(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    await send(client)
+    client.rooms[ROOM].remove_member(BOSS)  # as after a cut timeline
+    new = OlmAccount()
+    homeserver.devices[BOSS]["NEW"] = device_keys(BOSS, new, "NEW")
+    homeserver.keys[BOSS]["NEW"] = one_time_key(BOSS, new, "NEW")
+    await client.receive_response(sync(device_lists={"changed": [BOSS], "left": []}))
+    client.rooms[ROOM].members_synced = False
+
+    await send(client)
+
+    assert homeserver.given()[-1] >= {(BOSS, "NEW")}
+
+
+@pytest.mark.parametrize("age", [1, 1000])
+async def test_a_room_that_wants_a_new_key_all_the_time_gets_one_an_hour(
+    client: SafeClient, homeserver: Homeserver, age: int
+) -> None:
+    enter(client, homeserver)
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_ms": age}
+    await client.receive_response(sync(**room(state=(state("m.room.encryption", content),))))
+
+    assert (await send(client))["session_id"] == (await send(client))["session_id"]
+    assert olm(client).outbound_group_sessions[ROOM].max_age == timedelta(hours=1)
+
+
+@pytest.mark.parametrize("count", [-20_000, -(10**30), 10**30])
+async def test_a_count_of_one_time_keys_that_lies_makes_no_more_than_all(
+    client: SafeClient, count: int
+) -> None:
+    content = await uploaded(client, device_one_time_keys_count={"signed_curve25519": count})
+
+    assert len(content.get("one_time_keys", {})) == (50 if count < 0 else 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"type": "m.room.power_levels", "state_key": "", "content": []},
+        {"type": "m.room.create", "state_key": "", "content": "x"},
+        {
+            "type": "m.room.message",
+            "sender": "@ada:x",
+            "event_id": "$forged",
+            "room_id": 5,
+            "content": {"msgtype": "m.text", "body": "in another's name"},
+        },
+        {
+            "type": "m.room.member",
+            "state_key": "@bot:x",
+            "content": {"membership": "invite"},
+            "unsigned": {"prev_content": {"membership": "leave"}},
+        },
+    ],
+    ids=lambda payload: str(payload["type"]),
+)
+async def test_a_payload_of_any_shape_says_nothing_in_anothers_name_and_is_no_state(
+    client: SafeClient, payload: dict[str, Any]
+) -> None:
+    mallory = Sender(client, MALLORY)
+    await mallory.give_key()
+    event = mallory.says("x")
+    event["content"]["ciphertext"] = mallory.session.encrypt(json.dumps(payload))  # type: ignore[no-untyped-call]  # nio
+    response = sync(next_batch="forged", **room(event))
+    await client.receive_response(response)
+
+    [read] = response.rooms.join[ROOM].timeline.events
+    source = cast("Any", read).source
+    assert "state_key" not in source
+    assert (source["sender"], source["event_id"]) == (MALLORY, event["event_id"])
+    assert "unsigned" not in source
+
+
+@pytest.mark.parametrize("field", ["session_id", "sender_key", "device_id"])
+async def test_half_a_character_in_an_id_hides_no_other_message(
+    client: SafeClient, field: str
+) -> None:
+    boss = Sender(client, BOSS)
+    await boss.give_key()
+    odd, fine = boss.says("odd"), boss.says("fine")
+    odd["content"][field] = "\ud800"
+
+    assert (await heard(client, odd, fine))[-1] == "fine"

@@ -204,3 +204,49 @@ def test_a_disk_that_takes_nothing_is_an_error_of_the_store(store: CryptoStore) 
         store.save_account(OlmAccount())
     store._execute("PRAGMA query_only = OFF")
     store.save_account(OlmAccount())
+
+
+def test_a_clock_far_ahead_does_not_end_all_keys_at_once(
+    store: CryptoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, key = RoomKeys(store), session()
+    keys.keep(key, ADA)
+    future = datetime.now(UTC).date() + timedelta(days=400)
+    monkeypatch.setattr("bot.matrix.store._today", lambda: future)
+
+    assert keys.prune(keep_days=90) == 0
+    assert keys.copies(ROOM, key.id)
+
+
+def olm_session(account: OlmAccount) -> OutboundSession:
+    peer = OlmAccount()
+    peer.generate_one_time_keys(1)
+    key = next(iter(peer.one_time_keys["curve25519"].values()))
+    return OutboundSession(account, peer.identity_keys["curve25519"], key)
+
+
+def test_a_device_keeps_its_newest_sessions_alone(tmp_path: Path) -> None:
+    account, store = OlmAccount(), opened(tmp_path)
+    store.save_account(account)
+    sessions, many = store.load_sessions(), [olm_session(account) for _ in range(20)]
+    for one in many:
+        assert sessions.add("peer", one)
+        store.save_session("peer", one)
+    assert not sessions.add("peer", many[-1])
+
+    newest = {one.id for one in many[-8:]}
+    assert {one.id for one in sessions["peer"]} == newest
+    store.close()
+    again = opened(tmp_path)
+    assert {one.id for one in again.load_sessions()["peer"]} == newest
+    again.close()
+
+
+def test_what_strangers_make_us_look_for_in_vain_takes_no_memory(store: CryptoStore) -> None:
+    sessions, keys = store.load_sessions(), RoomKeys(store)
+    for number in range(100):
+        assert sessions["x" * 1000 + str(number)] == []
+        assert keys.copies(ROOM, "x" * 1000 + str(number)) == {}
+
+    assert not sessions._entries
+    assert not keys._read

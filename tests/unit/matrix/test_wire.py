@@ -45,13 +45,11 @@ MALFORMED: list[Any] = [
     {"user_id": 3, "device_id": "D", "algorithms": [], "keys": {}},
     {"user_id": MALLORY, "device_id": "D", "algorithms": [], "keys": {"ed25519:D": 3}},
     {"user_id": MALLORY, "device_id": "D", "algorithms": "x", "keys": {}},
-    {
-        "user_id": MALLORY,
-        "device_id": "D",
-        "algorithms": [],
-        "keys": {},
-        "signatures": {"@x:x": 1},
-    },
+    *(
+        {"user_id": MALLORY, "device_id": "D", "algorithms": [], "keys": {}, "signatures": bad}
+        for bad in list[Any]([{"@x:x": 1}, 5, None, []])
+    ),
+    {"user_id": MALLORY, "device_id": "D", "algorithms": [], "keys": {"ed25519:D": "\ud800"}},
 ]
 
 
@@ -116,3 +114,115 @@ def test_errors_stay_errors() -> None:
         response = read(expected, refused, *data)
         assert isinstance(response, nio.ErrorResponse)
         assert response.status_code == "M_FORBIDDEN"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"device_keys": {MALLORY: 5}},
+        {"device_keys": {MALLORY: None}},
+        {"device_keys": {}, "failures": 5},
+    ],
+)
+def test_one_users_malformed_answer_hides_no_other(answer: dict[str, Any]) -> None:
+    good = device_keys(ADA, OlmAccount())
+    answer["device_keys"][ADA] = {"D": good}
+    claimed = {"D": {"signed_curve25519:AAAA": {"key": "A", "signatures": {}}}}
+    claim = {"one_time_keys": {MALLORY: 5, ADA: claimed}, "failures": []}
+
+    response = read(nio.KeysQueryResponse, answer)
+    assert isinstance(response, nio.KeysQueryResponse)
+    assert response.device_keys == {ADA: {"D": good}}
+    assert read(nio.KeysClaimResponse, claim, "").one_time_keys == {ADA: claimed}
+
+
+@pytest.mark.parametrize(
+    ("unsigned", "name"),
+    [
+        (None, {}),
+        ([], {}),
+        ({"device_display_name": {}}, {}),
+        ({"device_display_name": "\ud800"}, {}),
+        ({"device_display_name": 10**30}, {}),
+        ({"device_display_name": "Phone"}, {"device_display_name": "Phone"}),
+    ],
+)
+def test_what_a_device_says_of_its_name_is_a_name_or_nothing(
+    unsigned: object, name: dict[str, str]
+) -> None:
+    device = device_keys(ADA, OlmAccount()) | {"unsigned": unsigned}
+    response = read(nio.KeysQueryResponse, {"device_keys": {ADA: {"D": device}}})
+
+    assert response.device_keys[ADA]["D"]["unsigned"] == name
+
+
+def said(body: str) -> dict[str, Any]:
+    content = {"msgtype": "m.text", "body": body}
+    event = {"type": "m.room.message", "event_id": "$1", "sender": ADA, "origin_server_ts": 1}
+    return event | {"content": content}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        3,
+        None,
+        "x",
+        {"type": "m.room.member", "state_key": ADA, "unsigned": None, "content": {}},
+        {"type": "m.room.member", "state_key": ADA, "unsigned": {"prev_content": 5}},
+        said("x") | {"unsigned": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("section", ["timeline", "state", "invite_state", "to_device", "leave"])
+def test_what_is_no_event_takes_no_other_with_it(section: str, bad: object) -> None:
+    body: dict[str, Any] = {"to_device": {"events": []}}
+    rooms: dict[str, Any] = {"join": {"!r:x": {"timeline": {"events": [said("hi")]}}}}
+    events = {"events": [bad]}
+    if section == "to_device":
+        body["to_device"] = events
+    elif section == "invite_state":
+        rooms["invite"] = {"!i:x": {"invite_state": events}}
+    elif section == "leave":
+        rooms["leave"] = {"!l:x": {"timeline": {**events, "limited": False, "prev_batch": "p"}}}
+    elif section == "state":
+        rooms["join"]["!r:x"]["state"] = events
+    else:
+        rooms["join"]["!r:x"]["timeline"]["events"].insert(0, bad)
+
+    heard = sync(rooms=rooms, **body)
+
+    assert isinstance(heard, nio.SyncResponse)
+    assert heard.next_batch == "s1"
+    texts = [getattr(one, "body", None) for one in heard.rooms.join["!r:x"].timeline.events]
+    assert "hi" in texts
+
+
+@pytest.mark.parametrize("levels", [150, 1_500, 30_000])
+def test_an_event_nested_too_deep_takes_no_other_with_it(levels: int) -> None:
+    deep = '{"type": "x", "sender": "@m:x", "content": {"x": ' + "[" * levels + "]" * levels + "}}"
+    body = json.dumps(
+        {
+            "next_batch": "s1",
+            "to_device": {
+                "events": ["DEEP", {"type": "y", "sender": ADA, "content": {"a": "]}"}}]
+            },
+            "rooms": {"join": {"!r:x": {"timeline": {"events": [said('a "deep" [one')]}}}},
+            "device_one_time_keys_count": {},
+        }
+    )
+    heard = wire.read(nio.SyncResponse, body.replace('"DEEP"', deep).encode(), ())
+
+    assert isinstance(heard, nio.SyncResponse)
+    assert heard.to_device_events[-1].source["content"] == {"a": "]}"}
+    [message] = heard.rooms.join["!r:x"].timeline.events
+    assert getattr(message, "body", None) == 'a "deep" [one'
+
+
+def test_a_response_that_cannot_be_parsed_is_given_up_and_its_token_is_not() -> None:
+    heard = sync(rooms={"join": {"!r:x": {"timeline": {"events": [said("hi")]}, "summary": 5}}})
+
+    assert isinstance(heard, nio.SyncResponse)
+    assert heard.next_batch == "s1"
+    assert heard.rooms.join == {}
+    assert heard.device_key_count.signed_curve25519 == 50  # nothing is uploaded on its account
