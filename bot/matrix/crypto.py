@@ -14,7 +14,7 @@ from typing import Any
 import nio
 import structlog
 from nio.crypto import Olm, OlmDevice
-from nio.crypto.sessions import InboundGroupSession, OutboundSession
+from nio.crypto.sessions import InboundGroupSession, InboundSession, OutboundSession
 from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
@@ -89,6 +89,7 @@ class SafeOlm(Olm):
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
         self.gone: set[str] = set()
+        self._key_used = False  # by a session that has just begun
         super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
 
     # What strangers send.
@@ -106,7 +107,11 @@ class SafeOlm(Olm):
             if not isinstance(event, EncryptedToDeviceEvent):
                 return None
             with self.store.transaction():
-                return super().handle_to_device_event(event)  # type: ignore[no-untyped-call]  # nio
+                decrypted = super().handle_to_device_event(event)  # type: ignore[no-untyped-call]  # nio
+                if self._key_used:
+                    self._key_used = False
+                    self.save_account()
+                return decrypted
         except BAD as error:
             log.warning(
                 "to-device event skipped",
@@ -115,6 +120,18 @@ class SafeOlm(Olm):
                 reason=type(error).__name__,
             )
             return None
+
+    @override
+    def _create_inbound_session(
+        self, sender: str, sender_key: str, message: Any
+    ) -> InboundSession:
+        """Begin the session that a device's first message asks for.
+
+        nio saves the account here, with the one-time key that is used up only by the decryption
+        that follows: a key that came back after a crash could be used again.
+        """
+        self._key_used = True
+        return InboundSession(self.account, message, sender_key)
 
     def _hear_withheld(self, event: nio.UnknownToDeviceEvent) -> None:
         """Begin anew with a device that could not: it had no one-time key of ours (`m.no_olm`)."""

@@ -344,13 +344,10 @@ class SafeClient(nio.AsyncClient):
 
     async def _learn_members(self, room: nio.MatrixRoom) -> None:
         """Ask who is in the room; an answer older than what a sync says counts for none."""
-        before = set(room.users)
         self._changed.discard(room.room_id)
         await call(nio.JoinedMembersResponse, self.joined_members(room.room_id))
         if room.room_id in self._changed:
             room.members_synced = False
-        if before - set(room.users):
-            self.invalidate_outbound_session(room.room_id)
 
     def _must_share(self, room_id: str) -> bool:
         due = self._unserved.get(room_id)

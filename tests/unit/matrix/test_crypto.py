@@ -18,7 +18,7 @@ from nio.rooms import MatrixRoom
 from unpaddedbase64 import encode_base64
 
 from bot.core.events import Message, RoomId, Undecryptable
-from bot.errors import MatrixError
+from bot.errors import MatrixError, StoreError
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
@@ -575,6 +575,24 @@ async def test_a_device_without_a_key_left_is_asked_again_later(
     assert homeserver.given() == [{(BOSS, "D0")}]
 
 
+async def test_a_query_that_is_refused_is_made_again_for_whoever_has_changed(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    enter(client, homeserver)
+    await send(client)
+    new = OlmAccount()
+    homeserver.devices[BOSS]["NEW"] = device_keys(BOSS, new, "NEW")
+    homeserver.keys[BOSS]["NEW"] = one_time_key(BOSS, new, "NEW")
+    olm(client).add_changed_users({BOSS})
+    homeserver.refused[nio.KeysQueryResponse] = 1
+
+    with pytest.raises(MatrixError):
+        await send(client)
+    await send(client)
+
+    assert homeserver.given()[-1] == {(BOSS, "NEW")}
+
+
 async def test_users_without_an_answer_are_asked_again_later(
     client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -868,6 +886,56 @@ async def test_msc3700_a_message_is_read_whatever_it_says_of_its_sender_key(
     assert await heard(client, boss.says("hello", **clear)) == ["hello"]
 
 
+@pytest.mark.parametrize("wrong", [{"session_id": "another"}, {"algorithm": "m.megolm.v9"}])
+async def test_a_room_key_that_is_not_what_it_says_is_not_kept(
+    client: SafeClient, wrong: dict[str, str]
+) -> None:
+    boss = Sender(client, BOSS)
+    content = {
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "room_id": ROOM,
+        "session_id": boss.session.id,
+        "session_key": boss.session.session_key,
+    } | wrong
+    payload = {"type": "m.room_key", "content": content, "sender": BOSS}
+    event = olm_message(client, boss.account, payload) | {"sender": BOSS}
+
+    await client.receive_response(sync(to_device={"events": [event]}))
+
+    for session_id in (boss.session.id, "another"):
+        assert olm(client).inbound_group_store.copies(RoomId(ROOM), session_id) == {}
+
+
+async def test_the_devices_of_a_stranger_who_cannot_be_read_are_asked_for(
+    client: SafeClient,
+) -> None:
+    assert await heard(client, Sender(client, BOSS).says("hello")) == [None]
+
+    assert BOSS in olm(client).users_for_key_query
+
+
+async def test_a_one_time_key_and_the_session_it_makes_are_saved_together_or_not_at_all(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    events = [
+        olm_message(client, OlmAccount(), {"type": "m.dummy", "content": {}}) for _ in range(2)
+    ]
+    store = olm(client).store
+    saved = store._all("SELECT pickle FROM account")
+    await client.receive_response(sync(to_device={"events": events[:1]}))
+    assert store._all("SELECT pickle FROM account") != saved
+    assert len(store._all("SELECT 1 FROM olm_sessions")) == 1
+    monkeypatch.setattr(store, "save_account", full)
+
+    with pytest.raises(StoreError):
+        await client.receive_response(sync(next_batch="s2", to_device={"events": events[1:]}))
+
+    assert len(store._all("SELECT 1 FROM olm_sessions")) == 1
+
+
 async def test_a_message_in_anothers_name_is_not_read(client: SafeClient) -> None:
     boss = Sender(client, BOSS)
     await boss.give_key()
@@ -1106,7 +1174,7 @@ async def test_a_device_that_was_missing_once_gets_keys_again(
 
     await send(client)
 
-    assert homeserver.given()[-1] == {(BOSS, "D0")}
+    assert homeserver.given() == [{(BOSS, "D0")}] * 2
 
 
 async def test_a_device_with_another_key_gets_the_rooms_next_one(
