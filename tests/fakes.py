@@ -28,7 +28,7 @@ from bot.core.markdown import render
 from bot.core.replies import Edit, Outgoing, Reply
 from bot.core.routing import Policy
 from bot.core.turns import Said
-from bot.errors import BotError, MatrixError, StoreError
+from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.ports import Awaited, Claim
 from bot.replying import Pace, Replying
 from bot.texts import Texts
@@ -54,6 +54,7 @@ class FakeMatrix:
         self.said: list[Said] = []
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
         self.fetch_failure: MatrixError | None = None
+        self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
         self.history_failure: MatrixError | None = None
         self.attending = 0
         self.attended: list[EventId] = []
@@ -96,6 +97,8 @@ class FakeMatrix:
         await self.fetch_gate.wait()
         if self.fetch_failure is not None:
             raise self.fetch_failure
+        if event_id in self.unreadable:
+            raise HomeserverUnreachable("500")
         return self.messages.get(event_id)
 
     async def history(self, prompt: Message) -> Sequence[Said]:  # noqa: ARG002  # the port

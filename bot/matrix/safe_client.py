@@ -114,6 +114,11 @@ class SafeClient(nio.AsyncClient):
             response = await asyncio.to_thread(wire.read, response_class, raw, data or ())
         else:
             response = wire.read(response_class, raw, data or ())
+        refused = transport_response.status >= HTTPStatus.BAD_REQUEST
+        if refused and not isinstance(
+            response, nio.ErrorResponse
+        ):  # a proxy's, with JSON of its own
+            response = nio.ErrorResponse("an error without a code")
         response.transport_response = transport_response  # type: ignore[assignment]  # nio hints its own
         return response
 

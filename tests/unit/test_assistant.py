@@ -199,6 +199,25 @@ async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story:
         await story.until(lambda: story.done("$prompt"))
 
 
+async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once(
+    story: Story,
+) -> None:
+    story.model.script = (asyncio.Event(),)
+    left = [message(event_id=f"${number}") for number in range(50)]
+    async with story.run():
+        story.matrix.hear(*left)
+        await story.until(lambda: bool(story.model.requests))
+    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.matrix.fetch_failure = HomeserverUnreachable("500")
+    begun = story.clock.time
+
+    async with story.run():
+        story.matrix.hear(message(event_id="$new"))
+        await story.until(lambda: story.done("$new"))
+
+    assert story.clock.time - begun < 60
+
+
 async def test_a_bug_in_a_room_that_has_thrown_the_bot_out_costs_nothing_else(
     story: Story,
 ) -> None:

@@ -483,6 +483,19 @@ async def test_an_outage_when_the_key_comes_only_delays_the_answer(
     assert len(running.matrix.fetched) < 120  # no hot loop: each pause is of many seconds
 
 
+async def test_one_message_that_cannot_be_fetched_holds_up_no_other(running: LateStory) -> None:
+    running.matrix.unreadable.add(EventId("$broken"))
+    await running.hear("$broken", "$prompt")
+    running.key_comes()
+    await running.held.pass_time(10)
+
+    await running.until(lambda: running.done("$prompt"))
+    assert running.shown == ["Bonjour."]
+    fetched = len(running.matrix.fetched)
+    await running.held.pass_time(10 * MINUTE)
+    assert fetched < len(running.matrix.fetched) < fetched + 60  # tried again, now and then
+
+
 async def test_a_refused_notice_costs_nothing_else(running: LateStory) -> None:
     running.matrix.failures = [Forbidden("not now")]
     await running.hear()

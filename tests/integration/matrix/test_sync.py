@@ -1,6 +1,7 @@
 """The sync loop against a homeserver that fails on purpose."""
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -42,6 +43,7 @@ class Homeserver:
     paged: list[Mapping[str, str]] = field(default_factory=list)
     uploads: list[tuple[int, Any]] = field(default_factory=list)
     upload_times: list[float] = field(default_factory=list)
+    whoami_status: int = 200
 
     async def sync(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -68,6 +70,9 @@ class Homeserver:
         status, body = self.uploads.pop(0) if self.uploads else (200, taken)
         return web.json_response(body, status=status)
 
+    async def whoami(self, _: web.Request) -> web.Response:
+        return web.json_response({"user_id": ME, "device_id": "D"}, status=self.whoami_status)
+
     async def messages(self, request: web.Request) -> web.Response:
         self.paged.append(dict(request.query))
         status, body = self.pages.pop(0)
@@ -81,6 +86,7 @@ async def homeserver() -> AsyncIterator[Homeserver]:
     app.router.add_post("/_matrix/client/v3/login", server.login)
     app.router.add_post("/_matrix/client/v3/keys/upload", server.upload)
     app.router.add_get("/_matrix/client/v3/rooms/{room}/messages", server.messages)
+    app.router.add_get("/_matrix/client/v3/account/whoami", server.whoami)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -295,6 +301,64 @@ async def test_a_gap_in_a_room_that_was_left_meanwhile_stops_nothing(
     homeserver.pages = [(403, {"errcode": "M_FORBIDDEN", "error": "x"})]
 
     assert texts(await anext(listen(session, "s_saved"))) == ["message 2"]
+
+
+BROKEN = (500, {"errcode": "M_UNKNOWN", "error": "x"})
+
+
+def cut_twice() -> tuple[int, Any]:
+    """Return a response in which two rooms' timelines are cut."""
+    _, body = cut(said(2))
+    rooms = body["rooms"]["join"]
+    rooms["!other:stand.test"] = copy.deepcopy(rooms[ROOM])
+    event = rooms["!other:stand.test"]["timeline"]["events"][0]
+    event |= {"event_id": "$other", "room_id": "!other:stand.test"}
+    return 200, body
+
+
+async def test_one_room_that_cannot_be_read_back_does_not_hold_up_the_others_for_ever(
+    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.sync._GAP_TRIES", 1)
+    homeserver.answers = [cut_twice()]
+    homeserver.pages = [BROKEN, page(said(1)), BROKEN]
+
+    batch = await anext(listen(session, "s_saved"))
+
+    assert texts(batch) == ["message 2", "message 1", "message 2"]
+    assert batch.next_batch == "s_new"
+
+
+async def test_an_answer_of_the_right_shape_is_an_error_where_its_status_says_so(
+    homeserver: Homeserver, session: Session
+) -> None:
+    body = {"next_batch": "s_proxy", "device_one_time_keys_count": {}, "rooms": {}}
+    homeserver.answers = [(502, body)]
+
+    assert (await anext(listen(session, "s_saved"))).next_batch == "s2"
+
+
+async def test_a_homeserver_that_is_away_loses_no_gap(
+    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.sync._GAP_TRIES", 0)
+    homeserver.whoami_status = 502
+    homeserver.answers = [cut(said(2))]
+    homeserver.pages = [BROKEN, page(said(1))]
+
+    assert texts(await anext(listen(session, "s_saved"))) == ["message 1", "message 2"]
+
+
+async def test_a_response_that_cannot_be_parsed_is_passed_over(
+    homeserver: Homeserver, session: Session
+) -> None:
+    body = {"next_batch": "s_odd", "rooms": {"join": {ROOM: {"summary": 5}}}}
+    homeserver.answers = [(200, body)]
+    loop = listen(session, "s_saved")
+
+    assert (await anext(loop)).next_batch == "s_odd"
+    assert (await anext(loop)).next_batch == "s2"
+    assert [asked["since"] for asked in homeserver.asked] == ["s_saved", "s_odd"]
 
 
 async def test_nothing_from_before_the_bots_invitation_is_read_back(

@@ -1067,6 +1067,8 @@ async def test_a_large_answer_is_parsed_while_the_loop_turns(client: SafeClient)
             await asyncio.sleep(0)
 
     class Transport:
+        status = 200
+
         async def read(self) -> bytes:
             return body.encode()
 
