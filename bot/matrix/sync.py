@@ -204,7 +204,8 @@ class _Upkeep:
             except MatrixError as error:
                 failed = True
                 log.warning("keys not kept", step=step.__name__, reason=str(error))
-        self._due = now + backoff(self._failures) if failed else 0.0
+        later = asyncio.get_running_loop().time() + backoff(self._failures)
+        self._due = later if failed else 0.0
         self._failures = self._failures + 1 if failed else 0
 
     async def _upload(self) -> None:

@@ -43,6 +43,7 @@ class Homeserver:
     paged: list[Mapping[str, str]] = field(default_factory=list)
     uploads: list[tuple[int, Any]] = field(default_factory=list)
     upload_times: list[float] = field(default_factory=list)
+    uploaded: list[dict[str, Any]] = field(default_factory=list)
     whoami_status: int = 200
 
     async def sync(self, request: web.Request) -> web.Response:
@@ -64,8 +65,9 @@ class Homeserver:
             {"user_id": ME, "device_id": device_id, "access_token": f"t{len(self.logins)}"}
         )
 
-    async def upload(self, _: web.Request) -> web.Response:
+    async def upload(self, request: web.Request) -> web.Response:
         self.upload_times.append(time.monotonic())
+        self.uploaded.append(await request.json())
         taken = {"one_time_key_counts": {"signed_curve25519": 50}}
         status, body = self.uploads.pop(0) if self.uploads else (200, taken)
         return web.json_response(body, status=status)
@@ -402,6 +404,22 @@ async def test_keys_that_cannot_be_kept_hold_no_message_up_and_are_not_tried_all
     while len(homeserver.upload_times) < 2:
         await asyncio.wait_for(anext(loop), 5)
     assert homeserver.upload_times[1] - homeserver.upload_times[0] >= 1
+
+
+async def test_t6_keys_that_the_homeserver_refuses_for_good_are_replaced_by_others(
+    homeserver: Homeserver, session: Session
+) -> None:
+    exists = {"errcode": "M_UNKNOWN", "error": "One time key signed_curve25519:A already exists"}
+    homeserver.uploads = [(400, exists)]
+    loop = listen(session, None)
+
+    while len(homeserver.uploaded) < 2:
+        await asyncio.wait_for(anext(loop), 5)
+
+    first, second = (set(one["one_time_keys"]) for one in homeserver.uploaded)
+    assert len(first) == len(second) == 50
+    assert first.isdisjoint(second)
+    assert "device_keys" in homeserver.uploaded[1]
 
 
 async def test_a_homeserver_that_tells_nothing_new_is_asked_once_a_second_at_the_most(

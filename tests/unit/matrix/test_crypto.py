@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import nio
@@ -24,7 +25,10 @@ from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
 from bot.matrix.parse import parse_event
 from bot.matrix.safe_client import SafeClient
+from bot.matrix.session import Session
 from bot.matrix.store import CryptoStore
+from bot.matrix.sync import _Upkeep
+from tests.stand.vault import vault
 from tests.unit.matrix.shapes import device_keys
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
@@ -318,10 +322,12 @@ class Homeserver:
         path: str,
         body: str = "",
         *_: object,
-        **__: object,
+        **given: object,
     ) -> nio.Response:
         self.asked.append((kind, json.loads(body) if body else path))
         self.reached.set()
+        if kind is nio.ToDeviceResponse:
+            return await self.took(given)
         if self.gate is not None:
             await self.gate.wait()
         await asyncio.sleep(0)
@@ -354,6 +360,15 @@ class Homeserver:
             members = [nio.RoomMember(user, "", "") for user in self.members]
             return nio.JoinedMembersResponse(members, ROOM)
         return EmptyResponse()
+
+    async def took(self, given: dict[str, object]) -> nio.Response:
+        """Take one message of the Olm machine's own, or refuse it."""
+        if self.refused[nio.ToDeviceResponse]:
+            self.refused[nio.ToDeviceResponse] -= 1
+            return nio.ErrorResponse("no such device", "M_NOT_FOUND")
+        response = nio.ToDeviceResponse(*cast("tuple[Any]", given["response_data"]))
+        await self.client.receive_response(response)
+        return response
 
     def count(self, kind: type[nio.Response]) -> int:
         return sum(asked is kind for asked, _ in self.asked)
@@ -1289,3 +1304,29 @@ async def test_half_a_character_in_an_id_hides_no_other_message(
     odd["content"][field] = "\ud800"
 
     assert (await heard(client, odd, fine))[-1] == "fine"
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+async def test_a_device_that_had_no_key_of_ours_is_begun_anew_with_once(
+    client: SafeClient, homeserver: Homeserver, tmp_path: Path, refused: int
+) -> None:
+    [account] = enter(client, homeserver)
+    olm(client).add_changed_users({BOSS})
+    await client.query_keys()
+    olm(client).account.shared = True
+    content = {"code": "m.no_olm", "sender_key": account.identity_keys["curve25519"]}
+    event = {"type": "m.room_key.withheld", "sender": BOSS, "content": content}
+    full = {"signed_curve25519": 50}
+    await client.receive_response(
+        sync(to_device={"events": [event]}, device_one_time_keys_count=full)
+    )
+    homeserver.refused[nio.ToDeviceResponse] = refused
+    upkeep = _Upkeep(cast("Session", SimpleNamespace(client=client, vault=vault(tmp_path))))
+
+    await upkeep.run()
+    await upkeep.run()
+
+    assert homeserver.count(nio.KeysClaimResponse) == 1
+    assert homeserver.count(nio.ToDeviceResponse) == 1  # a dummy message: the session is known
+    assert olm(client).session_store[account.identity_keys["curve25519"]]
+    assert not client.should_claim_keys
