@@ -183,14 +183,9 @@ class SafeOlm(Olm):
         """
         noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
         changed: dict[str, dict[str, OlmDevice]] = {}
-        for user_id, devices in response.device_keys.items():
-            one = nio.KeysQueryResponse({user_id: devices}, {})
-            try:
-                self._revive(user_id, devices)
-                super()._handle_key_query(one)
-                changed |= one.changed
-            except BAD as error:
-                log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
+        with self.store.transaction():
+            for user_id, devices in response.device_keys.items():
+                changed |= self._take_devices(user_id, devices)
         self.users_for_key_query |= noted
         after = self._keys_of(response.device_keys)
         new = {key for key, now in after.items() if before.get(key) != now}
@@ -204,6 +199,19 @@ class SafeOlm(Olm):
             for user_id, devices in changed.items()
             if any(user_id == other for other, _ in new)
         }
+
+    def _take_devices(
+        self, user_id: str, devices: dict[str, Any]
+    ) -> dict[str, dict[str, OlmDevice]]:
+        """Take in one user's devices; return those that nio has changed, by user and device id."""
+        one = nio.KeysQueryResponse({user_id: devices}, {})
+        try:
+            self._revive(user_id, devices)
+            super()._handle_key_query(one)
+        except BAD as error:
+            log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
+            return {}
+        return dict(one.changed)
 
     def _revive(self, user_id: str, devices: Mapping[str, Any]) -> None:
         """Let nio take devices for new that it took for gone, and that were only missing once."""
