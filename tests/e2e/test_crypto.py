@@ -463,6 +463,33 @@ async def test_a_late_key_is_waited_for_and_a_missing_one_gets_one_notice_until_
     assert len(notices(desmond, last, second)) == 1
 
 
+async def test_who_keeps_keys_from_unverified_devices_is_told_so(
+    synapse: Synapse, bot: Bot
+) -> None:
+    user_id = await synapse.register("careful", "secret")
+    async with JsPerson(synapse.url, user_id, "secret") as careful:
+        room_id = await talk(careful, bot)
+        await careful.bootstrap_cross_signing()
+        await careful.isolate(on=True)
+        prompt = await careful.send(room_id, "You cannot read this")
+
+        async with asyncio.timeout(45):
+            while not (told := reasons(bot, prompt)):  # noqa: ASYNC110  # only the log tells us
+                await asyncio.sleep(0.2)
+
+    assert told == ["key unverified"]
+
+
+def reasons(bot: Bot, prompt: EventId) -> list[str]:
+    """Return what the bot has told the person of the missing key, by the text's key."""
+    lines = map(json.loads, bot.log.read_text().splitlines())
+    return [
+        line["reason"]
+        for line in lines
+        if line["event"] == "key missing" and line["event_id"] == prompt
+    ]
+
+
 async def test_of_a_whole_conversation_nothing_is_sent_in_clear(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:
