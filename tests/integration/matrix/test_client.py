@@ -112,3 +112,25 @@ async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_writ
                 await until((True, True))
             await until((True, True))  # one answer is done, the other goes on
         await until((True, False))
+
+
+async def test_the_rooms_key_is_with_the_person_before_there_is_anything_to_send(
+    tmp_path: Path,
+) -> None:
+    async with meeting(tmp_path) as (matrix, person):
+        room_id = await person.open_direct_message(matrix.user_id)
+        batches = matrix.batches(None)
+        await matrix.join(await invitation(batches))
+        await person.wait_joined(room_id, matrix.user_id)
+        event_id = await person.send(room_id, "Tu es là ?")
+        asked = Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
+        keys = matrix._client.machine.outbound_group_sessions
+        while room_id not in matrix._client.rooms:
+            await anext(batches)
+        assert room_id not in keys
+
+        async with matrix.attention(asked):
+            pass
+
+        assert keys[room_id].users_shared_with == {(person.user_id, person.device_id)}
+        assert keys[room_id].message_count == 0
