@@ -1,6 +1,7 @@
 """What the syncs tell of the rooms: their kind, who is left, and what was heard, as our events."""
 
 import math
+from collections.abc import Iterator
 
 import nio
 import structlog
@@ -92,8 +93,10 @@ class Rooms:
         """Note that the bot's own message is now the room's last one."""
         self._latest[room_id] = event_id
 
-    def hear(self, response: nio.SyncResponse, *, first: bool, fresh: bool) -> tuple[Event, ...]:
-        """Take in one sync response and return what happened, in order.
+    def hear(
+        self, response: nio.SyncResponse, *, first: bool, fresh: bool
+    ) -> Iterator[list[Event]]:
+        """Take in one sync response and yield what happened in each room, in order.
 
         Args:
             response: with its encrypted events already replaced by decrypted ones.
@@ -102,17 +105,15 @@ class Rooms:
         """
         for event in response.account_data_events:
             self._hear_account_data(getattr(event, "type", ""), getattr(event, "content", None))
-        events: list[Event] = []
         for room_id, invitation in response.rooms.invite.items():
-            events += self._hear_invitation(RoomId(room_id), invitation)
+            yield self._hear_invitation(RoomId(room_id), invitation)
         for room_id, joined in response.rooms.join.items():
             heard = self._hear_room(RoomId(room_id), joined, first=first)
-            events += [] if fresh else heard
+            yield [] if fresh else heard
         for room_id in response.rooms.leave:
             facts = self._rules, self._members, self._latest, self._create, self._levels
             for of_rooms in facts:
                 of_rooms.pop(RoomId(room_id), None)
-        return tuple(events)
 
     def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
         """Return which rooms' keys have come, and which their owners withhold."""

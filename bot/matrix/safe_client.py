@@ -31,7 +31,7 @@ _AGAIN_SECONDS = 60.0  # until users and devices that gave no keys are asked aga
 log = structlog.get_logger()
 
 
-class _Turns:
+class Turns:
     """Lets others have the loop between small pieces of work."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class SafeClient(nio.AsyncClient):
 
     @override
     async def _handle_to_device(self, response: nio.SyncResponse) -> None:
-        turns, events = _Turns(), response.to_device_events
+        turns, events = Turns(), response.to_device_events
         for index, event in enumerate(events):
             events[index] = self.machine.handle_to_device_event(event) or event
             await turns.next()
@@ -148,7 +148,7 @@ class SafeClient(nio.AsyncClient):
     @override
     async def _handle_joined_rooms(self, response: nio.SyncResponse) -> None:
         """Take in the rooms; what is wrong with one event concerns no other."""
-        turns = _Turns()
+        turns = Turns()
         for room_id, info in response.rooms.join.items():
             room = self._state(room_id, info)
             events = info.timeline.events

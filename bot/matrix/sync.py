@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import nio
 import structlog
 
-from bot.core.events import Batch
+from bot.core.events import Batch, Event
 from bot.errors import (
     AccountExpired,
     BotError,
@@ -22,7 +22,7 @@ from bot.logs import log_bug
 from bot.matrix import gaps
 from bot.matrix.failures import call
 from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.safe_client import SafeClient, Turns
 from bot.matrix.session import Session
 from bot.shield import to_the_end
 
@@ -113,11 +113,15 @@ class _Loop:
         await to_the_end(self._upkeep.run())
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
-        events = self._rooms.hear(response, first=self._first, fresh=self._token is None)
+        events: list[Event] = []
+        turns = Turns()
+        for heard in self._rooms.hear(response, first=self._first, fresh=self._token is None):
+            events += heard
+            await turns.next()
         keys = self._rooms.hear_keys(response)
         self._token, self._first = response.next_batch, False
         self._responses.popleft()
-        return Batch(events, self._token, keys)
+        return Batch(tuple(events), self._token, keys)
 
     async def _fill(self, response: nio.SyncResponse, since: str) -> None:
         insist = self._gap_failures < _GAP_TRIES

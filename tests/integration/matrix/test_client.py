@@ -74,7 +74,8 @@ async def test_joining_a_direct_message_lists_it_in_the_account_data(
 
         listed = Rooms(bot, health())
         response = await matrix._client.sync(full_state=True)
-        listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
+        heard = listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
+        assert any(heard)
     assert listed.direct == ({person.user_id: [room_id]} if direct else {})
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from typing import Any
@@ -89,7 +90,8 @@ def sync(
 
 
 def hear(rooms: Rooms, response: nio.SyncResponse, **how: bool) -> list[Event]:
-    return list(rooms.hear(response, **({"first": False, "fresh": False} | how)))
+    pieces = rooms.hear(response, **({"first": False, "fresh": False} | how))
+    return list(itertools.chain.from_iterable(pieces))
 
 
 def bodies(events: list[Event]) -> list[str]:
