@@ -10,8 +10,8 @@ T = TypeVar("T")
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` in a task of its own; when cancelled, let it end first.
 
-    matrix-nio dead-locks a room when a send is cancelled while it shares a key, and a cancelled
-    transaction leaves SQLite's file locked: both run here.
+    A send that is cancelled may have reached the homeserver without our knowing its event, and a
+    cancelled transaction leaves SQLite's file locked: both run here.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:

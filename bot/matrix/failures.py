@@ -36,7 +36,7 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
         reason = str(plain) or type(error).__name__
         raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
     except (nio.GroupEncryptionError, nio.SendRetryError, nio.MembersSyncError) as error:
-        # Another send has failed at what this one waited for: the room's members, or its key.
+        # The room's key was let go again before the send could use it: its members have changed.
         raise HomeserverUnreachable(f"the room's key is not shared: {error}") from error
     except nio.ProtocolError as error:
         if "Not logged in" in str(error):  # nio forgets the token at a soft logout

@@ -44,6 +44,15 @@ async def invitation(batches: AsyncIterator[Batch]) -> Invite:
     return event
 
 
+async def prompt(matrix: NioMatrix, person: NioPerson, batches: AsyncIterator[Batch]) -> Message:
+    """Open a direct message with the bot and ask it something."""
+    room_id = await person.open_direct_message(matrix.user_id)
+    await matrix.join(await invitation(batches))
+    await person.wait_joined(room_id, matrix.user_id)
+    event_id = await person.send(room_id, "Tu es là ?")
+    return Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
+
+
 async def test_an_invitation_is_declined_with_a_reason_that_the_inviter_sees(
     tmp_path: Path,
 ) -> None:
@@ -83,13 +92,8 @@ async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_writ
     tmp_path: Path,
 ) -> None:
     async with meeting(tmp_path) as (matrix, person):
-        room_id = await person.open_direct_message(matrix.user_id)
-        batches = matrix.batches(None)
-        await matrix.join(await invitation(batches))
-        await person.wait_joined(room_id, matrix.user_id)
-        event_id = await person.send(room_id, "Tu es là ?")
-        asked = Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
-
+        asked = await prompt(matrix, person, matrix.batches(None))
+        room_id, event_id = asked.room_id, asked.event_id
         limits = itertools.count(1)
 
         async def shown() -> tuple[bool, bool]:
@@ -119,12 +123,9 @@ async def test_the_rooms_key_is_with_the_person_before_there_is_anything_to_send
     tmp_path: Path,
 ) -> None:
     async with meeting(tmp_path) as (matrix, person):
-        room_id = await person.open_direct_message(matrix.user_id)
         batches = matrix.batches(None)
-        await matrix.join(await invitation(batches))
-        await person.wait_joined(room_id, matrix.user_id)
-        event_id = await person.send(room_id, "Tu es là ?")
-        asked = Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
+        asked = await prompt(matrix, person, batches)
+        room_id = asked.room_id
         keys = matrix._client.machine.outbound_group_sessions
         while room_id not in matrix._client.rooms:
             await anext(batches)
