@@ -5,23 +5,29 @@ import gc
 import signal
 import time
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 
-from bot.assistant import Assistant
+from bot.assistant import Assistant, Behaviour
+from bot.commands.registry import About
 from bot.config import Config
+from bot.context import Settings
+from bot.core.models import Catalogue
 from bot.core.routing import Policy
 from bot.errors import CompletionError, Stalled, StoreError
 from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
+from bot.ports import Clock
 from bot.replying import Pace, Replying
 from bot.storage.store import SqlStore
-from bot.texts import Texts
 
 _DRAIN_SECONDS = 8.0  # what Docker leaves before it kills, less a little
+
+_LIST_SECONDS = 600.0  # between two looks at the backend's list of models
 
 log = structlog.get_logger()
 
@@ -93,22 +99,22 @@ async def _run(config: Config, health: Health) -> None:
         matrix = NioMatrix(_account(config), vault, health)
         parts.push_async_callback(matrix.close)
         await matrix.open()
-        await _check(model)
-        replying = Replying(
-            matrix,
-            store,
-            health.clock,
-            Texts(config.language),
-            Pace(config.reply.first_after, config.reply.edit_interval),
-            config.model.name,
+        await _check(model, config.model.catalogue())
+        asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))
+        parts.callback(asking.cancel)
+        pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
+        replying = Replying(matrix, store, health.clock, pace)
+        assistant = Assistant(matrix, model, store, replying, _behaviour(config))
+        log.info(
+            "started",
+            user_id=matrix.user_id,
+            device_id=matrix.device_id,
+            system_prompt=config.model.system_prompt_version,
         )
-        policy = Policy(config.matrix.user_id, config.matrix.allowed_servers)
-        assistant = Assistant(matrix, model, store, replying, policy, config.model.system_prompt)
-        log.info("started", user_id=matrix.user_id, device_id=matrix.device_id)
         await assistant.run()
 
 
-async def _check(model: OpenAIModel) -> None:
+async def _check(model: OpenAIModel, catalogue: Catalogue) -> None:
     """Say at once what a person would otherwise find out; a model may well come back later."""
     try:
         await model.check()
@@ -118,6 +124,44 @@ async def _check(model: OpenAIModel) -> None:
             " the assistant starts, and tells people so",
             reason=str(error),
         )
+    unlisted = [card.id for card in catalogue if card.id not in model.listed]
+    if model.listed and unlisted:
+        log.warning(
+            "the backend does not list these models: check model.name and model.choices",
+            models=unlisted,
+        )
+
+
+async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
+    """Keep up with what the backend lists: it may have been away, and models change."""
+    while True:
+        await clock.sleep(_LIST_SECONDS)
+        try:
+            await model.check()
+        except CompletionError as error:
+            log.info("models not listed", reason=str(error))
+
+
+def _behaviour(config: Config) -> Behaviour:
+    conversation = config.conversation
+    policy = Policy(
+        config.matrix.user_id,
+        config.matrix.allowed_servers,
+        frozenset(config.matrix.bots),
+        conversation.age_limit_hours * 3600,
+        conversation.salon_replies == "inline",
+    )
+    return Behaviour(
+        policy,
+        Settings(
+            config.model.system_prompt,
+            config.model.catalogue(),
+            config.language,
+            conversation.idle_minutes * 60,
+        ),
+        About(version("assistant-tchap"), config.service.status_page, config.service.contact),
+        config.reply.at_once,
+    )
 
 
 def _private(directory: Path) -> Path:
@@ -150,9 +194,6 @@ def _model(config: Config) -> OpenAIModel:
     return OpenAIModel(
         base_url=model.base_url,
         api_key=model.api_key.get_secret_value() if model.api_key else None,
-        model=model.name,
-        temperature=model.temperature,
-        max_tokens=model.max_tokens,
         connect_timeout=model.connect_timeout,
         stall_timeout=model.stall_timeout,
         proxy=model.proxy,

@@ -1,36 +1,58 @@
 """The way of a message: heard, decided, answered by edits. Read this first."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 
-from bot.core.events import Conversation, Event, EventId, Message, Pending, RoomId
+from bot.answers import Answering, Answers
+from bot.changes import Changes
+from bot.commands import registry
+from bot.commands.registry import About, Call, Desk
+from bot.completion import Completion
+from bot.context import Contexts, Settings
+from bot.core.events import (
+    Conversation,
+    Event,
+    EventId,
+    Pending,
+    Prompt,
+    RoomId,
+    Upgraded,
+)
 from bot.core.replies import Notice, transaction_id
 from bot.core.routing import (
     Accept,
+    Amend,
     Answer,
     Await,
     Decline,
     Explain,
+    Follow,
     Ignore,
     Intent,
     Leave,
+    Look,
     Policy,
+    Redo,
+    Run,
+    Stop,
     Welcome,
-    decide,
+    Withdraw,
 )
-from bot.core.turns import build_turns
-from bot.errors import AccountExpired, LoggedOut, MatrixError, StoreError
+from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, StoreError
+from bot.hearing import Hearing
 from bot.insist import insist
-from bot.lanes import Lanes
+from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
 from bot.ports import Awaited, Clock, Matrix, Model, Store
 from bot.replying import Replying
-from bot.texts import Texts
+from bot.texts import speak
 
 _PATIENCE = 600.0  # seconds for which one request is tried, but for a reply's own
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
@@ -38,28 +60,43 @@ _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the operator wants the assistant.
+
+    Attributes:
+        at_once: answers that are written at the same time, in all.
+    """
+
+    policy: Policy
+    settings: Settings
+    about: About
+    at_once: int
+
+
 class Assistant:
     """Hears the account's rooms and does what each event asks for, each event to its end."""
 
     def __init__(
-        self,
-        matrix: Matrix,
-        model: Model,
-        store: Store,
-        replying: Replying,
-        policy: Policy,
-        system_prompt: str,
+        self, matrix: Matrix, model: Model, store: Store, replying: Replying, how: Behaviour
     ) -> None:
         self._matrix = matrix
-        self._model = model
         self._store = store
-        self._replying = replying
-        self._policy = policy
-        self._system_prompt = system_prompt
         self._clock: Clock = replying.clock
-        self._texts: Texts = replying.texts
-        self._lanes = Lanes()
+        self._age_limit = how.policy.age_limit
+        self._texts = speak(how.settings.language)
+        self._hearing = Hearing(matrix, self._clock, how.policy)
+        self._completion = Completion(model)
+        self._contexts = Contexts(matrix, store, self._clock, self._completion, how.settings)
+        self._answers = Answers(replying, self._texts, how.at_once)
+        self._changes = Changes(
+            replying, self._answers, self._contexts, self._hearing, self._answer
+        )
+        self._desk = Desk(
+            matrix, store, self._answers, self._changes, how.settings.catalogue, how.about
+        )
         self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
+        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
 
     async def run(self) -> None:
         """Take in batch after batch; what an earlier process left unfinished comes first."""
@@ -68,25 +105,41 @@ class Assistant:
             begin = partial(self._begin, tasks)
             tasks.create_task(self._late_keys.run(begin))
             async for batch in self._matrix.batches(await self._store.sync_token()):
+                for room_id in batch.closed:
+                    self._answers.silence(room_id)
                 until = self._clock.monotonic() + _PATIENCE_AT_START
                 for left in unfinished:
                     event = await self._again(left, max(until - self._clock.monotonic(), 0.0))
                     if event is not None:
-                        begin(event)
+                        begin(event, left=left)
                 unfinished = ()
-                asking = tuple(event for event in batch.events if self._asks(event))
-                heard = replace(batch, events=asking)
+                asking = await self._hearing.asking(batch.events)
+                heard = replace(batch, events=tuple(asking))
                 for event in await self._store.admit(heard, self._clock.now()):
                     begin(event)
+                for room_id in batch.closed:
+                    self._answers.silence(room_id)
                 self._late_keys.hear(batch.keys)
 
-    def _begin(self, tasks: asyncio.TaskGroup, event: Event, remarks: Sequence[str] = ()) -> None:
-        """Start on the event at once; what cannot be read waits for its key, and costs no task."""
-        intent = self._decide(event)
-        if isinstance(intent, Await):
-            self._late_keys.add(intent.message)
-        else:
-            tasks.create_task(self._handle(event, intent, remarks))
+    def _begin(
+        self,
+        tasks: asyncio.TaskGroup,
+        event: Event,
+        remarks: Sequence[str] = (),
+        left: object = None,
+    ) -> None:
+        """Start on the event at once: who asks first gets the first place.
+
+        What cannot be read waits for its key, and costs no task.
+        """
+        before = left if isinstance(left, Pending) else None
+        match self._hearing.decide(event, before):
+            case Await(message):
+                self._late_keys.add(message)
+            case Look():
+                tasks.create_task(self._look(tasks, event, remarks, before))
+            case intent:
+                self._start(tasks, event, intent, remarks, before)
 
     async def _again(self, left: Event | Pending | Awaited, patience: float) -> Event | None:
         """Read again what an earlier process admitted, before anything newer is heard.
@@ -101,7 +154,7 @@ class Assistant:
             return left
         ids = {"event_id": left.event_id, "room_id": left.room_id}
         try:
-            message = await insist(
+            event = await insist(
                 self._clock,
                 lambda: self._matrix.fetch(left.room_id, left.event_id),
                 within=patience,
@@ -109,88 +162,208 @@ class Assistant:
         except MatrixError as error:
             log.warning("message not read", reason=str(error), **ids)
             return None
-        if message is None:
+        if event is None:
             log.warning("message gone", **ids)
             await self._store.finish(left.event_id)
-        return message
+        return event
 
-    def _asks(self, event: Event) -> bool:
-        """Tell whether anything is to be done about the event; if not, the ledger is spared it."""
-        intent = self._decide(event)
-        if isinstance(intent, Ignore):
-            log.debug(
-                "ignored", event_id=event.event_id, room_id=event.room_id, reason=intent.reason
-            )
-        return not isinstance(intent, Ignore)
+    async def _look(
+        self,
+        tasks: asyncio.TaskGroup,
+        event: Event,
+        remarks: Sequence[str],
+        left: Pending | None,
+    ) -> None:
+        """Start on an event once it can be decided; at the next start, where it cannot be now.
 
-    def _decide(self, event: Event) -> Intent | Await:
-        return decide(event, self._matrix.room(event.room_id), self._policy)
+        What a thread is asked stays in order; what is redacted meanwhile is let go.
+        """
+        place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
+        async with self._looking.setdefault(place, asyncio.Lock()):
+            ids = {"event_id": event.event_id, "room_id": event.room_id}
+            try:
+                await self._hearing.resolve(event, left)
+                now = await self._again(Pending(event.event_id, event.room_id), _PATIENCE)
+                if now is None:
+                    return
+                intent = await self._hearing.resolve(now, left)
+            except MatrixError as error:
+                log.warning("message not looked up", reason=str(error), **ids)
+                return
+            if not isinstance(intent, Await):
+                self._start(tasks, now, intent, remarks, left)
 
-    async def _handle(self, event: Event, intent: Intent, remarks: Sequence[str]) -> None:
+    def _start(
+        self,
+        tasks: asyncio.TaskGroup,
+        event: Event,
+        intent: Intent,
+        remarks: Sequence[str],
+        left: Pending | None,
+    ) -> None:
+        """Begin to do what the event asks for; answers and welcomes get their place at once."""
+        answering = None
+        if isinstance(intent, Welcome):
+            lane = Conversation(intent.room_id, None)
+            ticket = self._answers.lanes.queue(lane, self._matrix.user_id, free=True)
+            work = self._welcome(intent, ticket)
+        elif isinstance(intent, Answer):
+            begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
+            alone = begun and joined_to is None  # it has a reply of its own
+            before = None if alone else self._answers.join(intent.prompt, joined_to)
+            if before is not None:
+                before.remarks += [one for one in remarks if one not in before.remarks]
+                tasks.create_task(self._attend(intent.prompt, before))
+                return
+            answering = self._answers.begin(intent.prompt, remarks, begun=begun)
+            work = self._answer(answering)
+        else:
+            if isinstance(intent, Run):
+                self._answers.part(intent.prompt.conversation)
+            elif isinstance(intent, Stop):
+                self._answers.part_of(intent.reaction.room_id, intent.reaction.target)
+            work = self._perform(intent)
+        tasks.create_task(self._handle(event, intent, work, answering))
+
+    async def _handle(
+        self,
+        event: Event,
+        intent: Intent,
+        work: Coroutine[None, None, None],
+        answering: Answering | None,
+    ) -> None:
         """Do what `event` asks for, and note that it is done."""
         with structlog.contextvars.bound_contextvars(
             event_id=event.event_id, room_id=event.room_id
         ):
-            await self._do(event, intent, remarks)
-            await self._store.finish(event.event_id)
+            try:
+                await self._do(event, intent, work)
+            finally:
+                if answering is not None:
+                    self._answers.finish(answering)
+            asked = answering.event_ids if answering else ()
+            await self._store.finish(*dict.fromkeys((event.event_id, *asked)))
 
-    async def _do(self, event: Event, intent: Intent, remarks: Sequence[str]) -> None:
+    async def _do(self, event: Event, intent: Intent, work: Coroutine[None, None, None]) -> None:
         """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
-            await self._perform(intent, remarks)
+            await work
         except (StoreError, LoggedOut, AccountExpired):
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except MatrixError as error:
             log.warning("refused by the homeserver", reason=str(error))
-            await self._apologise(event)
+            await self._apologise(intent)
         except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
             log_bug(error)
-            await self._apologise(event)
+            await self._apologise(intent)
 
-    async def _perform(self, intent: Intent, remarks: Sequence[str]) -> None:
+    async def _perform(self, intent: Intent) -> None:  # noqa: C901  # one line for each intent
         match intent:
-            case Answer(prompt):
-                await self._answer(prompt, remarks)
-            case Explain(message, key):
-                await self._say(
-                    Notice(self._texts(key), message), message.room_id, message.event_id
-                )
-            case Welcome(room_id, event_id, key):
-                await self._welcome(room_id, event_id, key)
+            case Explain(prompt, key):
+                await self._explain(prompt, key)
+            case Run():
+                await self._run(intent)
+            case Amend(revision):
+                await self._changes.amend(revision)
+            case Withdraw(redaction):
+                await self._changes.withdraw(redaction)
+            case Stop(reaction):
+                await self._changes.stop(reaction)
+            case Redo(reaction):
+                await self._changes.redo(reaction.room_id, reaction.target, reaction.sender)
             case Accept(invite):
                 await insist(self._clock, lambda: self._matrix.join(invite), within=_PATIENCE)
+            case Follow(upgraded):
+                await self._follow(upgraded)
             case Decline(room_id, key):
-                reason = self._texts(key)
-                await insist(
-                    self._clock, lambda: self._matrix.leave(room_id, reason), within=_PATIENCE
-                )
+                await self._leave(room_id, self._texts(key))
             case Leave(room_id):
-                await insist(self._clock, lambda: self._matrix.leave(room_id), within=_PATIENCE)
+                await self._leave(room_id)
             case Ignore(reason):  # since it was admitted, the room or the policy has changed
                 log.info("ignored", reason=reason)
+            case Answer() | Welcome():
+                raise AssertionError("these have their place in the line: see _start")
 
-    async def _answer(self, prompt: Message, remarks: Sequence[str]) -> None:
-        """Stream the completion into one reply by editing it."""
-        async with self._matrix.attention(prompt), self._lanes.of(prompt.conversation):
-            said = await insist(
-                self._clock, lambda: self._matrix.history(prompt), within=_PATIENCE
-            )
-            turns = build_turns(self._system_prompt, said, prompt)
-            await self._replying.stream(prompt, self._model.stream(turns), remarks)
+    async def _answer(self, answering: Answering) -> None:
+        """Stream the completion into one reply by editing it.
 
-    async def _welcome(self, room_id: RoomId, event_id: EventId, key: str) -> None:
-        """Introduce the assistant, before it answers anything in the room's main timeline."""
-        async with self._lanes.of(Conversation(room_id, None)):
-            await self._say(Notice(self._texts(key)), room_id, event_id)
+        What is asked may change meanwhile: the model is then asked anew, the reply is the same.
+        """
+        reply = answering.reply
+        async with (
+            self._matrix.attention(answering.prompt),
+            AsyncExitStack() as turn,  # until the final stands: the next context needs it
+            reply.shown(),
+        ):
+            chosen = await self._contexts.chosen(answering.prompt.conversation)
+            reply.speak(chosen.texts)
+            if not await answering.wait(chosen.texts):
+                return
+            await turn.enter_async_context(answering.ticket)
+            while True:
+                reply.restarted()
+                prompt = answering.prompt
+                chosen = await self._contexts.chosen(prompt.conversation)
+                reply.speak(chosen.texts)
+                reply.say(chosen.texts("working"))
+                context = await self._contexts.of(prompt, chosen.card)
+                above = self._contexts.remarks(context, chosen.texts)
+                await reply.begin(prompt, chosen.card.id, above, answering.remarks)
+                await reply.read(self._completion.stream(context.turns, chosen.card))
+                if not reply.restarted():
+                    break
 
-    async def _apologise(self, event: Event) -> None:
+    async def _attend(self, prompt: Prompt, before: Answering) -> None:
+        """Show that a message which joined an earlier one is read and being answered."""
+        async with self._matrix.attention(prompt):
+            await before.done.wait()
+
+    async def _run(self, asked: Run) -> None:
+        """Do what a command asks for, and say what it has to say."""
+        prompt = asked.prompt
+        chosen = await self._contexts.chosen(prompt.conversation)
+        call = Call(prompt, asked.argument, chosen.card, chosen.texts, self._desk)
+        said = await registry.run(asked.name, call)
+        if said is not None:
+            await self._say(Notice(said, prompt), prompt.room_id, prompt.event_id)
+
+    async def _follow(self, upgraded: Upgraded) -> None:
+        """Join the room that replaces another, where it lets us; else an invitation will come."""
+        try:
+            await insist(self._clock, lambda: self._matrix.follow(upgraded), within=_PATIENCE)
+        except Forbidden as error:
+            log.info("waiting for an invitation", reason=str(error))
+
+    async def _leave(self, room_id: RoomId, reason: str | None = None) -> None:
+        await insist(self._clock, lambda: self._matrix.leave(room_id, reason), within=_PATIENCE)
+
+    async def _welcome(self, welcome: Welcome, ticket: Ticket) -> None:
+        """Introduce the assistant, before it answers anything in the room's main timeline.
+
+        What was chosen in a room that this one replaces holds on.
+        """
+        room_id = welcome.room_id
+        async with ticket:
+            before = self._matrix.predecessor(room_id)
+            if before is not None:
+                chosen = await self._store.choices(Conversation(before, None))
+                await self._store.choose(Conversation(room_id, None), chosen)
+            here = await self._contexts.chosen(Conversation(room_id, None))
+            await self._say(Notice(here.texts(welcome.key)), room_id, welcome.event_id)
+
+    async def _explain(self, prompt: Prompt, key: str) -> None:
+        """Send the sentence named `key` in answer to a prompt."""
+        chosen = await self._contexts.chosen(prompt.conversation)
+        sentence = chosen.texts(key, hours=round(self._age_limit / 3600))
+        await self._say(Notice(sentence, prompt), prompt.room_id, prompt.event_id)
+
+    async def _apologise(self, intent: Intent) -> None:
         """Tell the person that there is no answer, if the room still takes a word of the bot."""
-        if not isinstance(event, Message):
+        if not isinstance(intent, Answer | Explain | Run):
             return
         try:
-            notice = Notice(self._texts("bug"), event)
-            await self._say(notice, event.room_id, event.event_id)
+            await self._explain(intent.prompt, "bug")
         except (StoreError, LoggedOut, AccountExpired):
             raise
         except Exception as error:  # noqa: BLE001  # what failed once may well fail here again

@@ -13,10 +13,16 @@ BotError
 │   └── AccountExpired          the Tchap account must be renewed by mail
 └── CompletionError           the model's backend, each with the key of what the person reads
     ├── ModelUnreachable        refused, DNS, TLS, proxy
-    ├── ModelTimeout            no answer, or no further word, within the time allowed
-    ├── ModelBusy               429 or 503: too many requests
-    ├── ModelFailed             another 5xx, or an error object inside the stream
-    ├── ModelRefused            a 4xx: key, model's name, or request are wrong
+    ├── ModelTimeout            no word within the time allowed
+    ├── ModelStalled            no further word within the time allowed
+    ├── ModelLimited            429: the quota of the minute or the day is used up
+    ├── ModelBusy               503: too many requests, of everybody
+    ├── ModelFailed             another 5xx, an error in the stream, an answer that is none
+    ├── ModelUnknown            404: the backend has no such model
+    ├── ModelRejected           422: the model is of another type, or the request is not valid
+    ├── ModelRefused            another 4xx: key, rights or budget
+    ├── PromptTooLong           the prompt alone is more than the model can take
+    │   └── PromptTooLongForModel   the backend says so, and not by how much
     └── Truncated               the stream ended before the model said that it was done
 """
 
@@ -84,9 +90,19 @@ class AccountExpired(MatrixError):
 
 
 class CompletionError(BotError):
-    """The model's backend failed; `key` names the sentence that the person reads."""
+    """The model's backend failed; `key` names the sentence that the person reads.
+
+    Attributes:
+        retry_after: seconds the backend asked to wait, or None where it did not say.
+        values: what the sentence's placeholders stand for.
+    """
 
     key: ClassVar[str] = "model failed"
+
+    def __init__(self, message: str, retry_after: float | None = None, **values: object) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.values = values
 
 
 class ModelUnreachable(CompletionError):
@@ -96,33 +112,61 @@ class ModelUnreachable(CompletionError):
 
 
 class ModelTimeout(CompletionError):
-    """The backend sent nothing, or nothing more, within the time allowed."""
+    """The backend sent no word within the time allowed."""
 
     key = "model timeout"
 
 
-class ModelBusy(CompletionError):
-    """The backend answered 429 or 503.
+class ModelStalled(CompletionError):
+    """The backend sent words, and then nothing more within the time allowed."""
 
-    Attributes:
-        retry_after: seconds the backend asked to wait, or None where it did not say.
-    """
+    key = "model stalled"
+
+
+class ModelLimited(CompletionError):
+    """429: the account's quota of the minute or the day is used up."""
+
+    key = "model limited"
+
+
+class ModelBusy(CompletionError):
+    """503: the backend has too many requests, whoever's they are."""
 
     key = "model busy"
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
 
 class ModelFailed(CompletionError):
-    """Another 5xx, an error object inside the stream, or an answer that is no stream."""
+    """Another 5xx, an error object inside the stream, or an answer that is no completion."""
+
+
+class ModelUnknown(CompletionError):
+    """404: the backend has no model of that name, or nothing at that address."""
+
+    key = "model unknown"
+
+
+class ModelRejected(CompletionError):
+    """422: the model is of another type, or the request is not valid."""
+
+    key = "model rejected"
 
 
 class ModelRefused(CompletionError):
-    """A 4xx: the key, the model's name or the request is wrong; the operator must act."""
+    """Another 4xx: the key, the rights or the budget; the operator must act."""
 
     key = "model refused"
+
+
+class PromptTooLong(CompletionError):
+    """The prompt alone is more than the model can take, by `values["excess"]` characters."""
+
+    key = "prompt too long"
+
+
+class PromptTooLongForModel(PromptTooLong):
+    """The backend found the request too long, and does not say by how much."""
+
+    key = "prompt too long for model"
 
 
 class Truncated(CompletionError):

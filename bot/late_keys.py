@@ -7,14 +7,16 @@ a key to another person on request: one can only wait.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from bot.core.events import EventId, KeyNews, Message, Undecryptable, UserId
+from bot.core.events import Conversation, EventId, KeyNews, Message, Undecryptable, UserId
 from bot.core.replies import Notice, transaction_id
 from bot.errors import (
     AccountExpired,
+    Forbidden,
     HomeserverUnreachable,
     LoggedOut,
     MatrixError,
@@ -24,7 +26,7 @@ from bot.errors import (
 from bot.insist import insist
 from bot.logs import log_bug
 from bot.ports import Awaited, Clock, Matrix, Store
-from bot.texts import Texts
+from bot.texts import Texts, speak
 
 _NOTICE_AFTER = 30.0  # seconds: keys mostly come with their message, or a moment later
 _LATE_AFTER = 600.0
@@ -195,9 +197,11 @@ class LateKeys:
         """Take one step; return after how long it must be taken again. Its errors end here."""
         try:
             await step(waiting)
-        except (StoreError, LoggedOut, AccountExpired):
+        except (StoreError, AccountExpired):
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
-        except (HomeserverUnreachable, RateLimited) as error:
+        except (HomeserverUnreachable, RateLimited, LoggedOut) as error:
+            if isinstance(error, LoggedOut) and not error.soft:
+                raise
             again = max(_AGAIN_AFTER, getattr(error, "retry_after", 0.0))
             log.warning("homeserver away", reason=str(error), retry_in=round(again, 1))
             return again
@@ -218,32 +222,56 @@ class LateKeys:
         )
         if isinstance(event, Undecryptable) or self._waiting.pop(message.event_id, None) is None:
             return
-        if event is None:
+        if not isinstance(event, Message):
             log.warning("message gone")
             await self._store.finish(message.event_id)
             return
         age = self._age(waiting)
         log.info("late key came", after=round(age, 1))
-        begin(event, (self._texts("key late"),) if age > _LATE_AFTER else ())
+        late = age > _LATE_AFTER
+        begin(event, ((await self._chosen(message))("key late"),) if late else ())
 
     async def _is_due(self, waiting: _Waiting) -> bool:
-        """Tell whether the person is to be told: once a day (UTC), and not in a salon.
+        """Tell whether the person is to be told: once a day (UTC), where the bot is meant.
 
-        In a salon nobody knows whether the message is for the bot. The day is the one on which the
-        notice fell due, so that a start on the next day does not tell of it again.
+        The day is the one on which the notice fell due, so that a start on the next day does not
+        tell of it again.
         """
         message = waiting.message
-        if not self._matrix.room(message.room_id).direct:
+        if not await self._is_meant(message):
             return False
         due_at = waiting.awaited.heard_at + _NOTICE_AFTER
         latest = await self._store.last_notice(message.sender, message.room_id)
         return latest is None or latest < due_at - due_at % _DAY
 
-    async def _notice(self, waiting: _Waiting) -> None:
+    async def _is_meant(self, message: Undecryptable) -> bool:
+        """Tell whether the message is for the bot; in a salon the thread says so, if anything."""
+        room_id, root, known = message.room_id, message.thread_root, self._matrix.known
+        if self._matrix.room(room_id).direct:
+            return True
+        if root is None:
+            return False
+        if root not in known:
+            await insist(self._clock, lambda: self._matrix.fetch(room_id, root), within=_PATIENCE)
+        opener = known.get(root)
+        return (
+            opener is not None
+            and opener.sender == message.sender
+            and self._matrix.user_id in opener.mentions
+        )
+
+    async def _chosen(self, message: Undecryptable) -> Texts:
+        """Return the sentences in the language of the message's conversation."""
+        conversation = Conversation(message.room_id, message.thread_root)
+        language = (await self._store.choices(conversation)).language
+        return speak(language) if language else self._texts
+
+    async def _notice(self, waiting: _Waiting, key: str | None = None) -> None:
         """Tell the person that the message cannot be read, and why, unless it can be by now."""
         message = waiting.message
-        reason = self._reason(message)
-        notice = Notice(self._texts(reason), message)
+        reason = key or self._reason(message)
+        texts = await self._chosen(message)
+        notice = Notice(texts(reason, hours=round(_DROP_AFTER / 3600)), message)
         transaction = transaction_id(
             self._matrix.device_id, message.event_id, "key missing", part=0, claim=0
         )
@@ -258,9 +286,13 @@ class LateKeys:
             log.info("key missing", session_id=message.session_id, reason=reason)
 
     async def _drop(self, waiting: _Waiting) -> None:
-        """Give the message up."""
+        """Give the message up; who was not told today that it cannot be read is told so now."""
         message = waiting.message
-        del self._waiting[message.event_id]
+        if await self._is_due(waiting):
+            with suppress(Forbidden):  # the bot is out, and there is nobody to tell
+                await self._notice(waiting, "expired")
+        if self._waiting.pop(message.event_id, None) is None:
+            return  # its key came at the very last
         log.warning("key never came", session_id=message.session_id, reason=self._reason(message))
         await self._store.finish(message.event_id)
 

@@ -1,12 +1,13 @@
 """The doors to the outside: what the bot asks of Matrix, the model, the ledger and the clock."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bot.core.events import (
     Batch,
+    Conversation,
     Delta,
     Event,
     EventId,
@@ -15,14 +16,24 @@ from bot.core.events import (
     Left,
     Message,
     Pending,
+    Prompt,
+    Reaction,
+    Redaction,
+    Revision,
     Room,
     RoomId,
     Turn,
     Undecryptable,
+    Upgraded,
     UserId,
 )
+from bot.core.models import ModelCard
 from bot.core.replies import Outgoing
-from bot.core.turns import Said
+from bot.core.routing import Known
+from bot.core.transcript import Said
+from bot.core.turns import History
+
+Heard = Message | Undecryptable | Revision | Redaction | Reaction | Upgraded
 
 
 class Matrix(Protocol):
@@ -31,11 +42,15 @@ class Matrix(Protocol):
     `batches` syncs for ever from the given token and yields each response once; the next one is
     asked for when the consumer comes back for it. It waits out what passes (network, 5xx, 429)
     and raises what does not (LoggedOut, AccountExpired).
-    `room` answers from what the syncs so far have told.
-    `fetch` reads one event again, None where it is gone or no prompt.
-    `history` returns what was said before the prompt in its conversation, oldest first.
+    `room`, `power_level` and `predecessor` (the room that this one replaces) answer from what the
+    syncs so far have told; so does `known`, of earlier messages.
+    `follow` joins the room that takes the place of another.
+    `fetch` reads one event again, a message in its last version; None where it is gone.
+    `history` returns the prompt's conversation; `enough` tells of what is read already whether
+    older messages would count.
     `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
     `send` encrypts where the room is encrypted; the same transaction id never makes two events.
+    `edits` lists the edits of an event that is not redacted yet; `redact` takes one away.
     """
 
     @property
@@ -44,23 +59,36 @@ class Matrix(Protocol):
     @property
     def device_id(self) -> str: ...
 
+    @property
+    def known(self) -> Known: ...
+
     def batches(self, since: str | None) -> AsyncIterator[Batch]: ...
 
     def room(self, room_id: RoomId) -> Room: ...
 
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float: ...
+
+    def predecessor(self, room_id: RoomId) -> RoomId | None: ...
+
     async def join(self, invite: Invite) -> None: ...
+
+    async def follow(self, upgraded: Upgraded) -> None: ...
 
     async def leave(self, room_id: RoomId, reason: str | None = None) -> None: ...
 
-    async def fetch(
-        self, room_id: RoomId, event_id: EventId
-    ) -> Message | Undecryptable | None: ...
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None: ...
 
-    async def history(self, prompt: Message) -> Sequence[Said]: ...
+    async def history(
+        self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]
+    ) -> History: ...
 
-    def attention(self, message: Message) -> AbstractAsyncContextManager[None]: ...
+    def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]: ...
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId: ...
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
+
+    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None: ...
 
 
 class Model(Protocol):
@@ -68,9 +96,12 @@ class Model(Protocol):
 
     `stream` yields deltas until the model says that it is done, and raises CompletionError
     otherwise; closing the iterator closes the connection.
+    `context_length` returns how many tokens request and completion may have together.
     """
 
-    def stream(self, turns: Sequence[Turn]) -> AsyncGenerator[Delta, None]: ...
+    def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]: ...
+
+    def context_length(self, card: ModelCard) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +115,30 @@ class Claim:
 
     number: int
     event_ids: tuple[EventId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A prompt that was taken up, and its reply: the messages of both, in order.
+
+    Attributes:
+        reply: empty where there is none.
+    """
+
+    prompt: tuple[EventId, ...]
+    reply: tuple[EventId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What people have chosen; None where they have not.
+
+    Attributes:
+        model: as the backend knows it.
+    """
+
+    model: str | None = None
+    language: Literal["fr", "en"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +158,14 @@ class Store(Protocol):
 
     `admit` commits the batch's events and its token in one transaction, and returns the events
     that were not known yet, neither by event id nor by fingerprint; `heard_at` is in seconds since
-    the epoch.
+    the epoch. What changes nothing of a prompt, a reply or the thread of one is left out.
     `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
     and has been claimed since is a Pending, as every message that could be read.
-    `claim` takes a prompt up; `sent` records one message of its reply; `finish` ends an event.
+    `claim` takes a prompt up, once more where it was finished, and ties its messages together;
+    `sent` records one message of its reply; `finish` ends events.
+    `exchange` returns the prompt and reply that an event is a message of, None for none.
+    `choose` records choices for a conversation (a thread root of None stands for all of the
+    room); `choices` returns those that hold in it.
     `noticed` records when a message's sender was told that it cannot be read; `last_notice`
     returns when that last was so in the room, whichever the message, None for never.
     """
@@ -117,11 +176,17 @@ class Store(Protocol):
 
     async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | Awaited]: ...
 
-    async def claim(self, prompt: EventId) -> Claim: ...
+    async def claim(self, prompt: Prompt) -> Claim: ...
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
 
-    async def finish(self, event_id: EventId) -> None: ...
+    async def finish(self, *event_ids: EventId) -> None: ...
+
+    async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None: ...
+
+    async def choose(self, conversation: Conversation, chosen: Choices) -> None: ...
+
+    async def choices(self, conversation: Conversation) -> Choices: ...
 
     async def noticed(self, message: Undecryptable, at: float) -> None: ...
 

@@ -1,20 +1,22 @@
 """One reply on its way into the room: first words early, newest text always, the final whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 
 import structlog
 
 from bot.core.draft import Draft
-from bot.core.events import Delta, EventId, Message, Usage
+from bot.core.events import Delta, EventId, Prompt, Usage
 from bot.core.markdown import Part
 from bot.core.replies import Edit, Notice, Outgoing, Reply, transaction_id
 from bot.core.split import split
 from bot.errors import CompletionError, MatrixError
 from bot.insist import insist, pause
-from bot.ports import Claim, Clock, Matrix, Store
+from bot.logs import log_bug
+from bot.ports import Clock, Matrix, Store
 from bot.texts import Texts
 
 log = structlog.get_logger()
@@ -24,151 +26,321 @@ _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How soon and how often a reply is shown, in seconds."""
+    """How soon and how often a reply is shown, in seconds.
+
+    Attributes:
+        line_after: until who waits is told why, and between two such lines.
+    """
 
     first_after: float
     edit_interval: float
+    line_after: float
 
 
+class Ending(Enum):
+    """How a reply ends before the model is done."""
+
+    STOPPED = "stopped"  # what stands is kept, and marked
+    SILENT = "silent"  # nothing more is sent: there is nobody or nothing to answer any more
+
+
+class _Silenced(Exception):  # ends one send, never leaves this module
+    """Nothing more is to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Replying:
-    """Streams deltas into the reply to a prompt: one send in flight, never two.
+    """What every reply needs."""
 
-    The reply's messages and ids are in the ledger, so a process that comes after a crash goes on
-    in the same messages.
+    matrix: Matrix
+    store: Store
+    clock: Clock
+    pace: Pace
+
+
+class GrowingReply:
+    """The reply to one prompt: what the model has said, and what stands in the room.
+
+    One send is in flight, never two. The reply's messages are in the ledger by their ids: a
+    process that comes after a crash goes on in the same ones, and so does who answers once more.
+
+    Attributes:
+        event_ids: the reply's messages, by part.
+        visible: something of it may be seen.
+        ended: set when it ends before the model is done.
+        usage: the backend's count, where it has sent one.
     """
 
     def __init__(
-        self, matrix: Matrix, store: Store, clock: Clock, texts: Texts, pace: Pace, model: str
+        self, to: Replying, prompt: Prompt, texts: Texts, *, begun: bool, again: bool
     ) -> None:
-        self.matrix = matrix
-        self.store = store
-        self.clock = clock
-        self.texts = texts
-        self.pace = pace
-        self.model = model
-
-    async def stream(
-        self, prompt: Message, deltas: AsyncGenerator[Delta, None], remarks: Sequence[str] = ()
-    ) -> None:
-        """Show the completion as it grows; return when its final version is acknowledged.
+        """Prepare the reply.
 
         Args:
-            prompt: the message that is answered.
-            deltas: the completion; it is closed at the end.
-            remarks: lines of the bot's own that the final version carries below the text.
+            to: what every reply needs.
+            prompt: what is asked.
+            texts: what the bot itself has to say.
+            begun: an earlier process may have shown something of it.
+            again: a whole reply stands, and is to be replaced.
+        """
+        self.event_ids: list[EventId] = []
+        self.visible = begun or again
+        self.ended = asyncio.Event()
+        self.usage: Usage | None = None
+        self._to = to
+        self._prompt = prompt
+        self._texts = texts
+        self._keeps = again  # until something of the new one stands
+        self._model = ""
+        self._claim = 0
+        self._claimed: tuple[EventId, ...] = ()  # the prompt's messages that the ledger ties
+        self._used = False  # something may stand under an id of this claim
+        self._fresh = False  # no process has taken it up before
+        self._ending: Ending | None = None
+        self._standing: dict[int, Reply] = {}  # what this process put into each part
+        self._edits = 0
+        self._refused = 0  # edits in a row
+        self._above: tuple[str, ...] = ()
+        self._below: list[str] = []
+        self._line = self._shown_line = ""
+        self._line_due = to.clock.monotonic() + to.pace.line_after
+        self._shown_at: float | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._stale = False  # what is asked has changed
+        self._over = False
+        self._changed = asyncio.Event()
+        self._draft = self._new_draft()
+
+    @property
+    def unseen(self) -> bool:
+        """Tell whether nothing of it is visible, and what is asked may still change."""
+        return not (self.visible or self._over or self.ended.is_set())
+
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show the reply while the block makes it, and its final version after that.
 
         Raises:
             MatrixError: the homeserver refuses for good.
         """
-        async with aclosing(deltas):
-            claim = await self.store.claim(prompt.event_id)
-            reply = _Growing(self, prompt, claim, remarks)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(reply.read(deltas))
-                    tasks.create_task(reply.write())
-            except ExceptionGroup as group:
-                raise group.exceptions[0] from group  # the one that ended the other
+        await self._take_up()
+        self._fresh = self._claim == 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._write())
+                yield
+                self._over = True
+                self._changed.set()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # the one that ended the other
 
+    def speak(self, texts: Texts) -> None:
+        """Say in these words what the bot itself has to say."""
+        self._texts = texts
 
-class _Growing:
-    """The state of one reply: what the model has said, and what stands in the room."""
+    def say(self, line: str) -> None:
+        """Show a line of the bot's own, after a while, as long as there is nothing else to see."""
+        self._line = line
+        self._changed.set()
 
-    def __init__(
-        self, to: Replying, prompt: Message, claim: Claim, remarks: Sequence[str]
+    async def begin(
+        self, prompt: Prompt, model: str, above: Sequence[str], below: Sequence[str]
     ) -> None:
-        self._to = to
+        """Be the reply to `prompt`, which may hold more by now.
+
+        Args:
+            prompt: what is asked.
+            model: who answers, by its id.
+            above: lines of the bot's own before the text.
+            below: those behind it.
+        """
+        if self._stale:  # something else is asked by now
+            return
         self._prompt = prompt
-        self._claim = claim
-        self._draft = Draft(first_after=to.pace.first_after, edit_interval=to.pace.edit_interval)
-        self._events = list(claim.event_ids)  # the reply's messages, by part
-        self._standing: dict[int, Reply] = {}  # what this process put into each
-        self._edits = 0
-        self._refused = 0  # edits in a row
-        self._added = list(remarks)
-        self._usage: Usage | None = None
-        self._over = False
-        self._changed = asyncio.Event()
+        if self._used or prompt.event_ids != self._claimed:
+            await self._take_up()  # under the same claim, a new text would find an old one's ids
+        self._model, self._above, self._below = model, tuple(above), list(below)
+        self._draft = self._new_draft()
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> None:
+        """Take in the deltas until the completion ends or fails, or nobody wants it any more."""
+        if self._stale or self._ending is not None:
+            return
+        self._reading = asyncio.get_running_loop().create_task(self._take(deltas))
+        try:
+            await asyncio.wait([self._reading])
+        finally:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+            await deltas.aclose()
+        if not self._reading.cancelled():
+            self._reading.result()
+
+    def restart(self, prompt: Prompt | None = None) -> bool:
+        """Ask for what is asked now, from the start; False where it is too late for that.
+
+        What the model has said so far and nobody has seen is never shown.
+
+        Args:
+            prompt: what is asked, where that is not the same messages any more.
+        """
+        if self._over or self._ending is not None:
+            return False
+        self._prompt = prompt or self._prompt
+        self._stale = True
+        self._draft = self._new_draft()
+        self._interrupt()
+        return True
+
+    def restarted(self) -> bool:
+        """Tell whether that has been asked for since the last call."""
+        stale, self._stale = self._stale and self._ending is None, False
+        return stale
+
+    def stop(self) -> bool:
+        """Keep what stands, and mark it; False where it is too late for that."""
+        if self._over or self._ending is not None:
+            return False
+        self._ending = Ending.STOPPED
+        self._interrupt()
+        return True
+
+    def silence(self) -> None:
+        """Send nothing more but what is on its way."""
+        self._ending = Ending.SILENT
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._ending is not None:
+            self.ended.set()
+        if self._reading is not None:
+            self._reading.cancel()
+        self._changed.set()
+
+    async def _take_up(self) -> None:
+        self._used, prompt = False, self._prompt
+        claim = await self._to.store.claim(prompt)
+        self._claim, self._claimed = claim.number, prompt.event_ids
+        self.event_ids = list(claim.event_ids)
+        self.visible = self.visible or bool(self.event_ids)
+
+    def _new_draft(self) -> Draft:
+        pace = self._to.pace
+        draft = Draft(first_after=pace.first_after, edit_interval=pace.edit_interval)
+        if self._shown_at is not None:
+            draft.postpone(self._shown_at + pace.edit_interval)
+        return draft
+
+    async def _take(self, deltas: AsyncGenerator[Delta, None]) -> None:
         """Take in the deltas until the completion ends or fails."""
         reason = None
         try:
             async for delta in deltas:
-                self._usage = delta.usage or self._usage
+                self.usage = delta.usage or self.usage
                 self._draft.add(delta.text, self._to.clock.monotonic())
                 reason = delta.finish_reason or reason
                 self._changed.set()
         except CompletionError as error:
             log.warning("completion failed", kind=type(error).__name__, reason=str(error))
-            self._add(error.key)
+            self._below.append(self._texts(error.key, **error.values))
+        except Exception as error:  # noqa: BLE001  # even then, what stands must not look whole
+            log_bug(error)
+            self._below.append(self._texts("bug"))
         else:
             if reason in _REMARKS:
-                self._add(_REMARKS[reason])
+                self._below.append(self._texts(_REMARKS[reason]))
             elif not self._draft.text.strip():
-                self._add("model empty")
-        self._over = True
-        self._changed.set()
+                self._below.append(self._texts("model empty"))
 
-    async def write(self) -> None:
+    async def _write(self) -> None:
         """Show the newest text whenever it is due, and the whole at the end."""
-        while await self._due():
-            await self._show()
-        await self._finish()
-
-    def _add(self, key: str) -> None:
-        self._added.append(self._to.texts(key))
+        with suppress(_Silenced):
+            while await self._due():
+                await self._show()
+            if self._ending is not Ending.SILENT:
+                await self._finish()
 
     async def _due(self) -> bool:
-        """Wait until the draft is due; False when the completion is over."""
+        """Wait until something is due to be shown; False when the reply is over."""
         while not self._over:
-            due_at = self._draft.due_at()
-            wait = None if due_at is None else due_at - self._to.clock.monotonic()
-            if wait is not None and wait <= 0:
-                return True
+            due_at = self._draft.due_at() if self._draft.text else self._line_at()
+            wait = None
+            if due_at is not None and self._ending is None:
+                wait = due_at - self._to.clock.monotonic()
+                if wait <= 0:
+                    return True
             self._changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait)
+                async with asyncio.timeout(wait):  # wait_for of 3.11 may swallow a cancellation
+                    await self._changed.wait()
         return False
+
+    def _line_at(self) -> float | None:
+        """Return when to show the line, None where it stands, or something better does."""
+        if self._line == self._shown_line or (self.event_ids and not self._shown_line):
+            return None
+        return self._line_due
 
     async def _show(self) -> None:
         """Put what stands now into the room; a refused edit gives way to a newer one."""
-        text = self._draft.text
+        draft, claim, line = self._draft, self._claim, self._line  # they may change meanwhile
+        text = draft.text
         *full, growing = split(text)
-        for number, part in enumerate(full):
-            await self._put(number, Reply(self._prompt, part, self._to.model), stage="final")
-        reply = Reply(self._prompt, growing, self._to.model)
+        replies = [self._reply(number, part) for number, part in enumerate(full)]
+        reply = self._reply(len(full), growing)
+        if not text:
+            reply = Reply(self._prompt, Part(""), self._model, above=(line,))
+        for number, part in enumerate(replies):
+            await self._put(number, part, "final", claim)
+        now = self._to.clock.monotonic
         try:
-            await self._put(len(full), reply, stage=f"edit:{self._edits}", insisting=False)
+            await self._put(len(full), reply, f"edit:{self._edits}", claim, insisting=False)
         except MatrixError as error:
             wait = pause(error, self._refused)
             self._refused += 1
             log.info("edit refused", reason=str(error), retry_in=round(wait, 1))
-            self._draft.postpone(self._to.clock.monotonic() + wait)
+            draft.postpone(now() + wait)
+            self._line_due = now() + wait
         else:
-            self._refused = 0
-            self._draft.shown(text, self._to.clock.monotonic())
+            self._refused, self._shown_at = 0, now()
+            draft.shown(text, self._shown_at)
+            self._shown_line = "" if text else line
+            self._line_due = self._shown_at + self._to.pace.line_after
         self._edits += 1
 
     async def _finish(self) -> None:
         text = self._draft.text
-        if not text.strip() and not self._events:
-            await self._send(Notice("\n\n".join(self._added), self._prompt), "first", 0)
+        stopped = [self._texts("stopped")] if self._ending is Ending.STOPPED else []
+        if stopped and not text.strip():  # what stands stays, though it was to be replaced
+            text = "".join(one.part.source for _, one in sorted(self._standing.items()))
+        added = (*self._below, *stopped)
+        nothing_stands = self._fresh and not self.event_ids
+        keeps = self._keeps or (bool(stopped) and not self._standing)
+        if not text.strip() and (keeps or nothing_stands):
+            notice = Notice("\n\n".join((*self._above, *added)), self._prompt)
+            stage, claim = ("first", 0) if nothing_stands else ("notice", self._claim)
+            await self._send(notice, stage, 0, claim)
             return
         parts = split(text)
         for number, part in enumerate(parts):
-            added = tuple(self._added) if number == len(parts) - 1 else ()
-            reply = Reply(self._prompt, part, self._to.model, added)
-            await self._put(number, reply, stage="final")
-        void = Reply(self._prompt, Part(""), self._to.model, (self._to.texts("void"),))
-        for number in range(len(parts), len(self._events)):  # a longer text of an earlier process
-            await self._put(number, void, stage="final")
-        tokens = self._usage.completion_tokens if self._usage else None
+            last = number == len(parts) - 1
+            reply = self._reply(number, part, added if last else ())
+            await self._put(number, reply, "final", self._claim)
+        void = Reply(self._prompt, Part(""), self._model, (self._texts("void"),))
+        for number in range(len(parts), len(self.event_ids)):  # a longer text of before
+            await self._put(number, void, "final", self._claim)
+        tokens = self.usage.completion_tokens if self.usage else None
         log.info(
             "reply sent", parts=len(parts), edits=self._edits, characters=len(text), tokens=tokens
         )
 
-    async def _put(self, number: int, reply: Reply, *, stage: str, insisting: bool = True) -> None:
+    def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
+        above = self._above if number == 0 else ()
+        return Reply(self._prompt, part, self._model, added, above)
+
+    async def _put(
+        self, number: int, reply: Reply, stage: str, claim: int, *, insisting: bool = True
+    ) -> None:
         """Bring part `number` to `reply`: post it, edit it, or leave it where it is that already.
 
         The first message of a part is always insisted on, with the same content under the same
@@ -177,31 +349,39 @@ class _Growing:
         """
         if self._standing.get(number) == reply:
             return
-        if number >= len(self._events):
-            event_id = await self._send(reply, "first", number)
-            await self._to.store.sent(self._prompt.event_id, number, event_id)
-            self._events.append(event_id)
-            if self._claim.number == 1:
-                self._standing[number] = reply
+        if number >= len(self.event_ids):
+            self.visible = True
+            if reply.prompt.event_ids != self._claimed:
+                await self._take_up()  # the reply goes where any of its prompt's messages goes
+            event_id = await self._send(reply, "first", number, 0)
+            await self._to.store.sent(reply.prompt.event_id, number, event_id)
+            self.event_ids[number:] = [event_id]  # the ledger may have been read meanwhile
+            if self._fresh:
+                self._stand(number, reply)
                 return
             if stage != "final":
                 return
-        edit = Edit(self._events[number], reply)
-        if insisting:
-            await self._send(edit, stage, number)
-        else:
-            await self._send_once(edit, stage, number)
+        edit = Edit(self.event_ids[number], reply)
+        await self._send(edit, stage, number, claim, insisting=insisting)
+        self._stand(number, reply)
+
+    def _stand(self, number: int, reply: Reply) -> None:
         self._standing[number] = reply
+        self._keeps = False
 
-    async def _send(self, outgoing: Outgoing, stage: str, part: int) -> EventId:
-        return await insist(self._to.clock, lambda: self._send_once(outgoing, stage, part))
-
-    async def _send_once(self, outgoing: Outgoing, stage: str, part: int) -> EventId:
-        claim = 0 if stage == "first" else self._claim.number
-        return await self._to.matrix.send(
-            self._prompt.room_id,
-            outgoing,
-            transaction_id(
-                self._to.matrix.device_id, self._prompt.event_id, stage, part=part, claim=claim
-            ),
+    async def _send(
+        self, outgoing: Outgoing, stage: str, part: int, claim: int, *, insisting: bool = True
+    ) -> EventId:
+        """Send under one id, whatever changes between two tries."""
+        matrix, prompt = self._to.matrix, self._prompt
+        self._used = self._used or stage != "first"
+        transaction = transaction_id(
+            matrix.device_id, prompt.event_id, stage, part=part, claim=claim
         )
+
+        async def send() -> EventId:
+            if self._ending is Ending.SILENT:
+                raise _Silenced
+            return await matrix.send(prompt.room_id, outgoing, transaction)
+
+        return await (insist(self._to.clock, send) if insisting else send())

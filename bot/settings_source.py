@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 import yaml
 from pydantic import BaseModel, SecretStr
@@ -22,8 +22,9 @@ from bot.errors import ConfigError
 
 PREFIX = "ASSISTANT_"
 DELIMITER = "__"
+NO_SECTION = "must be a section: keys below it, indented"
 
-_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,29}")  # as short as names are, unlike most secrets
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}")  # as short as names are, unlike most secrets
 _COMMENT = re.compile(r"[ \t]+#[^\s#]")
 _INDICATORS = set("@`%*&!")
 
@@ -52,7 +53,11 @@ def variable(name: str) -> str:
 
 def unknown_key(name: str, model: type[BaseModel]) -> str:
     """Return the sentence for a dotted path that no setting has."""
-    nearest = get_close_matches(name, [*model.model_fields, *names(model)], n=1)
+    path, _, key = name.rpartition(".")
+    if fields := _entry(path, model):
+        nearest = [f"{path}.{near}" for near in get_close_matches(key, fields, n=1)]
+    else:
+        nearest = get_close_matches(name, [*model.model_fields, *names(model)], n=1)
     return f"unknown key; {_advice(nearest)}"
 
 
@@ -101,7 +106,7 @@ def read_file(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], dict[
         if key not in model.model_fields:
             document.faults[key] = unknown_key(key, model)
         elif section and not isinstance(value, dict | None):
-            document.faults[key] = "must be a section: keys below it, indented"
+            document.faults[key] = NO_SECTION
         elif section:
             settings[key] = _with_secret_files(section, value or {})
         elif value is not None:
@@ -109,12 +114,28 @@ def read_file(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], dict[
     return settings, document.faults
 
 
+def _entry(path: str, model: type[BaseModel]) -> list[str]:
+    """Return the keys of a mapping's entry, none where no mapping of sections is on the path."""
+    for key in path.split("."):
+        if section := _section(model, key):
+            model = section
+        elif entries := [part for part in get_args(_annotation(model, key)) if _is_section(part)]:
+            return [*entries[0].model_fields]
+    return []
+
+
 def _section(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    annotation = _annotation(model, key)
+    return annotation if _is_section(annotation) else None
+
+
+def _annotation(model: type[BaseModel], key: str) -> object:
     field = model.model_fields.get(key)
-    annotation = field.annotation if field else None
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+    return field.annotation if field else None
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _secrets(model: type[BaseModel]) -> list[str]:
@@ -198,7 +219,7 @@ class _Document:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(key, str) or not _KEY.fullmatch(key):
+            if not isinstance(key, str) or not KEY.fullmatch(key):
                 self.faults[f"{path or 'top level'}, line {line}"] = "a key must be a plain word"
                 continue
             name = f"{path}.{key}" if path else key

@@ -8,7 +8,7 @@ import re
 import ssl
 from pathlib import Path
 from stat import S_IRWXO
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,10 +23,11 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from bot.core.events import UserId
-from bot.settings_source import SecretFile
+from bot.settings_source import KEY, SecretFile
 
 _SERVER = r"(?:[A-Za-z0-9.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 _USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices: user identifiers
+_MODEL_KEY = re.compile(r"[a-z0-9][a-z0-9_]{0,29}")
 _SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
 _KEY_LENGTH = 32
 _HTTP_URL = TypeAdapter(HttpUrl)
@@ -75,6 +76,28 @@ def _list(value: object) -> object:
         raise PydanticCustomError("json", "must be a list; in a variable, a JSON list") from None
 
 
+def _keyed(value: object) -> object:
+    """Return a mapping by short plain words: as these are names, they may be told."""
+    expected = "must be keys below it, indented; in a variable, JSON"
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, object_pairs_hook=_plain_words)
+        except (ValueError, RecursionError):
+            raise PydanticCustomError("json", expected) from None
+    if not isinstance(value, dict):
+        raise PydanticCustomError("mapping", expected)
+    if all(_MODEL_KEY.fullmatch(key) for key in value):
+        return value
+    raise PydanticCustomError("model_key", "its keys must be made of a to z, 0 to 9 and _")
+
+
+def _plain_words(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs) or not all(KEY.fullmatch(key) for key in values):
+        raise ValueError
+    return values
+
+
 def _user_id(text: UserId) -> UserId:
     if _USER_ID.fullmatch(text):
         return text
@@ -89,12 +112,21 @@ def _servers(text: str) -> str:
     raise PydanticCustomError("servers", example)
 
 
-def _url(text: str) -> HttpUrl:
+def _http_url(text: str) -> HttpUrl:
     try:
-        url = _HTTP_URL.validate_python(text)
+        return _HTTP_URL.validate_python(text)
     except ValidationError:
         expected = "must be a URL that begins with https:// or http://"
         raise PydanticCustomError("url", expected) from None
+
+
+def _link(text: str) -> str:
+    _http_url(text)
+    return text
+
+
+def _url(text: str) -> HttpUrl:
+    url = _http_url(text)
     if url.query is not None or url.fragment is not None:
         raise PydanticCustomError("url", "must end before any ? and #")
     return url
@@ -137,6 +169,10 @@ Servers = Annotated[
     BeforeValidator(_list),
     Field(min_length=1),
 ]
+MatrixIds = Annotated[tuple[MatrixId, ...], NoDecode, BeforeValidator(_list)]
+_Entry = TypeVar("_Entry")
+Keyed = Annotated[dict[str, _Entry], NoDecode, BeforeValidator(_keyed)]
+Link = Annotated[str, AfterValidator(_link)]
 # URLs come out without a slash at the end.
 Endpoint = Annotated[str, AfterValidator(_without_login)]
 Origin = Annotated[Endpoint, AfterValidator(_without_path)]

@@ -1,5 +1,7 @@
-"""What the bot says, by key, in the language of the configuration."""
+"""What the bot says, by key, in French and English."""
 
+from functools import cache
+from gettext import c2py
 from pathlib import Path
 from typing import Literal
 
@@ -11,18 +13,47 @@ _FOLDER = Path(__file__).parent / "locales"
 
 
 class Texts:
-    """One language's sentences, read from its gettext catalogue (`locales/fr.po`, `en.po`)."""
+    """One language's sentences, read from its gettext catalogue (`locales/fr.po`, `en.po`).
+
+    Attributes:
+        forms: of each key, the sentence (Markdown, `{placeholders}`); where it depends on a
+            number, one for each of the language's plural forms, in gettext's order.
+    """
 
     def __init__(self, language: Language) -> None:
         with (_FOLDER / f"{language}.po").open("rb") as file:
             catalogue = read_po(file, locale=language)
-        self._sentences = {str(one.id): str(one.string) for one in catalogue if one.id}
+        self._form = c2py(catalogue.plural_expr)
+        self.forms: dict[str, tuple[str, ...]] = {}
+        for one in catalogue:
+            ids = (one.id,) if isinstance(one.id, str) else one.id
+            strings = (one.string,) if isinstance(one.string, str) else one.string
+            self.forms[ids[0]] = tuple(strings or ())
+        del self.forms[""]  # the catalogue's own header
 
-    def __call__(self, key: str) -> str:
-        """Return the sentence (Markdown) named `key`; an unknown key is a KeyError."""
-        return self._sentences[key]
+    def __call__(self, key: str, /, **values: object) -> str:
+        """Return the sentence named `key`, its placeholders filled.
+
+        Nothing in a value is read as a placeholder, but Markdown in it is Markdown.
+
+        Args:
+            key: its name in the catalogue.
+            values: the placeholders; the number `n` also chooses the plural form.
+
+        Raises:
+            KeyError: no sentence has this name, or a value is missing.
+        """
+        forms, n = self.forms[key], values.get("n")
+        form = self._form(n) if len(forms) > 1 and isinstance(n, int) else 0
+        return forms[form].format(**values)
 
     @property
     def known(self) -> set[str]:
         """Every key of the catalogue."""
-        return set(self._sentences)
+        return set(self.forms)
+
+
+@cache
+def speak(language: Language) -> Texts:
+    """Return the language's sentences, read once."""
+    return Texts(language)

@@ -3,12 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from typing_extensions import override
 
-from bot.assistant import Assistant
+from bot.assistant import Assistant, Behaviour
+from bot.commands.registry import About
+from bot.context import Settings
 from bot.core.events import (
     Batch,
+    Change,
+    Conversation,
     Delta,
     Event,
     EventId,
@@ -18,20 +23,26 @@ from bot.core.events import (
     Left,
     Message,
     Pending,
+    Prompt,
+    Redaction,
+    Revision,
     Room,
     RoomId,
     Turn,
     Undecryptable,
+    Upgraded,
     UserId,
 )
-from bot.core.markdown import render
-from bot.core.replies import Edit, Outgoing, Reply
+from bot.core.markdown import Part, render
+from bot.core.models import Catalogue, ModelCard
+from bot.core.replies import Edit, Notice, Outgoing, Reply
 from bot.core.routing import Policy
-from bot.core.turns import Said
+from bot.core.transcript import Said, Transcript
+from bot.core.turns import History
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
-from bot.ports import Awaited, Claim
+from bot.ports import Awaited, Choices, Claim, Exchange, Heard
 from bot.replying import Pace, Replying
-from bot.texts import Texts
+from bot.texts import Texts, speak
 from tests.make import BOT, MIDNIGHT
 
 
@@ -47,11 +58,18 @@ class FakeMatrix:
         self.left: list[tuple[RoomId, str | None]] = []
         self.sent: list[tuple[EventId, Outgoing]] = []
         self.transactions: dict[str, EventId] = {}
-        self.messages: dict[EventId, Message | Undecryptable] = {}
+        self.messages: dict[EventId, Heard] = {}
+        self.known: dict[EventId, Message | None] = {}
+        self.levels: dict[UserId, float] = {}
+        self.predecessors: dict[RoomId, RoomId] = {}
+        self.followed: list[RoomId] = []
+        self.redacted: list[EventId] = []
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
         self.fetch_gate.set()
         self.said: list[Said] = []
+        self.chain: list[Said] = []
+        self.lost = 0
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
         self.fetch_failure: MatrixError | None = None
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
@@ -60,13 +78,17 @@ class FakeMatrix:
         self.attended: list[EventId] = []
         self.changed = asyncio.Condition()
 
-    def hear(self, *events: Event, keys: Sequence[KeyNews] = ()) -> None:
-        """Let the next sync response carry `events` and `keys`."""
+    def hear(
+        self, *events: Event, keys: Sequence[KeyNews] = (), closed: Sequence[RoomId] = ()
+    ) -> None:
+        """Let the next sync response carry `events` and what else it tells."""
         for event in events:
-            if isinstance(event, Message | Undecryptable):
+            if isinstance(event, Message | Undecryptable | Change | Upgraded):
                 self.messages[event.event_id] = event
+            if isinstance(event, Message):
+                self.known[event.event_id] = event
         token = f"s{len(self.messages)}-{self.batch_queue.qsize()}"
-        self.batch_queue.put_nowait(Batch(events, token, tuple(keys)))
+        self.batch_queue.put_nowait(Batch(events, token, tuple(keys), tuple(closed)))
 
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:  # noqa: ARG002  # the port
         while True:
@@ -77,6 +99,17 @@ class FakeMatrix:
 
     def room(self, room_id: RoomId) -> Room:
         return Room(room_id, direct=self.direct)
+
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float:  # noqa: ARG002  # the port
+        return self.levels.get(user_id, 0)
+
+    def predecessor(self, room_id: RoomId) -> RoomId | None:
+        return self.predecessors.get(room_id)
+
+    async def follow(self, upgraded: Upgraded) -> None:
+        self._fail()
+        self.followed.append(upgraded.replacement)
+        await self._tell()
 
     async def join(self, invite: Invite) -> None:
         self._fail()
@@ -92,24 +125,40 @@ class FakeMatrix:
         self,
         room_id: RoomId,  # noqa: ARG002  # the port
         event_id: EventId,
-    ) -> Message | Undecryptable | None:
+    ) -> Heard | None:
         self.fetched.append(event_id)
         await self.fetch_gate.wait()
         if self.fetch_failure is not None:
             raise self.fetch_failure
         if event_id in self.unreadable:
             raise HomeserverUnreachable("500")
-        return self.messages.get(event_id)
+        found = None if event_id in self._gone() else self.messages.get(event_id)
+        for edit in self._edits(event_id):
+            if isinstance(found, Message) and edit.sender == found.sender:
+                found = replace(found, body=edit.body)
+        self.known[event_id] = found if isinstance(found, Message) else None
+        return found
 
-    async def history(self, prompt: Message) -> Sequence[Said]:  # noqa: ARG002  # the port
+    async def history(
+        self,
+        prompt: Prompt,
+        enough: Callable[[Sequence[Said]], bool],  # noqa: ARG002  # the port
+    ) -> History:
+        """Return what `said` holds, then what was heard and sent since, as the room shows it."""
         if self.history_failure is not None:
             raise self.history_failure
-        return list(self.said)
+        transcript = Transcript(prompt.conversation, self.user_id)
+        for event in self.messages.values():
+            if isinstance(event, Message | Undecryptable | Revision | Redaction):
+                transcript.add(event)
+        for event_id in self.redacted:
+            transcript.add(Redaction(EventId(""), prompt.room_id, self.user_id, event_id))
+        return History([*self.said, *transcript.messages()], self.chain, self.lost)
 
     @asynccontextmanager
-    async def attention(self, message: Message) -> AsyncIterator[None]:
+    async def attention(self, prompt: Prompt) -> AsyncIterator[None]:
         self.attending += 1
-        self.attended.append(message.event_id)
+        self.attended.append(prompt.event_id)
         try:
             yield
         finally:
@@ -123,8 +172,48 @@ class FakeMatrix:
         event_id = EventId(f"$sent{len(self.sent)}")
         self.transactions[transaction_id] = event_id
         self.sent.append((event_id, outgoing))
+        self._hear_own(event_id, outgoing)
         await self._tell()
         return event_id
+
+    def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
+        """Let the history have what was just sent, without the bot's own lines."""
+        if isinstance(outgoing, Notice):
+            return
+        reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
+        prompt, body = reply.prompt, render(Part(reply.part.source)).body
+        room_id, at, ids = prompt.room_id, prompt.messages[-1].timestamp, prompt.event_ids
+        if isinstance(outgoing, Edit):
+            target = outgoing.event_id
+            edit = Revision(event_id, room_id, self.user_id, target, body, at, ids)
+            self.messages[event_id] = edit
+        else:
+            root, me = prompt.thread_root, self.user_id
+            own = Message(event_id, room_id, me, "m.text", body, at, root, answers=ids)
+            self.messages[event_id] = self.known[event_id] = own
+
+    def _gone(self) -> set[EventId]:
+        redactions = [one for one in self.messages.values() if isinstance(one, Redaction)]
+        return {*self.redacted, *(one.target for one in redactions)}
+
+    def _edits(self, event_id: EventId) -> list[Revision]:
+        """Return the edits of an event, the newest last; of a redacted one, none are listed."""
+        gone = self._gone()
+        edits = [one for one in self.messages.values() if isinstance(one, Revision)]
+        return [
+            one
+            for one in edits
+            if one.target == event_id and event_id not in gone and one.event_id not in gone
+        ]
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:  # noqa: ARG002  # the port
+        return [one.event_id for one in self._edits(event_id)]
+
+    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:  # noqa: ARG002  # the port
+        self._fail()
+        if event_id not in self.redacted:
+            self.redacted.append(event_id)
+        await self._tell()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something the bot did makes `condition` hold."""
@@ -142,11 +231,12 @@ class FakeMatrix:
                     shown[event_id] = self._text(outgoing)
                 case _:
                     shown[event_id] = outgoing.text
-        return shown
+        gone = self._gone()
+        return {event_id: text for event_id, text in shown.items() if event_id not in gone}
 
     @staticmethod
     def _text(reply: Reply) -> str:
-        return "\n\n".join([render(reply.part).body, *reply.added]).strip()
+        return "\n\n".join([*reply.above, render(reply.part).body, *reply.added]).strip()
 
     def _fail(self) -> None:
         if self.failures:
@@ -163,9 +253,15 @@ class FakeModel:
     def __init__(self, *script: Delta | Exception | asyncio.Event) -> None:
         self.script = script or (Delta("Bonjour."), Delta(finish_reason="stop"))
         self.requests: list[Sequence[Turn]] = []
+        self.asked: list[str] = []  # which model, by id
+        self.length = 32_000
 
-    async def stream(self, turns: Sequence[Turn]) -> AsyncGenerator[Delta, None]:
+    def context_length(self, card: ModelCard) -> int:  # noqa: ARG002  # the port
+        return self.length
+
+    async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
         self.requests.append(turns)
+        self.asked.append(card.id)
         for step in self.script:
             match step:
                 case asyncio.Event():
@@ -193,6 +289,8 @@ class FakeStore:
         self.finished: set[EventId] = set()
         self.claims: dict[EventId, int] = {}
         self.replies: dict[EventId, dict[int, EventId]] = {}
+        self.joined: dict[EventId, EventId] = {}
+        self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
 
     async def sync_token(self) -> str | None:
@@ -207,6 +305,8 @@ class FakeStore:
             known = event.event_id in self.events or _fingerprint(event) in map(
                 _fingerprint, self.events.values()
             )
+            if isinstance(event, Change) and self._is_nobodys(event):
+                continue
             if not known or again:
                 self.events[event.event_id] = event
                 self.heard_at[event.event_id] = heard_at
@@ -222,22 +322,58 @@ class FakeStore:
         key = event.event_id
         if isinstance(event, Invite | Joined | Left):
             return event
-        if isinstance(event, Undecryptable) and key not in self.claims:
+        if isinstance(event, Undecryptable) and key not in {*self.claims, *self.joined}:
             return Awaited(event, self.heard_at[key])
-        return Pending(key, event.room_id)
+        return Pending(key, event.room_id, key in self.claims, self.joined.get(key))
 
-    async def claim(self, prompt: EventId) -> Claim:
-        if prompt not in self.events:
-            raise StoreError(f"{prompt} was claimed before it was admitted")
-        self.claims[prompt] = self.claims.get(prompt, 0) + 1
+    def _is_nobodys(self, change: Change) -> bool:
+        here = [one for one in self.events.values() if one.room_id == change.room_id]
+        ids = {
+            *(one.event_id for one in here),
+            *(getattr(one, "thread_root", None) for one in here),
+            *(one for parts in self.replies.values() for one in parts.values()),
+        }
+        return change.target not in ids
+
+    async def claim(self, prompt: Prompt) -> Claim:
+        first, *joined = prompt.event_ids
+        if first not in self.events:
+            raise StoreError(f"{first} was claimed before it was admitted")
+        self.claims[first] = self.claims.get(first, 0) + 1
+        self.joined.pop(first, None)
+        self.joined |= dict.fromkeys(joined, first)
+        self.finished.difference_update(prompt.event_ids)
+        return Claim(self.claims[first], self._reply(first))
+
+    def _reply(self, prompt: EventId) -> tuple[EventId, ...]:
         parts = self.replies.get(prompt, {})
-        return Claim(self.claims[prompt], tuple(parts[part] for part in sorted(parts)))
+        return tuple(parts[part] for part in sorted(parts))
+
+    async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
+        replied = [key for key, parts in self.replies.items() if event_id in parts.values()]
+        [message] = replied or [event_id]
+        first = self.joined.get(message, message)
+        if first not in self.events or self.events[first].room_id != room_id:
+            return None
+        joined = [key for key in self.events if self.joined.get(key) == first]
+        return Exchange((first, *joined), self._reply(first))
+
+    async def choose(self, conversation: Conversation, chosen: Choices) -> None:
+        before = self.chosen.get(conversation, Choices())
+        self.chosen[conversation] = Choices(
+            chosen.model or before.model, chosen.language or before.language
+        )
+
+    async def choices(self, conversation: Conversation) -> Choices:
+        here = self.chosen.get(conversation, Choices())
+        room = self.chosen.get(Conversation(conversation.room_id, None), Choices())
+        return Choices(here.model or room.model, here.language or room.language)
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
         self.replies.setdefault(prompt, {})[part] = event_id
 
-    async def finish(self, event_id: EventId) -> None:
-        self.finished.add(event_id)
+    async def finish(self, *event_ids: EventId) -> None:
+        self.finished.update(event_ids)
 
     async def noticed(self, message: Undecryptable, at: float) -> None:
         if message.event_id in self.events:
@@ -306,20 +442,29 @@ class HeldClock(FakeClock):
             await asyncio.sleep(0)
 
 
+SMALL = ModelCard("small", "Petit modèle", "small", 32_000, 1_000, None)
+LARGE = ModelCard("vendor/large", "Grand modèle", "large", 128_000, 2_000, 0.3)
+CATALOGUE = Catalogue([SMALL, LARGE])
+
+
 class Story:
     """The whole assistant on fakes; `run` keeps it going while the block lasts."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.model, self.store = FakeMatrix(), FakeModel(), FakeStore()
         self.clock = clock or FakeClock()
-        self.texts = Texts("fr")
+        self.texts: Texts = speak("fr")
+        self.pace = Pace(0.8, 2.0, 10.0)
+        self.policy = Policy(BOT, ("tchap.test",), age_limit=10 * 365 * 86_400)
+        self.at_once = 20
+        self.catalogue = CATALOGUE
+        self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
 
     def assistant(self) -> Assistant:
-        replying = Replying(
-            self.matrix, self.store, self.clock, self.texts, Pace(0.8, 2.0), "small"
-        )
-        policy = Policy(BOT, ("tchap.test",))
-        return Assistant(self.matrix, self.model, self.store, replying, policy, "Sobre.")
+        replying = Replying(self.matrix, self.store, self.clock, self.pace)
+        settings = Settings("Sobre.", self.catalogue, "fr", idle_limit=3600)
+        how = Behaviour(self.policy, settings, self.about, self.at_once)
+        return Assistant(self.matrix, self.model, self.store, replying, how)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -334,6 +479,11 @@ class Story:
         async with asyncio.timeout(5):
             while not condition():  # noqa: ASYNC110  # it may be about any of the three fakes
                 await asyncio.sleep(0)
+
+    @property
+    def shown(self) -> list[str]:
+        """What stands in the room, in the order in which it came."""
+        return list(self.matrix.standing().values())
 
     def done(self, *event_ids: str) -> bool:
         return {EventId(one) for one in event_ids} <= self.store.finished

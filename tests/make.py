@@ -1,11 +1,16 @@
 """Values with defaults, for tests that care about one field of many."""
 
 from bot.core.events import (
+    Conversation,
     EventId,
     Invite,
     KeyNews,
     Message,
     Pending,
+    Prompt,
+    Reaction,
+    Redaction,
+    Revision,
     RoomId,
     Undecryptable,
     UserId,
@@ -14,6 +19,7 @@ from bot.core.events import (
 ROOM = RoomId("!room:tchap.test")
 BOT = UserId("@assistant:tchap.test")
 AGENT = UserId("@agent:tchap.test")
+COLLEAGUE = UserId("@colleague:tchap.test")
 MIDNIGHT = 1_699_920_000.0  # of some day, UTC, in seconds since the epoch
 
 
@@ -28,6 +34,43 @@ def message(
     """Return a message of the agent in the one room."""
     root = None if thread_root is None else EventId(thread_root)
     return Message(EventId(event_id), ROOM, sender, msgtype, body, 1_700_000_000_000, root)
+
+
+def prompt(*messages: Message, body: str = "Bonjour") -> Prompt:
+    """Return messages as a direct message's prompt; without any, one that says `body`."""
+    asked = messages or (message(body),)
+    root = asked[0].thread_root
+    return Prompt(asked, Conversation(asked[0].room_id, root), root)
+
+
+def revision(
+    body: str = "Bonsoir",
+    *,
+    event_id: str = "$edit",
+    target: str = "$prompt",
+    sender: UserId = AGENT,
+    timestamp: int = 1_700_000_000_000,
+) -> Revision:
+    """Return an edit of the agent's message."""
+    return Revision(EventId(event_id), ROOM, sender, EventId(target), body, timestamp)
+
+
+def redaction(
+    target: str = "$prompt", *, event_id: str = "$redaction", sender: UserId = AGENT
+) -> Redaction:
+    """Return the redaction of the agent's message."""
+    return Redaction(EventId(event_id), ROOM, sender, EventId(target))
+
+
+def reaction(
+    key: str = "🛑",
+    *,
+    target: str = "$reply",
+    event_id: str = "$reaction",
+    sender: UserId = AGENT,
+) -> Reaction:
+    """Return the agent's reaction to a reply."""
+    return Reaction(EventId(event_id), ROOM, sender, EventId(target), key)
 
 
 def invite(sender: str = AGENT, *, direct: bool = True) -> Invite:

@@ -41,14 +41,28 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgraded:
+    """The room has been given up for another one (spec: m.room.tombstone)."""
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    replacement: RoomId
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """An `m.room.message` that is no edit, decrypted where it was encrypted.
 
     Attributes:
+        body: without a mention of the bot before it, and without lines that the bot has added.
         thread_root: the thread's root event id, None in the main timeline.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
         fingerprint: what the same encrypted message has in common under whatever event id; None
             where it was not encrypted.
+        mentions: who is mentioned (spec: m.mentions; a pill where the event has no such key).
+        replies_to: the message that it replies to (`m.in_reply_to`), where that is no fallback.
+        answers: of what an assistant has generated, the messages that it answers.
     """
 
     event_id: EventId
@@ -59,11 +73,9 @@ class Message:
     timestamp: int
     thread_root: EventId | None = None
     fingerprint: str | None = None
-
-    @property
-    def conversation(self) -> "Conversation":
-        """The conversation that the message belongs to."""
-        return Conversation(self.room_id, self.thread_root)
+    mentions: frozenset[UserId] = frozenset()
+    replies_to: EventId | None = None
+    answers: tuple[EventId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,46 @@ class Undecryptable:
     fingerprint: str | None = None
 
 
-Event = Invite | Joined | Left | Message | Undecryptable
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An edit (`m.replace`) of an earlier message: its new body, as a `Message` has it."""
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    target: EventId
+    body: str
+    timestamp: int
+    answers: tuple[EventId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """An event has been redacted, by its sender or by a moderator."""
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    target: EventId
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """An `m.annotation` of a message.
+
+    Attributes:
+        key: the emoji, without variation selectors and skin tones.
+    """
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    target: EventId
+    key: str
+
+
+Change = Revision | Redaction | Reaction
+Event = Invite | Joined | Left | Upgraded | Message | Undecryptable | Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +160,17 @@ class KeyNews:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A message that an earlier process admitted and did not finish: its ids are all we keep."""
+    """What an earlier process admitted and did not finish: its ids are all we keep.
+
+    Attributes:
+        begun: a process has taken it up.
+        joined_to: the message with which it makes one prompt.
+    """
 
     event_id: EventId
     room_id: RoomId
+    begun: bool = False
+    joined_to: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +179,45 @@ class Conversation:
 
     room_id: RoomId
     thread_root: EventId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The messages of one person that one reply answers, and where that reply goes.
+
+    Attributes:
+        messages: at least one, in order.
+        thread_root: the thread that the reply goes to, None for the main timeline.
+    """
+
+    messages: tuple[Message, ...]
+    conversation: Conversation
+    thread_root: EventId | None = None
+
+    @property
+    def event_id(self) -> EventId:
+        """The first message's, by which the ledger knows the prompt."""
+        return self.messages[0].event_id
+
+    @property
+    def event_ids(self) -> tuple[EventId, ...]:
+        """Every message's."""
+        return tuple(message.event_id for message in self.messages)
+
+    @property
+    def room_id(self) -> RoomId:
+        """Where it was asked."""
+        return self.conversation.room_id
+
+    @property
+    def sender(self) -> UserId:
+        """Who asks."""
+        return self.messages[0].sender
+
+    @property
+    def body(self) -> str:
+        """What is asked."""
+        return "\n\n".join(message.body for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +230,17 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One sync response: what was heard, the token that follows it, and news of keys."""
+    """One sync response: what was heard, the token that follows it, and what else it tells.
+
+    Attributes:
+        keys: which rooms' keys have come, and which will not.
+        closed: rooms in which the bot can no longer speak: it is out, or they were upgraded.
+    """
 
     events: tuple[Event, ...]
     next_batch: str
     keys: tuple[KeyNews, ...] = ()
+    closed: tuple[RoomId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

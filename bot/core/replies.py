@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from bot.core.events import EventId, Message, Undecryptable
+from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Part
 
 
@@ -12,26 +12,28 @@ class Notice:
     """An `m.notice`: everything the bot says that is not the model's text.
 
     Attributes:
-        to: the message it answers, None where it answers none (the welcome).
+        to: what it answers, None where it answers nothing (the welcome).
     """
 
     text: str
-    to: Message | Undecryptable | None = None
+    to: Prompt | Undecryptable | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One message of a reply: the model's text, and what the bot adds below it.
+    """One message of a reply: the model's text between lines of the bot's own.
 
     Attributes:
-        added: lines that are the bot's own; they never enter a later context.
         model: the model's name, as the backend knows it.
+        above: lines before the text; as those below it, they never enter a later context.
+        added: lines below the text.
     """
 
-    prompt: Message
+    prompt: Prompt
     part: Part
     model: str
     added: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
     Args:
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
-        stage: "first", "edit:1", "edit:2", …, "final" of a reply, "notice", or "key missing".
+        stage: "first", "edit:1", "edit:2", …, "final" of a reply, "redact" of one of its events,
+            "notice", or "key missing".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

@@ -1,18 +1,26 @@
 """What to do about an event: one pure decision."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from bot.core.events import (
+    Conversation,
     Event,
     EventId,
     Invite,
     Joined,
     Left,
     Message,
+    Prompt,
+    Reaction,
+    Redaction,
+    Revision,
     Room,
     RoomId,
     Undecryptable,
+    Upgraded,
     UserId,
     server_name,
 )
@@ -22,15 +30,57 @@ from bot.core.events import (
 class Answer:
     """Ask the model, and stream its completion as the reply to `prompt`."""
 
-    prompt: Message
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Do what the command asks for, and say so.
+
+    Attributes:
+        name: as it was typed, in lower case and without the "!".
+        argument: what stands behind the name.
+    """
+
+    prompt: Prompt
+    name: str
+    argument: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explain:
-    """Send one notice: the sentence named `key`, as a reply to `message`."""
+    """Send one notice: the sentence named `key`, as a reply to `prompt`."""
 
-    message: Message
+    prompt: Prompt
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """What was asked is asked in other words now."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Something of a conversation has been redacted: what hangs on it ends, and goes with it."""
+
+    redaction: Redaction
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the answer that the event reacts to."""
+
+    reaction: Reaction
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """Answer once more, in the same reply."""
+
+    reaction: Reaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +108,13 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """Join the room that takes the place of one given up."""
+
+    upgraded: Upgraded
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Leave a room in which nobody is left to talk to."""
 
@@ -72,18 +129,46 @@ class Await:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Look up the message `event_id` and decide again: nothing is known of it yet."""
+
+    event_id: EventId
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """Do nothing, for `reason` (for the log)."""
 
     reason: str
 
 
-_HELP = {"!aide", "!help"}
-_TEXT = {"m.text", "m.emote"}
-_OWN = "own message"
-_NOT_ALLOWED = "sender's homeserver is not allowed"
+Intent = (
+    Answer
+    | Run
+    | Explain
+    | Amend
+    | Withdraw
+    | Stop
+    | Redo
+    | Welcome
+    | Accept
+    | Decline
+    | Follow
+    | Leave
+    | Ignore
+)
 
-Intent = Answer | Explain | Welcome | Accept | Decline | Leave | Ignore
+# Messages that others have sent, None for those that are gone.
+Known = Mapping[EventId, Message | None]
+
+TEXT = {"m.text", "m.emote"}
+
+_COMMAND = re.compile(r"!([^\W\d_]\w*)\s*(.*)", re.DOTALL)
+_NEW_CONVERSATION = {"nouveau", "new"}
+_CONTROLS: Mapping[str, type[Stop | Redo]] = {"🛑": Stop, "⏹": Stop, "🔄": Redo}
+_OWN = "own message"
+_OTHER_BOT = "another bot"
+_NOT_ALLOWED = "sender's homeserver is not allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +178,16 @@ class Policy:
     Attributes:
         me: the bot's own full Matrix id.
         allowed_servers: server names, or `*.suffix`, whose people may invite the bot.
+        bots: other bots, who are never answered.
+        age_limit: seconds after which a prompt is too old to be answered.
+        inline: replies in salons go to the main timeline, not to a thread.
     """
 
     me: UserId
     allowed_servers: tuple[str, ...]
+    bots: frozenset[UserId] = frozenset()
+    age_limit: float = 86_400.0
+    inline: bool = False
 
     def allows(self, user_id: UserId) -> bool:
         """Tell whether the person's homeserver is on the list."""
@@ -107,8 +198,18 @@ class Policy:
         )
 
 
-def decide(event: Event, room: Room, policy: Policy) -> Intent | Await:
-    """Return what the bot does about `event`, heard in `room`."""
+def decide(
+    event: Event, room: Room, policy: Policy, known: Known, now: float | None = None
+) -> Intent | Await | Look:
+    """Return what the bot does about `event`, heard in `room`.
+
+    Args:
+        event: what was heard.
+        room: where.
+        policy: what the operator allows.
+        known: what is known of earlier messages of the room.
+        now: seconds since the epoch; None where the event is never too old.
+    """
     match event:
         case Invite():
             return (
@@ -119,43 +220,146 @@ def decide(event: Event, room: Room, policy: Policy) -> Intent | Await:
             return Welcome(event.room_id, event.event_id, key)
         case Left():
             return Leave(event.room_id) if event.alone else Ignore("others are still here")
+        case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction():
+            return _decide_of_people(event, policy)
         case Message():
-            return _decide_message(event, room, policy)
-        case Undecryptable():
-            return _decide_undecryptable(event, policy)
+            try:
+                return _decide_message(event, room, policy, known, now)
+            except _Unknown as unknown:
+                return Look(unknown.event_id)
         case _:
             assert_never(event)
 
 
-def is_command(body: str) -> bool:
-    """Tell whether the text is for the bot itself, and no part of what the model is asked."""
-    return body.strip().lower() in _HELP
+def parse_command(body: str) -> tuple[str, str] | None:
+    """Return the name (lower case) and the argument of a command, None where the text is none."""
+    found = _COMMAND.fullmatch(body.strip())
+    return (found[1].lower(), found[2]) if found else None
 
 
-def _decide_message(message: Message, room: Room, policy: Policy) -> Intent:
-    reason = _no_prompt(message, room, policy)
+def begins_anew(body: str) -> bool:
+    """Tell whether the text is the command that begins a new conversation."""
+    command = parse_command(body)
+    return command is not None and command[0] in _NEW_CONVERSATION
+
+
+def _decide_of_people(
+    event: Upgraded | Undecryptable | Revision | Redaction | Reaction, policy: Policy
+) -> Intent | Await:
+    """Decide about what only people of allowed servers can ask for, and the bot never."""
+    if event.sender == policy.me:
+        return Ignore(_OWN)
+    if isinstance(event, Redaction):  # whoever was let redact: what is gone is gone
+        return Withdraw(event)
+    if not policy.allows(event.sender):
+        return Ignore(_NOT_ALLOWED)
+    if isinstance(event, Reaction):
+        asked = _CONTROLS.get(event.key)
+        return asked(event) if asked else Ignore("no control")
+    if isinstance(event, Undecryptable):
+        return Ignore(_OTHER_BOT) if event.sender in policy.bots else Await(event)
+    return Amend(event) if isinstance(event, Revision) else Follow(event)
+
+
+def _decide_message(
+    message: Message, room: Room, policy: Policy, known: Known, now: float | None
+) -> Intent:
+    reason = _no_prompt(message, policy)
+    if reason is None and message.msgtype in TEXT and not message.body.strip():
+        reason = "empty message"
     if reason is not None:
         return Ignore(reason)
-    if message.msgtype not in _TEXT:
-        return Explain(message, "unreadable message")
-    if is_command(message.body):
-        return Explain(message, "help")
-    return Answer(message)
+    command = parse_command(message.body) if message.msgtype in TEXT else None
+    around = _Around(message, policy, known)
+    if not room.direct:
+        if message.answers:  # another assistant's; in a direct message, somebody forwards it
+            return Ignore(_OTHER_BOT)
+        heeded = around.commands() if command is not None else around.addresses()
+        if not heeded:
+            return Ignore("not addressed to the bot")
+    prompt = _prompt(message, room, policy)
+    if now is not None and now - message.timestamp / 1000 > policy.age_limit:
+        return Explain(prompt, "expired")
+    if message.msgtype not in TEXT:
+        return Explain(prompt, "unreadable message")
+    return Answer(prompt) if command is None else Run(prompt, *command)
 
 
-def _decide_undecryptable(message: Undecryptable, policy: Policy) -> Await | Ignore:
-    if message.sender == policy.me:
-        return Ignore(_OWN)
-    return Await(message) if policy.allows(message.sender) else Ignore(_NOT_ALLOWED)
-
-
-def _no_prompt(message: Message, room: Room, policy: Policy) -> str | None:
-    """Return why the message asks nothing of the bot, None where it does."""
+def _no_prompt(message: Message, policy: Policy) -> str | None:
+    """Return why the message asks nothing of any bot, None where it may."""
     reasons = {
         _OWN: message.sender == policy.me,
         "a notice is never a prompt": message.msgtype == "m.notice",
-        "not a direct message": not room.direct,
+        _OTHER_BOT: message.sender in policy.bots,
         _NOT_ALLOWED: not policy.allows(message.sender),
-        "empty message": message.msgtype in _TEXT and not message.body.strip(),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _prompt(message: Message, room: Room, policy: Policy) -> Prompt:
+    """Return the message as a prompt: its conversation, and where the reply goes."""
+    root = message.thread_root
+    if root is not None or room.direct:
+        return Prompt((message,), Conversation(message.room_id, root), root)
+    conversation = Conversation(message.room_id, message.event_id)
+    return Prompt((message,), conversation, None if policy.inline else message.event_id)
+
+
+class _Unknown(Exception):  # ends one decision, never leaves this module
+    """What `event_id` says must be known first."""
+
+    def __init__(self, event_id: EventId) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """A message of a salon among those that it relates to.
+
+    An `_Unknown` escapes from its methods where one of those must be looked up.
+    """
+
+    message: Message
+    policy: Policy
+    known: Known
+
+    def addresses(self) -> bool:
+        """Tell whether the message is for the bot.
+
+        It mentions the bot or replies to it; or it stands in a thread that its own sender has
+        opened with a prompt, and mentions nobody else.
+        """
+        if self._is_for_me(self.message):
+            return True
+        opener = self._opener()
+        if opener is None or self.message.mentions - {self.policy.me, self.message.sender}:
+            return False
+        return opener.sender in {self.policy.me, self.message.sender}
+
+    def commands(self) -> bool:
+        """Tell whether a command is for this bot: others use the same sign."""
+        return self.policy.me in self.message.mentions or self._opener() is not None
+
+    def _opener(self) -> Message | None:
+        """Return the message at the root of the thread, where that makes it one of the bot's."""
+        root = self._look(self.message.thread_root)
+        if root is None or root.sender == self.policy.me:
+            return root
+        is_prompt = _no_prompt(root, self.policy) is None and self._is_for_me(root)
+        return root if is_prompt else None
+
+    def _is_for_me(self, message: Message) -> bool:
+        if self.policy.me in message.mentions:
+            return True
+        quoted = self._look(message.replies_to)
+        return quoted is not None and quoted.sender == self.policy.me
+
+    def _look(self, event_id: EventId | None) -> Message | None:
+        """Return what is known of a message, None where it is not of this room."""
+        if event_id is None:
+            return None
+        if event_id not in self.known:
+            raise _Unknown(event_id)
+        found = self.known[event_id]
+        return found if found and found.room_id == self.message.room_id else None

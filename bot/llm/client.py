@@ -1,6 +1,6 @@
 """The model: one streamed chat completion of an OpenAI-compatible backend, its failures named."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,19 +14,34 @@ import msgspec
 import openai
 
 from bot.core.events import Delta, Turn
+from bot.core.models import ModelCard
 from bot.errors import (
     CompletionError,
     ModelBusy,
     ModelFailed,
+    ModelLimited,
     ModelRefused,
+    ModelRejected,
+    ModelStalled,
     ModelTimeout,
+    ModelUnknown,
     ModelUnreachable,
+    PromptTooLongForModel,
     Truncated,
 )
-from bot.llm.stream import CompletionStream, ErrorObject, named
+from bot.llm.stream import MAX_EVENT, UNREADABLE, CompletionStream, ErrorObject, named
 from bot.trust import trust
 
 _LONGEST: Final = 200  # characters of anything foreign in a log line
+_KINDS: Final[dict[int, type[CompletionError]]] = {
+    HTTPStatus.NOT_FOUND: ModelUnknown,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: PromptTooLongForModel,
+    HTTPStatus.UNPROCESSABLE_ENTITY: ModelRejected,
+    HTTPStatus.TOO_MANY_REQUESTS: ModelLimited,
+    HTTPStatus.SERVICE_UNAVAILABLE: ModelBusy,
+}
+# What names the context's length among an error's codes: OpenAI, llama.cpp, vLLM.
+_TOO_LONG: Final = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
 
 
 class OpenAIModel:
@@ -34,16 +49,16 @@ class OpenAIModel:
 
     Only what is configured counts: neither proxies nor keys are taken from the environment, and
     no redirect is followed, for it would carry the conversation to another host.
+
+    Attributes:
+        listed: the models' ids and aliases, as the last `check` found them; empty where unknown.
     """
 
-    def __init__(  # noqa: PLR0913  # one plain value for each setting of the model's section
+    def __init__(
         self,
         *,
         base_url: str,
         api_key: str | None,
-        model: str,
-        temperature: float | None,
-        max_tokens: int | None,
         connect_timeout: float,
         stall_timeout: float,
         proxy: str | None,
@@ -54,18 +69,14 @@ class OpenAIModel:
         Args:
             base_url: ends where `/chat/completions` is appended, mostly in `/v1`.
             api_key: the bearer token; None where the backend asks for none.
-            model: the model's name, as the backend lists it.
-            temperature: None for the backend's own.
-            max_tokens: of the completion; None for the backend's own limit.
             connect_timeout: seconds for DNS, proxy, TCP and TLS together.
-            stall_timeout: seconds without a byte before ModelTimeout.
+            stall_timeout: seconds without a byte before ModelTimeout or ModelStalled.
             proxy: `http://` or `https://` URL, credentials included; None to connect directly.
             ca_bundle: PEM file, trusted besides the system's authorities.
         """
-        self._model = model
+        self.listed: frozenset[str] = frozenset()
+        self._lengths: dict[str, int] = {}
         self._connect_timeout = connect_timeout
-        self._temperature = openai.omit if temperature is None else temperature
-        self._max_tokens = openai.omit if max_tokens is None else max_tokens
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",  # without one the SDK takes OPENAI_API_KEY or refuses
@@ -85,23 +96,26 @@ class OpenAIModel:
         # Here and not in `stream`: the SDK imports its resources at their first use.
         self._completions = self._client.chat.completions.with_streaming_response
 
-    async def stream(self, turns: Sequence[Turn]) -> AsyncGenerator[Delta, None]:
+    async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
         """Yield the completion as it comes; whatever ends it too early raises CompletionError."""
         events = CompletionStream()
         with _completion_errors(events):
             async with (
                 self._completions.create(
-                    model=self._model,
+                    model=card.id,
                     messages=[],  # the SDK would turn over each of them, 0.3 ms a turn
                     extra_body={"messages": _messages(turns)},
-                    temperature=self._temperature,
-                    max_completion_tokens=self._max_tokens,
+                    temperature=openai.omit if card.temperature is None else card.temperature,
+                    max_completion_tokens=card.max_tokens,
                     stream=True,
                     stream_options={"include_usage": True},
                 ) as response,
                 aclosing(response.http_response.aiter_bytes()) as body,
             ):
-                _require_event_stream(response.headers)
+                if not _is_event_stream(response.headers):
+                    for delta in events.read_whole(await _whole(body)):
+                        yield delta
+                    return
                 async for data in body:
                     for delta in events.feed(data):
                         yield delta
@@ -109,14 +123,23 @@ class OpenAIModel:
                         return
         events.close()
 
+    def context_length(self, card: ModelCard) -> int:
+        """Return the tokens of request and completion together, the card's where not listed."""
+        return self._lengths.get(card.id, card.context_length)
+
     async def check(self) -> None:
-        """Ask for the list of models; CompletionError where the backend is not usable now.
+        """Ask for the list of models and keep it; CompletionError where the backend is down.
 
         A backend that has no such list (404) passes: only a completion would tell more.
         """
         with _completion_errors(CompletionStream()), suppress(openai.NotFoundError):
             quick = self._client.with_options(timeout=self._connect_timeout)
-            await quick.get("/models", cast_to=httpx2.Response)
+            response = await quick.get("/models", cast_to=httpx2.Response)
+            models = [(model, {model.id, *model.aliases}) for model in _listed(response.content)]
+            self.listed = frozenset().union(*(names for _, names in models))
+            self._lengths = {
+                name: model.length for model, names in models if model.length for name in names
+            }
 
     async def close(self) -> None:
         """Close every connection."""
@@ -142,7 +165,7 @@ def _completion_errors(events: CompletionStream) -> Iterator[None]:
         raise _no_answer(error) from error
     except httpx2.RequestError as error:
         if not events.finished:
-            raise _interruption(error) from error
+            raise _interruption(error, events) from error
     except aiohttp.ClientError as error:
         # The SDK's adapter maps all of aiohttp's errors but this: an answer that is no HTTP.
         # `from None`: it quotes the answer.
@@ -151,10 +174,14 @@ def _completion_errors(events: CompletionStream) -> Iterator[None]:
 
 def _refusal(response: httpx2.Response) -> CompletionError:
     """Return the error for a status other than 2xx."""
-    message = f"the backend answered {response.status_code}{_detail(response)}"
-    if response.status_code in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        return ModelBusy(message, _retry_after(response.headers))
-    return ModelFailed(message) if response.is_server_error else ModelRefused(message)
+    body = _body(response)
+    kind = _KINDS.get(response.status_code)
+    if isinstance(body.error, ErrorObject) and not _TOO_LONG.isdisjoint(body.error.words):
+        kind = PromptTooLongForModel
+    if kind is None:
+        kind = ModelFailed if response.is_server_error else ModelRefused
+    message = f"the backend answered {response.status_code}{_detail(body)}"
+    return kind(message, _retry_after(response.headers))
 
 
 def _no_answer(error: openai.APIConnectionError) -> CompletionError:
@@ -169,11 +196,13 @@ def _no_answer(error: openai.APIConnectionError) -> CompletionError:
     return ModelUnreachable(f"no connection to the backend: {cause.__cause__ or cause}")
 
 
-def _interruption(error: httpx2.RequestError) -> CompletionError:
+def _interruption(error: httpx2.RequestError, events: CompletionStream) -> CompletionError:
     """Return the error for an answer that stopped; a reset comes as a ConnectTimeout here."""
-    if isinstance(error, httpx2.ReadTimeout):
-        return ModelTimeout("the stream stalled")
-    return Truncated(f"the connection was lost inside the stream: {error}")
+    if not isinstance(error, httpx2.ReadTimeout):
+        return Truncated(f"the connection was lost inside the stream: {error}")
+    if events.begun:
+        return ModelStalled("the stream stalled")
+    return ModelTimeout("the stream began with no word in time")
 
 
 class _InvalidField(msgspec.Struct):
@@ -190,12 +219,15 @@ class _Refusal(msgspec.Struct):
     error: ErrorObject | str | None = None
 
 
-def _detail(response: httpx2.Response) -> str:
-    """Return what of the refusal is safe to log: codes and fields, never free words."""
+def _body(response: httpx2.Response) -> _Refusal:
     try:
-        body = msgspec.json.decode(response.content, type=_Refusal)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
+        return msgspec.json.decode(response.content, type=_Refusal)
+    except UNREADABLE:
+        return _Refusal()
+
+
+def _detail(body: _Refusal) -> str:
+    """Return what of the refusal is safe to log: codes and fields, never free words."""
     if isinstance(body.detail, list):
         fields = (".".join(map(str, field.loc))[:_LONGEST] for field in body.detail)
         return f" (not valid: {', '.join(fields)})"
@@ -214,7 +246,46 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     return max((date - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def _require_event_stream(headers: httpx2.Headers) -> None:
+def _is_event_stream(headers: httpx2.Headers) -> bool:
+    """Tell an event stream from JSON, which a whole completion may be; all else is ModelFailed."""
     content_type = headers.get("content-type", "")
-    if not content_type.lower().startswith("text/event-stream"):
-        raise ModelFailed(f"the answer is no event stream but {content_type[:_LONGEST]!r}")
+    if content_type.lower().startswith("text/event-stream"):
+        return True
+    if content_type.lower().startswith("application/json"):
+        return False
+    raise ModelFailed(f"the answer is no event stream but {content_type[:_LONGEST]!r}")
+
+
+async def _whole(body: AsyncIterator[bytes]) -> bytes:
+    whole = bytearray()
+    async for data in body:
+        whole += data
+        if len(whole) > MAX_EVENT:
+            raise ModelFailed(f"the answer has more than {MAX_EVENT} bytes")
+    return bytes(whole)
+
+
+class _Listed(msgspec.Struct):
+    """One model of the backend's list: Albert and Mistral say one length, vLLM the other."""
+
+    id: str
+    aliases: list[str] = []
+    max_context_length: int | None = None
+    max_model_len: int | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of request and completion together, None or 0 where the backend does not say."""
+        return self.max_context_length or self.max_model_len
+
+
+class _Listing(msgspec.Struct):
+    data: list[msgspec.Raw] = []
+
+
+def _listed(body: bytes) -> Iterator[_Listed]:
+    """Yield the models of a list; what cannot be read costs nothing but itself."""
+    with suppress(*UNREADABLE):
+        for raw in msgspec.json.decode(body, type=_Listing).data:
+            with suppress(*UNREADABLE):
+                yield msgspec.json.decode(raw, type=_Listed)

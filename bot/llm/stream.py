@@ -9,7 +9,8 @@ import msgspec
 from bot.core.events import Delta, Usage
 from bot.errors import ModelFailed, Truncated
 
-_MAX_EVENT: Final = 1024 * 1024
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of decoding JSON
+MAX_EVENT: Final = 1024 * 1024  # bytes
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -22,15 +23,19 @@ class ErrorObject(msgspec.Struct):
 
     type: str | int | None = None
     code: str | int | None = None
+    param: str | int | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The error's type, code and parameter, as far as they are plain words."""
+        words = [str(word) for word in (self.type, self.code, self.param) if word is not None]
+        return [word for word in words if _WORD.fullmatch(word)]
 
 
 def named(error: ErrorObject | str | None) -> str:
-    """Return the error's type and code for a log line, "" where neither is a plain word."""
-    if not isinstance(error, ErrorObject):
-        return ""
-    words = [str(word) for word in (error.type, error.code) if word is not None]
-    plain = [word for word in words if _WORD.fullmatch(word)]
-    return f" ({', '.join(plain)})" if plain else ""
+    """Return the error's plain words for a log line, "" where there are none."""
+    words = error.words if isinstance(error, ErrorObject) else []
+    return f" ({', '.join(words)})" if words else ""
 
 
 class _Part(msgspec.Struct):
@@ -44,34 +49,45 @@ class _ChoiceDelta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
+    """`message` stands where `delta` does in a completion that is not streamed."""
+
     index: int = 0
     delta: _ChoiceDelta | None = None
+    message: _ChoiceDelta | None = None
     finish_reason: str | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    """Whole numbers, though some backends write them as 3.0."""
+
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
 
 
 class _Chunk(msgspec.Struct):
+    """`usage` is read apart: a reply is worth more than its count."""
+
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: ErrorObject | str | None = None
+    detail: object = None  # FastAPI's name for an error
 
 
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
+_decode_usage: Final = msgspec.json.Decoder(_Usage | None).decode
 
 
 class CompletionStream:
     """One `text/event-stream` (HTML, section 9.2.6), read as it comes.
 
     Attributes:
+        begun: there was something to pass on.
         finished: the model said that it is done, by a `finish_reason` or by `[DONE]`.
         done: `[DONE]` has come: nothing is left to read.
     """
 
     def __init__(self) -> None:
+        self.begun = False
         self.finished = False
         self.done = False
         self._line = bytearray()
@@ -99,6 +115,12 @@ class CompletionStream:
                 yield from self._dispatch()
         self._append(rest)
 
+    def read_whole(self, completion: bytes) -> Iterator[Delta]:
+        """Yield the one delta of a completion that is not streamed; ModelFailed for all else."""
+        yield from self._read_chunk(completion)
+        if not self.finished:
+            raise ModelFailed("the answer is neither an event stream nor a completion")
+
     def close(self) -> None:
         """Raise Truncated where the bytes have ended before the model was done."""
         if not self.finished:
@@ -107,8 +129,8 @@ class CompletionStream:
     def _append(self, piece: bytes) -> None:
         self._line += piece
         self._size += len(piece)
-        if self._size > _MAX_EVENT:
-            raise ModelFailed(f"the stream holds an event of more than {_MAX_EVENT} bytes")
+        if self._size > MAX_EVENT:
+            raise ModelFailed(f"the stream holds an event of more than {MAX_EVENT} bytes")
 
     def _read_field(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
@@ -129,30 +151,41 @@ class CompletionStream:
     def _read_chunk(self, event: bytes) -> Iterator[Delta]:
         try:
             chunk = _decode(event)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             # `from None`: a UnicodeDecodeError holds the bytes, which are the reply's words.
             raise ModelFailed(f"an event is no chat completion chunk: {error}") from None
-        if chunk.error is not None:
+        if chunk.error is not None or chunk.detail is not None:
             raise ModelFailed(f"the stream holds an error{named(chunk.error)}")
         delta = _to_delta(chunk)
         if delta.finish_reason:
             self.finished = True
         if delta != Delta():
+            self.begun = True
             yield delta
 
 
 def _to_delta(chunk: _Chunk) -> Delta:
     """Return the first choice's increment; only one choice is ever asked for."""
     choice = next((choice for choice in chunk.choices or () if choice.index == 0), _Choice())
+    said = choice.delta or choice.message
     return Delta(
-        text=_text(choice.delta.content) if choice.delta else "",
+        text=_text(said.content) if said else "",
         finish_reason=choice.finish_reason or None,
-        usage=_usage(chunk.usage) if chunk.usage else None,
+        usage=_usage(chunk.usage),
     )
 
 
-def _usage(usage: _Usage) -> Usage:
-    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0)
+def _usage(raw: msgspec.Raw) -> Usage | None:
+    """Return the backend's count, None where it is missing or makes no sense."""
+    try:
+        usage = _decode_usage(raw)
+    except UNREADABLE:
+        return None
+    if usage is None or usage == _Usage():
+        return None
+    counts = [usage.prompt_tokens or 0.0, usage.completion_tokens or 0.0]
+    whole = all(count >= 0 and count.is_integer() for count in counts)
+    return Usage(*map(int, counts)) if whole else None
 
 
 def _text(content: str | list[str | _Part] | None) -> str:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -16,19 +17,22 @@ from bot.core.events import (
     EventId,
     Invite,
     Message,
+    Prompt,
+    Redaction,
     Room,
     RoomId,
-    Undecryptable,
+    Upgraded,
     UserId,
 )
 from bot.core.replies import Edit, Outgoing
-from bot.core.turns import Said
+from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
-from bot.matrix import history, sync
+from bot.matrix import sync
 from bot.matrix.content import build
 from bot.matrix.failures import call
-from bot.matrix.parse import parse_event
+from bot.matrix.history import Enough, Histories
+from bot.matrix.parse import Heard, parse_message
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.shield import to_the_end
@@ -46,7 +50,8 @@ class NioMatrix:
         self._session = Session(account, vault)
         self._client = self._session.client
         self._health = health
-        self._rooms = Rooms(account.user_id, health)
+        self._histories = Histories(self._client, account.user_id)
+        self._rooms = Rooms(account.user_id, health, self._histories)
         self._typing: Counter[RoomId] = Counter()  # answers being written
         self.user_id: UserId = account.user_id
 
@@ -71,6 +76,15 @@ class NioMatrix:
         """Return what the homeserver's state says of the room."""
         return self._rooms.room(room_id)
 
+    @property
+    def known(self) -> Mapping[EventId, Message | None]:
+        """The messages last heard or looked up, without what they say."""
+        return self._rooms.known
+
+    def predecessor(self, room_id: RoomId) -> RoomId | None:
+        """Return the room that this one replaces, None for none."""
+        return self._rooms.predecessor(room_id)
+
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
         """Return the user's power level, as the homeserver's state says; infinite for creators."""
         return self._rooms.power_level(room_id, user_id)
@@ -92,31 +106,48 @@ class NioMatrix:
         except Forbidden:
             log.info("already out", room_id=room_id)
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Message | Undecryptable | None:
-        """Read one message again; None where it is gone or no message."""
-        try:
-            response = await call(
-                nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
-            )
-        except Forbidden:
-            return None
-        event = parse_event(response.event, room_id)
-        return event if isinstance(event, Message | Undecryptable) else None
+    async def follow(self, upgraded: Upgraded) -> None:
+        """Join the room that takes the place of one given up."""
+        await call(nio.JoinResponse, to_the_end(self._client.join(upgraded.replacement)))
 
-    async def history(self, prompt: Message) -> Sequence[Said]:
-        """Return what was said before the prompt in its conversation, oldest first."""
-        return await history.read(self._client, prompt, self.user_id)
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+        """Read one event again, a message in its last version; None where it is gone."""
+        found = await self._histories.fetch(room_id, event_id)
+        heard = found[0] if found else None
+        self._rooms.remember(event_id, heard if isinstance(heard, Message) else None)
+        for edit in found[1:]:
+            if isinstance(heard, Message) and edit.sender == heard.sender:
+                heard = replace(heard, body=getattr(edit, "body", heard.body))
+        if isinstance(heard, Message):
+            self._histories.reveal(heard)
+        return heard
+
+    async def history(self, prompt: Prompt, enough: Enough) -> History:
+        """Return the prompt's conversation, from memory where it is warm."""
+        membership = self._rooms.membership(prompt.room_id)
+        return await self._histories.read(prompt, membership, enough)
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
+        """Return the edits of an event that is not redacted."""
+        return await self._histories.edits(room_id, event_id)
+
+    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
+        """Redact an event of the bot's own."""
+        redaction = self._client.room_redact(room_id, event_id, tx_id=transaction_id)
+        response = await call(nio.RoomRedactResponse, to_the_end(redaction))
+        own = EventId(response.event_id)
+        self._histories.hear(Redaction(own, room_id, self.user_id, event_id))
 
     @asynccontextmanager
-    async def attention(self, message: Message) -> AsyncIterator[None]:
+    async def attention(self, prompt: Prompt) -> AsyncIterator[None]:
         """Send the read receipt, and show "typing…" while the block runs.
 
         The room's key is given to who is to read the reply meanwhile: a large room's first reply
         would wait for it.
         """
         over, loop = asyncio.Event(), asyncio.get_running_loop()
-        typing = loop.create_task(self._show_typing(message, over))
-        sharing = loop.create_task(to_the_end(self._share_key(message.room_id)))
+        typing = loop.create_task(self._show_typing(prompt, over))
+        sharing = loop.create_task(to_the_end(self._share_key(prompt.room_id)))
         try:
             yield
         except asyncio.CancelledError:
@@ -138,11 +169,29 @@ class NioMatrix:
         event_id = EventId(response.event_id)
         if not isinstance(outgoing, Edit):
             self._rooms.note_sent(room_id, event_id)
+        self._hear_own(room_id, event_id, content)
         return event_id
 
-    async def _show_typing(self, message: Message, over: asyncio.Event) -> None:
-        room_id, thread = message.room_id, message.thread_root or "main"
-        receipt = self._client.update_receipt_marker(room_id, message.event_id, thread_id=thread)
+    def _hear_own(self, room_id: RoomId, event_id: EventId, content: dict[str, Any]) -> None:
+        """Take in what was just sent: the next prompt may be answered before the sync tells it."""
+        source = {
+            "type": "m.room.message",
+            "event_id": event_id,
+            "sender": self.user_id,
+            "origin_server_ts": int(self._health.clock.now() * 1000),
+            "content": content,
+        }
+        heard = parse_message(source, room_id, self.user_id)
+        if heard is not None:
+            self._histories.hear(heard)
+        if isinstance(heard, Message):
+            self._rooms.remember(event_id, heard)
+
+    async def _show_typing(self, prompt: Prompt, over: asyncio.Event) -> None:
+        room_id, read = prompt.room_id, prompt.messages[-1]
+        receipt = self._client.update_receipt_marker(
+            room_id, read.event_id, thread_id=read.thread_root or "main"
+        )
         await self._courtesy(nio.UpdateReceiptMarkerResponse, receipt)
         self._typing[room_id] += 1
         try:

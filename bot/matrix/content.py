@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bot.core.events import EventId, Message, Undecryptable
+from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, render
 from bot.core.replies import Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER
@@ -37,23 +37,23 @@ def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
 def _notice(notice: Notice) -> dict[str, Any]:
     content = _text("m.notice", render(notice.text))
     if notice.to is not None:
-        content["m.relates_to"] = _relation(notice.to, notice.to.event_id)
+        content["m.relates_to"] = _relation(notice.to, None)
     return content
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    rendered = render(reply.part)
+    above, below = [[render(line) for line in lines] for lines in (reply.above, reply.added)]
+    shown = [*above, render(reply.part), *below]
+    rendered = Rendered(
+        "\n\n".join(one.body for one in shown if one.body),
+        "".join(one.formatted_body for one in shown),
+    )
     added = reply.part.opening.split("\n")[:1] if reply.part.opening else []  # its number
-    if reply.added:
-        below = [render(line) for line in reply.added]
-        rendered = Rendered(
-            "\n\n".join([rendered.body, *(one.body for one in below)]).strip(),
-            rendered.formatted_body + "".join(one.formatted_body for one in below),
-        )
-        added += [line for one in below for line in one.body.split("\n")]
-    return _text("m.text", rendered) | {
-        MARKER: {"model": reply.model, "prompt": reply.prompt.event_id, "added": added}
-    }
+    added += [line for one in (*above, *below) for line in one.body.split("\n")]
+    marker: dict[str, Any] = {"model": reply.model, "prompt": reply.prompt.event_id}
+    if joined := reply.prompt.event_ids[1:]:
+        marker["joined"] = list(joined)
+    return _text("m.text", rendered) | {MARKER: marker | {"added": added}}
 
 
 def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
@@ -66,15 +66,19 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def _relation(message: Message | Undecryptable, latest: EventId | None) -> dict[str, Any]:
-    """Relate to `message`: in its thread, or by a reference that `/relations` can find."""
-    quote = {"m.in_reply_to": {"event_id": message.event_id}}
-    if message.thread_root is not None:
+def _relation(to: Prompt | Undecryptable, latest: EventId | None) -> dict[str, Any]:
+    """Relate to what is answered: in its thread, or by a reference that `/relations` can find.
+
+    In the main timeline it is quoted where another message came between.
+    """
+    ids = to.event_ids if isinstance(to, Prompt) else (to.event_id,)
+    quote = {"m.in_reply_to": {"event_id": ids[-1]}}
+    if to.thread_root is not None:
         return {
             "rel_type": "m.thread",
-            "event_id": message.thread_root,
+            "event_id": to.thread_root,
             "is_falling_back": True,
             **quote,
         }
-    relation = {"rel_type": "m.reference", "event_id": message.event_id}
-    return relation if latest in {None, message.event_id} else relation | quote
+    relation = {"rel_type": "m.reference", "event_id": to.event_id}
+    return relation if latest in {None, *ids} else relation | quote

@@ -392,6 +392,9 @@ class SafeOlm(Olm):
             "event_id": event.event_id,
             "sender": event.sender,
             "origin_server_ts": event.server_timestamp,
+            "unsigned": mapping(
+                mapping(event.source).get("unsigned")
+            ),  # the homeserver's own word
         }
         return decrypted
 

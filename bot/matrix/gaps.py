@@ -18,8 +18,12 @@ _PAGE = 100
 FILTER = {
     "types": [
         "m.room.message",
+        "m.sticker",
         "m.room.encrypted",
         "m.room.member",
+        "m.room.redaction",
+        "m.room.tombstone",
+        "m.reaction",
         "im.vector.room.access_rules",
     ],
     "lazy_load_members": True,

@@ -1,95 +1,335 @@
-"""A conversation as it stands in the room: last versions, redactions gone, oldest first."""
+"""Conversations as they stand in their rooms: read once, kept in memory while they are warm."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
 
 import nio
+from nio.api import RelationshipType
+from nio.responses import RoomEventRelationsResponse
 
-from bot.core.events import EventId, Message, UserId
-from bot.core.turns import Said
+from bot.core.events import (
+    Conversation,
+    EventId,
+    Message,
+    Prompt,
+    Redaction,
+    Revision,
+    RoomId,
+    Undecryptable,
+    UserId,
+)
+from bot.core.transcript import Said, Transcript
+from bot.core.turns import History
+from bot.errors import Forbidden
 from bot.matrix.failures import call
-from bot.matrix.parse import Json, Revision, mapping, parse_membership, parse_message
+from bot.matrix.parse import (
+    Heard,
+    Json,
+    Membership,
+    latest_edit,
+    mapping,
+    parse_event,
+    parse_membership,
+    text,
+    timestamp,
+)
+from bot.matrix.safe_client import SafeClient
 
 _PAGE = 100
-_PAGES = 5  # as far back as a conversation is read
+_PAGES = 10  # as far back as a conversation is read
+_LINKS = 10  # of a chain of replies
+_WARM_CHARACTERS = 16_000_000  # of all conversations in memory
+_WARM_CONVERSATIONS = 2_000
 
 _FILTER = {
     "types": ["m.room.message", "m.room.encrypted", "m.room.member"],
     "lazy_load_members": True,
 }
 
+Enough = Callable[[Sequence[Said]], bool]
 
-@dataclass(slots=True)
-class Reader:
-    """Collects one conversation from pages that run backwards in time."""
 
-    prompt: Message
-    me: UserId
-    said: list[Message] = field(default_factory=list)  # newest first
-    edits: dict[tuple[EventId, UserId], Revision] = field(default_factory=dict)  # the newest
-    reached: bool = False  # the prompt was met: what follows came before it
-    ended: bool = False  # the bot's invitation was met: nothing before it is for us
+class Histories:
+    """The transcripts of the conversations that were last asked for, kept up by what is heard.
 
-    def take(self, sources: Iterable[Json]) -> None:
-        """Take in one page."""
-        for source in sources:
-            member = parse_membership(source) if "state_key" in source else None
-            if member is not None and member.user_id == self.me and member.now == "invite":
-                self.ended = True
-                return
-            match parse_message(source, self.prompt.room_id):
-                case Revision() as edit:
-                    key = edit.target, edit.sender  # nobody may edit what another has said
-                    if key not in self.edits or self.edits[key].timestamp < edit.timestamp:
-                        self.edits[key] = edit
-                case Message() as message:
-                    self._take_message(message)
-                case None:
-                    continue
+    Nothing of them is ever written to a disk.
+    """
 
-    def _take_message(self, message: Message) -> None:
-        if message.event_id == self.prompt.event_id:
-            self.reached = True
-        elif self.reached and self._belongs(message):
-            self.said.append(message)
+    def __init__(self, client: SafeClient, me: UserId) -> None:
+        self._client = client
+        self._me = me
+        self._warm: OrderedDict[Conversation, Transcript] = OrderedDict()  # the coldest first
+        self._sizes: Counter[Conversation] = Counter()  # characters, when last read
+        self._of_room: defaultdict[RoomId, set[Conversation]] = defaultdict(set)
+        self._arrivals: dict[RoomId, float] = {}
+        self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
 
-    def _belongs(self, message: Message) -> bool:
-        root = self.prompt.thread_root
-        return message.msgtype in {"m.text", "m.emote"} and (
-            root in {message.thread_root, message.event_id}
-        )
+    def hear(self, event: Heard) -> None:
+        """Take in what has been said, edited or redacted, by the bot as well."""
+        if isinstance(event, Message | Undecryptable):
+            for root in {None, event.thread_root, event.event_id}:
+                transcript = self._warm.get(Conversation(event.room_id, root))
+                if transcript is not None:
+                    transcript.add(event)
+        elif isinstance(event, Revision | Redaction):
+            for conversation in self._of_room.get(event.room_id, ()):
+                self._warm[conversation].add(event)
 
-    def result(self) -> list[Said]:
-        """Return the conversation, oldest first, each message in its author's last version."""
+    def reveal(self, message: Message) -> None:
+        """Take in what a message says whose key has come late."""
+        for conversation in self._of_room.get(message.room_id, ()):
+            self._warm[conversation].reveal(message)
+
+    def begin(self, conversation: Conversation, message: Message) -> None:
+        """Note that the message, just heard, is the first of its conversation."""
+        if conversation not in self._warm:
+            transcript = self._open(conversation)
+            transcript.put_before([message])
+            self._sizes[conversation] = transcript.size
+
+    def forget(self, room_id: RoomId | None = None) -> None:
+        """Let go of a room, or of all: what was heard is not all, or the bot is out."""
+        for one in [room_id] if room_id else list(self._of_room):
+            for conversation in list(self._of_room.get(one, ())):
+                self._close(conversation)
+            self._arrivals.pop(one, None)
+
+    async def read(self, prompt: Prompt, membership: Json, enough: Enough) -> History:
+        """Return the prompt's conversation, and what its messages reply to.
+
+        Args:
+            prompt: what is asked.
+            membership: the bot's own `m.room.member` event in the room.
+            enough: tells of what is known already whether older messages would count.
+
+        Raises:
+            MatrixError: the homeserver does not hand the messages out.
+        """
+        conversation = prompt.conversation
+        async with self._reading.setdefault(conversation, asyncio.Lock()):
+            transcript = self._warm.get(conversation)
+            if transcript is None or not transcript.whole:
+                transcript = self._open(conversation)
+                try:
+                    await self._fill(transcript, membership, enough)
+                except BaseException:
+                    self._close(conversation)
+                    raise
+            if conversation in self._warm:  # it may have been forgotten meanwhile
+                self._warm.move_to_end(conversation)
+                self._sizes[conversation] = transcript.size
+            self._cool_down()
+        chain, lost = await self._chain(prompt, transcript, membership)
+        return History(transcript.messages(), chain, lost)
+
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> list[Heard]:
+        """Return one event and its newest edit, [] where it is gone or says nothing to us."""
+        try:
+            response = await call(
+                nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
+            )
+        except Forbidden:
+            return []
+        return self._heard([response.event], room_id)
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
+        """Return the edits of an event; of a redacted one the homeserver lists none."""
+        pages = self._relations(room_id, event_id, RelationshipType.replacement)
         return [
-            Said(one.event_id, self._body(one), mine=one.sender == self.me)
-            for one in reversed(self.said)
+            EventId(text(mapping(event.source), "event_id"))
+            async for page in pages
+            for event in page
         ]
 
-    def _body(self, message: Message) -> str:
-        edit = self.edits.get((message.event_id, message.sender))
-        return message.body if edit is None else edit.body
+    def _open(self, conversation: Conversation) -> Transcript:
+        self._of_room[conversation.room_id].add(conversation)
+        transcript = Transcript(conversation, self._me)
+        self._warm[conversation] = transcript
+        self._cool_down()
+        return transcript
+
+    def _close(self, conversation: Conversation) -> None:
+        self._warm.pop(conversation, None)
+        self._sizes.pop(conversation, None)
+        of_room = self._of_room[conversation.room_id]
+        of_room.discard(conversation)
+        if not of_room:
+            del self._of_room[conversation.room_id]
+
+    def _cool_down(self) -> None:
+        """Let the coldest go while all together are too large; the newest stays."""
+        while len(self._warm) > 1 and (
+            self._sizes.total() > _WARM_CHARACTERS or len(self._warm) > _WARM_CONVERSATIONS
+        ):
+            self._close(next(iter(self._warm)))
+
+    async def _fill(self, transcript: Transcript, membership: Json, enough: Enough) -> None:
+        """Read what was said before, oldest first, into the transcript."""
+        room_id, root = transcript.conversation.room_id, transcript.conversation.thread_root
+        if root is None:
+            await self._fill_from_timeline(transcript, enough)
+            return
+        since = await self._arrival(room_id, membership)
+        events: list[Heard] = []
+        async for page in self._relations(room_id, root, RelationshipType.thread):
+            events[:0] = self._heard(page[::-1], room_id)
+        events[:0] = await self.fetch(room_id, root)
+        transcript.put_before([event for event in _readable(events) if event.timestamp >= since])
+
+    async def _fill_from_timeline(self, transcript: Transcript, enough: Enough) -> None:
+        """Page back from the present until nothing older counts, or to the bot's invitation."""
+        room_id = transcript.conversation.room_id
+        events: list[Heard] = []
+        start: str | None = None
+        for _ in range(_PAGES):
+            page = await call(
+                nio.RoomMessagesResponse,
+                self._client.room_messages(
+                    room_id, start=start, limit=_PAGE, message_filter=_FILTER
+                ),
+            )
+            fresh = _since_invitation(page.chunk, self._me)
+            events[:0] = self._heard(fresh[::-1], room_id)
+            start = page.end
+            if len(fresh) < len(page.chunk) or not start:
+                break
+            read = Transcript(transcript.conversation, self._me)
+            read.put_before(_readable(events))
+            if enough(read.messages()):
+                break
+        transcript.put_before(_readable(events))
+
+    def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
+        """Return nio's events as ours, each followed by the edit that is bundled with it."""
+        found: list[Heard] = []
+        for event in events:
+            heard = parse_event(event, room_id, self._me)
+            if heard is None:
+                continue
+            found.append(heard)
+            edit = latest_edit(event)
+            if edit is not None and isinstance(heard, Message):
+                bundled = self._client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
+                revision = parse_event(bundled, room_id, self._me)
+                if isinstance(revision, Revision):
+                    found.append(revision)
+        return found
+
+    async def _relations(
+        self, room_id: RoomId, event_id: EventId, kind: RelationshipType
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the events that relate so to another one, newest first, a page at a time."""
+        following: str | None = None
+        for _ in range(_PAGES):
+            request = nio.Api.room_get_event_relations(
+                self._client.access_token,
+                room_id,
+                event_id,
+                kind,
+                paginate_from=following,
+                limit=_PAGE,
+            )
+            try:
+                page = await call(
+                    RoomEventRelationsResponse,
+                    self._client._send(  # noqa: SLF001  # nio's own method passes over errors
+                        RoomEventRelationsResponse, *request, response_data=(room_id, event_id)
+                    ),
+                )
+            except Forbidden:  # the event itself is gone
+                return
+            yield [self._client.decrypted(room_id, event) for event in page.events]
+            following = page.next_batch
+            if not following:
+                return
+
+    async def _chain(
+        self, prompt: Prompt, transcript: Transcript, membership: Json
+    ) -> tuple[list[Said], int]:
+        """Return what the prompt replies to, and what that replies to, oldest first."""
+        chain: dict[EventId, Said] = {}
+        lost = 0
+        for message in prompt.messages:
+            links, found = [message.replies_to], dict[EventId, Said]()
+            while links and len(chain) + len(found) < _LINKS:
+                link = links.pop()
+                if link is None or link in chain or link in found:
+                    continue
+                one = transcript.get(link) or await self._quoted(prompt, link, membership)
+                if one is not None:
+                    lost += not one.readable
+                    found[link] = one
+                    links += one.before
+            chain = dict(reversed(found.items())) | chain
+        return [one for one in chain.values() if one.readable], lost
+
+    async def _quoted(self, prompt: Prompt, event_id: EventId, membership: Json) -> Said | None:
+        """Return a message of the same room that is not in the conversation.
+
+        None for what was said before the bot came; what is gone counts as unreadable.
+        """
+        events = _readable(await self.fetch(prompt.room_id, event_id))
+        if not events or isinstance(events[0], Revision):
+            return Said(event_id, prompt.sender, "", 0, readable=False)
+        if events[0].timestamp < await self._arrival(prompt.room_id, membership):
+            return None
+        quoted = Transcript(Conversation(prompt.room_id, event_id), self._me)
+        quoted.put_before(events)
+        return quoted.get(event_id)
+
+    async def _arrival(self, room_id: RoomId, membership: Json) -> float:
+        """Return when the bot was invited, in the homeserver's milliseconds.
+
+        What its membership replaced leads back past changes of its profile; whoever wrote before
+        did not write to it.
+        """
+        arrival = self._arrivals.get(room_id, math.inf)
+        if arrival == math.inf:
+            arrival = self._arrivals[room_id] = await self._look_back(room_id, membership)
+        return arrival
+
+    async def _look_back(self, room_id: RoomId, membership: Json) -> float:
+        source, arrival = membership, math.inf
+        for _ in range(_PAGES):
+            member = parse_membership(source)
+            if member is None:
+                return arrival
+            arrival = timestamp(source)
+            if member.now == "invite" or member.before not in {"join", "invite"}:
+                return arrival
+            replaced = EventId(text(mapping(source.get("unsigned")), "replaces_state"))
+            try:
+                response = await call(
+                    nio.RoomGetEventResponse, self._client.room_get_event(room_id, replaced)
+                )
+            except Forbidden:
+                return arrival
+            source = mapping(response.event.source)
+        return arrival
 
 
-async def read(client: nio.AsyncClient, prompt: Message, me: UserId) -> Sequence[Said]:
-    """Page back from the present to the bot's invitation, or as far as one conversation goes.
+def _readable(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:
+    return [event for event in events if isinstance(event, Message | Undecryptable | Revision)]
 
-    Raises:
-        MatrixError: the homeserver does not hand the messages out.
-    """
-    reader = Reader(prompt, me)
-    start: str | None = None
-    for _ in range(_PAGES):
-        page = await call(
-            nio.RoomMessagesResponse,
-            client.room_messages(prompt.room_id, start=start, limit=_PAGE, message_filter=_FILTER),
-        )
-        reader.take(
-            mapping(event.source)
-            for event in page.chunk
-            if not (getattr(event, "decrypted", False) and "state_key" in event.source)
-        )
-        start = page.end
-        if reader.ended or not start:
-            break
-    return reader.result()
+
+def _since_invitation(newest_first: Sequence[Any], me: UserId) -> list[Any]:
+    """Return the events of a page that came after the bot was last invited, or let itself in."""
+    since: list[Any] = []
+    for event in newest_first:
+        source = mapping(event.source)
+        if "state_key" in source:
+            member = parse_membership(source)
+            if member is not None and member.user_id == me and _arrives(member):
+                break
+        since.append(event)
+    return since
+
+
+def _arrives(member: Membership) -> bool:
+    return member.now == "invite" or (
+        member.now == "join" and member.before not in {"join", "invite"}
+    )

@@ -1,14 +1,27 @@
 """From a Matrix event's JSON to our values; whatever has another shape is None, never an error."""
 
 import hashlib
-from collections.abc import Mapping
+import html
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
+from urllib.parse import unquote
 
 import nio
 import vodozemac
 
-from bot.core.events import EventId, Message, RoomId, Undecryptable, UserId
+from bot.core.events import (
+    EventId,
+    Message,
+    Reaction,
+    Redaction,
+    Revision,
+    RoomId,
+    Undecryptable,
+    Upgraded,
+    UserId,
+)
 
 MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
@@ -17,17 +30,22 @@ MARKER = (
 _NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
 
 Json = Mapping[str, object]
+Heard = Message | Revision | Redaction | Reaction | Undecryptable | Upgraded
 
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """An edit (`m.replace`) of an earlier message: its new body."""
-
-    event_id: EventId
-    target: EventId
-    sender: UserId
-    body: str
-    timestamp: int
+# A mention in HTML (spec: user mentions in `formatted_body`), by whatever host Tchap's or others'.
+# In steps that never look at a character twice: whoever writes the HTML must not hold up the loop.
+_LINK = re.compile(r"<a\s([^<>]{1,1000})>", re.IGNORECASE)
+_LINK_END = re.compile(r"</a>", re.IGNORECASE)
+_PERSON = re.compile(
+    r"""(?:^|\s)href=["']https?://[^"'/]{1,200}/\#/(?:user/)?(?:@|%40)([^"'?]{1,255})""",
+    re.IGNORECASE,
+)
+_LONGEST_NAME = 300  # as HTML
+_QUOTATION = re.compile(r"<(/?)(?:mx-reply|blockquote)\b[^>]{0,200}>", re.IGNORECASE)
+# Of a reply, as clients wrote it until 2024. It names whom; a quotation of one's own does not.
+_FALLBACK = re.compile(r"> (?:\* )?<@.*\n(?:> .*\n)*\n")
+_AFTER_NAME = re.compile(r"[\s:,;]*")
+_SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +58,32 @@ class Membership:
     before: str
 
 
-def parse_event(event: object, room_id: RoomId) -> "Message | Revision | Undecryptable | None":
+def parse_event(event: object, room_id: RoomId, me: UserId) -> Heard | None:
     """Read one of nio's events, decrypted where that could be done."""
     source = mapping(getattr(event, "source", None))
     if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
         return parse_undecryptable(source, room_id)
-    message = parse_message(source, room_id)
+    kind, in_clear = text(source, "type"), not getattr(event, "decrypted", False)
+    if kind == "m.reaction":
+        return _parse_reaction(source, room_id)
+    if kind == "m.room.redaction" and in_clear:
+        return _parse_redaction(source, room_id)
+    if kind == "m.room.tombstone" and in_clear:
+        return _parse_upgrade(source, room_id)
+    message = parse_message(source, room_id, me)
     if isinstance(message, Message):
         return replace(message, fingerprint=getattr(event, "fingerprint", None))
     return message
+
+
+def latest_edit(event: object) -> Json | None:
+    """Return the edit that the homeserver bundles with an event, perhaps encrypted.
+
+    Spec: event replacements, server-side aggregation.
+    """
+    unsigned = mapping(mapping(getattr(event, "source", None)).get("unsigned"))
+    edit = mapping(mapping(unsigned.get("m.relations")).get("m.replace"))
+    return edit if isinstance(edit.get("content"), dict) else None
 
 
 def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
@@ -83,32 +118,70 @@ def is_text(value: str) -> bool:
     return True
 
 
-def parse_message(source: Json, room_id: RoomId) -> Message | Revision | None:
-    """Read one `m.room.message` (spec: room messages, threads, event replacements)."""
-    content = mapping(source.get("content"))
+def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | None:
+    """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
+
+    Spec: room messages, sticker messages, threads, event replacements.
+    """
+    content, kind = mapping(source.get("content")), text(source, "type")
     event_id, sender = text(source, "event_id"), text(source, "sender")
-    if text(source, "type") != "m.room.message" or not (event_id and sender and content):
+    if kind not in {"m.room.message", "m.sticker"} or not (event_id and sender and content):
         return None
-    if not isinstance(content.get("msgtype"), str) or not isinstance(content.get("body"), str):
+    msgtype = kind if kind == "m.sticker" else content.get("msgtype")
+    if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
     relation = mapping(content.get("m.relates_to"))
     target = text(relation, "event_id")
-    timestamp = _timestamp(source)
     if text(relation, "rel_type") == "m.replace":
         new = mapping(content.get("m.new_content"))
         if not target or not isinstance(new.get("body"), str):
             return None
-        return Revision(EventId(event_id), EventId(target), UserId(sender), _said(new), timestamp)
+        return Revision(
+            event_id=EventId(event_id),
+            room_id=room_id,
+            sender=UserId(sender),
+            target=EventId(target),
+            body=_said(new, me),
+            timestamp=timestamp(source),
+            answers=_answers(new),
+        )
     in_thread = text(relation, "rel_type") == "m.thread" and target
+    quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
+    falls_back = in_thread and relation.get("is_falling_back") is True
     return Message(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
-        msgtype=text(content, "msgtype"),
-        body=_said(content),
-        timestamp=timestamp,
+        msgtype=msgtype,
+        body=_said(content, me, quoting=bool(quoted)),
+        timestamp=timestamp(source),
         thread_root=EventId(target) if in_thread else None,
+        mentions=_mentions(content),
+        replies_to=EventId(quoted) if quoted and not falls_back else None,
+        answers=_answers(content),
     )
+
+
+def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
+    """Read one `m.reaction` (spec: event annotations)."""
+    event_id, sender = text(source, "event_id"), text(source, "sender")
+    relation = mapping(mapping(source.get("content")).get("m.relates_to"))
+    target, key = text(relation, "event_id"), text(relation, "key")
+    annotates = text(relation, "rel_type") == "m.annotation"
+    if not (event_id and sender and target and key and annotates):
+        return None
+    return Reaction(
+        EventId(event_id), room_id, UserId(sender), EventId(target), _SELECTORS.sub("", key)
+    )
+
+
+def _parse_redaction(source: Json, room_id: RoomId) -> Redaction | None:
+    """Read one `m.room.redaction`; `redacts` is in its content since room version 11."""
+    event_id, sender = text(source, "event_id"), text(source, "sender")
+    target = text(source, "redacts") or text(mapping(source.get("content")), "redacts")
+    if not (event_id and sender and target):
+        return None
+    return Redaction(EventId(event_id), room_id, UserId(sender), EventId(target))
 
 
 def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
@@ -131,7 +204,7 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
         room_id=room_id,
         sender=UserId(sender),
         session_id=text(content, "session_id"),
-        timestamp=_timestamp(source),
+        timestamp=timestamp(source),
         thread_root=EventId(root) if root else None,
         fingerprint=fingerprint(sender, text(content, "session_id"), text(content, "ciphertext")),
     )
@@ -147,18 +220,83 @@ def parse_membership(source: Json) -> Membership | None:
     return Membership(EventId(event_id), UserId(user_id), now, before)
 
 
-def _timestamp(source: Json) -> int:
-    timestamp = source.get("origin_server_ts")
-    return timestamp if isinstance(timestamp, int) and 0 <= timestamp < _NEVER else 0
+def timestamp(source: Json) -> int:
+    """Return the event's `origin_server_ts` in milliseconds, 0 where it has none that can be."""
+    value = source.get("origin_server_ts")
+    return value if isinstance(value, int) and 0 <= value < _NEVER else 0
 
 
-def _said(content: Json) -> str:
-    """Return the body without the lines that the bot added to the model's text."""
+def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
+    """Read one `m.room.tombstone` (spec: room upgrades)."""
+    event_id, sender = text(source, "event_id"), text(source, "sender")
+    replacement = text(mapping(source.get("content")), "replacement_room")
+    if not (event_id and sender and replacement) or source.get("state_key") != "":
+        return None
+    return Upgraded(EventId(event_id), room_id, UserId(sender), RoomId(replacement))
+
+
+def _mentions(content: Json) -> frozenset[UserId]:
+    """Return who is mentioned; pills count where the event has no `m.mentions` (older clients)."""
+    if "m.mentions" in content:
+        user_ids = mapping(content["m.mentions"]).get("user_ids")
+        listed = user_ids if isinstance(user_ids, list) else []
+        return frozenset(UserId(one) for one in listed if isinstance(one, str) and is_text(one))
+    return frozenset(user_id for user_id, _ in _pills(content))
+
+
+def _pills(content: Json) -> Iterator[tuple[UserId, str]]:
+    """Yield whom the message mentions in its HTML, and by what words; quotations do not count."""
+    formatted = _unquoted(text(content, "formatted_body"))
+    for link in _LINK.finditer(formatted):
+        person = _PERSON.search(link[1])
+        end = _LINK_END.search(formatted, link.end(), link.end() + _LONGEST_NAME)
+        if person and end:
+            words = re.sub(r"<[^<>]*>", "", formatted[link.end() : end.start()])
+            yield UserId(f"@{unquote(person[1])}"), html.unescape(words)
+
+
+def _unquoted(formatted: str) -> str:
+    """Return the HTML without what it quotes."""
+    kept, depth, start = [], 0, 0
+    for tag in _QUOTATION.finditer(formatted):
+        if depth == 0:
+            kept.append(formatted[start : tag.start()])
+        depth = max(depth + (-1 if tag[1] else 1), 0)
+        start = tag.end()
+    return "".join([*kept, formatted[start:] if depth == 0 else ""])
+
+
+def _answers(content: Json) -> tuple[EventId, ...]:
+    """Return what a generated message answers: its prompt, and what was joined to that."""
+    marker = mapping(content.get(MARKER))
+    joined = marker.get("joined")
+    ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
+    return tuple(EventId(one) for one in ids if isinstance(one, str) and is_text(one))
+
+
+def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:
+    """Return the body without what is not said: the bot's lines, its name before, a quotation."""
     added = mapping(content.get(MARKER)).get("added")
     lines = (
         set(added) if isinstance(added, list) and all(isinstance(x, str) for x in added) else ()
     )
     body = text(content, "body")
-    if not lines:
-        return body
-    return "\n".join(line for line in body.split("\n") if line not in lines).strip()
+    if lines:
+        return "\n".join(line for line in body.split("\n") if line not in lines).strip()
+    if quoting:
+        fallback = _FALLBACK.match(body)
+        body = body[fallback.end() :] if fallback else body
+    return _without_name(body, content, me)
+
+
+def _without_name(body: str, content: Json, me: UserId) -> str:
+    """Return the body without a mention of the bot before it, where anything is left then."""
+    names = [words for user_id, words in _pills(content) if user_id == me]
+    for name in (*names, me, me.partition(":")[0]):
+        start = body.lstrip()
+        if name and start.lower().startswith(name.lower()):
+            rest = start[len(name) :]
+            if rest[:1].isalnum() or (name[:1] == "@" and re.match(r":\S", rest)):
+                continue  # it goes on: another one's name
+            return rest[_AFTER_NAME.match(rest).end() :] or body  # type: ignore[union-attr]  # it matches nothing, too
+    return body

@@ -1,12 +1,15 @@
 """What the syncs tell of the rooms: their kind, who is left, and what was heard, as our events."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import nio
 import structlog
 
 from bot.core.events import (
+    Conversation,
     Event,
     EventId,
     Invite,
@@ -17,10 +20,12 @@ from bot.core.events import (
     Room,
     RoomId,
     Undecryptable,
+    Upgraded,
     UserId,
 )
 from bot.health import Health
 from bot.matrix.crypto import WITHHELD
+from bot.matrix.history import Histories
 from bot.matrix.parse import (
     Json,
     Membership,
@@ -32,23 +37,34 @@ from bot.matrix.parse import (
 
 _DIRECT_MEMBERS = 2
 _CREATOR_LEVEL = 100  # where the room has no power levels
+_KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
 _NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creators have a number
 
 log = structlog.get_logger()
 
 
 class Rooms:
-    """The homeserver's own word on each room. Nothing decrypted ever counts as state."""
+    """The homeserver's own word on each room. Nothing decrypted ever counts as state.
 
-    def __init__(self, me: UserId, health: Health) -> None:
+    Attributes:
+        known: of the messages last heard or looked up, all but what they say; None where there is
+            no message.
+        direct: the account's `m.direct`.
+    """
+
+    def __init__(self, me: UserId, health: Health, histories: Histories) -> None:
         self.me = me
+        self.known: OrderedDict[EventId, Message | None] = OrderedDict()
         self._health = health
+        self._histories = histories
         self._rules: dict[RoomId, str] = {}
         self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
         self._create: dict[RoomId, Json] = {}  # the room's m.room.create
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}
-        self.direct: dict[UserId, list[RoomId]] = {}  # the account's m.direct
+        self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
+        self._closed: list[RoomId] = []
+        self.direct: dict[UserId, list[RoomId]] = {}
 
     def room(self, room_id: RoomId) -> Room:
         """Tell whether the room is a direct message.
@@ -85,6 +101,31 @@ class Rooms:
         level = mapping(mapping(levels).get("users")).get(user_id, default)
         return level if isinstance(level, int) else 0
 
+    def membership(self, room_id: RoomId) -> Json:
+        """Return the bot's own `m.room.member` event, {} where the room is not known."""
+        return self._memberships.get(room_id, {})
+
+    def predecessor(self, room_id: RoomId) -> RoomId | None:
+        """Return the room that this one replaces (spec: m.room.create), None for none."""
+        content = mapping(self._create.get(room_id, {}).get("content"))
+        return RoomId(text(mapping(content.get("predecessor")), "room_id")) or None
+
+    def remember(self, event_id: EventId, message: Message | None) -> None:
+        """Remember who sent a message, and to whom; None for no message."""
+        self.known[event_id] = None if message is None else replace(message, body="")
+        self.known.move_to_end(event_id)
+        if len(self.known) > _KNOWN:
+            self.known.popitem(last=False)
+
+    def miss(self, room_id: RoomId | None = None) -> None:
+        """Note that not all that was said in the room is heard, or in any room."""
+        self._histories.forget(room_id)
+
+    def take_closed(self) -> tuple[RoomId, ...]:
+        """Return, once, the rooms in which the bot can no longer speak."""
+        closed, self._closed = tuple(self._closed), []
+        return closed
+
     def latest(self, room_id: RoomId) -> EventId | None:
         """Return the last message event of the room, edits not counted."""
         return self._latest.get(room_id)
@@ -111,9 +152,14 @@ class Rooms:
             heard = self._hear_room(RoomId(room_id), joined, first=first)
             yield [] if fresh else heard
         for room_id in response.rooms.leave:
-            facts = self._rules, self._members, self._latest, self._create, self._levels
-            for of_rooms in facts:
-                of_rooms.pop(RoomId(room_id), None)
+            self._forget(RoomId(room_id))
+
+    def _forget(self, room_id: RoomId) -> None:
+        facts = self._rules, self._members, self._latest, self._create, self._levels
+        for of_rooms in (*facts, self._memberships):
+            of_rooms.pop(room_id, None)
+        self._histories.forget(room_id)
+        self._closed.append(room_id)
 
     def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
         """Return which rooms' keys have come, and which their owners withhold."""
@@ -170,7 +216,7 @@ class Rooms:
         for event in info.state:
             source = mapping(getattr(event, "source", None))
             self._hear_state(room_id, source)
-            member = parse_membership(source)
+            member = self._hear_membership(room_id, source)
             if member is not None and self._joins(member) and not (known or first):
                 arrival = Joined(member.event_id, room_id)
         heard: list[Event] = []
@@ -180,10 +226,27 @@ class Rooms:
                 heard += self._hear_message(room_id, event)
                 continue
             self._hear_state(room_id, source)
-            member = parse_membership(source)
+            heard += self._hear_upgrade(room_id, event)
+            member = self._hear_membership(room_id, source)
             if member is not None:
                 arrival = self._hear_member(room_id, member, heard) or arrival
         return [arrival, *heard] if arrival else heard
+
+    def _hear_membership(self, room_id: RoomId, source: Json) -> Membership | None:
+        member = parse_membership(source)
+        if member is not None and member.user_id == self.me:
+            self._memberships[room_id] = source
+        return member
+
+    def _hear_upgrade(self, room_id: RoomId, event: object) -> list[Event]:
+        upgraded = parse_event(event, room_id, self.me)
+        if not isinstance(upgraded, Upgraded):
+            return []
+        self._closed.append(room_id)
+        for user_id, rooms in self.direct.items():
+            if room_id in rooms:
+                self.note_direct(user_id, upgraded.replacement)
+        return [upgraded]
 
     def _hear_member(
         self, room_id: RoomId, member: Membership, heard: list[Event]
@@ -195,9 +258,11 @@ class Rooms:
                 heard.append(Left(member.event_id, room_id, alone=alone))
         elif member.now == "invite":
             heard.clear()  # nothing from before the invitation is for the bot
+            self._histories.forget(room_id)
         elif self._joins(member):
             if not self.room(room_id).direct:
                 heard.clear()  # in a salon, nothing from before the join either
+                self._histories.forget(room_id)
             return Joined(member.event_id, room_id)
         return None
 
@@ -214,23 +279,31 @@ class Rooms:
         self._members[room_id] = (joined, invited)
 
     def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
-        match parse_event(event, room_id):
-            case Message() as message:
-                self._latest[room_id] = message.event_id
-                if message.sender == self.me:
-                    return []
-                self._health.decrypted += getattr(event, "decrypted", False)
-                return [message]
-            case Undecryptable() as message:
-                self._latest[room_id] = message.event_id
-                if message.sender == self.me:
-                    return []
-                self._health.undecryptable += 1
-                ids = {"event_id": message.event_id, "room_id": room_id}
-                log.warning("undecryptable", sender=message.sender, **ids)
-                return [message]
-            case _:
-                return []
+        heard = parse_event(event, room_id, self.me)
+        if heard is None:
+            return []
+        self._histories.hear(heard)
+        if isinstance(heard, Message | Undecryptable):
+            self._latest[room_id] = heard.event_id
+        if isinstance(heard, Message):
+            self.remember(heard.event_id, heard)
+            self._begin_thread(heard)
+        if heard.sender == self.me:
+            return []
+        if isinstance(heard, Undecryptable):
+            self._health.undecryptable += 1
+            ids = {"event_id": heard.event_id, "room_id": room_id}
+            log.warning("undecryptable", sender=heard.sender, **ids)
+        else:
+            self._health.decrypted += getattr(event, "decrypted", False)
+        return [heard]
+
+    def _begin_thread(self, message: Message) -> None:
+        """Note that a mention of the bot in a main timeline opens a conversation of its own."""
+        in_salon = not self.room(message.room_id).direct
+        if in_salon and message.thread_root is None and self.me in message.mentions:
+            conversation = Conversation(message.room_id, message.event_id)
+            self._histories.begin(conversation, message)
 
     def _hear_state(self, room_id: RoomId, source: Json) -> None:
         if source.get("state_key") != "":

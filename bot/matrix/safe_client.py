@@ -154,8 +154,7 @@ class SafeClient(nio.AsyncClient):
             events = info.timeline.events
             for index, event in enumerate(events):
                 if isinstance(event, nio.MegolmEvent):
-                    event.room_id = room_id
-                    events[index] = self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001  # nio's own callers use it
+                    events[index] = self.decrypted(room_id, event)
                 else:
                     self._take_state(room, event)
                 await turns.next()
@@ -164,11 +163,16 @@ class SafeClient(nio.AsyncClient):
 
     def read_again(self, response: nio.SyncResponse) -> None:
         """Decrypt what a response held without its key, now that more keys have come."""
-        for info in response.rooms.join.values():
+        for room_id, info in response.rooms.join.items():
             events = info.timeline.events
-            for index, event in enumerate(events):
-                if isinstance(event, nio.MegolmEvent):
-                    events[index] = self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001  # as above
+            events[:] = [self.decrypted(room_id, event) for event in events]
+
+    def decrypted(self, room_id: str, event: Any) -> Any:  # noqa: ANN401  # any of nio's events
+        """Return the event in clear, or as it is where it is so or has no key."""
+        if not isinstance(event, nio.MegolmEvent):
+            return event
+        event.room_id = room_id
+        return self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001  # nio's own callers use it
 
     def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
         """Return the room with the state that the response brings; nobody sees a half of it."""

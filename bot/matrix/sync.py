@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import nio
 import structlog
 
-from bot.core.events import Batch, Event
+from bot.core.events import Batch, Event, RoomId
 from bot.errors import (
     AccountExpired,
     BotError,
@@ -121,9 +121,12 @@ class _Loop:
         keys = self._rooms.hear_keys(response)
         self._token, self._first = response.next_batch, False
         self._responses.popleft()
-        return Batch(tuple(events), self._token, keys)
+        return Batch(tuple(events), self._token, keys, self._rooms.take_closed())
 
     async def _fill(self, response: nio.SyncResponse, since: str) -> None:
+        for room_id, info in response.rooms.join.items():
+            if info.timeline.limited:
+                self._rooms.miss(RoomId(room_id))
         insist = self._gap_failures < _GAP_TRIES
         me, health = self._rooms.me, self._health
         try:
@@ -157,6 +160,7 @@ class _Loop:
         self._responses.clear()
         if failures + 1 >= _TRIES:
             log.error("sync response given up", token=reached)
+            self._rooms.miss()
             self._token = reached or self._token
         self._client.next_batch = self._token or ""  # else nio would pass over the same response
 

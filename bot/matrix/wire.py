@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import nio
 import structlog
+from nio.responses import RoomEventRelationsResponse
 
 from bot.matrix.parse import is_text, mapping, text
 
@@ -153,6 +154,8 @@ def _repair_events(section: object, key: str) -> None:
         ):
             content.setdefault("sender_key", "")
             content.setdefault("device_id", "")
+        bundled = mapping(mapping(event.get("unsigned")).get("m.relations"))
+        _repair_events({"edits": [bundled.get("m.replace")]}, "edits")
 
 
 def _repair_query(body: dict[str, Any]) -> None:
@@ -211,6 +214,7 @@ def _devices(body: dict[str, Any], section: str) -> list[tuple[str, str, Any]]:
 _REPAIRS: dict[type[nio.Response], Callable[[dict[str, Any]], None]] = {
     nio.SyncResponse: _repair_sync,
     nio.RoomMessagesResponse: _repair_messages,
+    RoomEventRelationsResponse: _repair_messages,
     nio.RoomGetEventResponse: _repair_event,
     nio.KeysQueryResponse: _repair_query,
     nio.KeysClaimResponse: _repair_claim,

@@ -12,13 +12,15 @@ from typing import Any, Self, TypeVar
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, RowMapping, event, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, event, func, insert, or_, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bot.core.events import (
     Batch,
+    Change,
+    Conversation,
     Event,
     EventId,
     Invite,
@@ -26,14 +28,15 @@ from bot.core.events import (
     Left,
     Message,
     Pending,
+    Prompt,
     RoomId,
     Undecryptable,
     UserId,
 )
 from bot.errors import StoreError
-from bot.ports import Awaited, Claim
+from bot.ports import Awaited, Choices, Claim, Exchange
 from bot.shield import to_the_end
-from bot.storage.tables import account, inbox, replies
+from bot.storage.tables import account, choices, inbox, replies
 
 T = TypeVar("T")
 _Unfinished = Invite | Joined | Left | Pending | Awaited
@@ -85,6 +88,7 @@ class SqlStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._turn = asyncio.Lock()  # SQLite has one writer; in it, the others would sleep in turn
         self._committed = -math.inf  # when the last token was, in the loop's time
 
     @classmethod
@@ -122,25 +126,30 @@ class SqlStore:
     async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]:
         """Commit the batch's events and token; return the events not known before.
 
-        The token of a batch without events may wait for one with, a few seconds at the most: who
-        starts from an older token hears again what asks for nothing.
+        The token of a batch without such events may wait for one with, a few seconds at the most:
+        who starts from an older token hears again what asks for nothing.
         """
         now = asyncio.get_running_loop().time()
-        if not batch.events and now - self._committed < _TOKEN_SECONDS:
+        fresh = now - self._committed < _TOKEN_SECONDS
+        if not batch.events and fresh:
             return ()
 
-        async def work(connection: AsyncConnection) -> list[Event]:
+        async def work(connection: AsyncConnection) -> tuple[list[Event], bool]:
             last = await connection.scalar(select(func.max(inbox.c.position))) or 0
             new = [
                 heard
                 for position, heard in enumerate(batch.events, last + 1)
-                if await _insert(connection, _row(heard, position, heard_at))
+                if not (isinstance(heard, Change) and await _is_nobodys(connection, heard))
+                and await _insert(connection, _row(heard, position, heard_at))
             ]
+            if not new and fresh:
+                return new, False
             await connection.execute(update(account).values(sync_token=batch.next_batch))
-            return new
+            return new, True
 
-        new = await self._transaction(work)
-        self._committed = now
+        new, committed = await self._transaction(work)
+        if committed:
+            self._committed = now
         return new
 
     async def unfinished(self) -> Sequence[_Unfinished]:
@@ -154,24 +163,55 @@ class SqlStore:
 
         return await self._transaction(work)
 
-    async def claim(self, prompt: EventId) -> Claim:
-        """Count this process's claim to the prompt, and return it with the reply's messages."""
+    async def claim(self, prompt: Prompt) -> Claim:
+        """Count a claim to the prompt, tie its messages, and return it with the reply's.
+
+        A prompt that is answered once more is unfinished again: until then, half of a new answer
+        may stand in place of the old one.
+        """
+        first, *joined = prompt.event_ids
 
         async def work(connection: AsyncConnection) -> Claim:
             number = await connection.scalar(
                 update(inbox)
-                .where(inbox.c.event_id == prompt)
-                .values(claims=inbox.c.claims + 1)
+                .where(inbox.c.event_id == first)
+                .values(claims=inbox.c.claims + 1, joined_to=None, finished_at=None)
                 .returning(inbox.c.claims)
             )
             if number is None:
-                raise StoreError(f"{prompt} was claimed before it was admitted")
-            event_ids = await connection.scalars(
-                select(replies.c.event_id)
-                .where(replies.c.prompt_event_id == prompt)
-                .order_by(replies.c.part)
+                raise StoreError(f"{first} was claimed before it was admitted")
+            if joined:
+                await connection.execute(
+                    update(inbox)
+                    .where(inbox.c.event_id.in_(joined))
+                    .values(joined_to=first, finished_at=None)
+                )
+            return Claim(number, await _reply(connection, first))
+
+        return await self._transaction(work)
+
+    async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
+        """Return the prompt and reply that an event of the room is one message of."""
+
+        async def work(connection: AsyncConnection) -> Exchange | None:
+            replied = select(replies.c.prompt_event_id).where(replies.c.event_id == event_id)
+            first = await connection.scalar(
+                select(func.coalesce(inbox.c.joined_to, inbox.c.event_id)).where(
+                    inbox.c.room_id == room_id,
+                    or_(
+                        inbox.c.event_id == event_id, inbox.c.event_id == replied.scalar_subquery()
+                    ),
+                )
             )
-            return Claim(number, tuple(EventId(one) for one in event_ids))
+            if first is None:
+                return None
+            joined = await connection.scalars(
+                select(inbox.c.event_id)
+                .where(inbox.c.joined_to == first)
+                .order_by(inbox.c.position)
+            )
+            prompt = (EventId(first), *map(EventId, joined))
+            return Exchange(prompt, await _reply(connection, first))
 
         return await self._transaction(work)
 
@@ -185,15 +225,55 @@ class SqlStore:
 
         await self._transaction(work)
 
-    async def finish(self, event_id: EventId) -> None:
-        """Record that nothing more is to be done about the event."""
+    async def finish(self, *event_ids: EventId) -> None:
+        """Record that nothing more is to be done about the events."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(
-                update(inbox).where(inbox.c.event_id == event_id).values(finished_at=func.now())
+                update(inbox).where(inbox.c.event_id.in_(event_ids)).values(finished_at=func.now())
             )
 
         await self._transaction(work)
+
+    async def choose(self, conversation: Conversation, chosen: Choices) -> None:
+        """Record what was chosen for a conversation; what is None stays as it was."""
+        named = {"model": chosen.model, "language": chosen.language}
+        values = {name: value for name, value in named.items() if value is not None}
+        if not values:
+            return
+
+        async def work(connection: AsyncConnection) -> None:
+            key = {
+                "room_id": conversation.room_id,
+                "thread_root": conversation.thread_root or "",
+            }
+            statement = sqlite.insert(choices).values(key | values)
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=list(key), set_=values)
+            )
+
+        await self._transaction(work)
+
+    async def choices(self, conversation: Conversation) -> Choices:
+        """Return what was chosen for a conversation, else for all of its room."""
+        root = conversation.thread_root or ""
+
+        async def work(connection: AsyncConnection) -> Choices:
+            rows = await connection.execute(
+                select(choices.c.model, choices.c.language)
+                .where(
+                    choices.c.room_id == conversation.room_id,
+                    choices.c.thread_root.in_({"", root}),
+                )
+                .order_by(choices.c.thread_root.desc())
+            )
+            found = rows.all()
+            return Choices(
+                next((row.model for row in found if row.model), None),
+                next((row.language for row in found if row.language), None),
+            )
+
+        return await self._transaction(work)
 
     async def noticed(self, message: Undecryptable, at: float) -> None:
         """Record that the message's sender was told at `at` that it cannot be read."""
@@ -228,7 +308,7 @@ class SqlStore:
 
         async def whole() -> T:
             try:
-                async with self._engine.begin() as connection:
+                async with self._turn, self._engine.begin() as connection:
                     return await work(connection, *arguments)
             except (SQLAlchemyError, OSError) as error:
                 reason = getattr(error, "orig", None) or error
@@ -253,6 +333,28 @@ async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
             f"the ledger belongs to {owner}, the configuration names {user_id}: "
             "give each account a storage.directory of its own"
         )
+
+
+async def _reply(connection: AsyncConnection, prompt: str) -> tuple[EventId, ...]:
+    """Return the messages of the reply to a prompt, in order."""
+    found = await connection.scalars(
+        select(replies.c.event_id)
+        .where(replies.c.prompt_event_id == prompt)
+        .order_by(replies.c.part)
+    )
+    return tuple(map(EventId, found))
+
+
+async def _is_nobodys(connection: AsyncConnection, change: Change) -> bool:
+    """Tell whether what changes is neither prompt nor reply, nor root of a thread of such."""
+    mine = select(inbox.c.event_id).where(
+        inbox.c.room_id == change.room_id,
+        or_(inbox.c.event_id == change.target, inbox.c.thread_root == change.target),
+    )
+    reply = select(replies.c.event_id).where(replies.c.event_id == change.target)
+    return await connection.scalar(mine.limit(1)) is None and (
+        await connection.scalar(reply) is None
+    )
 
 
 async def _insert(connection: AsyncConnection, row: dict[str, Any]) -> bool:
@@ -281,12 +383,11 @@ def _row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
     if isinstance(heard, Invite):
         row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
     elif isinstance(heard, Message | Undecryptable):
-        row["fingerprint"] = heard.fingerprint
+        row |= {"fingerprint": heard.fingerprint, "thread_root": heard.thread_root}
     if isinstance(heard, Undecryptable):
         row |= {
             "sender": heard.sender,
             "session_id": heard.session_id,
-            "thread_root": heard.thread_root,
             "timestamp": heard.timestamp,
         }
     return row
@@ -301,10 +402,11 @@ def _restore(row: RowMapping) -> _Unfinished:
             return Left(event_id, room_id, alone=True)  # no other is admitted
         case "joined":
             return Joined(event_id, room_id)
-        case "undecryptable" if not row["claims"]:
+        case "undecryptable" if not (row["claims"] or row["joined_to"]):
             return _restore_awaited(row)
         case _:
-            return Pending(event_id, room_id)
+            joined_to = EventId(row["joined_to"]) if row["joined_to"] else None
+            return Pending(event_id, room_id, begun=row["claims"] > 0, joined_to=joined_to)
 
 
 def _restore_awaited(row: RowMapping) -> Awaited:

@@ -1,20 +1,31 @@
 """One class over the Matrix port: what FakeMatrix promises, matrix-nio on Synapse keeps."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from bot.core.events import Batch, Event, EventId, Invite, Joined, Message, RoomId
+from bot.core.events import (
+    Batch,
+    Event,
+    EventId,
+    Invite,
+    Joined,
+    Message,
+    Prompt,
+    Redaction,
+    Revision,
+    RoomId,
+)
 from bot.core.markdown import Part, render
 from bot.core.replies import Edit, Notice, Reply
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account
 from bot.ports import Matrix
 from tests.fakes import FakeMatrix
-from tests.make import ROOM, invite, message
+from tests.make import ROOM, invite, message, prompt, redaction, revision
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
 from tests.stand.vault import health, vault
@@ -30,23 +41,36 @@ class Meeting:
     batches: AsyncIterator[Batch]
     room_id: RoomId
     say: Callable[[str], Awaitable[EventId]]
+    edit: Callable[[EventId, str], Awaitable[EventId]]
+    take_back: Callable[[EventId], Awaitable[EventId]]
     standing: Callable[[EventId, str], Awaitable[bool]]
+    waiting: list[Event] = field(default_factory=list)  # of the last batch
 
     async def heard(self, kind: type[Event]) -> Event:
         """Return the next event of that kind."""
-        async for batch in self.batches:
-            for event in batch.events:
+        while True:
+            while self.waiting:
+                event = self.waiting.pop(0)
                 if isinstance(event, kind):
                     return event
-        raise AssertionError("the sync ended")
+            self.waiting += (await anext(self.batches)).events
 
-    async def prompt(self, body: str) -> Message:
+    async def prompt(self, body: str) -> Prompt:
         """Let the person say `body`, and return it as the bot hears it."""
         event_id = await self.say(body)
         event = await self.heard(Message)
         assert isinstance(event, Message)
         assert event.event_id == event_id
-        return event
+        return prompt(event)
+
+    async def last(self, asked: Prompt, number: int) -> list[tuple[str, bool]]:
+        """Return the last messages of the conversation, and whether they are the bot's."""
+        history = await self.matrix.history(asked, lambda _: False)
+        return [(one.body, one.mine) for one in history.said[-number:]]
+
+
+def reply(asked: Prompt, text: str) -> Reply:
+    return Reply(asked, Part(text), "small")
 
 
 async def fake() -> Meeting:
@@ -59,10 +83,20 @@ async def fake() -> Meeting:
         matrix.hear(event)
         return event.event_id
 
+    async def edit(event_id: EventId, body: str) -> EventId:
+        one = revision(body, target=event_id, event_id=f"$said{len(matrix.messages)}")
+        matrix.hear(one)
+        return one.event_id
+
+    async def take_back(event_id: EventId) -> EventId:
+        one = redaction(event_id, event_id=f"$said{len(matrix.messages)}")
+        matrix.hear(one)
+        return one.event_id
+
     async def standing(event_id: EventId, body: str) -> bool:
         return matrix.standing()[event_id] == body
 
-    return Meeting(matrix, matrix.batches(None), ROOM, say, standing)
+    return Meeting(matrix, matrix.batches(None), ROOM, say, edit, take_back, standing)
 
 
 async def real(matrix: NioMatrix, person: NioPerson) -> Meeting:
@@ -74,13 +108,19 @@ async def real(matrix: NioMatrix, person: NioPerson) -> Meeting:
     async def say(body: str) -> EventId:
         return await person.send(room_id, body)
 
+    async def edit(event_id: EventId, body: str) -> EventId:
+        return await person.edit(room_id, event_id, body)
+
+    async def take_back(event_id: EventId) -> EventId:
+        return await person.redact(room_id, event_id)
+
     async def standing(event_id: EventId, body: str) -> bool:
         seen = await person.wait_for_message(
             room_id, lambda seen: seen.event_id == event_id and seen.body == body
         )
         return seen.failure is None
 
-    return Meeting(matrix, batches, room_id, say, standing)
+    return Meeting(matrix, batches, room_id, say, edit, take_back, standing)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", "nio"])
@@ -118,10 +158,92 @@ class TestMatrix:
         assert joined.matrix.room(joined.room_id).direct
 
     async def test_a_message_is_heard_and_can_be_fetched_again(self, joined: Meeting) -> None:
-        prompt = await joined.prompt("Bonjour")
+        asked = await joined.prompt("Bonjour")
 
-        assert prompt.body == "Bonjour"
-        assert await joined.matrix.fetch(prompt.room_id, prompt.event_id) == prompt
+        assert asked.body == "Bonjour"
+        assert await joined.matrix.fetch(asked.room_id, asked.event_id) == asked.messages[0]
+
+    async def test_who_sent_a_message_is_known_once_it_is_heard(self, joined: Meeting) -> None:
+        asked = await joined.prompt("Qui ?")
+        sent = await joined.matrix.send(joined.room_id, reply(asked, "Toi."), "known")
+
+        known = [joined.matrix.known[one] for one in (asked.event_id, sent)]
+
+        assert [one and one.sender for one in known] == [asked.sender, joined.matrix.user_id]
+
+    async def test_an_edited_message_is_fetched_in_its_last_version(self, joined: Meeting) -> None:
+        asked = await joined.prompt("premier")
+        await joined.edit(asked.event_id, "deuxième")
+        await joined.edit(asked.event_id, "troisième")
+        heard = [await joined.heard(Revision) for _ in range(2)]
+
+        found = await joined.matrix.fetch(joined.room_id, asked.event_id)
+
+        assert [(type(one), getattr(one, "target", "")) for one in heard] == [
+            (Revision, asked.event_id)
+        ] * 2
+        assert found == replace(asked.messages[0], body="troisième")
+
+    async def test_what_was_heard_can_be_fetched_again_whatever_it_is(
+        self, joined: Meeting
+    ) -> None:
+        asked = await joined.prompt("Un mot")
+        await joined.edit(asked.event_id, "Deux mots")
+        edited = await joined.heard(Revision)
+        await joined.take_back(asked.event_id)
+        withdrawn = await joined.heard(Redaction)
+
+        assert await joined.matrix.fetch(joined.room_id, withdrawn.event_id) == withdrawn
+        assert await joined.matrix.fetch(joined.room_id, asked.event_id) is None
+        assert joined.matrix.known[asked.event_id] is None
+        assert edited.room_id == joined.room_id
+
+    async def test_the_conversation_holds_prompts_and_replies_as_they_stand(
+        self, joined: Meeting
+    ) -> None:
+        first = await joined.prompt("Le ciel ?")
+        sent = await joined.matrix.send(joined.room_id, reply(first, "Ble"), "history-1")
+        second = await joined.prompt("Et la mer ?")
+        await joined.matrix.send(joined.room_id, Notice("Patience.", second), "history-n")
+        await joined.matrix.send(joined.room_id, Edit(sent, reply(first, "Bleu.")), "history-2")
+
+        history = await joined.matrix.history(second, lambda _: False)
+
+        assert await joined.last(second, 3) == [
+            *(("Le ciel ?", False), ("Bleu.", True)),
+            ("Et la mer ?", False),
+        ]
+        assert history.said[-2].answers == (first.event_id,)
+        assert (history.chain, history.lost) == ([], 0)
+
+    async def test_the_conversation_follows_edits_and_redactions(self, joined: Meeting) -> None:
+        first, second = [await joined.prompt(one) for one in ("un", "deux")]
+        await joined.edit(second.event_id, "trois")
+        await joined.heard(Revision)
+        assert await joined.last(second, 2) == [("un", False), ("trois", False)]
+
+        await joined.take_back(first.event_id)
+        await joined.heard(Redaction)
+
+        assert ("un", False) not in await joined.last(second, 2)
+        assert await joined.last(second, 1) == [("trois", False)]
+
+    async def test_a_reply_can_be_taken_away_with_all_its_edits(self, joined: Meeting) -> None:
+        asked = await joined.prompt("Un secret ?")
+        matrix, room_id = joined.matrix, joined.room_id
+        first = await matrix.send(room_id, reply(asked, "Ou"), "away-1")
+        edits = [
+            await matrix.send(room_id, Edit(first, reply(asked, body)), f"away-{body}")
+            for body in ("Oui", "Oui.")
+        ]
+        assert sorted(await matrix.edits(room_id, first)) == sorted(edits)
+
+        for one in (*edits, first, first):
+            await matrix.redact(room_id, one, f"redact-{one}")
+
+        assert await matrix.edits(room_id, first) == []
+        assert await matrix.fetch(room_id, first) is None
+        assert await joined.last(asked, 1) == [("Un secret ?", False)]
 
     async def test_what_is_not_there_is_fetched_as_none(self, joined: Meeting) -> None:
         gone = EventId("$gCD12ZQrv_0S1Ed5nIaSV6qbjEDTMSnEbV0Xdm5EBqA")
@@ -129,12 +251,12 @@ class TestMatrix:
         assert await joined.matrix.fetch(joined.room_id, gone) is None
 
     async def test_a_reply_stands_and_its_edit_takes_its_place(self, joined: Meeting) -> None:
-        prompt = await joined.prompt("Le ciel ?")
-        reply = Reply(prompt, Part("Le ciel est"), "small")
-        first = await joined.matrix.send(joined.room_id, reply, "reply-first")
+        asked = await joined.prompt("Le ciel ?")
+        beginning = reply(asked, "Le ciel est")
+        first = await joined.matrix.send(joined.room_id, beginning, "reply-first")
         assert await joined.standing(first, "Le ciel est")
 
-        whole = Reply(prompt, Part("Le ciel est **bleu**."), "small")
+        whole = reply(asked, "Le ciel est **bleu**.")
         await joined.matrix.send(joined.room_id, Edit(first, whole), "reply-final")
 
         assert await joined.standing(first, render("Le ciel est **bleu**.").body)
@@ -148,7 +270,7 @@ class TestMatrix:
         assert await joined.matrix.send(joined.room_id, notice, "notice-2") != first
 
     async def test_attention_passes_without_a_word(self, joined: Meeting) -> None:
-        prompt = await joined.prompt("Tu es là ?")
+        asked = await joined.prompt("Tu es là ?")
 
-        async with joined.matrix.attention(prompt):
-            assert await joined.matrix.fetch(prompt.room_id, prompt.event_id) == prompt
+        async with joined.matrix.attention(asked):
+            assert await joined.matrix.fetch(asked.room_id, asked.event_id) == asked.messages[0]

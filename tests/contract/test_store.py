@@ -14,27 +14,61 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from bot.core.events import Batch, EventId, Joined, Left, Message, RoomId, Undecryptable
+from bot.core.events import (
+    Batch,
+    Conversation,
+    Event,
+    EventId,
+    Joined,
+    Left,
+    Message,
+    Pending,
+    RoomId,
+    Undecryptable,
+    Upgraded,
+)
 from bot.errors import StoreError
-from bot.ports import Awaited, Claim, Store
+from bot.ports import Awaited, Choices, Claim, Exchange, Store
 from bot.storage.store import SqlStore
 from bot.storage.tables import metadata
 from tests.fakes import FakeStore
-from tests.make import AGENT, BOT, MIDNIGHT, ROOM, invite, message, pending, undecryptable
+from tests.make import (
+    AGENT,
+    BOT,
+    MIDNIGHT,
+    ROOM,
+    invite,
+    message,
+    pending,
+    prompt,
+    reaction,
+    redaction,
+    revision,
+    undecryptable,
+)
 
 PROMPT = message()
+ASKED = prompt(PROMPT)
+TWO, THREE = message(event_id="$2"), message(event_id="$3")
+ALL = prompt(PROMPT, TWO, THREE)
+ELSEWHERE = RoomId("!other:tchap.test")
+THREAD = Conversation(ROOM, EventId("$root"))
+MAIN = Conversation(ROOM, None)
+BEGUN = replace(pending(), begun=True)
+EXCHANGE = Exchange(ALL.event_ids, (EventId("$reply"),))
+UPGRADED = Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:tchap.test"))
 JOINED = Joined(EventId("$join"), ROOM)
 
 
-def _write_first_ledger(path: Path) -> None:
-    """Write a ledger as the first version of the assistant left it."""
+def _write_older_ledger(path: Path, version: str) -> None:
+    """Write a ledger as an earlier version of the assistant left it."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", "bot.storage:migrations")
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, version)
         connection.exec_driver_sql("INSERT INTO account VALUES (?, 's7')", (BOT,))
         connection.exec_driver_sql(
             "INSERT INTO inbox (event_id, position, kind, room_id, sender, direct, claims,"
@@ -46,7 +80,20 @@ def _write_first_ledger(path: Path) -> None:
             ],
         )
         connection.exec_driver_sql("INSERT INTO replies VALUES ('$prompt', 0, '$reply')")
+        if version > "0001":
+            connection.exec_driver_sql(
+                "INSERT INTO inbox (event_id, position, kind, room_id, sender, thread_root,"
+                " session_id, timestamp, admitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *("$late", 4, "undecryptable", ROOM, AGENT, "$root", "session"),
+                    *(1_700_000_000_000, "2023-11-14 00:00:00"),
+                ),
+            )
     engine.dispose()
+
+
+def joined(event_id: str, first: str = "$prompt") -> Pending:
+    return replace(pending(event_id), joined_to=EventId(first))
 
 
 @pytest.fixture(params=["fake", "sqlite"])
@@ -128,18 +175,16 @@ class TestStore:
     ) -> None:
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
 
-        first = await store.claim(PROMPT.event_id)
+        first = await store.claim(ASKED)
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
         await store.sent(PROMPT.event_id, 1, EventId("$reply2"))
 
         assert first == Claim(1, ())
-        assert await store.claim(PROMPT.event_id) == Claim(
-            2, (EventId("$reply"), EventId("$reply2"))
-        )
+        assert await store.claim(ASKED) == Claim(2, (EventId("$reply"), EventId("$reply2")))
 
     async def test_only_what_was_admitted_can_be_claimed(self, store: Store) -> None:
         with pytest.raises(StoreError, match="before it was admitted"):
-            await store.claim(EventId("$unknown"))
+            await store.claim(prompt(message(event_id="$unknown")))
 
     @pytest.mark.parametrize("thread_root", [None, "$root"])
     async def test_what_cannot_be_read_is_remembered_by_its_ids(
@@ -161,8 +206,8 @@ class TestStore:
     async def test_what_is_claimed_could_be_read(self, store: Store) -> None:
         await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
 
-        assert await store.claim(PROMPT.event_id) == Claim(1, ())
-        assert await store.unfinished() == [pending()]
+        assert await store.claim(ASKED) == Claim(1, ())
+        assert await store.unfinished() == [BEGUN]
 
     async def test_the_last_notice_is_remembered_beyond_its_message(self, store: Store) -> None:
         first, second = undecryptable("$1"), undecryptable("$2")
@@ -195,19 +240,171 @@ class TestStore:
 
         assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 30
 
+    async def test_the_messages_of_a_prompt_are_tied_to_its_first(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+
+        assert await store.claim(ALL) == Claim(1, ())
+
+        assert await store.unfinished() == [BEGUN, joined("$2"), joined("$3")]
+
+    async def test_a_prompt_may_gain_and_lose_messages_from_claim_to_claim(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.claim(prompt(PROMPT, TWO))
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+
+        assert await store.claim(ALL) == Claim(2, (EventId("$reply"),))
+        assert await store.exchange(ROOM, THREE.event_id) == EXCHANGE
+
+    async def test_a_prompt_that_loses_its_first_message_is_a_prompt_of_its_own(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.claim(ALL)
+
+        assert await store.claim(prompt(TWO, THREE)) == Claim(1, ())
+
+        second = replace(pending("$2"), begun=True)
+        assert await store.unfinished() == [BEGUN, second, joined("$3", "$2")]
+
+    async def test_what_joined_a_prompt_could_be_read(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT, undecryptable("$2")), "s1"), MIDNIGHT)
+
+        await store.claim(prompt(PROMPT, TWO))
+
+        assert await store.unfinished() == [BEGUN, joined("$2")]
+
+    @pytest.mark.parametrize("event_id", ["$prompt", "$2", "$3", "$reply", "$reply2"])
+    async def test_every_message_of_a_prompt_and_its_reply_leads_to_both(
+        self, store: Store, event_id: str
+    ) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.claim(ALL)
+        await store.sent(PROMPT.event_id, 1, EventId("$reply2"))
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+
+        whole = replace(EXCHANGE, reply=(EventId("$reply"), EventId("$reply2")))
+        assert await store.exchange(ROOM, EventId(event_id)) == whole
+        assert await store.exchange(ELSEWHERE, EventId(event_id)) is None
+
+    async def test_the_messages_of_a_prompt_come_in_the_order_of_arrival(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((PROMPT, THREE, TWO), "s1"), MIDNIGHT)
+        await store.claim(ALL)
+
+        found = await store.exchange(ROOM, PROMPT.event_id)
+        assert found is not None
+        assert found.prompt == ("$prompt", "$3", "$2")
+
+    async def test_an_unknown_event_leads_nowhere(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+
+        assert await store.exchange(ROOM, EventId("$unknown")) is None
+        assert await store.exchange(ROOM, PROMPT.event_id) == Exchange((PROMPT.event_id,), ())
+
+    async def test_what_is_finished_still_leads_to_its_reply(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.claim(ALL)
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+
+        await store.finish(*ALL.event_ids)
+
+        assert await store.unfinished() == []
+        assert await store.exchange(ROOM, EventId("$reply")) == EXCHANGE
+
+    async def test_many_are_finished_at_once_or_none(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+
+        await store.finish()
+        await store.finish(PROMPT.event_id, THREE.event_id, EventId("$unknown"))
+
+        assert await store.unfinished() == [pending("$2")]
+
+    @pytest.mark.parametrize("target", ["$prompt", "$2", "$reply", "$root", "$in thread"])
+    async def test_what_changes_a_prompt_a_reply_or_a_thread_is_admitted(
+        self, store: Store, target: str
+    ) -> None:
+        threaded = message(event_id="$in thread", thread_root="$root")
+        await store.admit(Batch((PROMPT, TWO, threaded), "s1"), MIDNIGHT)
+        await store.claim(prompt(PROMPT, TWO))
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+        await store.finish(*ALL.event_ids, threaded.event_id)
+        changes = revision(target=target), redaction(target), reaction(target=target)
+
+        assert await store.admit(Batch(changes, "s2"), MIDNIGHT) == list(changes)
+
+        ids = ["$edit", "$redaction", "$reaction"]
+        assert await store.unfinished() == [pending(one) for one in ids]
+
+    async def test_what_changes_nothing_of_the_bots_is_left_out(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        changes: list[Event] = [
+            *(revision(target="$x"), redaction("$x"), reaction(target="$x")),
+            replace(redaction(), room_id=ELSEWHERE),
+        ]
+
+        assert await store.admit(Batch((*changes, TWO), "s2"), MIDNIGHT) == [TWO]
+        assert await store.unfinished() == [pending(), pending("$2")]
+
+    async def test_a_prompt_and_its_change_may_come_in_one_batch(self, store: Store) -> None:
+        both = (PROMPT, revision())
+
+        assert await store.admit(Batch(both, "s1"), MIDNIGHT) == list(both)
+
+    async def test_an_upgrade_is_remembered_until_it_is_acted_upon(self, store: Store) -> None:
+        assert await store.admit(Batch((UPGRADED,), "s1"), MIDNIGHT) == [UPGRADED]
+        assert await store.unfinished() == [pending("$t")]
+
+    async def test_what_nobody_has_chosen_is_none(self, store: Store) -> None:
+        await store.choose(THREAD, Choices())
+
+        assert await store.choices(THREAD) == await store.choices(MAIN) == Choices()
+
+    async def test_a_choice_in_a_thread_goes_before_that_of_its_room(self, store: Store) -> None:
+        await store.choose(MAIN, Choices("small", "en"))
+        await store.choose(THREAD, Choices("large"))
+
+        assert await store.choices(MAIN) == Choices("small", "en")
+        assert await store.choices(THREAD) == Choices("large", "en")
+        assert await store.choices(Conversation(ROOM, EventId("$x"))) == Choices("small", "en")
+        assert await store.choices(Conversation(ELSEWHERE, THREAD.thread_root)) == Choices()
+
+    async def test_a_choice_in_a_thread_is_none_of_its_room(self, store: Store) -> None:
+        await store.choose(THREAD, Choices("large", "en"))
+
+        assert await store.choices(MAIN) == Choices()
+
+    async def test_a_later_choice_replaces_what_it_names_and_nothing_else(
+        self, store: Store
+    ) -> None:
+        await store.choose(MAIN, Choices("small", "en"))
+        await store.choose(MAIN, Choices(language="fr"))
+        await store.choose(MAIN, Choices())
+
+        assert await store.choices(MAIN) == Choices("small", "fr")
+
 
 class TestSqlStore:
     async def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
         store = await SqlStore.open(tmp_path / "ledger.db", BOT)
         late = undecryptable("$late", thread_root="$root")
-        await store.admit(Batch((PROMPT, late), "s1"), MIDNIGHT)
+        await store.admit(Batch((PROMPT, TWO, THREE, late), "s1"), MIDNIGHT)
+        await store.claim(ALL)
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+        await store.choose(THREAD, Choices("large"))
         await store.noticed(late, MIDNIGHT + 30)
         await store.close()
 
         again = await SqlStore.open(tmp_path / "ledger.db", BOT)
 
         assert await again.sync_token() == "s1"
-        assert await again.unfinished() == [pending(), Awaited(late, MIDNIGHT)]
+        left = [BEGUN, joined("$2"), joined("$3"), Awaited(late, MIDNIGHT)]
+        assert await again.unfinished() == left
+        assert await again.claim(ALL) == Claim(2, (EventId("$reply"),))
+        assert await again.exchange(ROOM, THREE.event_id) == EXCHANGE
+        assert await again.choices(THREAD) == Choices("large")
         assert await again.last_notice(AGENT, ROOM) == MIDNIGHT + 30
         await again.close()
 
@@ -258,17 +455,23 @@ class TestSqlStore:
 
 
 class TestLedgersOfOtherVersions:
+    @pytest.mark.parametrize("version", ["0001", "0002"])
     async def test_an_older_ledger_is_brought_up_to_date_with_what_is_in_it(
-        self, tmp_path: Path
+        self, tmp_path: Path, version: str
     ) -> None:
         path = tmp_path / "ledger.db"
-        await asyncio.to_thread(_write_first_ledger, path)
+        await asyncio.to_thread(_write_older_ledger, path, version)
+        late = undecryptable("$late", thread_root="$root")
+        waiting = [Awaited(late, MIDNIGHT)] if version > "0001" else []
 
         store = await SqlStore.open(path, BOT)
 
         assert await store.sync_token() == "s7"
-        assert await store.unfinished() == [invite(), pending()]
-        assert await store.claim(PROMPT.event_id) == Claim(2, (EventId("$reply"),))
+        assert await store.unfinished() == [invite(), BEGUN, *waiting]
+        assert await store.claim(ASKED) == Claim(2, (EventId("$reply"),))
+        found = await store.exchange(ROOM, EventId("$reply"))
+        assert found == Exchange(ASKED.event_ids, (EventId("$reply"),))
+        assert await store.choices(MAIN) == Choices()
         assert await store.admit(Batch((message(event_id="$old"),), "s8"), MIDNIGHT) == []
         await store.admit(Batch((undecryptable("$new"),), "s9"), MIDNIGHT)
         assert (await store.unfinished())[-1] == Awaited(undecryptable("$new"), MIDNIGHT)

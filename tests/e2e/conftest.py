@@ -1,4 +1,4 @@
-"""One homeserver, one model, one running bot and two people, shared by all stories."""
+"""One homeserver, one model, three bots and two people, shared by all stories."""
 
 from collections.abc import AsyncIterator
 
@@ -7,10 +7,13 @@ import pytest_asyncio
 
 from tests.stand.bot import Bot
 from tests.stand.js_person import JsPerson
+from tests.stand.meddler import Meddler
 from tests.stand.model import ScriptedModel
 from tests.stand.nio_person import NioPerson
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
+
+IDLE_SECONDS = 0.6  # of silence, after which the peculiar bot begins anew
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -29,12 +32,66 @@ async def model() -> AsyncIterator[ScriptedModel]:
 async def bot(
     synapse: Synapse, model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Bot]:
-    user_id = await synapse.register("assistant", "secret")
+    user_id = await synapse.register("assistant", "secret", displayname="Assistant IA")
     async with Bot(
         tmp_path_factory.mktemp("bot"),
         user_id,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted", "stall_timeout": 2},
+        log={"level": "debug"},
+    ) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def steady(
+    synapse: Synapse, model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Bot]:
+    user_id = await synapse.register("steady", "secret", displayname="Assistant IA")
+    other = {"name": "other", "label": "Autre modèle"}
+    async with Bot(
+        tmp_path_factory.mktemp("steady"),
+        user_id,
+        matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
+        model={"base_url": model.url, "name": "scripted", "choices": {"autre": other}},
+        reply={"edit_interval": 1},
+        service={"contact": "assistance@stand.test"},
+        log={"level": "debug"},
+    ) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def assistant(steady: Bot) -> Bot:
+    """A bot with two models, which waits for them; it runs whatever the story before did."""
+    if steady.pid is None:
+        await steady.start()
+    return steady
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def between(synapse: Synapse) -> AsyncIterator[Meddler]:
+    """What stands between the peculiar bot and the homeserver."""
+    async with Meddler(synapse.url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def peculiar(
+    synapse: Synapse,
+    between: Meddler,
+    model: ScriptedModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Bot]:
+    """A bot with one answer at a time, little memory of direct messages, and no threads."""
+    user_id = await synapse.register("peculiar", "secret", displayname="Assistant IA")
+    async with Bot(
+        tmp_path_factory.mktemp("peculiar"),
+        user_id,
+        matrix={"homeserver": between.url, "user_id": user_id, "password": "secret"},
+        model={"base_url": model.url, "name": "scripted"},
+        conversation={"idle_minutes": IDLE_SECONDS / 60, "salon_replies": "inline"},
+        reply={"at_once": 1, "line_after": 1},
         log={"level": "debug"},
     ) as running:
         yield running
@@ -52,6 +109,17 @@ async def jason(synapse: Synapse) -> AsyncIterator[Person]:
     user_id = await synapse.register("jason", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as person:
         yield person
+
+
+@pytest.fixture
+def colleague(person: Person, nia: Person, jason: Person) -> Person:
+    """Who is at the other client."""
+    return jason if person is nia else nia
+
+
+@pytest.fixture(params=[True, False], ids=["encrypted", "in clear"])
+def encrypted(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture(params=["nio", "js"])

@@ -4,56 +4,23 @@ import asyncio
 
 import pytest
 
-from bot.core.events import EventId, RoomId
+from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
-from bot.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.model import CUT_UTF8, Answer, ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
+from tests.stand.talk import begun, notice, replies_to, reply, said, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-TEXTS = Texts("fr")
 SKY = (
     "The sky is **blue**. Sunlight meets the air, and its short waves scatter most. "
     + "So blue comes from everywhere. " * 20
     + "That is all."
 )
-
-
-def replies_to(person: Person, room_id: RoomId, prompt: EventId) -> list[Seen]:
-    """Return what stands in the room as the model's reply to `prompt`."""
-    return [
-        seen
-        for seen in person.messages(room_id)
-        if seen.content.get(MARKER, {}).get("prompt") == prompt
-    ]
-
-
-async def reply(person: Person, room_id: RoomId, prompt: EventId, text: str) -> Seen:
-    """Wait until the reply to `prompt` says `text`, in its only message."""
-    body = render(text).body
-    await person.wait_for_message(
-        room_id, lambda seen: seen in replies_to(person, room_id, prompt) and seen.body == body
-    )
-    [only] = replies_to(person, room_id, prompt)
-    return only
-
-
-async def notice(person: Person, room_id: RoomId, key: str) -> Seen:
-    """Wait for the bot's notice of that key."""
-    body = render(TEXTS(key)).body
-    return await person.wait_for_message(room_id, lambda seen: seen.body == body)
-
-
-async def talk(person: Person, bot: Bot) -> RoomId:
-    """Open an encrypted direct message with the bot, and wait for its welcome."""
-    room_id = await person.open_direct_message(bot.user_id)
-    await notice(person, room_id, "welcome")
-    return room_id
 
 
 async def test_the_first_prompt_sent_with_the_invitation_is_answered_after_the_welcome(
@@ -75,7 +42,7 @@ async def test_the_first_prompt_sent_with_the_invitation_is_answered_after_the_w
 async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
     model.when("why is the sky blue", Answer(text=SKY, tokens_per_second=40))
 
     prompt = await person.send(room_id, "Tell me why is the sky blue")
@@ -98,7 +65,7 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
 async def test_a_follow_up_is_asked_together_with_the_turns_before_it(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
     first = await person.send(room_id, "My name is Ada")
     await reply(person, room_id, first, "You said: My name is Ada.")
 
@@ -111,17 +78,17 @@ async def test_a_follow_up_is_asked_together_with_the_turns_before_it(
 
 
 async def test_what_the_bot_cannot_read_is_said(person: Person, bot: Bot) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
 
     content = {"msgtype": "m.image", "body": "photo.png", "url": "mxc://stand.test/x"}
     picture = await person.send_event(room_id, "m.room.message", content)
-    said = await notice(person, room_id, "unreadable message")
+    explained = await notice(person, room_id, "unreadable message")
 
-    assert said.content["m.relates_to"]["event_id"] == picture
+    assert explained.content["m.relates_to"]["event_id"] == picture
 
 
 async def test_the_help_that_the_welcome_names_is_there(person: Person, bot: Bot) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
 
     await person.send(room_id, "!aide")
 
@@ -154,7 +121,8 @@ async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
 @pytest.mark.parametrize(
     ("fault", "key"),
     [
-        (Answer(mode="verbatim", status=429, body=b'{"detail": "10 requests"}'), "model busy"),
+        (Answer(mode="verbatim", status=429, body=b'{"detail": "10 requests"}'), "model limited"),
+        (Answer(mode="verbatim", status=503, body=b"{}"), "model busy"),
         (Answer(mode="verbatim", status=500, body=b"oops"), "model failed"),
         (Answer(mode="verbatim", status=401, body=b"{}"), "model refused"),
         (Answer(mode="stall"), "model timeout"),
@@ -163,14 +131,13 @@ async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
 async def test_a_model_that_fails_before_its_first_word_is_one_notice(
     nia: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
 ) -> None:
-    room_id = await talk(nia, bot)
+    room_id = await talk(nia, bot.user_id)
     model.when("will it work", fault)
 
     prompt = await nia.send(room_id, "will it work")
-    said = await notice(nia, room_id, key)
+    told = await notice(nia, room_id, key)
 
-    assert said.content["msgtype"] == "m.notice"
-    assert said.content["m.relates_to"]["event_id"] == prompt
+    assert told.content["m.relates_to"]["event_id"] == prompt
     assert replies_to(nia, room_id, prompt) == []
 
 
@@ -180,18 +147,18 @@ async def test_a_model_that_fails_before_its_first_word_is_one_notice(
         (Answer(text=SKY, mode="reset", after=12), "model truncated"),
         (Answer(text=SKY, mode="close", after=12), "model truncated"),
         (Answer(text=SKY, mode="end", after=12, tail=CUT_UTF8), "model truncated"),
-        (Answer(text=SKY, mode="stall", after=12), "model timeout"),
+        (Answer(text=SKY, mode="stall", after=12), "model stalled"),
         (Answer(text=SKY, finish_reason="length"), "cut by length"),
     ],
 )
 async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
     person: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
 ) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
     model.when("will it last", fault)
 
     prompt = await person.send(room_id, "will it last")
-    remark = render(TEXTS(key)).body
+    remark = said(key)
     broken = await person.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
 
     assert [broken] == replies_to(person, room_id, prompt)
@@ -199,7 +166,7 @@ async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
     assert broken.content[MARKER]["added"] == [remark]
     model.when("will it last", Answer())
     again = await person.send(room_id, "was it whole")
-    await person.wait_for_message(room_id, lambda seen: seen in replies_to(person, room_id, again))
+    await begun(person, room_id, again)
     turns = model.exchanges[-1].body["messages"]
     assert turns[-1]["content"] == "was it whole"
     assert not any(remark in turn["content"] for turn in turns)
@@ -208,7 +175,7 @@ async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
 async def test_a_homeserver_that_restarts_during_a_reply_loses_nothing(
     person: Person, bot: Bot, model: ScriptedModel, synapse: Synapse
 ) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
     model.when("stay with me", Answer(text=SKY, tokens_per_second=25))
 
     prompt = await person.send(room_id, "stay with me")
@@ -226,7 +193,7 @@ async def test_a_homeserver_that_restarts_during_a_reply_loses_nothing(
 async def test_a_bot_that_restarts_between_two_messages_remembers_the_first(
     person: Person, bot: Bot
 ) -> None:
-    room_id = await talk(person, bot)
+    room_id = await talk(person, bot.user_id)
     first = await person.send(room_id, "I come from Brest")
     await reply(person, room_id, first, "You said: I come from Brest.")
 
@@ -242,10 +209,10 @@ async def test_a_bot_that_restarts_between_two_messages_remembers_the_first(
 async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
     nia: Person, bot: Bot, model: ScriptedModel, *, killed: bool
 ) -> None:
-    room_id = await talk(nia, bot)
+    room_id = await talk(nia, bot.user_id)
     model.when("stop and go", Answer(text=SKY, after=15, gate=asyncio.Event()))
     prompt = await nia.send(room_id, "stop and go")
-    begun = await nia.wait_for_message(room_id, lambda seen: MARKER in seen.content)
+    cut = await begun(nia, room_id, prompt)
 
     if killed:
         await bot.kill()
@@ -254,29 +221,19 @@ async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
     model.when("stop and go", Answer(text=SKY))
     await bot.start()
 
-    assert (await reply(nia, room_id, prompt, SKY)).event_id == begun.event_id
+    assert (await reply(nia, room_id, prompt, SKY)).event_id == cut.event_id
 
 
 async def test_the_bot_leaves_a_room_in_which_it_is_alone(
     nia: Person, bot: Bot, synapse: Synapse
 ) -> None:
-    room_id = await talk(nia, bot)
+    room_id = await talk(nia, bot.user_id)
 
     await nia.leave(room_id)
 
     async with asyncio.timeout(10):
         while bot.user_id in await synapse.members(room_id):  # noqa: ASYNC110  # it tells on asking
             await asyncio.sleep(0.05)
-
-
-async def test_in_a_salon_the_bot_says_that_it_answers_in_private(
-    nia: Person, jason: Person, bot: Bot
-) -> None:
-    room_id = await nia.create_room("Bureau", [bot.user_id, jason.user_id])
-
-    said = await notice(nia, room_id, "welcome salon")
-
-    assert said.content["msgtype"] == "m.notice"
 
 
 @pytest.mark.parametrize(
@@ -292,28 +249,22 @@ async def test_in_a_salon_the_bot_says_that_it_answers_in_private(
 async def test_a_malformed_message_stops_nothing(
     nia: Person, bot: Bot, content: dict[str, object]
 ) -> None:
-    room_id = await talk(nia, bot)
+    room_id = await talk(nia, bot.user_id)
     await nia.send_event(room_id, "m.room.message", content)
 
     prompt = await nia.send(room_id, "Still there?")
 
-    await nia.wait_for_message(
-        room_id,
-        lambda seen: (
-            seen in replies_to(nia, room_id, prompt)
-            and seen.body.startswith("You said: Still there?.")
-        ),
-    )
+    await begun(nia, room_id, prompt, lambda seen: "Still there?." in seen.body)
 
 
 async def test_no_word_of_a_conversation_is_in_the_log_or_in_the_files(
     nia: Person, bot: Bot, model: ScriptedModel
 ) -> None:
     model.when("canari-1789", Answer(text="Réponse canari-1848. " * 9, mode="reset", after=8))
-    room_id = await talk(nia, bot)
+    room_id = await talk(nia, bot.user_id)
 
     await nia.send(room_id, "canari-1789")
-    remark = render(TEXTS("model truncated")).body
+    remark = said("model truncated")
     await nia.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
     quoting = b'{"error": {"message": "not safe: canari-1789", "type": "canari 1789"}}'
     model.when("canari-1789", Answer(mode="verbatim", status=400, body=quoting))

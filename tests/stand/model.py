@@ -50,6 +50,7 @@ class Answer:
         tail: bytes that come between the gate and the fault.
         gate: once `after` words are written, the answer waits until it is set.
         finish_reason: the last chunk's.
+        usage: in place of the count of words.
         comments: whether a comment line comes before every event.
         newline: ends every line of the stream.
         status: with `headers` and `body`, what "verbatim" sends.
@@ -62,6 +63,7 @@ class Answer:
     tail: bytes = b""
     gate: asyncio.Event | None = None
     finish_reason: str = "stop"
+    usage: object = None
     comments: bool = False
     newline: str = "\n"
     status: int = 200
@@ -105,6 +107,8 @@ def _prompts(messages: Sequence[Mapping[str, str]]) -> list[str]:
 class ScriptedModel:
     """The server; a restart after `stop` listens on the same port.
 
+    Its list of models tells `max_context_length` where it is given.
+
     Attributes:
         exchanges: every completion asked for, oldest first.
     """
@@ -115,11 +119,13 @@ class ScriptedModel:
         port: int = 0,
         default: Answer | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        max_context_length: int | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
         self._port = port
         self._default = default or Answer()
         self._ssl_context = ssl_context
+        self._max_context_length = max_context_length
         self._arrivals: asyncio.Queue[Exchange] = asyncio.Queue()
         self._next: deque[Answer] = deque()
         self._when: dict[str, Answer] = {}
@@ -170,7 +176,14 @@ class ScriptedModel:
         await self.stop()
 
     async def _list_models(self, _: web.Request) -> web.Response:
-        model = {"id": "scripted", "object": "model", "created": 0, "owned_by": "stand"}
+        model: dict[str, object] = {
+            "id": "scripted",
+            "object": "model",
+            "created": 0,
+            "owned_by": "stand",
+        }
+        if self._max_context_length is not None:
+            model["max_context_length"] = self._max_context_length
         return web.json_response({"object": "list", "data": [model]})
 
     async def _list_exchanges(self, _: web.Request) -> web.Response:
@@ -227,7 +240,7 @@ class _Stream:
         if body.get("stream_options", {}).get("include_usage"):
             prompt_tokens = sum(len(turn["content"].split()) for turn in body["messages"])
             usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(words)}
-            await self._event({"choices": [], "usage": usage})
+            await self._event({"choices": [], "usage": answer.usage or usage})
         await self._write("[DONE]")
         self._exchange.done = time.monotonic()
         return self._response

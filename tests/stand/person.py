@@ -1,11 +1,12 @@
 """What everybody on the stand can do at a Matrix client, whatever client it is."""
 
 import asyncio
+import html
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from uuid import uuid4
 
 import aiohttp
@@ -102,11 +103,26 @@ class Person(ABC):
         return room_id
 
     async def create_room(
-        self, name: str, invite: Sequence[UserId], *, encrypted: bool = True
+        self,
+        name: str,
+        invite: Sequence[UserId],
+        *,
+        encrypted: bool = True,
+        public: bool = False,
+        history: Literal["invited", "shared"] = "invited",
     ) -> RoomId:
-        """Open a salon as Tchap does and invite its members."""
-        room: JSON = {"preset": "private_chat", "name": name, "invite": list(invite)}
-        return await self._create(room, rule="restricted", encrypted=encrypted)
+        """Open a salon as Tchap does and invite its members.
+
+        Args:
+            name: the salon's.
+            invite: whom.
+            encrypted: Tchap's public salons are not, those open to who has the link may be.
+            public: anybody may join.
+            history: from when on members may read.
+        """
+        preset = "public_chat" if public else "private_chat"
+        room: JSON = {"preset": preset, "name": name, "invite": list(invite)}
+        return await self._create(room, rule="restricted", encrypted=encrypted, history=history)
 
     async def join(self, room_id: RoomId) -> None:
         """Join a room and return once this client shows it."""
@@ -118,6 +134,35 @@ class Person(ABC):
         await self._call("POST", f"/rooms/{room_id}/invite", {"user_id": user_id})
         await self._wait_member(room_id, user_id, "invite", "join")
 
+    async def kick(self, room_id: RoomId, user_id: UserId) -> None:
+        """Put somebody out and return once this client shows it."""
+        await self._call("POST", f"/rooms/{room_id}/kick", {"user_id": user_id})
+        await self._wait_member(room_id, user_id, "leave")
+
+    async def upgrade(self, room_id: RoomId, *, version: str = "11") -> RoomId:
+        """Give the room up for a new one, invite its members there, and return its id."""
+        reply = await self._call("POST", f"/rooms/{room_id}/upgrade", {"new_version": version})
+        replacement = RoomId(reply["replacement_room"])
+        await self.wait_joined(replacement, self.user_id)
+        members = [
+            UserId(user_id)
+            for (room, kind, user_id), content in self.observed.state.items()
+            if (room, kind) == (room_id, "m.room.member")
+            and content["membership"] in {"join", "invite"}
+        ]
+        for user_id in members:
+            if user_id != self.user_id:
+                await self.invite(replacement, user_id)
+        return replacement
+
+    async def empower(self, room_id: RoomId, user_id: UserId, level: int) -> None:
+        """Give somebody a power level and return once this client shows it."""
+        kind = "m.room.power_levels"
+        levels = self.observed.state[room_id, kind, ""]
+        users = {**levels.get("users", {}), user_id: level}
+        await self._call("PUT", f"/rooms/{room_id}/state/{kind}", {**levels, "users": users})
+        await self._wait_state(room_id, kind, "", lambda now: bool(now.get("users") == users))
+
     async def leave(self, room_id: RoomId) -> None:
         """Leave a room."""
         await self._call("POST", f"/rooms/{room_id}/leave", {})
@@ -127,6 +172,78 @@ class Person(ABC):
         canaries.remember(text)
         text_message = {"msgtype": "m.text", "body": text}
         return await self.send_event(room_id, "m.room.message", {**text_message, **content})
+
+    async def write(
+        self,
+        room_id: RoomId,
+        text: str,
+        *,
+        mentioning: UserId | None = None,
+        replying_to: EventId | None = None,
+        thread: EventId | None = None,
+        listed: bool = True,
+    ) -> EventId:
+        """Send a text as Element does.
+
+        Args:
+            room_id: where.
+            text: what is typed.
+            mentioning: who is mentioned before the text.
+            replying_to: a message, whose sender is then mentioned too, without a pill.
+            thread: the root of the thread in which it stands.
+            listed: as clients do since 2023; older ones mention by the pill alone.
+        """
+        canaries.remember(text)
+        content: JSON = {"msgtype": "m.text", "body": text}
+        if mentioning is not None:
+            content |= self._mention(room_id, mentioning, text)
+        if listed:
+            content["m.mentions"] = self._mentions(room_id, mentioning, replying_to)
+        if thread is not None or replying_to is not None:
+            content["m.relates_to"] = self._relation(room_id, thread, replying_to)
+        return await self.send_event(room_id, "m.room.message", content)
+
+    def _mention(self, room_id: RoomId, user_id: UserId, text: str) -> JSON:
+        name = self.observed.state[room_id, "m.room.member", user_id]["displayname"]
+        pill = f'<a href="https://matrix.to/#/{user_id}">{html.escape(name)}</a>'
+        formatted = f"{pill} : {html.escape(text)}"
+        return {
+            "body": f"{name} : {text}",
+            "format": "org.matrix.custom.html",
+            "formatted_body": formatted,
+        }
+
+    def _mentions(
+        self, room_id: RoomId, mentioned: UserId | None, replied_to: EventId | None
+    ) -> JSON:
+        senders = {seen.event_id: seen.sender for seen in self.messages(room_id)}
+        found = {mentioned, None if replied_to is None else senders[replied_to]}
+        users = sorted(one for one in found - {self.user_id} if one is not None)
+        return {"user_ids": users} if users else {}
+
+    def _relation(
+        self, room_id: RoomId, thread: EventId | None, replied_to: EventId | None
+    ) -> JSON:
+        if thread is None:
+            return {"m.in_reply_to": {"event_id": replied_to}}
+        there = [
+            seen.event_id
+            for seen in self.messages(room_id)
+            if seen.versions
+            and seen.versions[0].content.get("m.relates_to", {}).get("event_id") == thread
+        ]
+        quoted = replied_to or [thread, *there][-1]
+        return {
+            "rel_type": "m.thread",
+            "event_id": thread,
+            "is_falling_back": replied_to is None,
+            "m.in_reply_to": {"event_id": quoted},
+        }
+
+    async def react(self, room_id: RoomId, event_id: EventId, key: str) -> EventId:
+        """React to a message with an emoji."""
+        relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
+        return await self.send_event(room_id, "m.reaction", {"m.relates_to": relation})
 
     async def put_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
         """Send an event with this very content, whether or not the room is encrypted."""
@@ -144,17 +261,27 @@ class Person(ABC):
                 return events
             query = f"dir=f&limit=1000&from={page['end']}"
 
+    async def event(self, room_id: RoomId, event_id: EventId) -> JSON:
+        """Return one event as the homeserver has it."""
+        return await self._call("GET", f"/rooms/{room_id}/event/{event_id}", {})
+
     async def log_out(self) -> None:
         """End this device: the homeserver forgets it and its keys."""
         await self._call("POST", "/logout", {})
         await self.close()
 
-    async def edit(self, room_id: RoomId, event_id: EventId, text: str) -> EventId:
-        """Replace the text of a message of one's own."""
+    async def edit(
+        self, room_id: RoomId, event_id: EventId, text: str, *, mentioning: UserId | None = None
+    ) -> EventId:
+        """Replace the text of a message of one's own; it mentions somebody as `write` does."""
         relation = {"rel_type": "m.replace", "event_id": event_id}
-        new_content = {"msgtype": "m.text", "body": text}
+        new_content: JSON = {"msgtype": "m.text", "body": text}
+        if mentioning is not None:
+            new_content |= self._mention(room_id, mentioning, text)
+            new_content["m.mentions"] = {"user_ids": [mentioning]}
         edit = {"m.relates_to": relation, "m.new_content": new_content}
-        return await self.send(room_id, f"* {text}", **edit)
+        canaries.remember(text)
+        return await self.send(room_id, f"* {new_content['body']}", **edit)
 
     async def redact(self, room_id: RoomId, event_id: EventId) -> EventId:
         """Redact one event; a message's edits are events of their own."""
@@ -199,10 +326,12 @@ class Person(ABC):
                 return seen.versions
         return ()
 
-    async def _create(self, room: JSON, *, rule: str, encrypted: bool | JSON) -> RoomId:
+    async def _create(
+        self, room: JSON, *, rule: str, encrypted: bool | JSON, history: str = "invited"
+    ) -> RoomId:
         state: dict[str, JSON] = {
             "im.vector.room.access_rules": {"rule": rule},
-            "m.room.history_visibility": {"history_visibility": "invited"},
+            "m.room.history_visibility": {"history_visibility": history},
         }
         if encrypted is not False:
             state["m.room.encryption"] = _MEGOLM if encrypted is True else encrypted

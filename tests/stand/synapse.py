@@ -13,6 +13,7 @@ from base64 import b64encode
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from uuid import uuid4
 
 import aiohttp
 
@@ -21,6 +22,8 @@ from bot.core.events import RoomId, UserId
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
+_CLIENT_API = "/_matrix/client/v3"
+_RULES = "im.vector.room.access_rules"
 _LOG_LINES_SHOWN = 20
 
 # The pipe to our child closes when we end, however we end: this also holds for SIGKILL and on
@@ -125,6 +128,27 @@ class Synapse:
         reply = await self._register({**account, **profile, "inhibit_login": True})
         return UserId(reply["user_id"])
 
+    async def crowded_room(self, count: int) -> RoomId:
+        """Make an encrypted salon that is open to all, with so many members who have no keys."""
+        host, *others = [await self._newcomer(number) for number in range(1, count + 1)]
+        encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
+        initial = [
+            {"type": "m.room.encryption", "state_key": "", "content": encryption},
+            {"type": _RULES, "state_key": "", "content": {"rule": "restricted"}},
+        ]
+        room = {"preset": "public_chat", "name": "Ministère", "initial_state": initial}
+        levels = {"power_level_content_override": {"invite": 0}}
+        made = await self._call("POST", f"{_CLIENT_API}/createRoom", {**room, **levels}, host)
+        for token in others:
+            await self._call("POST", f"{_CLIENT_API}/join/{made['room_id']}", {}, token)
+        return RoomId(made["room_id"])
+
+    async def _newcomer(self, number: int) -> str:
+        """Return the access token of a new account."""
+        account = {"username": f"agent-{uuid4().hex}", "password": secrets.token_urlsafe()}
+        profile = {"displayname": f"Agent {number}", "admin": False}
+        return str((await self._register({**account, **profile}))["access_token"])
+
     async def lift_limits(self, user_id: UserId) -> None:
         """Take the message rate limit off one account (Synapse's `override_ratelimit`)."""
         path = f"users/{user_id}/override_ratelimit"
@@ -180,9 +204,10 @@ class Synapse:
         return await self._call("POST", "/_synapse/admin/v1/register", body)
 
     async def _call(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
     ) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._admin_token}"} if self._admin_token else {}
+        token = token or self._admin_token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             aiohttp.ClientSession(self.url, headers=headers) as http,
             http.request(method, path, json=body) as response,

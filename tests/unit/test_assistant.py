@@ -1,17 +1,18 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, EventId, Joined, Left, Turn
+from bot.core.events import Delta, EventId, Joined, Left, RoomId, Turn, Upgraded
 from bot.core.replies import Edit, Notice, Reply
-from bot.core.turns import Said
+from bot.core.transcript import Said
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, StoreError
 from bot.ports import Store
-from bot.texts import Texts
+from bot.texts import speak
 from tests.fakes import Story
-from tests.make import ROOM, invite, message
+from tests.make import AGENT, BOT, COLLEAGUE, MIDNIGHT, ROOM, invite, message
 
-TEXTS = Texts("fr")
+TEXTS = speak("fr")
 JOINED = Joined(EventId("$join"), ROOM)
 
 
@@ -21,7 +22,10 @@ def story() -> Story:
 
 
 async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> None:
-    story.matrix.said = [Said(EventId("$0"), "Je m'appelle Ada.", mine=False)]
+    story.matrix.said = [
+        Said(EventId("$0"), AGENT, "Je m'appelle Ada.", message().timestamp),
+        Said(EventId("$1"), BOT, "Enchanté.", message().timestamp, mine=True),
+    ]
     async with story.run():
         story.matrix.hear(message("Qui suis-je ?"))
         await story.until(lambda: story.done("$prompt"))
@@ -30,6 +34,7 @@ async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> N
         [
             Turn("system", "Sobre."),
             Turn("user", "Je m'appelle Ada."),
+            Turn("assistant", "Enchanté."),
             Turn("user", "Qui suis-je ?"),
         ]
     ]
@@ -75,7 +80,7 @@ async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
     gate = asyncio.Event()
     story.model.script = (Delta("Un. "), gate, Delta("Fin."), Delta(finish_reason="stop"))
     async with story.run():
-        story.matrix.hear(message(event_id="$1"), message(event_id="$2"))
+        story.matrix.hear(message(event_id="$1"), message(event_id="$2", sender=COLLEAGUE))
         await story.until(lambda: len(story.matrix.sent) == 1)
         assert story.matrix.attended == ["$1", "$2"]  # both are seen at once
         gate.set()
@@ -87,6 +92,7 @@ async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
         if isinstance(sent, Reply | Edit)
     ]
     assert prompts == sorted(prompts)
+    assert set(prompts) == {"$1", "$2"}
 
 
 async def test_another_conversation_does_not_wait(story: Story) -> None:
@@ -138,6 +144,15 @@ async def test_a_bug_costs_one_answer_and_says_so(story: Story) -> None:
     assert list(story.matrix.standing().values()) == [TEXTS("bug"), "Bonjour."]
 
 
+async def test_a_bug_in_the_middle_of_an_answer_does_not_let_it_look_whole(story: Story) -> None:
+    story.model.script = (Delta("Un. "), ZeroDivisionError("secret words"))
+    async with story.run():
+        story.matrix.hear(message())
+        await story.until(lambda: story.done("$prompt"))
+
+    assert story.shown == [f"Un.\n\n{TEXTS('bug')}"]
+
+
 async def test_a_homeserver_that_is_away_is_waited_for(story: Story) -> None:
     story.matrix.failures = [HomeserverUnreachable("502"), HomeserverUnreachable("502")]
     async with story.run():
@@ -169,7 +184,9 @@ async def test_a_ledger_that_fails_ends_the_process_and_keeps_the_token(story: S
 async def test_what_was_left_is_answered_before_what_is_new_and_in_order(story: Story) -> None:
     story.model.script = (asyncio.Event(),)
     async with story.run():
-        story.matrix.hear(message("Un", event_id="$1"), message("Deux", event_id="$2"))
+        story.matrix.hear(
+            message("Un", event_id="$1"), message("Deux", event_id="$2", sender=COLLEAGUE)
+        )
         await story.until(lambda: len(story.model.requests) == 1)
     story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
     story.model.requests.clear()
@@ -223,7 +240,7 @@ async def test_a_bug_in_a_room_that_has_thrown_the_bot_out_costs_nothing_else(
 ) -> None:
     story.model.script = (ZeroDivisionError("secret words"),)
     async with story.run():
-        story.matrix.failures = [Forbidden("kicked")]
+        story.matrix.failures = [Forbidden("kicked")] * 2  # the apology as well
         story.matrix.hear(message(event_id="$1"))
         await story.until(lambda: story.done("$1"))
         story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
@@ -241,3 +258,85 @@ async def test_a_history_that_stays_out_of_reach_is_said(story: Story) -> None:
 
     assert list(story.matrix.standing().values()) == [TEXTS("bug")]
     assert sum(story.clock.slept) <= 600
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_welcome_is_that_of_the_room(story: Story, direct: bool) -> None:  # noqa: FBT001  # a table's column
+    story.matrix.direct = direct
+    async with story.run():
+        story.matrix.hear(JOINED)
+        await story.until(lambda: story.done("$join"))
+
+    assert story.shown == [TEXTS("welcome" if direct else "welcome salon")]
+
+
+async def test_a_prompt_that_is_too_old_gets_one_notice_and_no_answer(story: Story) -> None:
+    story.policy = replace(story.policy, age_limit=7200.0)
+    old = replace(message(), timestamp=int(MIDNIGHT * 1000) - 7_200_000)
+    async with story.run():
+        story.matrix.hear(old)
+        await story.until(lambda: story.done("$prompt"))
+    story.store.finished.clear()  # as if the process had died before it noted that all is done
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$prompt"))
+
+    assert [sent for _, sent in story.matrix.sent if isinstance(sent, Notice)]
+    assert story.shown == [TEXTS("expired", hours=2)]
+    assert story.model.requests == []
+
+
+async def test_an_answer_that_was_begun_in_time_is_given_however_late(story: Story) -> None:
+    story.policy = replace(story.policy, age_limit=86_400.0)
+    story.model.script = (Delta("Un. "), asyncio.Event())
+    async with story.run():
+        story.matrix.hear(message())
+        await story.until(lambda: bool(story.shown))
+    story.model.script = (Delta("Deux."), Delta(finish_reason="stop"))
+    story.clock.time += 7 * 86_400
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$prompt"))
+
+    assert story.shown == ["Deux."]
+
+
+@pytest.mark.parametrize(("direct", "shown"), [(True, [TEXTS("unreadable message")]), (False, [])])
+async def test_what_the_bot_cannot_read_is_said_where_it_was_meant(
+    story: Story,
+    direct: bool,  # noqa: FBT001  # a table's column
+    shown: list[str],
+) -> None:
+    story.matrix.direct = direct
+    async with story.run():
+        story.matrix.hear(message(event_id="$1", msgtype="m.image"), JOINED)
+        await story.until(lambda: story.done("$join"))
+        await story.until(lambda: story.store.finished >= story.store.events.keys())
+
+    welcomes = {TEXTS("welcome"), TEXTS("welcome salon")}
+    assert [text for text in story.shown if text not in welcomes] == shown
+
+
+NEW = RoomId("!new:tchap.test")
+UPGRADED = Upgraded(EventId("$tombstone"), ROOM, AGENT, NEW)
+
+
+async def test_the_room_that_replaces_another_is_joined(story: Story) -> None:
+    story.matrix.failures = [HomeserverUnreachable("502")]
+    async with story.run():
+        story.matrix.hear(UPGRADED)
+        await story.until(lambda: story.done("$tombstone"))
+
+    assert story.matrix.followed == [NEW]
+
+
+async def test_a_room_that_lets_nobody_in_is_waited_for(story: Story) -> None:
+    story.matrix.failures = [Forbidden("invitation only")]
+    async with story.run():
+        story.matrix.hear(UPGRADED)
+        await story.until(lambda: story.done("$tombstone"))
+
+    assert story.matrix.followed == []
+    assert story.matrix.sent == []

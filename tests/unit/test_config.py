@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bot.config import Config, load
+from bot.core.models import ModelCard
 from bot.errors import ConfigError
 from bot.settings_source import names, variable
 
@@ -156,11 +157,108 @@ class TestWhatIsAccepted:
         again = Config(matrix=config.matrix, model=config.model, storage=config.storage)
         assert again == config
 
+    def test_the_system_prompts_version_changes_with_it_alone(self, tmp_path: Path) -> None:
+        default, other = load_text(tmp_path, text()), load_text(tmp_path, text(language="en"))
+        brief = load_text(tmp_path, text(model={"system_prompt": "Bref."}))
+        assert re.fullmatch("[0-9a-f]{8}", default.model.system_prompt_version)
+        assert default.model.system_prompt_version == other.model.system_prompt_version
+        assert default.model.system_prompt_version != brief.model.system_prompt_version
+
+    def test_the_system_prompt_is_short(self, tmp_path: Path) -> None:
+        lines = load_text(tmp_path, text()).model.system_prompt.splitlines()
+        assert len(lines) <= 20
+
     def test_a_bundle_of_authorities_is_accepted(self, tmp_path: Path) -> None:
         bundle = tmp_path / "authority.pem"
         bundle.write_text(AUTHORITY, "ascii")
         config = load_text(tmp_path, text({"ca_bundle": str(bundle)}))
         assert config.matrix.ca_bundle == bundle
+
+
+class TestTheModels:
+    def test_one_model_has_the_end_of_its_id_for_a_key(self, tmp_path: Path) -> None:
+        (card,) = load_text(tmp_path, text()).model.catalogue()
+        model_id = "openai/gpt-oss-120b"
+        assert card == ModelCard(model_id, model_id, "gpt_oss_120b", 32_000, 2048, None)
+
+    def test_each_choice_has_its_key_and_settings_of_its_own(self, tmp_path: Path) -> None:
+        choices = {
+            "code": {"name": "qwen3", "max_tokens": 4096, "temperature": "0.2", "label": None},
+            "3b": {"name": "ministral", "label": "Ministral", "context_length": 262_144},
+        }
+        given = text(model={"label": "GPT", "max_tokens": 64, "choices": choices})
+        catalogue = load_text(tmp_path, given).model.catalogue()
+        assert list(catalogue) == [
+            ModelCard("openai/gpt-oss-120b", "GPT", "gpt_oss_120b", 32_000, 64, None),
+            ModelCard("qwen3", "qwen3", "code", 32_000, 4096, 0.2),
+            ModelCard("ministral", "Ministral", "3b", 262_144, 2048, None),
+        ]
+
+    def test_a_variable_holds_all_choices_as_json(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ASSISTANT_MODEL__CHOICES", '{"code": {"name": "qwen3"}}')
+        given = text(model={"choices": {"small": {"name": "ministral"}}})
+        _, choice = load_text(tmp_path, given).model.catalogue()
+        assert (choice.key, choice.id) == ("code", "qwen3")
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            SECRET,
+            "[]",
+            "1",
+            "[" * 100_000,
+            f'{{"{SECRET}": {{}}}}',
+            f'{{"code": {{"name": "x", "{SECRET}": 1}}}}',
+            '{"code": {"name": "a"}, "code": {"name": "b"}}',
+        ],
+    )
+    def test_a_variable_that_holds_no_mapping_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    ) -> None:
+        monkeypatch.setenv("ASSISTANT_MODEL__CHOICES", given)
+        sentence = "must be keys below it, indented; in a variable, JSON"
+        assert faults(tmp_path, text()) == [f"ASSISTANT_MODEL__CHOICES: {sentence}"]
+
+    @pytest.mark.parametrize(
+        ("choices", "sentence"),
+        [
+            (
+                {"code": {"name": "a", "nam": SECRET}},
+                "model.choices.code.nam: unknown key; did you mean model.choices.code.name?",
+            ),
+            (
+                {"code": {"name": "a", "base_url": SECRET}},
+                "model.choices.code.base_url: unknown key; config.example.yaml names them all",
+            ),
+            ({"code": {}}, "model.choices.code.name: missing, and it has no default"),
+            ({"code": None}, "model.choices.code: must be a section: keys below it, indented"),
+            ({"code": SECRET}, "model.choices.code: must be a section: keys below it, indented"),
+            (
+                {"code": {"name": "a", "temperature": 3}},
+                "model.choices.code.temperature: must be less than or equal to 2",
+            ),
+            (
+                {"code": {"name": "a", "context_length": 2048}},
+                "model.choices.code: context_length must be more than max_tokens, a part of it",
+            ),
+            ({"Code": {}}, "model.choices: its keys must be made of a to z, 0 to 9 and _"),
+            ([], "model.choices: must be keys below it, indented; in a variable, JSON"),
+            (
+                {"code": {"name": "openai/gpt-oss-120b"}},
+                "model: each model must have a name, and a key, that no other one has",
+            ),
+            (
+                {"gpt_oss_120b": {"name": "a"}},
+                "model: each model must have a name, and a key, that no other one has",
+            ),
+        ],
+    )
+    def test_a_fault_in_a_choice_is_named_by_its_path(
+        self, tmp_path: Path, choices: object, sentence: str
+    ) -> None:
+        assert faults(tmp_path, text(model={"choices": choices})) == [sentence]
 
 
 class TestTheEnvironment:
@@ -171,6 +269,9 @@ class TestTheEnvironment:
             ("model.temperature", "0.3", 0.3),
             ("model.max_tokens", "64", 64),
             ("matrix.allowed_servers", '["*.tchap.gouv.fr"]', ("*.tchap.gouv.fr",)),
+            ("matrix.bots", '["@meteo:x.fr"]', ("@meteo:x.fr",)),
+            ("conversation.idle_minutes", "0.5", 0.5),
+            ("service.status_page", "https://x.fr/?q=1#now", "https://x.fr/?q=1#now"),
             ("storage.directory", "/srv/bot", Path("/srv/bot")),
             ("log.level", "debug", "debug"),
         ],
@@ -428,8 +529,8 @@ class TestTheFile:
         assert faults(tmp_path, content) == [
             "language: written twice, at lines 1 and 2",
             "matrix: written twice, at lines 3 and 5",
-            "model.base_url: missing, and it has no default",
             "model.name: missing, and it has no default",
+            "model.base_url: missing, and it has no default",
             "storage.key: missing, and it has no default",
         ]
 
@@ -465,7 +566,7 @@ class TestEachSetting:
     ) -> None:
         assert faults(tmp_path, content) == [sentence]
 
-    @pytest.mark.parametrize("section", ["reply", "log", "storage"])
+    @pytest.mark.parametrize("section", ["conversation", "reply", "service", "log", "storage"])
     @pytest.mark.parametrize("value", [SECRET, [SECRET]])
     def test_a_section_that_is_none_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, value: object
@@ -524,6 +625,20 @@ class TestEachSetting:
             ("matrix.allowed_servers", [[]], "must not be empty"),
             ("matrix.allowed_servers", ["x.fr"], "must be a list; in a variable, a JSON list"),
             ("matrix.allowed_servers", [{"x": 1}, "{}"], "must be a list"),
+            ("matrix.bots", ["@a:x.fr"], "must be a list; in a variable, a JSON list"),
+            ("model.label", ["", " "], "must not be empty"),
+            ("model.context_length", [0], "must be greater than 0"),
+            ("conversation.idle_minutes", [0, -1], "must be greater than 0"),
+            ("conversation.age_limit_hours", [0], "must be greater than 0"),
+            ("conversation.salon_replies", ["fil"], "must be 'thread' or 'inline'"),
+            ("reply.at_once", [0], "must be greater than or equal to 1"),
+            ("reply.line_after", [-1], "must be greater than or equal to 0"),
+            (
+                "service.status_page",
+                ["x.fr", SECRET, ""],
+                "must be a URL that begins with https:// or http://",
+            ),
+            ("service.contact", ["", " "], "must not be empty"),
             (
                 "model.ca_bundle",
                 ["/no/such/file", "/", str(EXAMPLE), "\0"],
@@ -558,6 +673,10 @@ class TestEachSetting:
         (sentence,) = faults(tmp_path, text({"allowed_servers": ["x.fr", server]}))
         assert sentence.startswith("matrix.allowed_servers.1: must be a server name, such as ")
 
+    def test_a_wrong_bot_is_named_by_its_place(self, tmp_path: Path) -> None:
+        given = text({"bots": ["@meteo:x.fr", SECRET]})
+        assert faults(tmp_path, given) == [f"matrix.bots.1: {USER_ID}"]
+
     def test_all_faults_are_told_at_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -572,8 +691,8 @@ class TestEachSetting:
             "matrix.homeserver: missing, and it has no default",
             f"matrix.user_id: {USER_ID}",
             "matrix.pasword: unknown key; did you mean matrix.password?",
-            "model.base_url: missing, and it has no default",
             "model.name: missing, and it has no default",
+            "model.base_url: missing, and it has no default",
             "storage.key: missing, and it has no default",
         ]
 

@@ -1,16 +1,28 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from bot.core.events import Delta, EventId, RoomId, UserId
 from bot.core.replies import Edit, Notice, Reply
-from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
+from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.late_keys import LateKeys
+from bot.ports import Choices
 from bot.texts import Texts
 from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story
-from tests.make import AGENT, ROOM, key_news, message, pending, undecryptable
+from tests.make import (
+    AGENT,
+    BOT,
+    COLLEAGUE,
+    ROOM,
+    key_news,
+    message,
+    pending,
+    prompt,
+    undecryptable,
+)
 
 FR, EN = Texts("fr"), Texts("en")
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -24,6 +36,7 @@ CODES = {
     None: "key missing",
 }
 OTHER = UserId("@other:tchap.test")
+IN_THREAD = undecryptable(thread_root="$root")
 END = Delta(finish_reason="stop")
 
 
@@ -49,10 +62,6 @@ class LateStory(Story):
     @property
     def notices(self) -> list[Notice]:
         return [sent for _, sent in self.matrix.sent if isinstance(sent, Notice)]
-
-    @property
-    def shown(self) -> list[str]:
-        return list(self.matrix.standing().values())
 
 
 @pytest.fixture
@@ -209,7 +218,9 @@ async def test_a_key_that_came_just_before_the_end_is_found_at_the_start(
     assert story.shown == ["Bonjour."]
 
 
-async def test_what_is_older_than_a_day_at_the_start_is_not_answered(story: LateStory) -> None:
+async def test_what_is_older_than_a_day_at_the_start_is_told_so_and_not_answered(
+    story: LateStory,
+) -> None:
     async with story.run():
         await story.hear()
     story.matrix.messages[EventId("$prompt")] = message()
@@ -219,7 +230,8 @@ async def test_what_is_older_than_a_day_at_the_start_is_not_answered(story: Late
         story.matrix.hear()
         await story.until(lambda: story.done("$prompt"))
 
-    assert story.matrix.sent == []
+    assert story.notices == [Notice(FR("expired", hours=24), undecryptable())]
+    assert story.shown == [FR("expired", hours=24)]
 
 
 async def test_a_late_answer_that_was_cut_off_goes_on_in_the_same_message(
@@ -332,6 +344,113 @@ async def test_in_a_salon_routing_decides_once_the_message_can_be_read(
     assert running.shown == (["Bonjour."] if direct_at_last else [])
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("opener", "mentions", "told"),
+    [(AGENT, {BOT}, True), (AGENT, {COLLEAGUE}, False), (COLLEAGUE, {BOT}, False)],
+)
+async def test_in_a_salon_who_has_opened_a_thread_with_the_bot_is_told_there(
+    story: LateStory,
+    opener: UserId,
+    mentions: set[UserId],
+    told: bool,  # noqa: FBT001  # a table's column
+    restart: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    story.matrix.direct = False
+    root = message(event_id="$root", sender=opener)
+    story.matrix.messages[root.event_id] = replace(root, mentions=frozenset(mentions))
+    async with story.run():
+        story.matrix.hear(IN_THREAD)
+        await story.until(lambda: "$prompt" in story.store.events)
+        await story.held.pass_time(0 if restart else MINUTE)
+    if restart:
+        story.matrix.known.clear()
+        async with story.run():
+            story.matrix.hear()
+            await story.held.pass_time(MINUTE)
+
+    assert story.notices == ([Notice(FR("key missing"), IN_THREAD)] if told else [])
+
+
+async def test_a_thread_that_cannot_be_looked_up_now_delays_the_notice_alone(
+    running: LateStory,
+) -> None:
+    running.matrix.direct = False
+    root = replace(message(event_id="$root"), mentions=frozenset({BOT}))
+    running.matrix.messages[root.event_id] = root
+    running.matrix.fetch_failure = HomeserverUnreachable("502")
+    running.matrix.hear(IN_THREAD)
+    await running.held.pass_time(MINUTE)
+    running.matrix.fetch_failure = None
+    await running.held.pass_time(10 * MINUTE)
+
+    assert running.notices == [Notice(FR("key missing"), IN_THREAD)]
+
+
+async def test_who_was_never_told_is_told_when_the_message_is_given_up(
+    running: LateStory,
+) -> None:
+    running.matrix.failures = [Forbidden("not now")]
+    await running.hear()
+    await running.held.pass_time(DAY)
+
+    assert running.done("$prompt")
+    assert running.shown == [FR("expired", hours=24)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "shown"),
+    [
+        ([Forbidden("kicked")] * 2, []),
+        ([Forbidden("not now"), *[HomeserverUnreachable("502")] * 9], [FR("expired", hours=24)]),
+    ],
+)
+async def test_a_message_is_given_up_whether_that_can_be_told_or_not(
+    running: LateStory, failures: list[MatrixError], shown: list[str]
+) -> None:
+    running.matrix.failures = [*failures]
+    await running.hear()
+    await running.held.pass_time(DAY + HOUR)
+
+    assert running.done("$prompt")
+    assert running.shown == shown
+
+
+async def test_each_conversation_is_told_in_its_language(running: LateStory) -> None:
+    thread = replace(prompt().conversation, thread_root=EventId("$root"))
+    running.store.chosen[thread] = Choices(language="en")
+    running.matrix.hear(undecryptable("$1"), replace(IN_THREAD, sender=OTHER))
+    await running.held.pass_time(20 * MINUTE)
+    late = message(thread_root="$root", sender=OTHER)
+    running.matrix.messages[late.event_id] = late
+    running.matrix.hear(keys=[key_news(sender=OTHER)])
+    await running.until(lambda: running.done("$prompt"))
+
+    assert running.shown == [FR("key missing"), EN("key missing"), f"Bonjour.\n\n{EN('key late')}"]
+
+
+async def test_messages_that_were_late_together_have_one_answer_that_says_so_once(
+    story: LateStory,
+) -> None:
+    async with story.run():
+        await story.hear("$1", "$2")
+        await story.held.pass_time(20 * MINUTE)
+        story.model.script = (Delta("Un. "), asyncio.Event())
+        for event_id in ("$1", "$2"):
+            event = message(event_id, event_id=event_id)
+            story.matrix.messages[event.event_id] = event
+        story.matrix.hear(keys=[key_news()])
+        await story.until(lambda: len(story.shown) == 2)
+    story.model.script = (Delta("Deux."), END)
+
+    async with story.run():  # what was joined stays joined
+        story.matrix.hear()
+        await story.until(lambda: story.done("$1", "$2"))
+
+    assert {turns[-1].content for turns in story.model.requests} == {"$1\n\n$2"}
+    assert story.shown[1:] == ["Deux."]
+
+
 @pytest.mark.parametrize("together", [True, False])
 async def test_a_key_that_came_before_its_message_counts(
     running: LateStory,
@@ -411,7 +530,7 @@ async def test_a_late_prompt_waits_its_turn_in_its_conversation(running: LateSto
     assert prompts == sorted(prompts)
 
 
-async def test_late_prompts_of_a_session_are_answered_in_the_order_in_which_they_came(
+async def test_late_prompts_of_a_session_are_asked_in_the_order_in_which_they_came(
     running: LateStory,
 ) -> None:
     await running.hear("$c", "$a", "$b")
@@ -420,7 +539,8 @@ async def test_late_prompts_of_a_session_are_answered_in_the_order_in_which_they
     running.matrix.hear(keys=[key_news()])
     await running.until(lambda: running.done("$a", "$b", "$c"))
 
-    assert [turns[-1].content for turns in running.model.requests] == ["$c", "$a", "$b"]
+    assert [turns[-1].content for turns in running.model.requests] == ["$c\n\n$a\n\n$b"]
+    assert running.shown == ["Bonjour."]
 
 
 async def test_a_key_reads_the_messages_of_its_session_alone(running: LateStory) -> None:
@@ -466,7 +586,12 @@ async def test_a_key_sent_again_and_again_costs_no_read_each(running: LateStory)
 
 
 @pytest.mark.parametrize(
-    "failure", [HomeserverUnreachable("502"), RateLimited("429", retry_after=20 * MINUTE)]
+    "failure",
+    [
+        HomeserverUnreachable("502"),
+        RateLimited("429", retry_after=20 * MINUTE),
+        LoggedOut("renewed soon", soft=True),
+    ],
 )
 async def test_an_outage_when_the_key_comes_only_delays_the_answer(
     running: LateStory, failure: MatrixError
@@ -483,6 +608,14 @@ async def test_an_outage_when_the_key_comes_only_delays_the_answer(
     assert len(running.matrix.fetched) < 120  # no hot loop: each pause is of many seconds
 
 
+async def test_a_login_that_is_over_ends_the_process(story: LateStory) -> None:
+    story.matrix.fetch_failure = LoggedOut("gone", soft=False)
+    story.matrix.hear(undecryptable(), keys=[key_news()])
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(LoggedOut)):
+        await asyncio.wait_for(story.assistant().run(), 5)
+
+
 async def test_one_message_that_cannot_be_fetched_holds_up_no_other(running: LateStory) -> None:
     running.matrix.unreadable.add(EventId("$broken"))
     await running.hear("$broken", "$prompt")
@@ -490,7 +623,7 @@ async def test_one_message_that_cannot_be_fetched_holds_up_no_other(running: Lat
     await running.held.pass_time(10)
 
     await running.until(lambda: running.done("$prompt"))
-    assert running.shown == ["Bonjour."]
+    assert running.shown == [f"{FR('unreadable earlier', n=1)}\n\nBonjour."]
     fetched = len(running.matrix.fetched)
     await running.held.pass_time(10 * MINUTE)
     assert fetched < len(running.matrix.fetched) < fetched + 60  # tried again, now and then
@@ -509,7 +642,7 @@ async def test_a_refused_notice_costs_nothing_else(running: LateStory) -> None:
 
 
 async def test_a_bug_costs_one_message_and_not_the_bot(running: LateStory) -> None:
-    texts = running.texts._sentences
+    texts = running.texts.forms
     sentence = texts.pop("key missing")
     await running.hear("$1")
     await running.held.pass_time(MINUTE)
@@ -532,7 +665,7 @@ async def test_a_message_that_became_unreadable_waits_for_its_key(story: LateSto
         story.matrix.hear()
         await story.held.pass_time(MINUTE)
         assert story.shown == [FR("key missing")]
-        assert await story.store.unfinished() == [pending()]
+        assert await story.store.unfinished() == [replace(pending(), begun=True)]
         story.key_comes()
         await story.until(lambda: story.done("$prompt"))
 

@@ -1,11 +1,12 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from bot.core.events import Batch, Delta, EventId
+from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import render
 from bot.core.replies import Edit, Notice, Reply
+from bot.core.split import split
 from bot.errors import (
     CompletionError,
     Forbidden,
@@ -14,37 +15,88 @@ from bot.errors import (
     MatrixError,
     ModelBusy,
     ModelTimeout,
+    PromptTooLong,
     RateLimited,
     Truncated,
 )
-from bot.replying import Pace, Replying
-from bot.texts import Texts
-from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore
-from tests.make import MIDNIGHT, message
+from bot.replying import GrowingReply, Pace, Replying
+from bot.texts import speak
+from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
+from tests.make import MIDNIGHT, message, prompt
 
-PROMPT = message()
+FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")
+PROMPT, BOTH = prompt(FIRST), prompt(FIRST, SECOND)
 END = Delta(finish_reason="stop")
-TEXTS = Texts("fr")
+TEXTS, ENGLISH = speak("fr"), speak("en")
+LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
+OTHER = "".join(f"Alinéa {number} : {'terme ' * 100}\n\n" for number in range(40))
+
+Script = Sequence[Delta | Exception | asyncio.Event]
 
 
 class Stage:
     """One reply being made: its ports, and a clock that moves only when told to."""
 
-    def __init__(self) -> None:
-        self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), FakeClock()
-        self.replying = Replying(
-            self.matrix, self.store, self.clock, TEXTS, Pace(0.8, 2.0), "small-model"
-        )
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), clock or FakeClock()
+        self.to = Replying(self.matrix, self.store, self.clock, Pace(0.8, 2.0, 10.0))
+        self.asked = PROMPT
+        self.above: list[str] = []
+        self.below: list[str] = []
 
-    async def stream(
-        self, *script: Delta | Exception | asyncio.Event, remarks: Sequence[str] = ()
-    ) -> None:
-        await self.store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
-        await self.replying.stream(PROMPT, FakeModel(*script).stream([]), remarks)
+    def reply(self, *, begun: bool = False, again: bool = False) -> GrowingReply:
+        return GrowingReply(self.to, PROMPT, TEXTS, begun=begun, again=again)
+
+    async def answer(self, reply: GrowingReply, *scripts: Script) -> None:
+        """Ask with the first script, and with the next as often as something else is asked."""
+        await self.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+        async with reply.shown():
+            for script in scripts:
+                reply.restarted()
+                await reply.begin(self.asked, "small-model", self.above, self.below)
+                await reply.read(FakeModel(*script).stream([], SMALL))
+                if not reply.restarted():
+                    break
+
+    async def stream(self, *script: Delta | Exception | asyncio.Event) -> None:
+        await self.answer(self.reply(), script)
+
+    async def stream_then_die(self, *script: Delta | Exception, parts: int = 1) -> None:
+        """Show what the script says, and die before the model is done."""
+        task = asyncio.get_running_loop().create_task(self.stream(*script, asyncio.Event()))
+        await self.matrix.until(lambda: len(self.shown) >= parts)
+        task.cancel()
+        await asyncio.wait([task])
 
     @property
     def shown(self) -> list[str]:
         return list(self.matrix.standing().values())
+
+    @property
+    def said(self) -> list[str]:
+        """Every version of every message, as it was sent."""
+        replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in self.matrix.sent]
+        return [one.text if isinstance(one, Notice) else FakeMatrix._text(one) for one in replies]
+
+    @property
+    def notices(self) -> list[Notice]:
+        return [sent for _, sent in self.matrix.sent if isinstance(sent, Notice)]
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def heard(reply: GrowingReply, text: str) -> None:
+    """Wait until the model has said so much."""
+    while reply._draft.text != text:  # noqa: ASYNC110  # it tells nobody
+        await asyncio.sleep(0)
+
+
+def rendered(text: str) -> list[str]:
+    """Return what stands in the room when all of the text does."""
+    return [render(part).body for part in split(text)]
 
 
 @pytest.fixture
@@ -52,11 +104,18 @@ def stage() -> Stage:
     return Stage()
 
 
+@pytest.fixture
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        yield group
+
+
 async def test_a_short_completion_is_one_message_and_no_edit(stage: Stage) -> None:
     await stage.stream(Delta("Bonjour."), END)
 
     [(_, sent)] = stage.matrix.sent
     assert isinstance(sent, Reply)
+    assert (sent.prompt, sent.model) == (PROMPT, "small-model")
     assert stage.shown == ["Bonjour."]
 
 
@@ -141,6 +200,12 @@ async def test_a_failure_before_the_first_word_is_one_notice(stage: Stage) -> No
     assert [sent for _, sent in stage.matrix.sent] == [Notice(TEXTS("model busy"), PROMPT)]
 
 
+async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
+    await stage.stream(PromptTooLong("too long", excess=321))
+
+    assert stage.shown == [TEXTS("prompt too long", excess=321)]
+
+
 async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:
     await stage.stream(Delta(" \n"), END)
 
@@ -156,16 +221,58 @@ async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key:
     assert stage.shown == [f"Le ciel\n\n{TEXTS(key)}"]
 
 
-async def test_remarks_stand_below_the_text_and_before_what_went_wrong(stage: Stage) -> None:
-    await stage.stream(Delta("Le ciel"), Truncated("cut"), remarks=["*Tard.*"])
+async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
+    reply = stage.reply()
+
+    await stage.answer(reply, [Delta("Bonjour."), Delta(usage=Usage(12, 3)), END])
+
+    assert reply.usage == Usage(12, 3)
+
+
+async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(stage: Stage) -> None:
+    stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
+
+    await stage.stream(Delta("Le ciel. "), *[Delta("Bleu. ")] * 2, END)
+
+    assert {one.split("\n\n")[0] for one in stage.said} == {"*Après un silence.*"}
+    assert stage.said[-1].endswith("\n\n*Tard.*")
+    assert len([one for one in stage.said if "Tard" in one]) == 1
+
+
+async def test_lines_stand_above_the_first_part_and_below_the_last_alone(stage: Stage) -> None:
+    stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
+
+    await stage.stream(Delta(LONG), END)
+
+    assert len(stage.shown) > 2
+    assert [text.startswith("*Après") for text in stage.shown][:2] == [True, False]
+    assert [text.endswith("*Tard.*") for text in stage.shown][-2:] == [False, True]
+    assert sum("*Après" in text for text in stage.shown) == 1
+
+
+async def test_lines_below_stand_before_what_went_wrong(stage: Stage) -> None:
+    stage.below = ["*Tard.*"]
+
+    await stage.stream(Delta("Le ciel"), Truncated("cut"))
 
     assert stage.shown == [f"Le ciel\n\n*Tard.*\n\n{TEXTS('model truncated')}"]
 
 
-async def test_remarks_of_a_reply_without_a_word_are_in_its_notice(stage: Stage) -> None:
-    await stage.stream(ModelBusy("429"), remarks=["*Tard.*"])
+async def test_the_lines_of_a_reply_without_a_word_are_in_its_notice(stage: Stage) -> None:
+    stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
-    assert stage.shown == [f"*Tard.*\n\n{TEXTS('model busy')}"]
+    await stage.stream(ModelBusy("429"))
+
+    assert stage.shown == [f"*Après un silence.*\n\n*Tard.*\n\n{TEXTS('model busy')}"]
+
+
+async def test_the_bot_speaks_in_the_words_it_was_told_last(stage: Stage) -> None:
+    reply = stage.reply()
+    reply.speak(ENGLISH)
+
+    await stage.answer(reply, [Delta("Le ciel"), Truncated("cut")])
+
+    assert stage.shown == [f"Le ciel\n\n{ENGLISH('model truncated')}"]
 
 
 async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -> None:
@@ -179,25 +286,29 @@ async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     stage: Stage,
 ) -> None:
-    killed = asyncio.get_running_loop().create_task(
-        stage.stream(Delta("Le ciel est bleu. "), asyncio.Event())
-    )
-    await stage.matrix.until(lambda: stage.shown == ["Le ciel est bleu."])
-    killed.cancel()
-    await asyncio.wait([killed])
+    await stage.stream_then_die(Delta("Le ciel est bleu. "))
 
-    await stage.replying.stream(PROMPT, FakeModel(Delta("Le ciel est gris."), END).stream([]))
+    await stage.answer(stage.reply(begun=True), [Delta("Le ciel est gris."), END])
 
     assert stage.shown == ["Le ciel est gris."]
 
 
-async def test_a_first_message_whose_answer_was_lost_is_found_again(stage: Stage) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+@pytest.mark.parametrize(
+    ("second", "shown"),
+    [
+        ([Delta("Le ciel est gris."), END], "Le ciel est gris."),
+        ([ModelBusy("503")], TEXTS("model busy")),
+    ],
+)
+async def test_a_first_message_whose_answer_was_lost_is_found_again(
+    stage: Stage, second: Script, shown: str
+) -> None:
+    await stage.stream_then_die(Delta("Le ciel est bleu. "))
     stage.store.replies.clear()  # as if the process had died between the send and its record
 
-    await stage.replying.stream(PROMPT, FakeModel(Delta("Le ciel est gris."), END).stream([]))
+    await stage.answer(stage.reply(begun=True), second)
 
-    assert stage.shown == ["Le ciel est gris."]
+    assert stage.shown == [shown]
     assert stage.store.replies[PROMPT.event_id] == {0: EventId("$sent0")}
 
 
@@ -244,14 +355,486 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
 
 
 async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
-    long = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
-    killed = asyncio.get_running_loop().create_task(stage.stream(Delta(long), asyncio.Event()))
-    await stage.matrix.until(lambda: len(stage.shown) >= 3)
-    killed.cancel()
-    await asyncio.wait([killed])
+    await stage.stream_then_die(Delta(LONG), parts=3)
 
-    await stage.replying.stream(PROMPT, FakeModel(Delta("Court."), END).stream([]))
+    await stage.answer(stage.reply(begun=True), [Delta("Court."), END])
 
     first, *others = stage.shown
     assert first == "Court."
     assert set(others) == {TEXTS("void")}
+
+
+# The line that says why there is nothing to read yet.
+
+
+async def test_the_line_is_shown_after_a_while_and_the_text_takes_its_place(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    reply.say("*Un instant.*")
+    stage.clock.time += 9.9
+    reply.say("*Je prépare.*")
+    await settle()
+    assert stage.matrix.sent == []
+    stage.clock.time += 0.1
+    reply.say("*Je prépare encore.*")
+    await stage.matrix.until(lambda: stage.shown == ["*Je prépare encore.*"])
+    gate.set()
+    await task
+
+    assert stage.shown == ["Bonjour."]
+    assert stage.notices == []
+
+
+async def test_a_line_that_has_changed_is_shown_now_and_then(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    stage.clock.time += 10
+    reply.say("*Place 3.*")
+    await stage.matrix.until(lambda: stage.shown == ["*Place 3.*"])
+    stage.clock.time += 9
+    reply.say("*Place 2.*")
+    await settle()
+    assert stage.shown == ["*Place 3.*"]
+    stage.clock.time += 1
+    reply.say("*Place 1.*")
+    await stage.matrix.until(lambda: stage.shown == ["*Place 1.*"])
+    stage.clock.time += 100
+    reply.say("*Place 1.*")
+    await settle()
+    assert len(stage.matrix.sent) == 2
+    gate.set()
+    await task
+
+    assert stage.said == ["*Place 3.*", "*Place 1.*", "Bonjour."]
+    assert len(stage.shown) == 1
+
+
+async def test_a_line_that_is_refused_is_shown_later(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    stage.clock.time += 10
+    reply.say("*Place 3.*")
+    await stage.matrix.until(lambda: bool(stage.shown))
+    stage.matrix.failures = [RateLimited("429", 30)]
+    stage.clock.time += 10
+    reply.say("*Place 2.*")
+    await settle()
+    stage.clock.time += 29
+    reply.say("*Place 1.*")
+    await settle()
+    assert stage.shown == ["*Place 3.*"]
+    stage.clock.time += 1
+    reply.say("*Place 1.*")
+    await stage.matrix.until(lambda: stage.shown == ["*Place 1.*"])
+    gate.set()
+    await task
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_line_never_takes_the_place_of_an_earlier_text(
+    stage: Stage,
+    tasks: asyncio.TaskGroup,
+    again: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    await stage.stream_then_die(Delta("Le ciel est bleu. "))
+    reply, gate = stage.reply(begun=not again, again=again), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    stage.clock.time += 100
+    reply.say("*Je prépare.*")
+    await settle()
+    assert stage.shown == ["Le ciel est bleu."]
+    gate.set()
+    await task
+
+    assert "*Je prépare.*" not in stage.said
+
+
+async def test_a_line_does_not_follow_a_text_that_was_begun(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta("Un. "), asyncio.Event()], [gate, Delta("Deux."), END])
+    )
+    await stage.matrix.until(lambda: stage.shown == ["Un."])
+    reply.restart()
+    stage.clock.time += 100
+    reply.say("*Je prépare.*")
+    await settle()
+    assert stage.shown == ["Un."]
+    gate.set()
+    await task
+
+    assert stage.said == ["Un.", "Deux."]
+
+
+async def test_a_model_that_fails_after_the_line_says_so_in_its_place(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [gate, ModelBusy("503")]))
+    stage.clock.time += 10
+    reply.say("*Je prépare.*")
+    await stage.matrix.until(lambda: bool(stage.shown))
+    gate.set()
+    await task
+
+    assert stage.shown == [TEXTS("model busy")]
+
+
+# What is asked changes.
+
+
+async def test_a_restart_before_anything_is_visible_shows_the_new_text_alone(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta("Un"), asyncio.Event()], [Delta("Deux."), END])
+    )
+    await heard(reply, "Un")
+    stage.asked = BOTH
+    assert reply.restart(BOTH)
+    stage.clock.time += 100  # what was said of the first question alone is due by now
+    await task
+
+    assert stage.said == ["Deux."]
+    [(_, sent)] = stage.matrix.sent
+    assert isinstance(sent, Reply)
+    assert sent.prompt == BOTH
+    assert stage.store.joined == {SECOND.event_id: FIRST.event_id}
+
+
+async def test_a_restart_that_takes_its_time_shows_nothing_of_what_was_asked_before(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta("Un"), asyncio.Event()], [gate, Delta("Deux."), END])
+    )
+    await heard(reply, "Un")
+    reply.restart()
+    stage.clock.time += 100
+    reply.say("")  # something else stirs
+    await settle()
+    assert stage.matrix.sent == []
+    gate.set()
+    await task
+
+
+async def test_what_is_shown_after_a_restart_belongs_to_what_is_asked_now(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, gate = stage.reply(), asyncio.Event()
+    await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+
+    async def ask() -> None:
+        async with reply.shown():
+            reply.restart(BOTH)
+            await reply.begin(PROMPT, "small-model", (), ())  # that was on its way already
+            await gate.wait()
+
+    task = tasks.create_task(ask())
+    await settle()
+    stage.clock.time += 10
+    reply.say("*Je prépare.*")
+    await stage.matrix.until(lambda: bool(stage.shown))
+    reply.silence()
+    gate.set()
+    await task
+
+    [(_, sent)] = stage.matrix.sent
+    assert isinstance(sent, Reply)
+    assert sent.prompt == BOTH
+    assert stage.store.joined == {SECOND.event_id: FIRST.event_id}
+
+
+async def test_a_restart_while_the_text_is_visible_goes_on_in_the_same_message(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    script: Script = [Delta("Un. "), Delta("Un encore. "), asyncio.Event()]
+    task = tasks.create_task(
+        stage.answer(reply, script, [Delta("Deux. "), Delta("Deux encore."), END])
+    )
+    await stage.matrix.until(lambda: bool(stage.shown))
+    assert reply.restart()
+    await task
+
+    assert stage.shown == ["Deux. Deux encore."]
+
+
+async def test_a_restart_of_a_long_reply_leaves_nothing_of_the_first_one(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta(LONG), asyncio.Event()], [Delta(OTHER), END])
+    )
+    await stage.matrix.until(lambda: len(stage.shown) == len(split(LONG)))
+    reply.restart()
+    await task
+
+    assert stage.shown[: len(split(OTHER))] == rendered(OTHER)
+    assert set(stage.shown[len(split(OTHER)) :]) <= {TEXTS("void")}
+    ids = list(stage.matrix.standing())
+    assert stage.store.replies[FIRST.event_id] == dict(enumerate(ids))
+
+
+async def test_a_restart_while_the_first_message_is_on_its_way_makes_no_second_one(
+    tasks: asyncio.TaskGroup,
+) -> None:
+    stage = Stage(HeldClock())
+    stage.matrix.failures = [RateLimited("429", 5)]
+    reply = stage.reply()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta("Un. "), asyncio.Event()], [Delta("Deux."), END])
+    )
+    while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
+        await asyncio.sleep(0)
+    reply.restart()
+    assert isinstance(stage.clock, HeldClock)
+    await stage.clock.pass_time(5)
+    await task
+
+    assert stage.shown == ["Deux."]
+    assert stage.store.replies[FIRST.event_id] == {0: EventId("$sent0")}
+
+
+async def test_a_reply_that_is_over_takes_nothing_in(stage: Stage) -> None:
+    reply = stage.reply()
+    await stage.answer(reply, [Delta("Bonjour."), END])
+
+    assert not reply.restart()
+    assert not reply.stop()
+    assert stage.shown == ["Bonjour."]
+
+
+async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_same_message(
+    stage: Stage,
+) -> None:
+    reply = stage.reply()
+    task = asyncio.get_running_loop().create_task(
+        stage.answer(
+            reply,
+            [Delta("Un. "), asyncio.Event()],
+            [Delta("Deux. "), Delta("Deux. "), asyncio.Event()],
+        )
+    )
+    await stage.matrix.until(lambda: stage.shown == ["Un."])
+    stage.clock.time += 2
+    reply.restart()
+    await stage.matrix.until(lambda: stage.shown == ["Deux. Deux."])
+    task.cancel()
+    await asyncio.wait([task])
+
+    await stage.answer(stage.reply(begun=True), [Delta("Trois. "), Delta("Fin."), END])
+
+    assert stage.shown == ["Trois. Fin."]
+
+
+# Nobody wants it any more.
+
+
+async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, [Delta("Un. Deux"), asyncio.Event()]))
+    await stage.matrix.until(lambda: bool(stage.shown))
+    assert reply.stop()
+    assert not reply.stop()
+    await task
+
+    assert stage.shown == [f"Un. Deux\n\n{TEXTS('stopped')}"]
+
+
+async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, [Delta("Un"), asyncio.Event()]))
+    await heard(reply, "Un")
+    reply.stop()
+    await task
+
+    assert stage.said == [f"Un\n\n{TEXTS('stopped')}"]
+
+
+@pytest.mark.parametrize("line", [True, False])
+async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
+    stage: Stage,
+    tasks: asyncio.TaskGroup,
+    line: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
+    if line:
+        stage.clock.time += 10
+        reply.say("*Je prépare.*")
+        await stage.matrix.until(lambda: bool(stage.shown))
+    await settle()
+    reply.stop()
+    await task
+
+    assert stage.shown == [TEXTS("stopped")]
+    assert len(stage.notices) == (not line)
+
+
+@pytest.mark.parametrize("text", ["Un. Deux", LONG])
+async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
+    stage: Stage, tasks: asyncio.TaskGroup, text: str
+) -> None:
+    reply, asked = stage.reply(), asyncio.Event()
+    task = tasks.create_task(
+        stage.answer(reply, [Delta(text), asyncio.Event()], [asked, Delta("Trois."), END])
+    )
+    await stage.matrix.until(lambda: len(stage.shown) == len(split(text)))
+    reply.restart()
+    await settle()
+    reply.stop()
+    await task
+
+    *parts, last = rendered(text)
+    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped')}"]
+
+
+async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, [asyncio.Event()], [Delta("Deux."), END]))
+    await settle()
+    reply.restart()
+    assert reply.stop()
+    assert not reply.restart()
+    await task
+
+    assert stage.shown == [TEXTS("stopped")]
+
+
+async def test_a_reply_that_is_silenced_sends_nothing_more(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), asyncio.Event()]))
+    await stage.matrix.until(lambda: bool(stage.shown))
+    reply.silence()
+    stage.clock.time += 100
+    await task
+
+    assert stage.said == ["Un."]
+    assert reply.ended.is_set()
+    assert not reply.stop()
+
+
+@pytest.mark.parametrize("script", [[Delta("Un. "), asyncio.Event()], [Delta("Un."), END]])
+async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced(
+    tasks: asyncio.TaskGroup, script: Script
+) -> None:
+    stage = Stage(HeldClock())
+    stage.matrix.failures = [RateLimited("429", 5)]
+    reply = stage.reply()
+    task = tasks.create_task(stage.answer(reply, script))
+    while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
+        await asyncio.sleep(0)
+    reply.silence()
+    assert isinstance(stage.clock, HeldClock)
+    await stage.clock.pass_time(60)
+    await task
+
+    assert stage.matrix.sent == []
+    assert stage.store.replies == {}
+
+
+async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage) -> None:
+    reply = stage.reply()
+    task = asyncio.get_running_loop().create_task(stage.answer(reply, [asyncio.Event()]))
+    await settle()
+    reply.say("*Je prépare.*")
+    task.cancel()
+
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+
+
+async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: Stage) -> None:
+    reply = stage.reply()
+    reply.silence()
+
+    await stage.answer(reply, [Delta("Un."), END])
+
+    assert stage.matrix.sent == []
+
+
+# Answered once more.
+
+
+@pytest.mark.parametrize("text", ["Le ciel est bleu.", LONG])
+async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, text: str) -> None:
+    await stage.stream(Delta(text), END)
+    await stage.answer(stage.reply(again=True), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(again=True), [Delta(OTHER), END])
+
+    assert stage.shown[: len(split(OTHER))] == rendered(OTHER)
+    assert set(stage.shown[len(split(OTHER)) :]) <= {TEXTS("void")}
+
+
+async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    first, second = asyncio.Event(), asyncio.Event()
+    script: Script = [first, Delta("Le ciel est gris. "), second, Delta("Oui."), END]
+    task = tasks.create_task(stage.answer(stage.reply(again=True), script))
+    await settle()
+    assert stage.shown == ["Le ciel est bleu."]
+    first.set()
+    await stage.matrix.until(lambda: stage.shown == ["Le ciel est gris."])
+    second.set()
+    await task
+
+    assert stage.shown == ["Le ciel est gris. Oui."]
+
+
+@pytest.mark.parametrize(
+    ("script", "key"), [([ModelBusy("503")], "model busy"), ([END], "model empty")]
+)
+async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
+    stage: Stage, script: Script, key: str
+) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.answer(stage.reply(again=True), script)
+    await stage.answer(stage.reply(again=True), script)
+
+    assert stage.shown == ["Le ciel est bleu.", *[TEXTS(key)] * 2]
+    assert stage.notices == [Notice(TEXTS(key), PROMPT)] * 2
+    assert stage.store.replies[FIRST.event_id] == {0: EventId("$sent0")}
+
+
+async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
+    stage: Stage,
+) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.answer(stage.reply(again=True), [Delta("Le ciel"), Truncated("cut")])
+
+    assert stage.shown == [f"Le ciel\n\n{TEXTS('model truncated')}"]
+
+
+async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    reply = stage.reply(again=True)
+    task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
+    await settle()
+    reply.stop()
+    await task
+
+    assert stage.shown == ["Le ciel est bleu.", TEXTS("stopped")]

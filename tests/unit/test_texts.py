@@ -1,25 +1,63 @@
 import ast
+import re
+from itertools import chain
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
 import bot
 from bot import errors
 from bot.core.markdown import render
-from bot.texts import Texts
+from bot.texts import Texts, speak
 
-FR, EN = Texts("fr"), Texts("en")
+FR, EN = speak("fr"), speak("en")
+COMMANDS = {
+    FR: {"aide", "nouveau", "stop", "refaire", "modele", "langue", "sources", "apropos"},
+    EN: {"help", "new", "stop", "redo", "model", "language", "sources", "about"},
+}
+
+
+def placeholders(sentence: str) -> set[tuple[str | None, str | None]]:
+    """Return each placeholder with its format and conversion, which nobody has a use for."""
+    return {
+        (name, (spec or "") + (conversion or ""))
+        for _, name, spec, conversion in Formatter().parse(sentence)
+        if name is not None
+    }
+
+
+def plain(texts: Texts, key: str) -> str:
+    """Return the sentence as a client without HTML shows it."""
+    return render(texts.forms[key][0]).body
 
 
 def test_both_languages_have_the_same_keys_and_no_empty_sentence() -> None:
     assert FR.known == EN.known
-    assert all(FR(key).strip() and EN(key).strip() for key in FR.known)
+    for texts in (FR, EN):
+        assert all(one.strip() for one in chain.from_iterable(texts.forms.values()))
+
+
+def test_every_form_of_a_sentence_has_the_same_placeholders_and_plain_ones_alone() -> None:
+    for key in FR.known:
+        assert len(FR.forms[key]) == len(EN.forms[key])
+        first, *others = (placeholders(form) for form in (*FR.forms[key], *EN.forms[key]))
+        assert all(other == first for other in others)
+        assert all(str(name).isidentifier() and not rest for name, rest in first)
 
 
 def test_every_error_of_the_model_has_its_sentence() -> None:
-    keys = {error.key for error in errors.CompletionError.__subclasses__()}
+    kinds = [one for one in vars(errors).values() if isinstance(one, type)]
+    keys = {one.key for one in kinds if issubclass(one, errors.CompletionError)}
 
     assert keys <= FR.known
+
+
+@pytest.mark.parametrize("texts", [FR, EN])
+def test_no_two_errors_of_the_model_are_told_alike(texts: Texts) -> None:
+    keys = {key for key in texts.known if key.startswith(("model ", "prompt "))}
+
+    assert len({texts.forms[key] for key in keys}) == len(keys)
 
 
 def test_every_sentence_is_used() -> None:
@@ -33,11 +71,77 @@ def test_every_sentence_is_used() -> None:
     assert FR.known <= words
 
 
+def test_a_language_is_read_once() -> None:
+    assert speak("fr") is FR
+
+
+def test_values_are_filled_in_and_never_read_as_placeholders() -> None:
+    assert "`!{n}{0.x}`" in FR("command unknown", name="{n}{0.x}")
+    assert (
+        FR("model item", number=2, label="Petit", key="petit") == "2. **Petit** : `!modele petit`"
+    )
+
+
+def test_a_value_that_is_missing_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        FR("command unknown")
+    with pytest.raises(KeyError):
+        FR("unreadable earlier")
+
+
+@pytest.mark.parametrize(
+    ("texts", "n", "words"),
+    [
+        (FR, 0, "0 message précédent"),
+        (FR, 1, "1 message précédent"),
+        (FR, 2, "2 messages précédents"),
+        (EN, 0, "0 earlier messages could"),
+        (EN, 1, "1 earlier message could"),
+        (EN, 2, "2 earlier messages could"),
+    ],
+)
+def test_a_number_chooses_the_form_by_the_rule_of_the_language(
+    texts: Texts, n: int, words: str
+) -> None:
+    assert words in texts("unreadable earlier", n=n)
+
+
 @pytest.mark.parametrize("texts", [FR, EN])
-def test_the_welcome_takes_at_most_six_lines_and_says_what_the_law_asks(texts: Texts) -> None:
-    body = render(texts("welcome")).body
+@pytest.mark.parametrize("key", ["welcome", "welcome salon"])
+def test_the_welcome_takes_at_most_six_lines_and_says_what_the_law_asks(
+    texts: Texts, key: str
+) -> None:
+    body = plain(texts, key)
 
     assert 1 < len(body.splitlines()) <= 6
-    assert "!aide" in body
+    assert any(word in body for word in ("!aide", "!help"))
     assert any(word in body for word in ("intelligence artificielle", "artificial intelligence"))
     assert any(word in body for word in ("chiffrement de bout en bout", "end-to-end encryption"))
+
+
+@pytest.mark.parametrize("texts", [FR, EN])
+def test_the_whole_help_names_every_command_and_no_sentence_any_other(texts: Texts) -> None:
+    def named(sentence: str) -> set[str]:
+        return set(re.findall(r"`!([a-z]+)", sentence))
+
+    assert named(texts("help all")) == COMMANDS[texts]
+    assert named("".join(chain.from_iterable(texts.forms.values()))) == COMMANDS[texts]
+
+
+@pytest.mark.parametrize("texts", [FR, EN])
+def test_all_reactions_have_a_typed_twin_and_no_other_sentence_has_an_emoji(texts: Texts) -> None:
+    with_emoji = {
+        key
+        for key in texts.known
+        if re.search("[\u2190-\u2bff\U0001f000-\U0001faff]", plain(texts, key))
+    }
+
+    assert with_emoji == {"help all"}
+    last = plain(texts, "help all").splitlines()[-1]
+    assert re.search("🛑.*⏹️.*!stop.*🔄.*!re", last)
+
+
+def test_french_sets_a_space_before_high_punctuation_and_an_apostrophe_of_its_own() -> None:
+    for form in chain.from_iterable(FR.forms.values()):
+        said = re.sub(r"`[^`]*`", "", form)
+        assert not re.search(r"[^\s][;:?!»](?=\s|\*|$)|«\S|'", said), form

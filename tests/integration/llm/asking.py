@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from bot.core.events import Delta, Turn
+from bot.core.models import ModelCard
 from bot.errors import CompletionError
 from bot.llm.client import OpenAIModel
 
 KEY = "sk-0123456789abcdef0123456789"
 PROMPT = "Summarise the confidential note of 3 March"
+CARD = ModelCard("albert-small", "Albert Small", "small", 32_000, 90, None)
 TURNS = (Turn("system", "Be brief."), Turn("user", PROMPT))
 
 
 @asynccontextmanager
-async def connected(  # noqa: PLR0913  # the settings that tests vary
+async def connected(
     base_url: str,
     *,
     api_key: str | None = KEY,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
     patience: float = 5.0,
     proxy: str | None = None,
     ca_bundle: Path | None = None,
@@ -29,9 +29,6 @@ async def connected(  # noqa: PLR0913  # the settings that tests vary
     model = OpenAIModel(
         base_url=base_url,
         api_key=api_key,
-        model="albert-small",
-        temperature=temperature,
-        max_tokens=max_tokens,
         connect_timeout=patience,
         stall_timeout=patience,
         proxy=proxy,
@@ -43,8 +40,8 @@ async def connected(  # noqa: PLR0913  # the settings that tests vary
         await model.close()
 
 
-async def ask(model: OpenAIModel) -> list[Delta]:
-    return [delta async for delta in model.stream(TURNS)]
+async def ask(model: OpenAIModel, card: ModelCard = CARD) -> list[Delta]:
+    return [delta async for delta in model.stream(TURNS, card)]
 
 
 async def fail(model: OpenAIModel) -> CompletionError:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -14,11 +15,17 @@ from bot.errors import (
     CompletionError,
     ModelBusy,
     ModelFailed,
+    ModelLimited,
     ModelRefused,
+    ModelRejected,
+    ModelStalled,
     ModelTimeout,
+    ModelUnknown,
+    PromptTooLong,
+    PromptTooLongForModel,
     Truncated,
 )
-from tests.integration.llm.asking import KEY, PROMPT, TURNS, ask, connected, fail
+from tests.integration.llm.asking import CARD, KEY, PROMPT, TURNS, ask, connected, fail
 from tests.stand.model import CUT_UTF8, ERROR, MALFORMED, Answer, Mode, ScriptedModel
 
 pytestmark = pytest.mark.integration
@@ -45,9 +52,9 @@ async def test_the_deltas_are_the_backends_words(backend: ScriptedModel) -> None
     ]
 
 
-async def test_the_request_holds_the_turns_and_the_settings(backend: ScriptedModel) -> None:
-    async with connected(backend.url, temperature=0.2, max_tokens=90) as model:
-        await ask(model)
+async def test_the_request_holds_the_turns_and_the_cards_settings(backend: ScriptedModel) -> None:
+    async with connected(backend.url) as model:
+        await ask(model, replace(CARD, temperature=0.2))
 
     [exchange] = backend.exchanges
     assert exchange.headers["Authorization"] == f"Bearer {KEY}"
@@ -70,7 +77,7 @@ async def test_what_is_not_set_is_left_to_the_backend(
         await ask(model)
 
     [exchange] = backend.exchanges
-    assert exchange.body.keys() == {"model", "messages", "stream", "stream_options"}
+    assert "temperature" not in exchange.body
     assert KEY not in exchange.headers["Authorization"]
 
 
@@ -94,7 +101,7 @@ async def test_the_finish_reason_is_told(backend: ScriptedModel, reason: str) ->
         pytest.param("end", b"data: " + b"a" * 5 * 1024 * 1024, ModelFailed, id="5 MB line"),
         ("close", b"", Truncated),
         ("reset", b"", Truncated),
-        ("stall", b": ping\n\n", ModelTimeout),
+        ("stall", b": ping\n\n", ModelStalled),
     ],
 )
 async def test_a_stream_that_breaks_off_is_told_after_its_words(
@@ -102,11 +109,11 @@ async def test_a_stream_that_breaks_off_is_told_after_its_words(
 ) -> None:
     read = asyncio.Event()  # a reset may overtake the words before it
     backend.next(Answer(text="one two three", after=2, gate=read, mode=mode, tail=tail))
-    patience = 0.5 if error is ModelTimeout else 5.0
+    patience = 0.5 if error is ModelStalled else 5.0
 
     async with (
         connected(backend.url, patience=patience) as model,
-        aclosing(model.stream(TURNS)) as deltas,
+        aclosing(model.stream(TURNS, CARD)) as deltas,
     ):
         assert [await anext(deltas), await anext(deltas)] == [Delta("one "), Delta("two ")]
         read.set()
@@ -114,6 +121,16 @@ async def test_a_stream_that_breaks_off_is_told_after_its_words(
             await anext(deltas)
 
     assert type(failure.value) is error
+
+
+async def test_a_stream_that_begins_with_no_word_is_told_as_no_answer(
+    backend: ScriptedModel,
+) -> None:
+    thought = b'data: {"choices": [{"delta": {"reasoning_content": "Hm."}}]}\n\n'
+    backend.next(Answer(mode="stall", tail=thought))
+
+    async with connected(backend.url, patience=0.5) as model:
+        assert type(await fail(model)) is ModelTimeout
 
 
 async def test_a_connection_lost_after_the_finish_reason_costs_nothing(
@@ -138,7 +155,7 @@ async def test_closing_the_stream_closes_the_connection(backend: ScriptedModel) 
     backend.next(Answer(text="one two", after=1, mode="stall"))
 
     async with connected(backend.url) as model:
-        async with aclosing(model.stream(TURNS)) as deltas:
+        async with aclosing(model.stream(TURNS, CARD)) as deltas:
             assert await anext(deltas) == Delta("one ")
         await backend.exchanges[0].over.wait()
 
@@ -158,8 +175,11 @@ async def test_cancelling_the_reader_closes_the_connection(backend: ScriptedMode
     [
         (400, '{"detail": "Insufficient budget."}', ModelRefused, ""),
         (401, '{"error": {"message": "x", "code": "bad_key"}}', ModelRefused, " (bad_key)"),
-        (404, '{"error": "no such model"}', ModelRefused, ""),
-        (422, '{"detail": "words that were not valid"}', ModelRefused, ""),
+        (403, '{"detail": "Invalid API key."}', ModelRefused, ""),
+        (404, '{"error": "no such model"}', ModelUnknown, ""),
+        (404, '{"detail": "Model not found."}', ModelUnknown, ""),
+        (422, '{"detail": "Wrong model type."}', ModelRejected, ""),
+        (424, "", ModelRefused, ""),
         (307, "", ModelRefused, ""),
         (500, "<html>", ModelFailed, ""),
         (502, '{"detail": 3}', ModelFailed, ""),
@@ -178,6 +198,45 @@ async def test_a_refusal_tells_its_status_and_the_backends_code(
     assert type(failure) is error
     assert str(failure) == f"the backend answered {status}{reason}"
     assert len(backend.exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, '{"error": {"message": "…", "code": "context_length_exceeded"}}'),
+        (400, '{"error": {"code": 400, "type": "exceed_context_size_error", "n_ctx": 8192}}'),
+        (400, '{"error": {"type": "BadRequestError", "param": "input_tokens", "code": 400}}'),
+        (422, '{"error": {"code": "context_length_exceeded"}, "detail": "…"}'),
+        (413, "<html>"),
+    ],
+)
+async def test_a_request_that_the_backend_finds_too_long_is_told_by_its_code(
+    backend: ScriptedModel, status: int, body: str
+) -> None:
+    backend.next(Answer(mode="verbatim", status=status, body=body.encode()))
+
+    async with connected(backend.url) as model:
+        failure = await fail(model)
+
+    assert type(failure) is PromptTooLongForModel
+    assert isinstance(failure, PromptTooLong)
+    assert failure.values == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"detail": "context_length_exceeded"}',
+        '{"error": {"message": "maximum context length", "type": "BadRequestError"}}',
+    ],
+)
+async def test_free_words_do_not_make_a_request_too_long(
+    backend: ScriptedModel, body: str
+) -> None:
+    backend.next(Answer(mode="verbatim", status=400, body=body.encode()))
+
+    async with connected(backend.url) as model:
+        assert type(await fail(model)) is ModelRefused
 
 
 @pytest.mark.parametrize(
@@ -208,16 +267,23 @@ async def test_neither_the_prompt_nor_the_key_comes_back_in_an_error(
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "seconds"),
+    ("status", "error"), [(429, ModelLimited), (503, ModelBusy), (502, ModelFailed)]
+)
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
     [
-        (429, {}, None),
-        (429, {"Retry-After": "7"}, 7),
-        (503, {"Retry-After": "soon"}, None),
-        (503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({}, None),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
     ],
 )
-async def test_a_busy_backend_may_say_when_to_come_back(
-    backend: ScriptedModel, status: int, headers: Mapping[str, str], seconds: float | None
+async def test_a_backend_may_say_when_to_come_back(
+    backend: ScriptedModel,
+    status: int,
+    error: type[CompletionError],
+    headers: Mapping[str, str],
+    seconds: float | None,
 ) -> None:
     body = b'{"detail": "10 requests for m per minute exceeded (remaining: 0)."}'
     backend.next(Answer(mode="verbatim", status=status, headers=headers, body=body))
@@ -225,30 +291,110 @@ async def test_a_busy_backend_may_say_when_to_come_back(
     async with connected(backend.url) as model:
         failure = await fail(model)
 
-    assert isinstance(failure, ModelBusy)
+    assert type(failure) is error
     assert str(failure) == f"the backend answered {status}"
     assert failure.retry_after == seconds
     assert len(backend.exchanges) == 1
 
 
-async def test_a_busy_backend_may_name_the_date_to_come_back(backend: ScriptedModel) -> None:
+async def test_a_backend_may_name_the_date_to_come_back(backend: ScriptedModel) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     backend.next(Answer(mode="verbatim", status=503, headers={"Retry-After": date}))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
 
-    assert isinstance(failure, ModelBusy)
     assert failure.retry_after == pytest.approx(3600, abs=60)
 
 
-async def test_a_200_that_is_no_event_stream_is_a_failure(backend: ScriptedModel) -> None:
-    whole = b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}'
-    headers = {"Content-Type": "application/json"}
-    backend.next(Answer(mode="verbatim", headers=headers, body=whole))
+TOKENS = {"prompt_tokens": 9, "completion_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        TOKENS | {"total_tokens": 12},
+        {"prompt_tokens": 9.0, "completion_tokens": 3.0},
+        TOKENS | {"prompt_tokens_details": None, "cost": 0.002},
+        TOKENS | {"carbon": {"kWh": {"min": 0.1, "max": 0.2}, "kgCO2eq": {"min": 0, "max": None}}},
+        TOKENS | {"impacts": {"kWh": 0.1, "kgCO2eq": 0.02}},
+        TOKENS | {"details": [{"id": "1", "model": "m", "usage": TOKENS}], "carbon": None},
+    ],
+)
+async def test_the_tokens_are_counted_whatever_else_the_usage_holds(
+    backend: ScriptedModel, usage: object
+) -> None:
+    backend.next(Answer(text="one", usage=usage))
+
+    async with connected(backend.url) as model:
+        assert (await ask(model))[-1] == Delta(usage=Usage(9, 3))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ["null", "{}", '"9"', "[]", '{"prompt_tokens": 9.5}', '{"prompt_tokens": -1}', "1e999"],
+)
+async def test_a_usage_that_cannot_be_read_costs_nothing_but_itself(
+    backend: ScriptedModel, usage: str
+) -> None:
+    whole = f'data: {{"choices": [{{"delta": {{"content": "a"}}}}], "usage": {usage}}}\n\n'
+    backend.next(Answer(mode="end", tail=f"{whole}data: [DONE]\n\n".encode()))
+
+    async with connected(backend.url) as model:
+        assert await ask(model) == [Delta("a")]
+
+
+async def test_what_a_model_thinks_is_not_shown(backend: ScriptedModel) -> None:
+    thought = b'data: {"choices": [{"delta": {"content": null, "reasoning_content": "Hm."}}]}\n\n'
+    words = (
+        b'data: {"choices": [{"delta": {"content": ["a", {"type": "text", "text": "b"}]}}]}\n\n'
+    )
+    backend.next(Answer(mode="end", tail=thought + words + b"data: [DONE]\n\n"))
+
+    async with connected(backend.url) as model:
+        assert await ask(model) == [Delta("ab")]
+
+
+JSON = {"Content-Type": "application/json; charset=utf-8"}
+
+
+async def test_a_completion_that_is_not_streamed_is_one_delta(backend: ScriptedModel) -> None:
+    choice = {"message": {"role": "assistant", "content": "à\u2028b"}, "finish_reason": "length"}
+    whole = json.dumps({"choices": [choice], "usage": TOKENS}, indent=1).encode()
+    backend.next(Answer(mode="verbatim", headers=JSON, body=whole))
+
+    async with connected(backend.url) as model:
+        assert await ask(model) == [Delta("à\u2028b", "length", Usage(9, 3))]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b'{"detail": "Not now."}',
+        b'{"error": {"message": "Not now."}}',
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": "a"}}]}',
+        b" " * 2 * 1024 * 1024,
+    ],
+    ids=lambda body: body[:20].decode(),
+)
+async def test_json_that_is_no_completion_is_a_failure(
+    backend: ScriptedModel, body: bytes
+) -> None:
+    backend.next(Answer(mode="verbatim", headers=JSON, body=body))
+
+    async with connected(backend.url) as model:
+        with pytest.raises(ModelFailed):
+            await ask(model)
+
+
+async def test_a_page_is_a_failure(backend: ScriptedModel) -> None:
+    backend.next(Answer(mode="verbatim", headers={"Content-Type": "text/html"}, body=b"<html>"))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
 
     assert type(failure) is ModelFailed
-    assert str(failure) == "the answer is no event stream but 'application/json'"
+    assert str(failure) == "the answer is no event stream but 'text/html'"

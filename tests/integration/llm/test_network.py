@@ -1,6 +1,7 @@
 """OpenAIModel across the network: what is down, what is in between, and whom TLS trusts."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bot.errors import (
     ModelTimeout,
     ModelUnreachable,
 )
-from tests.integration.llm.asking import KEY, ask, connected, fail
+from tests.integration.llm.asking import CARD, KEY, ask, connected, fail
 from tests.stand.model import ScriptedModel
 from tests.stand.network import answering, make_authority, proxying
 
@@ -153,11 +154,6 @@ async def test_a_bundle_that_cannot_be_used_is_named(tmp_path: Path, content: st
             pass
 
 
-async def test_a_backend_that_lists_its_models_passes_the_check(backend: ScriptedModel) -> None:
-    async with connected(backend.url) as model:
-        await model.check()
-
-
 async def test_a_backend_that_is_down_fails_the_check(backend: ScriptedModel) -> None:
     async with connected(backend.url) as model:
         await backend.stop()
@@ -176,3 +172,63 @@ async def test_a_backend_without_a_list_of_models_passes_the_check() -> None:
     missing = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     async with answering(missing) as url, connected(url) as model:
         await model.check()
+
+        assert model.listed == frozenset()
+        assert model.context_length(CARD) == CARD.context_length
+
+
+async def test_a_length_that_is_listed_counts_instead_of_the_cards() -> None:
+    async with (
+        ScriptedModel(max_context_length=131_072) as backend,
+        connected(backend.url) as model,
+    ):
+        await model.check()
+
+        assert model.listed == {"scripted"}
+        assert model.context_length(replace(CARD, id="scripted")) == 131_072
+        assert model.context_length(CARD) == CARD.context_length
+
+
+async def checked(listing: bytes) -> tuple[frozenset[str], int]:
+    """Return what a model makes of its backend's list: the names, and the length of CARD's."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(listing)
+    async with answering(head + listing) as url, connected(url) as model:
+        await model.check()
+        return model.listed, model.context_length(CARD)
+
+
+@pytest.mark.parametrize(
+    ("entry", "length"),
+    [
+        (b'{"id": "albert-small"}', 32_000),
+        (b'{"id": "albert-small", "max_context_length": 0}', 32_000),
+        (b'{"id": "albert-small", "max_context_length": null, "aliases": []}', 32_000),
+        (b'{"id": "albert-small", "max_context_length": 128000, "aliases": ["small"]}', 128_000),
+        (b'{"id": "mistral", "max_context_length": 128000, "aliases": ["albert-small"]}', 128_000),
+        (b'{"id": "albert-small", "max_model_len": 8192, "permission": [{}]}', 8192),
+    ],
+)
+async def test_the_length_is_listed_in_more_than_one_way(entry: bytes, length: int) -> None:
+    listed, found = await checked(b'{"object": "list", "data": [%b]}' % entry)
+
+    assert found == length
+    assert "albert-small" in listed
+
+
+@pytest.mark.parametrize(
+    ("listing", "names"),
+    [
+        (b"<html>", set()),
+        (b"[]", set()),
+        (b'{"data": null}', set()),
+        (
+            b'{"data": [{"id": 3}, null, {"id": "a", "max_context_length": {}}, {"id": "b"}]}',
+            {"b"},
+        ),
+        (b'{"data": [{"id": "a\xff"}, {"id": "b"}]}', {"b"}),
+    ],
+)
+async def test_a_list_that_cannot_be_read_costs_what_it_would_tell(
+    listing: bytes, names: set[str]
+) -> None:
+    assert await checked(listing) == (frozenset(names), CARD.context_length)

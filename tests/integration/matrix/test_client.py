@@ -11,10 +11,12 @@ from urllib.parse import quote
 import nio
 import pytest
 
-from bot.core.events import Batch, Invite, Message
+from bot.core.events import Batch, Invite, Message, Prompt
 from bot.matrix.client import NioMatrix
+from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
+from tests.make import prompt
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
 from tests.stand.vault import health, vault
@@ -44,13 +46,13 @@ async def invitation(batches: AsyncIterator[Batch]) -> Invite:
     return event
 
 
-async def prompt(matrix: NioMatrix, person: NioPerson, batches: AsyncIterator[Batch]) -> Message:
+async def ask(matrix: NioMatrix, person: NioPerson, batches: AsyncIterator[Batch]) -> Prompt:
     """Open a direct message with the bot and ask it something."""
     room_id = await person.open_direct_message(matrix.user_id)
     await matrix.join(await invitation(batches))
     await person.wait_joined(room_id, matrix.user_id)
     event_id = await person.send(room_id, "Tu es là ?")
-    return Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0)
+    return prompt(Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0))
 
 
 async def test_an_invitation_is_declined_with_a_reason_that_the_inviter_sees(
@@ -81,7 +83,7 @@ async def test_joining_a_direct_message_lists_it_in_the_account_data(
         await matrix.join(invited)
         await person.wait_joined(room_id, bot)
 
-        listed = Rooms(bot, health())
+        listed = Rooms(bot, health(), Histories(matrix._client, bot))
         response = await matrix._client.sync(full_state=True)
         heard = listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
         assert any(heard)
@@ -92,7 +94,7 @@ async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_writ
     tmp_path: Path,
 ) -> None:
     async with meeting(tmp_path) as (matrix, person):
-        asked = await prompt(matrix, person, matrix.batches(None))
+        asked = await ask(matrix, person, matrix.batches(None))
         room_id, event_id = asked.room_id, asked.event_id
         limits = itertools.count(1)
 
@@ -124,7 +126,7 @@ async def test_the_rooms_key_is_with_the_person_before_there_is_anything_to_send
 ) -> None:
     async with meeting(tmp_path) as (matrix, person):
         batches = matrix.batches(None)
-        asked = await prompt(matrix, person, batches)
+        asked = await ask(matrix, person, batches)
         room_id = asked.room_id
         keys = matrix._client.machine.outbound_group_sessions
         while room_id not in matrix._client.rooms:

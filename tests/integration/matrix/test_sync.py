@@ -16,9 +16,10 @@ from aiohttp import web
 from nio.crypto import OlmAccount, OutboundGroupSession
 from unpaddedbase64 import encode_base64
 
-from bot.core.events import Batch, Message, UserId
+from bot.core.events import Batch, Conversation, EventId, Message, RoomId, UserId
 from bot.errors import AccountExpired, LoggedOut
 from bot.health import STALLED_SECONDS, Health
+from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
@@ -105,8 +106,12 @@ async def session(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Sessi
     await session.close()
 
 
+def new_rooms(session: Session, state: Health) -> Rooms:
+    return Rooms(ME, state, Histories(session.client, ME))
+
+
 def listen(session: Session, since: str | None) -> AsyncIterator[Batch]:
-    return batches(session, Rooms(ME, health()), health(), since)
+    return batches(session, new_rooms(session, health()), health(), since)
 
 
 async def test_t5_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
@@ -308,6 +313,37 @@ async def test_a_gap_in_a_room_that_was_left_meanwhile_stops_nothing(
 BROKEN = (500, {"errcode": "M_UNKNOWN", "error": "x"})
 
 
+async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
+    homeserver: Homeserver, session: Session
+) -> None:
+    homeserver.answers = [cut(said(7))]
+    homeserver.pages = [page(said(6))]
+    rooms = new_rooms(session, health())
+    conversations = [Conversation(RoomId(room), EventId("$1")) for room in (ROOM, "!other:x")]
+    for one in conversations:
+        root = Message(EventId("$1"), one.room_id, UserId(ADA), "m.text", "x", 1)
+        rooms._histories.begin(one, root)
+
+    await anext(batches(session, rooms, health(), "s_saved"))
+
+    assert list(rooms._histories._warm) == conversations[1:]
+
+
+async def test_a_batch_tells_once_in_which_rooms_the_bot_can_no_longer_speak(
+    homeserver: Homeserver, session: Session
+) -> None:
+    _, upgraded = cut(tombstone := said(1) | {"type": "m.room.tombstone", "state_key": ""})
+    tombstone["content"] = {"replacement_room": "!new:x"}
+    upgraded["rooms"]["join"][ROOM]["timeline"]["limited"] = False
+    upgraded["rooms"]["leave"] = {"!left:x": {"timeline": {"events": []}}}
+    homeserver.answers = [(200, upgraded)]
+    loop = listen(session, "s_saved")
+
+    first, second = await anext(loop), await anext(loop)
+
+    assert (first.closed, second.closed) == ((ROOM, "!left:x"), ())
+
+
 def cut_twice() -> tuple[int, Any]:
     """Return a response in which two rooms' timelines are cut."""
     _, body = cut(said(2))
@@ -444,7 +480,7 @@ async def test_the_health_tells_of_turns_and_answers(
     seen = [(state.stalled, state.sync_age)]
     homeserver.answers = [HTML]
 
-    await anext(batches(session, Rooms(ME, state), state, None))
+    await anext(batches(session, new_rooms(session, state), state, None))
 
     seen.append((state.stalled, state.sync_age))
     assert seen == [(True, 2 * STALLED_SECONDS), (False, 0)]
@@ -475,7 +511,7 @@ async def test_what_waits_behind_a_full_response_is_fetched_before_its_messages_
         (200, rest | {"to_device": {"events": [key]}}),
     ]
     state = health()
-    loop = batches(session, Rooms(ME, state), state, "s_saved")
+    loop = batches(session, new_rooms(session, state), state, "s_saved")
 
     first, second = await anext(loop), await anext(loop)
 

@@ -1,82 +1,383 @@
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Event, EventId, Joined, Left, Room, RoomId, UserId
+from bot.core.events import (
+    Conversation,
+    Event,
+    EventId,
+    Joined,
+    Left,
+    Message,
+    Prompt,
+    Room,
+    RoomId,
+    Upgraded,
+    UserId,
+)
 from bot.core.routing import (
     Accept,
+    Amend,
     Answer,
     Await,
     Decline,
     Explain,
+    Follow,
     Ignore,
     Intent,
+    Known,
     Leave,
+    Look,
     Policy,
+    Redo,
+    Run,
+    Stop,
     Welcome,
+    Withdraw,
+    begins_anew,
     decide,
+    parse_command,
 )
-from tests.make import BOT, ROOM, invite, message, undecryptable
+from tests.make import (
+    AGENT,
+    BOT,
+    COLLEAGUE,
+    ROOM,
+    invite,
+    message,
+    prompt,
+    reaction,
+    redaction,
+    revision,
+    undecryptable,
+)
 
-POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"))
+OTHER_BOT = UserId("@polls:tchap.test")
+STRANGER = UserId("@a:evil.test")
+POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"), frozenset({OTHER_BOT}))
+DIRECT, SALON = Room(ROOM, direct=True), Room(ROOM, direct=False)
 JOINED = Joined(EventId("$join"), ROOM)
-PROMPT = message()
+UPGRADED = Upgraded(EventId("$stone"), ROOM, AGENT, RoomId("!new:tchap.test"))
+DAY = 86_400
+ASKED_AT = message().timestamp / 1000
+
+
+def said(  # one message among others has this many sides
+    event_id: str = "$prompt",
+    sender: UserId = AGENT,
+    *,
+    mentions: tuple[UserId, ...] = (),
+    replies_to: str | None = None,
+    thread: str | None = None,
+    **changed: str,
+) -> Message:
+    plain = message(event_id=event_id, sender=sender, thread_root=thread, **changed)
+    quoted = None if replies_to is None else EventId(replies_to)
+    return replace(plain, mentions=frozenset(mentions), replies_to=quoted)
+
+
+def knowing(*messages: Message, gone: tuple[str, ...] = ()) -> Known:
+    """Return what the bot remembers: all of a message but what it says."""
+    heard: Mapping[EventId, Message | None] = {
+        one.event_id: replace(one, body="") for one in messages
+    }
+    return {**heard, **dict.fromkeys(map(EventId, gone), None)}
+
+
+OPENER = said("$root", mentions=(BOT,))  # the agent's own prompt
+THEIRS = said("$root", COLLEAGUE, mentions=(BOT,))
+CHAT = said("$root")  # no prompt at all
+MINE = said("$root", BOT)
+REPLY = said("$reply", BOT)
+IN_THREAD = said(thread="$root")
+COMMAND = said(body="!aide")
 
 
 @pytest.mark.parametrize(
-    ("event", "direct", "intent"),
+    ("event", "room", "intent"),
     [
-        (PROMPT, True, Answer(PROMPT)),
-        (invite(), False, Accept(invite())),
-        (invite("@a:evil.test"), False, Decline(ROOM, "decline")),
-        (JOINED, True, Welcome(ROOM, EventId("$join"), "welcome")),
-        (JOINED, False, Welcome(ROOM, EventId("$join"), "welcome salon")),
-        (Left(EventId("$l"), ROOM, alone=True), True, Leave(ROOM)),
-        (undecryptable(), True, Await(undecryptable())),
-        (undecryptable(), False, Await(undecryptable())),
+        (invite(), SALON, Accept(invite())),
+        (invite(STRANGER), SALON, Decline(ROOM, "decline")),
+        (JOINED, DIRECT, Welcome(ROOM, EventId("$join"), "welcome")),
+        (JOINED, SALON, Welcome(ROOM, EventId("$join"), "welcome salon")),
+        (Left(EventId("$l"), ROOM, alone=True), DIRECT, Leave(ROOM)),
+        (undecryptable(), DIRECT, Await(undecryptable())),
+        (undecryptable(), SALON, Await(undecryptable())),
+        (UPGRADED, SALON, Follow(UPGRADED)),
+        (revision(), SALON, Amend(revision())),
+        (redaction(), SALON, Withdraw(redaction())),
+        (redaction(sender=STRANGER), SALON, Withdraw(redaction(sender=STRANGER))),
+        (reaction("🛑"), SALON, Stop(reaction("🛑"))),
+        (reaction("⏹"), DIRECT, Stop(reaction("⏹"))),
+        (reaction("🔄"), SALON, Redo(reaction("🔄"))),
     ],
 )
-def test_each_event_has_its_intent(event: Event, direct: bool, intent: Intent | Await) -> None:  # noqa: FBT001  # a table's column
-    assert decide(event, Room(ROOM, direct=direct), POLICY) == intent
+def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | Await) -> None:
+    assert decide(event, room, POLICY, {}) == intent
 
 
 @pytest.mark.parametrize(
-    ("heard", "direct"),
+    "event",
     [
-        (replace(PROMPT, sender=BOT), True),
-        (replace(PROMPT, msgtype="m.notice"), True),
-        (replace(PROMPT, sender=UserId("@a:evil.test")), True),
-        (replace(PROMPT, body=" \n"), True),
-        (PROMPT, False),
-        (replace(PROMPT, msgtype="m.image"), False),
-        (undecryptable(sender=BOT), True),
-        (undecryptable(sender=UserId("@a:evil.test")), True),
+        Left(EventId("$l"), ROOM, alone=False),
+        replace(UPGRADED, sender=STRANGER),
+        replace(UPGRADED, sender=BOT),
+        undecryptable(sender=BOT),
+        undecryptable(sender=STRANGER),
+        undecryptable(sender=OTHER_BOT),
+        revision(sender=BOT),
+        revision(sender=STRANGER),
+        redaction(sender=BOT),
+        reaction(sender=BOT),
+        reaction(sender=STRANGER),
+        *(reaction(key) for key in ("👍", "", "🛑⏹", "🔄🔄", "stop")),
+        said(sender=BOT),
+        said(sender=STRANGER),
+        said(sender=OTHER_BOT),
+        said(msgtype="m.notice"),
+        said(body=" \n"),
     ],
 )
-def test_what_is_no_prompt_is_ignored(heard: Event, direct: bool) -> None:  # noqa: FBT001  # a table's column
-    assert isinstance(decide(heard, Room(ROOM, direct=direct), POLICY), Ignore)
+@pytest.mark.parametrize("room", [DIRECT, SALON], ids=["direct", "salon"])
+def test_what_asks_for_nothing_is_ignored(event: Event, room: Room) -> None:
+    if isinstance(event, Message):
+        event = replace(event, mentions=frozenset({BOT}))
+
+    assert isinstance(decide(event, room, POLICY, {}), Ignore)
+
+
+def test_what_another_assistant_says_is_ignored_but_a_person_may_forward_it_in_private() -> None:
+    generated = replace(
+        said(), answers=(EventId("$of another assistant"),), mentions=frozenset({BOT})
+    )
+
+    assert isinstance(decide(generated, SALON, POLICY, {}), Ignore)
+    assert isinstance(decide(generated, DIRECT, POLICY, {}), Answer)
+
+
+@pytest.mark.parametrize("thread", [None, "$root"])
+@pytest.mark.parametrize("replies_to", [None, "$unknown"])
+def test_in_a_direct_message_every_text_is_a_prompt_and_nothing_is_looked_up(
+    thread: str | None, replies_to: str | None
+) -> None:
+    asked = said(thread=thread, replies_to=replies_to)
+    root = None if thread is None else EventId(thread)
+
+    expected = Prompt((asked,), Conversation(ROOM, root), root)
+    assert decide(asked, DIRECT, POLICY, {}) == Answer(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        (said(mentions=(BOT,)), {}),
+        (said(mentions=(COLLEAGUE, BOT)), {}),
+        (said(replies_to="$reply"), knowing(REPLY)),
+        (said(replies_to="$reply", mentions=(COLLEAGUE,)), knowing(REPLY)),
+        (said(thread="$root", mentions=(BOT,)), {}),
+        (said(thread="$root", replies_to="$reply"), knowing(REPLY)),
+        (said(thread="$root", mentions=(BOT,)), knowing(CHAT)),
+        (said(thread="$root", replies_to="$reply"), knowing(THEIRS, REPLY)),
+        (IN_THREAD, knowing(OPENER)),
+        (said(thread="$root", mentions=(AGENT,)), knowing(OPENER)),
+        (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$reply")), REPLY)),
+        (said(thread="$root", replies_to="$theirs"), knowing(OPENER, said("$theirs", COLLEAGUE))),
+        (IN_THREAD, knowing(MINE)),
+        (said(sender=COLLEAGUE, thread="$root"), knowing(MINE)),
+    ],
+)
+def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(asked: Message, known: Known) -> None:
+    root = asked.thread_root or asked.event_id
+
+    expected = Prompt((asked,), Conversation(ROOM, root), root)
+    assert decide(asked, SALON, POLICY, known) == Answer(expected)
+
+
+@pytest.mark.parametrize(
+    ("heard", "known"),
+    [
+        (said(), {}),
+        (said(mentions=(COLLEAGUE,)), {}),
+        (said(replies_to="$theirs"), knowing(said("$theirs", COLLEAGUE))),
+        (said(replies_to="$gone"), knowing(gone=("$gone",))),
+        (said(replies_to="$reply"), knowing(replace(REPLY, room_id=RoomId("!other:x")))),
+        (IN_THREAD, knowing(CHAT)),
+        (IN_THREAD, knowing(THEIRS)),
+        (IN_THREAD, knowing(gone=("$root",))),
+        (IN_THREAD, knowing(replace(OPENER, room_id=RoomId("!other:x")))),
+        (IN_THREAD, knowing(replace(OPENER, msgtype="m.notice"))),
+        (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$gone")), gone=("$gone",))),
+        (said(thread="$root", mentions=(COLLEAGUE,)), knowing(OPENER)),
+        (said(thread="$root", mentions=(COLLEAGUE,)), knowing(MINE)),
+        (said(sender=COLLEAGUE, thread="$root"), knowing(OPENER)),
+        (said(msgtype="m.image"), {}),
+    ],
+)
+def test_in_a_salon_the_bot_does_not_answer_what_is_said_to_others(
+    heard: Message, known: Known
+) -> None:
+    assert decide(heard, SALON, POLICY, known) == Ignore("not addressed to the bot")
+
+
+@pytest.mark.parametrize(
+    ("heard", "known", "missing"),
+    [
+        (said(replies_to="$reply"), {}, "$reply"),
+        (IN_THREAD, {}, "$root"),
+        (said(thread="$root", body="!aide"), {}, "$root"),
+        (said(thread="$root", replies_to="$reply"), knowing(OPENER), "$reply"),
+        (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$reply"))), "$reply"),
+    ],
+)
+def test_what_must_be_known_first_is_looked_up(heard: Message, known: Known, missing: str) -> None:
+    assert decide(heard, SALON, POLICY, known) == Look(EventId(missing))
 
 
 @pytest.mark.parametrize("msgtype", ["m.image", "m.file", "m.audio", "m.location", "x.unknown"])
-def test_what_cannot_be_read_is_said_and_never_passed_over_in_silence(msgtype: str) -> None:
-    picture = replace(PROMPT, msgtype=msgtype, body="photo.png")
+@pytest.mark.parametrize("room", [DIRECT, SALON], ids=["direct", "salon"])
+def test_what_cannot_be_read_is_said_and_never_passed_over_in_silence(
+    msgtype: str, room: Room
+) -> None:
+    picture = said(msgtype=msgtype, body="photo.png", mentions=(BOT,))
 
-    intent = decide(picture, Room(ROOM, direct=True), POLICY)
+    intent = decide(picture, room, POLICY, {})
 
-    assert intent == Explain(picture, "unreadable message")
-
-
-@pytest.mark.parametrize("body", ["!aide", " !AIDE ", "!help"])
-def test_the_command_that_the_welcome_names_is_answered_by_the_bot_itself(body: str) -> None:
-    asked = replace(PROMPT, body=body)
-
-    assert decide(asked, Room(ROOM, direct=True), POLICY) == Explain(asked, "help")
+    assert isinstance(intent, Explain)
+    assert (intent.prompt.messages, intent.key) == ((picture,), "unreadable message")
 
 
-def test_a_room_where_others_stay_is_not_left() -> None:
-    stays = Left(EventId("$l"), RoomId("!r:x"), alone=False)
+@pytest.mark.parametrize("msgtype", ["m.text", "m.emote"])
+@pytest.mark.parametrize(
+    ("body", "name", "argument"),
+    [
+        ("!aide", "aide", ""),
+        (" !AIDE tout ", "aide", "tout"),
+        ("!résumé\nfil\nentier", "résumé", "fil\nentier"),
+        ("!inconnu", "inconnu", ""),
+    ],
+)
+def test_in_a_direct_message_what_begins_with_a_sign_and_a_letter_is_a_command(
+    msgtype: str, body: str, name: str, argument: str
+) -> None:
+    asked = said(body=body, msgtype=msgtype)
 
-    assert isinstance(decide(stays, Room(ROOM, direct=False), POLICY), Ignore)
+    assert decide(asked, DIRECT, POLICY, {}) == Run(prompt(asked), name, argument)
+
+
+@pytest.mark.parametrize("body", ["! aide", "!", "!!", "!1", "aide !", "!_x", "Dis !aide", "!-"])
+def test_other_exclamations_are_prompts(body: str) -> None:
+    asked = said(body=body)
+
+    assert parse_command(body) is None
+    assert decide(asked, DIRECT, POLICY, {}) == Answer(prompt(asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        (replace(COMMAND, mentions=frozenset({BOT})), {}),
+        (replace(COMMAND, thread_root=EventId("$root")), knowing(OPENER)),
+        (replace(COMMAND, thread_root=EventId("$root")), knowing(THEIRS)),
+        (replace(COMMAND, thread_root=EventId("$root")), knowing(MINE)),
+        (
+            replace(COMMAND, thread_root=EventId("$root"), mentions=frozenset({COLLEAGUE})),
+            knowing(OPENER),
+        ),
+    ],
+)
+def test_in_a_salon_a_command_mentions_the_bot_or_stands_in_one_of_its_threads(
+    asked: Message, known: Known
+) -> None:
+    intent = decide(asked, SALON, POLICY, known)
+
+    assert isinstance(intent, Run)
+    root = asked.thread_root or asked.event_id
+    assert intent.prompt == Prompt((asked,), Conversation(ROOM, root), root)
+
+
+@pytest.mark.parametrize(
+    ("heard", "known"),
+    [
+        (COMMAND, {}),
+        (replace(COMMAND, replies_to=EventId("$reply")), knowing(REPLY)),
+        (replace(COMMAND, thread_root=EventId("$root")), knowing(CHAT)),
+        (replace(COMMAND, thread_root=EventId("$root")), knowing(gone=("$root",))),
+        (
+            replace(COMMAND, thread_root=EventId("$root")),
+            knowing(said("$root", STRANGER, mentions=(BOT,))),
+        ),
+        (
+            replace(COMMAND, thread_root=EventId("$root")),
+            knowing(said("$root", OTHER_BOT, mentions=(BOT,))),
+        ),
+    ],
+)
+def test_in_a_salon_any_other_command_is_left_to_other_bots(heard: Message, known: Known) -> None:
+    assert decide(heard, SALON, POLICY, known) == Ignore("not addressed to the bot")
+
+
+@pytest.mark.parametrize(
+    ("body", "anew"),
+    [
+        ("!nouveau", True),
+        (" !New ", True),
+        ("!nouveau sujet", True),
+        ("!nouveaux", False),
+        ("nouveau", False),
+    ],
+)
+def test_a_new_conversation_begins_by_its_command(body: str, anew: bool) -> None:  # noqa: FBT001  # a table's column
+    assert begins_anew(body) is anew
+
+
+@pytest.mark.parametrize("body", ["Bonjour", "!aide"])
+@pytest.mark.parametrize(
+    ("now", "expired"),
+    [
+        (ASKED_AT, False),
+        (ASKED_AT - DAY, False),
+        (ASKED_AT + DAY, False),
+        (ASKED_AT + DAY + 1, True),
+        (None, False),
+    ],
+)
+def test_a_prompt_expires_unless_it_was_taken_up_in_time(
+    body: str,
+    now: float | None,
+    expired: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    asked = said(body=body)
+
+    intent = decide(asked, DIRECT, POLICY, {}, now)
+
+    assert (intent == Explain(prompt(asked), "expired")) is expired
+
+
+def test_what_is_not_for_the_bot_does_not_expire_either() -> None:
+    assert isinstance(decide(said(), SALON, POLICY, {}, ASKED_AT + 9 * DAY), Ignore)
+
+
+def test_in_a_salon_with_inline_replies_the_reply_goes_to_the_main_timeline() -> None:
+    inline = replace(POLICY, inline=True)
+    asked = said(mentions=(BOT,))
+    threaded = replace(asked, thread_root=EventId("$root"))
+
+    assert decide(asked, SALON, inline, {}) == Answer(
+        Prompt((asked,), Conversation(ROOM, asked.event_id), None)
+    )
+    assert decide(threaded, SALON, inline, {}) == Answer(prompt(threaded))
+
+
+def test_two_mentions_in_a_salon_are_two_conversations_and_a_direct_message_is_one() -> None:
+    asked = [said(one, mentions=(BOT,)) for one in ("$1", "$2")]
+
+    def conversations(room: Room) -> set[Conversation]:
+        intents = [decide(one, room, POLICY, {}) for one in asked]
+        return {one.prompt.conversation for one in intents if isinstance(one, Answer)}
+
+    assert conversations(DIRECT) == {Conversation(ROOM, None)}
+    assert conversations(SALON) == {Conversation(ROOM, EventId(one)) for one in ("$1", "$2")}
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ def test_any_other_end_is_a_truncation(tail: str) -> None:
         ("the patient is ill", ""),
         ({"message": "x", "type": "server_error", "code": 500}, " (server_error, 500)"),
         ({"message": "x", "type": "the patient", "code": "is ill"}, ""),
+        ({"message": "x", "param": "max_tokens", "code": None}, " (max_tokens)"),
     ],
 )
 def test_an_error_object_fails_after_the_words_before_it_without_its_own(
@@ -186,6 +187,36 @@ def test_a_malformed_chunk_fails_without_telling_its_words(chunk: bytes) -> None
     assert "secret" not in str(failure.value)
     assert failure.value.__cause__ is None
     assert failure.value.__suppress_context__
+
+
+def test_fastapis_detail_is_an_error_too() -> None:
+    end = "ModelFailed: the stream holds an error"
+
+    assert read(event(detail="the patient is ill").encode()) == ([], end)
+    assert read(event(detail=[{"loc": ["body"]}]).encode()) == ([], end)
+
+
+def test_each_usage_stands_for_the_ones_before_it() -> None:
+    stream = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1})
+    stream += event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
+
+    assert read(f"{stream}{DONE}".encode())[0][-1] == Delta(usage=Usage(3, 2))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens"]), inner)
+        ),
+    )
+)
+def test_no_usage_costs_the_words_beside_it(usage: object) -> None:
+    stream = event(choices=[{"delta": {"content": "a"}}], usage=usage) + DONE
+    deltas, end = read(stream.replace("Infinity", "1e999").encode("utf-8", "replace"))
+
+    assert (deltas[0].text, end) == ("a", "complete")
 
 
 @pytest.mark.parametrize("line", [b"data: aaaa", b"data: aaaa\n", b": aaaa"])

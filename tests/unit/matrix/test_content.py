@@ -1,11 +1,11 @@
-from bot.core.events import EventId
+from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
 from bot.core.replies import Edit, Notice, Reply
 from bot.matrix.content import build
-from bot.matrix.parse import MARKER
-from tests.make import message
+from bot.matrix.parse import MARKER, parse_message
+from tests.make import BOT, ROOM, message, prompt
 
-PROMPT = message()
+PROMPT = prompt()
 
 
 def test_a_reply_refers_to_its_prompt() -> None:
@@ -33,7 +33,7 @@ def test_a_reply_quotes_its_prompt_when_another_message_came_between() -> None:
 
 
 def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None:
-    asked = message(thread_root="$root")
+    asked = prompt(message(thread_root="$root"))
 
     content = build(Reply(asked, Part("Oui."), "small"), EventId("$later"))
 
@@ -83,3 +83,42 @@ def test_a_notice_names_what_it_answers() -> None:
     assert content["m.relates_to"] == {"rel_type": "m.reference", "event_id": "$prompt"}
     assert MARKER not in content
     assert "m.relates_to" not in build(Notice("Bonjour."))
+
+
+def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> None:
+    asked = prompt(message(event_id="$1"), message(event_id="$2"), message(event_id="$3"))
+    reply = Reply(asked, Part("Oui."), "small")
+
+    content = build(reply, EventId("$later"))
+
+    assert content[MARKER]["prompt"] == "$1"
+    assert content[MARKER]["joined"] == ["$2", "$3"]
+    assert content["m.relates_to"] == {
+        "rel_type": "m.reference",
+        "event_id": "$1",
+        "m.in_reply_to": {"event_id": "$3"},
+    }
+    assert "m.in_reply_to" not in build(reply, EventId("$2"))["m.relates_to"]
+
+
+def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None:
+    asked = prompt(message(event_id="$1"), message(event_id="$2"))
+    reply = Reply(asked, Part("Le ciel\n\nest *bleu*.", "(2)\n\n"), "m", ("*Bas.*",), ("*Haut.*",))
+    source = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(reply)}
+
+    heard = parse_message(source, ROOM, BOT)
+
+    assert isinstance(heard, Message)
+    assert heard.body == render("Le ciel\n\nest *bleu*.").body
+    assert heard.answers == ("$1", "$2")
+
+
+def test_an_edit_read_again_is_the_same() -> None:
+    reply = Reply(prompt(), Part("Le ciel"), "m", ("*Bas.*",))
+    edit = build(Edit(EventId("$r"), reply))
+    source = {"type": "m.room.message", "event_id": "$e", "sender": BOT, "content": edit}
+
+    heard = parse_message(source, ROOM, BOT)
+
+    assert isinstance(heard, Revision)
+    assert (heard.body, heard.answers, heard.target) == ("Le ciel", ("$prompt",), "$r")

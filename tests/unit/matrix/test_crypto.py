@@ -18,7 +18,7 @@ from nio.responses import EmptyResponse
 from nio.rooms import MatrixRoom
 from unpaddedbase64 import encode_base64
 
-from bot.core.events import Message, RoomId, Undecryptable
+from bot.core.events import Message, RoomId, Undecryptable, UserId
 from bot.errors import MatrixError, StoreError
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
@@ -994,7 +994,8 @@ async def test_a_message_has_the_same_fingerprint_with_its_key_and_without(
         response = sync(next_batch=f"s{id(events)}", **room(*events))
         await client.receive_response(response)
         heard = [
-            parse_event(one, RoomId(ROOM)) for one in response.rooms.join[ROOM].timeline.events
+            parse_event(one, RoomId(ROOM), UserId("@bot:x"))
+            for one in response.rooms.join[ROOM].timeline.events
         ]
         return [one.fingerprint for one in heard if isinstance(one, Message | Undecryptable)]
 
@@ -1284,6 +1285,7 @@ async def test_a_payload_of_any_shape_says_nothing_in_anothers_name_and_is_no_st
     await mallory.give_key()
     event = mallory.says("x")
     event["content"]["ciphertext"] = mallory.session.encrypt(json.dumps(payload))  # type: ignore[no-untyped-call]  # nio
+    event["unsigned"] = {"age": 1}
     response = sync(next_batch="forged", **room(event))
     await client.receive_response(response)
 
@@ -1291,7 +1293,7 @@ async def test_a_payload_of_any_shape_says_nothing_in_anothers_name_and_is_no_st
     source = cast("Any", read).source
     assert "state_key" not in source
     assert (source["sender"], source["event_id"]) == (MALLORY, event["event_id"])
-    assert "unsigned" not in source
+    assert source["unsigned"] == {"age": 1}  # the homeserver's own
 
 
 @pytest.mark.parametrize("field", ["session_id", "sender_key", "device_id"])

@@ -1,82 +1,495 @@
+"""What is kept of conversations, on a homeserver that answers when it is told to."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from bot.core.events import EventId
-from bot.core.turns import Said
-from bot.matrix.history import Reader
-from tests.make import AGENT, BOT, message
+import nio
+import pytest
+from typing_extensions import override
 
-PROMPT = message(event_id="$now")
+from bot.core.events import Conversation, EventId, Prompt, RoomId
+from bot.core.transcript import Said
+from bot.core.turns import History
+from bot.errors import HomeserverUnreachable
+from bot.matrix import history, wire
+from bot.matrix.history import Histories
+from bot.matrix.safe_client import SafeClient
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt, redaction, revision
+
+MAIN = Conversation(ROOM, None)
+ASKED = prompt(message("now", event_id="$now"))
+MEMBERSHIP = {
+    "type": "m.room.member",
+    "event_id": "$join",
+    "sender": BOT,
+    "state_key": BOT,
+    "origin_server_ts": 5,
+    "content": {"membership": "join"},
+}
 
 
-def said(body: str, event_id: str, sender: str = AGENT, **content: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
-    return {
-        "type": "m.room.message",
-        "event_id": event_id,
-        "sender": sender,
-        "origin_server_ts": 1,
-        "content": {"msgtype": "m.text", "body": body, **content},
+def said(body: str, event_id: str = "", **changed: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+    event = {"type": "m.room.message", "event_id": event_id or f"${body}", "sender": AGENT}
+    content = {"msgtype": "m.text", "body": body}
+    return event | {"origin_server_ts": 10, "content": content, "room_id": ROOM} | changed
+
+
+def replying(body: str, to: str, **changed: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+    content = {
+        "msgtype": "m.text",
+        "body": body,
+        "m.relates_to": {"m.in_reply_to": {"event_id": to}},
+    }
+    return said(body, content=content, **changed)
+
+
+class Pages(SafeClient):
+    """Hands out a timeline, newest first, a page at a time, and single events by their ids."""
+
+    def __init__(self, *pages: Sequence[dict[str, Any]]) -> None:
+        super().__init__("http://x", BOT, "BOT")
+        self.restore_login(BOT, "BOT", "token")
+        self.pages = pages
+        self.events: dict[str, dict[str, Any]] = {}
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failing = False
+
+    @override
+    async def room_messages(self, room_id: str, start: str | None = None, **_: object) -> Any:
+        self.asked.append(f"from {start}")
+        await self.gate.wait()
+        if self.failing:
+            raise TimeoutError
+        place = int(start or 0)
+        body = {"chunk": self.pages[place], "start": str(place)}
+        if place + 1 < len(self.pages):
+            body["end"] = str(place + 1)
+        return wire.read(nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,))
+
+    @override
+    async def room_get_event(self, room_id: str, event_id: str) -> Any:
+        self.asked.append(event_id)
+        found = self.events.get(event_id, {"errcode": "M_NOT_FOUND", "error": "gone"})
+        return wire.read(nio.RoomGetEventResponse, json.dumps(found).encode(), ())
+
+
+async def read(
+    kept: Histories,
+    asked: Prompt = ASKED,
+    *,
+    enough: bool = False,
+    **membership: Any,  # noqa: ANN401  # JSON
+) -> History:
+    return await kept.read(asked, MEMBERSHIP | membership, lambda _: enough)
+
+
+def bodies(said: Sequence[Said]) -> list[str]:
+    return [one.body for one in said]
+
+
+async def test_pages_are_read_back_from_the_present_and_told_in_order() -> None:
+    client = Pages([said("now"), said("c")], [said("b"), said("a")])
+
+    found = await read(Histories(client, BOT))
+
+    assert bodies(found.said) == ["a", "b", "c", "now"]
+    assert client.asked == ["from None", "from 1"]
+
+
+async def test_no_page_is_read_that_could_not_count() -> None:
+    client = Pages([said("now"), said("b")], [said("a")])
+
+    found = await read(Histories(client, BOT), enough=True)
+
+    assert bodies(found.said) == ["b", "now"]
+
+
+async def test_what_is_enough_is_asked_of_the_conversation_as_it_stands() -> None:
+    edit = {
+        "msgtype": "m.text",
+        "body": "* B",
+        "m.new_content": {"msgtype": "m.text", "body": "B"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$b"},
+    }
+    client = Pages([said("now"), said("e", content=edit), said("b")], [said("a")])
+    shown: list[list[str]] = []
+
+    def enough(known: Sequence[Said]) -> bool:
+        shown.append(bodies(known))
+        return False
+
+    await Histories(client, BOT).read(ASKED, MEMBERSHIP, enough)
+
+    assert shown == [["B", "now"]]
+
+
+async def test_no_more_pages_are_read_than_would_ever_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "_PAGES", 3)
+    client = Pages(*([said(f"{number}")] for number in range(9)))
+
+    assert bodies((await read(Histories(client, BOT))).said) == ["2", "1", "0"]
+
+
+def invitation(now: str = "invite", user: str = BOT, before: str = "leave") -> dict[str, Any]:
+    return said(
+        "",
+        type="m.room.member",
+        state_key=user,
+        content={"membership": now},
+        unsigned={"prev_content": {"membership": before}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("between", "read_on"),
+    [
+        (invitation(), False),
+        (invitation("join"), False),  # it let itself in
+        (invitation("join", before="invite"), True),
+        (invitation("join", before="join"), True),  # its profile changed
+        (invitation(user=COLLEAGUE), True),
+        (said("forged", content={"membership": "invite", "msgtype": "m.text", "body": "x"}), True),
+    ],
+)
+async def test_nothing_from_before_the_last_invitation_is_read(
+    between: dict[str, Any],
+    read_on: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    client = Pages([said("now"), said("b"), between, said("secret")], [said("older secret")])
+
+    found = bodies((await read(Histories(client, BOT))).said)
+
+    assert ("secret" in found) is ("older secret" in found) is read_on
+
+
+async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -> None:
+    client = Pages([said("now"), said("a")])
+    kept = Histories(client, BOT)
+    await read(kept)
+
+    kept.hear(message("next", event_id="$next"))
+    kept.hear(revision("A", target="$a"))
+    kept.hear(redaction("$now"))
+    kept.hear(message("thread", event_id="$t", thread_root="$root"))
+    kept.hear(replace(message("elsewhere", event_id="$x"), room_id=RoomId("!other:x")))
+
+    assert bodies((await read(kept)).said) == ["A", "next"]
+    assert client.asked == ["from None"]
+
+
+async def test_what_is_heard_while_the_conversation_is_read_is_in_it_once() -> None:
+    client = Pages([said("now"), said("a")])
+    client.gate.clear()
+    kept = Histories(client, BOT)
+    reading = asyncio.get_running_loop().create_task(read(kept))
+    await asyncio.sleep(0)
+
+    kept.hear(message("now", event_id="$now"))
+    kept.hear(message("next", event_id="$next"))
+    kept.hear(redaction("$a"))
+    client.gate.set()
+
+    assert bodies((await reading).said) == ["now", "next"]
+
+
+async def test_two_prompts_at_once_have_their_conversation_read_once() -> None:
+    client = Pages([said("now"), said("a")])
+    client.gate.clear()
+    kept = Histories(client, BOT)
+    loop = asyncio.get_running_loop()
+    both = [loop.create_task(read(kept)) for _ in range(2)]
+    await asyncio.sleep(0)
+    client.gate.set()
+
+    assert [bodies((await one).said) for one in both] == [["a", "now"]] * 2
+    assert client.asked == ["from None"]
+
+
+async def test_what_is_forgotten_while_it_is_read_is_told_once_and_not_kept() -> None:
+    client = Pages([said("now"), said("a")])
+    client.gate.clear()
+    kept = Histories(client, BOT)
+    reading = asyncio.get_running_loop().create_task(read(kept))
+    await asyncio.sleep(0)
+
+    kept.forget(ROOM)
+    client.gate.set()
+
+    assert bodies((await reading).said) == ["a", "now"]
+    await read(kept)
+    assert client.asked == ["from None"] * 2
+
+
+async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
+    client = Pages([said("now"), said("a")])
+    kept = Histories(client, BOT)
+    client.failing = True
+    with pytest.raises(HomeserverUnreachable):
+        await read(kept)
+    kept.hear(message("next", event_id="$next"))
+    assert not kept._warm
+
+    client.failing = False
+    assert bodies((await read(kept)).said) == ["a", "now"]
+
+
+async def test_a_conversation_begun_while_it_is_read_is_read_all_the_same() -> None:
+    client = Pages([said("now"), said("a")])
+    client.gate.clear()
+    kept = Histories(client, BOT)
+    reading = asyncio.get_running_loop().create_task(read(kept))
+    await asyncio.sleep(0)
+
+    kept.begin(MAIN, message("now", event_id="$now"))
+    client.gate.set()
+
+    assert bodies((await reading).said) == ["a", "now"]
+
+
+async def test_a_late_key_shows_the_message_where_it_was_missing() -> None:
+    content = {
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "ciphertext": "x",
+        "session_id": "s",
+    }
+    hidden = said("", "$hidden", type="m.room.encrypted", content=content)
+    kept = Histories(Pages([said("now"), hidden, said("a")]), BOT)
+    assert [one.readable for one in (await read(kept)).said] == [True, False, True]
+
+    kept.reveal(message("late", event_id="$hidden"))
+    kept.reveal(message("not here", event_id="$older"))
+
+    assert bodies((await read(kept)).said) == ["a", "late", "now"]
+
+
+def kept_rooms(kept: Histories) -> set[RoomId]:
+    assert {one for of_room in kept._of_room.values() for one in of_room} == set(kept._warm)
+    return {one.room_id for one in kept._warm}
+
+
+def test_one_room_or_all_are_forgotten() -> None:
+    kept = Histories(Pages(), BOT)
+    rooms = [RoomId(f"!{number}:x") for number in range(3)]
+    for room_id in rooms:
+        kept.begin(Conversation(room_id, EventId("$root")), message(event_id="$root"))
+
+    kept.forget(rooms[0])
+    assert kept_rooms(kept) == set(rooms[1:])
+    kept.forget()
+    kept.forget()
+    assert not kept_rooms(kept)
+
+
+async def test_the_coldest_conversations_go_while_all_are_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "_WARM_CHARACTERS", 10)
+    kept = Histories(Pages([said("now")]), BOT)
+    for number in range(3):
+        opening = message("four", event_id=f"${number}")
+        kept.begin(Conversation(ROOM, opening.event_id), opening)
+    first = prompt(message(event_id="$now", thread_root="$0"))
+
+    await read(kept, first)
+    assert [one.thread_root for one in kept._warm] == ["$2", "$0"]
+
+    kept.hear(message("very long indeed", event_id="$l", thread_root="$0"))
+    await read(kept, first)
+    assert [one.thread_root for one in kept._warm] == ["$0"]  # the one asked for stays
+    assert kept_rooms(kept) == {ROOM}
+
+
+async def test_no_more_conversations_are_kept_than_so_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "_WARM_CONVERSATIONS", 2)
+    kept = Histories(Pages([said("now")]), BOT)
+    for number in range(5):
+        opening = message("x", event_id=f"${number}")
+        kept.begin(Conversation(ROOM, opening.event_id), opening)
+
+    await read(kept)
+
+    assert [one.thread_root for one in kept._warm] == ["$4", None]
+
+
+# Chains of replies.
+
+
+def quoting(*quoted: str) -> Prompt:
+    """Return a prompt whose messages reply to these."""
+    asked = [
+        replace(message("now", event_id=f"$now{place}"), replies_to=EventId(to))
+        for place, to in enumerate(quoted)
+    ]
+    return prompt(*asked)
+
+
+async def chain(client: Pages, asked: Prompt, **membership: Any) -> tuple[list[str], int]:  # noqa: ANN401  # JSON
+    found = await read(Histories(client, BOT), asked, **membership)
+    return bodies(found.chain), found.lost
+
+
+async def test_a_chain_of_replies_is_followed_to_its_beginning() -> None:
+    client = Pages([])
+    client.events = {"$1": said("one", "$1"), "$2": replying("two", "$1", event_id="$2")}
+
+    assert await chain(client, quoting("$2")) == (["one", "two"], 0)
+
+
+async def test_what_is_in_the_conversation_is_not_fetched_again() -> None:
+    client = Pages([said("now", "$now0"), replying("b", "$a"), said("a")])
+
+    assert await chain(client, quoting("$b")) == (["a", "b"], 0)
+    assert client.asked == ["from None"]
+
+
+async def test_a_reply_of_the_bot_brings_all_the_messages_back_that_it_answers() -> None:
+    marker = {"fr.gouv.assistant.generated": {"prompt": "$1", "joined": ["$2"]}}
+    content = {"msgtype": "m.text", "body": "Oui.", **marker}
+    client = Pages([])
+    client.events = {
+        "$1": replying("one", "$0", event_id="$1"),
+        "$2": said("two", "$2"),
+        "$r": said("", "$r", sender=BOT, content=content),
+        "$0": said("zero", "$0"),
+    }
+
+    assert await chain(client, quoting("$r")) == (["zero", "one", "two", "Oui."], 0)
+
+
+async def test_what_several_messages_of_a_prompt_quote_is_there_once() -> None:
+    client = Pages([])
+    client.events = {
+        "$1": said("one", "$1"),
+        "$2": replying("two", "$1", event_id="$2"),
+        "$3": said("three", "$3"),
+    }
+
+    found, _ = await chain(client, quoting("$2", "$1", "$3"))
+
+    assert sorted(found) == ["one", "three", "two"]
+    assert found.index("one") < found.index("two")
+
+
+async def test_a_chain_that_runs_in_a_circle_ends() -> None:
+    client = Pages([])
+    client.events = {
+        "$1": replying("one", "$2", event_id="$1"),
+        "$2": replying("two", "$1", event_id="$2"),
+    }
+
+    assert await chain(client, quoting("$2")) == (["one", "two"], 0)
+
+
+async def test_a_chain_is_followed_only_so_far() -> None:
+    client = Pages([])
+    client.events = {
+        f"${number}": replying(f"{number}", f"${number - 1}", event_id=f"${number}")
+        for number in range(20)
+    }
+
+    found, lost = await chain(client, quoting("$19"))
+
+    assert found == [f"{number}" for number in range(10, 20)]
+    assert lost == 0
+
+
+@pytest.mark.parametrize(
+    ("quoted", "lost"),
+    [
+        (None, 1),
+        (said("", content={}), 1),
+        (
+            said(
+                "",
+                type="m.room.encrypted",
+                content={
+                    "algorithm": "m.megolm.v1.aes-sha2",
+                    "ciphertext": "x",
+                    "session_id": "s",
+                },
+            ),
+            1,
+        ),
+        (said("", content={"msgtype": "m.notice", "body": "welcome"}), 0),
+        (said("", content={"msgtype": "m.image", "body": "photo.png"}), 0),
+        (said("secret", origin_server_ts=4), 0),
+    ],
+    ids=["gone", "redacted", "no key", "notice", "picture", "from before the bot came"],
+)
+async def test_what_is_lost_of_a_chain_is_counted(
+    quoted: dict[str, Any] | None, lost: int
+) -> None:
+    client = Pages([])
+    client.events = {"$2": replying("two", "$1", event_id="$2")}
+    if quoted is not None:
+        client.events["$1"] = quoted | {"event_id": "$1"}
+
+    assert await chain(client, quoting("$2")) == (["two"], lost)
+
+
+async def test_a_room_whose_membership_is_not_known_tells_nothing_of_older_messages() -> None:
+    client = Pages([])
+    client.events = {"$1": said("one", "$1")}
+
+    assert await chain(client, quoting("$1"), type="m.room.name") == ([], 0)
+
+
+# The bot's arrival.
+
+
+def membership(now: str, before: str | None, at: int, replaces: str = "") -> dict[str, Any]:
+    unsigned = {"prev_content": {"membership": before}} if before else {}
+    return MEMBERSHIP | {
+        "content": {"membership": now},
+        "origin_server_ts": at,
+        "unsigned": unsigned | {"replaces_state": replaces},
     }
 
 
-def edit(body: str, event_id: str, *, sender: str = AGENT, at: int = 1) -> dict[str, Any]:
-    """Return an edit of $1."""
-    relation = {"rel_type": "m.replace", "event_id": "$1"}
-    new = {"msgtype": "m.text", "body": body}
-    one = said("* x", event_id, sender, **{"m.relates_to": relation, "m.new_content": new})
-    return one | {"origin_server_ts": at}
+@pytest.mark.parametrize(
+    ("current", "earlier", "arrival"),
+    [
+        (membership("join", None, 50), {}, 50),
+        (membership("join", "leave", 50, "$l"), {"$l": membership("leave", "join", 40)}, 50),
+        (membership("invite", "leave", 50), {}, 50),
+        (membership("join", "invite", 50, "$i"), {"$i": membership("invite", None, 40)}, 40),
+        (membership("join", "invite", 50, "$i"), {}, 50),
+        (
+            membership("join", "join", 50, "$j"),
+            {
+                "$j": membership("join", "invite", 30, "$i"),
+                "$i": membership("invite", "leave", 20, "$l"),
+                "$l": membership("leave", "join", 10),
+            },
+            20,
+        ),
+        (membership("join", "join", 50, "$j"), {"$j": said("odd")}, 50),
+    ],
+)
+async def test_the_bot_has_come_when_it_was_last_invited(
+    current: dict[str, Any], earlier: dict[str, dict[str, Any]], arrival: int
+) -> None:
+    client = Pages()
+    client.events = earlier
+    kept = Histories(client, BOT)
+
+    assert await kept._arrival(ROOM, current) == arrival
+    assert await kept._arrival(ROOM, {}) == arrival  # it is asked once
 
 
-def read(*newest_first: dict[str, Any], prompt: Any = PROMPT) -> list[Said]:  # noqa: ANN401  # a Message
-    reader = Reader(prompt, BOT)
-    reader.take(newest_first)
-    return reader.result()
+async def test_the_arrival_is_looked_up_anew_once_the_bot_was_away() -> None:
+    kept = Histories(Pages(), BOT)
+    await kept._arrival(ROOM, membership("join", None, 50))
 
+    kept.forget(ROOM)
 
-def test_what_came_before_the_prompt_is_read_oldest_first() -> None:
-    assert read(
-        said("later", "$3"), said("now", "$now"), said("Midi.", "$2", BOT), said("Heure ?", "$1")
-    ) == [
-        Said(EventId("$1"), "Heure ?", mine=False),
-        Said(EventId("$2"), "Midi.", mine=True),
-    ]
-
-
-def test_a_message_counts_in_its_last_version_by_its_own_author() -> None:
-    earlier = read(
-        edit("third", "$e3", at=3),
-        said("now", "$now"),
-        edit("forged", "$e4", sender=BOT, at=9),
-        edit("second", "$e2", at=2),
-        said("first", "$1"),
-    )
-
-    assert [one.body for one in earlier] == ["third"]
-
-
-def test_a_redacted_message_and_a_notice_are_not_part_of_the_conversation() -> None:
-    redacted = said("", "$2") | {"content": {}}
-
-    assert read(said("now", "$now"), redacted, said("x", "$1", msgtype="m.notice")) == []
-
-
-def test_nothing_from_before_the_invitation_is_read() -> None:
-    invitation = {"type": "m.room.member", "event_id": "$i", "state_key": BOT, "sender": AGENT}
-    invitation |= {"content": {"membership": "invite"}}  # type: ignore[dict-item]  # JSON
-
-    earlier = read(said("now", "$now"), said("first", "$2"), invitation, said("secret", "$1"))
-
-    assert [one.body for one in earlier] == ["first"]
-
-
-def test_a_thread_is_a_conversation_of_its_own_with_its_root() -> None:
-    thread: dict[str, Any] = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
-    asked = message(event_id="$now", thread_root="$root")
-    timeline = [
-        said("now", "$now", **thread),
-        said("aside", "$2"),
-        said("in thread", "$1", **thread),
-        said("root", "$root"),
-    ]
-
-    assert [one.body for one in read(*timeline, prompt=asked)] == ["root", "in thread"]
-    assert [one.body for one in read(said("x", "$now"), *timeline[1:])] == ["root", "aside"]
+    assert await kept._arrival(ROOM, membership("join", None, 90)) == 90

@@ -7,6 +7,7 @@ import nio
 import pytest
 
 from bot.core.events import (
+    Conversation,
     Event,
     EventId,
     Invite,
@@ -14,12 +15,21 @@ from bot.core.events import (
     KeyNews,
     Left,
     Message,
+    Reaction,
+    Redaction,
+    Revision,
     RoomId,
     Undecryptable,
+    Upgraded,
     UserId,
 )
+from bot.core.turns import History
+from bot.health import Health
+from bot.matrix import rooms as module
+from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
-from tests.make import AGENT, BOT, ROOM
+from bot.matrix.safe_client import SafeClient
+from tests.make import AGENT, BOT, ROOM, message, prompt
 from tests.stand.vault import health
 
 DIRECT = {
@@ -89,6 +99,11 @@ def sync(
     return response
 
 
+def new_rooms(state: Health | None = None) -> Rooms:
+    histories = Histories(SafeClient("http://x", BOT, "BOT"), BOT)
+    return Rooms(BOT, state or health(), histories)
+
+
 def hear(rooms: Rooms, response: nio.SyncResponse, **how: bool) -> list[Event]:
     pieces = rooms.hear(response, **({"first": False, "fresh": False} | how))
     return list(itertools.chain.from_iterable(pieces))
@@ -110,7 +125,7 @@ def test_the_first_prompt_sent_with_the_invitation_follows_the_joining() -> None
         state=[DIRECT],
     )
 
-    events = hear(Rooms(BOT, health()), arrival)
+    events = hear(new_rooms(), arrival)
 
     assert events[0] == Joined(EventId(f"$join-{BOT}"), ROOM)
     assert bodies(events) == ["first prompt", "second"]
@@ -119,12 +134,12 @@ def test_the_first_prompt_sent_with_the_invitation_follows_the_joining() -> None
 def test_in_a_salon_nothing_from_before_the_joining_is_heard() -> None:
     arrival = sync([member("invite"), said("before", "$1"), member("join", "invite")])
 
-    assert hear(Rooms(BOT, health()), arrival) == [Joined(EventId(f"$join-{BOT}"), ROOM)]
+    assert hear(new_rooms(), arrival) == [Joined(EventId(f"$join-{BOT}"), ROOM)]
 
 
 def test_a_joining_outside_the_timeline_is_noticed_in_a_room_not_known_before() -> None:
     rooms, arrival = (
-        Rooms(BOT, health()),
+        new_rooms(),
         sync([said("hi", "$1")], state=[member("join", "invite"), DIRECT]),
     )
 
@@ -135,28 +150,24 @@ def test_a_joining_outside_the_timeline_is_noticed_in_a_room_not_known_before() 
 def test_a_restart_does_not_join_again() -> None:
     state = [member("join", "invite"), DIRECT]
 
-    assert hear(Rooms(BOT, health()), sync([said("hi", "$1")], state=state), first=True) != []
+    assert hear(new_rooms(), sync([said("hi", "$1")], state=state), first=True) != []
     assert not any(
-        isinstance(one, Joined)
-        for one in hear(Rooms(BOT, health()), sync([], state=state), first=True)
+        isinstance(one, Joined) for one in hear(new_rooms(), sync([], state=state), first=True)
     )
 
 
 def test_a_new_display_name_is_no_joining() -> None:
-    assert hear(Rooms(BOT, health()), sync([member("join", "join")])) == []
+    assert hear(new_rooms(), sync([member("join", "join")])) == []
 
 
 def test_an_account_that_never_synced_hears_nothing_old() -> None:
     assert (
-        hear(
-            Rooms(BOT, health()), sync([said("old", "$1")], state=[DIRECT]), first=True, fresh=True
-        )
-        == []
+        hear(new_rooms(), sync([said("old", "$1")], state=[DIRECT]), first=True, fresh=True) == []
     )
 
 
 def test_the_last_person_to_leave_leaves_the_bot_alone() -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
 
     left = hear(rooms, sync([member("leave", "join", user=AGENT)], members=(1, 0)))
 
@@ -165,7 +176,7 @@ def test_the_last_person_to_leave_leaves_the_bot_alone() -> None:
 
 @pytest.mark.parametrize("members", [(2, 0), (1, 1)])
 def test_somebody_joined_or_invited_is_company(members: tuple[int, int]) -> None:
-    left = hear(Rooms(BOT, health()), sync([member("leave", "join", user=AGENT)], members=members))
+    left = hear(new_rooms(), sync([member("leave", "join", user=AGENT)], members=members))
 
     assert left == [Left(EventId(f"$leave-{AGENT}"), ROOM, alone=False)]
 
@@ -189,14 +200,14 @@ def test_a_direct_message_is_known_by_its_rule_else_by_the_account_data(
     members: tuple[int, int],
     direct: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
     hear(rooms, sync([], state=state, members=members, direct={AGENT: [ROOM]} if listed else None))
 
     assert rooms.room(ROOM).direct is direct
 
 
 def test_an_older_echo_of_the_account_data_takes_no_room_off_the_list() -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
     rooms.note_direct(AGENT, ROOM)
 
     hear(rooms, sync([], direct={AGENT: ["!another:x"]}))
@@ -210,7 +221,7 @@ def test_an_invitation_names_its_sender_and_whether_it_is_direct() -> None:
     invitation["content"] = {"membership": "invite", "is_direct": True}  # type: ignore[assignment]  # JSON
     state = {"invite_state": {"events": [{"type": "x"}, invitation]}}
 
-    events = hear(Rooms(BOT, health()), sync([], invite={"!new:x": state}))
+    events = hear(new_rooms(), sync([], invite={"!new:x": state}))
 
     assert events == [Invite(EventId("invite:!new:x"), "!new:x", UserId(AGENT), direct=True)]  # type: ignore[arg-type]  # a room id
 
@@ -221,18 +232,18 @@ def test_a_decrypted_payload_is_never_state() -> None:
     response = sync([], members=(1, 0))
     response.rooms.join[ROOM].timeline.events.append(forged)
 
-    assert hear(Rooms(BOT, health()), response) == []
+    assert hear(new_rooms(), response) == []
 
 
 def test_the_bot_does_not_hear_itself() -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
 
     assert hear(rooms, sync([said("mine", "$1") | {"sender": BOT}])) == []
     assert rooms.latest(ROOM) == "$1"
 
 
 def test_the_last_message_is_known_and_edits_do_not_count() -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
     edit = said("* x", "$2")
     edit["content"] |= {
         "m.new_content": {"msgtype": "m.text", "body": "x"},
@@ -279,14 +290,14 @@ SECOND, OTHER = UserId("@second:tchap.test"), UserId("@other:tchap.test")
 def test_a_power_level_is_what_the_homeservers_state_says(
     state: list[dict[str, Any]], user_id: UserId, level: float
 ) -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
     hear(rooms, sync([], state=state))
 
     assert rooms.power_level(ROOM, user_id) == level
 
 
 def test_a_power_level_that_changes_counts_from_then_on() -> None:
-    rooms = Rooms(BOT, health())
+    rooms = new_rooms()
     hear(rooms, sync([], state=[created("11"), levels(users={OTHER: 50})]))
     hear(rooms, sync([levels(users={OTHER: 0})]))
 
@@ -308,7 +319,7 @@ def encrypted(**content: object) -> dict[str, Any]:
 def test_a_message_that_cannot_be_read_is_heard_as_that() -> None:
     state = health()
 
-    [event] = hear(Rooms(BOT, state), sync([encrypted()]))
+    [event] = hear(new_rooms(state), sync([encrypted()]))
 
     assert event == Undecryptable(EventId("$e"), ROOM, AGENT, "session", 7, None)
     assert (state.decrypted, state.undecryptable) == (0, 1)
@@ -317,7 +328,7 @@ def test_a_message_that_cannot_be_read_is_heard_as_that() -> None:
 def test_its_thread_is_read_from_what_stays_in_clear() -> None:
     relation = {"rel_type": "m.thread", "event_id": "$root"}
 
-    [event] = hear(Rooms(BOT, health()), sync([encrypted(**{"m.relates_to": relation})]))
+    [event] = hear(new_rooms(), sync([encrypted(**{"m.relates_to": relation})]))
 
     assert isinstance(event, Undecryptable)
     assert event.thread_root == "$root"
@@ -327,17 +338,17 @@ def test_its_thread_is_read_from_what_stays_in_clear() -> None:
 def test_an_edit_or_vote_that_cannot_be_read_asks_for_nothing(kind: str) -> None:
     relation = {"rel_type": kind, "event_id": "$1"}
 
-    assert hear(Rooms(BOT, health()), sync([encrypted(**{"m.relates_to": relation})])) == []
+    assert hear(new_rooms(), sync([encrypted(**{"m.relates_to": relation})])) == []
 
 
 def test_the_bots_own_message_that_cannot_be_read_is_none() -> None:
-    assert hear(Rooms(BOT, health()), sync([encrypted() | {"sender": BOT}])) == []
+    assert hear(new_rooms(), sync([encrypted() | {"sender": BOT}])) == []
 
 
 def test_a_redacted_message_is_not_one_that_cannot_be_read() -> None:
     redacted = encrypted() | {"content": {}, "unsigned": {"redacted_because": {"event_id": "$r"}}}
 
-    assert hear(Rooms(BOT, health()), sync([redacted])) == []
+    assert hear(new_rooms(), sync([redacted])) == []
 
 
 def test_news_of_keys_are_what_came_and_what_is_withheld() -> None:
@@ -352,9 +363,216 @@ def test_news_of_keys_are_what_came_and_what_is_withheld() -> None:
     ]
 
     nowhere = RoomId("")
-    assert Rooms(BOT, health()).hear_keys(response) == (
+    assert new_rooms().hear_keys(response) == (
         KeyNews(AGENT, ROOM, "s0", None),
         KeyNews(AGENT, ROOM, "s1", "m.unverified"),
         KeyNews(AGENT, nowhere, "", "m.no_olm"),
         KeyNews(AGENT, nowhere, "", ""),
     )
+
+
+def edited(event_id: str, target: str, body: str) -> dict[str, Any]:
+    edit = said(f"* {body}", event_id)
+    edit["content"] |= {
+        "m.new_content": {"msgtype": "m.text", "body": body},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": target},
+    }
+    return edit
+
+
+def redacted(event_id: str, target: str) -> dict[str, Any]:
+    return said("", event_id) | {"type": "m.room.redaction", "content": {"redacts": target}}
+
+
+def reacted(event_id: str, target: str) -> dict[str, Any]:
+    relation = {"rel_type": "m.annotation", "event_id": target, "key": "🛑"}
+    return said("", event_id) | {"type": "m.reaction", "content": {"m.relates_to": relation}}
+
+
+def test_edits_redactions_and_reactions_are_heard_in_order_but_not_the_bots_own() -> None:
+    timeline = [edited("$e", "$1", "x"), redacted("$r", "$1"), reacted("$a", "$1")]
+    mine = [one | {"sender": BOT, "event_id": f"{one['event_id']}-mine"} for one in timeline]
+
+    heard = hear(new_rooms(), sync([*timeline, *mine]))
+
+    assert [type(one) for one in heard] == [Revision, Redaction, Reaction]
+
+
+def tombstone(**changed: object) -> dict[str, Any]:
+    content = {"replacement_room": "!new:x"}
+    return DIRECT | {"type": "m.room.tombstone", "event_id": "$t", "content": content} | changed
+
+
+def test_a_room_given_up_is_closed_and_what_replaces_it_stays_a_direct_message() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], direct={AGENT: [ROOM]}))
+
+    heard = hear(rooms, sync([tombstone()]))
+
+    assert heard == [Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:x"))]
+    assert rooms.take_closed() == (ROOM,)
+    assert rooms.take_closed() == ()
+    assert rooms.direct == {AGENT: [ROOM, "!new:x"]}
+
+
+def test_a_room_given_up_long_ago_is_not_heard_of_again() -> None:
+    rooms = new_rooms()
+
+    assert hear(rooms, sync([], state=[tombstone()]), first=True) == []
+    assert rooms.take_closed() == ()
+
+
+def test_a_room_names_the_one_that_it_replaces() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=[created("11", predecessor={"room_id": "!old:x"})]))
+
+    assert rooms.predecessor(ROOM) == "!old:x"
+    assert rooms.predecessor(RoomId("!unknown:x")) is None
+
+
+@pytest.mark.parametrize("odd", [None, 3, {}, {"room_id": 3}])
+def test_an_odd_predecessor_is_none(odd: object) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=[created("11", predecessor=odd)]))
+
+    assert rooms.predecessor(ROOM) is None
+
+
+def test_who_sent_a_message_is_remembered_but_not_what_it_says() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([said("secret", "$1"), edited("$e", "$1", "secret"), encrypted()]))
+
+    [(event_id, known)] = rooms.known.items()
+
+    assert event_id == "$1"
+    assert known is not None
+    assert (known.sender, known.body) == (AGENT, "")
+
+
+def test_only_the_last_messages_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KNOWN", 2)
+    rooms = new_rooms()
+    hear(rooms, sync([said("x", "$1"), said("x", "$2")]))
+    rooms.remember(EventId("$1"), None)
+    hear(rooms, sync([said("x", "$3")]))
+
+    assert list(rooms.known) == ["$1", "$3"]
+
+
+def test_the_bots_own_membership_is_the_last_one_told() -> None:
+    rooms = new_rooms()
+    assert rooms.membership(ROOM) == {}
+    hear(rooms, sync([], state=[member("invite"), member("join", user=AGENT)]))
+    hear(rooms, sync([member("join", "invite")]))
+    assert rooms.membership(ROOM)["event_id"] == f"$join-{BOT}"
+
+    left = {ROOM: {"timeline": {"events": [], "limited": False, "prev_batch": "p"}}}
+    response = sync([], leave=left)
+    response.rooms.join.clear()
+    hear(rooms, response)
+
+    assert rooms.membership(ROOM) == {}
+    assert rooms.take_closed() == (ROOM,)
+
+
+MENTION = {"m.mentions": {"user_ids": [BOT]}}
+IN_THREAD = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
+
+
+def also(event: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    return event | {"content": event["content"] | content}
+
+
+OPENING = [also(said("Question", "$root"), MENTION), also(said("Suite", "$2"), IN_THREAD)]
+
+
+async def thread(rooms: Rooms) -> History:
+    """Return the thread; one that is not in memory would be asked for, and cannot be."""
+    asked = prompt(message(event_id="$2", thread_root="$root"))
+    return await rooms._histories.read(asked, rooms.membership(ROOM), lambda _: False)
+
+
+def is_warm(rooms: Rooms) -> bool:
+    return Conversation(ROOM, EventId("$root")) in rooms._histories._warm
+
+
+async def test_a_thread_that_opens_with_a_mention_is_known_from_its_first_message_on() -> None:
+    rooms = new_rooms()
+    timeline = [*OPENING, edited("$e", "$root", "Question ?"), said("aside", "$3")]
+
+    hear(rooms, sync(timeline))
+
+    assert [one.body for one in (await thread(rooms)).said] == ["Question ?", "Suite"]
+
+
+async def test_what_is_redacted_is_gone_from_memory() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync(OPENING))
+    hear(rooms, sync([redacted("$r", "$2")]))
+
+    assert [one.body for one in (await thread(rooms)).said] == ["Question"]
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        also(said("x", "$root"), {"m.mentions": {"user_ids": [AGENT]}}),
+        also(said("x", "$root"), MENTION | {"m.relates_to": IN_THREAD["m.relates_to"]}),
+        said("x", "$root"),
+        encrypted() | {"event_id": "$root"},
+    ],
+)
+def test_no_thread_is_kept_that_nobody_has_opened_with_the_bot(opening: dict[str, Any]) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([opening]))
+
+    assert not is_warm(rooms)
+
+
+@pytest.mark.parametrize(
+    ("news", "warm"),
+    [
+        ([said("x", "$9")], True),
+        ([member("join", "join")], True),
+        ([member("leave", "join", user=AGENT)], True),
+        ([member("invite", "leave")], False),
+        ([member("join", "leave")], False),
+    ],
+)
+def test_a_bot_that_was_away_knows_no_thread_any_more(
+    news: list[dict[str, Any]],
+    warm: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync(OPENING))
+
+    hear(rooms, sync(news))
+
+    assert is_warm(rooms) is warm
+
+
+def test_a_room_that_the_bot_has_left_is_forgotten() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync(OPENING))
+    left = {ROOM: {"timeline": {"events": [], "limited": False, "prev_batch": "p"}}}
+    response = sync([], leave=left)
+    response.rooms.join.clear()
+
+    hear(rooms, response)
+
+    assert not is_warm(rooms)
+
+
+@pytest.mark.parametrize(
+    ("missed", "warm"), [(ROOM, False), (RoomId("!other:x"), True), (None, False)]
+)
+def test_where_not_all_was_heard_nothing_is_kept(
+    missed: RoomId | None,
+    warm: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync(OPENING))
+
+    rooms.miss(missed)
+
+    assert is_warm(rooms) is warm

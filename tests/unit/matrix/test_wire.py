@@ -6,9 +6,10 @@ from typing import Any
 import nio
 import pytest
 from nio.crypto import OlmAccount
-from nio.responses import EmptyResponse
+from nio.responses import EmptyResponse, RoomEventRelationsResponse
 
 from bot.matrix import wire
+from bot.matrix.parse import latest_edit
 from tests.unit.matrix.shapes import device_keys
 
 ADA, MALLORY = "@ada:x", "@mallory:x"
@@ -109,6 +110,7 @@ def test_errors_stay_errors() -> None:
         (nio.KeysQueryResponse,),
         (nio.KeysClaimResponse, ""),
         (nio.RoomMessagesResponse, "!r:x"),
+        (RoomEventRelationsResponse, "!r:x", "$1"),
         (EmptyResponse,),
     ):
         response = read(expected, refused, *data)
@@ -154,6 +156,32 @@ def test_what_a_device_says_of_its_name_is_a_name_or_nothing(
     response = read(nio.KeysQueryResponse, {"device_keys": {ADA: {"D": device}}})
 
     assert response.device_keys[ADA]["D"]["unsigned"] == name
+
+
+def bundled(edit: object) -> dict[str, Any]:
+    relations = {"m.relations": {"m.replace": edit}}
+    return said("hi") | {"room_id": "!r:x", "unsigned": relations}
+
+
+def test_a_bundled_edit_is_made_whole_like_any_event() -> None:
+    page = read(nio.RoomMessagesResponse, {"chunk": [bundled(encrypted())], "start": "s"}, "!r:x")
+    related = read(RoomEventRelationsResponse, {"chunk": [bundled(encrypted())]}, "!r:x", "$1")
+    one = read(nio.RoomGetEventResponse, bundled(encrypted()))
+
+    edits = [latest_edit(event) for event in (page.chunk[0], related.events[0], one.event)]
+    parsed = [nio.Event.parse_event(dict(edit or {})) for edit in edits]
+    assert [type(event) for event in parsed] == [nio.MegolmEvent] * 3
+
+
+@pytest.mark.parametrize("odd", [3, None, [], {}, {"content": 3}, {"content": {}}])
+def test_an_odd_bundled_edit_takes_its_event_not_with_it(odd: object) -> None:
+    page = read(RoomEventRelationsResponse, {"chunk": [bundled(odd), 3]}, "!r:x", "$1")
+
+    assert [event.body for event in page.events] == ["hi"]
+    found = latest_edit(page.events[0])
+    assert found is None or isinstance(
+        nio.Event.parse_event(dict(found)), nio.Event | nio.BadEvent | nio.UnknownBadEvent
+    )
 
 
 def said(body: str) -> dict[str, Any]:

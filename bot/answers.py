@@ -1,0 +1,179 @@
+"""The answers that are not finished: whom a message joins, and what a change of mind concerns."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+
+from bot.core.events import Conversation, EventId, Message, Prompt, RoomId
+from bot.lanes import Lanes, Ticket
+from bot.replying import GrowingReply, Replying
+from bot.texts import Texts
+
+
+@dataclass(eq=False, slots=True)
+class Answering:
+    """One prompt on its way from heard to answered.
+
+    Attributes:
+        event_ids: every message that was ever a part of the prompt.
+        parted: what is said next makes a prompt of its own.
+        remarks: lines of the bot's own that the final version carries below the text.
+        done: set when nothing more is to be done about it.
+    """
+
+    prompt: Prompt
+    reply: GrowingReply
+    ticket: Ticket
+    event_ids: list[EventId]
+    parted: bool = False
+    remarks: list[str] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, texts: Texts) -> bool:
+        """Wait for the prompt's turn, and tell the person the place meanwhile.
+
+        Returns:
+            False where nobody wants the answer any more.
+        """
+        ended = self.reply.ended
+        while (place := self.ticket.place) is not None and not ended.is_set():
+            self.reply.say(texts("queued", place=place))
+            await _first(self.ticket.changed(), ended.wait())
+        return not ended.is_set()
+
+    def concerns(self, event_id: EventId) -> bool:
+        """Tell whether the event is a message of the prompt or of the reply."""
+        return event_id in self.prompt.event_ids or event_id in self.reply.event_ids
+
+    def join(self, message: Message) -> bool:
+        """Take in a further message; False where it is too late for that."""
+        joined = self._ask(replace(self.prompt, messages=(*self.prompt.messages, message)))
+        if joined:
+            self.event_ids.append(message.event_id)
+        return joined
+
+    def withdraw(self, event_id: EventId) -> bool:
+        """Ask no more what one message asks, and tell whether anything is still asked.
+
+        Where something of the reply is visible it may tell of the message, so all ends.
+        """
+        rest = tuple(one for one in self.prompt.messages if one.event_id != event_id)
+        if rest and self.reply.unseen and self._ask(replace(self.prompt, messages=rest)):
+            return True
+        self.reply.silence()
+        return False
+
+    async def stop(self) -> bool:
+        """Keep what stands, and see that it is marked; False where it is too late for that."""
+        stopped = self.reply.stop()
+        if stopped:
+            await self.done.wait()
+        return stopped
+
+    def _ask(self, prompt: Prompt) -> bool:
+        if not self.reply.restart(prompt):
+            return False
+        self.prompt = prompt
+        return True
+
+
+class Answers:
+    """Every answer that is waiting or being written, in the order in which they were asked for."""
+
+    def __init__(self, replying: Replying, texts: Texts, at_once: int) -> None:
+        """Take what every reply needs, what the bot says where nobody has chosen, and N."""
+        self.lanes = Lanes(at_once)
+        self._replying = replying
+        self._texts = texts
+        self._open: list[Answering] = []
+
+    def join(self, prompt: Prompt, joined_to: EventId | None) -> Answering | None:
+        """Return the answer that the prompt has become a part of, None where it needs its own.
+
+        What one person sends in a row makes one prompt, until anything of the reply is visible;
+        what an earlier process has joined stays joined.
+        """
+        if joined_to is None:
+            before = self._last(prompt.conversation)
+            if before is None or before.parted or not before.reply.unseen:
+                return None
+            if before.prompt.sender != prompt.sender:
+                return None
+        elif (before := self.of(prompt.room_id, joined_to)) is None:
+            return None
+        return before if before.join(prompt.messages[0]) else None
+
+    def part(self, conversation: Conversation) -> None:
+        """Note that something else was said after the last prompt of the conversation."""
+        last = self._last(conversation)
+        if last is not None:
+            last.parted = True
+
+    def part_of(self, room_id: RoomId, event_id: EventId) -> None:
+        """Note the same where the event is a message of an answer."""
+        running = self.of(room_id, event_id)
+        if running is not None:
+            running.parted = True
+
+    def begin(
+        self,
+        prompt: Prompt,
+        remarks: Sequence[str] = (),
+        *,
+        begun: bool = False,
+        again: bool = False,
+    ) -> Answering:
+        """Give the prompt its place in the line; see `GrowingReply` for the arguments."""
+        answering = Answering(
+            prompt,
+            GrowingReply(self._replying, prompt, self._texts, begun=begun, again=again),
+            self.lanes.queue(prompt.conversation, prompt.sender),
+            list(prompt.event_ids),
+            remarks=list(remarks),
+        )
+        self._open.append(answering)
+        return answering
+
+    def finish(self, answering: Answering) -> None:
+        """Let go of an answer that is given, or never will be."""
+        answering.ticket.drop()
+        self._open.remove(answering)
+        answering.done.set()
+
+    def of(self, room_id: RoomId, event_id: EventId) -> Answering | None:
+        """Return the answer that an event of the room is a message of."""
+        return next((one for one in self.of_room(room_id) if one.concerns(event_id)), None)
+
+    def of_thread(self, room_id: RoomId, root: EventId) -> list[Answering]:
+        """Return the answers in a thread."""
+        conversation = Conversation(room_id, root)
+        return [one for one in self._open if one.prompt.conversation == conversation]
+
+    def silence(self, room_id: RoomId) -> None:
+        """Send nothing more to a room in which the bot can no longer speak."""
+        for answering in self.of_room(room_id):
+            answering.reply.silence()
+
+    def of_room(self, room_id: RoomId) -> list[Answering]:
+        """Return the answers in a room, the last asked for first."""
+        return [one for one in reversed(self._open) if one.prompt.room_id == room_id]
+
+    def waits(self, conversation: Conversation) -> bool:
+        """Tell whether anything is being answered or to be answered in the conversation."""
+        return self._last(conversation) is not None
+
+    def _last(self, conversation: Conversation) -> Answering | None:
+        found = [one for one in self._open if one.prompt.conversation == conversation]
+        return found[-1] if found else None
+
+
+async def _first(*waits: Coroutine[None, None, object]) -> None:
+    """Return when the first of the waits is over; the others are given up."""
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1,0 +1,192 @@
+"""Changes of mind: a prompt in other words, withdrawn, stopped, or answered once more."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from bot.answers import Answering, Answers
+from bot.context import Contexts
+from bot.core.events import (
+    EventId,
+    Message,
+    Pending,
+    Prompt,
+    Reaction,
+    Redaction,
+    Revision,
+    RoomId,
+    UserId,
+)
+from bot.core.replies import transaction_id
+from bot.core.routing import Answer, parse_command
+from bot.core.transcript import Said
+from bot.core.turns import is_last
+from bot.hearing import Hearing
+from bot.insist import insist
+from bot.ports import Heard
+from bot.replying import Replying
+
+_PATIENCE = 600.0  # seconds for which one request is tried
+
+log = structlog.get_logger()
+
+
+class Changes:
+    """What happens to a prompt and its reply after they were first heard of.
+
+    Only who has asked changes an answer; whoever may redact ends it.
+    """
+
+    def __init__(
+        self,
+        to: Replying,
+        answers: Answers,
+        contexts: Contexts,
+        hearing: Hearing,
+        answer: Callable[[Answering], Awaitable[None]],
+    ) -> None:
+        """Take what every reply needs, those on their way, and the way itself."""
+        self._matrix = to.matrix
+        self._store = to.store
+        self._clock = to.clock
+        self._answers = answers
+        self._contexts = contexts
+        self._hearing = hearing
+        self._answer = answer
+        self._gone: set[EventId] = set()  # redacted since this process began
+
+    async def amend(self, revision: Revision) -> None:
+        """Answer what is asked now, in the same reply, if it is the last prompt."""
+        prompt = await self._asked(revision.room_id, revision.target)
+        if prompt is None or prompt.sender != revision.sender:
+            return
+        if revision.target not in prompt.event_ids:  # only their author edits replies
+            return
+        running = self._answers.of(revision.room_id, revision.target)
+        if running is not None and running.reply.restart():
+            return
+        if running is not None:
+            await running.done.wait()
+        if self._answers.waits(prompt.conversation):
+            return
+        if is_last(await self._said(prompt), prompt):
+            await self._answer_again(prompt)
+
+    async def withdraw(self, redaction: Redaction) -> None:
+        """End what hangs on what was redacted; a prompt takes its reply along."""
+        room_id, target = redaction.room_id, redaction.target
+        self._gone.add(target)
+        for answering in self._answers.of_thread(room_id, target):
+            answering.reply.silence()
+        running = await self._running(room_id, target)
+        if running is not None:
+            if running.withdraw(target):
+                return
+            await running.done.wait()
+        exchange = await self._store.exchange(room_id, target)
+        if exchange is None or target not in exchange.prompt:
+            return
+        for event_id in exchange.reply:
+            # The edits first: of a redacted event the homeserver lists none, and each stays
+            # readable.
+            listing = partial(self._matrix.edits, room_id, event_id)
+            edits = await insist(self._clock, listing, within=_PATIENCE)
+            for one in (*edits, event_id):
+                await self._redact(room_id, one)
+        log.info("reply withdrawn", parts=len(exchange.reply))
+
+    async def stop(self, reaction: Reaction) -> None:
+        """Stop the answer that the asker reacts to; what stands stays."""
+        running = await self._running(reaction.room_id, reaction.target)
+        if running is not None and running.prompt.sender == reaction.sender:
+            await running.stop()
+
+    async def redo(self, room_id: RoomId, event_id: EventId, asker: UserId) -> str | None:
+        """Answer once more what the event is a message of, in the same reply.
+
+        Returns:
+            The key of the sentence that says why not, None where it is done.
+        """
+        prompt = await self._asked(room_id, event_id)
+        if prompt is None:
+            return "nothing to redo"
+        if prompt.sender != asker:
+            return "not yours to redo"
+        running = self._answers.of(room_id, prompt.event_id)
+        if running is None or not running.reply.restart():
+            if running is not None:
+                await running.done.wait()
+            await self._answer_again(prompt)
+        return None
+
+    async def last(self, prompt: Prompt) -> EventId | None:
+        """Return the last reply of the prompt's conversation, or a later prompt without any."""
+        for one in reversed(await self._said(prompt)):
+            asks = one.body.strip() and parse_command(one.body) is None
+            if one.mine or (asks and await self._store.exchange(prompt.room_id, one.event_id)):
+                return one.event_id
+        return None
+
+    async def _said(self, prompt: Prompt) -> Sequence[Said]:
+        chosen = await self._contexts.chosen(prompt.conversation)
+        return (await self._contexts.history(prompt, chosen.card)).said
+
+    async def _running(self, room_id: RoomId, event_id: EventId) -> Answering | None:
+        """Return the answer that the event is a message of, be it an earlier process's."""
+        running = self._answers.of(room_id, event_id)
+        if running is not None:
+            return running
+        exchange = await self._store.exchange(room_id, event_id)
+        return self._answers.of(room_id, exchange.prompt[0]) if exchange else None
+
+    async def _asked(self, room_id: RoomId, event_id: EventId) -> Prompt | None:
+        """Return the prompt that the event belongs to, or whose reply it does, as it is now.
+
+        None where it is gone, or its reply was redacted: what is redacted is not written again.
+        """
+        exchange = await self._store.exchange(room_id, event_id)
+        if exchange is None:
+            return None
+        for reply in exchange.reply[:1]:
+            if await self._fetch(room_id, reply) is None:
+                return None
+        answered = bool(exchange.reply)
+        found = [await self._recall(Pending(one, room_id, answered)) for one in exchange.prompt]
+        prompts = [prompt for prompt in found if prompt is not None]
+        if not prompts:
+            return None
+        messages = tuple(message for prompt in prompts for message in prompt.messages)
+        return replace(prompts[0], messages=messages)
+
+    async def _recall(self, one: Pending) -> Prompt | None:
+        """Return one message as a prompt, None where it is gone or none any more."""
+        message = await self._fetch(one.room_id, one.event_id)
+        if not isinstance(message, Message):
+            return None
+        intent = await self._hearing.resolve(message, one)
+        return intent.prompt if isinstance(intent, Answer) else None
+
+    async def _fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+        fetch = partial(self._matrix.fetch, room_id, event_id)
+        return await insist(self._clock, fetch, within=_PATIENCE)
+
+    async def _answer_again(self, prompt: Prompt) -> None:
+        exchange = await self._store.exchange(prompt.room_id, prompt.event_id)
+        if exchange is None or not self._gone.isdisjoint({*prompt.event_ids, *exchange.reply}):
+            return
+        answering = self._answers.begin(prompt, again=True)
+        try:
+            await self._answer(answering)
+        finally:
+            self._answers.finish(answering)
+        await self._store.finish(*answering.event_ids)
+
+    async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
+        transaction = transaction_id(self._matrix.device_id, event_id, "redact", part=0, claim=0)
+        await insist(
+            self._clock,
+            lambda: self._matrix.redact(room_id, event_id, transaction),
+            within=_PATIENCE,
+        )

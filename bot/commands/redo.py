@@ -1,0 +1,16 @@
+"""`!refaire`: answer the last prompt once more, in the same reply."""
+
+from bot.commands.registry import Call, command
+
+
+@command("refaire", "redo")
+async def redo(call: Call) -> str | None:
+    """Answer again what the replied-to reply answers, else the last prompt of the conversation."""
+    prompt, changes = call.prompt, call.desk.changes
+    target = prompt.messages[0].replies_to or await changes.last(prompt)
+    key = (
+        "nothing to redo"
+        if target is None
+        else await changes.redo(prompt.room_id, target, call.sender)
+    )
+    return None if key is None else call.texts(key)

@@ -1,0 +1,101 @@
+"""Commands by their names, and what each is given."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from bot.answers import Answers
+from bot.changes import Changes
+from bot.core.events import Conversation, Prompt, UserId
+from bot.core.models import Catalogue, ModelCard
+from bot.ports import Matrix, Store
+from bot.texts import Texts
+
+_MODERATOR = 50  # power level (spec: m.room.power_levels, as clients name it)
+_NEAR = 0.5  # of difflib's ratio
+_MOST = 3
+_LONGEST = 40  # characters of a name that is no command
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is said of the service; None for what is not configured."""
+
+    version: str
+    status_page: str | None = None
+    contact: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What commands work with."""
+
+    matrix: Matrix
+    store: Store
+    answers: Answers
+    changes: Changes
+    catalogue: Catalogue
+    about: About
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command as it was typed.
+
+    Attributes:
+        argument: what stands behind its name.
+        card: the model that answers in the conversation.
+        texts: in the conversation's language.
+    """
+
+    prompt: Prompt
+    argument: str
+    card: ModelCard
+    texts: Texts
+    desk: Desk
+
+    @property
+    def sender(self) -> UserId:
+        """Who has typed it."""
+        return self.prompt.sender
+
+    @property
+    def place(self) -> Conversation:
+        """What a choice made here holds for: the thread, or all of the room."""
+        return Conversation(self.prompt.room_id, self.prompt.messages[0].thread_root)
+
+    @property
+    def may_choose(self) -> bool:
+        """Tell whether the person may choose here: for all of a salon, its moderators only."""
+        room_id, matrix = self.prompt.room_id, self.desk.matrix
+        if self.place.thread_root is not None or matrix.room(room_id).direct:
+            return True
+        return matrix.power_level(room_id, self.sender) >= _MODERATOR
+
+
+Command = Callable[[Call], Awaitable[str | None]]
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(*names: str) -> Callable[[Command], Command]:
+    """Register a command under its French name and its English one; it returns what to say."""
+
+    def register(function: Command) -> Command:
+        COMMANDS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+async def run(name: str, call: Call) -> str | None:
+    """Do what the command asks for and return what to say, None for nothing."""
+    if name in COMMANDS:
+        return await COMMANDS[name](call)
+    name = name[:_LONGEST]
+    sentences = [call.texts("command unknown", name=name)]
+    near = get_close_matches(name, COMMANDS, n=_MOST, cutoff=_NEAR)
+    if nearest := {COMMANDS[one]: f"`!{one}`" for one in reversed(near)}:  # one name for each
+        commands = ", ".join(reversed(nearest.values()))
+        sentences.append(call.texts("command nearest", commands=commands))
+    return " ".join(sentences)

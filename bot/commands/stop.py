@@ -1,0 +1,15 @@
+"""`!stop`: end the answer that is being written."""
+
+from bot.commands.registry import Call, command
+
+
+@command("stop")
+async def stop(call: Call) -> str | None:
+    """Stop the answer of this conversation, else the person's last one in the room."""
+    running = call.desk.answers.of_room(call.prompt.room_id)
+    here = [one for one in running if one.prompt.conversation == call.prompt.conversation]
+    mine = [one for one in running if one.prompt.sender == call.sender]
+    for one in [*here, *mine]:
+        if one.prompt.sender == call.sender and await one.stop():
+            return None
+    return call.texts("not yours to stop" if here and not mine else "nothing to stop")

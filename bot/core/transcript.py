@@ -1,0 +1,201 @@
+"""What was said in one conversation, as it stands: last versions, redactions gone, in order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from bot.core.events import (
+    Conversation,
+    EventId,
+    Message,
+    Redaction,
+    Revision,
+    Undecryptable,
+    UserId,
+)
+from bot.core.routing import TEXT
+from bot.core.visible import visible
+
+_LONGEST = (
+    1_000  # messages; a quarter of them leaves at once, so that the start is mostly the same
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of a conversation in its last version.
+
+    Attributes:
+        body: what can be seen of it; "" where it cannot be read.
+        mine: the bot's own reply; notices of the bot are never among these.
+        answers: of a reply, the messages that it answers.
+        readable: False where its key is missing.
+    """
+
+    event_id: EventId
+    sender: UserId
+    body: str
+    timestamp: int
+    mine: bool = False
+    answers: tuple[EventId, ...] = ()
+    replies_to: EventId | None = None
+    readable: bool = True
+
+    @property
+    def before(self) -> tuple[EventId, ...]:
+        """The messages that this one follows on from, in order, where it names any."""
+        return self.answers or ((self.replies_to,) if self.replies_to else ())
+
+
+def said(event: Message | Undecryptable, me: UserId) -> Said:
+    """Return the message as it was first written."""
+    if isinstance(event, Undecryptable):
+        return Said(event.event_id, event.sender, "", event.timestamp, readable=False)
+    mine = event.sender == me
+    return Said(
+        event.event_id,
+        event.sender,
+        visible(event.body),
+        event.timestamp,
+        mine=mine,
+        answers=event.answers if mine else (),
+        replies_to=event.replies_to,
+    )
+
+
+@dataclass(slots=True)
+class Transcript:
+    """One conversation; what is heard later is added, what was said before is put in front.
+
+    Attributes:
+        whole: what was said before is there, as far back as it counts.
+    """
+
+    conversation: Conversation
+    me: UserId
+    whole: bool = False
+    _said: dict[EventId, Said] = field(default_factory=dict)
+    _edits: dict[EventId, list[Revision]] = field(default_factory=dict)  # by target
+    _outdated: set[EventId] = field(default_factory=set)  # the bot's own edits before the last
+    _redacted: set[EventId] = field(default_factory=set)
+    _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
+
+    @property
+    def size(self) -> int:
+        """Characters that it holds."""
+        edits = sum(len(edit.body) for edits in self._edits.values() for edit in edits)
+        return edits + sum(len(one.body) for one in self._said.values())
+
+    def add(self, event: Message | Undecryptable | Revision | Redaction) -> None:
+        """Take in what was heard after all the rest; again, it changes nothing."""
+        match event:
+            case Redaction(target=target):
+                self._redact(target)
+            case Revision():
+                self._edit(event)
+            case _:
+                event_id = self._original(event)
+                known = self._said.get(event_id)
+                if known is not None and (known.readable or isinstance(event, Undecryptable)):
+                    return
+                if self._belongs(event) and event_id not in self._redacted:
+                    self._said[event_id] = replace(said(event, self.me), event_id=event_id)
+                else:
+                    self._said.pop(event_id, None)  # its key came, and it is no text
+        if len(self._said) > _LONGEST:
+            for gone in list(self._said)[: _LONGEST // 4]:
+                del self._said[gone]
+                self._edits.pop(gone, None)
+            kept = self._originals.items()
+            self._originals = {key: one for key, one in kept if one in self._said}
+
+    def reveal(self, message: Message) -> None:
+        """Take in what a message says whose key was missing."""
+        if message.event_id in self._said:
+            self.add(message)
+
+    def put_before(self, events: Sequence[Message | Undecryptable | Revision]) -> None:
+        """Take in what was said before all the rest, oldest first, edits in any order."""
+        later, self._said = self._said, {}
+        edits, self._edits = self._edits, {}
+        for event in sorted(events, key=_when_edited):
+            self.add(event)
+        self._said |= {
+            key: one
+            for key, one in later.items()
+            if key not in self._said or not self._said[key].readable
+        }
+        there = {event.event_id for event in events}
+        for of_target in edits.values():
+            for edit in of_target:
+                if edit.event_id not in there:
+                    self._edit(edit)
+        self._edits = {key: of_one for key, of_one in self._edits.items() if key in self._said}
+        self.whole = True
+
+    def messages(self) -> list[Said]:
+        """Return the messages in order, a reply right behind what it answers."""
+        replies: dict[EventId, list[Said]] = {}
+        rest: list[Said] = []
+        for one in map(self._current, self._said.values()):
+            if one.answers and self._redacted.issuperset(one.answers):
+                continue  # it is about to be redacted as well
+            behind = [event_id for event_id in one.answers if event_id in self._said]
+            if behind:
+                replies.setdefault(behind[-1], []).append(one)
+            else:
+                rest.append(one)
+        return [each for one in rest for each in (one, *replies.get(one.event_id, ()))]
+
+    def get(self, event_id: EventId) -> Said | None:
+        """Return one message as it stands, None where it is not here."""
+        found = self._said.get(event_id)
+        return None if found is None else self._current(found)
+
+    def _original(self, event: Message | Undecryptable) -> EventId:
+        """Return under what id the message stands: sent again under another one, it counts once.
+
+        Of the two, only the first that is decrypted can be read (see `Olm`), whichever that is.
+        """
+        if event.fingerprint is None:
+            return event.event_id
+        return self._originals.setdefault(event.fingerprint, event.event_id)
+
+    def _belongs(self, event: Message | Undecryptable) -> bool:
+        if isinstance(event, Message) and event.msgtype not in TEXT:
+            return False
+        root = self.conversation.thread_root
+        ids = {event.thread_root} if root is None else {event.thread_root, event.event_id}
+        return event.event_id not in self._redacted and root in ids
+
+    def _edit(self, edit: Revision) -> None:
+        edits = self._edits.get(edit.target, [])
+        known = edit.target in self._said or not self.whole
+        heard = {one.event_id for one in edits}
+        if not known or edit.event_id in heard | self._redacted | self._outdated:
+            return
+        if edit.sender == self.me:  # of its own, the bot redacts no single one
+            self._outdated |= heard
+            edits = []
+        self._edits[edit.target] = [*edits, replace(edit, body=visible(edit.body))]
+
+    def _redact(self, target: EventId) -> None:
+        self._redacted.add(target)
+        self._said.pop(target, None)
+        self._edits.pop(target, None)
+        for edits in self._edits.values():
+            edits[:] = [edit for edit in edits if edit.event_id != target]
+
+    def _current(self, one: Said) -> Said:
+        """Return the message in its last version by its own author (spec: the newest wins)."""
+        edits = [edit for edit in self._edits.get(one.event_id, ()) if edit.sender == one.sender]
+        if not edits:
+            return one
+        if one.mine:
+            return replace(one, body=edits[-1].body, answers=edits[-1].answers)
+        newest = max(edits, key=lambda edit: (edit.timestamp, edit.event_id))
+        return replace(one, body=newest.body)
+
+
+def _when_edited(event: Message | Undecryptable | Revision) -> tuple[int, str]:
+    """Sort edits behind messages, in their own order: a bundled one is the newest."""
+    return (event.timestamp, event.event_id) if isinstance(event, Revision) else (-1, "")

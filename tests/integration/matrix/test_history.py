@@ -1,0 +1,307 @@
+"""Conversations as a real Synapse hands them out, and as the bot's memory keeps them."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from bot.core.events import (
+    Batch,
+    Conversation,
+    Event,
+    EventId,
+    Invite,
+    Message,
+    Prompt,
+    Redaction,
+    Revision,
+    RoomId,
+)
+from bot.core.markdown import Part
+from bot.core.replies import Edit, Reply
+from bot.core.turns import History
+from bot.matrix.client import NioMatrix
+from bot.matrix.session import Account
+from tests.make import prompt
+from tests.stand.nio_person import NioPerson
+from tests.stand.synapse import Synapse
+from tests.stand.vault import health, vault
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def salon_prompt(asked: Prompt) -> Prompt:
+    """Return the prompt as one of a salon: it opens a thread."""
+    return Prompt(asked.messages, Conversation(asked.room_id, asked.event_id), asked.event_id)
+
+
+@dataclass
+class Bot:
+    """The port under test, and what it hears."""
+
+    matrix: NioMatrix
+    batches: AsyncIterator[Batch]
+    heard: dict[EventId, Event] = field(default_factory=dict)
+
+    async def hears(self, *event_ids: EventId) -> None:
+        """Sync until the events are heard."""
+        while not self.heard.keys() >= set(event_ids):
+            await self._sync()
+
+    async def joins(self, room_id: RoomId) -> None:
+        """Sync until the bot is in the room, and not only invited."""
+        while room_id not in self.matrix._client.rooms:
+            await self._sync()
+
+    async def _sync(self) -> None:
+        for event in (await anext(self.batches)).events:
+            self.heard[event.event_id] = event
+            if isinstance(event, Invite):
+                await self.matrix.join(event)
+
+    async def asked(self, *event_ids: EventId) -> Prompt:
+        """Return these messages as a prompt, once they are heard."""
+        await self.hears(*event_ids)
+        messages = [self.heard[one] for one in event_ids]
+        return prompt(*(one for one in messages if isinstance(one, Message)))
+
+    async def history(self, event_id: EventId) -> History:
+        """Return the conversation of the message."""
+        return await self.matrix.history(await self.asked(event_id), lambda _: False)
+
+    async def opening(self, event_id: EventId) -> History:
+        """Return the conversation that the message opens in a salon."""
+        asked = salon_prompt(await self.asked(event_id))
+        return await self.matrix.history(asked, lambda _: False)
+
+    async def told(self, event_id: EventId) -> list[str]:
+        """Return what is said in the conversation of the message."""
+        return [one.body for one in (await self.history(event_id)).said]
+
+    async def cold(self, event_id: EventId) -> list[str]:
+        """Return what a process that has heard nothing yet makes of the conversation."""
+        await self.hears(event_id)
+        self.matrix._histories.forget()
+        return await self.told(event_id)
+
+
+@dataclass
+class Stand:
+    bot: Bot
+    agent: NioPerson
+    colleague: NioPerson
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
+    folder: Callable[[str], Path] = tmp_path_factory.mktemp
+    async with Synapse(folder("synapse")) as synapse:
+        names = "bot", "agent", "colleague"
+        ids = [await synapse.register(name, "secret") for name in names]
+        account = Account(synapse.url, ids[0], "bot", "secret")
+        matrix = NioMatrix(account, vault(folder("bot")), health())
+        await matrix.open()
+        batches = matrix.batches(None)
+        await anext(batches)
+        async with (
+            NioPerson(synapse.url, ids[1], "secret", folder("agent")) as agent,
+            NioPerson(synapse.url, ids[2], "secret", folder("colleague")) as colleague,
+        ):
+            yield Stand(Bot(matrix, batches), agent, colleague)
+            await matrix.close()
+
+
+async def direct(stand: Stand, *, encrypted: bool = True) -> RoomId:
+    bot = stand.bot.matrix.user_id
+    room_id = await stand.agent.open_direct_message(bot, encrypted=encrypted)
+    await stand.bot.joins(room_id)
+    await stand.agent.wait_joined(room_id, bot)
+    return room_id
+
+
+async def salon(stand: Stand, *, encrypted: bool = True, before: tuple[str, ...] = ()) -> RoomId:
+    """Open a salon with a colleague and the bot, who is invited after `before` was said."""
+    others = [stand.colleague.user_id]
+    room_id = await stand.agent.create_room("salon", others, encrypted=encrypted, history="shared")
+    await stand.colleague.join(room_id)
+    await stand.agent.wait_joined(room_id, stand.colleague.user_id)
+    for body in before:
+        await stand.agent.send(room_id, body)
+    await let_in(stand, room_id)
+    return room_id
+
+
+async def let_in(stand: Stand, room_id: RoomId) -> None:
+    await stand.agent.invite(room_id, stand.bot.matrix.user_id)
+    await stand.bot.joins(room_id)
+    await stand.agent.wait_joined(room_id, stand.bot.matrix.user_id)
+
+
+def quoting(event_id: EventId) -> dict[str, object]:
+    return {"m.relates_to": {"m.in_reply_to": {"event_id": event_id}}}
+
+
+def threaded(root: EventId) -> dict[str, object]:
+    relation = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True}
+    return {"m.relates_to": relation | {"m.in_reply_to": {"event_id": root}}}
+
+
+async def reply(stand: Stand, asked: EventId, text: str, *versions: str) -> EventId:
+    """Let the bot reply, in a thread of its own where the room is a salon, and edit the reply."""
+    question = await stand.bot.asked(asked)
+    if not stand.bot.matrix.room(question.room_id).direct:
+        question = salon_prompt(question)
+    to = Reply(question, Part(text), "small")
+    first = await stand.bot.matrix.send(question.room_id, to, uuid4().hex)
+    for version in versions:
+        newer = Edit(first, Reply(question, Part(version), "small"))
+        await stand.bot.matrix.send(question.room_id, newer, uuid4().hex)
+    return first
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_a_direct_message_is_told_the_same_whether_it_was_heard_or_is_read(
+    stand: Stand, *, encrypted: bool
+) -> None:
+    room_id = await direct(stand, encrypted=encrypted)
+    say = stand.agent.send
+    first = await say(room_id, "un")
+    await reply(stand, first, "U", "Un", "Un.")
+    gone = await say(room_id, "oublie")
+    root = await say(room_id, "racine")
+    await say(room_id, "dans le fil", **threaded(root))
+    edit = await stand.agent.edit(room_id, first, "UN")
+    redaction = await stand.agent.redact(room_id, gone)
+    last = await say(room_id, "deux")
+    expected = ["UN", "Un.", "racine", "deux"]
+
+    await stand.bot.hears(edit, redaction, last)
+    assert isinstance(stand.bot.heard[edit], Revision)
+    assert isinstance(stand.bot.heard[redaction], Redaction)
+    assert await stand.bot.told(last) == expected
+    assert await stand.bot.cold(last) == expected
+    assert await stand.bot.told(last) == expected
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_a_long_thread_is_told_whole_and_nothing_of_the_room_around_it(
+    stand: Stand, *, encrypted: bool
+) -> None:
+    room_id = await salon(stand, encrypted=encrypted)
+    mention = {"m.mentions": {"user_ids": [stand.bot.matrix.user_id]}}
+    root = await stand.agent.send(room_id, "question", **mention)
+    other = await stand.agent.send(room_id, "autre question", **mention)
+    await reply(stand, root, "R", "Réponse")
+    ids = [await stand.agent.send(room_id, f"{number}", **threaded(root)) for number in range(120)]
+    await stand.colleague.send(room_id, "autre fil", **threaded(other))
+    await stand.colleague.send(room_id, "à côté")
+    edits = [
+        await stand.agent.edit(room_id, root, "Question"),
+        await stand.agent.edit(room_id, ids[7], "sept"),
+    ]
+    redacted = await stand.agent.redact(room_id, ids[8])
+    numbers = [f"{number}" for number in range(120)]
+    expected = ["Question", "Réponse", *numbers[:7], "sept", *numbers[9:]]
+
+    await stand.bot.hears(*edits, redacted)
+    assert await stand.bot.told(ids[-1]) == expected
+    assert await stand.bot.cold(ids[-1]) == expected
+
+
+async def test_nothing_from_before_the_bots_invitation_is_in_a_thread(stand: Stand) -> None:
+    room_id = await stand.agent.create_room("salon", [], history="shared")
+    root = await stand.agent.send(room_id, "secret")
+    await stand.agent.send(room_id, "autre secret", **threaded(root))
+    await let_in(stand, room_id)
+
+    asked = await stand.agent.send(room_id, "et ?", **threaded(root))
+
+    assert await stand.bot.cold(asked) == ["et ?"]
+    quoted = await stand.agent.send(room_id, "et ça ?", **quoting(root))
+    found = await stand.bot.opening(quoted)
+    assert (found.chain, found.lost) == ([], 0)
+
+
+async def test_a_bot_that_comes_back_knows_nothing_from_before(stand: Stand) -> None:
+    room_id = await salon(stand, encrypted=False)
+    bot = stand.bot.matrix.user_id
+    root = await stand.agent.send(room_id, "avant", **{"m.mentions": {"user_ids": [bot]}})
+    before = await stand.agent.send(room_id, "suite", **threaded(root))
+    assert await stand.bot.told(before) == ["avant", "suite"]
+
+    await stand.agent.kick(room_id, bot)
+    while room_id in stand.bot.matrix._client.rooms:
+        await anext(stand.bot.batches)
+    await stand.agent.send(room_id, "pendant", **threaded(root))
+    await let_in(stand, room_id)
+    asked = await stand.agent.send(room_id, "après", **threaded(root))
+
+    assert await stand.bot.told(asked) == ["après"]
+    assert await stand.bot.cold(asked) == ["après"]
+
+
+async def test_a_new_display_name_does_not_make_the_bot_a_newcomer(stand: Stand) -> None:
+    room_id = await salon(stand, encrypted=False, before=("secret",))
+    root = await stand.agent.send(room_id, "avant")
+    asked = await stand.agent.send(room_id, "après", **threaded(root))
+    await stand.bot.hears(asked)
+
+    before = stand.bot.matrix._rooms.membership(room_id)["event_id"]
+    await stand.bot.matrix._client.set_displayname(f"Assistant {uuid4().hex}")
+    while stand.bot.matrix._rooms.membership(room_id)["event_id"] == before:
+        await anext(stand.bot.batches)
+
+    assert await stand.bot.cold(asked) == ["avant", "après"]
+
+
+async def test_a_chain_of_replies_comes_from_wherever_it_is_in_the_room(stand: Stand) -> None:
+    room_id = await salon(stand)
+
+    gone = await stand.agent.send(room_id, "effacé")
+    first = await stand.agent.send(room_id, "un", **quoting(gone))
+    second = await stand.colleague.send(room_id, "deux", **quoting(first))
+    edit = await stand.agent.edit(room_id, first, "UN")
+    redaction = await stand.agent.redact(room_id, gone)
+    mention = {"m.mentions": {"user_ids": [stand.bot.matrix.user_id]}}
+    asked = await stand.agent.send(room_id, "trois", **quoting(second), **mention)
+    await stand.bot.hears(edit, redaction)
+
+    found = await stand.bot.opening(asked)
+
+    assert [one.body for one in found.said] == ["trois"]
+    assert [one.body for one in found.chain] == ["UN", "deux"]
+    assert found.lost == 1
+
+
+async def test_s7_no_room_and_no_thread_tells_anything_of_another(stand: Stand) -> None:
+    rooms = [await salon(stand), await salon(stand), await direct(stand)]
+    asked: dict[EventId, list[str]] = {}
+    for number, room_id in enumerate(rooms):
+        for fil in range(2):
+            name = f"salon {number} fil {fil}"
+            root = await stand.agent.send(room_id, f"racine {name}")
+            last = await stand.agent.send(room_id, f"suite {name}", **threaded(root))
+            asked[last] = [f"racine {name}", f"suite {name}"]
+
+    for event_id, expected in asked.items():
+        assert await stand.bot.cold(event_id) == expected
+    warm = [await stand.bot.told(event_id) for event_id in asked]
+    assert warm == list(asked.values())
+
+
+async def test_the_edits_of_a_message_are_listed_until_it_is_redacted(stand: Stand) -> None:
+    room_id = await direct(stand)
+    asked = await stand.agent.send(room_id, "question")
+    first = await reply(stand, asked, "a", *(f"a{number}" for number in range(120)))
+
+    edits = await stand.bot.matrix.edits(room_id, first)
+    assert len(set(edits)) == 120
+    assert await stand.bot.cold(asked) == ["question", "a119"]
+
+    await stand.bot.matrix.redact(room_id, first, "r")
+    assert await stand.bot.matrix.edits(room_id, first) == []
+    assert await stand.bot.told(asked) == ["question"]
+    assert await stand.bot.cold(asked) == ["question"]

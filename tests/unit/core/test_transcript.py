@@ -1,0 +1,351 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.core import transcript
+from bot.core.events import (
+    Conversation,
+    EventId,
+    Message,
+    Redaction,
+    Revision,
+    Undecryptable,
+    UserId,
+)
+from bot.core.transcript import Said, Transcript
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, redaction, revision, undecryptable
+
+MAIN = Conversation(ROOM, None)
+THREAD = Conversation(ROOM, EventId("$root"))
+Heard = Message | Undecryptable | Revision | Redaction
+
+
+def reply(*answers: str, event_id: str = "$reply", body: str = "Oui.") -> Message:
+    """Return a reply of the bot."""
+    mine = message(body, event_id=event_id, sender=BOT)
+    return replace(mine, answers=tuple(map(EventId, answers)))
+
+
+def own_edit(body: str, event_id: str, *answers: str, timestamp: int = 0) -> Revision:
+    """Return an edit of the bot's reply, timed by whichever clock."""
+    edit = revision(body, event_id=event_id, target="$reply", sender=BOT, timestamp=timestamp)
+    return replace(edit, answers=tuple(map(EventId, answers)))
+
+
+def cold(*events: Heard, conversation: Conversation = MAIN) -> Transcript:
+    """Return the conversation as it is read from the homeserver."""
+    read = Transcript(conversation, BOT)
+    read.put_before([event for event in events if not isinstance(event, Redaction)])
+    return read
+
+
+def warm(*events: Heard, conversation: Conversation = MAIN) -> Transcript:
+    """Return the conversation as it is heard from its first message on."""
+    heard = cold(conversation=conversation)
+    for event in events:
+        heard.add(event)
+    return heard
+
+
+def bodies(one: Transcript) -> list[str]:
+    return [each.body for each in one.messages()]
+
+
+def test_a_message_is_kept_with_what_can_be_seen_of_it() -> None:
+    asked = replace(message("So\u200bbre\r\n?"), replies_to=EventId("$earlier"))
+
+    assert warm(asked).messages() == [
+        Said(asked.event_id, AGENT, "Sobre\n?", asked.timestamp, replies_to=EventId("$earlier"))
+    ]
+
+
+def test_only_the_bots_own_messages_are_replies() -> None:
+    forged = replace(message(event_id="$forged"), answers=(EventId("$prompt"),))
+
+    first, second, mine = warm(message(), forged, reply("$forged")).messages()
+
+    assert (first.mine, second.mine, mine.mine) == (False, False, True)
+    assert (second.answers, mine.answers) == ((), ("$forged",))
+
+
+@pytest.mark.parametrize("fill", [cold, warm])
+def test_what_is_no_text_or_of_another_conversation_is_left_out(
+    fill: Callable[..., Transcript],
+) -> None:
+    events = [
+        message("notice", event_id="$n", msgtype="m.notice"),
+        message("picture", event_id="$p", msgtype="m.image"),
+        message("root", event_id="$root"),
+        message("in thread", event_id="$t", thread_root="$root"),
+        undecryptable("$u", thread_root="$root"),
+        message("other thread", event_id="$o", thread_root="$other"),
+        message("waves", event_id="$e", msgtype="m.emote"),
+    ]
+
+    assert bodies(fill(*events, conversation=MAIN)) == ["root", "waves"]
+    assert bodies(fill(*events, conversation=THREAD)) == ["root", "in thread", ""]
+
+
+@pytest.mark.parametrize("fill", [cold, warm])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_the_newest_edit_by_the_author_wins_in_whatever_order_it_comes(
+    fill: Callable[..., Transcript], order: Sequence[int]
+) -> None:
+    edits = [
+        revision("second", event_id="$e1", timestamp=10),
+        revision("third", event_id="$e2", timestamp=20),
+        revision("forged", event_id="$e3", timestamp=30, sender=COLLEAGUE),
+    ]
+
+    assert bodies(fill(message("first"), *(edits[place] for place in order))) == ["third"]
+
+
+def test_edits_of_one_moment_are_ordered_by_their_ids() -> None:
+    edits = [revision(one, event_id=one, timestamp=1) for one in ("$b", "$a")]
+
+    assert bodies(warm(message(), *edits)) == ["$b"]
+
+
+def test_a_redacted_message_is_gone_with_its_edits_and_does_not_come_back() -> None:
+    one = warm(message(), revision(), redaction(), message(), revision("x", event_id="$late"))
+
+    assert one.messages() == []
+    assert one.size == 0
+
+
+def test_what_was_redacted_before_it_was_read_does_not_enter() -> None:
+    one = Transcript(MAIN, BOT)
+    one.add(redaction())
+    one.put_before([message(), revision(), message("stays", event_id="$stays")])
+
+    assert bodies(one) == ["stays"]
+
+
+def test_a_redacted_edit_leaves_the_version_before_it() -> None:
+    edits = [revision(one, event_id=f"${one}", timestamp=at) for at, one in enumerate("ab")]
+    one = warm(message("first"), *edits)
+
+    one.add(redaction("$b"))
+    assert bodies(one) == ["a"]
+    one.add(edits[1])
+    one.add(redaction("$a"))
+    assert bodies(one) == ["first"]
+
+
+def test_a_late_key_puts_the_message_where_it_was_missing() -> None:
+    one = warm(undecryptable(), message("later", event_id="$later"))
+    assert [each.readable for each in one.messages()] == [False, True]
+
+    one.reveal(message("late"))
+
+    assert bodies(one) == ["late", "later"]
+    assert all(each.readable for each in one.messages())
+
+
+def test_a_late_key_that_shows_a_picture_leaves_nothing_unreadable() -> None:
+    one = warm(undecryptable(), message("later", event_id="$later"))
+
+    one.reveal(message("photo.png", msgtype="m.image"))
+
+    assert bodies(one) == ["later"]
+
+
+def test_what_is_revealed_but_not_here_stays_out() -> None:
+    one = warm(message("later", event_id="$later"))
+
+    one.reveal(message("earlier"))
+
+    assert bodies(one) == ["later"]
+
+
+def test_a_message_that_was_readable_stays_so() -> None:
+    one = warm(message("read"), undecryptable(), message("other words, same id"))
+
+    assert bodies(one) == ["read"]
+
+
+def test_a_message_heard_with_its_key_is_not_lost_to_an_older_reading_without_it() -> None:
+    one = Transcript(MAIN, BOT)
+    one.add(message("heard"))
+    one.put_before([undecryptable()])
+
+    assert bodies(one) == ["heard"]
+
+
+def test_a_reply_stands_right_behind_the_last_message_that_it_answers() -> None:
+    one = warm(
+        message("one", event_id="$1"),
+        message("two", event_id="$2"),
+        message("three", event_id="$3"),
+        reply("$1", "$2", event_id="$a", body="to one and two"),
+        reply("$1", "$2", event_id="$b", body="(2)"),
+        reply("$3", event_id="$c", body="to three"),
+        reply("$unknown", event_id="$d", body="to what was cut away"),
+    )
+
+    assert bodies(one) == [
+        *("one", "two", "to one and two", "(2)"),
+        *("three", "to three", "to what was cut away"),
+    ]
+
+
+def test_an_edit_of_a_reply_tells_what_it_answers_now() -> None:
+    one = warm(
+        message("one", event_id="$1"),
+        reply("$1"),
+        message("two", event_id="$2"),
+        own_edit("to both", "$e1", "$1", "$2"),
+    )
+
+    assert bodies(one) == ["one", "two", "to both"]
+
+
+def test_what_is_left_of_a_joined_prompt_keeps_its_reply() -> None:
+    both = [message("one", event_id="$1"), message("two", event_id="$2"), reply("$1", "$2")]
+    one = warm(*both)
+
+    one.add(redaction("$2"))
+    assert bodies(one) == ["one", "Oui."]
+    one.add(redaction("$1"))
+    assert bodies(one) == []
+
+
+@pytest.mark.parametrize("clock", [-60_000, 0, 60_000])
+def test_of_the_bots_own_edits_the_last_one_sent_counts_however_often_they_are_heard(
+    clock: int,
+) -> None:
+    sent = [own_edit(f"{n}", f"$e{n}", timestamp=n + clock) for n in range(3)]
+    echoes = [replace(one, timestamp=n) for n, one in enumerate(sent)]
+    one = warm(message(), reply("$prompt"))
+
+    for heard in (*sent, *echoes):
+        one.add(heard)
+        assert bodies(one)[1] == heard.body or heard in echoes
+    assert bodies(one)[1] == "2"
+
+
+def test_a_bundled_edit_of_the_bot_counts_though_it_is_read_before_older_ones() -> None:
+    edits = [own_edit(f"{n}", f"$e{n}", timestamp=n) for n in range(3)]
+
+    assert bodies(cold(message(), reply("$prompt"), edits[2], *edits))[1] == "2"
+
+
+def test_an_edit_of_what_is_not_here_takes_no_room() -> None:
+    whole = warm(message("x"), revision("long", target="$unknown"))
+    read = Transcript(MAIN, BOT)
+    read.add(revision("long", target="$unknown"))
+    read.put_before([message("x"), revision("long", target="$other")])
+
+    assert whole.size == read.size == 1
+
+
+def test_the_size_counts_messages_and_edits() -> None:
+    assert warm(message("four"), revision("fives")).size == len("fourfives")
+
+
+def test_a_long_conversation_loses_its_oldest_quarter_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transcript, "_LONGEST", 8)
+    one = warm(*(message(f"{n}", event_id=f"${n}") for n in range(8)))
+    one.add(revision("edited", target="$0"))
+    assert len(bodies(one)) == 8
+
+    one.add(message("8", event_id="$8"))
+
+    assert bodies(one) == list("2345678")
+    assert one.size == 7
+
+
+def test_one_message_is_found_in_its_last_version() -> None:
+    one = warm(message(), revision("Bonsoir"))
+
+    found = one.get(EventId("$prompt"))
+    assert found is not None
+    assert found.body == "Bonsoir"
+    assert one.get(EventId("$unknown")) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "before"),
+    [
+        (message(), ()),
+        (replace(message(), replies_to=EventId("$q")), ("$q",)),
+        (replace(reply("$1", "$2"), replies_to=EventId("$q")), ("$1", "$2")),
+    ],
+)
+def test_a_message_follows_on_from_what_it_answers_else_from_what_it_quotes(
+    one: Message, before: tuple[str, ...]
+) -> None:
+    assert transcript.said(one, BOT).before == before
+
+
+PEOPLE = st.sampled_from([AGENT, COLLEAGUE, BOT])
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> list[Heard]:
+    """Return what a room's timeline says in order, as a homeserver would have it."""
+    events: list[Heard] = []
+    senders: dict[EventId, UserId] = {}
+    for number in range(draw(st.integers(1, 12))):
+        event_id, at = f"$m{number}", number * 10
+        kind = draw(st.sampled_from(["say", "say", "edit", "redact", "hide"]))
+        target = draw(st.sampled_from(sorted(senders))) if senders else None
+        if kind == "edit" and target:
+            editor = draw(st.sampled_from([senders[target], COLLEAGUE]))
+            edit = revision(f"e{number}", event_id=event_id, sender=editor, timestamp=at)
+            events.append(replace(edit, target=target))
+        elif kind == "redact" and target:
+            events.append(replace(redaction(event_id=event_id), target=target))
+        elif kind == "hide":
+            events.append(replace(undecryptable(event_id), timestamp=at))
+        else:
+            sender = draw(PEOPLE)
+            asked = message(f"b{number}", event_id=event_id, sender=sender)
+            prompts = [key for key, one in senders.items() if one != BOT]
+            answers = (draw(st.sampled_from(prompts)),) if sender == BOT and prompts else ()
+            events.append(replace(asked, timestamp=at, answers=answers))
+            senders[asked.event_id] = sender
+    return events
+
+
+def as_read(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:
+    """Return what the homeserver hands out of it afterwards: without what is redacted."""
+    gone = {event.target for event in events if isinstance(event, Redaction)}
+    return [
+        event
+        for event in events
+        if not isinstance(event, Redaction)
+        and event.event_id not in gone
+        and not (isinstance(event, Revision) and event.target in gone)
+    ]
+
+
+@given(rooms(), st.data())
+def test_heard_or_read_or_both_a_conversation_is_the_same(
+    events: list[Heard], data: st.DataObject
+) -> None:
+    """Listening begins at `first`; the homeserver answers at `then`; `last` are heard after."""
+    first = data.draw(st.integers(0, len(events)))
+    then = data.draw(st.integers(first, len(events)))
+    one = Transcript(MAIN, BOT)
+    for event in events[first:then]:
+        one.add(event)
+    one.put_before(as_read(events[:then]))
+    for event in events[data.draw(st.integers(0, then)) :]:  # some of it is heard once more
+        one.add(event)
+
+    whole = Transcript(MAIN, BOT)
+    whole.put_before(as_read(events))
+    gone = {event.target for event in events if isinstance(event, Redaction)}
+
+    def stays(each: Said) -> bool:
+        """Replies to what is gone are about to be redacted, and gone where that was heard."""
+        return not (each.answers and gone.issuperset(each.answers))
+
+    assert [*filter(stays, one.messages())] == [*filter(stays, whole.messages())]
+    assert one.size == whole.size

@@ -1,0 +1,115 @@
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import pytest
+
+from bot.completion import Completion
+from bot.core.budget import size
+from bot.core.events import Delta, Turn, Usage
+from bot.errors import PromptTooLong, Truncated
+from tests.fakes import LARGE, SMALL, FakeModel
+
+SYSTEM = Turn("system", "Sobre.")
+END = Delta(finish_reason="stop")
+
+
+def talk(turns: int, characters: int = 50) -> list[Turn]:
+    """Return a conversation that the assistant was the last to answer, and a prompt."""
+    said = [
+        Turn("assistant" if number % 2 else "user", f"{number} ".ljust(characters, "x"))
+        for number in range(turns)
+    ]
+    return [SYSTEM, *said, Turn("user", "Et alors ?")]
+
+
+async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:
+    async with aclosing(completion.stream(turns, SMALL)) as deltas:
+        return [delta async for delta in deltas]
+
+
+async def test_what_the_model_says_comes_through_as_it_comes() -> None:
+    model = FakeModel(Delta("Un. "), Delta("Deux."), Delta(usage=Usage(9, 2)), END)
+
+    deltas = await ask(Completion(model), talk(2))
+
+    assert deltas == list(model.script)
+    assert model.asked == ["small"]
+    assert model.requests == [talk(2)]
+
+
+async def test_turns_of_one_role_are_asked_as_one() -> None:
+    model = FakeModel()
+
+    await ask(Completion(model), [SYSTEM, Turn("user", "Un"), Turn("user", "Deux")])
+
+    assert model.requests == [[SYSTEM, Turn("user", "Un\n\nDeux")]]
+
+
+async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
+    model = FakeModel()
+    completion = Completion(model)
+    model.length = SMALL.max_tokens + 128 + 400  # tokens: room for 1,200 characters
+
+    await ask(completion, talk(40))
+
+    [(first, *kept, last)] = model.requests
+    assert (first, last) == (SYSTEM, talk(40)[-1])
+    assert kept == talk(40)[-1 - len(kept) : -1]
+    assert 0 < len(kept) < 40
+    assert kept[0].role == "user"
+    assert size(model.requests[0]) <= completion.room(SMALL) == 1200
+
+
+async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
+    model = FakeModel()
+    completion = Completion(model)
+    prompt = Turn("user", "x" * 200_000)
+
+    with pytest.raises(PromptTooLong) as told:
+        await ask(completion, [SYSTEM, *talk(4), prompt])
+
+    assert told.value.values == {"excess": size([SYSTEM, prompt]) - completion.room(SMALL)}
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    ("characters", "tokens", "ratio"),
+    [
+        (8000, 2000, 4.0),
+        (8000, 4000, 2.0),
+        (8000, 2600, 3.0),  # about what is reckoned with
+        (8000, 0, 3.0),  # a backend that does not count
+        (100, 100, 3.0),  # too short to say anything
+    ],
+)
+async def test_what_the_backend_counts_teaches_how_much_it_takes(
+    characters: int, tokens: int, ratio: float
+) -> None:
+    model = FakeModel(Delta("Oui."), Delta(usage=Usage(tokens, 1)), END)
+    completion = Completion(model)
+    model.length = 10_000 + SMALL.max_tokens + 128
+    other = completion.room(LARGE)
+
+    turns = [Turn("user", "x" * (characters - size([Turn("user", "")])))]
+    await ask(completion, turns)
+
+    assert completion.room(SMALL) == 10_000 * ratio
+    assert completion.room(LARGE) == other
+
+
+async def test_a_stream_that_fails_does_so_here_too() -> None:
+    model = FakeModel(Delta("Un"), Truncated("cut"))
+
+    with pytest.raises(Truncated):
+        await ask(Completion(model), talk(0))
+
+
+async def test_who_stops_listening_closes_the_stream() -> None:
+    model = FakeModel(Delta("Un"), Delta("Deux"), END)
+    stream = Completion(model).stream(talk(0), SMALL)
+
+    assert await anext(stream) == Delta("Un")
+    await stream.aclose()
+
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
