@@ -238,11 +238,11 @@ class Assistant:
         ):
             try:
                 await self._do(event, intent, work)
+                asked = answering.event_ids if answering else ()
+                await self._store.finish(*dict.fromkeys((event.event_id, *asked)))
             finally:
                 if answering is not None:
                     self._answers.finish(answering)
-            asked = answering.event_ids if answering else ()
-            await self._store.finish(*dict.fromkeys((event.event_id, *asked)))
 
     async def _do(self, event: Event, intent: Intent, work: Coroutine[None, None, None]) -> None:
         """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""

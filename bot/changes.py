@@ -114,11 +114,7 @@ class Changes:
             return "nothing to redo"
         if prompt.sender != asker:
             return "not yours to redo"
-        running = self._answers.of(room_id, prompt.event_id)
-        if running is None or not running.reply.restart():
-            if running is not None:
-                await running.done.wait()
-            await self._answer_again(prompt)
+        await self._answer_again(prompt)
         return None
 
     async def last(self, prompt: Prompt) -> EventId | None:
@@ -173,15 +169,23 @@ class Changes:
         return await insist(self._clock, fetch, within=_PATIENCE)
 
     async def _answer_again(self, prompt: Prompt) -> None:
-        exchange = await self._store.exchange(prompt.room_id, prompt.event_id)
+        """Answer the prompt in the reply that it has: in the same answer, where one is running."""
+        while True:
+            exchange = await self._store.exchange(prompt.room_id, prompt.event_id)
+            running = self._answers.of(prompt.room_id, prompt.event_id)
+            if running is None:
+                break
+            if running.reply.restart():
+                return
+            await running.done.wait()
         if exchange is None or not self._gone.isdisjoint({*prompt.event_ids, *exchange.reply}):
             return
         answering = self._answers.begin(prompt, again=True)
         try:
             await self._answer(answering)
+            await self._store.finish(*answering.event_ids)
         finally:
             self._answers.finish(answering)
-        await self._store.finish(*answering.event_ids)
 
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
         transaction = transaction_id(self._matrix.device_id, event_id, "redact", part=0, claim=0)

@@ -133,6 +133,8 @@ class GrowingReply:
                 self._changed.set()
         except ExceptionGroup as group:
             raise group.exceptions[0] from group  # the one that ended the other
+        finally:
+            self._over = True
 
     def speak(self, texts: Texts) -> None:
         """Say in these words what the bot itself has to say."""

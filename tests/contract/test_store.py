@@ -182,6 +182,18 @@ class TestStore:
         assert first == Claim(1, ())
         assert await store.claim(ASKED) == Claim(2, (EventId("$reply"), EventId("$reply2")))
 
+    async def test_what_is_claimed_again_is_unfinished_again(self, store: Store) -> None:
+        joined = message(event_id="$joined")
+        await store.admit(Batch((PROMPT, joined), "s1"), MIDNIGHT)
+        both = prompt(PROMPT, joined)
+        await store.claim(both)
+        await store.finish(*both.event_ids)
+
+        await store.claim(both)
+
+        left = [one.event_id for one in await store.unfinished() if isinstance(one, Pending)]
+        assert left == ["$prompt", "$joined"]
+
     async def test_only_what_was_admitted_can_be_claimed(self, store: Store) -> None:
         with pytest.raises(StoreError, match="before it was admitted"):
             await store.claim(prompt(message(event_id="$unknown")))

@@ -160,6 +160,22 @@ async def test_what_comes_while_a_failure_is_being_told_is_not_lost(story: Story
     assert story.shown == [TEXTS("model busy"), "Bonjour."]
 
 
+async def test_what_comes_while_the_bot_apologises_is_not_lost(story: Story) -> None:
+    story.clock = held = HeldClock()
+    story.matrix.history_failure = Forbidden("not now")
+    story.matrix.failures = [RateLimited("429", 30)]
+    async with story.run():
+        story.matrix.hear(message("Un", event_id="$1"))
+        await story.until(lambda: not story.matrix.failures)
+        story.matrix.history_failure = None
+        story.matrix.hear(message("Deux", event_id="$2"))
+        await story.until(lambda: story.matrix.attended == ["$1", "$2"])
+        await held.pass_time(30)
+        await story.until(lambda: story.done("$1", "$2"))
+
+    assert sorted(story.shown) == sorted([TEXTS("bug"), "Bonjour."])
+
+
 async def test_what_comes_as_the_answer_is_stopped_has_a_reply_of_its_own(story: Story) -> None:
     async with story.run():
         await ask_and_wait(story, "Un")

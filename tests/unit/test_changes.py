@@ -229,6 +229,23 @@ async def test_what_comes_as_the_final_is_on_its_way_is_heeded_after_it(
     assert room.shown == ["Trois."]
 
 
+async def test_what_is_to_be_made_anew_twice_at_once_is_made_anew_in_one_answer(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.says("Deux.")
+        room.matrix.hear(
+            reaction("🔄", target=REPLY, event_id="$a"),
+            reaction("🔄", target="$prompt", event_id="$b"),
+            message("!refaire", event_id="$c"),
+        )
+        await room.until(lambda: room.done("$a", "$b", "$c", "$prompt"))
+
+    assert room.shown == ["Deux."]
+    assert room.store.claims[EventId("$prompt")] == 2
+
+
 async def test_an_edit_of_a_prompt_that_could_not_be_answered_has_it_answered(
     room: Room,
 ) -> None:
@@ -396,6 +413,7 @@ async def test_nothing_more_is_written_to_an_answer_that_was_redacted(
         await (room.begin_to_answer() if running else room.ask(says="Un."))
         await room.hear(redaction(REPLY, sender=UserId("@moderator:elsewhere.test")))
         await room.until(lambda: room.done("$prompt"))
+    async with room.run():
         await room.ignore(revision("Bonsoir"))
         await room.until(lambda: room.done("$edit"))
         room.matrix.hear(message("!refaire", event_id="$redo"))

@@ -430,6 +430,19 @@ async def test_each_conversation_is_told_in_its_language(running: LateStory) -> 
 
 
 async def test_messages_that_were_late_together_have_one_answer_that_says_so_once(
+    running: LateStory,
+) -> None:
+    await running.hear("$1", "$2")
+    await running.held.pass_time(20 * MINUTE)
+    for event_id in ("$1", "$2"):
+        running.matrix.messages[EventId(event_id)] = message(event_id, event_id=event_id)
+    running.matrix.hear(keys=[key_news()])
+    await running.until(lambda: running.done("$1", "$2"))
+
+    assert running.shown == [FR("key missing"), f"Bonjour.\n\n{FR('key late')}"]
+
+
+async def test_messages_that_were_late_together_stay_together_after_a_crash(
     story: LateStory,
 ) -> None:
     async with story.run():

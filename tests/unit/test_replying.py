@@ -753,12 +753,16 @@ async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced
     assert stage.store.replies == {}
 
 
-async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage) -> None:
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage, turns: int) -> None:
     reply = stage.reply()
     task = asyncio.get_running_loop().create_task(stage.answer(reply, [asyncio.Event()]))
+    reply.say("*Place 2.*")
     await settle()
-    reply.say("*Je prépare.*")
     task.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reply.say("*Place 1.*")
 
     await asyncio.wait([task], timeout=5)
     assert task.cancelled()
