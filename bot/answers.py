@@ -35,11 +35,10 @@ class Answering:
         Returns:
             False where nobody wants the answer any more.
         """
-        ended = self.reply.ended
-        while (place := self.ticket.place) is not None and not ended.is_set():
-            self.reply.say(texts("queued", place=place))
-            await _first(self.ticket.changed(), ended.wait())
-        return not ended.is_set()
+        if self.ticket.place is not None:
+            self.reply.say(lambda: texts("queued", place=self.ticket.place or 1))
+            await _first(self.ticket.turn.wait(), self.reply.ended.wait())
+        return not self.reply.ended.is_set()
 
     def concerns(self, event_id: EventId) -> bool:
         """Tell whether the event is a message of the prompt or of the reply."""

@@ -130,6 +130,15 @@ async def _check(model: OpenAIModel, catalogue: Catalogue) -> None:
             "the backend does not list these models: check model.name and model.choices",
             models=unlisted,
         )
+    for card in catalogue:
+        length = model.context_length(card)
+        if card.longest_completion(length) < card.max_tokens:
+            log.warning(
+                "completions are cut to half of what the model takes: check max_tokens",
+                model=card.id,
+                context_length=length,
+                max_tokens=card.max_tokens,
+            )
 
 
 async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
@@ -158,6 +167,7 @@ def _behaviour(config: Config) -> Behaviour:
             config.model.catalogue(),
             config.language,
             conversation.idle_minutes * 60,
+            policy.heeds,
         ),
         About(version("assistant-tchap"), config.service.status_page, config.service.contact),
         config.reply.at_once,

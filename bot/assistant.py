@@ -44,7 +44,15 @@ from bot.core.routing import (
     Welcome,
     Withdraw,
 )
-from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, StoreError
+from bot.errors import (
+    AccountExpired,
+    Forbidden,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    RateLimited,
+    StoreError,
+)
 from bot.hearing import Hearing
 from bot.insist import insist
 from bot.lanes import Ticket
@@ -54,7 +62,6 @@ from bot.ports import Awaited, Clock, Matrix, Model, Store
 from bot.replying import Replying
 from bot.texts import speak
 
-_PATIENCE = 600.0  # seconds for which one request is tried, but for a reply's own
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
 
 log = structlog.get_logger()
@@ -109,9 +116,8 @@ class Assistant:
                     self._answers.silence(room_id)
                 until = self._clock.monotonic() + _PATIENCE_AT_START
                 for left in unfinished:
-                    event = await self._again(left, max(until - self._clock.monotonic(), 0.0))
-                    if event is not None:
-                        begin(event, left=left)
+                    patience = max(until - self._clock.monotonic(), 0.0)
+                    await self._restore(tasks, left, patience)
                 unfinished = ()
                 asking = await self._hearing.asking(batch.events)
                 heard = replace(batch, events=tuple(asking))
@@ -126,44 +132,62 @@ class Assistant:
         tasks: asyncio.TaskGroup,
         event: Event,
         remarks: Sequence[str] = (),
-        left: object = None,
+        left: Pending | None = None,
     ) -> None:
         """Start on the event at once: who asks first gets the first place.
 
         What cannot be read waits for its key, and costs no task.
         """
-        before = left if isinstance(left, Pending) else None
-        match self._hearing.decide(event, before):
+        match self._hearing.decide(event, left):
             case Await(message):
                 self._late_keys.add(message)
             case Look():
-                tasks.create_task(self._look(tasks, event, remarks, before))
+                tasks.create_task(self._look(tasks, event, remarks, left))
             case intent:
-                self._start(tasks, event, intent, remarks, before)
+                self._start(tasks, event, intent, remarks, left)
 
-    async def _again(self, left: Event | Pending | Awaited, patience: float) -> Event | None:
-        """Read again what an earlier process admitted, before anything newer is heard.
+    async def _restore(
+        self, tasks: asyncio.TaskGroup, left: Event | Pending | Awaited, patience: float
+    ) -> None:
+        """Go on with what an earlier process admitted, before anything newer is heard.
 
-        A message that is gone is finished; one that cannot be fetched now waits for the next
-        start, and one whose key has not come goes on waiting.
+        What cannot be fetched in that time is waited for beside the rest; what never can be waits
+        for the next start.
         """
         if isinstance(left, Awaited):
             self._late_keys.restore(left)
-            return None
-        if not isinstance(left, Pending):
-            return left
+        elif not isinstance(left, Pending):
+            self._begin(tasks, left)
+        elif not await self._read_again(tasks, left, patience):
+            tasks.create_task(self._read_again(tasks, left))
+
+    async def _read_again(
+        self, tasks: asyncio.TaskGroup, left: Pending, patience: float | None = None
+    ) -> bool:
+        """Begin anew with what is known by its ids; False where the time is over."""
         ids = {"event_id": left.event_id, "room_id": left.room_id}
         try:
-            event = await insist(
-                self._clock,
-                lambda: self._matrix.fetch(left.room_id, left.event_id),
-                within=patience,
-            )
+            event = await self._again(left, patience)
+        except (StoreError, LoggedOut, AccountExpired):
+            raise
+        except (HomeserverUnreachable, RateLimited) as error:
+            log.warning("message not read", reason=str(error), **ids)
+            return False
         except MatrixError as error:
             log.warning("message not read", reason=str(error), **ids)
-            return None
+        except Exception as error:  # noqa: BLE001  # as in _do
+            log_bug(error)
+        else:
+            if event is not None:
+                self._begin(tasks, event, left=left)
+        return True
+
+    async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
+        """Fetch what is known by its ids; what is gone is finished."""
+        fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
+        event = await insist(self._clock, fetch, within=patience)
         if event is None:
-            log.warning("message gone", **ids)
+            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
             await self._store.finish(left.event_id)
         return event
 
@@ -183,15 +207,19 @@ class Assistant:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
             try:
                 await self._hearing.resolve(event, left)
-                now = await self._again(Pending(event.event_id, event.room_id), _PATIENCE)
+                now = await self._again(Pending(event.event_id, event.room_id))
                 if now is None:
                     return
                 intent = await self._hearing.resolve(now, left)
+            except (StoreError, LoggedOut, AccountExpired):
+                raise
             except MatrixError as error:
                 log.warning("message not looked up", reason=str(error), **ids)
-                return
-            if not isinstance(intent, Await):
-                self._start(tasks, now, intent, remarks, left)
+            except Exception as error:  # noqa: BLE001  # as in _do
+                log_bug(error)
+            else:
+                if not isinstance(intent, Await):
+                    self._start(tasks, now, intent, remarks, left)
 
     def _start(
         self,
@@ -208,6 +236,8 @@ class Assistant:
             ticket = self._answers.lanes.queue(lane, self._matrix.user_id, free=True)
             work = self._welcome(intent, ticket)
         elif isinstance(intent, Answer):
+            if self._answers.of(event.room_id, event.event_id) is not None:
+                return  # a change of mind was quicker
             begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
             alone = begun and joined_to is None  # it has a reply of its own
             before = None if alone else self._answers.join(intent.prompt, joined_to)
@@ -273,7 +303,7 @@ class Assistant:
             case Redo(reaction):
                 await self._changes.redo(reaction.room_id, reaction.target, reaction.sender)
             case Accept(invite):
-                await insist(self._clock, lambda: self._matrix.join(invite), within=_PATIENCE)
+                await insist(self._clock, lambda: self._matrix.join(invite))
             case Follow(upgraded):
                 await self._follow(upgraded)
             case Decline(room_id, key):
@@ -306,18 +336,26 @@ class Assistant:
                 prompt = answering.prompt
                 chosen = await self._contexts.chosen(prompt.conversation)
                 reply.speak(chosen.texts)
-                reply.say(chosen.texts("working"))
-                context = await self._contexts.of(prompt, chosen.card)
-                above = self._contexts.remarks(context, chosen.texts)
-                await reply.begin(prompt, chosen.card.id, above, answering.remarks)
-                await reply.read(self._completion.stream(context.turns, chosen.card))
+                reply.say(partial(chosen.texts, "working"))
+                try:
+                    context = await self._contexts.of(prompt, chosen.card)
+                except (HomeserverUnreachable, RateLimited) as error:
+                    log.warning("no context", reason=str(error))
+                    reply.fail("bug")
+                else:
+                    above = self._contexts.remarks(context, chosen.texts)
+                    await reply.begin(prompt, chosen.card.id, above, answering.remarks)
+                    await reply.read(self._completion.stream(context.turns, chosen.card))
                 if not reply.restarted():
                     break
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""
-        async with self._matrix.attention(prompt):
-            await before.done.wait()
+        try:
+            async with self._matrix.attention(prompt):
+                await before.done.wait()
+        except Exception as error:  # noqa: BLE001  # a courtesy must not cost the bot
+            log_bug(error)
 
     async def _run(self, asked: Run) -> None:
         """Do what a command asks for, and say what it has to say."""
@@ -331,12 +369,12 @@ class Assistant:
     async def _follow(self, upgraded: Upgraded) -> None:
         """Join the room that replaces another, where it lets us; else an invitation will come."""
         try:
-            await insist(self._clock, lambda: self._matrix.follow(upgraded), within=_PATIENCE)
+            await insist(self._clock, lambda: self._matrix.follow(upgraded))
         except Forbidden as error:
             log.info("waiting for an invitation", reason=str(error))
 
     async def _leave(self, room_id: RoomId, reason: str | None = None) -> None:
-        await insist(self._clock, lambda: self._matrix.leave(room_id, reason), within=_PATIENCE)
+        await insist(self._clock, lambda: self._matrix.leave(room_id, reason))
 
     async def _welcome(self, welcome: Welcome, ticket: Ticket) -> None:
         """Introduce the assistant, before it answers anything in the room's main timeline.
@@ -372,8 +410,4 @@ class Assistant:
     async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
         """Send one notice, once, however often it is tried."""
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
-        await insist(
-            self._clock,
-            lambda: self._matrix.send(room_id, notice, transaction),
-            within=_PATIENCE,
-        )
+        await insist(self._clock, lambda: self._matrix.send(room_id, notice, transaction))

@@ -23,12 +23,13 @@ from bot.core.replies import transaction_id
 from bot.core.routing import Answer, parse_command
 from bot.core.transcript import Said
 from bot.core.turns import is_last
+from bot.errors import Forbidden
 from bot.hearing import Hearing
 from bot.insist import insist
 from bot.ports import Heard
 from bot.replying import Replying
 
-_PATIENCE = 600.0  # seconds for which one request is tried
+_REMEMBERED = 10_000  # redacted events
 
 log = structlog.get_logger()
 
@@ -55,7 +56,7 @@ class Changes:
         self._contexts = contexts
         self._hearing = hearing
         self._answer = answer
-        self._gone: set[EventId] = set()  # redacted since this process began
+        self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
     async def amend(self, revision: Revision) -> None:
         """Answer what is asked now, in the same reply, if it is the last prompt."""
@@ -77,7 +78,9 @@ class Changes:
     async def withdraw(self, redaction: Redaction) -> None:
         """End what hangs on what was redacted; a prompt takes its reply along."""
         room_id, target = redaction.room_id, redaction.target
-        self._gone.add(target)
+        self._gone[target] = None
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
         for answering in self._answers.of_thread(room_id, target):
             answering.reply.silence()
         running = await self._running(room_id, target)
@@ -92,7 +95,7 @@ class Changes:
             # The edits first: of a redacted event the homeserver lists none, and each stays
             # readable.
             listing = partial(self._matrix.edits, room_id, event_id)
-            edits = await insist(self._clock, listing, within=_PATIENCE)
+            edits = await insist(self._clock, listing)
             for one in (*edits, event_id):
                 await self._redact(room_id, one)
         log.info("reply withdrawn", parts=len(exchange.reply))
@@ -166,7 +169,7 @@ class Changes:
 
     async def _fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
         fetch = partial(self._matrix.fetch, room_id, event_id)
-        return await insist(self._clock, fetch, within=_PATIENCE)
+        return await insist(self._clock, fetch)
 
     async def _answer_again(self, prompt: Prompt) -> None:
         """Answer the prompt in the reply that it has: in the same answer, where one is running."""
@@ -178,7 +181,9 @@ class Changes:
             if running.reply.restart():
                 return
             await running.done.wait()
-        if exchange is None or not self._gone.isdisjoint({*prompt.event_ids, *exchange.reply}):
+        if exchange is None or not self._gone.keys().isdisjoint(
+            {*prompt.event_ids, *exchange.reply}
+        ):
             return
         answering = self._answers.begin(prompt, again=True)
         try:
@@ -188,9 +193,10 @@ class Changes:
             self._answers.finish(answering)
 
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
+        """Redact one of the bot's events; one that cannot be holds up no other."""
         transaction = transaction_id(self._matrix.device_id, event_id, "redact", part=0, claim=0)
-        await insist(
-            self._clock,
-            lambda: self._matrix.redact(room_id, event_id, transaction),
-            within=_PATIENCE,
-        )
+        redact = partial(self._matrix.redact, room_id, event_id, transaction)
+        try:
+            await insist(self._clock, redact)
+        except Forbidden as error:
+            log.warning("not redacted", redacts=event_id, reason=str(error))

@@ -7,6 +7,7 @@ from bot.core.budget import Calibration, fit, size
 from bot.core.events import Delta, Turn
 from bot.core.models import ModelCard
 from bot.core.turns import merged
+from bot.errors import PromptTooLong, PromptTooLongForModel
 from bot.ports import Model
 
 
@@ -24,11 +25,49 @@ class Completion:
     async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
         """Yield the model's deltas; what ends them too early raises CompletionError.
 
+        Where the backend finds the request too long, it is asked once more, with less.
+
         Args:
             turns: of a context; the oldest leave where they are too many.
             card: the model that is asked.
         """
-        request = merged(fit(turns, self.room(card)))
+        room, begun = self.room(card), False
+        kept = fit(turns, room)
+        try:
+            async with aclosing(self._ask(kept, card)) as deltas:
+                async for delta in deltas:
+                    begun = True
+                    yield delta
+        except PromptTooLongForModel as refusal:
+            if self.room(card) >= room:  # else another refusal has taught it meanwhile
+                self._calibration.step_down(card.id)
+            if begun:
+                raise
+            fewer = self._fewer(turns, card, size(kept), refusal)
+        else:
+            return
+        async with aclosing(self._ask(fewer, card)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _fewer(
+        self, turns: Sequence[Turn], card: ModelCard, asked: int, refusal: PromptTooLongForModel
+    ) -> Sequence[Turn]:
+        """Return what is asked once `asked` characters were refused.
+
+        Raises:
+            PromptTooLongForModel: the refusal, where no turn can leave.
+        """
+        room = self.room(card)
+        if room >= asked:  # they did not fill the room: the same would be asked again
+            room = asked * 3 // 4
+        try:
+            return fit(turns, room)
+        except PromptTooLong:
+            raise refusal from None
+
+    async def _ask(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
+        request = merged(turns)
         async with aclosing(self._model.stream(request, card)) as deltas:
             async for delta in deltas:
                 if delta.usage is not None:

@@ -215,7 +215,7 @@ class ConversationSettings(Section):
         60.0, gt=0, description="minutes of silence after which a conversation begins anew"
     )
     age_limit_hours: float = Field(
-        24.0, gt=0, description="hours after which a message is too old to be answered"
+        24.0, ge=1, description="hours after which a message is too old to be answered"
     )
     salon_replies: Literal["thread", "inline"] = Field(
         "thread", description="where a reply in a salon goes"
@@ -231,7 +231,7 @@ class ReplySettings(Section):
     edit_interval: float = Field(2.0, ge=1, description="seconds between two edits of one reply")
     at_once: int = Field(20, ge=1, description="replies that are written at the same time, in all")
     line_after: float = Field(
-        10.0, ge=0, description="seconds until a person who waits is told why"
+        10.0, ge=1, description="seconds until a person who waits is told why"
     )
 
 

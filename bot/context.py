@@ -1,10 +1,10 @@
 """What a prompt is asked with: its conversation, read from the room, and who is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bot.completion import Completion
-from bot.core.events import Conversation, Prompt
+from bot.core.events import Conversation, Prompt, UserId
 from bot.core.models import Catalogue, ModelCard
 from bot.core.transcript import Said
 from bot.core.turns import Context, History, build_context, enough
@@ -31,12 +31,14 @@ class Settings:
     Attributes:
         language: where nobody has chosen another.
         idle_limit: seconds of silence after which a direct message begins anew.
+        heeds: tells whose commands count.
     """
 
     system_prompt: str
     catalogue: Catalogue
     language: Language
     idle_limit: float
+    heeds: Callable[[UserId], bool] = bool
 
 
 class Contexts:
@@ -64,28 +66,37 @@ class Contexts:
         """Return what `card` is asked with."""
         return build_context(
             self._how.system_prompt,
-            await self.history(prompt, card),
+            await self.history(prompt, card, within=_PATIENCE),
             prompt,
             direct=self._matrix.room(prompt.room_id).direct,
             idle_limit=self._how.idle_limit,
+            heeds=self._how.heeds,
         )
 
-    async def history(self, prompt: Prompt, card: ModelCard) -> History:
-        """Return the prompt's conversation, as far back as `card` may need it."""
+    async def history(
+        self, prompt: Prompt, card: ModelCard, *, within: float | None = None
+    ) -> History:
+        """Return the prompt's conversation, as far back as `card` may need it.
+
+        Args:
+            prompt: what is asked.
+            card: who is asked.
+            within: seconds for which the homeserver is asked; None for as long as it takes.
+        """
         idle_limit, room = self._how.idle_limit, self._completion.room(card)
 
         def known(said: Sequence[Said]) -> bool:
             return enough(said, prompt, idle_limit, _ROOMS_READ * room)
 
         return await insist(
-            self._clock, lambda: self._matrix.history(prompt, known), within=_PATIENCE
+            self._clock, lambda: self._matrix.history(prompt, known), within=within
         )
 
     def remarks(self, context: Context, texts: Texts) -> list[str]:
         """Return the lines that say what the person must know of the context."""
         lines = []
         if context.silent:
-            lines.append(texts("idle", minutes=round(self._how.idle_limit / 60)))
+            lines.append(texts("idle", n=max(round(self._how.idle_limit / 60), 1)))
         if context.unreadable:
             lines.append(texts("unreadable earlier", n=context.unreadable))
         return lines

@@ -1,18 +1,22 @@
 """What the bot makes of an event: decided at once, or once what it relates to is looked up."""
 
+import asyncio
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import structlog
 
-from bot.core.events import Event, Pending
+from bot.core.events import Event, EventId, Message, Pending, RoomId
 from bot.core.routing import Await, Ignore, Intent, Look, Policy, decide
 from bot.errors import MatrixError
 from bot.insist import insist
+from bot.logs import log_bug
 from bot.ports import Clock, Matrix
 
-_PATIENCE = 600.0  # seconds for which one message is looked up
-_PATIENCE_IN_LOOP = 2.0  # while everything that is new waits
+_PATIENCE_IN_LOOP = 2.0  # seconds for all that a batch must have looked up, while others wait
+_REMEMBERED = 1_000  # events that are not there
 
 log = structlog.get_logger()
 
@@ -24,25 +28,40 @@ class Hearing:
         self._matrix = matrix
         self._clock = clock
         self._policy = policy
+        self._gone: dict[tuple[RoomId, EventId], None] = {}  # not there, the oldest first
 
     def decide(self, event: Event, left: Pending | None = None) -> Intent | Await | Look:
         """Return what the event asks for; `left` tells what an earlier process did about it."""
         begun = left is not None and (left.begun or left.joined_to is not None)
         now = None if begun else self._clock.now()
         room = self._matrix.room(event.room_id)
-        return decide(event, room, self._policy, self._matrix.known, now)
+        known = cast("dict[EventId, Message | None]", self._matrix.known)  # it is only read
+        gone: dict[EventId, Message | None] = {}
+        while True:
+            intent = decide(event, room, self._policy, ChainMap(gone, known), now)
+            if not isinstance(intent, Look) or (room.room_id, intent.event_id) not in self._gone:
+                return intent
+            gone[intent.event_id] = None
 
     async def resolve(
-        self, event: Event, left: Pending | None = None, *, within: float = _PATIENCE
+        self, event: Event, left: Pending | None = None, *, within: float | None = None
     ) -> Intent | Await:
         """Return what the event asks for, and look up what must be known for that.
+
+        Args:
+            event: what was heard.
+            left: what an earlier process did about it.
+            within: seconds for which each look-up is tried; None for as long as it takes.
 
         Raises:
             MatrixError: that cannot be had.
         """
         while isinstance(intent := self.decide(event, left), Look):
             fetch = partial(self._matrix.fetch, event.room_id, intent.event_id)
-            await insist(self._clock, fetch, within=within)
+            if not isinstance(await insist(self._clock, fetch, within=within), Message):
+                self._gone[event.room_id, intent.event_id] = None
+                if len(self._gone) > _REMEMBERED:
+                    del self._gone[next(iter(self._gone))]
         return intent
 
     async def asking(self, events: Iterable[Event]) -> Sequence[Event]:
@@ -50,16 +69,22 @@ class Hearing:
 
         What cannot be decided now is among them: it is decided later.
         """
-        asking, away = [], False
+        asking: list[Event] = []
+        away = False
+        until = asyncio.get_running_loop().time() + _PATIENCE_IN_LOOP
         for event in events:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
-            intent = self.decide(event)
+            intent: Intent | Await | Look = self.decide(event)
             if isinstance(intent, Look) and not away:
                 try:
-                    intent = await self.resolve(event, within=_PATIENCE_IN_LOOP)
-                except MatrixError as error:
-                    away = True  # one wait is enough for all that came together
+                    async with asyncio.timeout_at(until):
+                        intent = await self.resolve(event, within=0.0)
+                except (TimeoutError, MatrixError) as error:
+                    away = True
                     log.warning("message not looked up", reason=str(error), **ids)
+                except Exception as error:  # noqa: BLE001  # a bug must cost one event
+                    log_bug(error)
+                    continue
             if isinstance(intent, Ignore):
                 log.debug("ignored", reason=intent.reason, **ids)
             else:

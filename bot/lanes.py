@@ -22,7 +22,6 @@ class Ticket:
         since: the number of the turn from which its wait counts.
         free: it needs the conversation's order, but none of the N.
         turn: set when its turn has come, or its place was given up.
-        news: set at the first change that `changed` has not told yet.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class Ticket:
         self.since = since
         self.free = free
         self.turn = asyncio.Event()
-        self.news = lanes.news
 
     @property
     def place(self) -> int | None:
@@ -45,15 +43,6 @@ class Ticket:
         An estimate: the order if nobody came or left any more, and answers took equally long.
         """
         return self._lanes.place(self)
-
-    async def changed(self) -> None:
-        """Wait until `place` may be another than at the last return (at first: than when queued).
-
-        No change is missed in between; where there is no place any more, it returns at once.
-        """
-        if self.place is not None:
-            await self.news.wait()
-            self.news = self._lanes.news
 
     def drop(self) -> None:
         """Give the place up, or the turn where it was never used; twice is as good as once.
@@ -100,7 +89,6 @@ class Lanes:
         self._given = 0  # turns so far: the clock of fairness
         self._served: Counter[_Sharer] = Counter()  # the number of the last turn of each
         self._places: dict[Ticket, int] = {}  # made when asked for, until anything changes
-        self.news = asyncio.Event()  # of the next change
 
     def queue(self, conversation: Conversation, person: UserId, *, free: bool = False) -> Ticket:
         """Return a ticket that has its place at once: the order is that of the calls."""
@@ -108,7 +96,6 @@ class Lanes:
         ticket = Ticket(self, conversation, person, since, free=free)
         self._waiting[ticket] = None
         self._serve()
-        ticket.news = self.news  # its own coming is none
         return ticket
 
     def place(self, ticket: Ticket) -> int | None:
@@ -134,7 +121,7 @@ class Lanes:
         self._serve()
 
     def _serve(self) -> None:
-        """Give out every turn that can be given, and tell all that something has changed."""
+        """Give out every turn that can be given."""
         while (ticket := self._next()) is not None:
             del self._waiting[ticket]
             self._turns[ticket.conversation] = ticket
@@ -147,8 +134,6 @@ class Lanes:
             recent = self._given - self._at_once
             self._served = Counter({who: at for who, at in self._served.items() if at > recent})
         self._places = {}
-        self.news.set()
-        self.news = asyncio.Event()
 
     def _next(self) -> Ticket | None:
         """Return who is to be served now, None where nobody can be."""

@@ -1,7 +1,7 @@
 """One reply on its way into the room: first words early, newest text always, the final whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -102,8 +102,10 @@ class GrowingReply:
         self._refused = 0  # edits in a row
         self._above: tuple[str, ...] = ()
         self._below: list[str] = []
-        self._line = self._shown_line = ""
-        self._line_due = to.clock.monotonic() + to.pace.line_after
+        self._line: Callable[[], str] | None = None
+        self._shown_line = ""
+        self._line_wait = to.pace.line_after
+        self._line_due = to.clock.monotonic() + self._line_wait
         self._shown_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stale = False  # what is asked has changed
@@ -140,8 +142,12 @@ class GrowingReply:
         """Say in these words what the bot itself has to say."""
         self._texts = texts
 
-    def say(self, line: str) -> None:
-        """Show a line of the bot's own, after a while, as long as there is nothing else to see."""
+    def say(self, line: Callable[[], str]) -> None:
+        """Show a line of the bot's own, after a while, as long as there is nothing else to see.
+
+        It is asked what to say whenever that is due: each time after twice as long a wait, as
+        every change of it is an event of the room.
+        """
         self._line = line
         self._changed.set()
 
@@ -177,6 +183,10 @@ class GrowingReply:
             await deltas.aclose()
         if not self._reading.cancelled():
             self._reading.result()
+
+    def fail(self, key: str) -> None:
+        """End without the model; the sentence named `key` says so below what stands."""
+        self._below = [*self._below, self._texts(key)]
 
     def restart(self, prompt: Prompt | None = None) -> bool:
         """Ask for what is asked now, from the start; False where it is too late for that.
@@ -279,14 +289,22 @@ class GrowingReply:
 
     def _line_at(self) -> float | None:
         """Return when to show the line, None where it stands, or something better does."""
-        if self._line == self._shown_line or (self.event_ids and not self._shown_line):
+        if self._line is None or (self.event_ids and not self._shown_line):
             return None
         return self._line_due
 
+    def _put_line_off(self) -> None:
+        self._line_wait *= 2
+        self._line_due = self._to.clock.monotonic() + self._line_wait
+
     async def _show(self) -> None:
         """Put what stands now into the room; a refused edit gives way to a newer one."""
-        draft, claim, line = self._draft, self._claim, self._line  # they may change meanwhile
+        draft, claim = self._draft, self._claim  # they may change meanwhile
         text = draft.text
+        line = "" if text or self._line is None else self._line()
+        if not text and line == self._shown_line:
+            self._put_line_off()
+            return
         *full, growing = split(text)
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         reply = self._reply(len(full), growing)
@@ -306,8 +324,8 @@ class GrowingReply:
         else:
             self._refused, self._shown_at = 0, now()
             draft.shown(text, self._shown_at)
-            self._shown_line = "" if text else line
-            self._line_due = self._shown_at + self._to.pace.line_after
+            self._shown_line = line
+            self._put_line_off()
         self._edits += 1
 
     async def _finish(self) -> None:

@@ -16,6 +16,7 @@ class Texts:
     """One language's sentences, read from its gettext catalogue (`locales/fr.po`, `en.po`).
 
     Attributes:
+        language: which.
         forms: of each key, the sentence (Markdown, `{placeholders}`); where it depends on a
             number, one for each of the language's plural forms, in gettext's order.
     """
@@ -23,6 +24,7 @@ class Texts:
     def __init__(self, language: Language) -> None:
         with (_FOLDER / f"{language}.po").open("rb") as file:
             catalogue = read_po(file, locale=language)
+        self.language: Language = language
         self._form = c2py(catalogue.plural_expr)
         self.forms: dict[str, tuple[str, ...]] = {}
         for one in catalogue:

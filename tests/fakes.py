@@ -462,7 +462,9 @@ class Story:
 
     def assistant(self) -> Assistant:
         replying = Replying(self.matrix, self.store, self.clock, self.pace)
-        settings = Settings("Sobre.", self.catalogue, "fr", idle_limit=3600)
+        settings = Settings(
+            "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
+        )
         how = Behaviour(self.policy, settings, self.about, self.at_once)
         return Assistant(self.matrix, self.model, self.store, replying, how)
 

@@ -6,7 +6,7 @@ from bot.ports import Choices
 _LONGEST = 100  # characters of a name
 
 
-@command("modele", "modèle", "model")
+@command("modele", "model", "modèle")
 async def choose_model(call: Call) -> str:
     """Return the models to choose among, or that one is chosen."""
     catalogue, texts, name = call.desk.catalogue, call.texts, call.argument.strip()[:_LONGEST]

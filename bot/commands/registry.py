@@ -9,7 +9,7 @@ from bot.changes import Changes
 from bot.core.events import Conversation, Prompt, UserId
 from bot.core.models import Catalogue, ModelCard
 from bot.ports import Matrix, Store
-from bot.texts import Texts
+from bot.texts import Language, Texts
 
 _MODERATOR = 50  # power level (spec: m.room.power_levels, as clients name it)
 _NEAR = 0.5  # of difflib's ratio
@@ -76,13 +76,15 @@ class Call:
 Command = Callable[[Call], Awaitable[str | None]]
 
 COMMANDS: dict[str, Command] = {}
+_CALLED: dict[Command, dict[Language, str]] = {}
 
 
-def command(*names: str) -> Callable[[Command], Command]:
-    """Register a command under its French name and its English one; it returns what to say."""
+def command(french: str, english: str, *more: str) -> Callable[[Command], Command]:
+    """Register a command under its names; it returns what to say, None for nothing."""
 
     def register(function: Command) -> Command:
-        COMMANDS.update(dict.fromkeys(names, function))
+        COMMANDS.update(dict.fromkeys((french, english, *more), function))
+        _CALLED[function] = {"fr": french, "en": english}
         return function
 
     return register
@@ -94,8 +96,10 @@ async def run(name: str, call: Call) -> str | None:
         return await COMMANDS[name](call)
     name = name[:_LONGEST]
     sentences = [call.texts("command unknown", name=name)]
-    near = get_close_matches(name, COMMANDS, n=_MOST, cutoff=_NEAR)
-    if nearest := {COMMANDS[one]: f"`!{one}`" for one in reversed(near)}:  # one name for each
-        commands = ", ".join(reversed(nearest.values()))
+    near = dict.fromkeys(
+        COMMANDS[one] for one in get_close_matches(name, COMMANDS, n=_MOST, cutoff=_NEAR)
+    )
+    if near:
+        commands = ", ".join(f"`!{_CALLED[one][call.texts.language]}`" for one in near)
         sentences.append(call.texts("command nearest", commands=commands))
     return " ".join(sentences)

@@ -3,10 +3,10 @@
 from bot.commands.registry import Call, command
 
 
-@command("stop")
+@command("stop", "stop")
 async def stop(call: Call) -> str | None:
     """Stop the answer of this conversation, else the person's last one in the room."""
-    running = call.desk.answers.of_room(call.prompt.room_id)
+    running = call.desk.answers.of_room(call.prompt.room_id)[::-1]  # who was first, is written
     here = [one for one in running if one.prompt.conversation == call.prompt.conversation]
     mine = [one for one in running if one.prompt.sender == call.sender]
     for one in [*here, *mine]:

@@ -14,9 +14,11 @@ _TEMPLATE: Final = 128  # tokens for what it puts around them all
 
 # Characters per token. French has some 3.5, code and other scripts fewer.
 _FIRST: Final = 3.0
-_LEAST, _MOST = 1.0, 6.0
+_LEAST, _MOST = 1.5, 4.5
 _STEP: Final = 0.25
-_TOLERANCE: Final = 0.1  # share of the ratio in use that the measured one may be off
+_WEIGHT: Final = 0.2  # of the newest request in the average
+_TOLERANCE: Final = 0.1  # share of the ratio in use that the average may be off
+_REFUSED: Final = 0.75  # share of the ratio in use that stays when the backend finds it too high
 _SHORTEST: Final = 2000  # characters of a request that says something about the ratio
 
 
@@ -28,26 +30,43 @@ def size(turns: Iterable[Turn]) -> int:
 class Calibration:
     """Characters per token of each model, learnt from what the backend counts.
 
-    It moves in coarse steps: with the room, the place would move where conversations are cut, and
+    It is everybody's: it follows a slow average, so that one odd request does not move it. And
+    it moves in coarse steps: with the room, the place would move where conversations are cut, and
     a backend's cache of their beginning with it.
     """
 
     def __init__(self) -> None:
-        self._ratios: dict[str, float] = {}
+        self._averages: dict[str, float] = {}
+        self._used: dict[str, float] = {}
 
     def learn(self, model_id: str, characters: int, prompt_tokens: int) -> None:
         """Take in that a request of so many characters (`size`) was counted as so many tokens."""
         if prompt_tokens <= 0 or characters < _SHORTEST:
             return
-        used, measured = self._ratios.get(model_id, _FIRST), characters / prompt_tokens
-        if abs(measured - used) > _TOLERANCE * used:
-            step = floor(measured / _STEP) * _STEP
-            self._ratios[model_id] = min(max(step, _LEAST), _MOST)
+        measured = min(max(characters / prompt_tokens, _LEAST), _MOST)
+        average = self._averages.get(model_id, _FIRST)
+        average += _WEIGHT * (measured - average)
+        self._averages[model_id] = average
+        used = self._ratio(model_id)
+        if not (1 - _TOLERANCE) * used <= average <= (1 + _TOLERANCE) * used:
+            self._used[model_id] = _coarse(average)
+
+    def step_down(self, model_id: str) -> None:
+        """Take in that the backend found a request too long that had the room."""
+        ratio = _coarse(_REFUSED * self._ratio(model_id))
+        self._used[model_id] = self._averages[model_id] = ratio
 
     def room(self, card: ModelCard, context_length: int) -> int:
         """Return how many characters a request to the model may have, as `size` counts them."""
-        tokens = context_length - card.max_tokens - _TEMPLATE
-        return max(0, floor(tokens * self._ratios.get(card.id, _FIRST)))
+        tokens = context_length - card.longest_completion(context_length) - _TEMPLATE
+        return max(0, floor(tokens * self._ratio(card.id)))
+
+    def _ratio(self, model_id: str) -> float:
+        return self._used.get(model_id, _FIRST)
+
+
+def _coarse(ratio: float) -> float:
+    return max(floor(ratio / _STEP) * _STEP, _LEAST)
 
 
 def fit(turns: Sequence[Turn], room: int) -> Sequence[Turn]:

@@ -28,6 +28,10 @@ class ModelCard:
     max_tokens: int
     temperature: float | None
 
+    def longest_completion(self, context_length: int) -> int:
+        """Return the tokens of the longest completion: at most half of the context's."""
+        return min(self.max_tokens, context_length // 2)
+
 
 class Catalogue:
     """The models in the order in which people see them; the first is the default.

@@ -189,6 +189,10 @@ class Policy:
     age_limit: float = 86_400.0
     inline: bool = False
 
+    def heeds(self, user_id: UserId) -> bool:
+        """Tell whether what the user writes can be for the bot."""
+        return user_id not in self.bots and self.allows(user_id)
+
     def allows(self, user_id: UserId) -> bool:
         """Tell whether the person's homeserver is on the list."""
         server = server_name(user_id)
@@ -216,7 +220,8 @@ def decide(
                 Accept(event) if policy.allows(event.sender) else Decline(event.room_id, "decline")
             )
         case Joined():
-            key = "welcome" if room.direct else "welcome salon"
+            salon = "welcome salon inline" if policy.inline else "welcome salon"
+            key = "welcome" if room.direct else salon
             return Welcome(event.room_id, event.event_id, key)
         case Left():
             return Leave(event.room_id) if event.alone else Ignore("others are still here")

@@ -1,6 +1,6 @@
 """What was said in one conversation, as it stands: last versions, redactions gone, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.core.events import (
@@ -18,6 +18,10 @@ from bot.core.visible import visible
 _LONGEST = (
     1_000  # messages; a quarter of them leaves at once, so that the start is mostly the same
 )
+_VERSIONS = 10  # of a message, the newest
+_IDS = 1_000  # of what was there and is not to come back
+
+_Edited = tuple[EventId, UserId]  # a message, and who edits it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,39 +78,50 @@ class Transcript:
     me: UserId
     whole: bool = False
     _said: dict[EventId, Said] = field(default_factory=dict)
-    _edits: dict[EventId, list[Revision]] = field(default_factory=dict)  # by target
-    _outdated: set[EventId] = field(default_factory=set)  # the bot's own edits before the last
-    _redacted: set[EventId] = field(default_factory=set)
+    _edits: dict[_Edited, dict[EventId, Revision]] = field(default_factory=dict)  # newest last
+    _outdated: dict[EventId, None] = field(default_factory=dict)  # own edits before the last
+    _redacted: dict[EventId, None] = field(default_factory=dict)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
 
     @property
     def size(self) -> int:
         """Characters that it holds."""
-        edits = sum(len(edit.body) for edits in self._edits.values() for edit in edits)
+        edits = sum(len(edit.body) for edits in self._edits.values() for edit in edits.values())
         return edits + sum(len(one.body) for one in self._said.values())
 
     def add(self, event: Message | Undecryptable | Revision | Redaction) -> None:
-        """Take in what was heard after all the rest; again, it changes nothing."""
+        """Take in what was heard after all the rest; again, it changes nothing but the time.
+
+        What the bot sends is heard first with its host's clock, then with the homeserver's.
+        """
         match event:
             case Redaction(target=target):
                 self._redact(target)
             case Revision():
                 self._edit(event)
             case _:
-                event_id = self._original(event)
-                known = self._said.get(event_id)
-                if known is not None and (known.readable or isinstance(event, Undecryptable)):
-                    return
-                if self._belongs(event) and event_id not in self._redacted:
-                    self._said[event_id] = replace(said(event, self.me), event_id=event_id)
-                else:
-                    self._said.pop(event_id, None)  # its key came, and it is no text
+                self._say(event)
+
+    def _say(self, event: Message | Undecryptable) -> None:
+        event_id = self._original(event)
+        known = self._said.get(event_id)
+        if known is not None and (known.readable or isinstance(event, Undecryptable)):
+            if event.event_id == event_id:
+                self._said[event_id] = replace(known, timestamp=event.timestamp)
+        elif self._belongs(event) and event_id not in self._redacted:
+            self._said[event_id] = replace(said(event, self.me), event_id=event_id)
+        elif known is not None:  # its key came, and it is no text
+            self._drop(known)
         if len(self._said) > _LONGEST:
-            for gone in list(self._said)[: _LONGEST // 4]:
-                del self._said[gone]
-                self._edits.pop(gone, None)
+            for gone in list(self._said.values())[: _LONGEST // 4]:
+                self._drop(gone)
             kept = self._originals.items()
-            self._originals = {key: one for key, one in kept if one in self._said}
+            there = self._said.keys() | self._redacted.keys()
+            self._originals = {key: one for key, one in kept if one in there}
+
+    def _drop(self, one: Said) -> None:
+        del self._said[one.event_id]
+        self._edits.pop((one.event_id, one.sender), None)
 
     def reveal(self, message: Message) -> None:
         """Take in what a message says whose key was missing."""
@@ -125,11 +140,14 @@ class Transcript:
             if key not in self._said or not self._said[key].readable
         }
         there = {event.event_id for event in events}
-        for of_target in edits.values():
-            for edit in of_target:
-                if edit.event_id not in there:
-                    self._edit(edit)
-        self._edits = {key: of_one for key, of_one in self._edits.items() if key in self._said}
+        for edited, heard in edits.items():
+            new = {key: edit for key, edit in heard.items() if key not in there}
+            self._keep(edited, self._edits.get(edited, {}) | new)
+        self._edits = {
+            (key, sender): of_one
+            for (key, sender), of_one in self._edits.items()
+            if key in self._said and self._said[key].sender == sender
+        }
         self.whole = True
 
     def messages(self) -> list[Said]:
@@ -137,7 +155,7 @@ class Transcript:
         replies: dict[EventId, list[Said]] = {}
         rest: list[Said] = []
         for one in map(self._current, self._said.values()):
-            if one.answers and self._redacted.issuperset(one.answers):
+            if one.answers and self._redacted.keys() >= set(one.answers):
                 continue  # it is about to be redacted as well
             behind = [event_id for event_id in one.answers if event_id in self._said]
             if behind:
@@ -168,34 +186,47 @@ class Transcript:
         return event.event_id not in self._redacted and root in ids
 
     def _edit(self, edit: Revision) -> None:
-        edits = self._edits.get(edit.target, [])
-        known = edit.target in self._said or not self.whole
-        heard = {one.event_id for one in edits}
-        if not known or edit.event_id in heard | self._redacted | self._outdated:
+        one = self._said.get(edit.target)
+        theirs = not self.whole if one is None else one.sender == edit.sender
+        if not theirs or edit.event_id in self._redacted or edit.event_id in self._outdated:
             return
-        if edit.sender == self.me:  # of its own, the bot redacts no single one
-            self._outdated |= heard
-            edits = []
-        self._edits[edit.target] = [*edits, replace(edit, body=visible(edit.body))]
+        edited = edit.target, edit.sender
+        edits = self._edits.get(edited, {})
+        if edit.event_id not in edits and edit.sender == self.me:
+            for before in edits:  # of its own, the bot redacts no single one
+                _note(self._outdated, before)
+            edits = {}
+        self._keep(edited, edits | {edit.event_id: replace(edit, body=visible(edit.body))})
+
+    def _keep(self, edited: _Edited, edits: Mapping[EventId, Revision]) -> None:
+        newest = sorted(edits.values(), key=_when_edited)[-_VERSIONS:]
+        self._edits[edited] = {edit.event_id: edit for edit in newest}
 
     def _redact(self, target: EventId) -> None:
-        self._redacted.add(target)
-        self._said.pop(target, None)
-        self._edits.pop(target, None)
+        one, known = self._said.get(target), not self.whole
+        if one is not None:
+            self._drop(one)
         for edits in self._edits.values():
-            edits[:] = [edit for edit in edits if edit.event_id != target]
+            known = edits.pop(target, None) is not None or known
+        if one is not None or known:  # else somebody redacts without end what was never here
+            _note(self._redacted, target)
 
     def _current(self, one: Said) -> Said:
         """Return the message in its last version by its own author (spec: the newest wins)."""
-        edits = [edit for edit in self._edits.get(one.event_id, ()) if edit.sender == one.sender]
+        edits = self._edits.get((one.event_id, one.sender))
         if not edits:
             return one
-        if one.mine:
-            return replace(one, body=edits[-1].body, answers=edits[-1].answers)
-        newest = max(edits, key=lambda edit: (edit.timestamp, edit.event_id))
-        return replace(one, body=newest.body)
+        newest = edits[next(reversed(edits))]
+        return replace(one, body=newest.body, answers=newest.answers if one.mine else ())
 
 
 def _when_edited(event: Message | Undecryptable | Revision) -> tuple[int, str]:
     """Sort edits behind messages, in their own order: a bundled one is the newest."""
     return (event.timestamp, event.event_id) if isinstance(event, Revision) else (-1, "")
+
+
+def _note(ids: dict[EventId, None], event_id: EventId) -> None:
+    """Add an id, and let the oldest go where there are too many."""
+    ids[event_id] = None
+    if len(ids) > _IDS:
+        del ids[next(iter(ids))]

@@ -1,7 +1,7 @@
 """From what was said in a conversation to the turns that go to the model."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,7 +45,13 @@ class Context:
 
 
 def build_context(
-    system_prompt: str, history: History, prompt: Prompt, *, direct: bool, idle_limit: float
+    system_prompt: str,
+    history: History,
+    prompt: Prompt,
+    *,
+    direct: bool,
+    idle_limit: float,
+    heeds: Callable[[UserId], bool] = bool,
 ) -> Context:
     """Return the context of a prompt.
 
@@ -58,14 +64,15 @@ def build_context(
         prompt: what is asked.
         direct: the room is a direct message.
         idle_limit: seconds of silence after which a direct message begins anew.
+        heeds: tells whose commands count.
     """
     said = history.said
     earlier = _earlier(said, prompt)
-    kept = _since_new(earlier)
+    kept = _since_new(earlier, heeds)
     heard = kept
     if direct and prompt.conversation.thread_root is None:
         kept = _since_silence(kept, prompt, idle_limit)
-    silent = len(kept) < len(heard) and not _spoken(kept)
+    silent = bool(_spoken(heard)) and not _spoken(kept)
     here = {one.event_id for one in kept} | set(prompt.event_ids)
     kept = [*(one for one in history.chain if one.event_id not in here), *kept]
     speakers = {} if direct else _speakers([*said, *history.chain], prompt)
@@ -123,10 +130,11 @@ def _up_to(said: Sequence[Said], ids: set[EventId]) -> int:
     return max((place for place, one in enumerate(said, 1) if one.event_id in ids), default=0)
 
 
-def _since_new(said: list[Said]) -> list[Said]:
-    """Return what was said since a person began a new conversation."""
+def _since_new(said: list[Said], heeds: Callable[[UserId], bool] = bool) -> list[Said]:
+    """Return what was said since a person who is heeded began a new conversation."""
     for place in range(len(said) - 1, -1, -1):
-        if not said[place].mine and begins_anew(said[place].body):
+        one = said[place]
+        if not one.mine and begins_anew(one.body) and heeds(one.sender):
             return said[place + 1 :]
     return said
 

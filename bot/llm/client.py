@@ -1,5 +1,6 @@
 """The model: one streamed chat completion of an OpenAI-compatible backend, its failures named."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from bot.llm.stream import MAX_EVENT, UNREADABLE, CompletionStream, ErrorObject,
 from bot.trust import trust
 
 _LONGEST: Final = 200  # characters of anything foreign in a log line
+_WORDLESS: Final = 10  # stall timeouts without a word: a model may think for minutes
 _KINDS: Final[dict[int, type[CompletionError]]] = {
     HTTPStatus.NOT_FOUND: ModelUnknown,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: PromptTooLongForModel,
@@ -70,13 +72,15 @@ class OpenAIModel:
             base_url: ends where `/chat/completions` is appended, mostly in `/v1`.
             api_key: the bearer token; None where the backend asks for none.
             connect_timeout: seconds for DNS, proxy, TCP and TLS together.
-            stall_timeout: seconds without a byte before ModelTimeout or ModelStalled.
+            stall_timeout: seconds without a byte before ModelTimeout or ModelStalled; without a
+                word, whatever else may come, it is ten times as long.
             proxy: `http://` or `https://` URL, credentials included; None to connect directly.
             ca_bundle: PEM file, trusted besides the system's authorities.
         """
         self.listed: frozenset[str] = frozenset()
         self._lengths: dict[str, int] = {}
         self._connect_timeout = connect_timeout
+        self._wordless = _WORDLESS * stall_timeout
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",  # without one the SDK takes OPENAI_API_KEY or refuses
@@ -101,27 +105,37 @@ class OpenAIModel:
         events = CompletionStream()
         with _completion_errors(events):
             async with (
-                self._completions.create(
-                    model=card.id,
-                    messages=[],  # the SDK would turn over each of them, 0.3 ms a turn
-                    extra_body={"messages": _messages(turns)},
-                    temperature=openai.omit if card.temperature is None else card.temperature,
-                    max_completion_tokens=card.max_tokens,
-                    stream=True,
-                    stream_options={"include_usage": True},
-                ) as response,
-                aclosing(response.http_response.aiter_bytes()) as body,
+                aclosing(self._read(turns, card, events)) as read,
+                aclosing(_with_words(read, self._wordless)) as deltas,
             ):
-                if not _is_event_stream(response.headers):
-                    for delta in events.read_whole(await _whole(body)):
-                        yield delta
-                    return
-                async for data in body:
-                    for delta in events.feed(data):
-                        yield delta
-                    if events.done:
-                        return
+                async for delta in deltas:
+                    yield delta
         events.close()
+
+    async def _read(
+        self, turns: Sequence[Turn], card: ModelCard, events: CompletionStream
+    ) -> AsyncGenerator[Delta, None]:
+        async with (
+            self._completions.create(
+                model=card.id,
+                messages=[],  # the SDK would turn over each of them, 0.3 ms a turn
+                extra_body={"messages": _messages(turns)},
+                temperature=openai.omit if card.temperature is None else card.temperature,
+                max_completion_tokens=card.longest_completion(self.context_length(card)),
+                stream=True,
+                stream_options={"include_usage": True},
+            ) as response,
+            aclosing(response.http_response.aiter_bytes()) as body,
+        ):
+            if not _is_event_stream(response.headers):
+                for delta in events.read_whole(await _whole(body)):
+                    yield delta
+                return
+            async for data in body:
+                for delta in events.feed(data):
+                    yield delta
+                if events.done:
+                    return
 
     def context_length(self, card: ModelCard) -> int:
         """Return the tokens of request and completion together, the card's where not listed."""
@@ -144,6 +158,28 @@ class OpenAIModel:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
+
+
+async def _with_words(
+    deltas: AsyncGenerator[Delta, None], patience: float
+) -> AsyncGenerator[Delta, None]:
+    """Yield the deltas, and raise ReadTimeout after so many seconds of them without a word.
+
+    Each comment and each hidden thought begins the stall timeout anew: a backend might go on so.
+    """
+    clock = asyncio.get_running_loop().time
+    end = clock() + patience
+    try:
+        while True:
+            async with asyncio.timeout_at(end):
+                delta = await anext(deltas, None)
+            if delta is None:
+                return
+            yield delta
+            if delta.text:
+                end = clock() + patience
+    except TimeoutError as error:
+        raise httpx2.ReadTimeout("no word came in time") from error
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:

@@ -81,7 +81,7 @@ class CompletionStream:
     """One `text/event-stream` (HTML, section 9.2.6), read as it comes.
 
     Attributes:
-        begun: there was something to pass on.
+        begun: there were words to pass on.
         finished: the model said that it is done, by a `finish_reason` or by `[DONE]`.
         done: `[DONE]` has come: nothing is left to read.
     """
@@ -159,8 +159,9 @@ class CompletionStream:
         delta = _to_delta(chunk)
         if delta.finish_reason:
             self.finished = True
-        if delta != Delta():
+        if delta.text:
             self.begun = True
+        if delta != Delta():
             yield delta
 
 

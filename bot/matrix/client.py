@@ -78,7 +78,7 @@ class NioMatrix:
 
     @property
     def known(self) -> Mapping[EventId, Message | None]:
-        """The messages last heard or looked up, without what they say."""
+        """The messages last heard or found, without what they say; None for what was redacted."""
         return self._rooms.known
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
@@ -114,21 +114,28 @@ class NioMatrix:
         """Read one event again, a message in its last version; None where it is gone."""
         found = await self._histories.fetch(room_id, event_id)
         heard = found[0] if found else None
-        self._rooms.remember(event_id, heard if isinstance(heard, Message) else None)
+        if not isinstance(heard, Message):
+            return heard
+        self._rooms.remember(heard)
         for edit in found[1:]:
-            if isinstance(heard, Message) and edit.sender == heard.sender:
+            if edit.sender == heard.sender:
                 heard = replace(heard, body=getattr(edit, "body", heard.body))
-        if isinstance(heard, Message):
-            self._histories.reveal(heard)
+        self._histories.reveal(heard)
         return heard
 
     async def history(self, prompt: Prompt, enough: Enough) -> History:
-        """Return the prompt's conversation, from memory where it is warm."""
-        membership = self._rooms.membership(prompt.room_id)
-        return await self._histories.read(prompt, membership, enough)
+        """Return the prompt's conversation, from memory where it is warm.
+
+        What the room hides from its sender is left out; a direct message hides nothing.
+        """
+        room_id = prompt.room_id
+        direct = self._rooms.room(room_id).direct
+        visibility = "shared" if direct else self._rooms.visibility(room_id)
+        membership = self._rooms.membership(room_id)
+        return await self._histories.read(prompt, membership, enough, visibility)
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
-        """Return the edits of an event that is not redacted."""
+        """Return the bot's own edits of an event that is not redacted."""
         return await self._histories.edits(room_id, event_id)
 
     async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
@@ -136,7 +143,7 @@ class NioMatrix:
         redaction = self._client.room_redact(room_id, event_id, tx_id=transaction_id)
         response = await call(nio.RoomRedactResponse, to_the_end(redaction))
         own = EventId(response.event_id)
-        self._histories.hear(Redaction(own, room_id, self.user_id, event_id))
+        self._rooms.redact(Redaction(own, room_id, self.user_id, event_id))
 
     @asynccontextmanager
     async def attention(self, prompt: Prompt) -> AsyncIterator[None]:
@@ -185,7 +192,7 @@ class NioMatrix:
         if heard is not None:
             self._histories.hear(heard)
         if isinstance(heard, Message):
-            self._rooms.remember(event_id, heard)
+            self._rooms.remember(heard)
 
     async def _show_typing(self, prompt: Prompt, over: asyncio.Event) -> None:
         room_id, read = prompt.room_id, prompt.messages[-1]

@@ -4,7 +4,9 @@ import asyncio
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import nio
@@ -37,20 +39,33 @@ from bot.matrix.parse import (
     text,
     timestamp,
 )
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.safe_client import SafeClient, Turns
+from bot.matrix.wire import StateEventResponse
 
 _PAGE = 100
 _PAGES = 10  # as far back as a conversation is read
 _LINKS = 10  # of a chain of replies
 _WARM_CHARACTERS = 16_000_000  # of all conversations in memory
 _WARM_CONVERSATIONS = 2_000
+_PEOPLE = 1_000  # of whom is remembered when they came into a room
 
 _FILTER = {
     "types": ["m.room.message", "m.room.encrypted", "m.room.member"],
     "lazy_load_members": True,
 }
 
+_OPEN = {"shared", "world_readable"}  # to whom comes later, too
+
 Enough = Callable[[Sequence[Said]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Since when somebody may read a room of such a visibility, by which membership."""
+
+    member_id: EventId
+    visibility: str
+    since: float
 
 
 class Histories:
@@ -66,6 +81,8 @@ class Histories:
         self._sizes: Counter[Conversation] = Counter()  # characters, when last read
         self._of_room: defaultdict[RoomId, set[Conversation]] = defaultdict(set)
         self._arrivals: dict[RoomId, float] = {}
+        self._people: OrderedDict[tuple[RoomId, UserId], _Person] = OrderedDict()
+        self._heard_members = 0
         self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
 
     def hear(self, event: Heard) -> None:
@@ -78,6 +95,13 @@ class Histories:
         elif isinstance(event, Revision | Redaction):
             for conversation in self._of_room.get(event.room_id, ()):
                 self._warm[conversation].add(event)
+
+    def hear_member(self, room_id: RoomId, member: Membership) -> None:
+        """Let go of when a person came, unless it is told once more."""
+        self._heard_members += 1
+        person = self._people.get((room_id, member.user_id))
+        if person is not None and person.member_id != member.event_id:
+            del self._people[room_id, member.user_id]
 
     def reveal(self, message: Message) -> None:
         """Take in what a message says whose key has come late."""
@@ -97,14 +121,21 @@ class Histories:
             for conversation in list(self._of_room.get(one, ())):
                 self._close(conversation)
             self._arrivals.pop(one, None)
+        self._heard_members += 1
+        for place in [place for place in self._people if room_id in {None, place[0]}]:
+            del self._people[place]
 
-    async def read(self, prompt: Prompt, membership: Json, enough: Enough) -> History:
+    async def read(
+        self, prompt: Prompt, membership: Json, enough: Enough, visibility: str = "shared"
+    ) -> History:
         """Return the prompt's conversation, and what its messages reply to.
 
         Args:
             prompt: what is asked.
             membership: the bot's own `m.room.member` event in the room.
             enough: tells of what is known already whether older messages would count.
+            visibility: who may read what was said before they came (spec: room history
+                visibility); what the prompt's sender may not read is left out.
 
         Raises:
             MatrixError: the homeserver does not hand the messages out.
@@ -123,8 +154,18 @@ class Histories:
                 self._warm.move_to_end(conversation)
                 self._sizes[conversation] = transcript.size
             self._cool_down()
-        chain, lost = await self._chain(prompt, transcript, membership)
-        return History(transcript.messages(), chain, lost)
+        chain = await self._chain(prompt, transcript, membership)
+        since = -math.inf
+        if visibility not in _OPEN and not _is_all(prompt, [*transcript.messages(), *chain]):
+            since = min(await self._came(prompt, visibility), prompt.messages[-1].timestamp)
+        said = transcript.messages()
+        if hidden := _older(prompt, [*said, *chain], since):
+            said, chain = [
+                [one for one in part if hidden.isdisjoint({one.event_id, *one.answers})]
+                for part in (said, chain)
+            ]
+        readable = [one for one in chain if one.readable]
+        return History(said, readable, len(chain) - len(readable))
 
     async def fetch(self, room_id: RoomId, event_id: EventId) -> list[Heard]:
         """Return one event and its newest edit, [] where it is gone or says nothing to us."""
@@ -134,15 +175,19 @@ class Histories:
             )
         except Forbidden:
             return []
-        return self._heard([response.event], room_id)
+        return await self._heard([response.event], room_id)
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
-        """Return the edits of an event; of a redacted one the homeserver lists none."""
+        """Return the bot's edits of its event; of a redacted one the homeserver lists none.
+
+        It lists those that others have sent, too, which change nothing.
+        """
         pages = self._relations(room_id, event_id, RelationshipType.replacement)
+        sources = [mapping(event.source) async for page in pages for event in page]
         return [
-            EventId(text(mapping(event.source), "event_id"))
-            async for page in pages
-            for event in page
+            EventId(text(source, "event_id"))
+            for source in sources
+            if text(source, "sender") == self._me
         ]
 
     def _open(self, conversation: Conversation) -> Transcript:
@@ -176,7 +221,7 @@ class Histories:
         since = await self._arrival(room_id, membership)
         events: list[Heard] = []
         async for page in self._relations(room_id, root, RelationshipType.thread):
-            events[:0] = self._heard(page[::-1], room_id)
+            events[:0] = await self._heard(page[::-1], room_id)
         events[:0] = await self.fetch(room_id, root)
         transcript.put_before([event for event in _readable(events) if event.timestamp >= since])
 
@@ -193,7 +238,7 @@ class Histories:
                 ),
             )
             fresh = _since_invitation(page.chunk, self._me)
-            events[:0] = self._heard(fresh[::-1], room_id)
+            events[:0] = await self._heard(fresh[::-1], room_id)
             start = page.end
             if len(fresh) < len(page.chunk) or not start:
                 break
@@ -203,10 +248,12 @@ class Histories:
                 break
         transcript.put_before(_readable(events))
 
-    def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
+    async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
         """Return nio's events as ours, each followed by the edit that is bundled with it."""
         found: list[Heard] = []
+        turns = Turns()
         for event in events:
+            await turns.next()
             heard = parse_event(event, room_id, self._me)
             if heard is None:
                 continue
@@ -242,17 +289,18 @@ class Histories:
                 )
             except Forbidden:  # the event itself is gone
                 return
-            yield [self._client.decrypted(room_id, event) for event in page.events]
+            events, turns = list[Any](), Turns()
+            for event in page.events:
+                events.append(self._client.decrypted(room_id, event))
+                await turns.next()
+            yield events
             following = page.next_batch
             if not following:
                 return
 
-    async def _chain(
-        self, prompt: Prompt, transcript: Transcript, membership: Json
-    ) -> tuple[list[Said], int]:
+    async def _chain(self, prompt: Prompt, transcript: Transcript, membership: Json) -> list[Said]:
         """Return what the prompt replies to, and what that replies to, oldest first."""
         chain: dict[EventId, Said] = {}
-        lost = 0
         for message in prompt.messages:
             links, found = [message.replies_to], dict[EventId, Said]()
             while links and len(chain) + len(found) < _LINKS:
@@ -261,11 +309,10 @@ class Histories:
                     continue
                 one = transcript.get(link) or await self._quoted(prompt, link, membership)
                 if one is not None:
-                    lost += not one.readable
                     found[link] = one
                     links += one.before
             chain = dict(reversed(found.items())) | chain
-        return [one for one in chain.values() if one.readable], lost
+        return list(chain.values())
 
     async def _quoted(self, prompt: Prompt, event_id: EventId, membership: Json) -> Said | None:
         """Return a message of the same room that is not in the conversation.
@@ -274,7 +321,7 @@ class Histories:
         """
         events = _readable(await self.fetch(prompt.room_id, event_id))
         if not events or isinstance(events[0], Revision):
-            return Said(event_id, prompt.sender, "", 0, readable=False)
+            return Said(event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False)
         if events[0].timestamp < await self._arrival(prompt.room_id, membership):
             return None
         quoted = Transcript(Conversation(prompt.room_id, event_id), self._me)
@@ -284,24 +331,55 @@ class Histories:
     async def _arrival(self, room_id: RoomId, membership: Json) -> float:
         """Return when the bot was invited, in the homeserver's milliseconds.
 
-        What its membership replaced leads back past changes of its profile; whoever wrote before
-        did not write to it.
+        Whoever wrote before did not write to it.
         """
         arrival = self._arrivals.get(room_id, math.inf)
         if arrival == math.inf:
             arrival = self._arrivals[room_id] = await self._look_back(room_id, membership)
         return arrival
 
-    async def _look_back(self, room_id: RoomId, membership: Json) -> float:
+    async def _came(self, prompt: Prompt, visibility: str) -> float:
+        """Return since when the prompt's sender may read, in the homeserver's milliseconds."""
+        place = prompt.room_id, prompt.sender
+        known = self._people.get(place)
+        if known is not None and known.visibility == visibility:
+            self._people.move_to_end(place)
+            return known.since
+        heard = self._heard_members
+        source = await self._member(*place)
+        member = parse_membership(source)
+        if member is None or member.user_id != prompt.sender or member.now != "join":
+            return math.inf
+        since = await self._look_back(prompt.room_id, source, invited=visibility == "invited")
+        if heard == self._heard_members:  # else it may have changed while it was asked for
+            self._people[place] = _Person(member.event_id, visibility, since)
+            if len(self._people) > _PEOPLE:
+                self._people.popitem(last=False)
+        return since
+
+    async def _look_back(
+        self, room_id: RoomId, membership: Json, *, invited: bool = True
+    ) -> float:
+        """Return when a member came, in the homeserver's milliseconds; infinite for none.
+
+        What its membership replaced leads back past changes of its profile. A homeserver need not
+        tell of an event that is asked for by its id what it replaced has said.
+
+        Args:
+            room_id: where.
+            membership: the member's current `m.room.member` event.
+            invited: the invitation counts for the arrival; else the joining.
+        """
+        there = {"join", "invite"} if invited else {"join"}
         source, arrival = membership, math.inf
         for _ in range(_PAGES):
             member = parse_membership(source)
-            if member is None:
+            if member is None or member.now not in there:
                 return arrival
             arrival = timestamp(source)
-            if member.now == "invite" or member.before not in {"join", "invite"}:
-                return arrival
             replaced = EventId(text(mapping(source.get("unsigned")), "replaces_state"))
+            if member.now == "invite" or member.before not in {"", *there} or not replaced:
+                return arrival
             try:
                 response = await call(
                     nio.RoomGetEventResponse, self._client.room_get_event(room_id, replaced)
@@ -310,6 +388,30 @@ class Histories:
                 return arrival
             source = mapping(response.event.source)
         return arrival
+
+    async def _member(self, room_id: RoomId, user_id: UserId) -> Json:
+        """Return the user's current `m.room.member` event, {} where it is not told whole."""
+        path = "/".join(
+            quote(step, safe="") for step in ("rooms", room_id, "state", "m.room.member", user_id)
+        )
+        request = self._client._send(  # noqa: SLF001  # nio asks for the content alone
+            StateEventResponse, "GET", f"/_matrix/client/v3/{path}?format=event"
+        )
+        try:
+            return (await call(StateEventResponse, request)).source
+        except Forbidden:
+            return {}
+
+
+def _is_all(prompt: Prompt, said: Sequence[Said]) -> bool:
+    """Tell whether nothing is said but the prompt and what answers it."""
+    ids = set(prompt.event_ids)
+    return all(ids.issuperset(one.answers or (one.event_id,)) for one in said)
+
+
+def _older(prompt: Prompt, said: Sequence[Said], since: float) -> set[EventId]:
+    ids = set(prompt.event_ids)
+    return {one.event_id for one in said if one.timestamp < since} - ids
 
 
 def _readable(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:

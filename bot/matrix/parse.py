@@ -2,8 +2,9 @@
 
 import hashlib
 import html
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import unquote
@@ -27,6 +28,8 @@ MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
 
+_MOST_IDS = 50  # in one list of an event
+_LONGEST_ID = 255  # spec: appendices, identifiers
 _NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
 
 Json = Mapping[str, object]
@@ -239,9 +242,8 @@ def _mentions(content: Json) -> frozenset[UserId]:
     """Return who is mentioned; pills count where the event has no `m.mentions` (older clients)."""
     if "m.mentions" in content:
         user_ids = mapping(content["m.mentions"]).get("user_ids")
-        listed = user_ids if isinstance(user_ids, list) else []
-        return frozenset(UserId(one) for one in listed if isinstance(one, str) and is_text(one))
-    return frozenset(user_id for user_id, _ in _pills(content))
+        return frozenset(map(UserId, _ids(user_ids if isinstance(user_ids, list) else [])))
+    return frozenset(map(UserId, _ids(user_id for user_id, _ in _pills(content))))
 
 
 def _pills(content: Json) -> Iterator[tuple[UserId, str]]:
@@ -271,7 +273,15 @@ def _answers(content: Json) -> tuple[EventId, ...]:
     marker = mapping(content.get(MARKER))
     joined = marker.get("joined")
     ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
-    return tuple(EventId(one) for one in ids if isinstance(one, str) and is_text(one))
+    return tuple(map(EventId, _ids(ids)))
+
+
+def _ids(values: Iterable[object]) -> Iterator[str]:
+    """Yield those that can be ids, not without end: they are kept."""
+    ids = (
+        one for one in values if isinstance(one, str) and len(one) <= _LONGEST_ID and is_text(one)
+    )
+    return itertools.islice(ids, _MOST_IDS)
 
 
 def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:

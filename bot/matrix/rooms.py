@@ -17,6 +17,7 @@ from bot.core.events import (
     KeyNews,
     Left,
     Message,
+    Redaction,
     Room,
     RoomId,
     Undecryptable,
@@ -47,8 +48,8 @@ class Rooms:
     """The homeserver's own word on each room. Nothing decrypted ever counts as state.
 
     Attributes:
-        known: of the messages last heard or looked up, all but what they say; None where there is
-            no message.
+        known: of the messages last heard or looked up, all but what they say; None for those of
+            them that have been redacted.
         direct: the account's `m.direct`.
     """
 
@@ -60,6 +61,7 @@ class Rooms:
         self._rules: dict[RoomId, str] = {}
         self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
         self._create: dict[RoomId, Json] = {}  # the room's m.room.create
+        self._visibility: dict[RoomId, str] = {}
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}
         self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
@@ -105,17 +107,31 @@ class Rooms:
         """Return the bot's own `m.room.member` event, {} where the room is not known."""
         return self._memberships.get(room_id, {})
 
+    def visibility(self, room_id: RoomId) -> str:
+        """Return who may read what was said before they came (spec: room history visibility)."""
+        return self._visibility.get(room_id, "shared")
+
     def predecessor(self, room_id: RoomId) -> RoomId | None:
         """Return the room that this one replaces (spec: m.room.create), None for none."""
         content = mapping(self._create.get(room_id, {}).get("content"))
         return RoomId(text(mapping(content.get("predecessor")), "room_id")) or None
 
-    def remember(self, event_id: EventId, message: Message | None) -> None:
-        """Remember who sent a message, and to whom; None for no message."""
-        self.known[event_id] = None if message is None else replace(message, body="")
+    def remember(self, message: Message) -> None:
+        """Remember who sent a message, and to whom, unless it has been redacted."""
+        event_id = message.event_id
+        known = self.known.setdefault(event_id, message)
+        if known is not None:
+            self.known[event_id] = replace(message, body="")
         self.known.move_to_end(event_id)
         if len(self.known) > _KNOWN:
             self.known.popitem(last=False)
+
+    def redact(self, redaction: Redaction) -> None:
+        """Take in that an event of the room is gone."""
+        self._histories.hear(redaction)
+        known = self.known.get(redaction.target)
+        if known is not None and known.room_id == redaction.room_id:
+            self.known[redaction.target] = None
 
     def miss(self, room_id: RoomId | None = None) -> None:
         """Note that not all that was said in the room is heard, or in any room."""
@@ -156,7 +172,7 @@ class Rooms:
 
     def _forget(self, room_id: RoomId) -> None:
         facts = self._rules, self._members, self._latest, self._create, self._levels
-        for of_rooms in (*facts, self._memberships):
+        for of_rooms in (*facts, self._memberships, self._visibility):
             of_rooms.pop(room_id, None)
         self._histories.forget(room_id)
         self._closed.append(room_id)
@@ -236,6 +252,8 @@ class Rooms:
         member = parse_membership(source)
         if member is not None and member.user_id == self.me:
             self._memberships[room_id] = source
+        elif member is not None:
+            self._histories.hear_member(room_id, member)
         return member
 
     def _hear_upgrade(self, room_id: RoomId, event: object) -> list[Event]:
@@ -282,11 +300,14 @@ class Rooms:
         heard = parse_event(event, room_id, self.me)
         if heard is None:
             return []
-        self._histories.hear(heard)
+        if isinstance(heard, Redaction):
+            self.redact(heard)
+        else:
+            self._histories.hear(heard)
         if isinstance(heard, Message | Undecryptable):
             self._latest[room_id] = heard.event_id
         if isinstance(heard, Message):
-            self.remember(heard.event_id, heard)
+            self.remember(heard)
             self._begin_thread(heard)
         if heard.sender == self.me:
             return []
@@ -311,6 +332,8 @@ class Rooms:
         kind, content = text(source, "type"), mapping(source.get("content"))
         if kind == "im.vector.room.access_rules" and text(content, "rule"):
             self._rules[room_id] = text(content, "rule")
+        elif kind == "m.room.history_visibility":
+            self._visibility[room_id] = text(content, "history_visibility") or "shared"
         elif kind == "m.room.create":
             self._create[room_id] = source
         elif kind == "m.room.power_levels":

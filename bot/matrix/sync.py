@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 import nio
 import structlog
@@ -34,7 +35,7 @@ _TRIES = 3  # of a response that nio cannot take in
 _PRUNE_SECONDS = 3600.0
 _CLAIM_SECONDS = 60.0  # between two tries to begin anew with devices that lost their session
 
-FILTER = {
+FILTER: dict[str, dict[str, Any]] = {
     "presence": {"types": []},
     "account_data": {"types": ["m.direct"]},
     "room": {
@@ -42,6 +43,16 @@ FILTER = {
         "timeline": {"limit": 50, "lazy_load_members": True},
         "ephemeral": {"types": []},
         "account_data": {"types": []},
+    },
+}
+
+# At a new start the homeserver would leave out what it told an earlier process of, the bot's own
+# membership among it, but for this (spec: lazy-loading room members).
+_FIRST_FILTER = {
+    **FILTER,
+    "room": {
+        **FILTER["room"],
+        "state": {"lazy_load_members": True, "include_redundant_members": True},
     },
 }
 
@@ -168,7 +179,7 @@ class _Loop:
         first = self._first and token == self._token
         request = self._client.sync(
             timeout=0 if first else min(wait_ms, self._upkeep.wait_ms),
-            sync_filter=FILTER,
+            sync_filter=_FIRST_FILTER if first else FILTER,
             since=token,
             full_state=first or None,
         )

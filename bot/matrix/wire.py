@@ -14,7 +14,7 @@ import nio
 import structlog
 from nio.responses import RoomEventRelationsResponse
 
-from bot.matrix.parse import is_text, mapping, text
+from bot.matrix.parse import Json, is_text, mapping, text
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
 _DEEPEST = 100  # levels of nesting; events of the spec have some five
@@ -34,6 +34,18 @@ class SyncResponse(nio.SyncResponse):
     """
 
     unused_fallback_key_types: tuple[str, ...] | None = None
+
+
+@dataclass
+class StateEventResponse(nio.Response):
+    """A state event as the homeserver tells it, whole where it can (spec: `format=event`)."""
+
+    source: Json
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> "StateEventResponse | nio.ErrorResponse":
+        """Take any object that is no error."""
+        return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
 
 
 def read(expected: type[nio.Response], raw: bytes, data: tuple[Any, ...]) -> nio.Response:
@@ -143,6 +155,8 @@ def _repair_events(section: object, key: str) -> None:
         return
     events[:] = [event for event in events if isinstance(event, dict)]
     for event in events:
+        if "event_id" in event and not _is_time(event.get("origin_server_ts")):
+            event["origin_server_ts"] = 0
         for holder, name in ((event, "unsigned"), (event.get("unsigned"), "prev_content")):
             if isinstance(holder, dict) and not isinstance(holder.get(name, {}), dict):
                 del holder[name]
@@ -156,6 +170,10 @@ def _repair_events(section: object, key: str) -> None:
             content.setdefault("device_id", "")
         bundled = mapping(mapping(event.get("unsigned")).get("m.relations"))
         _repair_events({"edits": [bundled.get("m.replace")]}, "edits")
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _repair_query(body: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ Mode = Literal[
     "ok",
     "verbatim",  # `status`, `headers` and `body`, as they are
     "stall",  # nothing more until the client leaves
+    "drone",  # `tail` over and over until the client leaves
     "reset",  # TCP RST
     "close",  # FIN inside the chunked body
     "end",  # a well-formed end, but neither finish_reason nor [DONE]
@@ -259,6 +260,8 @@ class _Stream:
         assert transport, "the client has left before the fault"
         if self._answer.mode == "stall":
             await asyncio.Event().wait()
+        elif self._answer.mode == "drone":
+            await self._drone()
         elif self._answer.mode == "close":
             transport.close()
         elif self._answer.mode == "reset":
@@ -266,6 +269,11 @@ class _Stream:
             connection = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             transport.abort()
+
+    async def _drone(self) -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            await self._response.write(self._answer.tail)
 
     async def _choice(self, delta: Mapping[str, str], finish_reason: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}

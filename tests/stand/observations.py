@@ -71,6 +71,7 @@ class Observations:
 
     def __init__(self) -> None:
         self.state: dict[tuple[RoomId, str, str], JSON] = {}
+        self._set_at: dict[tuple[RoomId, str, str], int] = {}  # `origin_server_ts` of each
         self._messages: defaultdict[RoomId, dict[EventId, Seen]] = defaultdict(dict)
         self._changes: defaultdict[RoomId, list[Seen]] = defaultdict(list)
         self._edited: dict[EventId, EventId] = {}
@@ -85,7 +86,7 @@ class Observations:
         relation = event["content"].get("m.relates_to")
         replaced = relation.get("event_id") if _is_edit(relation) else None
         if "state_key" in event:
-            self.state[room_id, event["type"], event["state_key"]] = event["content"]
+            self._set(room_id, event)
         elif event["type"] == "m.room.redaction":
             self._redact(room_id, event.get("redacts") or event["content"]["redacts"])
         elif failure is None and replaced:
@@ -132,6 +133,16 @@ class Observations:
         if self._error:
             raise RuntimeError("this person hears nothing any more") from self._error
         await self._changed.wait()
+
+    def _set(self, room_id: RoomId, event: JSON) -> None:
+        """Take a state event, unless it is older than the one that stands.
+
+        Where two people join at once, a sync may tell anew what was before (MSC4222).
+        """
+        key = room_id, event["type"], event["state_key"]
+        at = event.get("origin_server_ts", self._set_at.get(key, 0))  # an invitation has none
+        if at >= self._set_at.get(key, 0):
+            self.state[key], self._set_at[key] = event["content"], at
 
     def _wake(self) -> None:
         self._changed.set()

@@ -111,7 +111,8 @@ async def meet(
         for other in others:
             await one.wait_joined(room_id, other.user_id)
         await one.wait_joined(room_id, bot)
-    await notice(opener, room_id, "welcome salon")
+    welcomes = {said("welcome salon"), said("welcome salon inline")}
+    await opener.wait_for_message(room_id, lambda seen: seen.body in welcomes)
     return room_id
 
 

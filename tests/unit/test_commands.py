@@ -95,9 +95,9 @@ async def test_each_command_has_a_french_name_and_an_english_one(
     [
         ("aid", "`!aide`"),
         ("nouvau", "`!nouveau`"),
-        ("langage", "`!language`"),  # the nearest of its names
-        ("modle", "`!modèle`"),
-        ("helo", "`!help`, `!redo`"),
+        ("langage", "`!langue`"),
+        ("modle", "`!modele`"),
+        ("helo", "`!aide`, `!refaire`"),  # in the language spoken here
         ("xyzzy", None),
     ],
 )
@@ -244,7 +244,7 @@ async def test_every_sentence_of_the_bot_is_in_the_language_chosen(desk: Desk) -
         assert await desk.hear(old) == EN("expired", hours=1)
         desk.model.script = (ZeroDivisionError(),)
         late = replace(message(event_id="$d"), timestamp=now)
-        assert await desk.hear(late) == f"{EN('idle', minutes=60)}\n\n{EN('bug')}"
+        assert await desk.hear(late) == f"{EN('idle', n=60)}\n\n{EN('bug')}"
 
 
 async def test_a_command_is_answered_once_over_a_crash(desk: Desk) -> None:

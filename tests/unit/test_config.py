@@ -629,10 +629,10 @@ class TestEachSetting:
             ("model.label", ["", " "], "must not be empty"),
             ("model.context_length", [0], "must be greater than 0"),
             ("conversation.idle_minutes", [0, -1], "must be greater than 0"),
-            ("conversation.age_limit_hours", [0], "must be greater than 0"),
+            ("conversation.age_limit_hours", [0], "must be greater than or equal to 1"),
             ("conversation.salon_replies", ["fil"], "must be 'thread' or 'inline'"),
             ("reply.at_once", [0], "must be greater than or equal to 1"),
-            ("reply.line_after", [-1], "must be greater than or equal to 0"),
+            ("reply.line_after", [0], "must be greater than or equal to 1"),
             (
                 "service.status_page",
                 ["x.fr", SECRET, ""],

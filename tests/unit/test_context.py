@@ -52,7 +52,7 @@ def contents(story: Story) -> list[str]:
 
 async def test_a_long_silence_is_said_above_the_first_reply_after_it_alone(story: Story) -> None:
     story.matrix.said = [said("Jadis", ago=HOUR + 1)]
-    idle = FR("idle", minutes=60)
+    idle = FR("idle", n=60)
 
     assert await ask(story, event_id="$1") == f"{idle}\n\nBonjour."
     assert contents(story) == ["Sobre.", "Et alors ?"]
@@ -161,7 +161,7 @@ async def test_the_oldest_turns_leave_where_the_model_takes_no_more(story: Story
 
 
 async def test_a_prompt_that_is_too_long_by_itself_is_told_by_how_much(story: Story) -> None:
-    story.model.length = SMALL.max_tokens + 128 + 100
+    story.model.length = 2 * (128 + 100)  # half of it is the completion's
     taken = len("Sobre.") + 2 * 16 + 1000  # what the template puts around each counts
 
     assert await ask(story, "x" * 1000) == FR("prompt too long", excess=taken - 300)
@@ -174,10 +174,11 @@ async def test_what_the_backend_counts_leaves_room_for_more(story: Story) -> Non
     story.model.length = SMALL.max_tokens + 128 + 1000
     story.model.script = (Delta("Oui."), Delta(usage=Usage(500, 1)), Delta(finish_reason="stop"))
     async with story.run():
-        await hear(story, "x" * 2500, "$1")
-        await hear(story, "y" * 3500, "$2")
+        for number in range(2):
+            await hear(story, "x" * 2500, f"${number}")
+        await hear(story, "y" * 3300, "$2")
 
-    assert story.shown == ["Oui."] * 2  # the second would have been too long before the first
+    assert story.shown == ["Oui."] * 3  # the last would have been too long before the others
 
 
 # What a context is made from, without the rest of the assistant.
@@ -230,7 +231,7 @@ async def test_a_homeserver_that_is_away_is_asked_again_for_ten_minutes(parts: P
     parts.matrix.history_failure = HomeserverUnreachable("502")
 
     with pytest.raises(HomeserverUnreachable):
-        await parts.contexts().history(prompt(), SMALL)
+        await parts.contexts().of(prompt(), SMALL)
 
     assert 300 < sum(parts.clock.slept) <= 600
 
@@ -267,9 +268,9 @@ async def test_what_people_have_chosen_holds_and_else_what_the_operator_has(
     ("silent", "unreadable", "lines"),
     [
         (False, 0, []),
-        (True, 0, [EN("idle", minutes=60)]),
+        (True, 0, [EN("idle", n=60)]),
         (False, 1, [EN("unreadable earlier", n=1)]),
-        (True, 3, [EN("idle", minutes=60), EN("unreadable earlier", n=3)]),
+        (True, 3, [EN("idle", n=60), EN("unreadable earlier", n=3)]),
     ],
 )
 def test_the_person_is_told_what_they_must_know_of_the_context(
@@ -290,6 +291,4 @@ async def test_the_line_stays_above_while_the_reply_grows(story: Story) -> None:
     await ask(story)
 
     replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in story.matrix.sent]
-    assert {one.above for one in replies if not isinstance(one, Notice)} == {
-        (FR("idle", minutes=60),)
-    }
+    assert {one.above for one in replies if not isinstance(one, Notice)} == {(FR("idle", n=60),)}

@@ -67,13 +67,23 @@ async def test_all_that_is_needed_is_looked_up_one_after_the_other(salon: Salon)
     assert salon.matrix.fetched == ["$root", "$quoted"]
 
 
-async def test_a_homeserver_that_is_away_is_asked_for_ten_minutes(salon: Salon) -> None:
+async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon) -> None:
+    salon.has(MINE)
     salon.matrix.fetch_failure = HomeserverUnreachable("502")
+    async with asyncio.TaskGroup() as tasks:
+        resolving = tasks.create_task(salon.hearing.resolve(QUESTION))
+        while sum(salon.clock.slept) < 900:  # noqa: ASYNC110  # the clock tells nobody
+            await asyncio.sleep(0)
+        salon.matrix.fetch_failure = None
 
-    with pytest.raises(HomeserverUnreachable):
-        await salon.hearing.resolve(QUESTION)
+    assert isinstance(resolving.result(), Answer)
 
-    assert 300 < sum(salon.clock.slept) <= 600
+
+async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: Salon) -> None:
+    again = replace(QUESTION, event_id=EventId("$again"))
+
+    assert list(await salon.hearing.asking([QUESTION, again])) == []
+    assert salon.matrix.fetched == ["$quoted"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +211,22 @@ async def test_a_message_that_is_redacted_before_it_was_looked_up_gets_nothing(
     assert story.matrix.sent == []
 
 
-async def test_a_message_that_can_never_be_looked_up_waits_for_the_next_start(
+async def test_a_message_that_cannot_be_looked_up_for_long_is_waited_for(
+    story: Story,
+) -> None:
+    story.matrix.unreadable = {OPENER.event_id}
+    async with story.run():
+        story.matrix.hear(follow_up("Un", "$1"))
+        await pass_time(story, 10_000)
+        assert not story.store.finished
+        story.matrix.unreadable.clear()
+        await pass_time(story, 100)
+        await story.until(lambda: story.done("$1"))
+
+    assert story.shown == ["Bonjour."]
+
+
+async def test_a_message_that_is_still_waited_for_is_taken_up_at_the_next_start(
     story: Story,
 ) -> None:
     story.matrix.unreadable = {OPENER.event_id}

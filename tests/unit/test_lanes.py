@@ -198,40 +198,6 @@ def test_the_place_told_to_one_person_counts_a_flood_of_another_once() -> None:
     assert asked.place == 1
 
 
-async def test_a_change_of_place_is_told_and_none_is_missed() -> None:
-    lanes = Lanes(1)
-    first, second, third = queue(lanes, "ann", main("x"), main("x"), main("x"))
-
-    told: list[int | None] = []
-
-    async def watch() -> None:
-        while (place := third.place) is not None:
-            told.append(place)
-            await settle()  # places change meanwhile
-            await third.changed()
-
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch())
-        await asyncio.sleep(0)
-        first.drop()
-        await settle()
-        await settle()
-        second.drop()
-    assert told == [2, 1]
-
-
-async def test_nothing_changes_until_something_does() -> None:
-    lanes = Lanes(1)
-    first, second = queue(lanes, "ann", main("x"), main("x"))
-
-    changed = asyncio.get_running_loop().create_task(second.changed())
-    await settle()
-    assert not changed.done()
-    first.drop()
-    await changed
-    await second.changed()  # it has its turn: there is nothing left to wait for
-
-
 async def test_a_turn_lasts_as_long_as_its_block_even_if_that_fails() -> None:
     lanes = Lanes(1)
     first, second = queue(lanes, "ann", main("x"), main("x"))

@@ -372,13 +372,13 @@ async def test_the_line_is_shown_after_a_while_and_the_text_takes_its_place(
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
-    reply.say("*Un instant.*")
+    reply.say(lambda: "*Un instant.*")
     stage.clock.time += 9.9
-    reply.say("*Je prépare.*")
+    reply.say(lambda: "*Je prépare.*")
     await settle()
     assert stage.matrix.sent == []
     stage.clock.time += 0.1
-    reply.say("*Je prépare encore.*")
+    reply.say(lambda: "*Je prépare encore.*")
     await stage.matrix.until(lambda: stage.shown == ["*Je prépare encore.*"])
     gate.set()
     await task
@@ -393,17 +393,17 @@ async def test_a_line_that_has_changed_is_shown_now_and_then(
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
     stage.clock.time += 10
-    reply.say("*Place 3.*")
+    reply.say(lambda: "*Place 3.*")
     await stage.matrix.until(lambda: stage.shown == ["*Place 3.*"])
-    stage.clock.time += 9
-    reply.say("*Place 2.*")
+    stage.clock.time += 19
+    reply.say(lambda: "*Place 2.*")
     await settle()
     assert stage.shown == ["*Place 3.*"]
     stage.clock.time += 1
-    reply.say("*Place 1.*")
+    reply.say(lambda: "*Place 1.*")
     await stage.matrix.until(lambda: stage.shown == ["*Place 1.*"])
     stage.clock.time += 100
-    reply.say("*Place 1.*")
+    reply.say(lambda: "*Place 1.*")
     await settle()
     assert len(stage.matrix.sent) == 2
     gate.set()
@@ -419,18 +419,18 @@ async def test_a_line_that_is_refused_is_shown_later(
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
     stage.clock.time += 10
-    reply.say("*Place 3.*")
+    reply.say(lambda: "*Place 3.*")
     await stage.matrix.until(lambda: bool(stage.shown))
     stage.matrix.failures = [RateLimited("429", 30)]
-    stage.clock.time += 10
-    reply.say("*Place 2.*")
+    stage.clock.time += 20
+    reply.say(lambda: "*Place 2.*")
     await settle()
     stage.clock.time += 29
-    reply.say("*Place 1.*")
+    reply.say(lambda: "*Place 1.*")
     await settle()
     assert stage.shown == ["*Place 3.*"]
     stage.clock.time += 1
-    reply.say("*Place 1.*")
+    reply.say(lambda: "*Place 1.*")
     await stage.matrix.until(lambda: stage.shown == ["*Place 1.*"])
     gate.set()
     await task
@@ -446,7 +446,7 @@ async def test_a_line_never_takes_the_place_of_an_earlier_text(
     reply, gate = stage.reply(begun=not again, again=again), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
     stage.clock.time += 100
-    reply.say("*Je prépare.*")
+    reply.say(lambda: "*Je prépare.*")
     await settle()
     assert stage.shown == ["Le ciel est bleu."]
     gate.set()
@@ -465,7 +465,7 @@ async def test_a_line_does_not_follow_a_text_that_was_begun(
     await stage.matrix.until(lambda: stage.shown == ["Un."])
     reply.restart()
     stage.clock.time += 100
-    reply.say("*Je prépare.*")
+    reply.say(lambda: "*Je prépare.*")
     await settle()
     assert stage.shown == ["Un."]
     gate.set()
@@ -480,7 +480,7 @@ async def test_a_model_that_fails_after_the_line_says_so_in_its_place(
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, ModelBusy("503")]))
     stage.clock.time += 10
-    reply.say("*Je prépare.*")
+    reply.say(lambda: "*Je prépare.*")
     await stage.matrix.until(lambda: bool(stage.shown))
     gate.set()
     await task
@@ -521,7 +521,7 @@ async def test_a_restart_that_takes_its_time_shows_nothing_of_what_was_asked_bef
     await heard(reply, "Un")
     reply.restart()
     stage.clock.time += 100
-    reply.say("")  # something else stirs
+    reply.say(lambda: "")  # something else stirs
     await settle()
     assert stage.matrix.sent == []
     gate.set()
@@ -543,7 +543,7 @@ async def test_what_is_shown_after_a_restart_belongs_to_what_is_asked_now(
     task = tasks.create_task(ask())
     await settle()
     stage.clock.time += 10
-    reply.say("*Je prépare.*")
+    reply.say(lambda: "*Je prépare.*")
     await stage.matrix.until(lambda: bool(stage.shown))
     reply.silence()
     gate.set()
@@ -677,7 +677,7 @@ async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
     if line:
         stage.clock.time += 10
-        reply.say("*Je prépare.*")
+        reply.say(lambda: "*Je prépare.*")
         await stage.matrix.until(lambda: bool(stage.shown))
     await settle()
     reply.stop()
@@ -757,12 +757,12 @@ async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced
 async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage, turns: int) -> None:
     reply = stage.reply()
     task = asyncio.get_running_loop().create_task(stage.answer(reply, [asyncio.Event()]))
-    reply.say("*Place 2.*")
+    reply.say(lambda: "*Place 2.*")
     await settle()
     task.cancel()
     for _ in range(turns):
         await asyncio.sleep(0)
-    reply.say("*Place 1.*")
+    reply.say(lambda: "*Place 1.*")
 
     await asyncio.wait([task], timeout=5)
     assert task.cancelled()

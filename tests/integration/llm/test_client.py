@@ -133,6 +133,61 @@ async def test_a_stream_that_begins_with_no_word_is_told_as_no_answer(
         assert type(await fail(model)) is ModelTimeout
 
 
+PING, THOUGHT = b": ping\n\n", b'data: {"choices": [{"delta": {"reasoning_content": "Hm."}}]}\n\n'
+NOTHING = b'data: {"choices": [{"delta": {"content": ""}}], "usage": {"prompt_tokens": 9}}\n\n'
+
+
+@pytest.mark.parametrize("tail", [PING, THOUGHT, NOTHING])
+async def test_a_backend_that_never_comes_to_a_word_is_given_ten_times_as_long(
+    backend: ScriptedModel, tail: bytes
+) -> None:
+    backend.next(Answer(mode="drone", tail=tail))
+    begun = asyncio.get_running_loop().time()
+
+    async with connected(backend.url, patience=0.2) as model:
+        assert type(await fail(model)) is ModelTimeout
+        await backend.exchanges[0].over.wait()
+
+    assert 1.9 < asyncio.get_running_loop().time() - begun < 10
+
+
+async def test_each_word_gives_a_backend_as_long_for_the_next(backend: ScriptedModel) -> None:
+    text = " ".join(map(str, range(40)))
+    backend.next(Answer(text=text, tokens_per_second=12, after=40, mode="drone", tail=PING))
+
+    async with (
+        connected(backend.url, patience=0.3) as model,
+        aclosing(model.stream(TURNS, CARD)) as deltas,
+    ):
+        words = [(await anext(deltas)).text for _ in range(40)]
+        with pytest.raises(ModelStalled):
+            await anext(deltas)
+
+    assert "".join(words) == text
+
+
+async def test_a_backend_that_goes_on_after_the_finish_reason_costs_nothing(
+    backend: ScriptedModel,
+) -> None:
+    done = b'data: {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}\n\n'
+    backend.next(Answer(mode="drone", tail=done))
+
+    async with connected(backend.url, patience=0.1) as model:
+        deltas = await ask(model)
+
+    assert set(deltas) == {Delta(finish_reason="stop")}
+
+
+async def test_a_completion_is_asked_for_at_most_half_of_the_context() -> None:
+    async with ScriptedModel(max_context_length=100) as backend, connected(backend.url) as model:
+        await model.check()
+        await ask(model, replace(CARD, id="scripted"))
+        await ask(model)
+
+    asked = [exchange.body["max_completion_tokens"] for exchange in backend.exchanges]
+    assert asked == [50, CARD.max_tokens]
+
+
 async def test_a_connection_lost_after_the_finish_reason_costs_nothing(
     backend: ScriptedModel,
 ) -> None:

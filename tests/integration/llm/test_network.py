@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from bot.app import _check
+from bot.core.models import Catalogue
 from bot.errors import (
     CompletionError,
     ConfigError,
@@ -187,6 +190,17 @@ async def test_a_length_that_is_listed_counts_instead_of_the_cards() -> None:
         assert model.listed == {"scripted"}
         assert model.context_length(replace(CARD, id="scripted")) == 131_072
         assert model.context_length(CARD) == CARD.context_length
+
+
+async def test_a_length_that_cuts_completions_is_told_at_the_start() -> None:
+    whole, cut = (replace(CARD, id=name, key=name) for name in ("albert", "scripted"))
+    async with ScriptedModel(max_context_length=100) as backend, connected(backend.url) as model:
+        with capture_logs() as lines:
+            await _check(model, Catalogue([whole, cut]))
+
+    [told] = [line for line in lines if "context_length" in line]
+    assert told["log_level"] == "warning"
+    assert (told["model"], told["context_length"], told["max_tokens"]) == ("scripted", 100, 90)
 
 
 async def checked(listing: bytes) -> tuple[frozenset[str], int]:

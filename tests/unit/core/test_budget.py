@@ -1,5 +1,6 @@
 """What of a conversation goes to the model, however long it grows."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -21,56 +22,97 @@ class TestTheRoom:
     def test_it_is_what_completion_and_template_leave_at_three_characters_a_token(self) -> None:
         assert Calibration().room(CARD, 10_000) == 9000 * 3
 
-    def test_it_is_never_below_nothing(self) -> None:
-        assert Calibration().room(CARD, 500) == 0
+    def test_the_completion_leaves_it_half_of_a_small_context(self) -> None:
+        card = replace(CARD, max_tokens=2048)
+
+        assert Calibration().room(card, 2048) == (1024 - 128) * 3
+
+    @pytest.mark.parametrize("context_length", [1, 256])
+    def test_it_is_never_below_nothing(self, context_length: int) -> None:
+        assert Calibration().room(CARD, context_length) == 0
 
     @pytest.mark.parametrize(
         ("characters", "tokens", "ratio"),
         [
-            (4100, 1000, 4.0),
+            (4100, 1000, 3.75),
             (2000, 1000, 2.0),
             (3290, 1000, 3.0),
-            (3310, 1000, 3.25),
             (2710, 1000, 3.0),
-            (2690, 1000, 2.5),
-            (9000, 1000, 6.0),
-            (2000, 9000, 1.0),
+            (9000, 1000, 4.25),
+            (2000, 9000, 1.5),
             (1999, 1000, 3.0),
             (4100, 0, 3.0),
             (4100, -1, 3.0),
         ],
     )
-    def test_it_follows_what_the_backend_counts_in_coarse_steps(
+    def test_it_follows_what_the_backend_counts_for_long_in_coarse_steps(
         self, characters: int, tokens: int, ratio: float
     ) -> None:
+        calibration, rooms = Calibration(), []
+        for _ in range(50):
+            calibration.learn("m", characters, tokens)
+            rooms.append(calibration.room(CARD, 10_000))
+
+        assert rooms[0] == 9000 * 3
+        assert rooms[-1] == 9000 * ratio
+        assert sum(before != after for before, after in pairwise(rooms)) <= 4
+
+    @pytest.mark.parametrize(("characters", "tokens"), [(2000, 9000), (10**6, 1000)])
+    def test_one_odd_request_does_not_move_it(self, characters: int, tokens: int) -> None:
         calibration = Calibration()
         calibration.learn("m", characters, tokens)
 
-        assert calibration.room(CARD, 10_000) == 9000 * ratio
+        assert calibration.room(CARD, 10_000) == 9000 * 3
+
+    def test_contents_in_turn_do_not_move_it(self) -> None:
+        calibration, rooms = Calibration(), set()
+        for _ in range(20):
+            for characters in (8800, 3200):
+                calibration.learn("m", characters, 2000)
+                rooms.add(calibration.room(CARD, 10_000))
+
+        assert rooms == {9000 * 3}
 
     def test_it_is_each_models_own(self) -> None:
         calibration = Calibration()
-        calibration.learn("another", 4000, 1000)
+        for _ in range(50):
+            calibration.learn("another", 4000, 1000)
+        calibration.step_down("a third")
 
         assert calibration.room(CARD, 10_000) == 9000 * 3
 
-    def test_it_stays_while_the_measure_is_near_the_one_in_use(self) -> None:
-        calibration = Calibration()
-        rooms = []
-        for characters in (4010, 4300, 3700, 4390, 3610):
-            calibration.learn("m", characters, 1000)
+    def test_it_steps_down_to_three_quarters_where_the_backend_refuses(self) -> None:
+        calibration, rooms = Calibration(), []
+        for _ in range(3):
+            calibration.step_down("m")
             rooms.append(calibration.room(CARD, 10_000))
 
-        assert rooms == [9000 * 4.0] * 5
+        assert rooms == [9000 * 2.25, 9000 * 1.5, 9000 * 1.5]
 
-    @given(st.lists(st.tuples(st.integers(-10, 10**6), st.integers(-10, 10**6))))
-    def test_the_ratio_keeps_its_bounds_and_its_steps(self, counts: list[tuple[int, int]]) -> None:
+    def test_it_comes_back_slowly_from_a_step_down(self) -> None:
+        calibration, rooms = Calibration(), []
+        calibration.step_down("m")
+        for _ in range(50):
+            calibration.learn("m", 3000, 1000)
+            rooms.append(calibration.room(CARD, 10_000))
+
+        assert rooms[0] == 9000 * 2.25
+        assert rooms == sorted(rooms)
+        assert rooms[-1] == 9000 * 2.75
+
+    @given(st.lists(st.tuples(st.integers(-10, 10**6), st.integers(-10, 10**6)) | st.none()))
+    def test_the_ratio_keeps_its_bounds_and_its_steps(
+        self, counts: list[tuple[int, int] | None]
+    ) -> None:
         calibration = Calibration()
-        for characters, tokens in counts:
-            calibration.learn("m", characters, tokens)
+        for count in counts:
+            if count:
+                calibration.learn("m", *count)
+            else:
+                calibration.step_down("m")
 
         ratio = calibration.room(CARD, 10_000) / 9000
-        assert 1 <= ratio <= 6
+        assert 1.5 <= ratio <= 4.5
         assert ratio % 0.25 == 0
 
 

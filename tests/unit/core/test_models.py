@@ -19,6 +19,13 @@ OPEN = card("openai/gpt-oss-120b", "GPT OSS", "gpt_oss")
 CATALOGUE = Catalogue([MEDIUM, CODE, OPEN])
 
 
+@pytest.mark.parametrize(
+    ("context_length", "tokens"), [(32_000, 2048), (4096, 2048), (4095, 2047), (2048, 1024)]
+)
+def test_a_completion_has_at_most_half_of_the_context(context_length: int, tokens: int) -> None:
+    assert MEDIUM.longest_completion(context_length) == tokens
+
+
 def test_the_first_is_the_default_and_the_order_is_kept() -> None:
     assert CATALOGUE.default == MEDIUM
     assert list(CATALOGUE) == [MEDIUM, CODE, OPEN]

@@ -116,6 +116,43 @@ def test_a_redacted_message_is_gone_with_its_edits_and_does_not_come_back() -> N
     assert one.size == 0
 
 
+def test_a_redacted_message_does_not_come_back_under_another_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transcript, "_LONGEST", 4)
+    sent = replace(message(), fingerprint="same")
+    again = replace(sent, event_id=EventId("$again"))
+    one = warm(sent, redaction(), again, sent, undecryptable())
+    assert one.messages() == []
+
+    for number in range(9):  # the oldest leave meanwhile
+        one.add(message(f"{number}", event_id=f"${number}"))
+    one.add(again)
+
+    assert bodies(one)[-1] == "8"
+    assert "$again" not in {each.event_id for each in one.messages()}
+
+
+def test_a_message_of_the_bot_takes_the_homeservers_time_and_keeps_its_place() -> None:
+    sent = replace(reply("$prompt"), timestamp=9_000)
+    one = warm(message(), sent, message("next", event_id="$next"))
+
+    one.add(replace(sent, timestamp=5, body="once more"))
+    one.add(replace(sent, timestamp=7, event_id=EventId("$copy"), fingerprint="f"))
+
+    found = one.get(sent.event_id)
+    assert found is not None
+    assert (found.body, found.timestamp) == ("Oui.", 5)
+    assert bodies(one)[:2] == ["Bonjour", "Oui."]
+
+
+def test_a_copy_under_another_id_does_not_change_when_a_message_was_sent() -> None:
+    sent = replace(message(), fingerprint="same", timestamp=5)
+    one = warm(sent, replace(sent, event_id=EventId("$again"), timestamp=9))
+
+    assert [each.timestamp for each in one.messages()] == [5]
+
+
 def test_what_was_redacted_before_it_was_read_does_not_enter() -> None:
     one = Transcript(MAIN, BOT)
     one.add(redaction())
@@ -231,6 +268,65 @@ def test_a_bundled_edit_of_the_bot_counts_though_it_is_read_before_older_ones() 
     edits = [own_edit(f"{n}", f"$e{n}", timestamp=n) for n in range(3)]
 
     assert bodies(cold(message(), reply("$prompt"), edits[2], *edits))[1] == "2"
+
+
+@pytest.mark.parametrize("clock", [-60_000, 0, 60_000])
+def test_of_an_own_edit_that_is_read_and_one_that_is_heard_the_newer_counts(clock: int) -> None:
+    """Whichever was heard with the host's clock, once the homeserver's is heard."""
+    edits = [own_edit(f"{n}", f"$e{n}", timestamp=1_000 + n) for n in range(2)]
+    for heard, found in (edits, edits[::-1]):
+        one = Transcript(MAIN, BOT)
+        sent = replace(heard, timestamp=heard.timestamp + clock)
+        one.add(sent)
+        one.put_before([message(), reply("$prompt"), found])
+        if clock == 0:
+            assert bodies(one)[1] == "1"
+
+        one.add(heard)
+
+        assert bodies(one)[1] == "1"
+        one.add(own_edit("2", "$e2"))
+        assert bodies(one)[1] == "2"
+
+
+def test_edits_by_others_take_no_room_and_no_time() -> None:
+    forged = [
+        revision("forged", event_id=f"$f{number}", sender=COLLEAGUE) for number in range(20_000)
+    ]
+    heard = warm(message("x"), *forged)
+    read = cold(*forged[:100], message("x"))
+    both = Transcript(MAIN, BOT)
+    for one in forged[:100]:
+        both.add(one)
+    assert both.size == 10 * len("forged")  # whose message it is will be read
+    both.put_before([message("x")])
+
+    assert [one.size for one in (heard, read, both)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("fill", [cold, warm])
+def test_of_a_persons_edits_the_newest_are_kept(fill: Callable[..., Transcript]) -> None:
+    edits = [revision("x", event_id=f"$e{number}", timestamp=number) for number in range(50)]
+    one = fill(message(), *edits[25:], *edits[:25])
+
+    assert one.size == len("Bonjour") + 10
+    one.add(redaction("$e49"))
+    one.add(replace(edits[49], body="back"))
+    assert bodies(one) == ["x"]
+
+
+def test_what_does_not_come_back_is_remembered_only_of_what_was_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transcript, "_IDS", 3)
+    one = warm(message(), reply("$prompt"))
+    for number in range(9):
+        one.add(redaction(f"$never{number}"))
+        one.add(own_edit(f"{number}", f"$e{number}"))
+    one.add(redaction("$prompt"))
+
+    assert list(one._redacted) == ["$prompt"]
+    assert list(one._outdated) == ["$e5", "$e6", "$e7"]
 
 
 def test_an_edit_of_what_is_not_here_takes_no_room() -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import nio
 import pytest
@@ -14,9 +15,11 @@ from bot.core.events import Conversation, EventId, Prompt, RoomId
 from bot.core.transcript import Said
 from bot.core.turns import History
 from bot.errors import HomeserverUnreachable
-from bot.matrix import history, wire
+from bot.matrix import history, safe_client, wire
 from bot.matrix.history import Histories
+from bot.matrix.parse import Membership, parse_membership
 from bot.matrix.safe_client import SafeClient
+from bot.matrix.wire import StateEventResponse
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt, redaction, revision
 
 MAIN = Conversation(ROOM, None)
@@ -58,6 +61,8 @@ class Pages(SafeClient):
         self.gate = asyncio.Event()
         self.gate.set()
         self.failing = False
+        self.members: dict[str, dict[str, Any]] = {}  # by user
+        self.related: list[dict[str, Any]] = []
 
     @override
     async def room_messages(self, room_id: str, start: str | None = None, **_: object) -> Any:
@@ -76,6 +81,26 @@ class Pages(SafeClient):
         self.asked.append(event_id)
         found = self.events.get(event_id, {"errcode": "M_NOT_FOUND", "error": "gone"})
         return wire.read(nio.RoomGetEventResponse, json.dumps(found).encode(), ())
+
+    @override
+    async def _send(
+        self,
+        response_class: type[nio.Response],
+        method: str,
+        path: str,
+        data: object = None,
+        response_data: tuple[Any, ...] | None = None,
+        *_: Any,  # nio's
+        **__: Any,  # nio's
+    ) -> Any:
+        place = unquote(path.partition("?")[0]).rpartition("/")[2]
+        body: dict[str, Any] = {"chunk": self.related}
+        if response_class is StateEventResponse:
+            assert path.endswith("?format=event")
+            self.asked.append(f"member {place}")
+            await self.gate.wait()
+            body = self.members.get(place, {"errcode": "M_NOT_FOUND", "error": "gone"})
+        return wire.read(response_class, json.dumps(body).encode(), response_data or ())
 
 
 async def read(
@@ -472,6 +497,24 @@ def membership(now: str, before: str | None, at: int, replaces: str = "") -> dic
             },
             20,
         ),
+        (
+            membership("join", "join", 50, "$j2"),  # what is asked for tells nothing of before
+            {
+                "$j2": membership("join", None, 40, "$j"),
+                "$j": membership("join", None, 30, "$i"),
+                "$i": membership("invite", None, 20, "$l"),
+            },
+            20,
+        ),
+        (
+            membership("join", "join", 50, "$j"),
+            {
+                "$j": membership("join", None, 30, "$l"),
+                "$l": membership("leave", None, 20, "$old"),
+                "$old": membership("join", None, 10),
+            },
+            30,
+        ),
         (membership("join", "join", 50, "$j"), {"$j": said("odd")}, 50),
     ],
 )
@@ -493,3 +536,222 @@ async def test_the_arrival_is_looked_up_anew_once_the_bot_was_away() -> None:
     kept.forget(ROOM)
 
     assert await kept._arrival(ROOM, membership("join", None, 90)) == 90
+
+
+# What a room hides from those who come later (S8).
+
+THREAD = prompt(message("now", event_id="$now", thread_root="$root"))
+
+
+def came(at: int, before: str | None = None, replaces: str = "", now: str = "join") -> Any:  # noqa: ANN401  # JSON
+    """Return the membership of the one who asks."""
+    event = membership(now, before, at, replaces)
+    return event | {"sender": AGENT, "state_key": AGENT, "event_id": f"$came{at}"}
+
+
+def old_thread() -> Pages:
+    """Return a homeserver with a thread of a colleague and the bot, in which the agent asks."""
+    relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
+    answering = {"fr.gouv.assistant.generated": {"prompt": "$30"}}
+
+    def add(body: str, at: int, sender: str, **content: object) -> dict[str, Any]:
+        content |= {"msgtype": "m.text", "body": body, **relation}
+        return said(body, f"${at}", origin_server_ts=at, sender=sender, content=content)
+
+    events = [add(f"{at}", at, COLLEAGUE) for at in (20, 30, 40, 50)]
+    events += [add("late reply", 45, BOT, **answering), add("now", 60, AGENT)]
+    client = Pages()
+    client.events = {event["event_id"]: event for event in events}
+    client.events["$now"] = client.events.pop("$60") | {"event_id": "$now"}
+    client.related = [*client.events.values()][::-1]
+    client.events["$root"] = said("root", sender=COLLEAGUE)
+    client.members[AGENT] = came(35, "invite", "$i")
+    client.events["$i"] = came(25, now="invite")
+    return client
+
+
+ALL = ["root", "20", "30", "late reply", "40", "50", "now"]
+
+
+@pytest.mark.parametrize(
+    ("visibility", "told"),
+    [
+        ("shared", ALL),
+        ("world_readable", ALL),
+        ("invited", ["30", "late reply", "40", "50", "now"]),
+        ("joined", ["40", "50", "now"]),
+        ("fr.gouv.odd", ["40", "50", "now"]),
+    ],
+)
+async def test_s8_who_asks_is_told_of_a_thread_what_they_may_read(
+    visibility: str, told: list[str]
+) -> None:
+    client = old_thread()
+    kept = Histories(client, BOT)
+
+    found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, visibility)
+
+    assert bodies(found.said) == told
+    assert (f"member {AGENT}" in client.asked) is (told != ALL)
+
+
+@pytest.mark.parametrize(
+    ("member", "told"),
+    [
+        (came(55, "join", "$c"), ["40", "50", "now"]),  # a new profile
+        (came(55, "join", "$gone"), ["now"]),
+        (came(55, now="leave"), ["now"]),
+        ({"membership": "join"}, ["now"]),  # the content alone
+        (came(5) | {"state_key": COLLEAGUE}, ["now"]),
+        (None, ["now"]),
+        (came(5), ALL),
+    ],
+)
+async def test_s8_when_somebody_came_is_found_behind_changes_of_profile_or_nothing_is_told(
+    member: dict[str, Any] | None, told: list[str]
+) -> None:
+    client = old_thread()
+    client.events["$c"] = came(35, None, "$i")
+    client.members = {} if member is None else {AGENT: member}
+
+    found = await Histories(client, BOT).read(THREAD, MEMBERSHIP, lambda _: False, "joined")
+
+    assert bodies(found.said) == told
+
+
+async def test_s8_what_was_said_after_the_prompt_is_not_older() -> None:
+    client = old_thread()
+    client.members = {}
+    kept = Histories(client, BOT)
+    await kept.read(THREAD, MEMBERSHIP, lambda _: False)
+    late = message("after", event_id="$after", sender=COLLEAGUE, thread_root="$root")
+    kept.hear(replace(late, timestamp=THREAD.messages[0].timestamp + 1))
+
+    found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined")
+
+    assert bodies(found.said) == ["now", "after"]
+
+
+async def test_s8_a_chain_of_replies_tells_nothing_that_is_hidden() -> None:
+    client = old_thread()
+    client.related = []
+    client.events |= {
+        "$a": said("hidden", "$a"),
+        "$b": replying("old, too", "$a", event_id="$b", origin_server_ts=34),
+        "$c": replying("seen", "$b", event_id="$c", origin_server_ts=36),
+    }
+    kept = Histories(client, BOT)
+
+    async def told(to: str) -> tuple[list[str], int]:
+        one = replace(message("now", event_id="$now"), replies_to=EventId(to))
+        asked = Prompt((one,), Conversation(ROOM, one.event_id))
+        found = await kept.read(asked, MEMBERSHIP, lambda _: False, "joined")
+        return bodies(found.chain), found.lost
+
+    assert await told("$c") == (["seen"], 0)
+    assert await told("$b") == ([], 0)
+    assert await told("$45") == ([], 0)  # it answers what is hidden
+    assert await told("$nowhere") == ([], 1)
+
+
+async def test_s8_of_a_fresh_mention_nothing_is_asked() -> None:
+    client = old_thread()
+    kept = Histories(client, BOT)
+    asked = prompt(message("now", event_id="$fresh"))
+    asked = Prompt(asked.messages, Conversation(ROOM, EventId("$fresh")))
+    kept.begin(asked.conversation, asked.messages[0])
+    answer = replace(message("Oui.", event_id="$r", sender=BOT, thread_root="$fresh"))
+    kept.hear(replace(answer, answers=asked.event_ids))
+
+    found = await kept.read(asked, MEMBERSHIP, lambda _: False, "joined")
+
+    assert bodies(found.said) == ["now", "Oui."]
+    assert client.asked == []
+
+
+def agent(source: dict[str, Any]) -> Membership:
+    found = parse_membership(source)
+    assert found is not None
+    return found
+
+
+async def test_s8_when_somebody_came_is_asked_once_until_it_may_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = old_thread()
+    kept = Histories(client, BOT)
+
+    async def asked(visibility: str = "joined") -> int:
+        before = client.asked.count(f"member {AGENT}")
+        await kept.read(THREAD, MEMBERSHIP, lambda _: False, visibility)
+        return client.asked.count(f"member {AGENT}") - before
+
+    assert [await asked(), await asked()] == [1, 0]
+    kept.hear_member(ROOM, agent(client.members[AGENT]))  # told once more
+    kept.hear_member(RoomId("!other:x"), agent(came(99)))
+    assert await asked() == 0
+    kept.hear_member(ROOM, agent(came(99)))
+    assert [await asked(), await asked()] == [1, 0]
+    assert [await asked("invited"), await asked("invited")] == [1, 0]
+    kept.forget(RoomId("!other:x"))
+    assert await asked("invited") == 0
+    kept.forget(ROOM)
+    assert await asked("invited") == 1
+    monkeypatch.setattr(history, "_PEOPLE", 0)
+    kept.forget()
+    assert [await asked(), await asked()] == [1, 1]
+
+
+async def test_s8_a_membership_heard_while_it_is_asked_for_is_asked_for_again() -> None:
+    client = old_thread()
+    kept = Histories(client, BOT)
+    await kept.read(THREAD, MEMBERSHIP, lambda _: False)
+    client.gate.clear()
+    loop = asyncio.get_running_loop()
+    reading = loop.create_task(kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined"))
+    for _ in range(20):  # as far as the gate
+        await asyncio.sleep(0)
+    assert f"member {AGENT}" in client.asked
+
+    kept.hear_member(ROOM, agent(came(58)))
+    client.gate.set()
+    await reading
+    client.members[AGENT] = came(58)
+
+    found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined")
+    assert bodies(found.said) == ["now"]
+
+
+# What the homeserver lists.
+
+
+async def test_only_the_bots_own_edits_are_listed() -> None:
+    client = Pages()
+    client.related = [said("x", "$mine", sender=BOT), said("x", "$forged", sender=COLLEAGUE)]
+
+    assert await Histories(client, BOT).edits(ROOM, EventId("$r")) == ["$mine"]
+
+
+async def test_others_have_the_loop_between_the_events_of_a_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(safe_client, "_PIECE_SECONDS", -1)
+    client, turns = Pages(), 0
+    client.related = [said("x", f"${number}", sender=BOT) for number in range(100)]
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.get_running_loop().create_task(count())
+    await Histories(client, BOT).edits(ROOM, EventId("$r"))
+    listed = turns
+    await Histories(client, BOT).fetch(ROOM, EventId("$r"))
+    client.events["$root"] = said("root", "$root")
+    await read(Histories(client, BOT), THREAD)
+    counting.cancel()
+
+    assert listed >= 100
+    assert turns >= 300

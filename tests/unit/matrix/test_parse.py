@@ -291,6 +291,23 @@ def test_the_list_of_mentions_counts_and_pills_beside_it_do_not(
     assert read(**{"m.mentions": mentions}, **pill("@somebody:x")).mentions == who
 
 
+def test_no_more_people_are_mentioned_than_anybody_would_and_by_no_longer_names() -> None:
+    many = [f"@{number}:x" for number in range(99)]
+    longest = "@" + "a" * 252 + ":x"
+    pills = {"formatted_body": "".join(pill(one)["formatted_body"] for one in many)}
+
+    assert read(**{"m.mentions": {"user_ids": many}}).mentions == {*many[:50]}
+    assert read(**pills).mentions == {*many[:50]}
+    assert read(**{"m.mentions": {"user_ids": [longest, f"{longest}x"]}}).mentions == {longest}
+
+
+def test_no_more_messages_are_answered_than_would_be_and_by_no_longer_ids() -> None:
+    many = [f"${number}" for number in range(99)]
+    marker = {"prompt": "$" + "x" * 255, "joined": many}
+
+    assert read(**{MARKER: marker}).answers == tuple(many[:50])
+
+
 @pytest.mark.parametrize(
     "piece",
     [

@@ -453,10 +453,52 @@ def test_only_the_last_messages_are_remembered(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "_KNOWN", 2)
     rooms = new_rooms()
     hear(rooms, sync([said("x", "$1"), said("x", "$2")]))
-    rooms.remember(EventId("$1"), None)
+    rooms.remember(message(event_id="$1"))
     hear(rooms, sync([said("x", "$3")]))
 
     assert list(rooms.known) == ["$1", "$3"]
+
+
+def test_of_a_redacted_message_is_known_that_it_is_gone() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([said("x", "$1"), redacted("$r", "$1"), redacted("$s", "$never")]))
+    assert rooms.known == {"$1": None}
+
+    rooms.remember(message(event_id="$1"))  # it was looked up meanwhile
+    hear(rooms, sync([said("x", "$1")]))
+
+    assert rooms.known == {"$1": None}
+
+
+def test_a_redaction_in_another_room_says_nothing_of_a_message() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([said("x", "$1")]))
+
+    rooms.redact(Redaction(EventId("$x"), RoomId("!other:x"), AGENT, EventId("$1")))
+
+    assert rooms.known[EventId("$1")] is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "visibility"),
+    [
+        *(({"history_visibility": one}, one) for one in ("joined", "invited", "world_readable")),
+        ({"history_visibility": 3}, "shared"),
+        ({}, "shared"),
+    ],
+)
+def test_who_may_read_what_was_said_before_is_told_by_the_rooms_state(
+    content: dict[str, Any], visibility: str
+) -> None:
+    rooms = new_rooms()
+    assert rooms.visibility(ROOM) == "shared"
+    state = DIRECT | {"type": "m.room.history_visibility", "content": content}
+
+    hear(rooms, sync([said("forged", "$1") | {"type": state["type"]}, state]))
+    assert rooms.visibility(ROOM) == visibility
+
+    hear(rooms, sync([], leave={ROOM: {"timeline": {"events": []}}}, join={}))
+    assert rooms.visibility(ROOM) == "shared"
 
 
 def test_the_bots_own_membership_is_the_last_one_told() -> None:

@@ -226,6 +226,24 @@ def test_what_is_no_event_takes_no_other_with_it(section: str, bad: object) -> N
     assert "hi" in texts
 
 
+@pytest.mark.parametrize("sent", [-1, 1.5, None, "x", True, [], ...], ids=str)
+def test_an_event_of_no_time_is_of_the_beginning_and_takes_no_other_with_it(sent: object) -> None:
+    odd = {key: value for key, value in said("odd").items() if key != "origin_server_ts"}
+    if sent is not ...:
+        odd["origin_server_ts"] = sent
+    chunk = [odd | {"room_id": "!r:x"}, said("hi") | {"room_id": "!r:x"}]
+    timeline = {"events": chunk, "limited": False, "prev_batch": "p"}
+
+    events = [
+        *sync(rooms={"join": {"!r:x": {"timeline": timeline}}}).rooms.join["!r:x"].timeline.events,
+        *read(nio.RoomMessagesResponse, {"chunk": chunk, "start": "s"}, "!r:x").chunk,
+        *read(RoomEventRelationsResponse, {"chunk": chunk}, "!r:x", "$1").events,
+        *(read(nio.RoomGetEventResponse, one).event for one in chunk),
+    ]
+
+    assert [(one.body, one.server_timestamp) for one in events] == [("odd", 0), ("hi", 1)] * 4
+
+
 @pytest.mark.parametrize("levels", [150, 1_500, 30_000])
 def test_an_event_nested_too_deep_takes_no_other_with_it(levels: int) -> None:
     deep = '{"type": "x", "sender": "@m:x", "content": {"x": ' + "[" * levels + "]" * levels + "}}"

@@ -1,0 +1,78 @@
+"""What the port makes of single events, on a homeserver that answers when it is told to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.core.events import EventId, Message, Undecryptable
+from bot.matrix.client import NioMatrix
+from bot.matrix.history import Histories
+from bot.matrix.rooms import Rooms
+from bot.matrix.session import Account
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
+from tests.stand.vault import health, vault
+from tests.unit.matrix.test_history import Pages, said
+from tests.unit.matrix.test_rooms import DIRECT, hear, sync
+
+ONE = EventId("$one")
+
+
+async def matrix(directory: Path, **events: dict[str, Any]) -> NioMatrix:
+    """Return the port on a homeserver that has these events."""
+    port = NioMatrix(Account("http://x", BOT, "bot", "secret"), vault(directory), health())
+    client = Pages()
+    client.events = {f"${name}": event for name, event in events.items()}
+    port._histories = Histories(client, BOT)
+    port._rooms = Rooms(BOT, health(), port._histories)
+    return port
+
+
+def bundling(editor: str) -> dict[str, Any]:
+    """Return a message that has been edited by somebody."""
+    edit = {
+        "msgtype": "m.text",
+        "body": "* new",
+        "m.new_content": {"msgtype": "m.text", "body": "new"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": ONE},
+    }
+    replacement = said("", "$edit", sender=editor, content=edit)
+    return said("old", ONE, unsigned={"m.relations": {"m.replace": replacement}})
+
+
+@pytest.mark.parametrize(("editor", "body"), [(AGENT, "new"), (COLLEAGUE, "old")])
+async def test_a_message_is_fetched_in_the_last_version_by_its_own_sender(
+    tmp_path: Path, editor: str, body: str
+) -> None:
+    port = await matrix(tmp_path, one=bundling(editor))
+
+    found = await port.fetch(ROOM, ONE)
+
+    assert isinstance(found, Message)
+    assert found.body == body
+
+
+async def test_only_a_message_that_is_found_is_known(tmp_path: Path) -> None:
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s"}
+    hidden = said("", "$hidden", type="m.room.encrypted", content=content)
+    port = await matrix(tmp_path, one=said("x", ONE), hidden=hidden, photo=said("", content={}))
+
+    found = [await port.fetch(ROOM, EventId(f"${one}")) for one in ("one", "hidden", "photo", "x")]
+
+    assert [type(one) for one in found] == [Message, Undecryptable, type(None), type(None)]
+    assert list(port.known) == [ONE]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_s8_only_a_salon_hides_anything(tmp_path: Path, *, direct: bool) -> None:
+    port = await matrix(tmp_path)
+    client = Pages([said("now", "$now"), said("a", sender=COLLEAGUE)])
+    port._histories = Histories(client, BOT)
+    hides = DIRECT | {"type": "m.room.history_visibility"}
+    state = [hides | {"content": {"history_visibility": "joined"}}, *([DIRECT] if direct else [])]
+    hear(port._rooms, sync([], state=state))
+
+    found = await port.history(prompt(message("now", event_id="$now")), lambda _: False)
+
+    assert [one.body for one in found.said] == (["a", "now"] if direct else ["now"])
+    assert (f"member {AGENT}" in client.asked) is not direct
