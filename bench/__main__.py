@@ -1,4 +1,4 @@
-"""`make bench`: what a reply costs beside the floor F, and encryption beside stock matrix-nio."""
+"""`make bench`: a reply and a crowd beside the floor F, encryption beside stock matrix-nio."""
 
 import argparse
 import asyncio
@@ -12,16 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import crypto
-from bench.figures import DRIFT_LIMIT, figures, table_of_figures, table_of_requests
+from bench import conversations, crowd, crypto
+from bench.figures import figures, table_of_figures, table_of_requests
 from bench.rig import start
+from bench.rows import DRIFT_LIMIT
 
 _WARM_UP = 2
 _FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
 _PACKAGES = ("matrix-nio", "vodozemac", "openai", "aiohttp", "matrix-synapse")
-_PARTS = "replies", "crypto"
+_PARTS = "replies", "crypto", "conversations"
 
 
 @contextmanager
@@ -73,6 +74,23 @@ def encryption(console: Console) -> None:
             console.print(f"goal missed: {row.label}")
 
 
+def talk(console: Console) -> None:
+    """Measure and print; AssertionError where an answer is not what was measured."""
+    with _conditions(console) as directory:
+        found = conversations.bench(directory)
+    console.print(
+        'Medians (smallest-largest; of many at once, p90 and largest). "its JSON" is the request'
+        ' written as JSON; "homeserver" a client that does nothing but ask it the same; F shows'
+        f" completions and does nothing else. A reply is edited after {crowd.EDIT_INTERVAL:.0f} s"
+        " at the soonest, so only at its end. The homeserver alone took"
+        f" {found.capacity:.0f} events a second."
+    )
+    for table in found.tables():
+        console.print(table)
+    for fault in found.faults():
+        console.print(fault)
+
+
 def main() -> None:
     """Run all of it or one part, with as many rounds as asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -83,10 +101,13 @@ def main() -> None:
     if min(arguments.rounds, arguments.streamed) < _FEWEST:
         parser.error(f"fewer than {_FEWEST} rounds make no figure")
     console = Console(width=_WIDTH)
-    if arguments.part != "crypto":
+    parts = [arguments.part] if arguments.part else _PARTS
+    if "replies" in parts:
         asyncio.run(replies(console, arguments.rounds, arguments.streamed))
-    if arguments.part != "replies":
+    if "crypto" in parts:
         encryption(console)
+    if "conversations" in parts:
+        talk(console)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from bench.homeserver import members
 from bench.rig import program
+from bench.rows import rounded, spread
 from bench.sides import Ours, Side, Stock
 from bench.turns import Spent, Turns
 from bot.app import freeze
@@ -58,11 +59,11 @@ class Row:
     def cells(self) -> list[str]:
         """Return what, how often, both sides, one by the other, and the goal."""
         stock, ours = (median(self.samples[name]) for name in SIDES)
-        goal = "" if self.goal is None else f"≤ {_number(self.goal)}"
+        goal = "" if self.goal is None else f"≤ {rounded(self.goal)}"
         return [
             self.label,
             " / ".join(str(len(self.samples[name])) for name in SIDES),
-            *(_spread(self.samples[name]) for name in SIDES),
+            *(spread(self.samples[name]) for name in SIDES),
             f"{ours / stock:.2g}",
             f"{goal}, missed" if self.missed else goal,
         ]
@@ -71,14 +72,6 @@ class Row:
 def _sides(number: int) -> Sequence[str]:
     """Return who is measured in a round: stock, which takes seconds, sits out each other one."""
     return [OURS] if number % 2 else SIDES
-
-
-def _spread(samples: Sequence[float]) -> str:
-    return f"{_number(median(samples))} ({_number(min(samples))}-{_number(max(samples))})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
 def table(rows: Sequence[Row]) -> Table:

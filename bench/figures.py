@@ -10,8 +10,7 @@ from rich.table import Table
 
 from bench.between import Request
 from bench.rig import CLEAR, ENCRYPTED, FLOOR, NAMES, Part, Reply
-
-DRIFT_LIMIT = 0.15
+from bench.rows import DRIFT_LIMIT
 
 _ENOUGH_FOR_P90 = 10
 _ENOUGH_FOR_P99 = 100

@@ -15,7 +15,6 @@ import time
 import aiohttp
 
 _FIRST_AFTER = 0.8
-_EDIT_INTERVAL = 2.0
 _SENTENCE = re.compile(r"[.!?]\s")
 _FILTER = json.dumps({"presence": {"types": []}, "room": {"ephemeral": {"types": []}}})
 
@@ -23,9 +22,12 @@ _FILTER = json.dumps({"presence": {"types": []}, "room": {"ephemeral": {"types":
 class Floor:
     """One account: it joins where it is invited and answers every text message."""
 
-    def __init__(self, matrix: aiohttp.ClientSession, model: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, matrix: aiohttp.ClientSession, model: aiohttp.ClientSession, edit_interval: float
+    ) -> None:
         self._matrix = matrix
         self._model = model
+        self._edit_interval = edit_interval
         self._transactions = itertools.count()
 
     async def serve(self, user_id: str, password: str) -> None:
@@ -64,7 +66,7 @@ class Floor:
                     due = now if _SENTENCE.search(text) else min(due, now + _FIRST_AFTER)
                 if due <= now and text != shown:
                     event_id, shown = await self._show(room_id, text, event_id), text
-                    due = time.monotonic() + _EDIT_INTERVAL
+                    due = time.monotonic() + self._edit_interval
         if text != shown:
             await self._show(room_id, text, event_id)
 
@@ -79,13 +81,15 @@ class Floor:
         return event_id or sent
 
 
-async def main(homeserver: str, model: str, user_id: str, password: str) -> None:
-    """Serve one account; both addresses are base URLs."""
+async def main(
+    homeserver: str, model: str, user_id: str, password: str, edit_interval: str = "2"
+) -> None:
+    """Serve one account; both addresses are base URLs, the interval is in seconds."""
     async with (
         aiohttp.ClientSession(f"{homeserver}/_matrix/client/v3/", raise_for_status=True) as matrix,
         aiohttp.ClientSession(f"{model}/", raise_for_status=True) as backend,
     ):
-        await Floor(matrix, backend).serve(user_id, password)
+        await Floor(matrix, backend, float(edit_interval)).serve(user_id, password)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ _START_SECONDS = 30.0
 _PASSWORD = secrets.token_urlsafe()
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds of CPU that all threads of the process have taken."""
+    # Linux's clock of another process, clock_getcpuclockid(3), which Python does not wrap: it
+    # counts nanoseconds, /proc (so psutil) steps of 10 ms, and a reply of F takes 3.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 class Exchange(msgspec.Struct):
     """When the model was asked, and when it wrote; times are `time.monotonic()`."""
 
@@ -48,9 +55,7 @@ class Client:
 
     def cpu(self) -> float:
         """Return the seconds of CPU that all threads of the process have taken."""
-        # Linux's clock of another process, clock_getcpuclockid(3), which Python does not wrap: it
-        # counts nanoseconds, /proc (so psutil) steps of 10 ms, and a reply of F takes 3.
-        return time.clock_gettime(~self.pid << 3 | 2)
+        return cpu_seconds(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +145,7 @@ class Rig:
         cpu = client.cpu()
         notes = msgspec.json.decode(await _get(f"{client.proxy}/notes"), type=Notes)
         notes.requests = [request for request in notes.requests if request.began >= began]
-        log = await _get(f"{self._model.removesuffix('/v1')}/exchanges")
-        exchanges = {one.prompt: one for one in msgspec.json.decode(log, type=list[Exchange])}
-        return Part(replies, cpu, notes, exchanges)
+        return Part(replies, cpu, notes, await exchanges(self._model))
 
 
 @asynccontextmanager
@@ -162,7 +165,7 @@ async def start(directory: Path) -> AsyncIterator[Rig]:
             if name == FLOOR:
                 process = program("bench.floor", proxy, addresses.model, user, _PASSWORD)
             else:
-                process = _running(_bot(directory / name, user, proxy, addresses.model))
+                process = running(_bot(directory / name, user, proxy, addresses.model))
             _, pid = await parts.enter_async_context(process)
             room_id = await person.open_direct_message(user, encrypted=name == ENCRYPTED)
             await person.wait_joined(room_id, user)
@@ -179,11 +182,17 @@ def _bot(directory: Path, user_id: UserId, homeserver: str, model: str) -> Bot:
 
 
 @asynccontextmanager
-async def _running(bot: Bot) -> AsyncIterator[tuple[bytes, int]]:
+async def running(bot: Bot) -> AsyncIterator[tuple[bytes, int]]:
     """Run the bot as `program` runs our own."""
     async with bot:
         assert bot.pid
         yield b"", bot.pid
+
+
+async def exchanges(model: str) -> dict[str, Exchange]:
+    """Return when the model was asked what, and wrote, by prompt."""
+    log = await _get(f"{model.removesuffix('/v1')}/exchanges")
+    return {one.prompt: one for one in msgspec.json.decode(log, type=list[Exchange])}
 
 
 async def _get(url: str) -> bytes:

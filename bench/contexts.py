@@ -1,0 +1,188 @@
+"""What the context of a prompt costs, where the conversation is warm: it stands in memory."""
+
+import gc
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import count
+from typing import cast
+
+from bench.rows import Row
+from bot.app import SystemClock
+from bot.completion import Completion
+from bot.context import Contexts, Settings
+from bot.core.events import (
+    Conversation,
+    Delta,
+    EventId,
+    Message,
+    Prompt,
+    Revision,
+    Room,
+    RoomId,
+    Turn,
+    UserId,
+)
+from bot.core.models import Catalogue, ModelCard
+from bot.core.transcript import Said
+from bot.core.turns import History
+from bot.matrix.history import Histories
+from bot.matrix.safe_client import SafeClient
+from bot.ports import Matrix, Model, Store
+
+_TURNS = 20, 100, 400
+_ROUNDS = 10
+_CALLS = 10  # of one sample
+_OTHERS = 180  # conversations of 100 turns: as many as the bot keeps in memory, but for a few
+_GOAL_MS, _GOAL_TURNS = 2.0, 100
+
+_CARD = ModelCard("scripted", "scripted", "scripted", 32_000, 2048, None)
+_HOW = Settings("Vous êtes l'Assistant IA. " * 77, Catalogue([_CARD]), "fr", 3600.0)
+_ME, _PERSON = UserId("@bot:x"), UserId("@person:x")
+
+_PROMPT = (
+    "Où l'agent muté à l'étranger dépose-t-il son dossier, et qui le reçoit ? Merci d'avance. "
+)
+_REPLY = """\
+**Le cœur de l'affaire** : deux étapes, dont la première s'achève à l'accueil…
+
+1. Déposez le dossier *complété* au guichet n° 3 ;
+2. attendez la réponse écrite (deux mois au plus).
+
+"""
+
+
+def prompt_text(number: int) -> str:
+    """Return a question of 200 characters that no other number has."""
+    return f"{number}. {_PROMPT * 3}"[:200].strip()
+
+
+def versions(number: int) -> list[str]:
+    """Return a reply in French, with accents and Markdown, as it grows: some 1,450 characters."""
+    text = f"Réponse n° {number}.\n\n{_REPLY * 8}"
+    return [text[:length].strip() for length in (350, 700, 1050, 1450)]
+
+
+class _Listener:
+    """A model that takes in what it is asked with, and has nothing to say."""
+
+    request: Sequence[Turn] = ()
+
+    def context_length(self, card: ModelCard) -> int:
+        """Return the card's."""
+        return card.context_length
+
+    async def stream(self, turns: Sequence[Turn], _: ModelCard) -> AsyncGenerator[Delta, None]:
+        """End at once."""
+        self.request = turns
+        yield Delta(finish_reason="stop")
+
+
+class Asking:
+    """The bot's own way from a prompt to the model's request."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._model = _Listener()
+        self._completion = Completion(cast("Model", self._model))
+        self._contexts = Contexts(
+            matrix, cast("Store", None), SystemClock(), self._completion, _HOW
+        )
+
+    @property
+    def request(self) -> list[dict[str, str]]:
+        """The last one's messages, as the OpenAI API has them."""
+        return [{"role": turn.role, "content": turn.content} for turn in self._model.request]
+
+    async def ask(self, prompt: Prompt) -> None:
+        """Make the context, and ask the model with it."""
+        context = await self._contexts.of(prompt, _CARD)
+        async for _ in self._completion.stream(context.turns, _CARD):
+            pass
+
+
+class _Memory:
+    """Of the Matrix port, the two things that a context asks for, on the adapter's own memory."""
+
+    def __init__(self) -> None:
+        # Nothing that is warm asks the homeserver: there is none.
+        self._histories = Histories(cast("SafeClient", None), _ME)
+        self._numbers = count()
+
+    def room(self, room_id: RoomId) -> Room:
+        """Return a direct message."""
+        return Room(room_id, direct=True)
+
+    async def history(self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]) -> History:
+        """Return what was said."""
+        return await self._histories.read(prompt, {}, enough)
+
+    def converse(self, turns: int) -> Prompt:
+        """Hear a conversation of so many turns as it goes on, and return the prompt after it."""
+        room_id = RoomId(f"!{next(self._numbers)}:x")
+        conversation, clock = Conversation(room_id, None), count(round(time.time() * 1000))  # noqa: TID251  # the homeserver's
+        for number in count():
+            event_id = EventId(f"${number}:{room_id}")
+            prompt = Message(
+                event_id, room_id, _PERSON, "m.text", prompt_text(number), next(clock)
+            )
+            if number == 0:
+                self._histories.begin(conversation, prompt)
+            else:
+                self._histories.hear(prompt)
+            if number == turns // 2:
+                return Prompt((prompt,), conversation)
+            self._answer(prompt, number, clock)
+        raise AssertionError("numbers have no end")
+
+    def _answer(self, prompt: Message, number: int, clock: "count[int]") -> None:
+        room_id, reply = prompt.room_id, EventId(f"{prompt.event_id}:reply")
+        answers = (prompt.event_id,)
+        first, *edits = versions(number)
+        self._histories.hear(
+            Message(reply, room_id, _ME, "m.text", first, next(clock), answers=answers)
+        )
+        for part, text in enumerate(edits):
+            event_id = EventId(f"{reply}:{part}")
+            self._histories.hear(
+                Revision(event_id, room_id, _ME, reply, text, next(clock), answers)
+            )
+
+
+async def warm() -> list[Row]:
+    """Measure what stands in memory, beside writing the same request as JSON."""
+    rows: list[Row] = []
+    for others in (0, _OTHERS):
+        memory = _Memory()
+        asking = Asking(cast("Matrix", memory))
+        for _ in range(others):
+            await asking.ask(memory.converse(100))
+        prompts = {turns: memory.converse(turns) for turns in _TURNS}
+        besides = ", memory full" if others else ""
+        found = {
+            turns: Row(f"{turns} turns{besides}", _GOAL_MS if turns <= _GOAL_TURNS else None)
+            for turns in _TURNS
+        }
+        for number in range(_ROUNDS + 1):
+            for turns, row in found.items():
+                ours, written = await _ask_warm(asking, prompts[turns])
+                if number:  # the first is no sample
+                    row.bot.append(ours)
+                    row.beside.append(written)
+                assert len(asking.request) == turns + 2 or turns > _GOAL_TURNS, (
+                    "not the conversation"
+                )
+        rows += found.values()
+    return rows
+
+
+async def _ask_warm(asking: Asking, prompt: Prompt) -> tuple[float, float]:
+    """Return the milliseconds that the bot takes, and those of the JSON."""
+    gc.collect()  # what the rounds before have left
+    began = time.perf_counter()
+    for _ in range(_CALLS):
+        await asking.ask(prompt)
+    asked = time.perf_counter()
+    for _ in range(_CALLS):
+        json.dumps(asking.request)
+    written = time.perf_counter()
+    return (asked - began) * 1000 / _CALLS, (written - asked) * 1000 / _CALLS

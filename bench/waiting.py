@@ -1,0 +1,88 @@
+"""What it costs the event loop to keep a long line of prompts in order."""
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from bench.rows import Row
+from bot.answers import Answering, Answers
+from bot.app import SystemClock
+from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
+from bot.ports import Matrix, Store
+from bot.replying import Pace, Replying
+from bot.texts import speak
+
+_AT_ONCE = 20
+_WAITING = 1000
+_ROUNDS = 10
+_PACE = Pace(first_after=0.8, edit_interval=2.0, line_after=10.0)
+_LINE = f"{_WAITING} waiting"
+
+
+class _Line:
+    """A full house, and a line before it: everybody in a room of their own."""
+
+    def __init__(self) -> None:
+        replying = Replying(cast("Matrix", None), cast("Store", None), SystemClock(), _PACE)
+        self._answers = Answers(replying, speak("fr"), _AT_ONCE)
+        self._open: list[Answering] = []
+
+    def fill(self) -> None:
+        """Let all come at once."""
+        for _ in range(_AT_ONCE + _WAITING):
+            self._come()
+
+    def _come(self) -> None:
+        """Let one more come, as the assistant does."""
+        number = len(self._open)
+        room_id, person = RoomId(f"!{number}:x"), UserId(f"@{number}:x")
+        message = Message(EventId(f"${number}"), room_id, person, "m.text", "?", 0)
+        prompt = Prompt((message,), Conversation(room_id, None))
+        assert self._answers.join(prompt, None) is None
+        self._open.append(self._answers.begin(prompt))
+
+    def queue(self) -> None:
+        """Let one more ticket come."""
+        conversation = Conversation(RoomId("!another:x"), None)
+        self._answers.lanes.queue(conversation, UserId("@another:x"))
+
+    def last_place(self) -> int | None:
+        """Return the place of who came last."""
+        return self._open[-1].ticket.place
+
+    def places(self) -> list[int | None]:
+        """Return everybody's place."""
+        return [one.ticket.place for one in self._open]
+
+    def end(self) -> None:
+        """End one answer: the next in the line gets its turn."""
+        holds = self._answers.lanes.holds
+        next(one.ticket for one in self._open if holds(one.ticket)).drop()
+
+
+def _spent(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
+
+
+def lanes() -> list[Row]:
+    """Measure; nothing is like it that could stand beside it."""
+    rows = {
+        "fill": Row(
+            f"{_WAITING + _AT_ONCE} prompts come in one sync response, and take their places"
+        ),
+        "queue": Row(f"{_LINE}: one more is queued"),
+        "place": Row(f"{_LINE}: a place is asked for after a change (all of them are reckoned)"),
+        "places": Row(f"{_LINE}: the places of all are asked for after that"),
+        "leave": Row(f"{_LINE}: an answer ends, the next one is served"),
+    }
+    for _ in range(_ROUNDS):
+        line = _Line()
+        rows["fill"].bot.append(_spent(line.fill))
+        rows["place"].bot.append(_spent(line.last_place))
+        rows["places"].bot.append(_spent(line.places))
+        assert line.last_place() == _WAITING, "the line is not as long as it should be"
+        rows["leave"].bot.append(_spent(line.end))
+        rows["queue"].bot.append(_spent(line.queue))
+    return list(rows.values())
