@@ -121,7 +121,7 @@ class MatrixSettings(Section):
     device_name: Text = Field("Assistant IA", description="display name of the bot's device")
     allowed_servers: Servers = Field(
         default_factory=_own_server,
-        description='servers whose people may invite the bot: names, or "*." and a suffix',
+        description='servers whose people are answered: names, or "*." and a suffix',
     )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
     # A proxy's URL may hold a password: neither it nor the model's is ever printed.

@@ -177,7 +177,7 @@ class Policy:
 
     Attributes:
         me: the bot's own full Matrix id.
-        allowed_servers: server names, or `*.suffix`, whose people may invite the bot.
+        allowed_servers: server names, or `*.suffix`, whose people may invite the bot, and ask.
         bots: other bots, who are never answered.
         age_limit: seconds after which a prompt is too old to be answered.
         inline: replies in salons go to the main timeline, not to a thread.
