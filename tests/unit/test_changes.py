@@ -174,6 +174,18 @@ async def test_an_edit_while_a_later_prompt_is_being_answered_changes_no_answer(
     assert room.asked == ["Bonjour", "Et toi ?"]
 
 
+async def test_an_edit_while_a_later_prompt_only_waits_changes_no_answer(room: Room) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.begins("")
+        room.matrix.hear(message("Deux", event_id="$2"))
+        await room.until(lambda: len(room.model.requests) == 2)
+        await room.hear(revision("Autrement ?"))
+
+    assert len(room.model.requests) == 2
+    assert room.replies == ["Un."]
+
+
 async def test_an_edit_of_a_joined_message_has_the_whole_prompt_asked_anew(room: Room) -> None:
     room.says("Un.")
     async with room.run():
@@ -571,6 +583,33 @@ async def test_a_command_in_the_main_timeline_stops_the_person_s_answer_in_a_thr
         await room.hear(message("!stop", event_id="$stop"))
 
     assert room.shown == [f"Un.\n\n{TEXTS('stopped')}"]
+
+
+async def test_a_stop_is_for_the_answer_that_is_written_not_for_what_waits_behind_it(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.begin_to_answer("Un. ")
+        room.matrix.hear(message("Deux", event_id="$2"))
+        await room.until(lambda: "$2" in room.matrix.attended)
+        room.says("Deux.")
+        await room.hear(message("!stop", event_id="$stop"))
+        await room.until(lambda: room.done("$prompt", "$2"))
+
+    assert room.replies == [f"Un.\n\n{TEXTS('stopped')}", "Deux."]
+
+
+async def test_a_context_that_cannot_be_read_ends_a_begun_answer_in_its_place(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.begin_to_answer("Un demi. Mais")
+        room.matrix.history_failure = HomeserverUnreachable("500")
+        room.matrix.hear(revision("Autre chose ?"))
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.replies == [TEXTS("bug")]
+    assert room.notices == []
 
 
 @pytest.mark.parametrize(
