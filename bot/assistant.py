@@ -5,11 +5,11 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from weakref import WeakValueDictionary
 
 import structlog
 
 from bot.answers import Answering, Answers
+from bot.arrivals import Arrivals
 from bot.changes import Changes
 from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
@@ -29,14 +29,12 @@ from bot.core.routing import (
     Accept,
     Amend,
     Answer,
-    Await,
     Decline,
     Explain,
     Follow,
     Ignore,
     Intent,
     Leave,
-    Look,
     Policy,
     Redo,
     Run,
@@ -58,7 +56,7 @@ from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
-from bot.ports import Awaited, Clock, Matrix, Model, Store
+from bot.ports import Clock, Matrix, Model, Store
 from bot.replying import Replying
 from bot.texts import speak
 
@@ -87,6 +85,7 @@ class Assistant:
     def __init__(
         self, matrix: Matrix, model: Model, store: Store, replying: Replying, how: Behaviour
     ) -> None:
+        self._to = replying
         self._matrix = matrix
         self._store = store
         self._clock: Clock = replying.clock
@@ -103,123 +102,29 @@ class Assistant:
             matrix, store, self._answers, self._changes, how.settings.catalogue, how.about
         )
         self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
-        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
 
     async def run(self) -> None:
         """Take in batch after batch; what an earlier process left unfinished comes first."""
         unfinished = await self._store.unfinished()
         async with asyncio.TaskGroup() as tasks:
-            begin = partial(self._begin, tasks)
-            tasks.create_task(self._late_keys.run(begin))
+            start = partial(self._start, tasks)
+            arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
+            tasks.create_task(self._late_keys.run(arrivals.begin))
             async for batch in self._matrix.batches(await self._store.sync_token()):
                 for room_id in batch.closed:
                     self._answers.silence(room_id)
                 until = self._clock.monotonic() + _PATIENCE_AT_START
                 for left in unfinished:
                     patience = max(until - self._clock.monotonic(), 0.0)
-                    await self._restore(tasks, left, patience)
+                    await arrivals.restore(left, patience)
                 unfinished = ()
                 asking = await self._hearing.asking(batch.events)
                 heard = replace(batch, events=tuple(asking))
                 for event in await self._store.admit(heard, self._clock.now()):
-                    begin(event)
+                    arrivals.begin(event)
                 for room_id in batch.closed:
                     self._answers.silence(room_id)
                 self._late_keys.hear(batch.keys)
-
-    def _begin(
-        self,
-        tasks: asyncio.TaskGroup,
-        event: Event,
-        remarks: Sequence[str] = (),
-        left: Pending | None = None,
-    ) -> None:
-        """Start on the event at once: who asks first gets the first place.
-
-        What cannot be read waits for its key, and costs no task.
-        """
-        match self._hearing.decide(event, left):
-            case Await(message):
-                self._late_keys.add(message)
-            case Look():
-                tasks.create_task(self._look(tasks, event, remarks, left))
-            case intent:
-                self._start(tasks, event, intent, remarks, left)
-
-    async def _restore(
-        self, tasks: asyncio.TaskGroup, left: Event | Pending | Awaited, patience: float
-    ) -> None:
-        """Go on with what an earlier process admitted, before anything newer is heard.
-
-        What cannot be fetched in that time is waited for beside the rest; what never can be waits
-        for the next start.
-        """
-        if isinstance(left, Awaited):
-            self._late_keys.restore(left)
-        elif not isinstance(left, Pending):
-            self._begin(tasks, left)
-        elif not await self._read_again(tasks, left, patience):
-            tasks.create_task(self._read_again(tasks, left))
-
-    async def _read_again(
-        self, tasks: asyncio.TaskGroup, left: Pending, patience: float | None = None
-    ) -> bool:
-        """Begin anew with what is known by its ids; False where the time is over."""
-        ids = {"event_id": left.event_id, "room_id": left.room_id}
-        try:
-            event = await self._again(left, patience)
-        except (StoreError, LoggedOut, AccountExpired):
-            raise
-        except (HomeserverUnreachable, RateLimited) as error:
-            log.warning("message not read", reason=str(error), **ids)
-            return False
-        except MatrixError as error:
-            log.warning("message not read", reason=str(error), **ids)
-        except Exception as error:  # noqa: BLE001  # as in _do
-            log_bug(error)
-        else:
-            if event is not None:
-                self._begin(tasks, event, left=left)
-        return True
-
-    async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
-        """Fetch what is known by its ids; what is gone is finished."""
-        fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
-        event = await insist(self._clock, fetch, within=patience)
-        if event is None:
-            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
-            await self._store.finish(left.event_id)
-        return event
-
-    async def _look(
-        self,
-        tasks: asyncio.TaskGroup,
-        event: Event,
-        remarks: Sequence[str],
-        left: Pending | None,
-    ) -> None:
-        """Start on an event once it can be decided; at the next start, where it cannot be now.
-
-        What a thread is asked stays in order; what is redacted meanwhile is let go.
-        """
-        place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
-        async with self._looking.setdefault(place, asyncio.Lock()):
-            ids = {"event_id": event.event_id, "room_id": event.room_id}
-            try:
-                await self._hearing.resolve(event, left)
-                now = await self._again(Pending(event.event_id, event.room_id))
-                if now is None:
-                    return
-                intent = await self._hearing.resolve(now, left)
-            except (StoreError, LoggedOut, AccountExpired):
-                raise
-            except MatrixError as error:
-                log.warning("message not looked up", reason=str(error), **ids)
-            except Exception as error:  # noqa: BLE001  # as in _do
-                log_bug(error)
-            else:
-                if not isinstance(intent, Await):
-                    self._start(tasks, now, intent, remarks, left)
 
     def _start(
         self,
