@@ -1,17 +1,21 @@
 """Proves the meddler, before a server that counts what reaches it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.stand.meddler import Meddler
-from tests.stand.model import ScriptedModel
+from tests.stand.meddler import Deed, Meddler
+from tests.stand.model import Answer, ScriptedModel
+from tests.stand.observations import JSON
 
 ASK = ("POST", "/completions$")
+STORMY: Sequence[Deed] = ("refuse", "cut", "break", "answer", "replay", "repeat")
 
 
 @pytest_asyncio.fixture
@@ -37,6 +41,16 @@ async def ask(http: aiohttp.ClientSession, prompt: str) -> tuple[int, str]:
     body = {"model": "scripted", "messages": [{"role": "user", "content": prompt}]}
     async with http.post("/v1/chat/completions", json=body) as response:
         return response.status, await response.text()
+
+
+async def received(response: aiohttp.ClientResponse) -> bytes:
+    """Return what comes of the body until the connection breaks."""
+    got = b""
+    try:
+        while True:
+            got += await response.content.readexactly(1)
+    except aiohttp.ClientPayloadError:
+        return got
 
 
 def heard(model: ScriptedModel) -> list[str]:
@@ -138,6 +152,156 @@ async def test_a_connection_that_is_cut_has_done_its_work(
         await ask(http, "hello")
 
     assert heard(model) == ["hello"]
+
+
+async def test_a_stream_passes_as_it_comes(
+    model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    gate = asyncio.Event()
+    model.next(Answer(text="one two three", after=1, gate=gate))
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
+
+    async with asyncio.timeout(10), http.post("/v1/chat/completions", json=body) as response:
+        before = await response.content.readuntil(b'"one')
+        gate.set()
+        after = await response.content.read()
+
+    assert b"two" not in before
+    assert b"three" in after
+
+
+async def test_a_stream_that_breaks_off_at_the_server_breaks_off_here(
+    model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    model.next(Answer(text="one two three", mode="close", after=1))
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await ask(http, "count")
+
+
+async def test_a_request_that_is_delayed_goes_on_after_that_time(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    begun = time.monotonic()
+    with meddler.rule(*ASK, "delay", seconds=0.2) as rule:
+        status, _ = await ask(http, "hello")
+
+    assert model.exchanges[0].arrived - begun >= 0.2
+    assert rule.statuses == [status] == [HTTPStatus.OK]
+
+
+async def test_a_request_that_is_refused_never_comes(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    with (
+        meddler.rule(*ASK, "refuse", times=1) as rule,
+        pytest.raises(aiohttp.ClientConnectionError),
+    ):
+        await ask(http, "hello")
+
+    assert heard(model) == []
+    assert len(rule.requests) == 1
+
+
+async def test_an_answer_breaks_off_after_so_many_bytes(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    model.next(Answer(text="one two three"))
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
+    with meddler.rule(*ASK, "break", size=40):
+        async with http.post("/v1/chat/completions", json=body) as response:
+            got = await received(response)
+
+    assert len(got) == 40
+    assert got.startswith(b"data: {")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text", "kind"),
+    [
+        (502, "<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>", "text/html"),
+        (504, "", "", "text/html"),
+        (429, {"errcode": "M_LIMIT_EXCEEDED"}, '{"errcode": "M_LIMIT_EXCEEDED"}', None),
+    ],
+)
+async def test_what_stands_before_a_server_answers_in_its_own_way(
+    meddler: Meddler,
+    http: aiohttp.ClientSession,
+    status: int,
+    body: JSON | str,
+    text: str,
+    kind: str | None,
+) -> None:
+    with meddler.rule("GET", "/models", "answer", status=status, body=body):
+        async with http.get("/v1/models") as response:
+            answer = response.status, await response.text(), response.content_type
+
+    assert answer == (status, text, kind or "application/json")
+
+
+async def test_a_request_that_is_replayed_comes_twice_and_is_answered_once(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    model.next(Answer(text="first"), Answer(text="second"))
+    with meddler.rule(*ASK, "replay", times=1):
+        status, answer = await ask(http, "hello")
+
+    assert heard(model) == ["hello", "hello"]
+    assert status == HTTPStatus.OK
+    assert "second" in answer
+    assert "first" not in answer
+
+
+async def test_an_answer_that_is_repeated_comes_to_the_request_after_its_own(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    model.next(*(Answer(text=text) for text in ("first", "second", "third")))
+    with meddler.rule(*ASK, "repeat", times=1):
+        answers = [await ask(http, prompt) for prompt in ("one", "two", "three")]
+
+    assert heard(model) == ["one", "three"]
+    assert answers[0] == answers[1]
+    assert "second" in answers[2][1]
+
+
+async def rough(http: aiohttp.ClientSession, meddler: Meddler, seed: int) -> Sequence[Deed]:
+    """Ask through a storm; return what it did."""
+    with meddler.storm(*ASK, dict.fromkeys(STORMY, 0.15), seed=seed) as storm:
+        for number in range(30):
+            try:
+                await ask(http, f"number {number}")
+            except aiohttp.ClientError:
+                continue
+    return storm.done
+
+
+async def test_a_storm_is_the_same_again_from_the_same_seed(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    first = await rough(http, meddler, seed=1)
+    count = len(model.exchanges)
+    again = await rough(http, meddler, seed=1)
+    other = await rough(http, meddler, seed=2)
+
+    assert first == again != other
+    assert set(first) == set(STORMY)
+    assert 0 < count < 60
+    assert (await ask(http, "after the storm"))[0] == HTTPStatus.OK
+
+
+async def test_a_storm_leaves_other_requests_alone_and_rules_go_before_it(
+    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+) -> None:
+    with (
+        meddler.storm(*ASK, {"refuse": 1.0}, seed=0),
+        meddler.rule(*ASK, "answer", status=503, body={}),
+    ):
+        status, answer = await ask(http, "hello")
+        async with http.get("/v1/models") as models:
+            assert models.status == HTTPStatus.OK
+
+    assert (status, json.loads(answer)) == (503, {})
+    assert heard(model) == []
 
 
 async def test_a_server_that_is_away_is_a_bad_gateway(

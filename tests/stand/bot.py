@@ -1,11 +1,15 @@
 """Owns the bot as an operator runs it: a configuration file and one `assistant-tchap` process."""
 
 import asyncio
+import copy
+import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import yaml
 
@@ -17,21 +21,58 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 # `python -m bot`, but for the pipe from us: it closes when we end, however we end, and with it
-# ends the bot, which itself, in production, minds no stdin.
+# ends the bot, which itself, in production, minds no stdin. And the log tells of the imports.
 _BOT_THAT_ENDS_WITH_US = """
-import os, runpy, threading
+import json, os, runpy, threading
+from datetime import datetime, timezone
 def end_with_parent():
     os.read(0, 1)
     os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
+import bot.app
+at = datetime.now(timezone.utc).isoformat()
+imported = {"event": "imported", "level": "debug", "timestamp": at}
+os.write(2, json.dumps(imported).encode() + b"\\n")
 runpy.run_module("bot", run_name="__main__", alter_sys=True)
 """
 
 
-def _environment() -> dict[str, str]:
-    """Return ours, but let the first start write the bytecode that makes the next ones fast."""
+class Process(Protocol):
+    """What asyncio and the fork server give for a child."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def send_signal(self, signal: int) -> None: ...
+
+    async def wait(self) -> int: ...
+
+
+# Starts the bot: on a configuration, logging to that file, with these variables besides ours.
+Launch = Callable[[Path, Path, Mapping[str, str]], Awaitable[Process]]
+
+
+async def launch_cold(config: Path, log: Path, environment: Mapping[str, str]) -> Process:
+    """Start an ordinary process, which has all to import."""
+    # The first start may write the bytecode that makes the next ones fast.
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return inherited | {"PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as file:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _BOT_THAT_ENDS_WITH_US,
+            "run",
+            "--config",
+            str(config),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env={**inherited, "PYTHONUNBUFFERED": "1", **environment},
+            start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+        )
 
 
 class Bot:
@@ -42,11 +83,13 @@ class Bot:
     Attributes:
         user_id: its account.
         log: its structured log, one JSON object a line.
+        launch: how its process is started; a fork server's `launch` is quicker.
     """
 
     def __init__(self, directory: Path, user_id: UserId, **sections: dict[str, Any]) -> None:
         """Write the configuration; `sections` are those of config.example.yaml."""
         self.user_id = user_id
+        self.launch: Launch = launch_cold
         self.directory = directory
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"
@@ -54,7 +97,8 @@ class Bot:
         self.config.write_text(yaml.safe_dump(sections))
         self._storage = Path(sections["storage"]["directory"])
         self._watched = False
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
+        self._begins = 0  # where the process's own lines begin in the log
 
     async def __aenter__(self) -> Self:
         # The demo only starts and stops it: a word typed there may well be one of the schema's.
@@ -72,28 +116,44 @@ class Bot:
         """The process's id, None while there is none."""
         return self._process.pid if self._process else None
 
-    async def start(self) -> None:
+    @property
+    def runs(self) -> bool:
+        """Tell whether there is a process that has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    def beside(self) -> "Bot":
+        """Return another bot of the same configuration, with a log of its own."""
+        other = copy.copy(self)
+        other.log, other._process = self.log.with_name("beside.log"), None
+        return other
+
+    async def start(self, **environment: str) -> None:
         """Start the process, return once it is logged in; RuntimeError with its log if it dies."""
-        before = self.said("started")
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _BOT_THAT_ENDS_WITH_US,
-                "run",
-                "--config",
-                str(self.config),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
-            )
+        await self.begin(**environment)
+        await self.started()
+
+    async def started(self) -> None:
+        """Wait until the process that was begun is logged in; RuntimeError if it dies."""
         async with asyncio.timeout(_START_SECONDS):
-            while self.said("started") == before:
-                if self._process.returncode is not None:
+            while self.told("started") is None:
+                if not self.runs:
                     raise RuntimeError(f"the bot ended at its start:\n{self.log.read_text()}")
                 await asyncio.sleep(_POLL_SECONDS)
+
+    async def begin(self, **environment: str) -> None:
+        """Start the process with these variables besides, and wait for nothing."""
+        self.log.touch()
+        self._begins = self.log.stat().st_size
+        self._process = await self.launch(self.config, self.log, environment)
+
+    def told(self, event: str) -> datetime | None:
+        """Return when the last process logged its first line of that kind, None if it has not."""
+        with self.log.open("rb") as log:
+            log.seek(self._begins)
+            for line in log:
+                if f'"event": "{event}"'.encode() in line and line.endswith(b"}\n"):
+                    return datetime.fromisoformat(json.loads(line)["timestamp"])
+        return None
 
     async def stop(self) -> int:
         """End the process in order (SIGTERM) and return its exit code, 0 where there is none."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _SHORTEST = 8  # characters: what is shorter stands in files by chance
@@ -26,6 +27,18 @@ def remember(text: str) -> None:
     """
     sentences = map(str.strip, _SENTENCE_END.split(text.removeprefix("* ")))
     _said.update(sentence for sentence in sentences if len(sentence) >= _SHORTEST)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Remember what is said within the block there alone, and nothing from outside."""
+    before = _said.copy()
+    _said.clear()
+    try:
+        yield
+    finally:
+        _said.clear()
+        _said.update(before)
 
 
 def search(*places: Path) -> None:

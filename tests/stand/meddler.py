@@ -1,98 +1,40 @@
-"""Owns what lies between one client and its homeserver: a reverse proxy that meddles by rules."""
+"""Owns what lies between a client and its server: a reverse proxy that meddles, by rule or chance.
+
+It stands before a homeserver or a model: what is streamed passes as it comes.
+"""
 
 import asyncio
-import json
-import re
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Literal, Self
+from typing import Self, Unpack
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from tests.stand.observations import JSON
+from tests.stand.rules import AFTER, BEFORE, Deed, How, Rule, Storm, Whole
 
-Deed = Literal[
-    "count",  # nothing
-    "answer",  # `status` and `body`; the homeserver never hears of the request
-    "hold",  # the request waits for the release, then goes on
-    "postpone",  # {} at once; the request itself goes on after the release, in order
-    "withhold",  # the homeserver hears of it at once; its answer waits for the release
-    "cut",  # the homeserver hears of it at once; the connection breaks in place of its answer
-]
+__all__ = ["Deed", "Meddler", "Rule", "Storm"]
 
-_BEFORE: Sequence[Deed] = ("answer", "hold", "postpone")
-_AFTER: Sequence[Deed] = ("count", "withhold", "cut")
 _LARGEST_REQUEST = 64 << 20  # bytes
-_PATIENCE_SECONDS = 20.0
-_ERROR: JSON = {"errcode": "M_UNKNOWN", "error": "meddled"}
 # They are each connection's own (RFC 9110, section 7.6.1), or follow from what is sent.
 _NOT_FORWARDED = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Rule:
-    """What is done to the requests of one kind.
-
-    Attributes:
-        method: the HTTP method.
-        path: a regular expression, searched in the decoded path without its query.
-        deed: what is done.
-        times: to how many requests it is done; None for all.
-        status: with `body`, what "answer" sends.
-        requests: bodies of those that it was done to so far, {} where one had none.
-        statuses: what they were answered with, by the homeserver or here.
-    """
-
-    method: str
-    path: str
-    deed: Deed
-    times: int | None
-    status: int
-    body: JSON
-    requests: list[JSON] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
-    _released: asyncio.Event = field(default_factory=asyncio.Event)
-    _order: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _noted: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def met(self, requests: int = 1) -> None:
-        """Wait until it was done to that many; the homeserver has heard of them, if it is to."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while len(self.requests) < requests:
-                await self._noted.wait()
-
-    def release(self) -> None:
-        """Let go what waits, and all that comes from now on."""
-        self._released.set()
-
-    def applies(self, request: web.Request, deeds: Sequence[Deed]) -> bool:
-        """Tell whether it is to be done to the request, and is one of `deeds`."""
-        due = self.times is None or len(self.requests) < self.times
-        ours = self.method == request.method and self.deed in deeds
-        return due and ours and re.search(self.path, request.path) is not None
-
-    def note(self, body: bytes) -> None:
-        """Count a request."""
-        self.requests.append(json.loads(body) if body else {})
-        self._noted.set()
-        self._noted = asyncio.Event()
 
 
 class Meddler:
     """The proxy: what no rule is about passes as it is.
 
     Attributes:
-        url: what the client is given for its homeserver's address.
+        url: what the client is given for its server's address.
     """
 
-    def __init__(self, homeserver: str) -> None:
+    def __init__(self, server: str) -> None:
         self.url = ""
-        self._homeserver = homeserver
+        self._server = server
         self._rules: list[Rule] = []
+        self._storms: list[Storm] = []
         self._postponed: list[asyncio.Task[None]] = []
         self._http: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -123,22 +65,13 @@ class Meddler:
             await self._http.close()
 
     @contextmanager
-    def rule(
-        self,
-        method: str,
-        path: str,
-        deed: Deed,
-        *,
-        times: int | None = None,
-        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
-        body: JSON = _ERROR,
-    ) -> Iterator[Rule]:
+    def rule(self, method: str, path: str, deed: Deed, **how: Unpack[How]) -> Iterator[Rule]:
         """Do `deed` to such requests within the block; what waits at its end is released.
 
         Of several rules for one request the oldest applies that has not been applied `times`
-        times; what is done before the homeserver hears of it goes before the rest.
+        times; what is done before the server hears of it goes before the rest.
         """
-        rule = Rule(method=method, path=path, deed=deed, times=times, status=status, body=body)
+        rule = Rule(method=method, path=path, deed=deed, **how)
         self._rules.append(rule)
         try:
             yield rule
@@ -146,67 +79,175 @@ class Meddler:
             self._rules.remove(rule)
             rule.release()
 
-    async def _serve(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        rule = self._find(request, _BEFORE)
+    @contextmanager
+    def storm(
+        self, method: str, path: str, chances: Mapping[Deed, float], *, seed: int
+    ) -> Iterator[Storm]:
+        """Do these deeds by chance to such requests within the block; rules go before."""
+        dice = random.Random(seed)  # noqa: S311  # it guards no secret
+        storm = Storm(method=method, path=path, chances=chances, dice=dice)
+        self._storms.append(storm)
+        try:
+            yield storm
+        finally:
+            self._storms.remove(storm)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        body, chance = await request.read(), self._throw(request)
+        rule = self._find(request, BEFORE, chance)
         if rule is not None:
-            return await self._anticipate(rule, request, body)
-        response = await self._forward(request, body)
-        rule = self._find(request, _AFTER)
-        if rule is None:
-            return response
-        rule.note(body)
-        rule.statuses.append(response.status)
-        if rule.deed == "withhold":
-            await rule._released.wait()
-        elif rule.deed == "cut" and request.transport:
-            request.transport.abort()
-        return response
+            rule.note(body)
+            response = await self._anticipate(rule, request, body)
+            if response is not None:
+                rule.statuses.append(response.status)
+                return response
+        answer = await self._ask(request, body)
+        try:
+            if rule is None and (rule := self._find(request, AFTER, chance)) is not None:
+                rule.note(body)
+            return await self._conclude(request, answer, rule)
+        finally:
+            if answer is not None:
+                answer.close()
 
-    def _find(self, request: web.Request, deeds: Sequence[Deed]) -> Rule | None:
-        return next((rule for rule in self._rules if rule.applies(request, deeds)), None)
+    def _throw(self, request: web.Request) -> Sequence[Rule]:
+        """Return what befalls the request by chance."""
+        thrown = [storm.throw(request.method, request.path) for storm in self._storms]
+        return [rule for rule in thrown if rule is not None]
 
-    async def _anticipate(self, rule: Rule, request: web.Request, body: bytes) -> web.Response:
-        """Do what is done before the homeserver hears of a request."""
-        rule.note(body)
-        if rule.deed == "answer":
-            response = web.json_response(rule.body, status=rule.status)
-        elif rule.deed == "hold":
-            await rule._released.wait()
-            response = await self._forward(request, body)
-        else:
-            later = self._forward_later(rule, request, body)
-            self._postponed.append(asyncio.get_running_loop().create_task(later))
-            response = web.json_response({})
-        rule.statuses.append(response.status)
-        return response
+    def _find(
+        self, request: web.Request, deeds: Sequence[Deed], chance: Sequence[Rule]
+    ) -> Rule | None:
+        method, path = request.method, request.path
+        rules = (*self._rules, *chance)
+        return next((rule for rule in rules if rule.applies(method, path, deeds)), None)
+
+    async def _anticipate(
+        self, rule: Rule, request: web.Request, body: bytes
+    ) -> web.Response | None:
+        """Do what is done before the server hears of a request; None where it now shall."""
+        match rule.deed:
+            case "answer":
+                return _own(rule)
+            case "refuse":
+                return _abort(request)
+            case "repeat":
+                whole, rule.last = rule.last, None
+                return None if whole is None else _whole(whole)
+            case "postpone":
+                later = self._forward_later(rule, request, body)
+                self._postponed.append(asyncio.get_running_loop().create_task(later))
+                return web.json_response({})
+            case "delay":
+                await asyncio.sleep(rule.seconds)
+            case "hold":
+                await rule.released.wait()
+            case _:
+                await self._forward(request, body)
+        return None
+
+    async def _conclude(
+        self, request: web.Request, answer: aiohttp.ClientResponse | None, rule: Rule | None
+    ) -> web.StreamResponse:
+        """Do what is done once the server has answered; None where it is away."""
+        status = HTTPStatus.BAD_GATEWAY if answer is None else answer.status
+        if rule is not None:
+            rule.statuses.append(status)
+        if rule is not None and rule.deed == "cut":
+            return _abort(request)
+        if answer is None:
+            return web.Response(status=status)
+        if rule is not None and rule.deed == "withhold":
+            whole = await _read(answer)
+            await rule.released.wait()
+            return _whole(whole)
+        return await self._pass_on(request, answer, rule)
+
+    async def _pass_on(
+        self, request: web.Request, answer: aiohttp.ClientResponse, rule: Rule | None
+    ) -> web.StreamResponse:
+        sources: list[Rule | Storm] = [*self._rules, *self._storms]
+        keeping = [one for one in sources if one.keeps(request.method, request.path)]
+        if keeping:
+            whole = await _read(answer)
+            for one in keeping:
+                one.last = whole
+            return _whole(whole)
+        return await _stream(request, answer, rule.size if rule and rule.deed == "break" else None)
 
     async def _forward_later(self, rule: Rule, request: web.Request, body: bytes) -> None:
-        async with rule._order:
-            await rule._released.wait()
-            response = await self._forward(request, body)
-        if response.status != HTTPStatus.OK:
-            raise RuntimeError(f"{request.method} {request.path}, postponed: {response.status}")
+        async with rule.order:
+            await rule.released.wait()
+            status = await self._forward(request, body)
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"{request.method} {request.path}, postponed: {status}")
 
-    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+    async def _forward(self, request: web.Request, body: bytes) -> int:
+        """Let the server hear of the request, and return the status of its whole answer."""
+        answer = await self._ask(request, body)
+        if answer is None:
+            return HTTPStatus.BAD_GATEWAY
+        return (await _read(answer)).status
+
+    async def _ask(self, request: web.Request, body: bytes) -> aiohttp.ClientResponse | None:
+        """Send the request on, return the start of the answer; None where the server is away."""
         assert self._http
-        url = URL(self._homeserver + request.raw_path, encoded=True)
+        url = URL(self._server + request.raw_path, encoded=True)
         try:
-            async with self._http.request(
+            return await self._http.request(
                 request.method,
                 url,
                 data=body or None,
                 headers=_forwarded(request.headers),
                 skip_auto_headers=["Accept-Encoding", "Content-Type", "User-Agent"],
                 allow_redirects=False,
-            ) as answer:
-                return web.Response(
-                    status=answer.status,
-                    body=await answer.read(),
-                    headers=_forwarded(answer.headers),
-                )
+            )
         except aiohttp.ClientConnectionError:
-            return web.Response(status=HTTPStatus.BAD_GATEWAY)
+            return None
+
+
+async def _stream(
+    request: web.Request, answer: aiohttp.ClientResponse, size: int | None
+) -> web.StreamResponse:
+    """Pass the body on as it comes, up to `size` bytes; as the server breaks off, so do we."""
+    response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
+    if "Content-Length" in answer.headers:
+        response.content_length = int(answer.headers["Content-Length"])
+    left = size
+    try:
+        await response.prepare(request)
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk[:left])
+            left = None if left is None else max(left - len(chunk), 0)
+            if left == 0:
+                break
+    except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):  # either may have left
+        _abort(request)
+    if size is not None:
+        _abort(request)
+    return response
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Whole:
+    return Whole(answer.status, _forwarded(answer.headers), await answer.read())
+
+
+def _whole(whole: Whole) -> web.Response:
+    return web.Response(status=whole.status, headers=whole.headers, body=whole.body)
+
+
+def _own(rule: Rule) -> web.Response:
+    """Return what the rule answers."""
+    if isinstance(rule.body, str):
+        return web.Response(status=rule.status, text=rule.body, content_type="text/html")
+    return web.json_response(rule.body, status=rule.status)
+
+
+def _abort(request: web.Request) -> web.Response:
+    """Break the connection; what is returned goes nowhere."""
+    if request.transport:
+        request.transport.abort()
+    return web.Response(status=HTTPStatus.BAD_GATEWAY)
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

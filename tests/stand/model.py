@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -26,6 +27,7 @@ from tests.stand import canaries
 Mode = Literal[
     "ok",
     "verbatim",  # `status`, `headers` and `body`, as they are
+    "mute",  # not a byte until the client leaves
     "stall",  # nothing more until the client leaves
     "drone",  # `tail` over and over until the client leaves
     "reset",  # TCP RST
@@ -202,7 +204,12 @@ class ScriptedModel:
         try:
             if answer.mode == "verbatim":
                 return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
-            return await _Stream(request, exchange, answer).run()
+            if answer.mode == "mute":
+                await asyncio.Event().wait()
+            stream = _Stream(request, exchange, answer)
+            with suppress(ConnectionResetError):  # the client may leave at any time
+                await stream.run()
+            return stream.response
         finally:
             exchange.over.set()
 
@@ -220,12 +227,12 @@ class _Stream:
         self._request = request
         self._exchange = exchange
         self._answer = answer
-        self._response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        self.response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
 
-    async def run(self) -> web.StreamResponse:
+    async def run(self) -> None:
         """Write the words, the gate and the fault, as the answer says."""
         answer, body = self._answer, self._exchange.body
-        await self._response.prepare(self._request)
+        await self.response.prepare(self._request)
         text = echo(body["messages"]) if answer.text is None else answer.text
         canaries.remember(text)
         words = re.findall(r"\s*\S+\s*", text)
@@ -235,7 +242,7 @@ class _Stream:
             await answer.gate.wait()
         if answer.mode != "ok":
             await self._fail()
-            return self._response
+            return
         await self._say(words[answer.after :])
         await self._choice({}, answer.finish_reason)
         if body.get("stream_options", {}).get("include_usage"):
@@ -244,7 +251,6 @@ class _Stream:
             await self._event({"choices": [], "usage": answer.usage or usage})
         await self._write("[DONE]")
         self._exchange.done = time.monotonic()
-        return self._response
 
     async def _say(self, words: Sequence[str]) -> None:
         rate, start = self._answer.tokens_per_second, time.monotonic()
@@ -255,7 +261,7 @@ class _Stream:
                 await asyncio.sleep(start + count / rate - time.monotonic())
 
     async def _fail(self) -> None:
-        await self._response.write(self._answer.tail)
+        await self.response.write(self._answer.tail)
         transport = self._request.transport
         assert transport, "the client has left before the fault"
         if self._answer.mode == "stall":
@@ -273,7 +279,7 @@ class _Stream:
     async def _drone(self) -> None:
         while True:
             await asyncio.sleep(0.02)
-            await self._response.write(self._answer.tail)
+            await self.response.write(self._answer.tail)
 
     async def _choice(self, delta: Mapping[str, str], finish_reason: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -287,7 +293,7 @@ class _Stream:
     async def _write(self, data: str) -> None:
         lines = ": ping\n\n" if self._answer.comments else ""
         lines += f"data: {data}\n\n"
-        await self._response.write(lines.replace("\n", self._answer.newline).encode())
+        await self.response.write(lines.replace("\n", self._answer.newline).encode())
 
 
 async def _serve(port: int, answer: Answer) -> None:

@@ -44,6 +44,7 @@ class Synapse:
 
     Attributes:
         url: base URL of the client-server API.
+        database: the SQLite file.
         server_name: the part of user ids behind the colon.
         log: what Synapse wrote, at WARNING and above: no message's text.
     """
@@ -60,6 +61,7 @@ class Synapse:
         self.log = directory / "synapse.log"
         self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}"
+        self.database = directory / "synapse.db"
         self._config = directory / "homeserver.yaml"
         self._secret = secrets.token_urlsafe()
         self._admin_token: str | None = None
@@ -230,7 +232,7 @@ class Synapse:
             "server_name": self.server_name,
             "public_baseurl": self.url,
             "listeners": [listener],
-            "database": {"name": "sqlite3", "args": {"database": str(directory / "synapse.db")}},
+            "database": {"name": "sqlite3", "args": {"database": str(self.database)}},
             "media_store_path": str(directory / "media"),
             "log_config": str(logging),
             "signing_key": f"ed25519 stand {b64encode(secrets.token_bytes(32)).decode()}",
