@@ -26,5 +26,14 @@ ENV PATH=/opt/assistant/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER assistant
 VOLUME /var/lib/assistant-tchap
 STOPSIGNAL SIGTERM
+# In a container of its own no port is taken. Kubernetes asks /livez by itself (docs/operations.md).
+ENV ASSISTANT_HEALTH__PORT=9464
+# No urllib: it would ask an HTTP_PROXY of the environment.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-Ic", "\
+import http.client, os, sys; \
+port = int(os.environ['ASSISTANT_HEALTH__PORT']); \
+asked = http.client.HTTPConnection('127.0.0.1', port, timeout=4); \
+asked.request('GET', '/livez'); \
+sys.exit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["assistant-tchap"]
 CMD ["run", "--config", "/etc/assistant-tchap/config.yaml"]

@@ -2,6 +2,7 @@
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
 #   make test   every test, with coverage          make check   lint, types, import rules
+#   make chaos  the bot killed while it answers (KILLS=50 SEED=1), and what has become of it
 #   make bench  the measured figures               make lock    write requirements/*.txt anew
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --python $(BIN)/python --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check chaos bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.dev $(VENV)/.model
@@ -25,6 +26,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos --verbose $(KILLS:%=--kills %) $(SEED:%=--seed %)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench

@@ -9,6 +9,7 @@ from typing import cast
 
 from bench.rows import Row
 from bot.app import SystemClock
+from bot.asking import Recourse
 from bot.completion import Completion
 from bot.context import Contexts, Settings
 from bot.core.events import (
@@ -26,6 +27,7 @@ from bot.core.events import (
 from bot.core.models import Catalogue, ModelCard
 from bot.core.transcript import Said
 from bot.core.turns import History
+from bot.health import Health
 from bot.matrix.history import Histories
 from bot.matrix.safe_client import SafeClient
 from bot.ports import Matrix, Model, Store
@@ -83,10 +85,10 @@ class Asking:
 
     def __init__(self, matrix: Matrix) -> None:
         self._model = _Listener()
-        self._completion = Completion(cast("Model", self._model))
-        self._contexts = Contexts(
-            matrix, cast("Store", None), SystemClock(), self._completion, _HOW
-        )
+        clock = SystemClock()
+        recourse = Recourse(clock, Health(clock))
+        self._completion = Completion(cast("Model", self._model), recourse)
+        self._contexts = Contexts(matrix, cast("Store", None), clock, self._completion, _HOW)
 
     @property
     def request(self) -> list[dict[str, str]]:
@@ -96,7 +98,7 @@ class Asking:
     async def ask(self, prompt: Prompt) -> None:
         """Make the context, and ask the model with it."""
         context = await self._contexts.of(prompt, _CARD)
-        async for _ in self._completion.stream(context.turns, _CARD):
+        async for _ in self._completion.ask(context.turns, _CARD).deltas():
             pass
 
 

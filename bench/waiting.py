@@ -8,8 +8,9 @@ from bench.rows import Row
 from bot.answers import Answering, Answers
 from bot.app import SystemClock
 from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
+from bot.delivery import Pace, Replying
+from bot.health import Health
 from bot.ports import Matrix, Store
-from bot.replying import Pace, Replying
 from bot.texts import speak
 
 _AT_ONCE = 20
@@ -23,7 +24,9 @@ class _Line:
     """A full house, and a line before it: everybody in a room of their own."""
 
     def __init__(self) -> None:
-        replying = Replying(cast("Matrix", None), cast("Store", None), SystemClock(), _PACE)
+        clock = SystemClock()
+        matrix, store = cast("Matrix", None), cast("Store", None)
+        replying = Replying(matrix, store, clock, _PACE, Health(clock))
         self._answers = Answers(replying, speak("fr"), _AT_ONCE)
         self._open: list[Answering] = []
 

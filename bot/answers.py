@@ -5,8 +5,10 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.core.events import Conversation, EventId, Message, Prompt, RoomId
+from bot.delivery import Before, Replying
+from bot.health import Line
 from bot.lanes import Lanes, Ticket
-from bot.replying import GrowingReply, Replying
+from bot.replying import GrowingReply
 from bot.texts import Texts
 
 
@@ -15,6 +17,7 @@ class Answering:
     """One prompt on its way from heard to answered.
 
     Attributes:
+        asked_at: when it was heard, in the clock's monotonic seconds.
         event_ids: every message that was ever a part of the prompt.
         parted: what is said next makes a prompt of its own.
         remarks: lines of the bot's own that the final version carries below the text.
@@ -24,6 +27,7 @@ class Answering:
     prompt: Prompt
     reply: GrowingReply
     ticket: Ticket
+    asked_at: float
     event_ids: list[EventId]
     parted: bool = False
     remarks: list[str] = field(default_factory=list)
@@ -85,6 +89,7 @@ class Answers:
         self._replying = replying
         self._texts = texts
         self._open: list[Answering] = []
+        replying.health.ask(self.line)
 
     def join(self, prompt: Prompt, joined_to: EventId | None) -> Answering | None:
         """Return the answer that the prompt has become a part of, None where it needs its own.
@@ -118,15 +123,14 @@ class Answers:
         self,
         prompt: Prompt,
         remarks: Sequence[str] = (),
-        *,
-        begun: bool = False,
-        again: bool = False,
+        before: Before = Before.NOTHING,
     ) -> Answering:
-        """Give the prompt its place in the line; see `GrowingReply` for the arguments."""
+        """Give the prompt its place in the line, whatever may stand of its reply."""
         answering = Answering(
             prompt,
-            GrowingReply(self._replying, prompt, self._texts, begun=begun, again=again),
+            GrowingReply(self._replying, prompt, self._texts, before),
             self.lanes.queue(prompt.conversation, prompt.sender),
+            self._replying.clock.monotonic(),
             list(prompt.event_ids),
             remarks=list(remarks),
         )
@@ -138,6 +142,19 @@ class Answers:
         answering.ticket.drop()
         self._open.remove(answering)
         answering.done.set()
+
+    async def drain(self) -> None:
+        """Let nobody's turn come any more, and wait until those that have it are done."""
+        self.lanes.close()
+        for answering in [one for one in self._open if one.ticket.place is None]:
+            await answering.done.wait()
+
+    def line(self) -> Line:
+        """Return how many prompts wait for their turn, since when, and how many have it."""
+        waiting = [one for one in self._open if not one.ticket.turn.is_set()]
+        now = self._replying.clock.monotonic()
+        oldest_wait = now - waiting[0].asked_at if waiting else 0.0
+        return Line(len(waiting), oldest_wait, len(self._open) - len(waiting))
 
     def of(self, room_id: RoomId, event_id: EventId) -> Answering | None:
         """Return the answer that an event of the room is a message of."""

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from bot.assistant import Assistant, Behaviour
 from bot.commands.registry import About
@@ -16,16 +17,17 @@ from bot.config import Config
 from bot.context import Settings
 from bot.core.models import Catalogue
 from bot.core.routing import Policy
+from bot.delivery import Pace, Replying
+from bot.endpoints import serve
 from bot.errors import CompletionError, Stalled, StoreError
 from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
 from bot.ports import Clock
-from bot.replying import Pace, Replying
 from bot.storage.store import SqlStore
 
-_DRAIN_SECONDS = 8.0  # what Docker leaves before it kills, less a little
+_LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
 
 _LIST_SECONDS = 600.0  # between two looks at the backend's list of models
 
@@ -49,30 +51,63 @@ class SystemClock:
 
 
 async def run(config: Config) -> None:
-    """Run the bot until SIGTERM or SIGINT; sends under way end first, the rest waits its return.
+    """Run the bot until SIGTERM or SIGINT.
+
+    Replies under way end first, if they do within `reply.drain_seconds`, and nothing new is begun;
+    the rest waits in the ledger. A second signal ends that wait.
 
     Raises:
         BotError: what stopped it, in a sentence for the operator.
     """
     freeze()
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop, signals = asyncio.get_running_loop(), _Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    health = Health(SystemClock())
-    work, told = loop.create_task(_run(config, health)), loop.create_task(stop.wait())
+        loop.add_signal_handler(number, signals.take)
+    health = Health(SystemClock(), version=version("assistant-tchap"))
+    ProcessCollector(registry=health.registry)
+    work, told = loop.create_task(_run(config, health, signals)), _wait(signals.stop)
     watch = loop.create_task(health.watch())
     await asyncio.wait([work, told, watch], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    if not watch.cancel():
+    if watch.done():
         log.error("sync stalled", sync_age=round(health.sync_age))
+    elif not work.done():
+        log.info("stopping", drains=signals.drains.is_set())
+        patience = config.reply.drain_seconds if signals.drains.is_set() else 0.0
+        at_once = _wait(signals.at_once)
+        await asyncio.wait(
+            [work, at_once, watch], timeout=patience, return_when=asyncio.FIRST_COMPLETED
+        )
+        at_once.cancel()
     if not work.done():
         work.cancel()
-        await asyncio.wait([work], timeout=_DRAIN_SECONDS)
-        log.info("stopped", drained=work.done())
+        await asyncio.wait([work], timeout=_LAST_SECONDS)
+    log.info("stopped", drained=work.done() and not work.cancelled())
+    told.cancel()
+    watch.cancel()
     if health.stalled:
         raise Stalled("the sync loop stood still; started anew, the assistant goes on")
     if work.done() and not work.cancelled():
         work.result()
+
+
+class _Signals:
+    """How the process is asked to end.
+
+    Attributes:
+        stop: it is to end.
+        at_once: without waiting.
+        drains: the assistant listens to `stop`; before that there is nothing to wait for.
+    """
+
+    def __init__(self) -> None:
+        self.stop, self.at_once, self.drains = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def take(self) -> None:
+        (self.at_once if self.stop.is_set() else self.stop).set()
+
+
+def _wait(event: asyncio.Event) -> asyncio.Task[bool]:
+    return asyncio.get_running_loop().create_task(event.wait())
 
 
 def freeze() -> None:
@@ -84,16 +119,20 @@ def freeze() -> None:
     gc.freeze()
 
 
-async def _run(config: Config, health: Health) -> None:
+async def _run(config: Config, health: Health, signals: _Signals) -> None:
     directory = _private(config.storage.directory)
     async with AsyncExitStack() as parts:
-        store = await SqlStore.open(directory / "ledger.db", config.matrix.user_id)
+        await parts.enter_async_context(serve(health, config.health.host, config.health.port))
+        key = config.storage.key.get_secret_value()
+        database = config.storage.database
+        place = database.get_secret_value() if database else directory / "ledger.db"
+        store = await SqlStore.open(place, config.matrix.user_id, key, health)
         parts.push_async_callback(store.close)
         model = _model(config)
         parts.push_async_callback(model.close)
         vault = Vault(
             _private(directory / "matrix"),
-            config.storage.key.get_secret_value(),
+            key,
             config.storage.keep_keys_days,
         )
         matrix = NioMatrix(_account(config), vault, health)
@@ -103,7 +142,7 @@ async def _run(config: Config, health: Health) -> None:
         asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))
         parts.callback(asking.cancel)
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
-        replying = Replying(matrix, store, health.clock, pace)
+        replying = Replying(matrix, store, health.clock, pace, health)
         assistant = Assistant(matrix, model, store, replying, _behaviour(config))
         log.info(
             "started",
@@ -111,7 +150,8 @@ async def _run(config: Config, health: Health) -> None:
             device_id=matrix.device_id,
             system_prompt=config.model.system_prompt_version,
         )
-        await assistant.run()
+        signals.drains.set()
+        await assistant.run(signals.stop)
 
 
 async def _check(model: OpenAIModel, catalogue: Catalogue) -> None:
@@ -171,6 +211,8 @@ def _behaviour(config: Config) -> Behaviour:
         ),
         About(version("assistant-tchap"), config.service.status_page, config.service.contact),
         config.reply.at_once,
+        config.model.fallback_card,
+        config.model.queue_timeout,
     )
 
 

@@ -7,8 +7,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from bot.core.events import Conversation, Event, Pending
-from bot.core.routing import Await, Intent, Look
+from bot.core.events import Conversation, Event, Pending, Redaction
+from bot.core.routing import Await, Intent, Look, Withdraw
+from bot.delivery import Replying
 from bot.errors import (
     AccountExpired,
     HomeserverUnreachable,
@@ -22,7 +23,6 @@ from bot.insist import insist
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
 from bot.ports import Awaited
-from bot.replying import Replying
 
 log = structlog.get_logger()
 
@@ -62,11 +62,13 @@ class Arrivals:
             remarks: lines of the bot's own that a reply to it carries.
             left: what an earlier process did about it.
         """
+        place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
         match self._hearing.decide(event, left):
             case Await(message):
                 self._late_keys.add(message)
-            case Look():
-                self._tasks.create_task(self._look(event, remarks, left))
+            case intent if isinstance(intent, Look) or place in self._looking:
+                turn = self._looking.setdefault(place, asyncio.Lock())
+                self._tasks.create_task(self._look(event, remarks, left, turn))
             case intent:
                 self._start(event, intent, remarks, left)
 
@@ -103,21 +105,27 @@ class Arrivals:
         return True
 
     async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
-        """Fetch what is known by its ids; what is gone is finished."""
+        """Fetch what is known by its ids; what is gone is finished, and its reply goes with it."""
         fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
         event = await insist(self._clock, fetch, within=patience)
         if event is None:
             log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
-            await self._store.finish(left.event_id)
+            if left.begun:
+                me, gone = self._matrix.user_id, left.event_id
+                redaction = Redaction(gone, left.room_id, me, gone)
+                self._start(redaction, Withdraw(redaction, begun=True), (), left)
+            else:
+                await self._store.finish(left.event_id)
         return event
 
-    async def _look(self, event: Event, remarks: Sequence[str], left: Pending | None) -> None:
+    async def _look(
+        self, event: Event, remarks: Sequence[str], left: Pending | None, turn: asyncio.Lock
+    ) -> None:
         """Start on an event once it can be decided; at the next start, where it cannot be now.
 
         What a thread is asked stays in order; what is redacted meanwhile is let go.
         """
-        place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
-        async with self._looking.setdefault(place, asyncio.Lock()):
+        async with turn:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
             try:
                 await self._hearing.resolve(event, left)

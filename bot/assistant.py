@@ -5,11 +5,13 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NoReturn
 
 import structlog
 
 from bot.answers import Answering, Answers
 from bot.arrivals import Arrivals
+from bot.asking import Recourse
 from bot.changes import Changes
 from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
@@ -19,11 +21,14 @@ from bot.core.events import (
     Conversation,
     Event,
     EventId,
+    Invite,
     Pending,
     Prompt,
     RoomId,
     Upgraded,
 )
+from bot.core.markdown import render
+from bot.core.models import ModelCard
 from bot.core.replies import Notice, transaction_id
 from bot.core.routing import (
     Accept,
@@ -42,6 +47,7 @@ from bot.core.routing import (
     Welcome,
     Withdraw,
 )
+from bot.delivery import Before, Replying
 from bot.errors import (
     AccountExpired,
     Forbidden,
@@ -51,13 +57,13 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
+from bot.failpoints import armed
 from bot.hearing import Hearing
 from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
 from bot.ports import Clock, Matrix, Model, Store
-from bot.replying import Replying
 from bot.texts import speak
 
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
@@ -71,12 +77,20 @@ class Behaviour:
 
     Attributes:
         at_once: answers that are written at the same time, in all.
+        fallback: who answers where the model that was chosen cannot; None for nobody.
+        queue_timeout: seconds for which an answer waits while a model's quota is used up.
     """
 
     policy: Policy
     settings: Settings
     about: About
     at_once: int
+    fallback: ModelCard | None = None
+    queue_timeout: float = 120.0
+
+
+class _Drained(Exception):  # ends one run, never leaves this module
+    """What was being written has come to its end."""
 
 
 class Assistant:
@@ -92,7 +106,8 @@ class Assistant:
         self._age_limit = how.policy.age_limit
         self._texts = speak(how.settings.language)
         self._hearing = Hearing(matrix, self._clock, how.policy)
-        self._completion = Completion(model)
+        recourse = Recourse(self._clock, replying.health, how.fallback, how.queue_timeout)
+        self._completion = Completion(model, recourse)
         self._contexts = Contexts(matrix, store, self._clock, self._completion, how.settings)
         self._answers = Answers(replying, self._texts, how.at_once)
         self._changes = Changes(
@@ -102,29 +117,53 @@ class Assistant:
             matrix, store, self._answers, self._changes, how.settings.catalogue, how.about
         )
         self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
+        self._restored = asyncio.Event()  # what an earlier process left has its place again
+        self._doubtful: set[EventId] = set()  # that an earlier process may have dealt with
 
-    async def run(self) -> None:
-        """Take in batch after batch; what an earlier process left unfinished comes first."""
+    async def run(self, stopping: asyncio.Event | None = None) -> None:
+        """Take in batch after batch; what an earlier process left unfinished comes first.
+
+        Args:
+            stopping: once it is set, nothing more is heard or begun; what is being written comes
+                to its end, and the rest waits for the next start.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                start = partial(self._start, tasks)
+                arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
+                tasks.create_task(self._late_keys.run(arrivals.begin))
+                listening = tasks.create_task(self._listen(arrivals))
+                await self._drain(listening, stopping or asyncio.Event())
+        except* _Drained:
+            log.info("drained")
+
+    async def _drain(self, listening: asyncio.Task[None], stopping: asyncio.Event) -> NoReturn:
+        """End all once nothing is being written any more, from when it is asked for."""
+        await stopping.wait()
+        listening.cancel()
+        await self._answers.drain()
+        raise _Drained
+
+    async def _listen(self, arrivals: Arrivals) -> None:
         unfinished = await self._store.unfinished()
-        async with asyncio.TaskGroup() as tasks:
-            start = partial(self._start, tasks)
-            arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
-            tasks.create_task(self._late_keys.run(arrivals.begin))
-            async for batch in self._matrix.batches(await self._store.sync_token()):
-                for room_id in batch.closed:
-                    self._answers.silence(room_id)
-                until = self._clock.monotonic() + _PATIENCE_AT_START
-                for left in unfinished:
-                    patience = max(until - self._clock.monotonic(), 0.0)
-                    await arrivals.restore(left, patience)
-                unfinished = ()
-                asking = await self._hearing.asking(batch.events)
-                heard = replace(batch, events=tuple(asking))
-                for event in await self._store.admit(heard, self._clock.now()):
-                    arrivals.begin(event)
-                for room_id in batch.closed:
-                    self._answers.silence(room_id)
-                self._late_keys.hear(batch.keys)
+        async for batch in self._matrix.batches(await self._store.sync_token()):
+            for room_id in batch.closed:
+                self._answers.silence(room_id)
+            until = self._clock.monotonic() + _PATIENCE_AT_START
+            for left in unfinished:
+                patience = max(until - self._clock.monotonic(), 0.0)
+                await arrivals.restore(left, patience)
+            unfinished = ()
+            self._restored.set()
+            asking = await self._hearing.asking(batch.events)
+            heard = replace(batch, events=tuple(asking))
+            for event in await self._store.admit(heard, self._clock.now()):
+                self._to.health.admitted(type(event).__name__)
+                missed = Pending(event.event_id, event.room_id) if batch.missed else None
+                arrivals.begin(event, left=missed)
+            for room_id in batch.closed:
+                self._answers.silence(room_id)
+            self._late_keys.hear(batch.keys)
 
     def _start(
         self,
@@ -145,12 +184,13 @@ class Assistant:
                 return  # a change of mind was quicker
             begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
             alone = begun and joined_to is None  # it has a reply of its own
-            before = None if alone else self._answers.join(intent.prompt, joined_to)
-            if before is not None:
-                before.remarks += [one for one in remarks if one not in before.remarks]
-                tasks.create_task(self._attend(intent.prompt, before))
+            first = None if alone else self._answers.join(intent.prompt, joined_to)
+            if first is not None:
+                first.remarks += [one for one in remarks if one not in first.remarks]
+                tasks.create_task(self._attend(intent.prompt, first))
                 return
-            answering = self._answers.begin(intent.prompt, remarks, begun=begun)
+            before = (Before.BEGUN if begun else Before.PERHAPS) if left else Before.NOTHING
+            answering = self._answers.begin(intent.prompt, remarks, before)
             work = self._answer(answering)
         else:
             if isinstance(intent, Run):
@@ -158,6 +198,8 @@ class Assistant:
             elif isinstance(intent, Stop):
                 self._answers.part_of(intent.reaction.room_id, intent.reaction.target)
             work = self._perform(intent)
+        if left is not None:
+            self._doubtful.add(event.event_id)
         tasks.create_task(self._handle(event, intent, work, answering))
 
     async def _handle(
@@ -176,6 +218,7 @@ class Assistant:
                 asked = answering.event_ids if answering else ()
                 await self._store.finish(*dict.fromkeys((event.event_id, *asked)))
             finally:
+                self._doubtful.discard(event.event_id)
                 if answering is not None:
                     self._answers.finish(answering)
 
@@ -201,14 +244,14 @@ class Assistant:
                 await self._run(intent)
             case Amend(revision):
                 await self._changes.amend(revision)
-            case Withdraw(redaction):
-                await self._changes.withdraw(redaction)
+            case Withdraw(redaction, begun):
+                await self._changes.withdraw(redaction, begun=begun)
             case Stop(reaction):
                 await self._changes.stop(reaction)
             case Redo(reaction):
                 await self._changes.redo(reaction.room_id, reaction.target, reaction.sender)
             case Accept(invite):
-                await insist(self._clock, lambda: self._matrix.join(invite))
+                await insist(self._clock, partial(self._join, invite))
             case Follow(upgraded):
                 await self._follow(upgraded)
             case Decline(room_id, key):
@@ -231,12 +274,14 @@ class Assistant:
             AsyncExitStack() as turn,  # until the final stands: the next context needs it
             reply.shown(),
         ):
+            answering.prompt = reply.prompt
             chosen = await self._contexts.chosen(answering.prompt.conversation)
             reply.speak(chosen.texts)
             if not await answering.wait(chosen.texts):
                 return
             await turn.enter_async_context(answering.ticket)
-            while True:
+            await self._restored.wait()  # another message of the prompt may still come
+            while not await reply.settled():
                 reply.restarted()
                 prompt = answering.prompt
                 chosen = await self._contexts.chosen(prompt.conversation)
@@ -250,9 +295,21 @@ class Assistant:
                 else:
                     above = self._contexts.remarks(context, chosen.texts)
                     await reply.begin(prompt, chosen.card.id, above, answering.remarks)
-                    await reply.read(self._completion.stream(context.turns, chosen.card))
+                    asking = self._completion.ask(context.turns, chosen.card)
+                    reply.say(partial(asking.line, chosen.texts))
+                    await reply.read(asking.deltas())
                 if not reply.restarted():
                     break
+        if reply.left_out:  # what an earlier process has answered was not all of it
+            await self._answer_also(replace(answering.prompt, messages=reply.left_out))
+
+    async def _answer_also(self, prompt: Prompt) -> None:
+        answering = self._answers.begin(prompt)
+        try:
+            await self._answer(answering)
+            await self._store.finish(*answering.event_ids)
+        finally:
+            self._answers.finish(answering)
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""
@@ -274,12 +331,21 @@ class Assistant:
     async def _follow(self, upgraded: Upgraded) -> None:
         """Join the room that replaces another, where it lets us; else an invitation will come."""
         try:
-            await insist(self._clock, lambda: self._matrix.follow(upgraded))
+            with armed.around("join"):
+                await insist(self._clock, lambda: self._matrix.follow(upgraded))
         except Forbidden as error:
             log.info("waiting for an invitation", reason=str(error))
 
+    async def _join(self, invite: Invite) -> None:
+        with armed.around("join"):
+            await self._matrix.join(invite)
+
     async def _leave(self, room_id: RoomId, reason: str | None = None) -> None:
-        await insist(self._clock, lambda: self._matrix.leave(room_id, reason))
+        async def leave() -> None:
+            with armed.around("leave"):
+                await self._matrix.leave(room_id, reason)
+
+        await insist(self._clock, leave)
 
     async def _welcome(self, welcome: Welcome, ticket: Ticket) -> None:
         """Introduce the assistant, before it answers anything in the room's main timeline.
@@ -314,5 +380,26 @@ class Assistant:
 
     async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
         """Send one notice, once, however often it is tried."""
+        if cause in self._doubtful and await self._was_said(notice):
+            log.info("said before")
+            return
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
-        await insist(self._clock, lambda: self._matrix.send(room_id, notice, transaction))
+        wire = await insist(self._clock, lambda: self._matrix.freeze(room_id, notice))
+
+        async def put() -> None:
+            with armed.around("notice"):
+                await self._matrix.put(room_id, wire, transaction)
+
+        await insist(self._clock, put)
+
+    async def _was_said(self, notice: Notice) -> bool:
+        """Tell whether an earlier process has said this, or answered.
+
+        The homeserver knows transaction ids for a day, and a ledger may come from a backup.
+        """
+        prompt = notice.to
+        if not isinstance(prompt, Prompt):
+            return False
+        related = await insist(self._clock, lambda: self._matrix.replies(prompt))
+        body = render(notice.text).body
+        return any(one.answers or one.body == body for one in related)

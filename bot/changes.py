@@ -23,11 +23,12 @@ from bot.core.replies import transaction_id
 from bot.core.routing import Answer, parse_command
 from bot.core.transcript import Said
 from bot.core.turns import is_last
+from bot.delivery import Before, Replying
 from bot.errors import Forbidden
+from bot.failpoints import armed
 from bot.hearing import Hearing
 from bot.insist import insist
 from bot.ports import Heard
-from bot.replying import Replying
 
 _REMEMBERED = 10_000  # redacted events
 
@@ -75,8 +76,13 @@ class Changes:
         if is_last(await self._said(prompt), prompt):
             await self._answer_again(prompt)
 
-    async def withdraw(self, redaction: Redaction) -> None:
-        """End what hangs on what was redacted; a prompt takes its reply along."""
+    async def withdraw(self, redaction: Redaction, *, begun: bool = False) -> None:
+        """End what hangs on what was redacted; a prompt takes its reply along.
+
+        Args:
+            redaction: what is gone.
+            begun: an earlier process may have answered it, and the ledger not know.
+        """
         room_id, target = redaction.room_id, redaction.target
         self._gone[target] = None
         if len(self._gone) > _REMEMBERED:
@@ -91,14 +97,22 @@ class Changes:
         exchange = await self._store.exchange(room_id, target)
         if exchange is None or target not in exchange.prompt:
             return
-        for event_id in exchange.reply:
-            # The edits first: of a redacted event the homeserver lists none, and each stays
-            # readable.
+        reply: Sequence[EventId] = exchange.reply
+        if begun and not reply:
+            reply = await insist(self._clock, lambda: self._matrix.traces(room_id, target))
+        await self._take_away(room_id, reply)
+
+    async def _take_away(self, room_id: RoomId, reply: Sequence[EventId]) -> None:
+        """Redact the messages of a reply, each after its edits.
+
+        Of a redacted event the homeserver lists no edits, and each of them stays readable.
+        """
+        for event_id in reply:
             listing = partial(self._matrix.edits, room_id, event_id)
             edits = await insist(self._clock, listing)
             for one in (*edits, event_id):
                 await self._redact(room_id, one)
-        log.info("reply withdrawn", parts=len(exchange.reply))
+        log.info("reply withdrawn", parts=len(reply))
 
     async def stop(self, reaction: Reaction) -> None:
         """Stop the answer that the asker reacts to; what stands stays."""
@@ -185,7 +199,7 @@ class Changes:
             {*prompt.event_ids, *exchange.reply}
         ):
             return
-        answering = self._answers.begin(prompt, again=True)
+        answering = self._answers.begin(prompt, before=Before.WHOLE)
         try:
             await self._answer(answering)
             await self._store.finish(*answering.event_ids)
@@ -195,7 +209,11 @@ class Changes:
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
         """Redact one of the bot's events; one that cannot be holds up no other."""
         transaction = transaction_id(self._matrix.device_id, event_id, "redact", part=0, claim=0)
-        redact = partial(self._matrix.redact, room_id, event_id, transaction)
+
+        async def redact() -> None:
+            with armed.around("redact"):
+                await self._matrix.redact(room_id, event_id, transaction)
+
         try:
             await insist(self._clock, redact)
         except Forbidden as error:

@@ -1,35 +1,43 @@
-"""The completion of a context: as much of it as the model takes, and the deltas that come back."""
+"""The completion of a context: who is asked, and with as much of it as they take."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 
+from bot.asking import Asking, Recourse
 from bot.core.budget import Calibration, fit, size
 from bot.core.events import Delta, Turn
 from bot.core.models import ModelCard
 from bot.core.turns import merged
-from bot.errors import PromptTooLong, PromptTooLongForModel
+from bot.errors import CompletionError, PromptTooLong, PromptTooLongForModel
 from bot.ports import Model
 
 
 class Completion:
-    """The model, with what has been learnt of how it counts tokens."""
+    """The models, with what has been learnt of how they count tokens."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, recourse: Recourse) -> None:
         self._model = model
+        self._recourse = recourse
         self._calibration = Calibration()
 
     def room(self, card: ModelCard) -> int:
         """Return how many characters a request to the model may have."""
         return self._calibration.room(card, self._model.context_length(card))
 
-    async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
-        """Yield the model's deltas; what ends them too early raises CompletionError.
-
-        Where the backend finds the request too long, it is asked once more, with less.
+    def ask(self, turns: Sequence[Turn], card: ModelCard) -> Asking:
+        """Return the way to the completion of `turns`: its `deltas`, and what to say meanwhile.
 
         Args:
-            turns: of a context; the oldest leave where they are too many.
-            card: the model that is asked.
+            turns: of a context; the oldest leave where they are too many for who is asked.
+            card: the model that is to answer.
+        """
+        return Asking(partial(self._fitted, turns), card, self._recourse)
+
+    async def _fitted(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
+        """Yield the deltas of one request.
+
+        Where the backend finds it too long, it is asked once more, with less.
         """
         room, begun = self.room(card), False
         kept = fit(turns, room)
@@ -46,6 +54,7 @@ class Completion:
             fewer = self._fewer(turns, card, size(kept), refusal)
         else:
             return
+        self._recourse.watch.backend_retried(PromptTooLongForModel.__name__)
         async with aclosing(self._ask(fewer, card)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -68,9 +77,13 @@ class Completion:
 
     async def _ask(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
         request = merged(turns)
-        async with aclosing(self._model.stream(request, card)) as deltas:
-            async for delta in deltas:
-                if delta.usage is not None:
-                    tokens = delta.usage.prompt_tokens
-                    self._calibration.learn(card.id, size(request), tokens)
-                yield delta
+        try:
+            async with aclosing(self._model.stream(request, card)) as deltas:
+                async for delta in deltas:
+                    if delta.usage is not None:
+                        tokens = delta.usage.prompt_tokens
+                        self._calibration.learn(card.id, size(request), tokens)
+                    yield delta
+        except CompletionError as error:
+            self._recourse.watch.backend_failed(type(error).__name__)
+            raise

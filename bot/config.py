@@ -15,6 +15,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -36,6 +38,7 @@ from bot.settings_source import (
 )
 from bot.settings_types import (
     CaBundle,
+    Database,
     Directory,
     Endpoint,
     Key,
@@ -180,9 +183,15 @@ class ModelSettings(ChoiceSettings):
     choices: Keyed[ChoiceSettings] = Field(
         {}, description="further models, by the key with which people choose them"
     )
+    fallback: Text | None = Field(
+        None, description="key of the model that answers where the one chosen cannot"
+    )
     system_prompt: str = Field(_SYSTEM_PROMPT, description="what the model is told first")
     connect_timeout: Seconds = Field(5.0, description="seconds for the connection to stand")
     stall_timeout: Seconds = Field(30.0, description="seconds without a byte before giving up")
+    queue_timeout: Seconds = Field(
+        120.0, description="seconds for which an answer waits while a quota is used up"
+    )
     proxy: Proxy | None = Field(None, repr=False, exclude=True, description="proxy to the backend")
     ca_bundle: CaBundle | None = Field(
         None, description="authorities to trust besides the system's"
@@ -196,16 +205,36 @@ class ModelSettings(ChoiceSettings):
             raise PydanticCustomError("choices", expected)
         return self
 
+    @field_validator("fallback")
+    @classmethod
+    def _known(cls, fallback: str | None, info: ValidationInfo) -> str | None:
+        if fallback is None or not {"name", "choices"} <= info.data.keys():
+            return fallback  # a fault in these is told already
+        keys = [_key(info.data["name"]), *info.data["choices"]]
+        if fallback not in keys:
+            expected = "must be the key of a model: {keys}"
+            raise PydanticCustomError("fallback", expected, {"keys": ", ".join(keys)})
+        return fallback
+
     def catalogue(self) -> Catalogue:
         """Return all models; the default's key is the end of its id, as a key is written."""
-        words = re.findall("[a-z0-9]+", self.name.rpartition("/")[2].lower())
         choices = [choice.card(key) for key, choice in self.choices.items()]
-        return Catalogue([self.card("_".join(words)), *choices])
+        return Catalogue([self.card(_key(self.name)), *choices])
+
+    @property
+    def fallback_card(self) -> ModelCard | None:
+        """The model that answers where the one chosen cannot, None for none."""
+        return next((card for card in self.catalogue() if card.key == self.fallback), None)
 
     @property
     def system_prompt_version(self) -> str:
         """Eight hexadecimal digits that change with the system prompt."""
         return sha256(self.system_prompt.encode()).hexdigest()[:8]
+
+
+def _key(name: str) -> str:
+    """Return the default model's key."""
+    return "_".join(re.findall("[a-z0-9]+", name.rpartition("/")[2].lower()))
 
 
 class ConversationSettings(Section):
@@ -233,6 +262,9 @@ class ReplySettings(Section):
     line_after: float = Field(
         10.0, ge=1, description="seconds until a person who waits is told why"
     )
+    drain_seconds: float = Field(
+        25.0, ge=0, description="seconds for replies under way to end when the process is stopped"
+    )
 
 
 class ServiceSettings(Section):
@@ -251,8 +283,20 @@ class StorageSettings(Section):
     key: Key = Field(
         description="seals the encryption keys in the directory, and is kept elsewhere"
     )
+    database: Database = Field(
+        None, description="PostgreSQL's URL, for the ledger; null for a file in the directory"
+    )
     keep_keys_days: int = Field(
         90, ge=1, description="days for which a room's key is kept that nothing is read with"
+    )
+
+
+class HealthSettings(Section):
+    """Where those who watch the bot find it: probes and metrics, over HTTP."""
+
+    host: Text = Field("127.0.0.1", description="address that is listened on, or a name of it")
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        None, description="TCP port of /livez, /readyz and /metrics; null for none of them"
     )
 
 
@@ -293,6 +337,9 @@ class Config(BaseSettings):
     )
     storage: StorageSettings = Field(description="where the bot remembers")
     language: Literal["fr", "en"] = Field("fr", description="the bot's own sentences")
+    health: HealthSettings = Field(
+        default_factory=HealthSettings, description="where probes and metrics are found"
+    )
     log: LogSettings = Field(default_factory=LogSettings, description="what is logged, and how")
 
     @override

@@ -14,6 +14,7 @@ BotError
 └── CompletionError           the model's backend, each with the key of what the person reads
     ├── ModelUnreachable        refused, DNS, TLS, proxy
     ├── ModelTimeout            no word within the time allowed
+    │   └── ModelWordless           there were bytes, so it was at work: more than once is too long
     ├── ModelStalled            no further word within the time allowed
     ├── ModelLimited            429: the quota of the minute or the day is used up
     ├── ModelBusy               503: too many requests, of everybody
@@ -115,6 +116,10 @@ class ModelTimeout(CompletionError):
     """The backend sent no word within the time allowed."""
 
     key = "model timeout"
+
+
+class ModelWordless(ModelTimeout):
+    """The backend was at work, as its bytes told, and came to no word within the time allowed."""
 
 
 class ModelStalled(CompletionError):

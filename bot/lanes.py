@@ -89,6 +89,7 @@ class Lanes:
         self._given = 0  # turns so far: the clock of fairness
         self._served: Counter[_Sharer] = Counter()  # the number of the last turn of each
         self._places: dict[Ticket, int] = {}  # made when asked for, until anything changes
+        self._closed = False
 
     def queue(self, conversation: Conversation, person: UserId, *, free: bool = False) -> Ticket:
         """Return a ticket that has its place at once: the order is that of the calls."""
@@ -97,6 +98,10 @@ class Lanes:
         self._waiting[ticket] = None
         self._serve()
         return ticket
+
+    def close(self) -> None:
+        """Give out no turn any more."""
+        self._closed = True
 
     def place(self, ticket: Ticket) -> int | None:
         """Return the ticket's rank among all that wait, None where it does not wait."""
@@ -137,6 +142,8 @@ class Lanes:
 
     def _next(self) -> Ticket | None:
         """Return who is to be served now, None where nobody can be."""
+        if self._closed:
+            return None
         rooms, people = self._running()
         full = rooms.total() >= self._at_once
         if full and not any(ticket.free for ticket in self._waiting):

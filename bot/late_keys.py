@@ -23,6 +23,7 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
+from bot.failpoints import armed
 from bot.insist import insist
 from bot.logs import log_bug
 from bot.ports import Awaited, Clock, Matrix, Store
@@ -279,7 +280,8 @@ class LateKeys:
         async def send() -> EventId | None:
             if not self._waits(waiting):
                 return None
-            return await self._matrix.send(message.room_id, notice, transaction)
+            with armed.around("notice"):
+                return await self._matrix.send(message.room_id, notice, transaction)
 
         if await insist(self._clock, send, within=_PATIENCE) is not None:
             await self._store.noticed(message, self._clock.now())

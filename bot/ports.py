@@ -28,7 +28,7 @@ from bot.core.events import (
     UserId,
 )
 from bot.core.models import ModelCard
-from bot.core.replies import Outgoing
+from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
 from bot.core.transcript import Said
 from bot.core.turns import History
@@ -49,7 +49,13 @@ class Matrix(Protocol):
     `history` returns the prompt's conversation; `enough` tells of what is read already whether
     older messages would count.
     `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
-    `send` encrypts where the room is encrypted; the same transaction id never makes two events.
+    `freeze` returns what is to be sent as it goes over the wire, encrypted where the room is;
+    `put` sends that, and never in clear where the room is encrypted by then; `send` does both. The
+    same transaction id never makes two events, for a day (Synapse) and on the same device.
+    `shown` returns what the homeserver shows for an event, its newest edit where it has any; None
+    where it is gone. Of what is as it was put, `Wire.is_shown_as` holds.
+    `replies` lists the bot's own messages that relate to the prompt, as they stand, oldest first;
+    `traces` those in the timeline that answer an event, which may be redacted by now.
     `edits` lists the edits of an event that is not redacted yet; `redact` takes one away.
     """
 
@@ -84,7 +90,17 @@ class Matrix(Protocol):
 
     def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]: ...
 
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire: ...
+
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId: ...
+
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId: ...
+
+    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None: ...
+
+    async def replies(self, prompt: Prompt) -> Sequence[Own]: ...
+
+    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
 
@@ -111,10 +127,12 @@ class Claim:
     Attributes:
         number: 1 for the first process that takes it up, one more after each crash.
         event_ids: the reply's messages that already stand in the room, in order.
+        frozen: those of its final version that may be on their way, in order.
     """
 
     number: int
     event_ids: tuple[EventId, ...]
+    frozen: tuple[Frozen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +172,9 @@ class Awaited:
 
 
 class Store(Protocol):
-    """The ledger: ids and states, never a word of a conversation. It may raise StoreError.
+    """The ledger: ids and states, and no word of a conversation but sealed.
+
+    Where it is away for a while its methods wait, and raise StoreError where it is for good.
 
     `admit` commits the batch's events and its token in one transaction, and returns the events
     that were not known yet, neither by event id nor by fingerprint; `heard_at` is in seconds since
@@ -162,7 +182,8 @@ class Store(Protocol):
     `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
     and has been claimed since is a Pending, as every message that could be read.
     `claim` takes a prompt up, once more where it was finished, and ties its messages together;
-    `sent` records one message of its reply; `finish` ends events.
+    `sent` records one message of its reply; `freeze` keeps the messages of its final version, in
+    place of any others, until `finish` ends the events.
     `exchange` returns the prompt and reply that an event is a message of, None for none.
     `choose` records choices for a conversation (a thread root of None stands for all of the
     room); `choices` returns those that hold in it.
@@ -179,6 +200,8 @@ class Store(Protocol):
     async def claim(self, prompt: Prompt) -> Claim: ...
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
+
+    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None: ...
 
     async def finish(self, *event_ids: EventId) -> None: ...
 

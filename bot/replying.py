@@ -3,38 +3,26 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import Enum
 
 import structlog
 
 from bot.core.draft import Draft
-from bot.core.events import Delta, EventId, Prompt, Usage
+from bot.core.events import Delta, EventId, Message, Prompt, Usage
 from bot.core.markdown import Part
-from bot.core.replies import Edit, Notice, Outgoing, Reply, transaction_id
+from bot.core.models import Fallback
+from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
+from bot.delivery import Before, Delivery, Replying, Silenced
 from bot.errors import CompletionError, MatrixError
-from bot.insist import insist, pause
+from bot.insist import pause
 from bot.logs import log_bug
-from bot.ports import Clock, Matrix, Store
 from bot.texts import Texts
 
 log = structlog.get_logger()
 
 _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How soon and how often a reply is shown, in seconds.
-
-    Attributes:
-        line_after: until who waits is told why, and between two such lines.
-    """
-
-    first_after: float
-    edit_interval: float
-    line_after: float
 
 
 class Ending(Enum):
@@ -44,35 +32,19 @@ class Ending(Enum):
     SILENT = "silent"  # nothing more is sent: there is nobody or nothing to answer any more
 
 
-class _Silenced(Exception):  # ends one send, never leaves this module
-    """Nothing more is to be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replying:
-    """What every reply needs."""
-
-    matrix: Matrix
-    store: Store
-    clock: Clock
-    pace: Pace
-
-
 class GrowingReply:
     """The reply to one prompt: what the model has said, and what stands in the room.
 
-    One send is in flight, never two. The reply's messages are in the ledger by their ids: a
-    process that comes after a crash goes on in the same ones, and so does who answers once more.
+    One send is in flight, never two; how each gets there is its `Delivery`'s.
 
     Attributes:
-        event_ids: the reply's messages, by part.
         visible: something of it may be seen.
         ended: set when it ends before the model is done.
         usage: the backend's count, where it has sent one.
     """
 
     def __init__(
-        self, to: Replying, prompt: Prompt, texts: Texts, *, begun: bool, again: bool
+        self, to: Replying, prompt: Prompt, texts: Texts, before: Before = Before.NOTHING
     ) -> None:
         """Prepare the reply.
 
@@ -80,22 +52,17 @@ class GrowingReply:
             to: what every reply needs.
             prompt: what is asked.
             texts: what the bot itself has to say.
-            begun: an earlier process may have shown something of it.
-            again: a whole reply stands, and is to be replaced.
+            before: what may stand of it.
         """
-        self.event_ids: list[EventId] = []
-        self.visible = begun or again
+        self.visible = before in {Before.BEGUN, Before.WHOLE}
         self.ended = asyncio.Event()
         self.usage: Usage | None = None
         self._to = to
-        self._prompt = prompt
+        self._delivery = Delivery(to, prompt)
         self._texts = texts
-        self._keeps = again  # until something of the new one stands
+        self._before = before
+        self._keeps = before is Before.WHOLE  # until something of the new one stands
         self._model = ""
-        self._claim = 0
-        self._claimed: tuple[EventId, ...] = ()  # the prompt's messages that the ledger ties
-        self._used = False  # something may stand under an id of this claim
-        self._fresh = False  # no process has taken it up before
         self._ending: Ending | None = None
         self._standing: dict[int, Reply] = {}  # what this process put into each part
         self._edits = 0
@@ -109,9 +76,26 @@ class GrowingReply:
         self._shown_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stale = False  # what is asked has changed
+        self._reworded = before is Before.WHOLE  # an earlier final version is not what is wanted
         self._over = False
         self._changed = asyncio.Event()
         self._draft = self._new_draft()
+        self._begun_at = to.clock.monotonic()
+
+    @property
+    def event_ids(self) -> Sequence[EventId]:
+        """The reply's messages, by part."""
+        return self._delivery.event_ids
+
+    @property
+    def left_out(self) -> tuple[Message, ...]:
+        """The messages of the prompt that a reply which an earlier process has sent leaves out."""
+        return self._delivery.left_out
+
+    @property
+    def prompt(self) -> Prompt:
+        """What it answers."""
+        return self._delivery.prompt
 
     @property
     def unseen(self) -> bool:
@@ -125,8 +109,10 @@ class GrowingReply:
         Raises:
             MatrixError: the homeserver refuses for good.
         """
-        await self._take_up()
-        self._fresh = self._claim == 1
+        await self._delivery.open(self._before)
+        self.visible = self.visible or bool(self.event_ids)
+        if self._delivery.silent:
+            self.silence()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write())
@@ -137,6 +123,10 @@ class GrowingReply:
             raise group.exceptions[0] from group  # the one that ended the other
         finally:
             self._over = True
+
+    async def settled(self) -> bool:
+        """Tell whether an earlier process knew the final version: nobody need be asked for it."""
+        return self._ending is None and await self._delivery.settled(changed=self._reworded)
 
     def speak(self, texts: Texts) -> None:
         """Say in these words what the bot itself has to say."""
@@ -164,9 +154,9 @@ class GrowingReply:
         """
         if self._stale:  # something else is asked by now
             return
-        self._prompt = prompt
-        if self._used or prompt.event_ids != self._claimed:
-            await self._take_up()  # under the same claim, a new text would find an old one's ids
+        self._delivery.prompt = prompt
+        if self._delivery.used or prompt.event_ids != self._delivery.claimed:
+            await self._delivery.take_up()  # else a new text would find an old one's ids
         self._model, self._above, self._below = model, tuple(above), list(below)
         self._draft = self._new_draft()
 
@@ -198,7 +188,8 @@ class GrowingReply:
         """
         if self._over or self._ending is not None:
             return False
-        self._prompt = prompt or self._prompt
+        self._delivery.prompt = prompt or self._delivery.prompt
+        self._reworded = self._reworded or prompt is None
         self._stale = True
         self._draft = self._new_draft()
         self._interrupt()
@@ -220,6 +211,7 @@ class GrowingReply:
     def silence(self) -> None:
         """Send nothing more but what is on its way."""
         self._ending = Ending.SILENT
+        self._delivery.silent = True
         self._interrupt()
 
     def _interrupt(self) -> None:
@@ -228,13 +220,6 @@ class GrowingReply:
         if self._reading is not None:
             self._reading.cancel()
         self._changed.set()
-
-    async def _take_up(self) -> None:
-        self._used, prompt = False, self._prompt
-        claim = await self._to.store.claim(prompt)
-        self._claim, self._claimed = claim.number, prompt.event_ids
-        self.event_ids = list(claim.event_ids)
-        self.visible = self.visible or bool(self.event_ids)
 
     def _new_draft(self) -> Draft:
         pace = self._to.pace
@@ -249,6 +234,8 @@ class GrowingReply:
         try:
             async for delta in deltas:
                 self.usage = delta.usage or self.usage
+                if delta.fallback is not None:
+                    self._fall_back(delta.fallback)
                 self._draft.add(delta.text, self._to.clock.monotonic())
                 reason = delta.finish_reason or reason
                 self._changed.set()
@@ -264,9 +251,14 @@ class GrowingReply:
             elif not self._draft.text.strip():
                 self._below.append(self._texts("model empty"))
 
+    def _fall_back(self, to: Fallback) -> None:
+        """Be another model's answer from here on, and say so in the end."""
+        self._model, label = to.card.id, to.card.label
+        self._below.append(self._texts("fallback", label=label, missing=to.instead_of.label))
+
     async def _write(self) -> None:
         """Show the newest text whenever it is due, and the whole at the end."""
-        with suppress(_Silenced):
+        with suppress(Silenced):
             while await self._due():
                 await self._show()
             if self._ending is not Ending.SILENT:
@@ -299,7 +291,7 @@ class GrowingReply:
 
     async def _show(self) -> None:
         """Put what stands now into the room; a refused edit gives way to a newer one."""
-        draft, claim = self._draft, self._claim  # they may change meanwhile
+        draft, claim = self._draft, self._delivery.claim  # they may change meanwhile
         text = draft.text
         line = "" if text or self._line is None else self._line()
         if not text and line == self._shown_line:
@@ -309,12 +301,12 @@ class GrowingReply:
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         reply = self._reply(len(full), growing)
         if not text:
-            reply = Reply(self._prompt, Part(""), self._model, above=(line,))
+            reply = Reply(self._delivery.prompt, Part(""), self._model, above=(line,))
         for number, part in enumerate(replies):
             await self._put(number, part, "final", claim)
         now = self._to.clock.monotonic
         try:
-            await self._put(len(full), reply, f"edit:{self._edits}", claim, insisting=False)
+            await self._put(len(full), reply, f"edit:{self._edits}", claim)
         except MatrixError as error:
             wait = pause(error, self._refused)
             self._refused += 1
@@ -329,79 +321,85 @@ class GrowingReply:
         self._edits += 1
 
     async def _finish(self) -> None:
+        """Bring the reply to its final version."""
+        delivery = self._delivery
+        if await delivery.finish_settled():
+            log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
+            return
         text = self._draft.text
         stopped = [self._texts("stopped")] if self._ending is Ending.STOPPED else []
         if stopped and not text.strip():  # what stands stays, though it was to be replaced
             text = "".join(one.part.source for _, one in sorted(self._standing.items()))
         added = (*self._below, *stopped)
-        nothing_stands = self._fresh and not self.event_ids
+        nothing_stands = delivery.fresh and not self.event_ids
         keeps = self._keeps or (bool(stopped) and not self._standing)
         if not text.strip() and (keeps or nothing_stands):
-            notice = Notice("\n\n".join((*self._above, *added)), self._prompt)
-            stage, claim = ("first", 0) if nothing_stands else ("notice", self._claim)
-            await self._send(notice, stage, 0, claim)
+            notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
+            stage, claim = ("first", 0) if nothing_stands else ("notice", delivery.claim)
+            await delivery.send(notice, stage, 0, claim)
             return
-        parts = split(text)
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            reply = self._reply(number, part, added if last else ())
-            await self._put(number, reply, "final", self._claim)
-        void = Reply(self._prompt, Part(""), self._model, (self._texts("void"),))
-        for number in range(len(parts), len(self.event_ids)):  # a longer text of before
-            await self._put(number, void, "final", self._claim)
-        tokens = self.usage.completion_tokens if self.usage else None
-        log.info(
-            "reply sent", parts=len(parts), edits=self._edits, characters=len(text), tokens=tokens
+        final = self._final(text, added)
+        await delivery.send_final(final)
+        for number, reply in final.items():
+            self._stand(number, reply)
+        self._tell(text)
+
+    def _final(self, text: str, added: tuple[str, ...]) -> dict[int, Reply]:
+        """Return the messages of the final version that do not stand yet, by part."""
+        *full, last = split(text)
+        replies = [self._reply(number, part) for number, part in enumerate(full)]
+        replies.append(replace(self._reply(len(full), last, added), final=True))
+        void = Reply(
+            self._delivery.prompt, Part(""), self._model, (self._texts("void"),), final=True
         )
+        replies += [void] * (len(self.event_ids) - len(replies))  # a longer text of before
+        return {
+            number: reply
+            for number, reply in enumerate(replies)
+            if self._standing.get(number) != reply
+        }
+
+    def _tell(self, text: str) -> None:
+        """Tell the log and who watches how the reply went."""
+        usage, health, events = self.usage, self._to.health, self._delivery.events
+        log.info(
+            "reply sent",
+            parts=len(self.event_ids),
+            edits=self._edits,
+            events=events,
+            characters=len(text),
+            tokens=usage.completion_tokens if usage else None,
+        )
+        health.replied(self._to.clock.monotonic() - self._begun_at, self._edits, events)
+        if usage:
+            health.spent(self._model, usage.prompt_tokens, usage.completion_tokens)
 
     def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
         above = self._above if number == 0 else ()
-        return Reply(self._prompt, part, self._model, added, above)
+        return Reply(self._delivery.prompt, part, self._model, added, above)
 
-    async def _put(
-        self, number: int, reply: Reply, stage: str, claim: int, *, insisting: bool = True
-    ) -> None:
+    async def _put(self, number: int, reply: Reply, stage: str, claim: int) -> None:
         """Bring part `number` to `reply`: post it, edit it, or leave it where it is that already.
 
-        The first message of a part is always insisted on, with the same content under the same
-        id. Where an earlier process may have sent it, the homeserver keeps that one's text: what
-        stands is then unknown, and a final edit must follow.
+        Where an earlier process may have posted it, what stands is unknown, and an edit must
+        follow.
         """
+        delivery = self._delivery
         if self._standing.get(number) == reply:
             return
         if number >= len(self.event_ids):
             self.visible = True
-            if reply.prompt.event_ids != self._claimed:
-                await self._take_up()  # the reply goes where any of its prompt's messages goes
-            event_id = await self._send(reply, "first", number, 0)
-            await self._to.store.sent(reply.prompt.event_id, number, event_id)
-            self.event_ids[number:] = [event_id]  # the ledger may have been read meanwhile
-            if self._fresh:
-                self._stand(number, reply)
+            await delivery.post(number, reply)
+            if not delivery.fresh:
                 return
-            if stage != "final":
-                return
-        edit = Edit(self.event_ids[number], reply)
-        await self._send(edit, stage, number, claim, insisting=insisting)
+        else:
+            edit = Edit(self.event_ids[number], reply)
+            insisting = not stage.startswith("edit")
+            await delivery.send(edit, stage, number, claim, insisting=insisting)
         self._stand(number, reply)
 
     def _stand(self, number: int, reply: Reply) -> None:
+        if reply.part.source and not any(one.part.source for one in self._standing.values()):
+            self._to.health.first_words(self._to.clock.monotonic() - self._begun_at)
         self._standing[number] = reply
         self._keeps = False
-
-    async def _send(
-        self, outgoing: Outgoing, stage: str, part: int, claim: int, *, insisting: bool = True
-    ) -> EventId:
-        """Send under one id, whatever changes between two tries."""
-        matrix, prompt = self._to.matrix, self._prompt
-        self._used = self._used or stage != "first"
-        transaction = transaction_id(
-            matrix.device_id, prompt.event_id, stage, part=part, claim=claim
-        )
-
-        async def send() -> EventId:
-            if self._ending is Ending.SILENT:
-                raise _Silenced
-            return await matrix.send(prompt.room_id, outgoing, transaction)
-
-        return await (insist(self._to.clock, send) if insisting else send())

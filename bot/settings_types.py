@@ -67,6 +67,12 @@ def _long(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _database(secret: SecretStr | None) -> SecretStr | None:
+    if secret and not secret.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise PydanticCustomError("database", "must be a URL that begins with postgresql://")
+    return secret
+
+
 def _list(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -158,6 +164,7 @@ def _ca_bundle(path: Path) -> Path:
 Text = Annotated[str, BeforeValidator(_text)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Key = Annotated[SecretStr, BeforeValidator(_secret), AfterValidator(_long)]
+Database = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_database)]
 Seconds = Annotated[float, Field(gt=0)]
 Directory = Annotated[Path, BeforeValidator(_text)]
 CaBundle = Annotated[Path, AfterValidator(_ca_bundle)]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from typing_extensions import override
@@ -35,13 +35,14 @@ from bot.core.events import (
 )
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
-from bot.core.replies import Edit, Notice, Outgoing, Reply
+from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
 from bot.core.routing import Policy
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
+from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
+from bot.health import Health
 from bot.ports import Awaited, Choices, Claim, Exchange, Heard
-from bot.replying import Pace, Replying
 from bot.texts import Texts, speak
 from tests.make import BOT, MIDNIGHT
 
@@ -58,6 +59,8 @@ class FakeMatrix:
         self.left: list[tuple[RoomId, str | None]] = []
         self.sent: list[tuple[EventId, Outgoing]] = []
         self.transactions: dict[str, EventId] = {}
+        self.wires: list[Outgoing] = []  # by the number that the wire carries
+        self.shadows: dict[EventId, Wire] = {}  # what is shown in place of what was sent
         self.messages: dict[EventId, Heard] = {}
         self.known: dict[EventId, Message | None] = {}
         self.levels: dict[UserId, float] = {}
@@ -74,12 +77,17 @@ class FakeMatrix:
         self.fetch_failure: MatrixError | None = None
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
         self.history_failure: MatrixError | None = None
+        self._wire_of: dict[EventId, Wire] = {}  # by what it stands for, the newest
         self.attending = 0
         self.attended: list[EventId] = []
         self.changed = asyncio.Condition()
 
     def hear(
-        self, *events: Event, keys: Sequence[KeyNews] = (), closed: Sequence[RoomId] = ()
+        self,
+        *events: Event,
+        keys: Sequence[KeyNews] = (),
+        closed: Sequence[RoomId] = (),
+        missed: bool = False,
     ) -> None:
         """Let the next sync response carry `events` and what else it tells."""
         for event in events:
@@ -88,7 +96,9 @@ class FakeMatrix:
             if isinstance(event, Message):
                 self.known[event.event_id] = event
         token = f"s{len(self.messages)}-{self.batch_queue.qsize()}"
-        self.batch_queue.put_nowait(Batch(events, token, tuple(keys), tuple(closed)))
+        self.batch_queue.put_nowait(
+            Batch(events, token, tuple(keys), tuple(closed), missed=missed)
+        )
 
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:  # noqa: ARG002  # the port
         while True:
@@ -164,17 +174,56 @@ class FakeMatrix:
         finally:
             self.attending -= 1
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
+        self.wires.append(outgoing)
+        return Wire("m.room.message", {"number": len(self.wires) - 1})
+
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
         await asyncio.sleep(0)
         self._fail()
         if transaction_id in self.transactions:
             return self.transactions[transaction_id]
         event_id = EventId(f"$sent{len(self.sent)}")
         self.transactions[transaction_id] = event_id
+        outgoing = self.wires[wire.content["number"]]
         self.sent.append((event_id, outgoing))
+        place = outgoing.event_id if isinstance(outgoing, Edit) else event_id
+        self._wire_of[place] = wire
         self._hear_own(event_id, outgoing)
         await self._tell()
         return event_id
+
+    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
+        return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+
+    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:  # noqa: ARG002  # the port
+        if event_id in self._gone():
+            return None
+        return self.shadows.pop(event_id, None) or self._wire_of.get(event_id)
+
+    async def replies(self, prompt: Prompt) -> Sequence[Own]:
+        """Return them as the homeserver does: of what is redacted, none."""
+        gone, found = self._gone(), dict[EventId, Own]()
+        for event_id, outgoing in self.sent:
+            match outgoing:
+                case Edit(target, reply) if target in found:
+                    found[target] = self._own(target, reply)
+                case Reply() if outgoing.prompt.event_id == prompt.event_id:
+                    found[event_id] = self._own(event_id, outgoing)
+                case Notice(text, Prompt() as to) if to.event_id == prompt.event_id:
+                    found[event_id] = Own(event_id, body=render(text).body)
+        return [one for key, one in found.items() if key not in gone]
+
+    @staticmethod
+    def _own(event_id: EventId, reply: Reply) -> Own:
+        return Own(event_id, reply.prompt.event_ids, final=reply.final)
+
+    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:  # noqa: ARG002  # the port
+        return [
+            key
+            for key, outgoing in self.sent
+            if isinstance(outgoing, Reply) and event_id in outgoing.prompt.event_ids
+        ]
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
         """Let the history have what was just sent, without the bot's own lines."""
@@ -247,6 +296,9 @@ class FakeMatrix:
             self.changed.notify_all()
 
 
+Script = Sequence[Delta | Exception | asyncio.Event]
+
+
 class FakeModel:
     """A model that says what it is told to, piece by piece, and waits where it is told to."""
 
@@ -272,6 +324,27 @@ class FakeModel:
                     yield step
 
 
+class FakeModels(FakeModel):
+    """Two models that answer request by request: each its own scripts in turn, then wholly."""
+
+    def __init__(self, *scripts: Script, other: Sequence[Script] = ()) -> None:
+        super().__init__()
+        self._answer = self.script
+        self._scripts = {SMALL.id: list(scripts), LARGE.id: list(other)}
+
+    @override
+    def context_length(self, card: ModelCard) -> int:
+        return card.context_length
+
+    @override
+    async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
+        left = self._scripts[card.id]
+        self.script = tuple(left.pop(0)) if left else self._answer
+        async with aclosing(super().stream(turns, card)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
 def _fingerprint(event: Event) -> object:
     """Return what makes two events one, the event's own id where nothing else does."""
     return getattr(event, "fingerprint", None) or event.event_id
@@ -289,6 +362,7 @@ class FakeStore:
         self.finished: set[EventId] = set()
         self.claims: dict[EventId, int] = {}
         self.replies: dict[EventId, dict[int, EventId]] = {}
+        self.frozen: dict[EventId, tuple[Frozen, ...]] = {}
         self.joined: dict[EventId, EventId] = {}
         self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
@@ -343,7 +417,7 @@ class FakeStore:
         self.joined.pop(first, None)
         self.joined |= dict.fromkeys(joined, first)
         self.finished.difference_update(prompt.event_ids)
-        return Claim(self.claims[first], self._reply(first))
+        return Claim(self.claims[first], self._reply(first), self.frozen.get(first, ()))
 
     def _reply(self, prompt: EventId) -> tuple[EventId, ...]:
         parts = self.replies.get(prompt, {})
@@ -372,8 +446,13 @@ class FakeStore:
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
         self.replies.setdefault(prompt, {})[part] = event_id
 
+    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None:
+        self.frozen[prompt] = tuple(frozen)
+
     async def finish(self, *event_ids: EventId) -> None:
         self.finished.update(event_ids)
+        for event_id in event_ids:
+            self.frozen.pop(event_id, None)
 
     async def noticed(self, message: Undecryptable, at: float) -> None:
         if message.event_id in self.events:
@@ -458,14 +537,16 @@ class Story:
         self.policy = Policy(BOT, ("tchap.test",), age_limit=10 * 365 * 86_400)
         self.at_once = 20
         self.catalogue = CATALOGUE
+        self.fallback: ModelCard | None = None
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
 
     def assistant(self) -> Assistant:
-        replying = Replying(self.matrix, self.store, self.clock, self.pace)
+        health = Health(self.clock)
+        replying = Replying(self.matrix, self.store, self.clock, self.pace, health)
         settings = Settings(
             "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
         )
-        how = Behaviour(self.policy, settings, self.about, self.at_once)
+        how = Behaviour(self.policy, settings, self.about, self.at_once, self.fallback)
         return Assistant(self.matrix, self.model, self.store, replying, how)
 
     @asynccontextmanager

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, NewType
 
+from bot.core.models import Fallback
+
 RoomId = NewType("RoomId", str)
 EventId = NewType("EventId", str)
 UserId = NewType("UserId", str)
@@ -63,6 +65,7 @@ class Message:
         mentions: who is mentioned (spec: m.mentions; a pill where the event has no such key).
         replies_to: the message that it replies to (`m.in_reply_to`), where that is no fallback.
         answers: of what an assistant has generated, the messages that it answers.
+        final: with it, the answer is whole.
     """
 
     event_id: EventId
@@ -76,6 +79,7 @@ class Message:
     mentions: frozenset[UserId] = frozenset()
     replies_to: EventId | None = None
     answers: tuple[EventId, ...] = ()
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class Revision:
     body: str
     timestamp: int
     answers: tuple[EventId, ...] = ()
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +240,14 @@ class Batch:
     Attributes:
         keys: which rooms' keys have come, and which will not.
         closed: rooms in which the bot can no longer speak: it is out, or they were upgraded.
+        missed: it was said while this process was not there, so an earlier one may have acted.
     """
 
     events: tuple[Event, ...]
     next_batch: str
     keys: tuple[KeyNews, ...] = ()
     closed: tuple[RoomId, ...] = ()
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +274,10 @@ class Delta:
         text: words to append, possibly "".
         finish_reason: the OpenAI API's word ("stop", "length", "content_filter"…), at the end.
         usage: the backend's count, where it sends one.
+        fallback: whose words begin here, where they are not those of the model that was chosen.
     """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    fallback: Fallback | None = None

@@ -1,7 +1,9 @@
 """What the bot says: notices, replies in parts, edits, and the ids that make sending them safe."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Part
@@ -27,6 +29,7 @@ class Reply:
         model: the model's name, as the backend knows it.
         above: lines before the text; as those below it, they never enter a later context.
         added: lines below the text.
+        final: with it, the reply is whole. Two that differ in nothing else say the same.
     """
 
     prompt: Prompt
@@ -34,6 +37,7 @@ class Reply:
     model: str
     added: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
+    final: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,58 @@ class Edit:
 Outgoing = Notice | Reply | Edit
 
 
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """An event as the homeserver gets and shows it, encrypted where the room is.
+
+    Attributes:
+        clear: what it says, where this process knows; it never leaves the memory.
+    """
+
+    type: str
+    content: Mapping[str, Any]
+    clear: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def is_shown_as(self, shown: "Wire") -> bool:
+        """Tell whether the homeserver shows this; what became encrypted on its way, it may."""
+        return self == shown or (self.type, shown.type) == ("m.room.message", "m.room.encrypted")
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A message of a final version: the same under the same id, until it is acknowledged.
+
+    Attributes:
+        part: number of the reply's message, 0 for the first.
+        device_id: whose transaction id it is.
+        replaces: of an edit, the event that it edits.
+        answers: the messages of the prompt.
+    """
+
+    part: int
+    device_id: str
+    transaction_id: str
+    replaces: EventId | None
+    answers: tuple[EventId, ...]
+    wire: Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A message of the bot's own that relates to a prompt, as it stands.
+
+    Attributes:
+        answers: of a reply, the messages that it answers; of a notice, none.
+        final: of a reply, whether it is whole.
+        body: of a notice, what it says.
+    """
+
+    event_id: EventId
+    answers: tuple[EventId, ...] = ()
+    final: bool = False
+    body: str = ""
+
+
 def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, claim: int) -> str:
     """Return the id under which one send of one reply is known to the homeserver.
 
@@ -58,8 +114,8 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
     Args:
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
-        stage: "first", "edit:1", "edit:2", …, "final" of a reply, "redact" of one of its events,
-            "notice", or "key missing".
+        stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
+            of its events, "notice", or "key missing".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

@@ -64,9 +64,14 @@ class Amend:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Something of a conversation has been redacted: what hangs on it ends, and goes with it."""
+    """Something of a conversation has been redacted: what hangs on it ends, and goes with it.
+
+    Attributes:
+        begun: an earlier process may have answered it, and the ledger not know.
+    """
 
     redaction: Redaction
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

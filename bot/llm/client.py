@@ -27,6 +27,7 @@ from bot.errors import (
     ModelTimeout,
     ModelUnknown,
     ModelUnreachable,
+    ModelWordless,
     PromptTooLongForModel,
     Truncated,
 )
@@ -238,7 +239,7 @@ def _interruption(error: httpx2.RequestError, events: CompletionStream) -> Compl
         return Truncated(f"the connection was lost inside the stream: {error}")
     if events.begun:
         return ModelStalled("the stream stalled")
-    return ModelTimeout("the stream began with no word in time")
+    return ModelWordless("the stream began with no word in time")
 
 
 class _InvalidField(msgspec.Struct):

@@ -24,15 +24,15 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
-from bot.core.replies import Edit, Outgoing
+from bot.core.replies import Outgoing, Own, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
 from bot.matrix import sync
 from bot.matrix.content import build
-from bot.matrix.failures import call
+from bot.matrix.failures import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.parse import Heard, parse_message
+from bot.matrix.parse import Heard, mapping, parse_message
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.shield import to_the_end
@@ -49,6 +49,7 @@ class NioMatrix:
     def __init__(self, account: Account, vault: Vault, health: Health) -> None:
         self._session = Session(account, vault)
         self._client = self._session.client
+        self._client.limited = health.limited
         self._health = health
         self._histories = Histories(self._client, account.user_id)
         self._rooms = Rooms(account.user_id, health, self._histories)
@@ -166,18 +167,47 @@ class NioMatrix:
         typing.result()
         sharing.result()
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        """Send once, encrypted where the room is; the same id never makes two events."""
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
+        """Return what is to be sent as it goes over the wire, encrypted where the room is."""
         content = build(outgoing, self._rooms.latest(room_id))
+        kind, sealed = await to_the_end(self._seal(room_id, "m.room.message", content))
+        return Wire(kind, sealed, content)
+
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
+        """Send what is frozen, never in clear where the room is encrypted by now."""
+        kind, content = await to_the_end(self._seal(room_id, wire.type, dict(wire.content)))
         response = await call(
             nio.RoomSendResponse,
-            to_the_end(self._client.room_send(room_id, "m.room.message", content, transaction_id)),
+            to_the_end(self._client.put(room_id, kind, content, transaction_id)),
         )
         event_id = EventId(response.event_id)
-        if not isinstance(outgoing, Edit):
+        if mapping(content.get("m.relates_to")).get("rel_type") != "m.replace":
             self._rooms.note_sent(room_id, event_id)
-        self._hear_own(room_id, event_id, content)
+        if wire.clear is not None:
+            self._hear_own(room_id, event_id, dict(wire.clear))
         return event_id
+
+    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
+        """Send once, encrypted where the room is; the same id never makes two events."""
+        return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+
+    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+        """Return what the homeserver shows for an event; None where it is gone."""
+        return await self._histories.shown(room_id, event_id)
+
+    async def replies(self, prompt: Prompt) -> Sequence[Own]:
+        """Return the bot's own messages that relate to the prompt, as they stand, oldest first."""
+        return await self._histories.replies(prompt)
+
+    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
+        """Return the bot's messages in the timeline that answer an event, oldest first."""
+        return await self._histories.traces(room_id, event_id)
+
+    async def _seal(
+        self, room_id: RoomId, kind: str, content: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        with named():
+            return await self._client.seal(room_id, kind, content)
 
     def _hear_own(self, room_id: RoomId, event_id: EventId, content: dict[str, Any]) -> None:
         """Take in what was just sent: the next prompt may be answered before the sync tells it."""

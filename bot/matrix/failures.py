@@ -1,6 +1,7 @@
 """The one mapping from matrix-nio's failures, which it returns or raises, to our errors."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -29,8 +30,20 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
     Raises:
         MatrixError: the most specific one, for whatever else came back.
     """
-    try:
+    with named():
         response = await request
+    if isinstance(response, expected):
+        return response
+    if isinstance(response, nio.ErrorResponse):
+        raise _failure(response)
+    raise MatrixError(f"{type(response).__name__} came back instead of {expected.__name__}")
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Turn what nio raises inside the block into the most specific MatrixError."""
+    try:
+        yield
     except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
         reason = str(plain) or type(error).__name__
@@ -42,11 +55,6 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
         if "Not logged in" in str(error):  # nio forgets the token at a soft logout
             raise LoggedOut("the homeserver has ended the session", soft=True) from error
         raise MatrixError(str(error)) from error
-    if isinstance(response, expected):
-        return response
-    if isinstance(response, nio.ErrorResponse):
-        raise _failure(response)
-    raise MatrixError(f"{type(response).__name__} came back instead of {expected.__name__}")
 
 
 def _failure(response: nio.ErrorResponse) -> MatrixError:

@@ -11,9 +11,10 @@ from bot.core.events import UserId
 from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
 from bot.health import Health
 from bot.matrix.failures import call
-from bot.matrix.parse import mapping, parse_membership, text
+from bot.matrix.parse import mapping, parse_membership, text, timestamp
 
 _PAGE = 100
+_DAY = 86_400.0  # seconds
 
 FILTER = {
     "types": [
@@ -35,7 +36,7 @@ log = structlog.get_logger()
 async def fill(
     client: nio.AsyncClient,
     response: nio.SyncResponse,
-    since: str,
+    since: str | None,
     me: UserId,
     health: Health,
     *,
@@ -50,7 +51,7 @@ async def fill(
     Args:
         client: what asks and decrypts.
         response: with the limited timelines.
-        since: the token that it was asked with.
+        since: the token that it was asked with; None for what was said in the last day.
         me: the bot.
         health: told of each page.
         insist: a room that cannot be read is an error; else it is given up if only the homeserver
@@ -81,16 +82,22 @@ async def _fill_room(
     client: nio.AsyncClient,
     room_id: str,
     timeline: nio.Timeline,
-    since: str,
+    since: str | None,
     me: UserId,
     health: Health,
 ) -> None:
     missing: list[Any] = []  # newest first
+    oldest = 0.0 if since else (health.clock.now() - _DAY) * 1000
     try:
         async for events in _pages(client, room_id, timeline.prev_batch or "", since):
             health.beat()
-            missing += itertools.takewhile(lambda event: not _invites(event, me), events)
-            if any(_invites(event, me) for event in events):
+            wanted = list(
+                itertools.takewhile(
+                    lambda event: not _invites(event, me) and _at(event) >= oldest, events
+                )
+            )
+            missing += wanted
+            if len(wanted) < len(events):
                 break
     except Forbidden as error:  # the bot has left meanwhile
         log.warning("gap not filled", room_id=room_id, reason=str(error))
@@ -102,7 +109,7 @@ async def _fill_room(
 
 
 async def _pages(
-    client: nio.AsyncClient, room_id: str, start: str, since: str
+    client: nio.AsyncClient, room_id: str, start: str, since: str | None
 ) -> AsyncGenerator[list[Any], None]:
     """Yield the events from `start` back to `since`, newest first, a page at a time."""
     here, following = "", start
@@ -122,6 +129,10 @@ def _invites(event: object, me: UserId) -> bool:
     source = mapping(getattr(event, "source", None))
     member = parse_membership(source) if "state_key" in source else None
     return member is not None and member.user_id == me and member.now == "invite"
+
+
+def _at(event: object) -> int:
+    return timestamp(mapping(getattr(event, "source", None)))
 
 
 def _id(event: object) -> str:

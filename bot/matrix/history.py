@@ -24,6 +24,7 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
+from bot.core.replies import Own, Wire
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.errors import Forbidden
@@ -190,6 +191,82 @@ class Histories:
             if text(source, "sender") == self._me
         ]
 
+    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+        """Return what the homeserver shows for an event, its newest edit where it has any.
+
+        None where it is gone. Spec: event replacements, server-side aggregation.
+        """
+        path = "/".join(quote(step, safe="") for step in ("rooms", room_id, "event", event_id))
+        request = self._client._send(  # noqa: SLF001  # nio would leave out what it knows not
+            StateEventResponse, "GET", f"/_matrix/client/v3/{path}"
+        )
+        try:
+            source = (await call(StateEventResponse, request)).source
+        except Forbidden:
+            return None
+        unsigned = mapping(source.get("unsigned"))
+        if "redacted_because" in unsigned:
+            return None
+        edit = mapping(mapping(unsigned.get("m.relations")).get("m.replace"))
+        shown = edit or source
+        return Wire(text(shown, "type"), mapping(shown.get("content")))
+
+    async def replies(self, prompt: Prompt) -> list[Own]:
+        """Return the bot's own messages that relate to the prompt, as they stand, oldest first.
+
+        Those in the main timeline refer to it, those of a thread quote it there.
+        """
+        root, found = prompt.thread_root, list[Own]()
+        kind = RelationshipType.thread if root else RelationshipType.reference
+        async for page in self._relations(prompt.room_id, root or prompt.event_id, kind):
+            for event in page:
+                own = await self._own(event, prompt)
+                found[:0] = [own] if own is not None else []
+        return found
+
+    async def _own(self, event: Any, prompt: Prompt) -> Own | None:  # noqa: ANN401  # any of nio's
+        """Return the event as it stands where it is the bot's and relates to the prompt."""
+        source = mapping(event.source)
+        content = mapping(source.get("content"))
+        relation = mapping(content.get("m.relates_to"))
+        quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
+        relates = {quoted, text(relation, "event_id")} & set(prompt.event_ids)
+        if text(source, "sender") != self._me or not relates:
+            return None
+        heard = await self._heard([event], prompt.room_id)
+        if not heard or not isinstance(heard[0], Message):
+            return None
+        newest = heard[-1] if isinstance(heard[-1], Message | Revision) else heard[0]
+        own, body = heard[0], "" if newest.answers else text(content, "body")
+        return Own(own.event_id, newest.answers, final=newest.final, body=body)
+
+    async def traces(self, room_id: RoomId, event_id: EventId) -> list[EventId]:
+        """Return the bot's messages that answer an event, oldest first, as far back as it stands.
+
+        Of what is redacted a homeserver need not list what refers to it, so the timeline is read.
+        """
+        found, start = list[EventId](), None
+        for _ in range(_PAGES):
+            page = await self._page(room_id, start)
+            heard = await self._heard(page.chunk, room_id)
+            found[:0] = [
+                one.event_id
+                for one in reversed(heard)
+                if isinstance(one, Message) and one.sender == self._me and event_id in one.answers
+            ]
+            reached = any(text(mapping(one.source), "event_id") == event_id for one in page.chunk)
+            start = page.end
+            if reached or not start:
+                break
+        return found
+
+    async def _page(self, room_id: RoomId, start: str | None) -> nio.RoomMessagesResponse:
+        """Return a page of the timeline, newest first, from the present or where one has ended."""
+        request = self._client.room_messages(
+            room_id, start=start, limit=_PAGE, message_filter=_FILTER
+        )
+        return await call(nio.RoomMessagesResponse, request)
+
     def _open(self, conversation: Conversation) -> Transcript:
         self._of_room[conversation.room_id].add(conversation)
         transcript = Transcript(conversation, self._me)
@@ -231,12 +308,7 @@ class Histories:
         events: list[Heard] = []
         start: str | None = None
         for _ in range(_PAGES):
-            page = await call(
-                nio.RoomMessagesResponse,
-                self._client.room_messages(
-                    room_id, start=start, limit=_PAGE, message_filter=_FILTER
-                ),
-            )
+            page = await self._page(room_id, start)
             fresh = _since_invitation(page.chunk, self._me)
             events[:0] = await self._heard(fresh[::-1], room_id)
             start = page.end

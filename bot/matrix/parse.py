@@ -147,6 +147,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
             body=_said(new, me),
             timestamp=timestamp(source),
             answers=_answers(new),
+            final=_is_final(new),
         )
     in_thread = text(relation, "rel_type") == "m.thread" and target
     quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
@@ -162,6 +163,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         mentions=_mentions(content),
         replies_to=EventId(quoted) if quoted and not falls_back else None,
         answers=_answers(content),
+        final=_is_final(content),
     )
 
 
@@ -274,6 +276,11 @@ def _answers(content: Json) -> tuple[EventId, ...]:
     joined = marker.get("joined")
     ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
     return tuple(map(EventId, _ids(ids)))
+
+
+def _is_final(content: Json) -> bool:
+    """Tell whether a generated message makes its reply whole."""
+    return mapping(content.get(MARKER)).get("final") is True
 
 
 def _ids(values: Iterable[object]) -> Iterator[str]:

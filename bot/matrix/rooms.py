@@ -312,11 +312,11 @@ class Rooms:
         if heard.sender == self.me:
             return []
         if isinstance(heard, Undecryptable):
-            self._health.undecryptable += 1
+            self._health.undecryptable()
             ids = {"event_id": heard.event_id, "room_id": room_id}
             log.warning("undecryptable", sender=heard.sender, **ids)
-        else:
-            self._health.decrypted += getattr(event, "decrypted", False)
+        elif getattr(event, "decrypted", False):
+            self._health.decrypted()
         return [heard]
 
     def _begin_thread(self, message: Message) -> None:

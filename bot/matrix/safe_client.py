@@ -1,7 +1,7 @@
 """nio's client on the safe Olm machine: no response, room or cancelled send takes it down."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -46,9 +46,14 @@ class Turns:
 
 
 class SafeClient(nio.AsyncClient):
-    """nio's client, which takes no state from what it decrypts, nor sends in clear what is not."""
+    """nio's client, which takes no state from what it decrypts, nor sends in clear what is not.
+
+    Attributes:
+        limited: is told of each request that the homeserver answers 429.
+    """
 
     olm: SafeOlm | None
+    limited: Callable[[], None] | None = None
 
     def open_store(self, store: CryptoStore) -> None:
         """Take up the device's keys, or make them where the store is new.
@@ -94,6 +99,8 @@ class SafeClient(nio.AsyncClient):
         response: ClientResponse = await super().send(
             method, path, data, headers, trace_context, limit
         )
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS and self.limited is not None:
+            self.limited()
         return response
 
     @override
@@ -412,10 +419,26 @@ class SafeClient(nio.AsyncClient):
         Raises:
             MatrixError: the room's key cannot be given to all, or the bot is not in the room.
         """
+        message_type, content = await self.seal(room_id, message_type, content)
+        return await self.put(room_id, message_type, content, tx_id or str(uuid4()))
+
+    async def seal(
+        self, room_id: str, message_type: str, content: dict[Any, Any]
+    ) -> tuple[str, dict[Any, Any]]:
+        """Return type and content as they are sent: encrypted where the room is.
+
+        Raises:
+            MatrixError: as `room_send`.
+        """
         await self.prepare(room_id)
-        if self._room(room_id).encrypted:
-            message_type, content = self.encrypt(room_id, message_type, content)
-        request = nio.Api.room_send(
-            self.access_token, room_id, message_type, content, tx_id or uuid4()
-        )
+        if self._room(room_id).encrypted and message_type != "m.room.encrypted":
+            sealed: tuple[str, dict[Any, Any]] = self.encrypt(room_id, message_type, content)
+            return sealed
+        return message_type, content
+
+    async def put(
+        self, room_id: str, message_type: str, content: dict[Any, Any], tx_id: str
+    ) -> Any:  # noqa: ANN401  # any of nio's responses
+        """Send type and content as they are."""
+        request = nio.Api.room_send(self.access_token, room_id, message_type, content, tx_id)
         return await self._send(nio.RoomSendResponse, *request, (room_id,))

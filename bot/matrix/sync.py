@@ -106,6 +106,7 @@ class _Loop:
         self._upkeep = _Upkeep(session)
         self._token = since
         self._first = True
+        self._refused = False  # the token that an earlier process has left
         self._responses: deque[nio.SyncResponse] = deque()  # that are not handed over yet
         self._drained = False
         self._gap_failures = 0  # in a row
@@ -115,26 +116,46 @@ class _Loop:
         await self._session.renew()
         if not self._responses:
             self._drained = False
-            self._responses.append(await self._sync(self._token))
+            self._responses.append(
+                await self._first_sync() if self._first else await self._sync(self._token)
+            )
         if not self._drained:
             await self._drain()
         response = self._responses[0]
-        if self._token is not None:
+        if self._token is not None or self._refused:
             await self._fill(response, self._token)
         await to_the_end(self._upkeep.run())
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
         events: list[Event] = []
         turns = Turns()
-        for heard in self._rooms.hear(response, first=self._first, fresh=self._token is None):
+        fresh = self._token is None and not self._refused
+        for heard in self._rooms.hear(response, first=self._first, fresh=fresh):
             events += heard
             await turns.next()
-        keys = self._rooms.hear_keys(response)
-        self._token, self._first = response.next_batch, False
+        keys, missed = self._rooms.hear_keys(response), self._first
+        self._token, self._first, self._refused = response.next_batch, False, False
         self._responses.popleft()
-        return Batch(tuple(events), self._token, keys, self._rooms.take_closed())
+        return Batch(tuple(events), self._token, keys, self._rooms.take_closed(), missed=missed)
 
-    async def _fill(self, response: nio.SyncResponse, since: str) -> None:
+    async def _first_sync(self) -> nio.SyncResponse:
+        """Sync from where an earlier process was, or anew where the homeserver refuses that.
+
+        It does so with a token that it has never given out, as after a restored backup of its own.
+        What was said in the last day is then heard again; the ledger knows what of it is new.
+        """
+        try:
+            return await self._sync(self._token)
+        except Forbidden as error:
+            if self._token is None:
+                raise
+            await call(nio.WhoamiResponse, self._client.whoami())  # it refuses nothing else
+            log.warning("sync token refused", reason=str(error))
+            self._token, self._refused = None, True
+            self._client.next_batch = ""
+            return await self._sync(None)
+
+    async def _fill(self, response: nio.SyncResponse, since: str | None) -> None:
         for room_id, info in response.rooms.join.items():
             if info.timeline.limited:
                 self._rooms.miss(RoomId(room_id))

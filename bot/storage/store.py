@@ -3,19 +3,18 @@
 import asyncio
 import math
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+import structlog
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, RowMapping, event, func, insert, or_, select, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.events import (
     Batch,
@@ -24,55 +23,25 @@ from bot.core.events import (
     Event,
     EventId,
     Invite,
-    Joined,
-    Left,
-    Message,
-    Pending,
     Prompt,
     RoomId,
     Undecryptable,
     UserId,
 )
+from bot.core.replies import Frozen
 from bot.errors import StoreError
-from bot.ports import Awaited, Choices, Claim, Exchange
+from bot.health import Health
+from bot.ports import Choices, Claim, Exchange
 from bot.shield import to_the_end
-from bot.storage.tables import account, choices, inbox, replies
+from bot.storage import rows
+from bot.storage.database import Database, probe
+from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
+from bot.storage.seal import Seal
+from bot.storage.tables import account, choices, inbox, outbox, replies
 
-T = TypeVar("T")
-_Unfinished = Invite | Joined | Left | Pending | Awaited
+log = structlog.get_logger()
 
-_BUSY_SECONDS = 30  # how long a writer waits for another one
 _TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
-
-
-def _engine(path: Path) -> AsyncEngine:
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connect(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
-        dbapi.isolation_level = None  # else the driver opens transactions of its own, too late
-        cursor = dbapi.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # read-then-write must not lose updates
-
-    return engine
-
-
-def _probe(path: Path) -> None:
-    """Open the file once, make it where it is missing.
-
-    A connection that aiosqlite fails to open ends in a thread which may outlive the event loop
-    and then prints a traceback: so what cannot be opened must not get that far.
-    """
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA schema_version")
 
 
 def _upgrade(connection: Connection) -> None:
@@ -84,35 +53,52 @@ def _upgrade(connection: Connection) -> None:
 
 
 class SqlStore:
-    """The `Store` port on one SQLite file. `synchronous=FULL`: what is committed stays."""
+    """The `Store` port on SQLite or PostgreSQL.
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._turn = asyncio.Lock()  # SQLite has one writer; in it, the others would sleep in turn
+    Durable is what a promise depends on: what was heard with its token, a reply's messages, and
+    its final version. A claim is on the disk with the first of those after it, before anything is
+    sent under its number.
+    """
+
+    def __init__(self, database: Database, seal: Seal) -> None:
+        self._database = database
+        self._seal = seal
+        self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
         self._committed = -math.inf  # when the last token was, in the loop's time
 
     @classmethod
-    async def open(cls, path: Path, user_id: UserId) -> Self:
+    async def open(cls, place: Path | str, user_id: UserId, key: str, health: Health) -> Self:
         """Open or create the ledger of `user_id`, and bring its tables up to date.
 
+        Args:
+            place: a SQLite file, or the libpq URL of a PostgreSQL database.
+            user_id: whose it is.
+            key: the secret that seals what it keeps of conversations.
+            health: is told of its failures.
+
         Raises:
-            StoreError: the file cannot be written, is no ledger, or is another account's.
+            StoreError: it cannot be used, is no ledger, or is another account's; another process
+                uses it.
         """
+        if isinstance(place, Path):
+            try:
+                await to_the_end(asyncio.to_thread(probe, place))
+            except sqlite3.Error as error:
+                raise StoreError(f"the ledger {place}: {error}") from error
+            database = Database.on_sqlite(place, health)
+        else:
+            database = Database.on_postgresql(place, health)
+        store = cls(database, Seal(key))
         try:
-            await to_the_end(asyncio.to_thread(_probe, path))
-        except sqlite3.Error as error:
-            raise StoreError(f"the ledger {path}: {error}") from error
-        store = cls(_engine(path))
-        try:
-            await store._transaction(_prepare, user_id)
+            await database.open(lambda connection: _prepare(connection, user_id))
         except StoreError:
             await store.close()
             raise
         return store
 
     async def close(self) -> None:
-        """Close the file."""
-        await self._engine.dispose()
+        """Close the connections."""
+        await self._database.close()
 
     async def sync_token(self) -> str | None:
         """Return the token of the last batch admitted, None before the first."""
@@ -121,7 +107,7 @@ class SqlStore:
             token: str | None = await connection.scalar(select(account.c.sync_token))
             return token
 
-        return await self._transaction(work)
+        return await self._database.run("token", work)
 
     async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]:
         """Commit the batch's events and token; return the events not known before.
@@ -133,35 +119,59 @@ class SqlStore:
         fresh = now - self._committed < _TOKEN_SECONDS
         if not batch.events and fresh:
             return ()
+        before: int | None = None  # the last position when this was first tried
 
         async def work(connection: AsyncConnection) -> tuple[list[Event], bool]:
+            nonlocal before
             last = await connection.scalar(select(func.max(inbox.c.position))) or 0
-            new = [
-                heard
-                for position, heard in enumerate(batch.events, last + 1)
-                if not (isinstance(heard, Change) and await _is_nobodys(connection, heard))
-                and await _insert(connection, _row(heard, position, heard_at))
-            ]
+            before = last if before is None else before
+            new = dict[EventId, Event]()
+            for position, heard in enumerate(batch.events, last + 1):
+                row = event_row(heard, position, heard_at)
+                if heard.event_id not in new and await self._admit(connection, heard, row, before):
+                    new[heard.event_id] = heard
             if not new and fresh:
-                return new, False
+                return [], False
             await connection.execute(update(account).values(sync_token=batch.next_batch))
-            return new, True
+            return list(new.values()), True
 
-        new, committed = await self._transaction(work)
+        new, committed = await self._database.run("admit", work, durable=True)
         if committed:
             self._committed = now
         return new
 
-    async def unfinished(self) -> Sequence[_Unfinished]:
+    async def _admit(
+        self, connection: AsyncConnection, heard: Event, row: dict[str, Any], before: int
+    ) -> bool:
+        """Insert the row; tell whether its event was new, and concerns the bot.
+
+        An invitation has no event id that every homeserver sends, so its room's id stands for it:
+        it may come again after it was declined, and then counts as new. So does what an earlier
+        try has inserted, behind position `before`, although it failed.
+        """
+        if isinstance(heard, Change) and await _is_nobodys(connection, heard):
+            return False
+        statement = self._insert(inbox).values(row)
+        upsert = (
+            statement.on_conflict_do_update(index_elements=["event_id"], set_=row)
+            if isinstance(heard, Invite)
+            else statement.on_conflict_do_nothing()
+        )
+        if (await connection.execute(upsert)).rowcount == 1:
+            return True
+        known = select(inbox.c.position).where(inbox.c.event_id == heard.event_id)
+        return (await connection.scalar(known) or 0) > before
+
+    async def unfinished(self) -> Sequence[Unfinished]:
         """Return what was admitted and not finished, oldest first."""
 
-        async def work(connection: AsyncConnection) -> list[_Unfinished]:
-            rows = await connection.execute(
+        async def work(connection: AsyncConnection) -> list[Unfinished]:
+            found = await connection.execute(
                 select(inbox).where(inbox.c.finished_at.is_(None)).order_by(inbox.c.position)
             )
-            return [_restore(row) for row in rows.mappings()]
+            return [rows.unfinished(row) for row in found.mappings()]
 
-        return await self._transaction(work)
+        return await self._database.run("unfinished", work)
 
     async def claim(self, prompt: Prompt) -> Claim:
         """Count a claim to the prompt, tie its messages, and return it with the reply's.
@@ -186,9 +196,11 @@ class SqlStore:
                     .where(inbox.c.event_id.in_(joined))
                     .values(joined_to=first, finished_at=None)
                 )
-            return Claim(number, await _reply(connection, first))
+            return Claim(
+                number, await _reply(connection, first), await self._frozen(connection, first)
+            )
 
-        return await self._transaction(work)
+        return await self._database.run("claim", work)
 
     async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
         """Return the prompt and reply that an event of the room is one message of."""
@@ -213,27 +225,54 @@ class SqlStore:
             prompt = (EventId(first), *map(EventId, joined))
             return Exchange(prompt, await _reply(connection, first))
 
-        return await self._transaction(work)
+        return await self._database.run("exchange", work)
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
         """Record that part number `part` of the reply to `prompt` stands at `event_id`."""
 
         async def work(connection: AsyncConnection) -> None:
+            statement = self._insert(replies).values(
+                prompt_event_id=prompt, part=part, event_id=event_id
+            )
+            key = ["prompt_event_id", "part"]
             await connection.execute(
-                insert(replies).values(prompt_event_id=prompt, part=part, event_id=event_id)
+                statement.on_conflict_do_update(index_elements=key, set_={"event_id": event_id})
             )
 
-        await self._transaction(work)
+        await self._database.run("sent", work, durable=True)
+
+    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None:
+        """Keep the messages of a final version until they are acknowledged, in place of others."""
+        new = [frozen_row(prompt, one, self._seal) for one in frozen]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(outbox).where(outbox.c.prompt_event_id == prompt))
+            if new:
+                await connection.execute(insert(outbox), new)
+
+        await self._database.run("freeze", work, durable=True)
+
+    async def _frozen(self, connection: AsyncConnection, prompt: str) -> tuple[Frozen, ...]:
+        """Return the messages of the final version that may be on their way."""
+        found = await connection.execute(
+            select(outbox).where(outbox.c.prompt_event_id == prompt).order_by(outbox.c.part)
+        )
+        try:
+            return tuple(rows.frozen(row, self._seal) for row in found.mappings())
+        except ValueError:  # another storage.key: the answer is generated anew
+            log.warning("outbox not opened", event_id=prompt)
+            return ()
 
     async def finish(self, *event_ids: EventId) -> None:
         """Record that nothing more is to be done about the events."""
 
         async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(outbox).where(outbox.c.prompt_event_id.in_(event_ids)))
             await connection.execute(
                 update(inbox).where(inbox.c.event_id.in_(event_ids)).values(finished_at=func.now())
             )
 
-        await self._transaction(work)
+        await self._database.run("finish", work)
 
     async def choose(self, conversation: Conversation, chosen: Choices) -> None:
         """Record what was chosen for a conversation; what is None stays as it was."""
@@ -247,12 +286,12 @@ class SqlStore:
                 "room_id": conversation.room_id,
                 "thread_root": conversation.thread_root or "",
             }
-            statement = sqlite.insert(choices).values(key | values)
+            statement = self._insert(choices).values(key | values)
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=list(key), set_=values)
             )
 
-        await self._transaction(work)
+        await self._database.run("choose", work, durable=True)
 
     async def choices(self, conversation: Conversation) -> Choices:
         """Return what was chosen for a conversation, else for all of its room."""
@@ -273,7 +312,7 @@ class SqlStore:
                 next((row.language for row in found if row.language), None),
             )
 
-        return await self._transaction(work)
+        return await self._database.run("choices", work)
 
     async def noticed(self, message: Undecryptable, at: float) -> None:
         """Record that the message's sender was told at `at` that it cannot be read."""
@@ -282,10 +321,10 @@ class SqlStore:
             await connection.execute(
                 update(inbox)
                 .where(inbox.c.event_id == message.event_id)
-                .values(sender=message.sender, noticed_at=_date(at))
+                .values(sender=message.sender, noticed_at=date(at))
             )
 
-        await self._transaction(work)
+        await self._database.run("noticed", work)
 
     async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None:
         """Return when the person was last told so in the room, None for never."""
@@ -300,21 +339,8 @@ class SqlStore:
             )
             return latest
 
-        latest = await self._transaction(work)
-        return None if latest is None else _seconds(latest)
-
-    async def _transaction(self, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """Run `work` in one transaction that a cancelled caller cannot cut in two."""
-
-        async def whole() -> T:
-            try:
-                async with self._turn, self._engine.begin() as connection:
-                    return await work(connection, *arguments)
-            except (SQLAlchemyError, OSError) as error:
-                reason = getattr(error, "orig", None) or error
-                raise StoreError(f"the ledger {self._engine.url.database}: {reason}") from None
-
-        return await to_the_end(whole())
+        latest = await self._database.run("last_notice", work)
+        return None if latest is None else seconds(latest)
 
 
 async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
@@ -355,78 +381,3 @@ async def _is_nobodys(connection: AsyncConnection, change: Change) -> bool:
     return await connection.scalar(mine.limit(1)) is None and (
         await connection.scalar(reply) is None
     )
-
-
-async def _insert(connection: AsyncConnection, row: dict[str, Any]) -> bool:
-    """Insert the row; tell whether its event was new.
-
-    An invitation has no event id that every homeserver sends, so its room's id stands for it: it
-    may come again after it was declined, and then counts as new.
-    """
-    statement = sqlite.insert(inbox).values(row)
-    upsert = (
-        statement.on_conflict_do_update(index_elements=["event_id"], set_=row)
-        if row["kind"] == "invite"
-        else statement.on_conflict_do_nothing()
-    )
-    return (await connection.execute(upsert)).rowcount == 1
-
-
-def _row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "event_id": heard.event_id,
-        "position": position,
-        "kind": type(heard).__name__.lower(),
-        "room_id": heard.room_id,
-        "admitted_at": _date(heard_at),
-    }
-    if isinstance(heard, Invite):
-        row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
-    elif isinstance(heard, Message | Undecryptable):
-        row |= {"fingerprint": heard.fingerprint, "thread_root": heard.thread_root}
-    if isinstance(heard, Undecryptable):
-        row |= {
-            "sender": heard.sender,
-            "session_id": heard.session_id,
-            "timestamp": heard.timestamp,
-        }
-    return row
-
-
-def _restore(row: RowMapping) -> _Unfinished:
-    event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
-    match row["kind"]:
-        case "invite":
-            return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
-        case "left":
-            return Left(event_id, room_id, alone=True)  # no other is admitted
-        case "joined":
-            return Joined(event_id, room_id)
-        case "undecryptable" if not (row["claims"] or row["joined_to"]):
-            return _restore_awaited(row)
-        case _:
-            joined_to = EventId(row["joined_to"]) if row["joined_to"] else None
-            return Pending(event_id, room_id, begun=row["claims"] > 0, joined_to=joined_to)
-
-
-def _restore_awaited(row: RowMapping) -> Awaited:
-    root = row["thread_root"]
-    message = Undecryptable(
-        EventId(row["event_id"]),
-        RoomId(row["room_id"]),
-        UserId(row["sender"]),
-        row["session_id"],
-        row["timestamp"],
-        None if root is None else EventId(root),
-        row["fingerprint"],
-    )
-    return Awaited(message, _seconds(row["admitted_at"]))
-
-
-def _date(seconds: float) -> datetime:
-    """Return seconds since the epoch as SQLite's DateTime holds them: UTC, without a zone."""
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
-
-
-def _seconds(date: datetime) -> float:
-    return date.replace(tzinfo=UTC).timestamp()

@@ -1,12 +1,16 @@
-"""The ledger's tables: ids, states and counters, never a word of a conversation."""
+"""The ledger's tables: ids, states and counters, and no word of a conversation but sealed."""
+
+from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     DateTime,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -14,6 +18,12 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+
+def _where(condition: Any) -> dict[str, Any]:  # noqa: ANN401  # SQLAlchemy's own type is generic
+    """Return the arguments of an index over some rows, for both databases."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
 
 account = Table(
     "account",
@@ -39,23 +49,23 @@ inbox = Table(
         "joined_to", String, nullable=True
     ),  # the first message of the prompt that it belongs to
     Column("session_id", String, nullable=True),  # of what is undecryptable, as the next two
-    Column("timestamp", Integer, nullable=True),  # the homeserver's, in milliseconds
+    Column("timestamp", BigInteger, nullable=True),  # the homeserver's, in milliseconds
     Column("noticed_at", DateTime, nullable=True),
     Column("fingerprint", String, nullable=True),  # of what was encrypted
 )
-Index("ix_inbox_unfinished", inbox.c.position, sqlite_where=inbox.c.finished_at.is_(None))
+Index("ix_inbox_unfinished", inbox.c.position, **_where(inbox.c.finished_at.is_(None)))
 Index(
     "ix_inbox_noticed",
     inbox.c.sender,
     inbox.c.room_id,
     inbox.c.noticed_at,
-    sqlite_where=inbox.c.noticed_at.is_not(None),
+    **_where(inbox.c.noticed_at.is_not(None)),
 )
 
 Index("ix_inbox_fingerprint", inbox.c.fingerprint, unique=True)
 
 for _column in (inbox.c.joined_to, inbox.c.thread_root):
-    Index(f"ix_inbox_{_column.name}", _column, sqlite_where=_column.is_not(None))
+    Index(f"ix_inbox_{_column.name}", _column, **_where(_column.is_not(None)))
 
 replies = Table(
     "replies",
@@ -63,6 +73,20 @@ replies = Table(
     Column("prompt_event_id", ForeignKey("inbox.event_id"), primary_key=True),
     Column("part", Integer, primary_key=True),
     Column("event_id", String, nullable=False, unique=True),
+)
+
+# Messages of final versions on their way: each the same bytes under the same id until the
+# homeserver has acknowledged all of its reply.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("prompt_event_id", ForeignKey("inbox.event_id"), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("device_id", String, nullable=False),  # whose transaction ids the homeserver keeps
+    Column("transaction_id", String, nullable=False),
+    Column("replaces", String, nullable=True),  # of an edit, the event that it edits
+    Column("answers", String, nullable=False),  # the prompt's messages, as JSON
+    Column("wire", LargeBinary, nullable=False),  # type and content, sealed
 )
 
 choices = Table(

@@ -20,7 +20,7 @@ from bot.core.events import (
     RoomId,
 )
 from bot.core.markdown import Part, render
-from bot.core.replies import Edit, Notice, Reply
+from bot.core.replies import Edit, Notice, Own, Reply
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account
 from bot.ports import Matrix
@@ -260,6 +260,87 @@ class TestMatrix:
         await joined.matrix.send(joined.room_id, Edit(first, whole), "reply-final")
 
         assert await joined.standing(first, render("Le ciel est **bleu**.").body)
+
+    async def test_what_is_frozen_makes_one_event_however_often_it_is_put(
+        self, joined: Meeting
+    ) -> None:
+        asked, matrix, room_id = await joined.prompt("Gelé ?"), joined.matrix, joined.room_id
+        wire = await matrix.freeze(room_id, reply(asked, "Gelé."))
+
+        first = await matrix.put(room_id, wire, "frozen-1")
+
+        assert await matrix.put(room_id, wire, "frozen-1") == first
+        assert await joined.standing(first, "Gelé.")
+        assert await joined.last(asked, 2) == [("Gelé ?", False), ("Gelé.", True)]
+
+    async def test_the_homeserver_shows_what_was_put_last(self, joined: Meeting) -> None:
+        asked, matrix, room_id = await joined.prompt("Quoi ?"), joined.matrix, joined.room_id
+        beginning = await matrix.freeze(room_id, reply(asked, "Rien"))
+        first = await matrix.put(room_id, beginning, "shown-1")
+        assert await matrix.shown(room_id, first) == beginning
+
+        end = await matrix.freeze(room_id, Edit(first, reply(asked, "Rien.")))
+        await matrix.put(room_id, end, "shown-2")
+
+        shown = await matrix.shown(room_id, first)
+        assert shown is not None
+        assert end.is_shown_as(shown)
+        assert not beginning.is_shown_as(shown)
+        await matrix.redact(room_id, first, "shown-redact")
+        assert await matrix.shown(room_id, first) is None
+
+    async def test_what_is_not_there_is_not_shown(self, joined: Meeting) -> None:
+        gone = EventId("$gCD12ZQrv_0S1Ed5nIaSV6qbjEDTMSnEbV0Xdm5EBqA")
+
+        assert await joined.matrix.shown(joined.room_id, gone) is None
+
+    async def test_an_id_that_was_used_before_brings_back_the_old_text(
+        self, joined: Meeting
+    ) -> None:
+        asked, matrix, room_id = await joined.prompt("Neuf ?"), joined.matrix, joined.room_id
+        first = await matrix.send(room_id, reply(asked, "Vieux."), "collision")
+        wire = await matrix.freeze(room_id, reply(asked, "Neuf."))
+
+        assert await matrix.put(room_id, wire, "collision") == first
+
+        shown = await matrix.shown(room_id, first)
+        assert shown is not None
+        assert not wire.is_shown_as(shown)
+
+    @pytest.mark.parametrize("in_thread", [False, True])
+    async def test_what_was_said_to_a_prompt_is_found_as_it_stands(
+        self, joined: Meeting, *, in_thread: bool
+    ) -> None:
+        asked, matrix, room_id = await joined.prompt("Retrouvé ?"), joined.matrix, joined.room_id
+        asked = replace(asked, thread_root=asked.event_id if in_thread else None)
+        assert await matrix.replies(asked) == []
+        name = f"found-{in_thread}"
+        notice = await matrix.send(room_id, Notice("Un *instant*.", asked), f"{name}-n")
+        first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
+        second = await matrix.send(room_id, reply(asked, "Trois"), f"{name}-2")
+        await matrix.send(room_id, Edit(first, reply(asked, "Deux")), f"{name}-3")
+        said = Own(notice, body=render("Un *instant*.").body)
+        begun = [Own(one, asked.event_ids) for one in (first, second)]
+        assert await matrix.replies(asked) == [said, *begun]
+
+        whole = replace(reply(asked, "Trois."), final=True)
+        await matrix.send(room_id, Edit(second, whole), f"{name}-4")
+
+        assert await matrix.replies(asked) == [said, begun[0], replace(begun[1], final=True)]
+        await matrix.redact(room_id, first, f"{name}-redact")
+        assert await matrix.replies(asked) == [said, replace(begun[1], final=True)]
+
+    async def test_what_answers_a_redacted_prompt_is_found_in_the_timeline(
+        self, joined: Meeting
+    ) -> None:
+        asked, matrix, room_id = await joined.prompt("Perdu ?"), joined.matrix, joined.room_id
+        first = await matrix.send(room_id, reply(asked, "Un"), "trace-1")
+        await matrix.send(room_id, Edit(first, reply(asked, "Deux")), "trace-2")
+        second = await matrix.send(room_id, reply(asked, "Trois"), "trace-3")
+        await joined.take_back(asked.event_id)
+        await joined.heard(Redaction)
+
+        assert await matrix.traces(room_id, asked.event_id) == [first, second]
 
     async def test_t10_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
         notice = Notice("Une seule fois.")

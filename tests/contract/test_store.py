@@ -26,12 +26,16 @@ from bot.core.events import (
     RoomId,
     Undecryptable,
     Upgraded,
+    UserId,
 )
+from bot.core.replies import Frozen, Wire
 from bot.errors import StoreError
+from bot.failpoints import Failpoints
+from bot.health import Health
 from bot.ports import Awaited, Choices, Claim, Exchange, Store
 from bot.storage.store import SqlStore
 from bot.storage.tables import metadata
-from tests.fakes import FakeStore
+from tests.fakes import FakeClock, FakeStore
 from tests.make import (
     AGENT,
     BOT,
@@ -47,6 +51,7 @@ from tests.make import (
     undecryptable,
 )
 
+KEY = "k" * 32
 PROMPT = message()
 ASKED = prompt(PROMPT)
 TWO, THREE = message(event_id="$2"), message(event_id="$3")
@@ -56,6 +61,17 @@ THREAD = Conversation(ROOM, EventId("$root"))
 MAIN = Conversation(ROOM, None)
 BEGUN = replace(pending(), begun=True)
 EXCHANGE = Exchange(ALL.event_ids, (EventId("$reply"),))
+FROZEN = Frozen(
+    part=0,
+    device_id="DEVICE",
+    transaction_id="t1",
+    replaces=EventId("$reply"),
+    answers=(PROMPT.event_id,),
+    wire=Wire("m.room.message", {"body": "canari-8264"}),
+)
+SECOND_PART = replace(
+    FROZEN, part=1, transaction_id="t2", replaces=None, wire=Wire("m.room.encrypted", {})
+)
 UPGRADED = Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:tchap.test"))
 JOINED = Joined(EventId("$join"), ROOM)
 
@@ -92,6 +108,10 @@ def _write_older_ledger(path: Path, version: str) -> None:
     engine.dispose()
 
 
+async def open_store(place: Path | str, user_id: UserId = BOT, key: str = KEY) -> SqlStore:
+    return await SqlStore.open(place, user_id, key, Health(FakeClock()))
+
+
 def joined(event_id: str, first: str = "$prompt") -> Pending:
     return replace(pending(event_id), joined_to=EventId(first))
 
@@ -101,7 +121,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "fake":
         yield FakeStore()
     else:
-        real = await SqlStore.open(tmp_path / "ledger.db", BOT)
+        real = await open_store(tmp_path / "ledger.db")
         yield real
         await real.close()
 
@@ -397,10 +417,43 @@ class TestStore:
 
         assert await store.choices(MAIN) == Choices("small", "fr")
 
+    async def test_a_final_version_is_kept_until_its_prompt_is_finished(
+        self, store: Store
+    ) -> None:
+        await store.admit(Batch((PROMPT, TWO), "s1"), MIDNIGHT)
+        await store.claim(ASKED)
+        await store.freeze(PROMPT.event_id, [FROZEN, SECOND_PART])
+
+        claim = await store.claim(ASKED)
+
+        assert claim == Claim(2, (), (FROZEN, SECOND_PART))
+        assert [one.wire.content for one in claim.frozen] == [{"body": "canari-8264"}, {}]
+        await store.finish(PROMPT.event_id)
+        assert await store.claim(ASKED) == Claim(3, ())
+
+    async def test_a_final_version_takes_the_place_of_an_older_one(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.freeze(PROMPT.event_id, [FROZEN, SECOND_PART])
+        other = replace(FROZEN, transaction_id="t3", replaces=None)
+
+        await store.freeze(PROMPT.event_id, [other])
+
+        assert (await store.claim(ASKED)).frozen == (other,)
+        await store.freeze(PROMPT.event_id, [])
+        assert (await store.claim(ASKED)).frozen == ()
+
+    async def test_a_message_may_be_recorded_twice(self, store: Store) -> None:
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+        await store.sent(PROMPT.event_id, 0, EventId("$reply"))
+
+        assert await store.claim(ASKED) == Claim(1, (EventId("$reply"),))
+
 
 class TestSqlStore:
     async def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT)
+        store = await open_store(tmp_path / "ledger.db")
         late = undecryptable("$late", thread_root="$root")
         await store.admit(Batch((PROMPT, TWO, THREE, late), "s1"), MIDNIGHT)
         await store.claim(ALL)
@@ -409,7 +462,7 @@ class TestSqlStore:
         await store.noticed(late, MIDNIGHT + 30)
         await store.close()
 
-        again = await SqlStore.open(tmp_path / "ledger.db", BOT)
+        again = await open_store(tmp_path / "ledger.db")
 
         assert await again.sync_token() == "s1"
         left = [BEGUN, joined("$2"), joined("$3"), Awaited(late, MIDNIGHT)]
@@ -421,26 +474,26 @@ class TestSqlStore:
         await again.close()
 
     async def test_another_account_is_refused(self, tmp_path: Path) -> None:
-        await (await SqlStore.open(tmp_path / "ledger.db", BOT)).close()
+        await (await open_store(tmp_path / "ledger.db")).close()
 
         with pytest.raises(StoreError, match="belongs to @assistant"):
-            await SqlStore.open(tmp_path / "ledger.db", PROMPT.sender)
+            await open_store(tmp_path / "ledger.db", PROMPT.sender)
 
     @pytest.mark.parametrize("content", [b"no database at all, but long enough to be read" * 9])
     async def test_a_foreign_file_is_named(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "ledger.db").write_bytes(content)
 
         with pytest.raises(StoreError, match=r"ledger\.db: file is not a database"):
-            await SqlStore.open(tmp_path / "ledger.db", BOT)
+            await open_store(tmp_path / "ledger.db")
 
     async def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"missing/ledger\.db: unable to open"):
-            await SqlStore.open(tmp_path / "missing" / "ledger.db", BOT)
+            await open_store(tmp_path / "missing" / "ledger.db")
 
     async def test_cancelled_writers_leave_the_file_free_and_the_rows_whole(
         self, tmp_path: Path
     ) -> None:
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT)
+        store = await open_store(tmp_path / "ledger.db")
         loop = asyncio.get_running_loop()
         for number in range(30):
             batch = Batch((message(event_id=f"${number}"),), f"s{number}")
@@ -456,14 +509,93 @@ class TestSqlStore:
         assert (await store.unfinished())[-1] == pending("$last")
         await store.close()
 
-    async def test_no_word_of_a_message_is_in_the_file(self, tmp_path: Path) -> None:
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT)
+    async def test_no_word_of_a_conversation_is_in_the_file(self, tmp_path: Path) -> None:
+        store = await open_store(tmp_path / "ledger.db")
         await store.admit(Batch((message("canari-7431"),), "s1"), MIDNIGHT)
+        await store.freeze(PROMPT.event_id, [FROZEN])
         await store.close()
 
         files = await asyncio.to_thread(lambda: [one.read_bytes() for one in tmp_path.iterdir()])
         assert files
-        assert not any(b"canari-7431" in content for content in files)
+        assert not any(b"canari" in content for content in files)
+
+    async def test_what_was_sealed_with_another_key_is_let_go(self, tmp_path: Path) -> None:
+        store = await open_store(tmp_path / "ledger.db")
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.close()
+
+        again = await open_store(tmp_path / "ledger.db", key="another secret of 32 characters!")
+
+        assert await again.claim(ASKED) == Claim(1, ())
+        await again.close()
+
+    @pytest.mark.parametrize("when", ["before", "within", "after"])
+    async def test_what_is_admitted_at_a_second_try_is_new_whatever_the_first_has_done(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        store = await open_store(tmp_path / "ledger.db")
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        failing = Failpoints(f"admit.{when}:enospc@1")
+        monkeypatch.setattr("bot.storage.database.armed", failing)
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.0)
+
+        new = await store.admit(Batch((PROMPT, TWO, TWO, THREE), "s2"), MIDNIGHT)
+
+        assert new == [TWO, THREE]
+        assert await store.sync_token() == "s2"
+        assert await store.unfinished() == [pending(), pending("$2"), pending("$3")]
+        await store.close()
+
+    async def test_a_ledger_that_is_locked_is_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.storage.database._BUSY_SECONDS", 0)
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+        health = Health(FakeClock())
+        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, health)
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            admitting = asyncio.get_running_loop().create_task(
+                store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+            )
+            while "ledger" not in health.failing:  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0)
+            assert not admitting.done()
+            other.execute("ROLLBACK")
+
+        assert await admitting == [PROMPT]
+        assert "ledger" not in health.failing
+        await store.close()
+
+    async def test_who_waits_for_the_ledger_can_be_cancelled(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = await open_store(tmp_path / "ledger.db")
+        failing = Failpoints(",".join(f"admit.before:enospc@{n}" for n in range(1, 100)))
+        monkeypatch.setattr("bot.storage.database.armed", failing)
+        admitting = asyncio.get_running_loop().create_task(
+            store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        )
+        await asyncio.sleep(0)
+
+        admitting.cancel()
+        await asyncio.wait([admitting])
+
+        assert admitting.cancelled()
+        assert await store.sync_token() is None
+        await store.close()
+
+    async def test_what_no_waiting_would_mend_is_an_error(self, tmp_path: Path) -> None:
+        store = await open_store(tmp_path / "ledger.db")
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
+            other.execute("DROP TABLE outbox")
+            other.commit()
+
+        with pytest.raises(StoreError, match="no such table"):
+            await store.finish(PROMPT.event_id)
+        await store.close()
 
 
 class TestLedgersOfOtherVersions:
@@ -476,7 +608,7 @@ class TestLedgersOfOtherVersions:
         late = undecryptable("$late", thread_root="$root")
         waiting = [Awaited(late, MIDNIGHT)] if version > "0001" else []
 
-        store = await SqlStore.open(path, BOT)
+        store = await open_store(path)
 
         assert await store.sync_token() == "s7"
         assert await store.unfinished() == [invite(), BEGUN, *waiting]
@@ -491,19 +623,19 @@ class TestLedgersOfOtherVersions:
 
     async def test_a_newer_ledger_is_named_and_left_as_it_is(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.db"
-        await (await SqlStore.open(path, BOT)).close()
+        await (await open_store(path)).close()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("UPDATE alembic_version SET version_num = '0999'")
             connection.commit()
 
         with pytest.raises(StoreError, match="another version of the assistant"):
-            await SqlStore.open(path, BOT)
+            await open_store(path)
         with closing(sqlite3.connect(path)) as connection:
             assert list(connection.execute("SELECT * FROM alembic_version")) == [("0999",)]
 
     async def test_the_migrations_make_the_tables_of_the_code(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.db"
-        await (await SqlStore.open(path, BOT)).close()
+        await (await open_store(path)).close()
         engine = create_engine(f"sqlite:///{path}")
         with engine.connect() as connection:
             context = MigrationContext.configure(connection)

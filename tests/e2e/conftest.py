@@ -37,7 +37,12 @@ async def bot(
         tmp_path_factory.mktemp("bot"),
         user_id,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
-        model={"base_url": model.url, "name": "scripted", "stall_timeout": 2},
+        model={
+            "base_url": model.url,
+            "name": "scripted",
+            "stall_timeout": 2,
+            "queue_timeout": 2,
+        },
         log={"level": "debug"},
     ) as running:
         yield running

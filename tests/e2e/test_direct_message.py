@@ -1,6 +1,8 @@
 """Encrypted direct messages with the running bot, from the person's side of the screen."""
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.stand.model import CUT_UTF8, Answer, ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, notice, replies_to, reply, said, talk
+from tests.stand.talk import begun, notice, replies_to, reply, said, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,7 +59,8 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     assert answer.content["msgtype"] == "m.text"
     assert answer.content["formatted_body"] == render(SKY).formatted_body
     assert answer.content["m.mentions"] == {}
-    assert answer.content[MARKER] == {"model": "scripted", "prompt": prompt, "added": []}
+    expected = {"model": "scripted", "prompt": prompt, "added": [], "final": True}
+    assert answer.content[MARKER] == expected
     first = answer.versions[0].content
     assert first["m.relates_to"] == {"rel_type": "m.reference", "event_id": prompt}
 
@@ -121,7 +124,6 @@ async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
 @pytest.mark.parametrize(
     ("fault", "key"),
     [
-        (Answer(mode="verbatim", status=429, body=b'{"detail": "10 requests"}'), "model limited"),
         (Answer(mode="verbatim", status=503, body=b"{}"), "model busy"),
         (Answer(mode="verbatim", status=500, body=b"oops"), "model failed"),
         (Answer(mode="verbatim", status=401, body=b"{}"), "model refused"),
@@ -138,6 +140,23 @@ async def test_a_model_that_fails_before_its_first_word_is_one_notice(
     told = await notice(nia, room_id, key)
 
     assert told.content["m.relates_to"]["event_id"] == prompt
+    assert replies_to(nia, room_id, prompt) == []
+
+
+async def test_a_quota_that_stays_used_up_is_one_notice_until_it_is_there_again(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    later = {"Retry-After": "1"}
+    limited = Answer(mode="verbatim", status=429, headers=later, body=b'{"detail": "10 requests"}')
+    model.when("how many left", limited)
+
+    prompt = await nia.send(room_id, "how many left")
+    await notice(nia, room_id, "model limited", to=prompt)
+    model.when("how many left", Answer(text="Seven."))
+    again = await nia.send(room_id, "how many left now")
+    await reply(nia, room_id, again, "Seven.")
+
     assert replies_to(nia, room_id, prompt) == []
 
 
@@ -217,11 +236,36 @@ async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
     if killed:
         await bot.kill()
     else:
-        assert await bot.stop() == 0
+        assert bot.pid
+        stopping = bot.said("stopping")
+        os.kill(bot.pid, signal.SIGTERM)
+        await until(lambda: bot.said("stopping") > stopping)
+        assert await bot.stop() == 0  # a second signal: it does not wait for the reply
     model.when("stop and go", Answer(text=SKY))
     await bot.start()
 
     assert (await reply(nia, room_id, prompt, SKY)).event_id == cut.event_id
+
+
+async def test_a_bot_that_is_stopped_lets_a_reply_come_to_its_end(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id, gate = await talk(nia, bot.user_id), asyncio.Event()
+    model.when("stop and end", Answer(text=SKY, after=15, gate=gate))
+    prompt = await nia.send(room_id, "stop and end")
+    cut = await begun(nia, room_id, prompt)
+
+    stopping = bot.said("stopping")
+    stopped = asyncio.get_running_loop().create_task(bot.stop())
+    await until(lambda: bot.said("stopping") > stopping)
+    waiting = await nia.send(room_id, "And then?")
+    gate.set()
+
+    assert await stopped == 0
+    assert (await reply(nia, room_id, prompt, SKY)).event_id == cut.event_id
+    assert not any("And then?" in one.prompt for one in model.exchanges)
+    await bot.start()
+    await begun(nia, room_id, waiting)
 
 
 async def test_the_bot_leaves_a_room_in_which_it_is_alone(

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 
+from bot.core.events import UserId
 from tests.stand.bot import Bot
 from tests.stand.model import ScriptedModel
 from tests.stand.synapse import Synapse
@@ -158,3 +161,67 @@ async def test_a_lost_crypto_store_stops_the_start_and_makes_no_new_device(
     assert "crypto.db is missing" in printed
     assert "from the same backup" in printed
     assert "Traceback" not in printed
+
+
+async def test_a_taken_port_is_named_by_its_key(
+    tmp_path: Path, given: dict[str, dict[str, Any]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, printed = await run(tmp_path, **given, health={"port": port})
+
+    assert code == 2
+    assert f"health.port {port} of health.host 127.0.0.1 cannot be listened on" in printed
+    assert "Traceback" not in printed
+
+
+async def probed(port: int, failed: list[str]) -> str:
+    """Wait until /readyz names just that, and return what /livez and /metrics say."""
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http, asyncio.timeout(30):
+        while True:
+            try:
+                async with http.get("/readyz") as response:
+                    if await response.json() == {"failed": failed}:
+                        assert response.status == (503 if failed else 200)
+                        break
+            except aiohttp.ClientConnectionError:  # not yet
+                pass
+            await asyncio.sleep(0.05)
+        said = ""
+        for path in ("/livez", "/metrics"):
+            async with http.get(path) as response:
+                assert response.status == 200
+                said += await response.text()
+        return said
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def test_the_probes_answer_while_the_login_waits(
+    tmp_path: Path, given: dict[str, dict[str, Any]]
+) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        given["matrix"]["homeserver"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        bot = Bot(tmp_path, UserId("@starter:stand.test"), **given, health={"port": port})
+        starting = asyncio.get_running_loop().create_task(bot.start())
+        await probed(port, ["starting"])
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert await bot.stop() == 0
+
+
+async def test_a_bot_that_has_synced_is_ready(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id, port = await synapse.register("watched", "secret"), free_port()
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    async with Bot(tmp_path, user_id, **given, health={"port": port}):
+        said = await probed(port, [])
+
+    assert "process_resident_memory_bytes" in said
+    assert "assistant_ledger_up 1.0" in said
+    assert "watched" not in said

@@ -6,10 +6,10 @@ import pytest
 
 from bot.core.events import Delta, EventId, UserId
 from bot.core.replies import Edit, Notice, Reply
-from bot.errors import Forbidden, HomeserverUnreachable, ModelBusy, RateLimited
+from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.texts import Language, speak
 from tests.fakes import HeldClock, Story
-from tests.make import COLLEAGUE, ROOM, message, reaction, redaction
+from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -57,6 +57,35 @@ async def test_what_a_person_sends_in_a_row_is_one_prompt_with_one_reply(story: 
     assert story.store.joined == {EventId("$2"): "$1", EventId("$3"): "$1"}
     assert story.matrix.attended == ["$1", "$2", "$3"]
     assert story.matrix.attending == 0
+
+
+async def test_who_watches_is_told_how_many_wait_and_since_when() -> None:
+    clock = HeldClock()
+    story, gate = Story(clock), asyncio.Event()
+    story.at_once = 1
+    story.model.script = (gate, Delta("Bonjour."), END)
+    assistant = story.assistant()
+    health = assistant._to.health
+    task = asyncio.get_running_loop().create_task(assistant.run())
+    seen = []
+    for number, sender in enumerate([AGENT, COLLEAGUE, THIRD]):
+        story.matrix.hear(message(event_id=f"${number}", sender=sender))
+        await clock.pass_time(2)
+        seen.append(
+            (
+                health.figure("assistant_replies_running"),
+                health.figure("assistant_prompts_waiting"),
+                health.figure("assistant_prompts_oldest_wait_seconds"),
+            )
+        )
+    gate.set()
+    await story.until(lambda: story.done("$0", "$1", "$2"))
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert seen == [(1, 0, 0), (1, 1, 2), (1, 2, 4)]
+    assert health.figure("assistant_replies_running") == 0
+    assert health.figure("assistant_prompts_waiting") == 0
 
 
 async def test_what_comes_together_is_asked_once(story: Story) -> None:
@@ -148,7 +177,7 @@ async def test_what_comes_after_a_command_is_not_joined_to_what_came_before(
 
 async def test_what_comes_while_a_failure_is_being_told_is_not_lost(story: Story) -> None:
     story.clock = held = HeldClock()
-    story.model.script = (ModelBusy("503"),)
+    story.model.script = (ModelRefused("403"),)
     story.matrix.failures = [RateLimited("429", 30)]
     async with story.run():
         story.matrix.hear(message("Un", event_id="$1"))
@@ -159,7 +188,7 @@ async def test_what_comes_while_a_failure_is_being_told_is_not_lost(story: Story
         await held.pass_time(30)
         await story.until(lambda: story.done("$1", "$2"))
 
-    assert story.shown == [TEXTS("model busy"), "Bonjour."]
+    assert story.shown == [TEXTS("model refused"), "Bonjour."]
 
 
 async def test_what_comes_while_the_bot_apologises_is_not_lost(story: Story) -> None:

@@ -7,7 +7,7 @@ from bot.core.events import Delta, Event, EventId, Message, Reaction, RoomId, Up
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
 from bot.core.transcript import Said
-from bot.errors import HomeserverUnreachable, ModelBusy, RateLimited
+from bot.errors import HomeserverUnreachable, ModelRefused, RateLimited
 from bot.texts import speak
 from tests.fakes import HeldClock, Story
 from tests.make import (
@@ -262,7 +262,7 @@ async def test_an_edit_of_a_prompt_that_could_not_be_answered_has_it_answered(
     room: Room,
 ) -> None:
     async with room.run():
-        room.model.script = (ModelBusy("503"),)
+        room.model.script = (ModelRefused("403"),)
         room.matrix.hear(message())
         await room.until(lambda: room.done("$prompt"))
         room.says("Deux.")
@@ -628,7 +628,11 @@ async def test_an_answer_that_was_stopped_stays_so_after_a_crash(room: Room, eve
         room.matrix.hear()
         await room.until(lambda: room.done("$prompt", event.event_id))
 
-    assert room.shown == ["Un.", TEXTS("stopped")]
+    stopped, *others = room.shown
+    assert stopped == f"Un.\n\n{TEXTS('stopped')}"
+    # A command is done once more: by then there is nothing left to stop.
+    assert others == [TEXTS("nothing to stop")] * isinstance(event, Message)
+    assert len(room.model.requests) == 1
 
 
 # The asker has it answered once more.
@@ -710,7 +714,7 @@ async def test_nobody_else_has_it_made_anew(
 async def test_a_prompt_that_could_not_be_answered_can_be_asked_anew(room: Room) -> None:
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
-        room.model.script = (ModelBusy("503"),)
+        room.model.script = (ModelRefused("403"),)
         room.matrix.hear(message())
         await room.until(lambda: room.done("$prompt"))
         room.says("Deux.")

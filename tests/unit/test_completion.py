@@ -5,12 +5,14 @@ from contextlib import aclosing
 import pytest
 from typing_extensions import override
 
+from bot.asking import Recourse
 from bot.completion import Completion
 from bot.core.budget import size
 from bot.core.events import Delta, Turn, Usage
 from bot.core.models import ModelCard
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
-from tests.fakes import LARGE, SMALL, FakeModel
+from bot.health import Health
+from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
 
 SYSTEM = Turn("system", "Sobre.")
 END = Delta(finish_reason="stop")
@@ -25,15 +27,20 @@ def talk(turns: int, characters: int = 50) -> list[Turn]:
     return [SYSTEM, *said, Turn("user", "Et alors ?")]
 
 
+def made(model: FakeModel) -> Completion:
+    clock = FakeClock()
+    return Completion(model, Recourse(clock, Health(clock)))
+
+
 async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:
-    async with aclosing(completion.stream(turns, SMALL)) as deltas:
+    async with aclosing(completion.ask(turns, SMALL).deltas()) as deltas:
         return [delta async for delta in deltas]
 
 
 async def test_what_the_model_says_comes_through_as_it_comes() -> None:
     model = FakeModel(Delta("Un. "), Delta("Deux."), Delta(usage=Usage(9, 2)), END)
 
-    deltas = await ask(Completion(model), talk(2))
+    deltas = await ask(made(model), talk(2))
 
     assert deltas == list(model.script)
     assert model.asked == ["small"]
@@ -43,14 +50,14 @@ async def test_what_the_model_says_comes_through_as_it_comes() -> None:
 async def test_turns_of_one_role_are_asked_as_one() -> None:
     model = FakeModel()
 
-    await ask(Completion(model), [SYSTEM, Turn("user", "Un"), Turn("user", "Deux")])
+    await ask(made(model), [SYSTEM, Turn("user", "Un"), Turn("user", "Deux")])
 
     assert model.requests == [[SYSTEM, Turn("user", "Un\n\nDeux")]]
 
 
 async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
     model = FakeModel()
-    completion = Completion(model)
+    completion = made(model)
     model.length = 2 * (128 + 400)  # tokens, half the completion's: room for 1,200 characters
 
     await ask(completion, talk(40))
@@ -65,7 +72,7 @@ async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
 
 async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
     model = FakeModel()
-    completion = Completion(model)
+    completion = made(model)
     prompt = Turn("user", "x" * 200_000)
 
     with pytest.raises(PromptTooLong) as told:
@@ -89,7 +96,7 @@ async def test_what_the_backend_counts_teaches_how_much_it_takes(
     characters: int, tokens: int, ratio: float
 ) -> None:
     model = FakeModel(Delta("Oui."), Delta(usage=Usage(tokens, 1)), END)
-    completion = Completion(model)
+    completion = made(model)
     model.length = 10_000 + SMALL.max_tokens + 128
     other = completion.room(LARGE)
 
@@ -132,7 +139,7 @@ async def test_a_request_that_the_backend_finds_too_long_is_made_once_more_with_
     turns: int,
 ) -> None:
     model = Refusing(10**6)
-    completion = Completion(model)
+    completion = made(model)
     model.length = 5000 + SMALL.max_tokens + 128
     room = completion.room(SMALL)
     await ask(completion, talk(turns))
@@ -148,7 +155,7 @@ async def test_a_request_that_the_backend_finds_too_long_is_made_once_more_with_
 
 async def test_a_second_refusal_is_told() -> None:
     model = Refusing(100)
-    completion = Completion(model)
+    completion = made(model)
     room = completion.room(SMALL)
 
     with pytest.raises(PromptTooLongForModel):
@@ -162,7 +169,7 @@ async def test_a_refusal_is_told_at_once_where_nothing_can_leave() -> None:
     model = Refusing(1)
 
     with pytest.raises(PromptTooLongForModel) as told:
-        await ask(Completion(model), talk(0))
+        await ask(made(model), talk(0))
 
     assert told.value is TOO_LONG
     assert len(model.requests) == 1
@@ -172,7 +179,7 @@ async def test_nothing_is_asked_once_more_after_a_word() -> None:
     model = FakeModel(Delta("Un"), TOO_LONG)
 
     with pytest.raises(PromptTooLongForModel):
-        await ask(Completion(model), talk(100))
+        await ask(made(model), talk(100))
 
     assert len(model.requests) == 1
 
@@ -180,7 +187,7 @@ async def test_nothing_is_asked_once_more_after_a_word() -> None:
 async def test_refusals_at_the_same_time_teach_once() -> None:
     gate = asyncio.Event()
     model = FakeModel(gate, TOO_LONG)
-    completion = Completion(model)
+    completion = made(model)
     room = completion.room(SMALL)
 
     async with asyncio.TaskGroup() as tasks:
@@ -201,12 +208,12 @@ async def test_a_stream_that_fails_does_so_here_too() -> None:
     model = FakeModel(Delta("Un"), Truncated("cut"))
 
     with pytest.raises(Truncated):
-        await ask(Completion(model), talk(0))
+        await ask(made(model), talk(0))
 
 
 async def test_who_stops_listening_closes_the_stream() -> None:
     model = FakeModel(Delta("Un"), Delta("Deux"), END)
-    stream = Completion(model).stream(talk(0), SMALL)
+    stream = made(model).ask(talk(0), SMALL).deltas()
 
     assert await anext(stream) == Delta("Un")
     await stream.aclose()

@@ -194,6 +194,28 @@ class TestTheModels:
             ModelCard("ministral", "Ministral", "3b", 262_144, 2048, None),
         ]
 
+    @pytest.mark.parametrize("key", ["code", "gpt_oss_120b"])
+    def test_the_fallback_is_one_of_all_models(self, tmp_path: Path, key: str) -> None:
+        given = text(model={"choices": {"code": {"name": "qwen3"}}, "fallback": key})
+        card = load_text(tmp_path, given).model.fallback_card
+        assert card is not None
+        assert card.key == key
+
+    def test_without_a_fallback_there_is_none(self, tmp_path: Path) -> None:
+        assert load_text(tmp_path, text()).model.fallback_card is None
+
+    def test_a_fallback_that_is_no_models_key_is_refused_with_those_there_are(
+        self, tmp_path: Path
+    ) -> None:
+        given = text(model={"choices": {"code": {"name": "qwen3"}}, "fallback": "qwen3"})
+        sentence = "model.fallback: must be the key of a model: gpt_oss_120b, code"
+        assert faults(tmp_path, given) == [sentence]
+
+    def test_a_fault_in_the_choices_alone_is_told(self, tmp_path: Path) -> None:
+        given = text(model={"choices": {"code": {}}, "fallback": "code"})
+        sentence = "model.choices.code.name: missing, and it has no default"
+        assert faults(tmp_path, given) == [sentence]
+
     def test_a_variable_holds_all_choices_as_json(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -655,6 +677,9 @@ class TestEachSetting:
             ("reply.first_after", [-1], "must be greater than or equal to 0"),
             ("reply.edit_interval", [0.9], "must be greater than or equal to 1"),
             ("language", ["de", False, SECRET], "must be 'fr' or 'en'"),
+            ("health.port", [0, -1], "must be greater than or equal to 1"),
+            ("health.port", [65_536], "must be less than or equal to 65535"),
+            ("health.host", [""], "must not be empty"),
             ("log.level", ["INFO", SECRET], "must be 'debug', 'info', 'warning' or 'error'"),
             ("log.format", ["text"], "must be 'json' or 'console'"),
         ],

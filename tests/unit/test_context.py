@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from typing_extensions import override
 
+from bot.asking import Recourse
 from bot.completion import Completion
 from bot.context import Contexts, Settings
 from bot.core.events import Delta, EventId, Prompt, Usage
@@ -12,6 +13,7 @@ from bot.core.replies import Edit, Notice
 from bot.core.transcript import Said
 from bot.core.turns import Context, History
 from bot.errors import Forbidden, HomeserverUnreachable
+from bot.health import Health
 from bot.ports import Choices
 from bot.texts import speak
 from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
@@ -208,7 +210,7 @@ class Parts:
 
     def contexts(self) -> Contexts:
         settings = Settings("Sobre.", Catalogue([SMALL, LARGE]), "fr", idle_limit=3600)
-        completion = Completion(self.model)
+        completion = Completion(self.model, Recourse(self.clock, Health(self.clock)))
         return Contexts(self.matrix, self.store, self.clock, completion, settings)
 
 

@@ -7,6 +7,7 @@ from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import render
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
+from bot.delivery import Before, Pace, Replying
 from bot.errors import (
     CompletionError,
     Forbidden,
@@ -19,7 +20,8 @@ from bot.errors import (
     RateLimited,
     Truncated,
 )
-from bot.replying import GrowingReply, Pace, Replying
+from bot.health import Health
+from bot.replying import GrowingReply
 from bot.texts import speak
 from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
 from tests.make import MIDNIGHT, message, prompt
@@ -39,19 +41,22 @@ class Stage:
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), clock or FakeClock()
-        self.to = Replying(self.matrix, self.store, self.clock, Pace(0.8, 2.0, 10.0))
+        pace, health = Pace(0.8, 2.0, 10.0), Health(self.clock)
+        self.to = Replying(self.matrix, self.store, self.clock, pace, health)
         self.asked = PROMPT
         self.above: list[str] = []
         self.below: list[str] = []
 
-    def reply(self, *, begun: bool = False, again: bool = False) -> GrowingReply:
-        return GrowingReply(self.to, PROMPT, TEXTS, begun=begun, again=again)
+    def reply(self, before: Before = Before.NOTHING) -> GrowingReply:
+        return GrowingReply(self.to, PROMPT, TEXTS, before)
 
     async def answer(self, reply: GrowingReply, *scripts: Script) -> None:
         """Ask with the first script, and with the next as often as something else is asked."""
         await self.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
         async with reply.shown():
             for script in scripts:
+                if await reply.settled():
+                    break
                 reply.restarted()
                 await reply.begin(self.asked, "small-model", self.above, self.below)
                 await reply.read(FakeModel(*script).stream([], SMALL))
@@ -288,7 +293,7 @@ async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
 ) -> None:
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
 
-    await stage.answer(stage.reply(begun=True), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(Before.BEGUN), [Delta("Le ciel est gris."), END])
 
     assert stage.shown == ["Le ciel est gris."]
 
@@ -306,7 +311,7 @@ async def test_a_first_message_whose_answer_was_lost_is_found_again(
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
     stage.store.replies.clear()  # as if the process had died between the send and its record
 
-    await stage.answer(stage.reply(begun=True), second)
+    await stage.answer(stage.reply(Before.BEGUN), second)
 
     assert stage.shown == [shown]
     assert stage.store.replies[PROMPT.event_id] == {0: EventId("$sent0")}
@@ -357,7 +362,7 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
 async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
     await stage.stream_then_die(Delta(LONG), parts=3)
 
-    await stage.answer(stage.reply(begun=True), [Delta("Court."), END])
+    await stage.answer(stage.reply(Before.BEGUN), [Delta("Court."), END])
 
     first, *others = stage.shown
     assert first == "Court."
@@ -443,7 +448,7 @@ async def test_a_line_never_takes_the_place_of_an_earlier_text(
     again: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
-    reply, gate = stage.reply(begun=not again, again=again), asyncio.Event()
+    reply, gate = stage.reply(Before.WHOLE if again else Before.BEGUN), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
     stage.clock.time += 100
     reply.say(lambda: "*Je prépare.*")
@@ -634,7 +639,7 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
     task.cancel()
     await asyncio.wait([task])
 
-    await stage.answer(stage.reply(begun=True), [Delta("Trois. "), Delta("Fin."), END])
+    await stage.answer(stage.reply(Before.BEGUN), [Delta("Trois. "), Delta("Fin."), END])
 
     assert stage.shown == ["Trois. Fin."]
 
@@ -783,8 +788,8 @@ async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: 
 @pytest.mark.parametrize("text", ["Le ciel est bleu.", LONG])
 async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, text: str) -> None:
     await stage.stream(Delta(text), END)
-    await stage.answer(stage.reply(again=True), [Delta("Le ciel est gris."), END])
-    await stage.answer(stage.reply(again=True), [Delta(OTHER), END])
+    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(Before.WHOLE), [Delta(OTHER), END])
 
     assert stage.shown[: len(split(OTHER))] == rendered(OTHER)
     assert set(stage.shown[len(split(OTHER)) :]) <= {TEXTS("void")}
@@ -796,7 +801,7 @@ async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
     await stage.stream(Delta("Le ciel est bleu."), END)
     first, second = asyncio.Event(), asyncio.Event()
     script: Script = [first, Delta("Le ciel est gris. "), second, Delta("Oui."), END]
-    task = tasks.create_task(stage.answer(stage.reply(again=True), script))
+    task = tasks.create_task(stage.answer(stage.reply(Before.WHOLE), script))
     await settle()
     assert stage.shown == ["Le ciel est bleu."]
     first.set()
@@ -814,8 +819,8 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
     stage: Stage, script: Script, key: str
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    await stage.answer(stage.reply(again=True), script)
-    await stage.answer(stage.reply(again=True), script)
+    await stage.answer(stage.reply(Before.WHOLE), script)
+    await stage.answer(stage.reply(Before.WHOLE), script)
 
     assert stage.shown == ["Le ciel est bleu.", *[TEXTS(key)] * 2]
     assert stage.notices == [Notice(TEXTS(key), PROMPT)] * 2
@@ -826,7 +831,7 @@ async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
     stage: Stage,
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    await stage.answer(stage.reply(again=True), [Delta("Le ciel"), Truncated("cut")])
+    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel"), Truncated("cut")])
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS('model truncated')}"]
 
@@ -835,7 +840,7 @@ async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    reply = stage.reply(again=True)
+    reply = stage.reply(Before.WHOLE)
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
     await settle()
     reply.stop()

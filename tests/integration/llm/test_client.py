@@ -19,8 +19,8 @@ from bot.errors import (
     ModelRefused,
     ModelRejected,
     ModelStalled,
-    ModelTimeout,
     ModelUnknown,
+    ModelWordless,
     PromptTooLong,
     PromptTooLongForModel,
     Truncated,
@@ -130,7 +130,7 @@ async def test_a_stream_that_begins_with_no_word_is_told_as_no_answer(
     backend.next(Answer(mode="stall", tail=thought))
 
     async with connected(backend.url, patience=0.5) as model:
-        assert type(await fail(model)) is ModelTimeout
+        assert type(await fail(model)) is ModelWordless
 
 
 PING, THOUGHT = b": ping\n\n", b'data: {"choices": [{"delta": {"reasoning_content": "Hm."}}]}\n\n'
@@ -145,7 +145,7 @@ async def test_a_backend_that_never_comes_to_a_word_is_given_ten_times_as_long(
     begun = asyncio.get_running_loop().time()
 
     async with connected(backend.url, patience=0.2) as model:
-        assert type(await fail(model)) is ModelTimeout
+        assert type(await fail(model)) is ModelWordless
         await backend.exchanges[0].over.wait()
 
     assert 1.9 < asyncio.get_running_loop().time() - begun < 10

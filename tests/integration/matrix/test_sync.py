@@ -19,6 +19,7 @@ from unpaddedbase64 import encode_base64
 from bot.core.events import Batch, Conversation, EventId, Message, RoomId, UserId
 from bot.errors import AccountExpired, LoggedOut
 from bot.health import STALLED_SECONDS, Health
+from bot.matrix.client import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session
@@ -139,6 +140,21 @@ async def test_the_wait_that_a_homeserver_asks_for_is_kept(
     await anext(listen(session, None))
 
     assert homeserver.times[1] - homeserver.times[0] >= 1.2
+
+
+async def test_every_request_that_is_answered_429_is_counted(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
+    homeserver.refused_logins, homeserver.answers = [(429, limited)], [(429, limited), HTML]
+    state = health()
+    matrix = NioMatrix(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path), state)
+
+    await matrix.open()
+    await anext(matrix.batches(None))
+
+    assert state.figure("assistant_homeserver_rate_limited_total") == 2
+    await matrix.close()
 
 
 async def test_later_syncs_go_on_from_the_last_batch_and_wait_for_news(
@@ -516,7 +532,8 @@ async def test_what_waits_behind_a_full_response_is_fetched_before_its_messages_
     first, second = await anext(loop), await anext(loop)
 
     assert texts(first) == ["hello"]
-    assert (state.decrypted, state.undecryptable) == (1, 0)
+    assert state.figure("assistant_messages_decrypted_total") == 1
+    assert state.figure("assistant_messages_undecryptable_total") == 0
     assert (first.next_batch, second.next_batch) == ("s_new", "s_rest")
     assert [one.session_id for one in second.keys] == [megolm.id]
     assert [asked["since"] for asked in homeserver.asked] == ["s_saved", "s_new", "s_new"]

@@ -29,6 +29,7 @@ def upgrade() -> None:
         "inbox",
         ["position"],
         sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
     )
     op.create_table(
         "replies",

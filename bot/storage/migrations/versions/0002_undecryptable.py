@@ -8,7 +8,7 @@ down_revision = "0001"
 def upgrade() -> None:
     op.add_column("inbox", sa.Column("session_id", sa.String, nullable=True))
     op.add_column("inbox", sa.Column("thread_root", sa.String, nullable=True))
-    op.add_column("inbox", sa.Column("timestamp", sa.Integer, nullable=True))
+    op.add_column("inbox", sa.Column("timestamp", sa.BigInteger, nullable=True))
     op.add_column("inbox", sa.Column("noticed_at", sa.DateTime, nullable=True))
     op.add_column("inbox", sa.Column("fingerprint", sa.String, nullable=True))
     op.create_index("ix_inbox_fingerprint", "inbox", ["fingerprint"], unique=True)
@@ -17,6 +17,7 @@ def upgrade() -> None:
         "inbox",
         ["sender", "room_id", "noticed_at"],
         sqlite_where=sa.text("noticed_at IS NOT NULL"),
+        postgresql_where=sa.text("noticed_at IS NOT NULL"),
     )
 
 

@@ -13,6 +13,7 @@ def upgrade() -> None:
             "inbox",
             [column],
             sqlite_where=sa.text(f"{column} IS NOT NULL"),
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
         )
     op.create_table(
         "choices",

@@ -1,0 +1,285 @@
+"""The messages of one reply in the room: claimed, found again, sent once, and read back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import structlog
+
+from bot.core.events import EventId, Message, Prompt
+from bot.core.replies import Edit, Frozen, Outgoing, Reply, Wire, transaction_id
+from bot.failpoints import armed
+from bot.health import Health
+from bot.insist import insist
+from bot.ports import Clock, Matrix, Store
+
+_REPAIRS = 3  # of a final version that the homeserver does not show
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How soon and how often a reply is shown, in seconds.
+
+    Attributes:
+        line_after: until who waits is told why, and between two such lines.
+    """
+
+    first_after: float
+    edit_interval: float
+    line_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replying:
+    """What every reply needs."""
+
+    matrix: Matrix
+    store: Store
+    clock: Clock
+    pace: Pace
+    health: Health
+
+
+class Before(Enum):
+    """What may stand of a reply before this process begins with it."""
+
+    NOTHING = "nothing"
+    PERHAPS = "perhaps"  # its prompt came while the bot was away: an earlier process may know it
+    BEGUN = "begun"  # an earlier process has taken it up, and may have shown something
+    WHOLE = "whole"  # and it is to be replaced
+
+
+class Silenced(Exception):  # ends one send, and is caught by whoever writes the reply
+    """Nothing more is to be sent."""
+
+
+class Delivery:
+    """Sends the messages of a reply, each under one id whatever happens between two tries.
+
+    They are in the ledger by their ids, and relate to the prompt: a process that comes after a
+    crash goes on in the same ones, and so does who answers once more. The final version is in the
+    ledger before any of it is sent, sealed: such a process sends it as it is.
+
+    Attributes:
+        prompt: what is answered.
+        event_ids: the reply's messages, by part.
+        claimed: the prompt's messages that the ledger ties.
+        claim: how often the prompt has been taken up.
+        fresh: no process has taken it up before.
+        used: something may stand under an id of this claim.
+        events: how many were sent.
+        silent: nothing more is sent.
+        left_out: messages that a reply of an earlier process does not answer; they are no part of
+            the prompt any more.
+    """
+
+    def __init__(self, to: Replying, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.event_ids: list[EventId] = []
+        self.claimed: tuple[EventId, ...] = ()
+        self.claim = 0
+        self.fresh = self.used = self.silent = False
+        self.events = 0
+        self.left_out: tuple[Message, ...] = ()
+        self._to = to
+        self._whole = False  # an earlier process has sent all of it
+        self._frozen: tuple[Frozen, ...] = ()  # and this is on its way
+
+    async def open(self, before: Before) -> None:
+        """Claim the prompt, and find what an earlier process has sent of the reply."""
+        self._frozen = await self.take_up()
+        self.fresh = self.claim == 1
+        if before in {Before.PERHAPS, Before.BEGUN}:
+            await self._look()
+
+    async def take_up(self) -> tuple[Frozen, ...]:
+        """Claim the prompt; return what an earlier process has left to be sent."""
+        self.used, prompt = False, self.prompt
+        claim = await self._to.store.claim(prompt)
+        self.claim, self.claimed = claim.number, prompt.event_ids
+        self.event_ids = list(claim.event_ids)
+        return claim.frozen
+
+    async def _look(self) -> None:
+        """Find in the room what an earlier process has sent, whatever the ledger knows of it.
+
+        The ledger may be older than the room: the process ended before it could record a message,
+        or the ledger comes from a backup. A reply that was redacted meanwhile is not gone on with.
+        """
+        prompt, matrix = self.prompt, self._to.matrix
+        related = await insist(self._to.clock, lambda: matrix.replies(prompt))
+        found = [one for one in related if one.answers[:1] == (prompt.event_id,)]
+        if not found and any(prompt.event_id in one.answers for one in related):
+            self._whole = True  # it is a part of another prompt, whose reply is seen to
+            return
+        if self.event_ids and self.event_ids[0] not in {one.event_id for one in found}:
+            self.silent = await self._shown(self.event_ids[0]) is None
+            return
+        for number, one in enumerate(found[len(self.event_ids) :], len(self.event_ids)):
+            await self._to.store.sent(prompt.event_id, number, one.event_id)
+            self.event_ids.append(one.event_id)
+        if found:
+            self._whole = found[-1].final
+            self._leave_out(found[-1].answers)
+
+    def _leave_out(self, answered: Sequence[EventId]) -> None:
+        """Let the reply that stands be to what it answers, and to nothing that came later."""
+        messages = self.prompt.messages
+        kept = tuple(one for one in messages if one.event_id in answered)
+        if kept and len(kept) < len(messages):
+            self.left_out = tuple(one for one in messages if one.event_id not in answered)
+            self.prompt = replace(self.prompt, messages=kept)
+
+    async def settled(self, *, changed: bool) -> bool:
+        """Tell whether the final version is known, so that nobody need be asked for it.
+
+        An earlier process has sent it, or has left it in the ledger to be sent.
+
+        Args:
+            changed: what is asked has other words by now.
+        """
+        if not changed and await self._may_send_frozen():
+            return True
+        if self._frozen:
+            self._frozen = ()
+            await self._to.store.freeze(self.prompt.event_id, ())
+        self._whole = self._whole and not changed
+        return self._whole
+
+    async def _may_send_frozen(self) -> bool:
+        """Tell whether what an earlier process has left to be sent is still right."""
+        for one in self._frozen:
+            if one.device_id != self._to.matrix.device_id:
+                return False
+            if set(one.answers) != set(self.prompt.event_ids):
+                return False
+            if one.replaces is None and one.part < len(self.event_ids):
+                shown = await self._shown(self.event_ids[one.part])
+                if shown is None or not one.wire.is_shown_as(shown):
+                    return False
+        return bool(self._frozen)
+
+    async def finish_settled(self) -> bool:
+        """Send what an earlier process has left to be sent; False where nothing is settled."""
+        for one in self._frozen:
+            if one.replaces is not None or one.part >= len(self.event_ids):
+                await self._bring(one, None)
+        return self._whole or bool(self._frozen)
+
+    async def post(self, number: int, reply: Reply) -> None:
+        """Send the first version of part `number`: the same words under the same id, for ever.
+
+        Where an earlier process may have sent it, the homeserver keeps that one's text.
+        """
+        if reply.prompt.event_ids != self.claimed:
+            await self.take_up()  # the reply goes where any of its prompt's messages goes
+        event_id = await self.send(reply, "first", number, 0)
+        await self._to.store.sent(reply.prompt.event_id, number, event_id)
+        self.event_ids[number:] = [event_id]  # the ledger may have been read meanwhile
+
+    async def send(
+        self, outgoing: Outgoing, stage: str, part: int, claim: int, *, insisting: bool = True
+    ) -> EventId:
+        """Send under one id; what is insisted on stays the same, whatever a try was answered.
+
+        A 429 may answer a send that was accepted.
+        """
+        self.used = self.used or stage != "first"
+        name, transaction = stage.partition(":")[0], self._transaction(stage, part, claim)
+        if insisting:
+            return await self._put(await self._wire(outgoing), name, transaction)
+        wire = await self._freeze(outgoing)
+        return await self._put_once(wire, name, transaction)
+
+    async def send_final(self, replies: Mapping[int, Reply]) -> None:
+        """Keep messages of the final version in the ledger as they are sent, then send them."""
+        if self.prompt.event_ids != self.claimed:
+            await self.take_up()
+        frozen = [await self._final(number, reply) for number, reply in replies.items()]
+        if frozen:
+            await self._to.store.freeze(self.prompt.event_id, frozen)
+        for one in frozen:
+            await self._bring(one, replies[one.part])
+
+    async def _final(self, number: int, reply: Reply) -> Frozen:
+        replaces = self.event_ids[number] if number < len(self.event_ids) else None
+        stage, claim = ("first", 0) if replaces is None else ("final", self.claim)
+        return Frozen(
+            part=number,
+            device_id=self._to.matrix.device_id,
+            transaction_id=self._transaction(stage, number, claim),
+            replaces=replaces,
+            answers=self.prompt.event_ids,
+            wire=await self._wire(reply if replaces is None else Edit(replaces, reply)),
+        )
+
+    async def _bring(self, one: Frozen, reply: Reply | None) -> None:
+        """Send a message of the final version, and see that the homeserver shows it.
+
+        Args:
+            one: as it is sent.
+            reply: what it says; None where only an earlier process knew.
+        """
+        stage = "first" if one.replaces is None else "final"
+        event_id = await self._put(one.wire, stage, one.transaction_id)
+        if one.replaces is None:
+            await self._to.store.sent(self.prompt.event_id, one.part, event_id)
+            self.event_ids[one.part :] = [event_id]
+        if one.replaces is not None or not self.fresh:  # else nothing but this can stand there
+            await self._verify(one, one.replaces or event_id, reply)
+
+    async def _verify(self, one: Frozen, event_id: EventId, reply: Reply | None) -> None:
+        """Read the message back, and send it once more where another text stands.
+
+        The newest `origin_server_ts` wins among edits, whichever was sent last; and a transaction
+        id that was used before brings back an old event.
+        """
+        wire = one.wire
+        for repair in range(_REPAIRS + 1):
+            shown = await self._shown(event_id)
+            if shown is None or wire.is_shown_as(shown):
+                return
+            log.warning("another text stands", event_id=event_id, repairs=repair)
+            if repair == _REPAIRS:
+                log.error("reply not repaired", event_id=event_id)
+                return
+            self._to.health.repaired()
+            await self._to.clock.sleep(2.0**repair)
+            if one.replaces is None and reply is not None:
+                wire = await self._wire(Edit(event_id, reply))
+            transaction = self._transaction(f"repair:{repair}", one.part, self.claim)
+            await self._put(wire, "repair", transaction)
+
+    async def _shown(self, event_id: EventId) -> Wire | None:
+        """Return what the homeserver shows for one of the reply's messages."""
+        matrix, room_id = self._to.matrix, self.prompt.room_id
+        return await insist(self._to.clock, lambda: matrix.shown(room_id, event_id))
+
+    def _transaction(self, stage: str, part: int, claim: int) -> str:
+        device_id, prompt = self._to.matrix.device_id, self.prompt.event_id
+        return transaction_id(device_id, prompt, stage, part=part, claim=claim)
+
+    async def _wire(self, outgoing: Outgoing) -> Wire:
+        """Return what is to be sent as it goes over the wire, however long that takes."""
+        return await insist(self._to.clock, lambda: self._freeze(outgoing))
+
+    async def _freeze(self, outgoing: Outgoing) -> Wire:
+        self._heed()
+        return await self._to.matrix.freeze(self.prompt.room_id, outgoing)
+
+    async def _put(self, wire: Wire, name: str, transaction: str) -> EventId:
+        """Send until the homeserver takes it, or refuses for good."""
+        return await insist(self._to.clock, lambda: self._put_once(wire, name, transaction))
+
+    async def _put_once(self, wire: Wire, name: str, transaction: str) -> EventId:
+        self._heed()
+        with armed.around(name):
+            event_id = await self._to.matrix.put(self.prompt.room_id, wire, transaction)
+        self.events += 1
+        return event_id
+
+    def _heed(self) -> None:
+        if self.silent:
+            raise Silenced

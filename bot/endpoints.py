@@ -1,0 +1,80 @@
+"""What answers who watches the bot, over HTTP: /livez, /readyz and /metrics."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
+
+from bot.errors import ConfigError
+from bot.health import Health
+
+_CLOSING_SECONDS = 1.0  # for who is being answered when the bot ends
+
+
+@asynccontextmanager
+async def serve(health: Health, host: str, port: int | None) -> AsyncIterator[None]:
+    """Answer while the block runs; without a port, nobody.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    if port is None:
+        yield
+        return
+    runner = web.AppRunner(application(health), access_log=None, shutdown_timeout=_CLOSING_SECONDS)
+    await runner.setup()
+    try:
+        await _listen(runner, host, port)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def application(health: Health) -> web.Application:
+    """Return what answers, wherever it listens."""
+    # When a figure was made is a figure more for each, which nobody reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no hint
+
+    async def livez(_: web.Request) -> web.Response:
+        return _checked(["stalled"] if health.stalled else [])
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _checked(health.failing)
+
+    async def metrics(_: web.Request) -> web.Response:
+        text = generate_latest(health.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/livez", livez),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+        ]
+    )
+    return app
+
+
+def _checked(failed: list[str]) -> web.Response:
+    return web.json_response({"failed": failed}, status=503 if failed else 200)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"health.port {port} of health.host {host} cannot be listened on: {_reason(error)};"
+            " give another one, or null for no port at all"
+        ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Say why; asyncio's own words repeat the address. ValueError: it can be no host's name."""
+    if isinstance(error, ValueError | socket.gaierror):
+        return "no such host"
+    return os.strerror(error.errno or 0)

@@ -1,0 +1,217 @@
+"""The ledger's connections: each transaction whole, one at a time, and tried until it stands."""
+
+import asyncio
+import hashlib
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import asyncpg
+import structlog
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from bot.errors import StoreError
+from bot.failpoints import armed
+from bot.health import Health
+from bot.insist import backoff
+from bot.shield import to_the_end
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+_BUSY_SECONDS: Final = 5  # how long a writer waits for another program's
+_CONNECT_SECONDS: Final = 10
+_LONGEST_WAIT: Final = 5.0  # seconds between two tries of one transaction
+_LOCK: Final = int.from_bytes(hashlib.sha256(b"assistant-tchap").digest()[:8], signed=True)
+_GHOST_SECONDS: Final = 5.0  # until PostgreSQL has noticed that a killed process is gone
+# SQLITE_BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: another try may do.
+_PASSING: Final = frozenset({5, 6, 7, 8, 10, 13, 14, 15})
+# SQLSTATE classes: connection, transaction rollback, resources, operator intervention, system
+# error; and a server that is read-only for now.
+_PASSING_CLASSES: Final = ("08", "40", "53", "57", "58", "25006")
+
+_DISCONNECTED: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_FAILURES: Final = (SQLAlchemyError, asyncpg.PostgresError, *_DISCONNECTED)
+
+log = structlog.get_logger()
+
+
+class Taken(StoreError):
+    """Another process holds the ledger."""
+
+
+class Database:
+    """SQLite, or PostgreSQL, which is held by one process at a time.
+
+    A durable transaction is on the disk when it returns (SQLite's `synchronous=FULL`, PostgreSQL's
+    `synchronous_commit`), another one with the next that is. Both outlive the process.
+    """
+
+    def __init__(self, name: str, engines: dict[bool, AsyncEngine], health: Health) -> None:
+        """Take the engines by durability."""
+        self.name = name
+        self._engines = engines
+        self._health = health
+        self._turn = asyncio.Lock()  # SQLite has one writer; in it, the others would sleep in turn
+
+    @classmethod
+    def on_sqlite(cls, path: Path, health: Health) -> "Database":
+        """Use one file; two connections to it, as a connection is durable or is not."""
+        engines = {durable: _sqlite(path, durable=durable) for durable in (True, False)}
+        return cls(f"the ledger {path}", engines, health)
+
+    @classmethod
+    def on_postgresql(cls, url: str, health: Health) -> "Database":
+        """Use one database by its libpq URL; its one connection holds a lock on it."""
+
+        async def connect() -> Any:  # noqa: ANN401  # the driver's own type
+            settings = {"timezone": "UTC", "application_name": "assistant-tchap"}
+            connection = await asyncpg.connect(
+                url, timeout=_CONNECT_SECONDS, server_settings=settings
+            )
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                await connection.close()
+                raise Taken("the ledger is in use: another assistant runs on this database")
+            return connection
+
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=connect, pool_size=1, max_overflow=0
+        )
+        return cls("the ledger", dict.fromkeys((True, False), engine), health)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Tell which of the two it is."""
+        return self._engines[True].dialect.name == "sqlite"
+
+    async def open(self, prepare: Work[None]) -> None:
+        """Run the first transaction, which nothing is tried again of.
+
+        Raises:
+            StoreError: the database cannot be used, or another process does.
+        """
+        end = asyncio.get_running_loop().time() + _GHOST_SECONDS
+        while True:
+            try:
+                await self._once("prepare", prepare, durable=True)
+            except Taken:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+                await asyncio.sleep(_GHOST_SECONDS / 20)
+            except _FAILURES as error:
+                raise self._failure(error) from None
+            else:
+                return
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for engine in set(self._engines.values()):
+            await engine.dispose()
+
+    async def run(self, name: str, work: Work[T], *, durable: bool = False) -> T:
+        """Run `work` in one transaction that a cancelled caller cannot cut in two.
+
+        Where the database is away, locked, full or read-only, it is tried again until it is not:
+        what a try did may stand although it failed, so the work must bear being done twice.
+
+        Args:
+            name: of its failpoints, and in the metrics.
+            work: reads and writes.
+            durable: it is on the disk when this returns.
+
+        Raises:
+            StoreError: what no other try would change.
+        """
+        failures = 0
+        while True:
+            try:
+                result = await to_the_end(self._once(name, work, durable=durable))
+            except (*_FAILURES, Taken) as error:
+                if not _passes(error):
+                    raise self._failure(error) from None
+                await self._pause(error, failures)
+                failures += 1
+            else:
+                self._health.committed(name)
+                if failures:
+                    self._health.ledger_worked()
+                    log.warning("ledger back", work=name, tries=failures + 1)
+                return result
+
+    async def _once(self, name: str, work: Work[T], *, durable: bool) -> T:
+        armed.reach(f"{name}.before")
+        async with self._turn, self._engines[durable].begin() as connection:
+            if not (durable or self.is_sqlite):
+                await connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            result = await work(connection)
+            armed.reach(f"{name}.within")
+        armed.reach(f"{name}.after")
+        return result
+
+    async def _pause(self, error: Exception, failures: int) -> None:
+        """Tell that the ledger does not work, and wait; the connections are made anew."""
+        wait = min(backoff(failures), _LONGEST_WAIT)
+        self._health.ledger_failed()
+        self._health.beat()  # the sync loop may wait for us, and lives
+        log.error("ledger away", reason=_reason(error), retry_in=round(wait, 1))
+        await to_the_end(self.close())
+        await asyncio.sleep(wait)
+
+    def _failure(self, error: Exception) -> StoreError:
+        return StoreError(f"{self.name}: {_reason(error)}")
+
+
+def probe(path: Path) -> None:
+    """Open a SQLite file once, make it where it is missing.
+
+    A connection that aiosqlite fails to open ends in a thread which may outlive the event loop
+    and then prints a traceback: so what cannot be opened must not get that far.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
+
+
+def _sqlite(path: Path, *, durable: bool) -> AsyncEngine:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
+    )
+    synchronous = "FULL" if durable else "NORMAL"
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+        dbapi.isolation_level = None  # else the driver opens transactions of its own, too late
+        cursor = dbapi.cursor()
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # read-then-write must not lose updates
+
+    return engine
+
+
+def _passes(error: Exception) -> bool:
+    """Tell whether another try may succeed where nothing but time has passed."""
+    if isinstance(error, (*_DISCONNECTED, Taken)):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _PASSING
+    cause = getattr(cause, "__cause__", None) or cause  # SQLAlchemy wraps the driver's own
+    state = getattr(cause, "sqlstate", None) or ""
+    return state.startswith(_PASSING_CLASSES) or isinstance(cause, _DISCONNECTED)
+
+
+def _reason(error: Exception) -> str:
+    """Return what the driver says, without the statement and its values."""
+    cause = getattr(error, "orig", None) or error
+    return str(getattr(cause, "__cause__", None) or cause) or type(cause).__name__

@@ -1,0 +1,119 @@
+"""Between the ledger's rows and the values that the bot speaks of."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from bot.core.events import (
+    Event,
+    EventId,
+    Invite,
+    Joined,
+    Left,
+    Message,
+    Pending,
+    RoomId,
+    Undecryptable,
+    UserId,
+)
+from bot.core.replies import Frozen, Wire
+from bot.ports import Awaited
+from bot.storage.seal import Seal
+
+Unfinished = Invite | Joined | Left | Pending | Awaited
+
+
+def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
+    """Return the row of the inbox for what was heard."""
+    row: dict[str, Any] = {
+        "event_id": heard.event_id,
+        "position": position,
+        "kind": type(heard).__name__.lower(),
+        "room_id": heard.room_id,
+        "admitted_at": date(heard_at),
+    }
+    if isinstance(heard, Invite):
+        row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
+    elif isinstance(heard, Message | Undecryptable):
+        row |= {"fingerprint": heard.fingerprint, "thread_root": heard.thread_root}
+    if isinstance(heard, Undecryptable):
+        row |= {
+            "sender": heard.sender,
+            "session_id": heard.session_id,
+            "timestamp": heard.timestamp,
+        }
+    return row
+
+
+def unfinished(row: RowMapping) -> Unfinished:
+    """Return what an earlier process has left of a row of the inbox."""
+    event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
+    match row["kind"]:
+        case "invite":
+            return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
+        case "left":
+            return Left(event_id, room_id, alone=True)  # no other is admitted
+        case "joined":
+            return Joined(event_id, room_id)
+        case "undecryptable" if not (row["claims"] or row["joined_to"]):
+            return _awaited(row)
+        case _:
+            joined_to = EventId(row["joined_to"]) if row["joined_to"] else None
+            return Pending(event_id, room_id, begun=row["claims"] > 0, joined_to=joined_to)
+
+
+def _awaited(row: RowMapping) -> Awaited:
+    root = row["thread_root"]
+    message = Undecryptable(
+        EventId(row["event_id"]),
+        RoomId(row["room_id"]),
+        UserId(row["sender"]),
+        row["session_id"],
+        row["timestamp"],
+        None if root is None else EventId(root),
+        row["fingerprint"],
+    )
+    return Awaited(message, seconds(row["admitted_at"]))
+
+
+def frozen_row(prompt: EventId, frozen: Frozen, seal: Seal) -> dict[str, Any]:
+    """Return the row of the outbox for one message on its way."""
+    wire = json.dumps({"type": frozen.wire.type, "content": frozen.wire.content})
+    return {
+        "prompt_event_id": prompt,
+        "part": frozen.part,
+        "device_id": frozen.device_id,
+        "transaction_id": frozen.transaction_id,
+        "replaces": frozen.replaces,
+        "answers": json.dumps(frozen.answers),
+        "wire": seal.close(wire.encode(), frozen.transaction_id),
+    }
+
+
+def frozen(row: RowMapping, seal: Seal) -> Frozen:
+    """Return the message that a row of the outbox holds.
+
+    Raises:
+        ValueError: it was sealed with another key.
+    """
+    wire = json.loads(seal.open(row["wire"], row["transaction_id"]))
+    return Frozen(
+        part=row["part"],
+        device_id=row["device_id"],
+        transaction_id=row["transaction_id"],
+        replaces=EventId(row["replaces"]) if row["replaces"] else None,
+        answers=tuple(map(EventId, json.loads(row["answers"]))),
+        wire=Wire(wire["type"], wire["content"]),
+    )
+
+
+def date(at: float) -> datetime:
+    """Return seconds since the epoch as the columns hold them: UTC, without a zone."""
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
+def seconds(at: datetime) -> float:
+    """Return a column's date as seconds since the epoch."""
+    return at.replace(tzinfo=UTC).timestamp()

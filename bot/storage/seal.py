@@ -1,0 +1,34 @@
+"""What the ledger keeps of a conversation for a moment, sealed with a key that is not in it."""
+
+from Crypto.Cipher import AES
+from Crypto.Hash import SHA256
+from Crypto.Protocol.KDF import HKDF
+from Crypto.Random import get_random_bytes
+
+_PURPOSE = b"assistant-tchap outbox"  # other keys of the same secret are other keys
+_NONCE, _TAG = 12, 16  # bytes (NIST SP 800-38D)
+
+
+class Seal:
+    """AES-256-GCM under a key derived (HKDF, RFC 5869) from the operator's secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = HKDF(secret.encode(), 32, b"", SHA256, context=_PURPOSE)
+
+    def close(self, plain: bytes, place: str) -> bytes:
+        """Return the bytes sealed: they open at the same place alone."""
+        cipher = AES.new(self._key, AES.MODE_GCM, nonce=get_random_bytes(_NONCE))
+        cipher.update(place.encode())
+        sealed, tag = cipher.encrypt_and_digest(plain)
+        return bytes(cipher.nonce + tag + sealed)
+
+    def open(self, sealed: bytes, place: str) -> bytes:
+        """Return what was sealed.
+
+        Raises:
+            ValueError: under another key, at another place, or changed since.
+        """
+        nonce, tag = sealed[:_NONCE], sealed[_NONCE : _NONCE + _TAG]
+        cipher = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+        cipher.update(place.encode())
+        return bytes(cipher.decrypt_and_verify(sealed[_NONCE + _TAG :], tag))

@@ -1,0 +1,281 @@
+"""One answer after whatever has ended: on a real homeserver, by a bot of this file's own."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from bot.core.events import EventId, RoomId
+from bot.failpoints import VARIABLE
+from tests.stand.bot import Bot
+from tests.stand.meddler import Meddler
+from tests.stand.model import Answer, ScriptedModel
+from tests.stand.person import Person
+from tests.stand.synapse import Synapse
+from tests.stand.talk import begun, replies_to, reply, request, talk, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TALE = "Il y avait un phare. " + "La mer le battait. " * 12 + "Il tient encore."
+LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests", "retry_after_ms": 300}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def meddler(synapse: Synapse) -> AsyncIterator[Meddler]:
+    """What stands between this file's bot and the homeserver."""
+    async with Meddler(synapse.url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def robust(
+    synapse: Synapse,
+    meddler: Meddler,
+    model: ScriptedModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Bot]:
+    user_id = await synapse.register("robust", "secret", displayname="Assistant IA")
+    async with Bot(
+        tmp_path_factory.mktemp("robust"),
+        user_id,
+        matrix={"homeserver": meddler.url, "user_id": user_id, "password": "secret"},
+        model={"base_url": model.url, "name": "scripted"},
+        reply={"edit_interval": 1},
+        log={"level": "debug"},
+    ) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bot(robust: Bot) -> Bot:
+    """It runs whatever the story before did."""
+    if robust.pid is None:
+        await robust.start()
+    return robust
+
+
+@pytest.fixture
+def gate(model: ScriptedModel) -> asyncio.Event:
+    """What the model waits for in the middle of its tale."""
+    waits = asyncio.Event()
+    model.when("un phare", Answer(text=TALE, after=20, tokens_per_second=20, gate=waits))
+    return waits
+
+
+async def start_to_fail(bot: Bot, monkeypatch: pytest.MonkeyPatch, failpoint: str) -> None:
+    """Start the bot anew, so that it fails there."""
+    await bot.stop()
+    monkeypatch.setenv(VARIABLE, failpoint)
+    await bot.start()
+    monkeypatch.delenv(VARIABLE)
+
+
+async def start_after_the_end(bot: Bot) -> None:
+    """Wait until the bot has ended by itself, and start it again."""
+    await until(lambda: not bot.runs)
+    await bot.kill()
+    await bot.start()
+
+
+async def only_reply(person: Person, room_id: RoomId, prompt: EventId, text: str) -> None:
+    """Wait for the text in the one message that answers."""
+    await reply(person, room_id, prompt, text)
+    assert len(replies_to(person, room_id, prompt)) == 1
+
+
+def asked(model: ScriptedModel, words: str) -> int:
+    return sum(words in one.prompt for one in model.exchanges)
+
+
+def ledger(bot: Bot) -> Path:
+    return bot.directory / "data" / "ledger.db"
+
+
+def forget_transactions(synapse: Synapse) -> None:
+    """Do what the homeserver does a day later."""
+    with closing(sqlite3.connect(synapse.database, timeout=20)) as connection:
+        connection.execute("DELETE FROM event_txn_id_device_id")
+        connection.commit()
+
+
+@pytest.mark.parametrize("site", ["first.after", "sent.before", "edit.after", "sent.after"])
+async def test_the_same_message_goes_on_though_the_homeserver_has_forgotten_every_id(
+    nia: Person,
+    bot: Bot,
+    synapse: Synapse,
+    gate: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    site: str,
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    await start_to_fail(bot, monkeypatch, f"{site}:kill")
+    prompt = await nia.write(room_id, f"Contez un phare, {site}")
+    told = await begun(nia, room_id, prompt)
+
+    await until(lambda: not bot.runs)
+    forget_transactions(synapse)
+    gate.set()
+    await start_after_the_end(bot)
+
+    await only_reply(nia, room_id, prompt, TALE)
+    assert replies_to(nia, room_id, prompt)[0].event_id == told.event_id
+
+
+@pytest.mark.parametrize("site", ["freeze.after", "final.before", "final.after", "finish.before"])
+async def test_a_final_version_is_sent_as_it_was_and_nobody_is_asked_again(
+    nia: Person,
+    bot: Bot,
+    model: ScriptedModel,
+    gate: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    site: str,
+) -> None:
+    words = f"Contez un phare, {site}"
+    room_id = await talk(nia, bot.user_id)
+    await start_to_fail(bot, monkeypatch, f"{site}:kill")
+    prompt = await nia.write(room_id, words)
+    await begun(nia, room_id, prompt)
+    gate.set()
+
+    await start_after_the_end(bot)
+
+    await only_reply(nia, room_id, prompt, TALE)
+    assert asked(model, words) == 1
+
+
+async def test_after_a_backup_of_the_ledger_nothing_is_answered_again(
+    nia: Person, bot: Bot, model: ScriptedModel, gate: asyncio.Event, tmp_path: Path
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    await bot.stop()
+    shutil.copytree(ledger(bot).parent, tmp_path / "backup")
+    await bot.start()
+    gate.set()
+    first = await nia.write(room_id, "Contez un phare avant la panne")
+    await reply(nia, room_id, first, TALE)
+
+    await bot.stop()
+    for one in ledger(bot).parent.glob("ledger.db*"):
+        one.unlink()
+    for one in (tmp_path / "backup").glob("ledger.db*"):
+        shutil.copy(one, ledger(bot).parent)
+    await bot.start()
+    second = await nia.write(room_id, "Après la panne")
+
+    await begun(nia, room_id, second)
+    assert asked(model, "Après la panne") == 1
+    assert asked(model, "avant la panne") == 1
+    assert len(replies_to(nia, room_id, first)) == 1
+
+
+async def test_a_refused_sync_token_loses_nothing_and_repeats_nothing(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    before = await nia.write(room_id, "Avant le refus")
+    await reply(nia, room_id, before, "You said: Avant le refus.")
+    await bot.stop()
+    with closing(sqlite3.connect(ledger(bot))) as connection:
+        connection.execute("UPDATE account SET sync_token = 's_of_another_homeserver'")
+        connection.commit()
+    missed = await nia.write(room_id, "Pendant le refus")
+    await bot.start()
+
+    await begun(nia, room_id, missed)
+    assert asked(model, "Avant le refus") == 1
+    assert [len(replies_to(nia, room_id, one)) for one in (before, missed)] == [1, 1]
+    after = await nia.write(room_id, "Après le refus")
+    await begun(nia, room_id, after)
+
+
+@pytest.mark.parametrize("which", ["first", "final"])
+async def test_a_send_whose_answer_is_lost_makes_one_event(
+    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event, which: str
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    words = f"Contez un phare, {which} sans réponse"
+    if which == "first":
+        with meddler.rule("PUT", "/send/", "cut", times=1) as lost:
+            prompt = await nia.write(room_id, words)
+            await lost.met()
+        await begun(nia, room_id, prompt)
+        gate.set()
+    else:
+        prompt = await nia.write(room_id, words)
+        told = await begun(nia, room_id, prompt, lambda seen: len(seen.versions) > 1)
+        with meddler.rule("PUT", "/send/", "cut", times=2) as lost:
+            gate.set()
+            await lost.met(2)
+        assert told.event_id == (await reply(nia, room_id, prompt, TALE)).event_id
+
+    await only_reply(nia, room_id, prompt, TALE)
+
+
+async def test_a_final_version_comes_whole_through_a_storm_of_429(
+    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare dans la tempête")
+    await begun(nia, room_id, prompt)
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    with meddler.rule("PUT", "/send/", "answer", times=8, status=status, body=LIMITED) as storm:
+        gate.set()
+        await storm.met(8)
+
+    await only_reply(nia, room_id, prompt, TALE)
+
+
+async def test_a_final_version_that_the_homeserver_does_not_show_is_sent_again(
+    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare qui ment")
+    told = await begun(nia, room_id, prompt)
+    wrong = bot.said("another text stands")
+    await until(lambda: len(replies_to(nia, room_id, prompt)[0].versions) > 1)
+
+    # As where a transaction id was used before: the homeserver takes nothing, and says it has.
+    body = {"event_id": told.event_id}
+    with meddler.rule("PUT", "/send/", "answer", status=HTTPStatus.OK, body=body):
+        gate.set()
+        await until(lambda: bot.said("another text stands") > wrong)
+
+    await only_reply(nia, room_id, prompt, TALE)
+
+
+async def test_a_process_that_was_held_up_goes_on(
+    nia: Person, bot: Bot, model: ScriptedModel, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare endormi")
+    await begun(nia, room_id, prompt)
+
+    assert bot.pid
+    os.kill(bot.pid, signal.SIGSTOP)
+    gate.set()
+    exchange = request(model, "un phare endormi")
+    await until(lambda: exchange.done is not None)
+    later = await nia.write(room_id, "Vous dormiez ?")
+    os.kill(bot.pid, signal.SIGCONT)
+
+    await only_reply(nia, room_id, prompt, TALE)
+    await begun(nia, room_id, later)
+    assert asked(model, "un phare endormi") == 1
+
+
+async def test_a_second_process_on_the_same_device_is_refused(bot: Bot) -> None:
+    second = bot.beside()
+
+    with pytest.raises(RuntimeError, match="another assistant runs on it"):
+        await second.start()
+
+    assert bot.runs

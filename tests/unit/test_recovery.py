@@ -1,0 +1,282 @@
+"""A process ends at any step; the next one goes on, and the room shows one answer."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from bot.core.events import Delta, Event, EventId
+from bot.core.markdown import render
+from bot.core.replies import Edit, Wire
+from bot.core.split import split
+from bot.texts import speak
+from tests.fakes import Story
+from tests.make import message, redaction, revision
+
+TEXTS = speak("fr")
+END = Delta(finish_reason="stop")
+SHORT = "Le ciel est bleu."
+LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
+OPERATIONS = 25  # more than any of the stories has
+
+_STORE = ("admit", "claim", "sent", "freeze", "finish")
+_MATRIX = ("put", "freeze", "shown", "replies", "redact", "edits", "fetch")
+
+
+@dataclass
+class Breaking:
+    """Ends the process at its `at`th operation, before or after that is done."""
+
+    at: int
+    after: bool
+    only: str = ""  # the operation that counts, where not every one does
+    passed: int = 0
+    broken: bool = False
+
+    def wrap(
+        self, name: str, operation: Callable[..., Awaitable[Any]], over: asyncio.Event
+    ) -> Callable[..., Awaitable[Any]]:
+        async def wrapped(*arguments: object, **more: object) -> object:
+            self.passed += self.only in {"", name}
+            here = self.passed == self.at and not self.broken and self.only in {"", name}
+            if here and not self.after:
+                await self._end(over)
+            result = await operation(*arguments, **more)
+            if here:
+                await self._end(over)
+            return result
+
+        return wrapped
+
+    async def _end(self, over: asyncio.Event) -> None:
+        self.broken = True
+        over.set()
+        await asyncio.Event().wait()
+
+
+class Room(Story):
+    """A direct message, over the ends of several processes."""
+
+    breaking: Breaking | None = None
+
+    def says(self, *texts: str) -> None:
+        self.model.script = (*map(Delta, texts), END)
+
+    async def live(self, *wanted: str) -> None:
+        """Run one process until it ends or all that is wanted is finished."""
+        over = asyncio.Event()
+        ports: list[tuple[str, object, tuple[str, ...]]] = [
+            ("store", self.store, _STORE),
+            ("matrix", self.matrix, _MATRIX),
+        ]
+        if self.breaking is not None and not self.breaking.broken:
+            for kind, port, names in ports:
+                for name in names:
+                    operation = getattr(port, name)
+                    wrapped = self.breaking.wrap(f"{kind}.{name}", operation, over)
+                    setattr(port, name, wrapped)
+        async with self.run():
+            await self.until(lambda: over.is_set() or self.done(*wanted))
+        for _, port, names in ports:
+            for name in names:
+                vars(port).pop(name, None)
+
+    @override
+    def done(self, *event_ids: str) -> bool:
+        return super().done(*event_ids) and set(map(EventId, event_ids)) <= {*self.store.events}
+
+    async def survive(self, *events: Event, forgetful: bool) -> None:
+        """Hear the events, end somewhere, and start again until nothing is left to do."""
+        self.matrix.hear(*events)
+        wanted = [event.event_id for event in events]
+        for _ in range(2):
+            await self.live(*wanted)
+            if forgetful:
+                self.matrix.transactions.clear()  # as the homeserver does after a day
+            if not self.store.events.keys() >= set(wanted):
+                self.matrix.hear(*events, missed=True)
+            else:
+                self.matrix.hear(missed=True)
+        await self.live(*wanted)
+        assert self.done(*wanted)
+        assert (
+            self.breaking is None or self.breaking.at < OPERATIONS - 1 or not self.breaking.broken
+        )
+
+    @property
+    def replies(self) -> list[str]:
+        return [text for key, text in self.matrix.standing().items() if key.startswith("$sent")]
+
+
+def breakings() -> Iterator[Any]:
+    for after in (False, True):
+        for at in range(1, OPERATIONS):
+            yield pytest.param(Breaking(at, after), id=f"{'after' if after else 'before'} {at}")
+
+
+def rendered(text: str) -> list[str]:
+    return [render(part).body for part in split(text)]
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+@pytest.mark.parametrize("forgetful", [False, True], ids=["", "a day later"])
+@pytest.mark.parametrize("breaking", list(breakings()))
+class TestAnyStep:
+    @pytest.mark.parametrize("texts", [[SHORT], ["Le ciel. ", "Il est bleu."], [LONG]])
+    async def test_a_prompt_has_one_answer(
+        self, room: Room, breaking: Breaking, *, forgetful: bool, texts: list[str]
+    ) -> None:
+        room.breaking = replace(breaking)
+        room.says(*texts)
+
+        await room.survive(message(), forgetful=forgetful)
+
+        assert room.replies == rendered("".join(texts))
+        assert len(room.model.requests) <= 1 + room.breaking.broken
+        assert not room.store.frozen
+
+    async def test_two_messages_in_a_row_have_one_answer(
+        self, room: Room, breaking: Breaking, *, forgetful: bool
+    ) -> None:
+        room.breaking = replace(breaking)
+        room.says("Le ciel. ", "Il est bleu.")
+
+        await room.survive(message(), message("Et la mer ?", event_id="$2"), forgetful=forgetful)
+
+        assert room.replies == rendered("Le ciel. Il est bleu.")
+        assert room.store.joined == {"$2": "$prompt"}
+
+    async def test_an_edited_prompt_is_answered_as_it_is_now(
+        self, room: Room, breaking: Breaking, *, forgetful: bool
+    ) -> None:
+        room.breaking = replace(breaking)
+        room.says(SHORT)
+
+        await room.survive(message(), revision("Bonsoir"), forgetful=forgetful)
+
+        assert room.replies == [SHORT]
+        assert room.model.requests[-1][-1].content == "Bonsoir"
+
+    async def test_a_withdrawn_prompt_leaves_nothing(
+        self, room: Room, breaking: Breaking, *, forgetful: bool
+    ) -> None:
+        room.breaking = replace(breaking)
+        room.says("Un. ", "Deux.")
+
+        await room.survive(message(), forgetful=forgetful)
+        room.breaking = replace(breaking)
+        await room.survive(redaction(), forgetful=forgetful)
+
+        assert room.replies == []
+
+    async def test_what_cannot_be_read_is_said_once(
+        self, room: Room, breaking: Breaking, *, forgetful: bool
+    ) -> None:
+        room.breaking = replace(breaking)
+
+        await room.survive(message(msgtype="m.image"), forgetful=forgetful)
+
+        assert room.replies == [TEXTS("unreadable message")]
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_what_the_ledger_of_a_backup_has_forgotten_is_not_answered_again(
+    room: Room, *, together: bool
+) -> None:
+    room.says(SHORT)
+    backup = copy.deepcopy(room.store)
+    first, second = message(), message("Et la mer ?", event_id="$2")
+    room.matrix.hear(first)
+    await room.live("$prompt")
+    room.matrix.hear(message(msgtype="m.image", event_id="$image"))
+    await room.live("$image")
+    room.store = backup
+    room.matrix.transactions.clear()
+
+    image = message(msgtype="m.image", event_id="$image")
+    events = (first, second, image) if together else (first, image)
+    room.matrix.hear(*events, missed=True)
+    await room.live(*(event.event_id for event in events))
+    room.matrix.hear(second)
+    await room.live("$2")
+
+    assert room.replies == [SHORT, TEXTS("unreadable message"), SHORT]
+    assert len(room.model.requests) == 2
+
+
+async def test_a_prompt_redacted_while_nobody_was_there_takes_an_unknown_reply_along(
+    room: Room,
+) -> None:
+    room.says("Un. ", "Deux.")
+    room.breaking = Breaking(1, only="store.sent", after=False)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    assert room.replies
+    assert not room.store.replies
+
+    room.matrix.hear(redaction(), missed=True)
+    await room.live("$prompt", "$redaction")
+
+    assert room.replies == []
+
+
+async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: Room) -> None:
+    room.says("Un. ", "Deux.")
+    room.breaking = Breaking(1, only="store.sent", after=True)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    room.matrix.redacted.append(EventId("$sent0"))
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == []
+    assert [one for one in room.matrix.sent if isinstance(one[1], Edit)] == []
+
+
+async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
+    room.says(SHORT)
+    room.breaking = Breaking(1, only="store.freeze", after=True)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    assert room.store.frozen
+    room.matrix.device_id = "OTHER"
+    room.says("Le ciel est gris.")
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == ["Le ciel est gris."]
+    assert len(room.model.requests) == 2
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_final_version_that_the_homeserver_does_not_show_is_repaired(
+    room: Room, times: int
+) -> None:
+    shadows = [Wire("m.room.message", {"number": -1})] * times
+    shown = room.matrix.shown
+
+    async def other(*arguments: Any) -> Wire | None:  # noqa: ANN401  # the port's
+        return shadows.pop() if shadows else await shown(*arguments)
+
+    room.matrix.shown = other  # type: ignore[assignment,method-assign]  # in place of a homeserver's fault
+    begun = asyncio.Event()
+    room.model.script = (Delta("Le ciel. "), begun, Delta("Il est bleu."), END)
+    room.matrix.hear(message())
+    async with room.run():
+        await room.until(lambda: bool(room.matrix.sent))
+        begun.set()
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.replies == ["Le ciel. Il est bleu."]
+    finals = [sent for _, sent in room.matrix.sent if isinstance(sent, Edit) and sent.reply.final]
+    assert len(finals) == 1 + times
