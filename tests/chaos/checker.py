@@ -1,0 +1,131 @@
+"""Judges a room's history: each prompt has one reply, and what stands there is the whole text.
+
+It knows of the bot only what the bot promises: its marker, and what a reply relates to.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bot.core.events import EventId, UserId
+from bot.core.markdown import render
+from bot.matrix.parse import MARKER
+from tests.chaos.story import tell
+from tests.stand.observations import JSON
+
+_SHOWN = 60  # characters of a text that stands wrongly
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A message of the bot as it stands, its edits applied.
+
+    Attributes:
+        answers: the events that it answers.
+        content: {} where it cannot be read.
+    """
+
+    event_id: EventId
+    answers: tuple[EventId, ...]
+    content: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A prompt that was not answered as it should be, and what is there instead."""
+
+    number: int
+    event_id: EventId
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The faults: prompts without their whole reply, and prompts with more than one."""
+
+    lost: Sequence[Fault]
+    duplicated: Sequence[Fault]
+
+
+def judge(events: Iterable[JSON], bot: UserId, asked: Mapping[EventId, int]) -> Verdict:
+    """Judge what stands in rooms.
+
+    Args:
+        events: decrypted, of any rooms, in any order; content as the homeserver has it where that
+            failed.
+        bot: whose replies are judged.
+        asked: the number of the story that each prompt asks for.
+    """
+    messages = standing(events, bot)
+    lost, duplicated = [], []
+    for event_id, number in asked.items():
+        replies = [one for one in messages if event_id in one.answers]
+        if not any(_is_whole(one, asked) for one in replies):
+            found = "; ".join(map(_words, replies)) or "no reply"
+            lost.append(Fault(number, event_id, found))
+        if len(replies) > 1:
+            duplicated.append(Fault(number, event_id, "; ".join(map(_words, replies))))
+    return Verdict(lost, duplicated)
+
+
+def standing(events: Iterable[JSON], bot: UserId) -> list[Standing]:
+    """Return the bot's messages as they stand (spec: Event replacements).
+
+    Of a message's edits the newest by `origin_server_ts` counts, of those of one millisecond the
+    one with the greatest event id. What is redacted does not count.
+    """
+    messages = {one["event_id"]: one for one in events if _is_message(one, bot)}
+    edits: dict[EventId, list[JSON]] = {}
+    for one in messages.values():
+        if _relation(one).get("rel_type") == "m.replace":
+            edits.setdefault(_relation(one)["event_id"], []).append(one)
+    edited = {edit["event_id"] for several in edits.values() for edit in several}
+    return [
+        _stand(one, edits.get(one["event_id"], []))
+        for one in messages.values()
+        if one["event_id"] not in edited
+    ]
+
+
+def _is_message(event: JSON, bot: UserId) -> bool:
+    kinds = {"m.room.message", "m.room.encrypted"}
+    redacted = "redacted_because" in event.get("unsigned", {})
+    return event["sender"] == bot and event["type"] in kinds and not redacted
+
+
+def _relation(event: JSON) -> JSON:
+    relation: JSON = event["content"].get("m.relates_to") or {}
+    return relation
+
+
+def _stand(original: JSON, edits: Sequence[JSON]) -> Standing:
+    newest = max(
+        edits, key=lambda edit: (edit["origin_server_ts"], edit["event_id"]), default=None
+    )
+    content = newest["content"].get("m.new_content", {}) if newest else original["content"]
+    readable = (newest or original)["type"] == "m.room.message"
+    marker = content.get(MARKER) if readable else None
+    if marker:
+        answers = (EventId(marker["prompt"]), *map(EventId, marker.get("joined", [])))
+    else:
+        answers = _related(original)
+    return Standing(original["event_id"], answers, content if readable else {})
+
+
+def _related(event: JSON) -> tuple[EventId, ...]:
+    """Return what a message without a marker answers; that it is in a thread says nothing."""
+    relation = _relation(event)
+    quoted = relation.get("m.in_reply_to", {}).get("event_id")
+    referred = relation.get("event_id") if relation.get("rel_type") == "m.reference" else None
+    return tuple(EventId(one) for one in dict.fromkeys((referred, quoted)) if one)
+
+
+def _is_whole(reply: Standing, asked: Mapping[EventId, int]) -> bool:
+    """Tell whether it is what the model says to the prompts that it answers, all of it."""
+    wanted = render(tell([asked[one] for one in reply.answers if one in asked]))
+    shown = reply.content.get("body"), reply.content.get("formatted_body")
+    return shown == (wanted.body, wanted.formatted_body)
+
+
+def _words(reply: Standing) -> str:
+    body = str(reply.content.get("body", "unreadable"))
+    return f"{reply.event_id} {len(body)} characters, ending {body[-_SHOWN:]!r}"

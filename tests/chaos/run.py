@@ -1,0 +1,145 @@
+"""One run: people who ask, a bot that is killed, and others who look at what has become of it."""
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from bot.core.events import RoomId
+from tests.chaos.checker import judge
+from tests.chaos.killer import Killer
+from tests.chaos.observer import Observer
+from tests.chaos.report import Report
+from tests.chaos.story import Storyteller
+from tests.chaos.traffic import Lane, Traffic
+from tests.stand import canaries
+from tests.stand.bot import Bot
+from tests.stand.fork import ForkServer
+from tests.stand.meddler import Meddler
+from tests.stand.nio_person import NioPerson
+from tests.stand.synapse import Synapse
+from tests.stand.talk import meet, talk
+
+_ENCRYPTED = {"ada": True, "bob": False, "zoe": True}  # whose direct message is
+_STUCK = 60.0  # seconds after the last start
+_PASSWORD = "secret"
+
+
+async def run(directory: Path, kills: int, seed: int) -> Report:
+    """Kill the bot so often, and judge what it has answered; its log stays in the directory."""
+    with canaries.apart():  # a long run says much: no other bot is to be searched for it
+        async with AsyncExitStack() as parts:
+            stage = _Stage(directory, parts, seed)
+            begun = time.monotonic()
+            await stage.set_up()
+            await stage.meet()
+            ready = time.monotonic()
+            await stage.play(kills)
+            report = await stage.judge(seed, (begun, ready, time.monotonic()))
+            await stage.bot.stop()
+        await asyncio.to_thread(canaries.search, stage.bot.log, stage.bot.directory / "data")
+    return report
+
+
+class _Stage:
+    """The parts of one run."""
+
+    bot: Bot
+
+    def __init__(self, directory: Path, parts: AsyncExitStack, seed: int) -> None:
+        self._directory = directory
+        self._enter = parts.enter_async_context
+        self._end_with = parts.push_async_callback
+        self._dice = random.Random(seed)  # noqa: S311  # it guards no secret
+        self._traffic = Traffic()
+        self._lanes: list[Lane] = []
+        self._observers: dict[RoomId, Observer] = {}
+
+    async def set_up(self) -> None:
+        """Start all parts."""
+        self._synapse = await self._enter(Synapse(self._folder("synapse")))
+        self._model = await self._enter(Storyteller())
+        between = await self._enter(Meddler(self._synapse.url))
+        server = await self._enter(ForkServer())
+        me = await self._synapse.register("assistant", _PASSWORD, displayname="Assistant IA")
+        self.bot = Bot(
+            self._folder("bot"),
+            me,
+            matrix={"homeserver": between.url, "user_id": me, "password": _PASSWORD},
+            model={"base_url": self._model.url, "name": "scripted"},
+            reply={"edit_interval": 1, "first_after": 0.3},
+            log={"level": "debug"},
+        )
+        self._end_with(self.bot.kill)
+        self._killer = Killer(self.bot, server, between, self._traffic, self._dice)
+        await self._killer.start()
+
+    async def meet(self) -> None:
+        """Let everybody open a direct message, and all a salon; their second devices are there."""
+        people = [await self._arrive(name) for name in _ENCRYPTED]
+        for (person, observer), encrypted in zip(people, _ENCRYPTED.values(), strict=True):
+            room_id = await talk(person, self.bot.user_id, encrypted=encrypted)
+            self._add_lane(room_id, person, observer, salon=False)
+        opener, *others = [person for person, _ in people]
+        room_id = await meet(opener, self.bot.user_id, *others)
+        for person, observer in people:
+            self._add_lane(room_id, person, observer, salon=True)
+
+    async def play(self, kills: int) -> None:
+        """Let people ask while the bot is killed, and then until they have their answers."""
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(lane.run(enough)) for lane in self._lanes]
+            await self._killer.run(kills)
+            enough.set()
+            await asyncio.wait(asking, timeout=_STUCK)
+            for one in asking:
+                one.cancel()
+
+    async def judge(self, seed: int, times: tuple[float, float, float]) -> Report:
+        """Read the rooms from their beginning."""
+        self._killer.finish()
+        asked = {prompt.event_id: prompt.number for prompt in self._traffic.prompts}
+        events = [
+            event
+            for room_id, observer in self._observers.items()
+            for event in await observer.read(room_id)
+        ]
+        return Report(
+            seed=seed,
+            verdict=judge(events, self.bot.user_id, asked),
+            lives=self._killer.lives,
+            prompts=self._traffic.prompts,
+            calls=self._model.calls,
+            bugs=self.bot.said("bug"),
+            times=times,
+        )
+
+    async def _arrive(self, name: str) -> tuple[NioPerson, Observer]:
+        """Return somebody's two devices."""
+        user_id = await self._synapse.register(name, _PASSWORD)
+        url, folder = self._synapse.url, self._folder
+        observer = Observer(url, user_id, _PASSWORD, folder(f"{name}-observer"))
+        person = NioPerson(url, user_id, _PASSWORD, folder(name))
+        return await self._enter(person), await self._enter(observer)
+
+    def _add_lane(
+        self, room_id: RoomId, person: NioPerson, observer: Observer, *, salon: bool
+    ) -> None:
+        dice = random.Random(self._dice.random())  # noqa: S311  # it guards no secret
+        lane = Lane(
+            traffic=self._traffic,
+            person=person,
+            bot=self.bot.user_id,
+            room_id=room_id,
+            salon=salon,
+            dice=dice,
+        )
+        self._lanes.append(lane)
+        self._observers[room_id] = observer
+
+    def _folder(self, name: str) -> Path:
+        folder = self._directory / name
+        folder.mkdir()
+        return folder

@@ -1,0 +1,22 @@
+"""A short run of kills, as `make chaos` makes long ones."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.run import run
+
+_KILLS, _SEED = 15, 1
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+async def test_each_prompt_has_its_one_answer_however_often_the_bot_is_killed(
+    tmp_path: Path,
+) -> None:
+    report = await run(tmp_path, _KILLS, _SEED)
+
+    said = "\n".join([*report.kills(), *report.faults(), *report.figures()])
+    assert report.conclusion == "lost 0 duplicated 0 stuck 0", said
+    assert report.fine, said
+    assert len(report.lives) == _KILLS + 1

@@ -1,0 +1,113 @@
+"""People who ask one story after another, and when each of them got what."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from bot.core.events import EventId, RoomId, UserId
+from bot.core.markdown import render
+from tests.chaos.story import ask, tell
+from tests.stand.observations import Seen
+from tests.stand.person import Person
+from tests.stand.talk import answers
+
+_LONGEST_PAUSE = 1.0  # seconds between an answer and the next prompt
+_ANEW = 10  # prompts, after which a direct message or a thread begins anew
+
+
+@dataclass(slots=True)
+class Prompt:
+    """What somebody has asked.
+
+    Attributes:
+        joined: how many were asked in a row with it.
+        shown: when its reply changed, by the homeserver's clock, in seconds since the epoch.
+        whole: its reply was seen to be whole.
+    """
+
+    number: int
+    event_id: EventId
+    room_id: RoomId
+    joined: int
+    shown: list[float] = field(default_factory=list)
+    whole: bool = False
+
+
+@dataclass(slots=True)
+class Traffic:
+    """All that is asked in a run, in the order of asking."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _known: dict[EventId, Prompt] = field(default_factory=dict)
+
+    @property
+    def outstanding(self) -> Sequence[Prompt]:
+        """What has no whole reply yet, as those see it who have asked."""
+        return [prompt for prompt in self.prompts if not prompt.whole]
+
+    def add(self, prompt: Prompt) -> None:
+        """Take in what was just asked."""
+        self.prompts.append(prompt)
+        self._known[prompt.event_id] = prompt
+        self.asked.set()
+
+    def see(self, seen: Seen) -> None:
+        """Take in a message that has changed."""
+        answered = [self._known[one] for one in answers(seen) if one in self._known]
+        whole = bool(answered) and seen.body == render(tell([p.number for p in answered])).body
+        for prompt in answered:
+            prompt.shown.append(seen.versions[-1].timestamp / 1000)
+            prompt.whole = prompt.whole or whole
+        if not self.outstanding:
+            self.asked.clear()
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """One conversation: its person asks again, once answered, now and then twice in a row.
+
+    Attributes:
+        salon: it goes on in threads, which a mention begins.
+    """
+
+    traffic: Traffic
+    person: Person
+    bot: UserId
+    room_id: RoomId
+    salon: bool
+    dice: random.Random
+    _root: EventId | None = None
+
+    async def run(self, enough: asyncio.Event) -> None:
+        """Ask until it is enough, and wait for what was asked."""
+        changes = self.person.changes(self.room_id)
+        while not enough.is_set():
+            in_a_row = self.dice.choice((1, 1, 1, 2))
+            asked = [await self._ask(in_a_row) for _ in range(in_a_row)]
+            while not all(prompt.whole for prompt in asked):
+                self.traffic.see(await anext(changes))
+            await asyncio.sleep(self.dice.uniform(0, _LONGEST_PAUSE))
+
+    async def _ask(self, in_a_row: int) -> Prompt:
+        if self.dice.randrange(_ANEW) == 0:
+            await self._begin_anew()
+        number = next(self.traffic.numbers)
+        mentioned = self.bot if self.salon and self._root is None else None
+        event_id = await self.person.write(
+            self.room_id, ask(number), mentioning=mentioned, thread=self._root
+        )
+        if self.salon and self._root is None:
+            self._root = event_id
+        prompt = Prompt(number, event_id, self.room_id, in_a_row - 1)
+        self.traffic.add(prompt)
+        return prompt
+
+    async def _begin_anew(self) -> None:
+        if self.salon:
+            self._root = None
+        else:
+            await self.person.write(self.room_id, "!nouveau")
