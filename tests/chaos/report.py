@@ -101,7 +101,10 @@ class Report:
             yield f"    imports to progress {_spread([_after_imports(life) for life in lives])}"
 
     def _allowed(self, prompt: Prompt) -> int:
-        crashes = sum(prompt in life.interrupted for life in self.lives)
+        crashes = sum(
+            prompt in life.interrupted or _is_between(life.at.timestamp(), prompt.shown)
+            for life in self.lives
+        )
         return 1 + crashes + prompt.joined
 
 
@@ -124,3 +127,11 @@ def _spread(values: Sequence[float | None]) -> str:
 
 def _seconds(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f} s"
+
+
+def _is_between(start: float, shown: Sequence[float]) -> bool:
+    """Tell whether a process began while a reply changed.
+
+    Its whole text may stand before the bot knows that it is whole.
+    """
+    return bool(shown) and min(shown) < start < max(shown)
