@@ -1,6 +1,7 @@
 """The way of a message: heard, decided, answered by edits. Read this first."""
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -66,6 +67,7 @@ from bot.logs import log_bug
 from bot.ports import Clock, Matrix, Model, Store
 from bot.texts import speak
 
+_SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
 
 log = structlog.get_logger()
@@ -146,6 +148,9 @@ class Assistant:
 
     async def _listen(self, arrivals: Arrivals) -> None:
         unfinished = await self._store.unfinished()
+        # Of what was said before, an earlier process may know more than the ledger does. The
+        # homeserver may hand it out in many responses, each as it did before.
+        since = (self._clock.now() + _SKEW) * 1000
         async for batch in self._matrix.batches(await self._store.sync_token()):
             for room_id in batch.closed:
                 self._answers.silence(room_id)
@@ -159,8 +164,9 @@ class Assistant:
             heard = replace(batch, events=tuple(asking))
             for event in await self._store.admit(heard, self._clock.now()):
                 self._to.health.admitted(type(event).__name__)
-                missed = Pending(event.event_id, event.room_id) if batch.missed else None
-                arrivals.begin(event, left=missed)
+                missed = batch.missed or getattr(event, "timestamp", math.inf) < since
+                before_us = Pending(event.event_id, event.room_id) if missed else None
+                arrivals.begin(event, left=before_us)
             for room_id in batch.closed:
                 self._answers.silence(room_id)
             self._late_keys.hear(batch.keys)
