@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
+import pytest_asyncio
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from bot.core.events import (
     Batch,
@@ -50,6 +54,9 @@ from tests.make import (
     revision,
     undecryptable,
 )
+from tests.stand.postgres import Postgres, programs
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "k" * 32
 PROMPT = message()
@@ -116,14 +123,52 @@ def joined(event_id: str, first: str = "$prompt") -> Pending:
     return replace(pending(event_id), joined_to=EventId(first))
 
 
-@pytest.fixture(params=["fake", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[Postgres | None]:
+    """A PostgreSQL for all, None where this machine has none."""
+    if programs() is None:
+        yield None
+        return
+    async with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres(server: Postgres | None) -> Postgres:
+    if server is None:
+        pytest.skip("there is no PostgreSQL on this machine")
+    return server
+
+
+async def new_database(postgres: Postgres) -> str:
+    """Return the URL of an empty database."""
+    name = f"ledger_{uuid4().hex}"
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return postgres.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def database(postgres: Postgres) -> str:
+    return await new_database(postgres)
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["fake", "sqlite", "postgresql"])
+async def store(
+    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+) -> AsyncIterator[Store]:
     if request.param == "fake":
         yield FakeStore()
-    else:
+        return
+    if request.param == "sqlite":
         real = await open_store(tmp_path / "ledger.db")
-        yield real
-        await real.close()
+    elif server is not None:
+        real = await open_store(await new_database(server))
+    else:
+        pytest.skip("there is no PostgreSQL on this machine")
+    yield real
+    await real.close()
 
 
 class TestStore:
@@ -596,6 +641,75 @@ class TestSqlStore:
         with pytest.raises(StoreError, match="no such table"):
             await store.finish(PROMPT.event_id)
         await store.close()
+
+
+class TestOnPostgresql:
+    async def test_everything_is_there_after_a_restart(self, database: str) -> None:
+        store = await open_store(database)
+        await store.admit(Batch((PROMPT, undecryptable("$late")), "s1"), MIDNIGHT + 0.25)
+        await store.claim(ASKED)
+        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.close()
+
+        again = await open_store(database)
+
+        assert await again.sync_token() == "s1"
+        assert await again.unfinished() == [
+            BEGUN,
+            Awaited(undecryptable("$late"), MIDNIGHT + 0.25),
+        ]
+        assert await again.claim(ASKED) == Claim(2, (), (FROZEN,))
+        await again.close()
+
+    async def test_another_process_is_refused(self, database: str) -> None:
+        store = await open_store(database)
+
+        with pytest.raises(StoreError, match="another assistant runs on this database"):
+            await open_store(database)
+
+        assert await store.sync_token() is None
+        await store.close()
+        await (await open_store(database)).close()
+
+    async def test_a_broken_connection_and_a_restart_lose_nothing(
+        self, postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        store = await open_store(database)
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+
+        await postgres.terminate_connections()
+        await store.admit(Batch((TWO,), "s2"), MIDNIGHT)
+        await postgres.kill()
+        admitting = asyncio.get_running_loop().create_task(
+            store.admit(Batch((THREE,), "s3"), MIDNIGHT)
+        )
+        await postgres.start()
+
+        assert await admitting == [THREE]
+        assert await store.sync_token() == "s3"
+        assert await store.unfinished() == [pending(), pending("$2"), pending("$3")]
+        await store.close()
+
+    @pytest.mark.parametrize("url", ["postgresql://x@/nope?host={}", "postgresql://x@/x?host=/no"])
+    async def test_a_database_that_cannot_be_used_is_said(
+        self, postgres: Postgres, url: str
+    ) -> None:
+        with pytest.raises(StoreError, match="the ledger: "):
+            await open_store(url.format(postgres.directory))
+
+    async def test_the_migrations_make_the_tables_of_the_code(self, database: str) -> None:
+        await (await open_store(database)).close()
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(database)
+        )
+        async with engine.connect() as connection:
+            differences = await connection.run_sync(
+                lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+            )
+        await engine.dispose()
+
+        assert differences == []
 
 
 class TestLedgersOfOtherVersions:
