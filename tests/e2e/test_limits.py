@@ -15,10 +15,11 @@ from tests.stand.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+CONVERSATIONS = 8
 TEXT = "The sky is blue. " + "So it goes on, word by word. " * 30 + "The end."
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_every_final_arrives_whole_though_edits_are_refused(
     tmp_path: Path, model: ScriptedModel
 ) -> None:
@@ -43,12 +44,12 @@ async def test_every_final_arrives_whole_though_edits_are_refused(
             async def ask() -> RoomId:
                 room_id = await person.open_direct_message(assistant, first_prompt="slowly")
                 await person.wait_for_message(
-                    room_id, lambda seen: seen.body == render(TEXT).body, within=50
+                    room_id, lambda seen: seen.body == render(TEXT).body, within=200
                 )
                 return room_id
 
             async with asyncio.TaskGroup() as tasks:
-                asked = [tasks.create_task(ask()) for _ in range(3)]
+                asked = [tasks.create_task(ask()) for _ in range(CONVERSATIONS)]
             rooms = [task.result() for task in asked]
             log = bot.log.read_text()
 

@@ -1,0 +1,51 @@
+"""How often one reply writes to the ledger, and how often that goes to the disk."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bot.core.events import Delta
+from bot.failpoints import COMMITS
+from bot.health import Health
+from bot.storage.database import Database
+from bot.storage.store import SqlStore
+from tests.fakes import FakeStore, Story
+from tests.make import BOT, message
+
+END = Delta(finish_reason="stop")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
+async def test_a_reply_has_five_transactions_at_most_three_of_them_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    written: list[tuple[str, bool]] = []
+    once = Database._once
+
+    async def noted(self: Database, name: str, work: Any, *, durable: bool) -> Any:  # noqa: ANN401  # as the method's
+        result = await once(self, name, work, durable=durable)
+        if name in COMMITS:
+            written.append((name, durable))
+        return result
+
+    story, gate = Story(), asyncio.Event()
+    store = await SqlStore.open(tmp_path / "ledger.db", BOT, "k" * 32, Health(story.clock))
+    story.store = cast("FakeStore", store)
+    monkeypatch.setattr(Database, "_once", noted)
+    rest = (gate, Delta("Deux.")) if streamed else ()
+    story.model.script = (Delta("Un. "), *rest, END)
+    story.matrix.hear(message())
+
+    async with story.run(), asyncio.timeout(10):
+        await story.until(lambda: bool(story.matrix.sent))
+        gate.set()
+        await story.until(lambda: ("finish", False) in written)
+    await store.close()
+
+    expected = [("admit", True), ("claim", False), ("sent", True)]
+    if streamed:
+        expected.append(("freeze", True))
+    assert written == [*expected, ("finish", False)]
+    assert sum(durable for _, durable in written) <= 3
