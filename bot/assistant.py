@@ -143,6 +143,7 @@ class Assistant:
         """End all once nothing is being written any more, from when it is asked for."""
         await stopping.wait()
         listening.cancel()
+        self._restored.set()  # what was not restored by now is left to the next start
         await self._answers.drain()
         raise _Drained
 

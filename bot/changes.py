@@ -94,6 +94,7 @@ class Changes:
             if running.withdraw(target):
                 return
             await running.done.wait()
+            begun = begun or running.reply.visible  # a send may have been taken, unknown to us
         exchange = await self._store.exchange(room_id, target)
         if exchange is None or target not in exchange.prompt:
             return

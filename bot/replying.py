@@ -110,7 +110,7 @@ class GrowingReply:
             MatrixError: the homeserver refuses for good.
         """
         await self._delivery.open(self._before)
-        self.visible = self.visible or bool(self.event_ids)
+        self.visible = bool(self.event_ids) or self._before is Before.WHOLE
         if self._delivery.silent:
             self.silence()
         try:
@@ -126,7 +126,13 @@ class GrowingReply:
 
     async def settled(self) -> bool:
         """Tell whether an earlier process knew the final version: nobody need be asked for it."""
-        return self._ending is None and await self._delivery.settled(changed=self._reworded)
+        if self._ending is not None:
+            return False
+        changed = self._reworded
+        settled = await self._delivery.settled(changed=changed)
+        if self._reworded and not changed:  # while this was found out
+            settled = await self._delivery.settled(changed=True)
+        return settled
 
     def speak(self, texts: Texts) -> None:
         """Say in these words what the bot itself has to say."""

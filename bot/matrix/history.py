@@ -230,8 +230,9 @@ class Histories:
         content = mapping(source.get("content"))
         relation = mapping(content.get("m.relates_to"))
         quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
-        relates = {quoted, text(relation, "event_id")} & set(prompt.event_ids)
-        if text(source, "sender") != self._me or not relates:
+        in_thread = text(relation, "rel_type") == "m.thread"  # whose root may be the prompt
+        ids = {quoted, "" if in_thread else text(relation, "event_id")}
+        if text(source, "sender") != self._me or ids.isdisjoint(prompt.event_ids):
             return None
         heard = await self._heard([event], prompt.room_id)
         if not heard or not isinstance(heard[0], Message):

@@ -59,7 +59,7 @@ async def steady(
         user_id,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted", "choices": {"autre": other}},
-        reply={"edit_interval": 1},
+        reply={"edit_interval": 1, "drain_seconds": 1},
         service={"contact": "assistance@stand.test"},
         log={"level": "debug"},
     ) as running:
@@ -96,7 +96,7 @@ async def peculiar(
         matrix={"homeserver": between.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
         conversation={"idle_minutes": IDLE_SECONDS / 60, "salon_replies": "inline"},
-        reply={"at_once": 1, "line_after": 1},
+        reply={"at_once": 1, "line_after": 1, "drain_seconds": 1},
         log={"level": "debug"},
     ) as running:
         yield running

@@ -85,7 +85,7 @@ async def test_on_postgresql_a_restart_of_the_database_in_the_middle_loses_nothi
     nia: Person, synapse: Synapse, model: ScriptedModel, tmp_path: Path
 ) -> None:
     gate = asyncio.Event()
-    model.when("un moulin", Answer(text=TALE, after=20, tokens_per_second=20, gate=gate))
+    model.when("un moulin", Answer(text=TALE, after=20, tokens_per_second=40, gate=gate))
     async with Postgres() as postgres:
         storage = {
             "directory": str(tmp_path / "data"),

@@ -16,7 +16,7 @@ from tests.stand.synapse import Synapse
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CONVERSATIONS = 8
-TEXT = "The sky is blue. " + "So it goes on, word by word. " * 30 + "The end."
+TEXT = "The sky is blue. " + "So it goes on, word by word. " * 12 + "The end."
 
 
 @pytest.mark.timeout(300)

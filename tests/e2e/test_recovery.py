@@ -66,7 +66,7 @@ async def bot(robust: Bot) -> Bot:
 def gate(model: ScriptedModel) -> asyncio.Event:
     """What the model waits for in the middle of its tale."""
     waits = asyncio.Event()
-    model.when("un phare", Answer(text=TALE, after=20, tokens_per_second=20, gate=waits))
+    model.when("un phare", Answer(text=TALE, after=20, tokens_per_second=40, gate=waits))
     return waits
 
 
@@ -227,9 +227,9 @@ async def test_a_final_version_comes_whole_through_a_storm_of_429(
     await begun(nia, room_id, prompt)
     status = HTTPStatus.TOO_MANY_REQUESTS
 
-    with meddler.rule("PUT", "/send/", "answer", times=8, status=status, body=LIMITED) as storm:
+    with meddler.rule("PUT", "/send/", "answer", times=5, status=status, body=LIMITED) as storm:
         gate.set()
-        await storm.met(8)
+        await storm.met(5)
 
     await only_reply(nia, room_id, prompt, TALE)
 

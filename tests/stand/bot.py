@@ -17,7 +17,7 @@ from bot.core.events import UserId
 from tests.stand import canaries
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 35.0  # longer than the bot drains
 _POLL_SECONDS = 0.02
 
 # `python -m bot`, but for the pipe from us: it closes when we end, however we end, and with it
