@@ -134,6 +134,8 @@ class Answers:
             list(prompt.event_ids),
             remarks=list(remarks),
         )
+        if self._replying.matrix.room(prompt.room_id).closed:
+            answering.reply.silence()
         self._open.append(answering)
         return answering
 

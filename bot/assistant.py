@@ -394,6 +394,9 @@ class Assistant:
         wire = await insist(self._clock, lambda: self._matrix.freeze(room_id, notice))
 
         async def put() -> None:
+            if self._matrix.room(room_id).closed:
+                log.info("not said", reason="the bot can no longer speak here")
+                return
             with armed.around("notice"):
                 await self._matrix.put(room_id, wire, transaction)
 

@@ -278,7 +278,7 @@ class LateKeys:
         )
 
         async def send() -> EventId | None:
-            if not self._waits(waiting):
+            if not self._waits(waiting) or self._matrix.room(message.room_id).closed:
                 return None
             with armed.around("notice"):
                 return await self._matrix.send(message.room_id, notice, transaction)

@@ -50,6 +50,9 @@ from tests.make import BOT, MIDNIGHT
 class FakeMatrix:
     """A homeserver of one room: records what the bot does, and remembers transaction ids."""
 
+    fetch_failure: MatrixError | None = None
+    history_failure: MatrixError | None = None
+
     def __init__(self, *, direct: bool = True) -> None:
         self.user_id: UserId = BOT
         self.device_id = "FAKE"
@@ -67,6 +70,7 @@ class FakeMatrix:
         self.predecessors: dict[RoomId, RoomId] = {}
         self.followed: list[RoomId] = []
         self.redacted: list[EventId] = []
+        self.closed: dict[RoomId, float] = {}  # and when, in the clock's seconds where it has one
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
         self.fetch_gate.set()
@@ -74,9 +78,7 @@ class FakeMatrix:
         self.chain: list[Said] = []
         self.lost = 0
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
-        self.fetch_failure: MatrixError | None = None
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
-        self.history_failure: MatrixError | None = None
         self._wire_of: dict[EventId, Wire] = {}  # by what it stands for, the newest
         self.attending = 0
         self.attended: list[EventId] = []
@@ -105,10 +107,11 @@ class FakeMatrix:
             batch = await self.batch_queue.get()
             if isinstance(batch, BotError):
                 raise batch
+            self.closed |= dict.fromkeys(batch.closed, 0.0)
             yield batch
 
     def room(self, room_id: RoomId) -> Room:
-        return Room(room_id, direct=self.direct)
+        return Room(room_id, direct=self.direct, closed=room_id in self.closed)
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:  # noqa: ARG002  # the port
         return self.levels.get(user_id, 0)

@@ -186,7 +186,6 @@ class Homeserver(FakeMatrix):
         self.sealed: dict[EventId, str] = {}
         self.opened: dict[str, float] = {}
         self.refused: set[RoomId] = set()
-        self.closed: dict[RoomId, float] = {}
         self.faults: list[Fault] = []
         self.unreadable_for = 0
         self.skew = 0
@@ -241,7 +240,8 @@ class Homeserver(FakeMatrix):
     @override
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:
         place, first = int(since or 0), True
-        self.known, self.closed = {}, {}
+        before = [one.room_id for one in self.stream[:place] if isinstance(one, Closed)]
+        self.known, self.closed = {}, dict.fromkeys(before, self.clock.monotonic())
         while True:
             async with self.changed:
                 await self.changed.wait_for(
@@ -255,8 +255,8 @@ class Homeserver(FakeMatrix):
                     self.opened.setdefault(one.session_id, self.clock.now())
             closed = [one.room_id for one in news if isinstance(one, Closed)]
             events = [seen for one in news if (seen := self._heard(one)) is not None]
-            yield Batch(tuple(events), str(place), tuple(keys), tuple(closed), missed=first)
             self.closed |= dict.fromkeys(closed, self.clock.monotonic())
+            yield Batch(tuple(events), str(place), tuple(keys), tuple(closed), missed=first)
             first = False
 
     def _heard(self, one: Event | KeyNews | Closed) -> Event | None:
@@ -272,7 +272,7 @@ class Homeserver(FakeMatrix):
 
     @override
     def room(self, room_id: RoomId) -> Room:
-        return Room(room_id, direct=room_id != SALON)
+        return replace(super().room(room_id), direct=room_id != SALON)
 
     # What it reads.
 

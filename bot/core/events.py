@@ -227,10 +227,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What routing must know of a room, as the homeserver's state says."""
+    """What routing must know of a room, as the homeserver's state says.
+
+    Attributes:
+        closed: the bot can no longer speak there: it is out, or another room takes its place.
+    """
 
     room_id: RoomId
     direct: bool
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,17 +219,15 @@ def decide(
         known: what is known of earlier messages of the room.
         now: seconds since the epoch; None where the event is never too old.
     """
+    if room.closed and not isinstance(event, Invite | Left | Upgraded | Redaction):
+        return Ignore("the bot can no longer speak here")
     match event:
         case Invite():
             return (
                 Accept(event) if policy.allows(event.sender) else Decline(event.room_id, "decline")
             )
-        case Joined():
-            salon = "welcome salon inline" if policy.inline else "welcome salon"
-            key = "welcome" if room.direct else salon
-            return Welcome(event.room_id, event.event_id, key)
-        case Left():
-            return Leave(event.room_id) if event.alone else Ignore("others are still here")
+        case Joined() | Left():
+            return _decide_of_room(event, room, policy)
         case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction():
             return _decide_of_people(event, policy)
         case Message():
@@ -251,6 +249,13 @@ def begins_anew(body: str) -> bool:
     """Tell whether the text is the command that begins a new conversation."""
     command = parse_command(body)
     return command is not None and command[0] in _NEW_CONVERSATION
+
+
+def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
+    if isinstance(event, Left):
+        return Leave(event.room_id) if event.alone else Ignore("others are still here")
+    salon = "welcome salon inline" if policy.inline else "welcome salon"
+    return Welcome(event.room_id, event.event_id, "welcome" if room.direct else salon)
 
 
 def _decide_of_people(

@@ -65,11 +65,12 @@ class Rooms:
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}
         self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
+        self._replaced: set[RoomId] = set()
         self._closed: list[RoomId] = []
         self.direct: dict[UserId, list[RoomId]] = {}
 
     def room(self, room_id: RoomId) -> Room:
-        """Tell whether the room is a direct message.
+        """Tell whether the room is a direct message, and whether the bot can speak there.
 
         Tchap's `im.vector.room.access_rules` decides; where it is missing, `m.direct`. A third
         member makes a salon of either.
@@ -79,7 +80,9 @@ class Rooms:
             rule is None and any(room_id in rooms for rooms in self.direct.values())
         )
         return Room(
-            room_id, direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
+            room_id,
+            direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS,
+            closed=room_id not in self._members or room_id in self._replaced,
         )
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
@@ -174,6 +177,7 @@ class Rooms:
         facts = self._rules, self._members, self._latest, self._create, self._levels
         for of_rooms in (*facts, self._memberships, self._visibility):
             of_rooms.pop(room_id, None)
+        self._replaced.discard(room_id)
         self._histories.forget(room_id)
         self._closed.append(room_id)
 
@@ -338,3 +342,5 @@ class Rooms:
             self._create[room_id] = source
         elif kind == "m.room.power_levels":
             self._levels[room_id] = content
+        elif kind == "m.room.tombstone" and text(content, "replacement_room"):
+            self._replaced.add(room_id)

@@ -847,7 +847,7 @@ async def test_another_room_that_is_closed_changes_nothing(room: Room) -> None:
 async def test_what_is_asked_as_the_room_closes_gets_nothing(room: Room) -> None:
     async with room.run():
         room.matrix.hear(message(), UPGRADED, closed=[ROOM])
-        await room.until(lambda: room.done("$prompt", "$tombstone"))
+        await room.until(lambda: bool(room.matrix.followed) and room.done("$tombstone"))
 
     assert room.matrix.sent == []
 
@@ -862,6 +862,44 @@ async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: Room) 
         await room.until(lambda: room.done("$prompt"))
 
     assert len(room.matrix.sent) == 1
+
+
+async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.matrix.hear(closed=[ROOM])
+        room.matrix.hear(
+            message(event_id="$2"),
+            message(event_id="$3", msgtype="m.image"),
+            message("!aide", event_id="$4"),
+            revision("Bonsoir"),
+            reaction("🔄", target=REPLY, event_id="$redo"),
+            UPGRADED,
+        )
+        await room.until(lambda: room.done("$tombstone"))
+
+    assert room.shown == ["Un."]
+    assert len(room.model.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "event", [reaction("🔄", target=REPLY, event_id="$redo"), revision("Et ?")]
+)
+async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
+    room: Room, event: Event
+) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.matrix.fetch_gate.clear()
+        room.matrix.hear(event)
+        await room.until(lambda: room.matrix.fetched[-1:] == [REPLY])
+        room.matrix.hear(closed=[ROOM])
+        await room.until(room.matrix.batch_queue.empty)
+        room.matrix.fetch_gate.set()
+        await room.until(lambda: room.done("$prompt", event.event_id))
+
+    assert room.shown == ["Un."]
+    assert len(room.model.requests) == 1
 
 
 async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: Room) -> None:

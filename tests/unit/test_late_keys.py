@@ -416,6 +416,15 @@ async def test_a_message_is_given_up_whether_that_can_be_told_or_not(
     assert running.shown == shown
 
 
+async def test_nobody_is_told_of_a_key_in_a_room_that_was_closed(running: LateStory) -> None:
+    await running.hear()
+    running.matrix.hear(closed=[ROOM])
+    await running.held.pass_time(DAY + HOUR)
+
+    assert running.done("$prompt")
+    assert running.shown == []
+
+
 async def test_each_conversation_is_told_in_its_language(running: LateStory) -> None:
     thread = replace(prompt().conversation, thread_root=EventId("$root"))
     running.store.chosen[thread] = Choices(language="en")

@@ -147,6 +147,28 @@ def test_what_asks_for_nothing_is_ignored(event: Event, room: Room) -> None:
     assert isinstance(decide(event, room, POLICY, {}), Ignore)
 
 
+@pytest.mark.parametrize(
+    ("event", "ignored"),
+    [
+        (said(), True),
+        (JOINED, True),
+        (undecryptable(), True),
+        (revision(), True),
+        (reaction("🔄"), True),
+        (redaction(), False),
+        (invite(), False),
+        (UPGRADED, False),
+        (Left(EventId("$l"), ROOM, alone=True), False),
+    ],
+)
+def test_where_the_bot_can_no_longer_speak_only_what_needs_no_word_is_done(
+    event: Event, *, ignored: bool
+) -> None:
+    room = replace(DIRECT, closed=True)
+
+    assert isinstance(decide(event, room, POLICY, {}), Ignore) is ignored
+
+
 def test_what_another_assistant_says_is_ignored_but_a_person_may_forward_it_in_private() -> None:
     generated = replace(
         said(), answers=(EventId("$of another assistant"),), mentions=frozenset({BOT})

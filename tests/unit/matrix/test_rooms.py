@@ -413,6 +413,7 @@ def test_a_room_given_up_is_closed_and_what_replaces_it_stays_a_direct_message()
     assert heard == [Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:x"))]
     assert rooms.take_closed() == (ROOM,)
     assert rooms.take_closed() == ()
+    assert rooms.room(ROOM).closed
     assert rooms.direct == {AGENT: [ROOM, "!new:x"]}
 
 
@@ -421,6 +422,7 @@ def test_a_room_given_up_long_ago_is_not_heard_of_again() -> None:
 
     assert hear(rooms, sync([], state=[tombstone()]), first=True) == []
     assert rooms.take_closed() == ()
+    assert rooms.room(ROOM).closed
 
 
 def test_a_room_names_the_one_that_it_replaces() -> None:
@@ -600,10 +602,15 @@ def test_a_room_that_the_bot_has_left_is_forgotten() -> None:
     left = {ROOM: {"timeline": {"events": [], "limited": False, "prev_batch": "p"}}}
     response = sync([], leave=left)
     response.rooms.join.clear()
+    assert not rooms.room(ROOM).closed
 
     hear(rooms, response)
 
     assert not is_warm(rooms)
+    assert rooms.room(ROOM).closed
+
+    hear(rooms, sync([]))
+    assert not rooms.room(ROOM).closed
 
 
 @pytest.mark.parametrize(
