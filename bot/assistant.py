@@ -112,9 +112,8 @@ class Assistant:
         self._completion = Completion(model, recourse)
         self._contexts = Contexts(matrix, store, self._clock, self._completion, how.settings)
         self._answers = Answers(replying, self._texts, how.at_once)
-        self._changes = Changes(
-            replying, self._answers, self._contexts, self._hearing, self._answer
-        )
+        again = partial(self._answer_also, before=Before.WHOLE)
+        self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
         self._desk = Desk(
             matrix, store, self._answers, self._changes, how.settings.catalogue, how.about
         )
@@ -310,13 +309,10 @@ class Assistant:
         if reply.left_out:  # what an earlier process has answered was not all of it
             await self._answer_also(replace(answering.prompt, messages=reply.left_out))
 
-    async def _answer_also(self, prompt: Prompt) -> None:
-        answering = self._answers.begin(prompt)
-        try:
-            await self._answer(answering)
-            await self._store.finish(*answering.event_ids)
-        finally:
-            self._answers.finish(answering)
+    async def _answer_also(self, prompt: Prompt, before: Before = Before.NOTHING) -> None:
+        """Answer what no event that is being dealt with asks for."""
+        answering = self._answers.begin(prompt, before=before)
+        await self._handle(prompt.messages[0], Answer(prompt), self._answer(answering), answering)
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""

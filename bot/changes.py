@@ -23,12 +23,12 @@ from bot.core.replies import transaction_id
 from bot.core.routing import Answer, parse_command
 from bot.core.transcript import Said
 from bot.core.turns import is_last
-from bot.delivery import Before, Replying
+from bot.delivery import Replying
 from bot.errors import Forbidden
 from bot.failpoints import armed
 from bot.hearing import Hearing
 from bot.insist import insist
-from bot.ports import Heard
+from bot.ports import Exchange, Heard
 
 _REMEMBERED = 10_000  # redacted events
 
@@ -47,9 +47,9 @@ class Changes:
         answers: Answers,
         contexts: Contexts,
         hearing: Hearing,
-        answer: Callable[[Answering], Awaitable[None]],
+        answer: Callable[[Prompt], Awaitable[None]],
     ) -> None:
-        """Take what every reply needs, those on their way, and the way itself."""
+        """Take what every reply needs, those on their way, and what answers in place of one."""
         self._matrix = to.matrix
         self._store = to.store
         self._clock = to.clock
@@ -71,10 +71,12 @@ class Changes:
             return
         if running is not None:
             await running.done.wait()
+            await self.amend(revision)  # the prompt may hold more by now
+            return
         if self._answers.waits(prompt.conversation):
             return
         if is_last(await self._said(prompt), prompt):
-            await self._answer_again(prompt)
+            await self._answer_again(await self._asked(prompt.room_id, prompt.event_id))
 
     async def withdraw(self, redaction: Redaction, *, begun: bool = False) -> None:
         """End what hangs on what was redacted; a prompt takes its reply along.
@@ -163,6 +165,13 @@ class Changes:
         exchange = await self._store.exchange(room_id, event_id)
         if exchange is None:
             return None
+        prompt = await self._read(exchange, room_id)
+        if await self._store.exchange(room_id, event_id) != exchange:  # meanwhile
+            return await self._asked(room_id, event_id)
+        gone = {*exchange.reply, *(prompt.event_ids if prompt else ())} & self._gone.keys()
+        return None if gone else prompt
+
+    async def _read(self, exchange: Exchange, room_id: RoomId) -> Prompt | None:
         for reply in exchange.reply[:1]:
             if await self._fetch(room_id, reply) is None:
                 return None
@@ -186,26 +195,17 @@ class Changes:
         fetch = partial(self._matrix.fetch, room_id, event_id)
         return await insist(self._clock, fetch)
 
-    async def _answer_again(self, prompt: Prompt) -> None:
-        """Answer the prompt in the reply that it has: in the same answer, where one is running."""
-        while True:
-            exchange = await self._store.exchange(prompt.room_id, prompt.event_id)
+    async def _answer_again(self, prompt: Prompt | None) -> None:
+        """Answer a prompt in the reply that it has: in the same answer, where one is running."""
+        while prompt is not None:
             running = self._answers.of(prompt.room_id, prompt.event_id)
             if running is None:
-                break
+                await self._answer(prompt)
+                return
             if running.reply.restart():
                 return
             await running.done.wait()
-        if exchange is None or not self._gone.keys().isdisjoint(
-            {*prompt.event_ids, *exchange.reply}
-        ):
-            return
-        answering = self._answers.begin(prompt, before=Before.WHOLE)
-        try:
-            await self._answer(answering)
-            await self._store.finish(*answering.event_ids)
-        finally:
-            self._answers.finish(answering)
+            prompt = await self._asked(prompt.room_id, prompt.event_id)
 
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
         """Redact one of the bot's events; one that cannot be holds up no other."""

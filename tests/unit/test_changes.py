@@ -7,7 +7,7 @@ from bot.core.events import Delta, Event, EventId, Message, Reaction, RoomId, Up
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
 from bot.core.transcript import Said
-from bot.errors import HomeserverUnreachable, ModelRefused, RateLimited
+from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.texts import speak
 from tests.fakes import HeldClock, Story
 from tests.make import (
@@ -694,6 +694,39 @@ async def test_an_answer_that_is_being_written_begins_again(
 
     assert room.asked == ["Bonjour"] * 2
     assert room.shown == ["Deux."]
+
+
+async def test_what_is_made_anew_is_the_whole_prompt_though_it_was_tied_since(
+    room: Room,
+) -> None:
+    async with room.run():
+        room.model.script = (Delta("Un. "), gate := asyncio.Event(), END)
+        room.matrix.hear(message())
+        await room.until(lambda: bool(room.shown))
+        room.matrix.hear(message("Deux ?", event_id="$2"))
+        await room.until(lambda: "$2" in room.store.claims)
+        room.matrix.hear(message("Trois ?", event_id="$3"))
+        room.matrix.fetch_gate.clear()
+        room.matrix.hear(reaction("🔄", target="$3", event_id="$redo"))
+        await room.until(lambda: room.matrix.fetched[-1:] == ["$3"])
+        gate.set()
+        await room.until(lambda: room.done("$prompt", "$2", "$3"))
+        room.matrix.fetch_gate.set()
+        await room.until(lambda: room.done("$redo"))
+
+    assert room.asked == ["Bonjour", *["Deux ?\n\nTrois ?"] * 2]
+    assert room.shown == ["Un.", "Un."]
+
+
+async def test_what_cannot_be_made_anew_is_said_and_done_with(room: Room) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.says("Deux.")
+        room.matrix.failures = [Forbidden("power level")]
+        await room.hear(reaction("🔄", target=REPLY, event_id="$redo"))
+
+    assert room.shown == ["Un.", TEXTS("bug")]
+    assert room.done("$prompt")
 
 
 @pytest.mark.parametrize("running", [True, False])

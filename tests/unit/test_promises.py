@@ -82,8 +82,6 @@ EXCEPTED = frozenset(
     {
         # A joined message that is redacted while nobody is there takes the others along.
         "joined lost",
-        # A change of mind asks the ledger what a prompt is before the ledger ties its messages.
-        "redone in part",
         # What was joined, and cannot be read at once after a crash, is answered once more.
         "joined late",
         # A change that comes as a process looks at what an earlier one has left is forgotten.
