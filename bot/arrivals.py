@@ -89,7 +89,7 @@ class Arrivals:
         """Begin anew with what is known by its ids; False where the time is over."""
         ids = {"event_id": left.event_id, "room_id": left.room_id}
         try:
-            event = await self._again(left, patience)
+            await self._begin_again(left, patience)
         except (StoreError, LoggedOut, AccountExpired):
             raise
         except (HomeserverUnreachable, RateLimited) as error:
@@ -99,10 +99,20 @@ class Arrivals:
             log.warning("message not read", reason=str(error), **ids)
         except Exception as error:  # noqa: BLE001  # a bug must cost one event
             log_bug(error)
-        else:
-            if event is not None:
-                self.begin(event, left=left)
         return True
+
+    async def _begin_again(self, left: Pending, patience: float | None) -> None:
+        """Begin anew; what makes one prompt with an earlier message goes where that one goes."""
+        if left.joined_to is None:
+            found = [(left, await self._again(left, patience))]
+        else:
+            first = Pending(left.joined_to, left.room_id, begun=True)
+            found = [(one, await self._again(one, patience)) for one in (first, left)]
+        if found[-1][1] is None:
+            return
+        for one, event in found:
+            if event is not None:
+                self.begin(event, left=one)
 
     async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
         """Fetch what is known by its ids; what is gone is finished, and its reply goes with it."""

@@ -82,8 +82,6 @@ EXCEPTED = frozenset(
     {
         # A joined message that is redacted while nobody is there takes the others along.
         "joined lost",
-        # What was joined, and cannot be read at once after a crash, is answered once more.
-        "joined late",
         # A change that comes as a process looks at what an earlier one has left is forgotten.
         "settled too soon",
         # After a restart, a stop leaves a line of the bot's own as it stands.
@@ -534,12 +532,12 @@ class Outcome:
         asked = self.asked
         if is_spared(self.world, asked):
             return
-        assert len(self.replies) <= 1 or self.is_redone_in_part  # R2
+        assert len(self.replies) <= 1  # R2
         assert self.calls <= self.most_calls  # R2
         if asked.message.room_id in self.world.closed:
             return
         if asked.redacted:
-            assert not self.replies or self.is_unknown or self.is_redone_in_part  # R7
+            assert not self.replies or self.is_unknown  # R7
         elif self.is_excused:
             return
         elif self.is_readable:
@@ -589,20 +587,6 @@ class Outcome:
             assert 1 <= outcomes <= self.most_outcomes, asked.event_id
 
     @property
-    def is_redone_in_part(self) -> bool:
-        """Tell whether it was one of several messages, and perhaps not all came to one answer."""
-        return (
-            ("redone in part" in EXCEPTED and bool(self.changes))
-            or ("joined late" in EXCEPTED and self.world.ends > self.asked.earlier)
-        ) and (
-            any(
-                len(to.event_ids) > 1 and self.asked.event_id in to.event_ids
-                for sent in self.world.homeserver.own.values()
-                if (to := to_of(sent.outgoing))
-            )
-        )
-
-    @property
     def most_outcomes(self) -> int:
         """Return how many there may be: one, but for a notice that says that a new try failed.
 
@@ -642,7 +626,7 @@ class Outcome:
             if to is None:
                 continue
             mine = self.asked.event_id in to.event_ids
-            if mine and (self.is_redone_in_part or not redacted.isdisjoint(to.event_ids)):
+            if mine and not redacted.isdisjoint(to.event_ids):
                 return True
             if key in self.world.moderated and not self.tied.isdisjoint(to.event_ids):
                 return True
@@ -693,7 +677,7 @@ class Words:
         last = self.prompt.event_ids[-1]
         [asked] = [one for one in self.world.asked if one.event_id == last]
         outcome = Outcome(self.world, asked)
-        if outcome.is_excused or outcome.is_redone_in_part or self.is_spared(asked):
+        if outcome.is_excused or self.is_spared(asked):
             return
         talks = [one for one in self.world.talker.talks if names(one)[-1] == asked.name]
         assert [one.part for one in self.replies] == list(split(self.source, PART))  # R4, R6

@@ -228,6 +228,28 @@ async def test_a_prompt_redacted_while_nobody_was_there_takes_an_unknown_reply_a
     assert room.replies == []
 
 
+async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Room) -> None:
+    async def begin() -> None:
+        await room.until(lambda: bool(room.matrix.sent))
+        begun.set()
+
+    room.breaking = Breaking(1, only="store.finish", after=False)
+    room.model.script = (Delta("Un. "), begun := asyncio.Event(), Delta("Deux."), END)
+    room.matrix.hear(message(), message("Et la mer ?", event_id="$2"))
+    await asyncio.gather(room.live("$prompt", "$2"), begin())
+    assert room.store.joined == {"$2": "$prompt"}
+    room.matrix.unreadable = {EventId("$2")}
+    room.matrix.hear(missed=True)
+
+    async with room.run():
+        await room.until(lambda: "$prompt" in room.store.finished)
+        room.matrix.unreadable.clear()
+        await room.until(lambda: room.done("$prompt", "$2"))
+
+    assert room.replies == ["Un. Deux."]
+    assert len(room.model.requests) == 1
+
+
 async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: Room) -> None:
     room.says("Un. ", "Deux.")
     room.breaking = Breaking(1, only="store.sent", after=True)
