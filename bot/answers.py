@@ -55,11 +55,12 @@ class Answering:
             self.event_ids.append(message.event_id)
         return joined
 
-    def withdraw(self, event_id: EventId) -> bool:
+    async def withdraw(self, event_id: EventId) -> bool:
         """Ask no more what one message asks, and tell whether anything is still asked.
 
         Where something of the reply is visible it may tell of the message, so all ends.
         """
+        await self.reply.found.wait()
         rest = tuple(one for one in self.prompt.messages if one.event_id != event_id)
         if rest and self.reply.unseen and self._ask(replace(self.prompt, messages=rest)):
             return True

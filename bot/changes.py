@@ -93,7 +93,7 @@ class Changes:
             answering.reply.silence()
         running = await self._running(room_id, target)
         if running is not None:
-            if running.withdraw(target):
+            if await running.withdraw(target):
                 return
             await running.done.wait()
             begun = begun or running.reply.visible  # a send may have been taken, unknown to us

@@ -39,6 +39,7 @@ class GrowingReply:
 
     Attributes:
         visible: something of it may be seen.
+        found: set when it is known what stands of it.
         ended: set when it ends before the model is done.
         usage: the backend's count, where it has sent one.
     """
@@ -55,6 +56,7 @@ class GrowingReply:
             before: what may stand of it.
         """
         self.visible = before in {Before.BEGUN, Before.WHOLE}
+        self.found = asyncio.Event()
         self.ended = asyncio.Event()
         self.usage: Usage | None = None
         self._to = to
@@ -109,7 +111,10 @@ class GrowingReply:
         Raises:
             MatrixError: the homeserver refuses for good.
         """
-        await self._delivery.open(self._before)
+        try:
+            await self._delivery.open(self._before)
+        finally:
+            self.found.set()
         self.visible = bool(self.event_ids) or self._before is Before.WHOLE
         if self._delivery.silent:
             self.silence()

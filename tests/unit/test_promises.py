@@ -80,8 +80,6 @@ KEY_NOTICES = {
 # Without the name, the promise is asked for there as well.
 EXCEPTED = frozenset(
     {
-        # A joined message that is redacted while nobody is there takes the others along.
-        "joined lost",
         # A change that comes as a process looks at what an earlier one has left is forgotten.
         "settled too soon",
         # After a restart, a stop leaves a line of the bot's own as it stands.
@@ -91,8 +89,6 @@ EXCEPTED = frozenset(
         "told again",
         # What already stands is not sent as a final version, and so is not read back.
         "not read back",
-        # A message that was sent, but not answered or noted, is unknown to who takes it back.
-        "sent unheard",
         # What waits for its key for a day is given up unread, though the key has come.
         "dropped unread",
         # The rest is of ledgers that come from a backup. A reply that was begun counts as given.
@@ -567,7 +563,9 @@ class Outcome:
 
     @property
     def is_unknown(self) -> bool:
-        """Tell whether the ledger does not know the reply."""
+        """Tell whether the ledger, which comes from a backup, does not know the reply."""
+        if not self.world.restores or "redacted since a backup" not in EXCEPTED:
+            return False
         known = {key for of_one in self.world.ledger.replies.values() for key in of_one.values()}
         mine = [
             key
@@ -576,8 +574,7 @@ class Outcome:
             and (to := to_of(sent.outgoing))
             and self.asked.event_id in to.event_ids
         ]
-        name = "redacted since a backup" if self.world.restores else "sent unheard"
-        return name in EXCEPTED and known.isdisjoint(mine)
+        return known.isdisjoint(mine)
 
     def check_answered(self) -> None:  # R1
         asked, outcomes = self.asked, len(self.replies) + len(self.notices)
@@ -619,7 +616,7 @@ class Outcome:
         redacted = {one.event_id for one in self.world.asked if one.redacted}
         if self.asked.message.thread_root in redacted:
             return True
-        if "joined lost" in EXCEPTED and self.is_joined_to(redacted):
+        if self.is_stopped_with(redacted):
             return True
         for key, sent in self.world.homeserver.own.items():
             to = to_of(sent.outgoing)
@@ -632,14 +629,12 @@ class Outcome:
                 return True
         return False
 
-    def is_joined_to(self, redacted: set[EventId]) -> bool:
-        """Tell whether it was or may have been one prompt with one of these."""
-        tied, asked = self.tied, self.asked
-        if any(name in {"🛑", "!stop"} for name, _ in self.world.changes):  # it never was tied
-            tied |= {
-                one.event_id for one in self.world.asked if one.conversation == asked.conversation
-            }
-        return not redacted.isdisjoint(tied)
+    def is_stopped_with(self, redacted: set[EventId]) -> bool:
+        """Tell whether somebody stopped it and took back one of these, asked with it perhaps."""
+        if not any(name in {"🛑", "!stop"} for name, _ in self.world.changes):
+            return False
+        asked = [one for one in self.world.asked if one.event_id in redacted]
+        return any(one.conversation == self.asked.conversation for one in asked)
 
     @property
     def tied(self) -> set[EventId]:
