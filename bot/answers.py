@@ -33,6 +33,12 @@ class Answering:
     remarks: list[str] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def done_with(self) -> Sequence[EventId]:
+        """The messages that need no other answer."""
+        left_out = {one.event_id for one in self.reply.left_out}
+        return [one for one in self.event_ids if one not in left_out]
+
     async def wait(self, texts: Texts) -> bool:
         """Wait for the prompt's turn, and tell the person the place meanwhile.
 

@@ -221,12 +221,14 @@ class Assistant:
         ):
             try:
                 await self._do(event, intent, work)
-                asked = answering.event_ids if answering else ()
-                await self._store.finish(*dict.fromkeys((event.event_id, *asked)))
+                done = answering.done_with if answering else ()
+                await self._store.finish(*dict.fromkeys((event.event_id, *done)))
             finally:
                 self._doubtful.discard(event.event_id)
                 if answering is not None:
                     self._answers.finish(answering)
+        if answering is not None and answering.reply.left_out:
+            await self._answer_also(replace(answering.prompt, messages=answering.reply.left_out))
 
     async def _do(self, event: Event, intent: Intent, work: Coroutine[None, None, None]) -> None:
         """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
@@ -306,8 +308,6 @@ class Assistant:
                     await reply.read(asking.deltas())
                 if not reply.restarted():
                     break
-        if reply.left_out:  # what an earlier process has answered was not all of it
-            await self._answer_also(replace(answering.prompt, messages=reply.left_out))
 
     async def _answer_also(self, prompt: Prompt, before: Before = Before.NOTHING) -> None:
         """Answer what no event that is being dealt with asks for."""

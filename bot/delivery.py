@@ -1,13 +1,13 @@
 """The messages of one reply in the room: claimed, found again, sent once, and read back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import structlog
 
 from bot.core.events import EventId, Message, Prompt
-from bot.core.replies import Edit, Frozen, Outgoing, Reply, Wire, transaction_id
+from bot.core.replies import IN_STEAD, Edit, Frozen, Notice, Outgoing, Reply, Wire, transaction_id
 from bot.failpoints import armed
 from bot.health import Health
 from bot.insist import insist
@@ -71,6 +71,7 @@ class Delivery:
         used: something may stand under an id of this claim.
         events: how many were sent.
         silent: nothing more is sent.
+        blank: what an earlier process has sent has no word of the model yet.
         left_out: messages that a reply of an earlier process does not answer; they are no part of
             the prompt any more.
     """
@@ -80,12 +81,14 @@ class Delivery:
         self.event_ids: list[EventId] = []
         self.claimed: tuple[EventId, ...] = ()
         self.claim = 0
-        self.fresh = self.used = self.silent = False
+        self.fresh = self.used = self.silent = self.blank = False
         self.events = 0
         self.left_out: tuple[Message, ...] = ()
         self._to = to
         self._whole = False  # an earlier process has sent all of it
         self._frozen: tuple[Frozen, ...] = ()  # and this is on its way
+        self._notices: list[EventId] = []  # what stands of the bot's beside the reply
+        self._edits: dict[int, Wire] = {}  # the last of each part
 
     async def open(self, before: Before) -> None:
         """Claim the prompt, and find what an earlier process has sent of the reply."""
@@ -110,6 +113,7 @@ class Delivery:
         """
         prompt, matrix = self.prompt, self._to.matrix
         related = await insist(self._to.clock, lambda: matrix.replies(prompt))
+        self._notices = [one.event_id for one in related if not one.answers]
         found = [one for one in related if one.answers[:1] == (prompt.event_id,)]
         if not found and any(prompt.event_id in one.answers for one in related):
             self._whole = True  # it is a part of another prompt, whose reply is seen to
@@ -122,6 +126,7 @@ class Delivery:
             self.event_ids.append(one.event_id)
         if found:
             self._whole = found[-1].final
+            self.blank = not any(one.body.strip() for one in found)
             self._leave_out(found[-1].answers)
 
     def _leave_out(self, answered: Sequence[EventId]) -> None:
@@ -140,7 +145,7 @@ class Delivery:
         Args:
             changed: what is asked has other words by now.
         """
-        if not changed and await self._may_send_frozen():
+        if not changed and await self._is_right():
             return True
         if self._frozen:
             self._frozen = ()
@@ -148,23 +153,30 @@ class Delivery:
         self._whole = self._whole and not changed
         return self._whole
 
-    async def _may_send_frozen(self) -> bool:
-        """Tell whether what an earlier process has left to be sent is still right."""
+    async def _is_right(self) -> bool:
+        """Tell whether what an earlier process has left to be sent is still right.
+
+        Messages that are no edits are sent for that: something else may stand under their ids.
+        """
         for one in self._frozen:
             if one.device_id != self._to.matrix.device_id:
                 return False
             if set(one.answers) != set(self.prompt.event_ids):
                 return False
-            if one.replaces is None and one.part < len(self.event_ids):
-                shown = await self._shown(self.event_ids[one.part])
-                if shown is None or not one.wire.is_shown_as(shown):
-                    return False
+            if one.replaces is not None or one.part == IN_STEAD:
+                continue
+            if one.part >= len(self.event_ids):
+                await self._bring_first(one)
+            if not await self._stands(one.wire, self.event_ids[one.part]):
+                return False
         return bool(self._frozen)
 
     async def finish_settled(self) -> bool:
         """Send what an earlier process has left to be sent; False where nothing is settled."""
         for one in self._frozen:
-            if one.replaces is not None or one.part >= len(self.event_ids):
+            if one.part == IN_STEAD:
+                await self._say(one)
+            elif one.replaces is not None:
                 await self._bring(one, None)
         return self._whole or bool(self._frozen)
 
@@ -189,9 +201,36 @@ class Delivery:
         self.used = self.used or stage != "first"
         name, transaction = stage.partition(":")[0], self._transaction(stage, part, claim)
         if insisting:
-            return await self._put(await self._wire(outgoing), name, transaction)
-        wire = await self._freeze(outgoing)
-        return await self._put_once(wire, name, transaction)
+            wire = await self._wire(outgoing)
+            event_id = await self._put(wire, name, transaction)
+        else:
+            wire = await self._freeze(outgoing)
+            event_id = await self._put_once(wire, name, transaction)
+        if isinstance(outgoing, Edit):
+            self._edits[part] = wire
+        return event_id
+
+    async def say_instead(self, notice: Notice) -> None:
+        """Say this in place of a reply, once, or beside the reply that is to stay."""
+        nothing_stands = self.fresh and not self.event_ids
+        stage, claim = ("first", 0) if nothing_stands else ("notice", self.claim)
+        frozen = Frozen(
+            part=IN_STEAD,
+            device_id=self._to.matrix.device_id,
+            transaction_id=self._transaction(stage, 0, claim),
+            replaces=None,
+            answers=self.prompt.event_ids,
+            wire=await self._wire(notice),
+        )
+        await self._to.store.freeze(self.prompt.event_id, [frozen])
+        await self._say(frozen)
+
+    async def _say(self, one: Frozen) -> None:
+        """Send a notice, unless it stands already and the homeserver has forgotten its id."""
+        for event_id in self._notices:
+            if await self._stands(one.wire, event_id):
+                return
+        await self._put(one.wire, "notice", one.transaction_id)
 
     async def send_final(self, replies: Mapping[int, Reply]) -> None:
         """Keep messages of the final version in the ledger as they are sent, then send them."""
@@ -222,24 +261,39 @@ class Delivery:
             one: as it is sent.
             reply: what it says; None where only an earlier process knew.
         """
-        stage = "first" if one.replaces is None else "final"
-        event_id = await self._put(one.wire, stage, one.transaction_id)
-        if one.replaces is None:
-            await self._to.store.sent(self.prompt.event_id, one.part, event_id)
-            self.event_ids[one.part :] = [event_id]
-        if one.replaces is not None or not self.fresh:  # else nothing but this can stand there
-            await self._verify(one, one.replaces or event_id, reply)
+        if one.replaces is not None:
+            await self._put(one.wire, "final", one.transaction_id)
+            await self._verify(one.part, one.wire)
+            return
+        await self._bring_first(one)
+        if not self.fresh and reply is not None:  # else nothing but this can stand there
+            await self._verify(one.part, one.wire, reply)
 
-    async def _verify(self, one: Frozen, event_id: EventId, reply: Reply | None) -> None:
+    async def _bring_first(self, one: Frozen) -> None:
+        event_id = await self._put(one.wire, "first", one.transaction_id)
+        await self._to.store.sent(self.prompt.event_id, one.part, event_id)
+        self.event_ids[one.part :] = [event_id]
+
+    async def verify(self, parts: Iterable[int]) -> None:
+        """See that the homeserver shows what was sent before as an edit, and is final."""
+        for part in parts:
+            if part in self._edits:
+                await self._verify(part, self._edits[part])
+
+    async def _verify(self, part: int, wire: Wire, reply: Reply | None = None) -> None:
         """Read the message back, and send it once more where another text stands.
 
         The newest `origin_server_ts` wins among edits, whichever was sent last; and a transaction
         id that was used before brings back an old event.
+
+        Args:
+            part: which message of the reply.
+            wire: what is to stand there.
+            reply: what it says, where `wire` is no edit.
         """
-        wire = one.wire
+        event_id = self.event_ids[part]
         for repair in range(_REPAIRS + 1):
-            shown = await self._shown(event_id)
-            if shown is None or wire.is_shown_as(shown):
+            if await self._stands(wire, event_id, gone=True):
                 return
             log.warning("another text stands", event_id=event_id, repairs=repair)
             if repair == _REPAIRS:
@@ -247,10 +301,15 @@ class Delivery:
                 return
             self._to.health.repaired()
             await self._to.clock.sleep(2.0**repair)
-            if one.replaces is None and reply is not None:
+            if reply is not None:
                 wire = await self._wire(Edit(event_id, reply))
-            transaction = self._transaction(f"repair:{repair}", one.part, self.claim)
+            transaction = self._transaction(f"repair:{repair}", part, self.claim)
             await self._put(wire, "repair", transaction)
+
+    async def _stands(self, wire: Wire, event_id: EventId, *, gone: bool = False) -> bool:
+        """Tell whether the homeserver shows this; `gone` is said of what was redacted."""
+        shown = await self._shown(event_id)
+        return gone if shown is None else wire.is_shown_as(shown)
 
     async def _shown(self, event_id: EventId) -> Wire | None:
         """Return what the homeserver shows for one of the reply's messages."""

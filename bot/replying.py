@@ -133,10 +133,11 @@ class GrowingReply:
         """Tell whether an earlier process knew the final version: nobody need be asked for it."""
         if self._ending is not None:
             return False
-        changed = self._reworded
-        settled = await self._delivery.settled(changed=changed)
-        if self._reworded and not changed:  # while this was found out
-            settled = await self._delivery.settled(changed=True)
+        changed, settled = self._reworded, False
+        with suppress(Silenced):
+            settled = await self._delivery.settled(changed=changed)
+            if self._reworded and not changed:  # while this was found out
+                settled = await self._delivery.settled(changed=True)
         return settled
 
     def speak(self, texts: Texts) -> None:
@@ -343,32 +344,28 @@ class GrowingReply:
             text = "".join(one.part.source for _, one in sorted(self._standing.items()))
         added = (*self._below, *stopped)
         nothing_stands = delivery.fresh and not self.event_ids
-        keeps = self._keeps or (bool(stopped) and not self._standing)
+        keeps = self._keeps or (stopped and not (self._standing or delivery.blank))
         if not text.strip() and (keeps or nothing_stands):
             notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
-            stage, claim = ("first", 0) if nothing_stands else ("notice", delivery.claim)
-            await delivery.send(notice, stage, 0, claim)
+            await delivery.say_instead(notice)
             return
-        final = self._final(text, added)
-        await delivery.send_final(final)
-        for number, reply in final.items():
+        final = dict(enumerate(self._final(text, added)))
+        missing = {key: one for key, one in final.items() if self._standing.get(key) != one}
+        await delivery.send_final(missing)
+        for number, reply in missing.items():
             self._stand(number, reply)
+        await delivery.verify(final.keys() - missing.keys())
         self._tell(text)
 
-    def _final(self, text: str, added: tuple[str, ...]) -> dict[int, Reply]:
-        """Return the messages of the final version that do not stand yet, by part."""
+    def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
+        """Return the messages of the final version."""
         *full, last = split(text)
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         replies.append(replace(self._reply(len(full), last, added), final=True))
         void = Reply(
             self._delivery.prompt, Part(""), self._model, (self._texts("void"),), final=True
         )
-        replies += [void] * (len(self.event_ids) - len(replies))  # a longer text of before
-        return {
-            number: reply
-            for number, reply in enumerate(replies)
-            if self._standing.get(number) != reply
-        }
+        return replies + [void] * (len(self.event_ids) - len(replies))  # a longer text of before
 
     def _tell(self, text: str) -> None:
         """Tell the log and who watches how the reply went."""

@@ -219,7 +219,8 @@ class FakeMatrix:
 
     @staticmethod
     def _own(event_id: EventId, reply: Reply) -> Own:
-        return Own(event_id, reply.prompt.event_ids, final=reply.final)
+        ids, body = reply.prompt.event_ids, render(Part(reply.part.source)).body
+        return Own(event_id, ids, final=reply.final, body=body)
 
     async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:  # noqa: ARG002  # the port
         return [
@@ -542,6 +543,7 @@ class Story:
         self.catalogue = CATALOGUE
         self.fallback: ModelCard | None = None
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
+        self.stopping = asyncio.Event()
 
     def assistant(self) -> Assistant:
         health = Health(self.clock)
@@ -553,10 +555,10 @@ class Story:
         return Assistant(self.matrix, self.model, self.store, replying, how)
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        task = asyncio.get_running_loop().create_task(self.assistant().run())
+    async def run(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.get_running_loop().create_task(self.assistant().run(self.stopping))
         try:
-            yield
+            yield task
         finally:
             task.cancel()
             await asyncio.wait([task])

@@ -173,7 +173,6 @@ class Homeserver(FakeMatrix):
         faults: what the next sends get; `unreadable_for`, how many reads fail.
         collisions: events brought back by a transaction id that was used for other words.
         trespasses: what was sent to rooms that the process knew to be closed, and since when.
-        put_last: of each of the bot's messages, what was last sent for it.
         lost: how many sends it took and did not answer.
         again: how much of the stream the next response repeats.
     """
@@ -194,7 +193,6 @@ class Homeserver(FakeMatrix):
         self.lost = 0
         self.collisions: list[tuple[Sent, Outgoing]] = []
         self.trespasses: list[tuple[float, Outgoing]] = []
-        self.put_last: dict[EventId, Outgoing] = {}
         self._contents: dict[str, Outgoing] = {}
         self._ids = 0
 
@@ -346,7 +344,8 @@ class Homeserver(FakeMatrix):
     def _as_own(self, one: Sent) -> Own:
         match (self.stands(one.event_id) or one).outgoing:
             case Edit(_, reply) | (Reply() as reply):
-                return Own(one.event_id, reply.prompt.event_ids, final=reply.final)
+                ids, body = reply.prompt.event_ids, reply.part.source
+                return Own(one.event_id, ids, final=reply.final, body=body)
             case Notice(text):
                 return Own(one.event_id, body=render(text).body)
 
@@ -386,8 +385,6 @@ class Homeserver(FakeMatrix):
         if transaction_id not in self.transactions:
             self.transactions[transaction_id] = self._store(room_id, wire, outgoing)
         event_id = self.transactions[transaction_id]
-        place = outgoing.event_id if isinstance(outgoing, Edit) else event_id
-        self.put_last[place] = outgoing
         if self._contents.setdefault(transaction_id, outgoing) != outgoing:
             self.collisions.append((self.own[event_id], outgoing))
         if fault is not None:
@@ -555,7 +552,6 @@ class Process(Story):
         self.doom: Doom | None = None
         self.over = self.gone = False
         self.in_flight = 0
-        self.stopping = asyncio.Event()
         self._world = world
         self.task = world.loop.create_task(self.assistant().run(self.stopping))
 

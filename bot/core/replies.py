@@ -68,12 +68,16 @@ class Wire:
         return self == shown or (self.type, shown.type) == ("m.room.message", "m.room.encrypted")
 
 
+IN_STEAD = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Frozen:
     """A message of a final version: the same under the same id, until it is acknowledged.
 
     Attributes:
-        part: number of the reply's message, 0 for the first.
+        part: number of the reply's message, 0 for the first; IN_STEAD of a notice that is said
+            instead of one.
         device_id: whose transaction id it is.
         replaces: of an edit, the event that it edits.
         answers: the messages of the prompt.
@@ -94,7 +98,7 @@ class Own:
     Attributes:
         answers: of a reply, the messages that it answers; of a notice, none.
         final: of a reply, whether it is whole.
-        body: of a notice, what it says.
+        body: what it says, without lines that the bot has added to a reply.
     """
 
     event_id: EventId

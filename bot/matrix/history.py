@@ -238,7 +238,7 @@ class Histories:
         if not heard or not isinstance(heard[0], Message):
             return None
         newest = heard[-1] if isinstance(heard[-1], Message | Revision) else heard[0]
-        own, body = heard[0], "" if newest.answers else text(content, "body")
+        own, body = heard[0], newest.body if newest.answers else text(content, "body")
         return Own(own.event_id, newest.answers, final=newest.final, body=body)
 
     async def traces(self, room_id: RoomId, event_id: EventId) -> list[EventId]:

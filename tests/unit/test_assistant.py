@@ -305,6 +305,24 @@ async def test_an_answer_that_was_begun_in_time_is_given_however_late(story: Sto
     assert story.shown == ["Deux."]
 
 
+async def test_who_is_asked_to_stop_ends_what_is_being_written_and_begins_nothing(
+    story: Story,
+) -> None:
+    story.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."))
+    async with story.run() as running:
+        story.matrix.hear(message())
+        await story.until(lambda: story.shown == ["Un."])
+        story.matrix.hear(message("Et puis ?", event_id="$2"))
+        await story.until(lambda: "$2" in story.matrix.attended)
+        story.stopping.set()
+        gate.set()
+        await story.until(running.done)
+
+    assert story.shown == ["Un. Deux."]
+    assert story.done("$prompt")
+    assert story.store.events.keys() - story.store.finished == {"$2"}
+
+
 @pytest.mark.parametrize(("direct", "shown"), [(True, [TEXTS("unreadable message")]), (False, [])])
 async def test_what_the_bot_cannot_read_is_said_where_it_was_meant(
     story: Story,

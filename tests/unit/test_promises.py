@@ -82,13 +82,6 @@ EXCEPTED = frozenset(
     {
         # A change that comes as a process looks at what an earlier one has left is forgotten.
         "settled too soon",
-        # After a restart, a stop leaves a line of the bot's own as it stands.
-        "line stays",
-        # A notice in place of an answer is said again by the process after a crash, and where it
-        # was to be replaced by what that one had frozen, repairs add messages.
-        "told again",
-        # What already stands is not sent as a final version, and so is not read back.
-        "not read back",
         # What waits for its key for a day is given up unread, though the key has come.
         "dropped unread",
         # The rest is of ledgers that come from a backup. A reply that was begun counts as given.
@@ -443,7 +436,7 @@ class Promises(RuleBasedStateMachine):
         world.pass_time(60.0)
         assert self.open_standing == shown
         world.started_at = started_at
-        assert [one for one in complaints if not is_known(one)] == []
+        assert complaints == []
 
     @property
     def open_standing(self) -> list[tuple[EventId, Sent]]:
@@ -482,11 +475,8 @@ class Promises(RuleBasedStateMachine):
 
     def check_words(self) -> None:
         groups: dict[EventId, list[Reply]] = {}
-        for event_id, sent in self.world.standing():
+        for _, sent in self.world.standing():
             reply = reply_of(sent.outgoing)
-            last = reply_of(self.world.homeserver.put_last[event_id])
-            if "not read back" in EXCEPTED and last is not None and not last.final:
-                reply = last
             if reply is not None:
                 groups.setdefault(reply.prompt.event_id, []).append(reply)
         for replies in groups.values():
@@ -592,8 +582,7 @@ class Outcome:
         """
         world = self.world
         forgotten = world.forgotten and world.ends > self.asked.earlier
-        again = world.ends - self.asked.earlier if "told again" in EXCEPTED else 0
-        return 1 + len(self.changes) + again + bool(forgotten)
+        return 1 + len(self.changes) + bool(forgotten)
 
     @property
     def changes(self) -> list[Asked]:
@@ -681,7 +670,7 @@ class Words:
             (*self.added, *told)
         ):  # what stood stays, whoever had written it
             assert not self.source or any(one.text.startswith(self.source) for one in talks)
-            assert self.source or self.added or "line stays" in EXCEPTED
+            assert self.source or self.added
             return
         while len(talks) > 1 and self.is_void(talks[-1], told):
             talks.pop()
@@ -693,8 +682,7 @@ class Words:
     def is_spared(self, asked: Asked) -> bool:
         """Tell whether it may say what it says, in its room or by the ledger that it is of."""
         world, mixed = self.world, len(self.replies) > 1 and "parts of a backup" in EXCEPTED
-        again = "told again" in EXCEPTED and world.ends > asked.earlier and not self.source
-        closed = again or asked.message.room_id in world.closed
+        closed = asked.message.room_id in world.closed
         return closed or is_spared(world, asked) or (mixed and world.restores > 0)
 
     def is_void(self, talk: Talk, told: Sequence[str]) -> bool:
@@ -714,10 +702,6 @@ class Words:
         if here[-1] is mine[-1] and not spared:
             for one in mine:
                 assert one.words in talk.asked
-
-
-def is_known(complaint: str) -> bool:
-    return "told again" in EXCEPTED and "reply not repaired" in complaint
 
 
 def is_spared(world: World, asked: Asked) -> bool:

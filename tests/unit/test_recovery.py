@@ -13,6 +13,7 @@ from bot.core.events import Delta, Event, EventId
 from bot.core.markdown import render
 from bot.core.replies import Edit, Wire
 from bot.core.split import split
+from bot.errors import ModelRefused
 from bot.texts import speak
 from tests.fakes import Story
 from tests.make import message, redaction, revision
@@ -177,6 +178,16 @@ class TestAnyStep:
 
         assert room.replies == []
 
+    async def test_a_failure_is_said_once(
+        self, room: Room, breaking: Breaking, *, forgetful: bool
+    ) -> None:
+        room.breaking = replace(breaking)
+        room.model.script = (ModelRefused("400"),)
+
+        await room.survive(message(), forgetful=forgetful)
+
+        assert room.replies == [TEXTS("model refused")]
+
     async def test_what_cannot_be_read_is_said_once(
         self, room: Room, breaking: Breaking, *, forgetful: bool
     ) -> None:
@@ -226,6 +237,32 @@ async def test_a_prompt_redacted_while_nobody_was_there_takes_an_unknown_reply_a
     await room.live("$prompt", "$redaction")
 
     assert room.replies == []
+
+
+async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leaves_out(
+    room: Room,
+) -> None:
+    room.breaking = Breaking(1, only="store.sent", after=True)
+    room.model.script = (Delta("Un. "), asyncio.Event())
+    backup = copy.deepcopy(room.store)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    room.store = backup
+    gate = asyncio.Event()
+    room.model.script = (gate, Delta(SHORT), END)
+
+    async with room.run() as running:
+        room.matrix.hear(message(), message("Et la mer ?", event_id="$2"), missed=True)
+        await room.until(lambda: bool(room.model.requests[1:]))
+        room.stopping.set()
+        gate.set()
+        await room.until(running.done)
+    assert room.store.events.keys() - room.store.finished == {"$2"}
+    room.stopping.clear()
+    room.matrix.hear(missed=True)
+    await room.live("$2")
+
+    assert room.replies == [SHORT, SHORT]
 
 
 async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Room) -> None:

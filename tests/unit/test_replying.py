@@ -5,7 +5,7 @@ import pytest
 
 from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import render
-from bot.core.replies import Edit, Notice, Reply
+from bot.core.replies import Edit, Notice, Reply, Wire
 from bot.core.split import split
 from bot.delivery import Before, Pace, Replying
 from bot.errors import (
@@ -151,6 +151,22 @@ async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None
 
     assert stage.shown == ["Un. Deux. Trois. Fin."]
     assert len(stage.matrix.sent) == 3
+
+
+async def test_a_final_version_that_was_an_edit_is_read_back_as_well(stage: Stage) -> None:
+    """The last edit says all; the homeserver shows another all the same."""
+    first, second = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.stream(Delta("Un. "), first, Delta("Deux. "), second, END))
+        await stage.matrix.until(lambda: stage.shown == ["Un."])
+        stage.clock.time += 2.0
+        first.set()
+        await stage.matrix.until(lambda: stage.shown == ["Un. Deux."])
+        stage.matrix.shadows[EventId("$sent0")] = Wire("m.room.message", {"number": 0})
+        second.set()
+
+    assert stage.said == ["Un.", "Un. Deux.", "Un. Deux."]
+    assert not stage.matrix.shadows
 
 
 async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stage) -> None:
@@ -690,6 +706,25 @@ async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
 
     assert stage.shown == [TEXTS("stopped")]
     assert len(stage.notices) == (not line)
+
+
+async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    first = stage.reply()
+    task = asyncio.get_running_loop().create_task(stage.answer(first, [asyncio.Event()]))
+    stage.clock.time += 10
+    first.say(lambda: "*Je prépare.*")
+    await stage.matrix.until(lambda: bool(stage.shown))
+    task.cancel()
+    await asyncio.wait([task])
+    reply = stage.reply(Before.BEGUN)
+    task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
+    await settle()
+    reply.stop()
+    await task
+
+    assert stage.shown == [TEXTS("stopped")]
 
 
 @pytest.mark.parametrize("text", ["Un. Deux", LONG])
