@@ -319,16 +319,20 @@ class TestMatrix:
         first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
         second = await matrix.send(room_id, reply(asked, "Trois"), f"{name}-2")
         await matrix.send(room_id, Edit(first, reply(asked, "Deux")), f"{name}-3")
+        line = replace(reply(asked, ""), above=("*Je prépare.*",))
+        third = await matrix.send(room_id, line, f"{name}-line")
         said = Own(notice, body=render("Un *instant*.").body)
-        begun = [Own(one, asked.event_ids) for one in (first, second)]
+        ids = asked.event_ids
+        begun = [Own(first, ids, body="Deux"), Own(second, ids, body="Trois"), Own(third, ids)]
         assert await matrix.replies(asked) == [said, *begun]
 
         whole = replace(reply(asked, "Trois."), final=True)
         await matrix.send(room_id, Edit(second, whole), f"{name}-4")
 
-        assert await matrix.replies(asked) == [said, begun[0], replace(begun[1], final=True)]
+        begun[1] = replace(begun[1], final=True, body="Trois.")
+        assert await matrix.replies(asked) == [said, *begun]
         await matrix.redact(room_id, first, f"{name}-redact")
-        assert await matrix.replies(asked) == [said, replace(begun[1], final=True)]
+        assert await matrix.replies(asked) == [said, *begun[1:]]
 
     async def test_what_answers_a_redacted_prompt_is_found_in_the_timeline(
         self, joined: Meeting
