@@ -67,6 +67,8 @@ class Answering:
         Where something of the reply is visible it may tell of the message, so all ends.
         """
         await self.reply.found.wait()
+        if not self.reply.tells_of(event_id):
+            return True
         rest = tuple(one for one in self.prompt.messages if one.event_id != event_id)
         if rest and self.reply.unseen and self._ask(replace(self.prompt, messages=rest)):
             return True

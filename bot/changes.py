@@ -101,8 +101,9 @@ class Changes:
         if exchange is None or target not in exchange.prompt:
             return
         reply: Sequence[EventId] = exchange.reply
-        if begun and not reply:
-            reply = await insist(self._clock, lambda: self._matrix.traces(room_id, target))
+        if begun:
+            traces = await insist(self._clock, lambda: self._matrix.traces(room_id, target))
+            reply = list(dict.fromkeys((*reply, *traces)))
         await self._take_away(room_id, reply)
 
     async def _take_away(self, room_id: RoomId, reply: Sequence[EventId]) -> None:

@@ -71,7 +71,8 @@ class Delivery:
         used: something may stand under an id of this claim.
         events: how many were sent.
         silent: nothing more is sent.
-        blank: what an earlier process has sent has no word of the model yet.
+        answered: the messages that what an earlier process has sent may tell of.
+        worded: that has words of the model.
         left_out: messages that a reply of an earlier process does not answer; they are no part of
             the prompt any more.
     """
@@ -81,7 +82,8 @@ class Delivery:
         self.event_ids: list[EventId] = []
         self.claimed: tuple[EventId, ...] = ()
         self.claim = 0
-        self.fresh = self.used = self.silent = self.blank = False
+        self.fresh = self.used = self.silent = self.worded = False
+        self.answered: tuple[EventId, ...] = ()
         self.events = 0
         self.left_out: tuple[Message, ...] = ()
         self._to = to
@@ -126,7 +128,8 @@ class Delivery:
             self.event_ids.append(one.event_id)
         if found:
             self._whole = found[-1].final
-            self.blank = not any(one.body.strip() for one in found)
+            self.worded = any(one.body.strip() for one in found)
+            self.answered = found[-1].answers
             self._leave_out(found[-1].answers)
 
     def _leave_out(self, answered: Sequence[EventId]) -> None:

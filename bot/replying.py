@@ -99,6 +99,11 @@ class GrowingReply:
         """What it answers."""
         return self._delivery.prompt
 
+    def tells_of(self, event_id: EventId) -> bool:
+        """Tell whether it may answer the message, or is one of its own messages."""
+        delivery = self._delivery
+        return event_id in {*self.prompt.event_ids, *delivery.answered, *self.event_ids}
+
     @property
     def unseen(self) -> bool:
         """Tell whether nothing of it is visible, and what is asked may still change."""
@@ -344,7 +349,7 @@ class GrowingReply:
             text = "".join(one.part.source for _, one in sorted(self._standing.items()))
         added = (*self._below, *stopped)
         nothing_stands = delivery.fresh and not self.event_ids
-        keeps = self._keeps or (stopped and not (self._standing or delivery.blank))
+        keeps = self._keeps or (stopped and not self._standing and delivery.worded)
         if not text.strip() and (keeps or nothing_stands):
             notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
             await delivery.say_instead(notice)

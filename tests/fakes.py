@@ -70,7 +70,7 @@ class FakeMatrix:
         self.predecessors: dict[RoomId, RoomId] = {}
         self.followed: list[RoomId] = []
         self.redacted: list[EventId] = []
-        self.closed: dict[RoomId, float] = {}  # and when, in the clock's seconds where it has one
+        self.closed: set[RoomId] = set()
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
         self.fetch_gate.set()
@@ -107,7 +107,7 @@ class FakeMatrix:
             batch = await self.batch_queue.get()
             if isinstance(batch, BotError):
                 raise batch
-            self.closed |= dict.fromkeys(batch.closed, 0.0)
+            self.closed.update(batch.closed)
             yield batch
 
     def room(self, room_id: RoomId) -> Room:

@@ -169,10 +169,10 @@ class Homeserver(FakeMatrix):
         stream: all that happened; a sync token is a place in it.
         sealed: the session that each encrypted message needs.
         opened: sessions whose keys the bot has, and since when.
-        refused, closed: rooms where it can no longer speak, and since when it has known of which.
+        refused, closed: rooms where it can no longer speak, and of which it knows.
         faults: what the next sends get; `unreadable_for`, how many reads fail.
         collisions: events brought back by a transaction id that was used for other words.
-        trespasses: what was sent to rooms that the process knew to be closed, and since when.
+        trespasses: what began to be sent to rooms that the process knew to be closed.
         lost: how many sends it took and did not answer.
         again: how much of the stream the next response repeats.
     """
@@ -192,7 +192,7 @@ class Homeserver(FakeMatrix):
         self.again = 0
         self.lost = 0
         self.collisions: list[tuple[Sent, Outgoing]] = []
-        self.trespasses: list[tuple[float, Outgoing]] = []
+        self.trespasses: list[tuple[object, ...]] = []
         self._contents: dict[str, Outgoing] = {}
         self._ids = 0
 
@@ -239,7 +239,7 @@ class Homeserver(FakeMatrix):
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:
         place, first = int(since or 0), True
         before = [one.room_id for one in self.stream[:place] if isinstance(one, Closed)]
-        self.known, self.closed = {}, dict.fromkeys(before, self.clock.monotonic())
+        self.known, self.closed = {}, set(before)
         while True:
             async with self.changed:
                 await self.changed.wait_for(
@@ -253,7 +253,7 @@ class Homeserver(FakeMatrix):
                     self.opened.setdefault(one.session_id, self.clock.now())
             closed = [one.room_id for one in news if isinstance(one, Closed)]
             events = [seen for one in news if (seen := self._heard(one)) is not None]
-            self.closed |= dict.fromkeys(closed, self.clock.monotonic())
+            self.closed.update(closed)
             yield Batch(tuple(events), str(place), tuple(keys), tuple(closed), missed=first)
             first = False
 
@@ -379,8 +379,6 @@ class Homeserver(FakeMatrix):
     @override
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
         outgoing = self.wires[wire.content["number"]]
-        if room_id in self.closed:
-            self.trespasses.append((self.closed[room_id], outgoing))
         fault = self._answer(room_id)
         if transaction_id not in self.transactions:
             self.transactions[transaction_id] = self._store(room_id, wire, outgoing)
@@ -425,13 +423,11 @@ class Talk:
 
     Attributes:
         asked: the words of the last turn.
-        begun_at: when, in the clock's monotonic seconds.
         ended: None while it goes on, or the bot has closed it; else how.
     """
 
     number: int
     asked: str
-    begun_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     text: str = ""
     ended: str | None = None
     closed: bool = False
@@ -523,6 +519,8 @@ class Door:
         self, name: str, operation: Callable[..., Awaitable[Any]], *given: object
     ) -> object:
         process = self._process
+        if name == "put" and not process.over:
+            process.see_put(given)
         process.in_flight += 1
         try:
             await process.reach(name, after=False)
@@ -554,6 +552,12 @@ class Process(Story):
         self.in_flight = 0
         self._world = world
         self.task = world.loop.create_task(self.assistant().run(self.stopping))
+
+    def see_put(self, given: tuple[object, ...]) -> None:
+        """Note what is sent to a room where the bot knows that it can no longer speak."""
+        homeserver = self._world.homeserver
+        if given[0] in homeserver.closed:
+            homeserver.trespasses.append(given)
 
     async def reach(self, name: str, *, after: bool) -> None:
         """Pass a place where the process may end, or be slow."""

@@ -897,6 +897,40 @@ async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: Room) 
     assert len(room.matrix.sent) == 1
 
 
+async def test_a_part_that_the_ledger_does_not_know_goes_with_the_prompt(room: Room) -> None:
+    """The process ended between the sending and the noting of it."""
+    async with room.run():
+        room.begins(LONG)
+        room.matrix.hear(message())
+        await room.until(lambda: len(room.replies) > 1)
+    del room.store.replies[EventId("$prompt")][1]
+
+    async with room.run():
+        room.matrix.hear(redaction())
+        await room.until(lambda: room.done("$prompt", "$redaction"))
+
+    assert room.replies == []
+
+
+async def test_a_message_that_an_answer_does_not_tell_of_leaves_it_alone(room: Room) -> None:
+    """What was redacted in time is no part of the answer that a crash interrupts."""
+    async with room.run():
+        room.model.script = (asyncio.Event(),)
+        room.matrix.hear(message(), message("Et ?", event_id="$2"))
+        await room.until(lambda: bool(room.asked))
+        room.begins("Un. ")
+        room.matrix.hear(redaction(target="$2"))
+        await room.until(lambda: room.shown == ["Un."])
+    room.says("Deux.")
+    room.store.finished.discard(EventId("$redaction"))
+
+    async with room.run():
+        room.matrix.hear()
+        await room.until(lambda: room.done("$prompt", "$2", "$redaction"))
+
+    assert room.shown == ["Deux."]
+
+
 async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -> None:
     async with room.run():
         await room.ask(says="Un.")
