@@ -105,10 +105,15 @@ class LateKeys:
                 await self._read(waiting, begin)  # in case the news of its key was missed
                 await self._notice(waiting)
 
+        async def drop(waiting: _Waiting) -> None:
+            await self._read(waiting, begin)  # it may have come while nobody was there to read it
+            if self._waits(waiting):
+                await self._drop(waiting)
+
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._each(self._to_read, 0.0, read))
-            tasks.create_task(self._each(self._to_notice, _NOTICE_AFTER, notice))
-            tasks.create_task(self._each(self._to_drop, _DROP_AFTER, self._drop))
+            tasks.create_task(self._each(self._to_read, 0.0, read, drop))
+            tasks.create_task(self._each(self._to_notice, _NOTICE_AFTER, notice, drop))
+            tasks.create_task(self._each(self._to_drop, _DROP_AFTER, drop, drop))
             tasks.create_task(self._repeat())
 
     def add(self, message: Undecryptable) -> None:
@@ -170,8 +175,11 @@ class LateKeys:
     def _waits(self, waiting: _Waiting) -> bool:
         return self._waiting.get(waiting.message.event_id) is waiting
 
-    async def _each(self, queue: _Queue, after: float, step: _Step) -> None:
-        """Take each entry of the queue through `step`, `after` seconds after it was heard."""
+    async def _each(self, queue: _Queue, after: float, step: _Step, drop: _Step) -> None:
+        """Take each entry of the queue through `step`, `after` seconds after it was heard.
+
+        What is heard for so long that it is given up goes through `drop` instead.
+        """
         while True:
             waiting = await queue.get()
             if (rest := after - self._age(waiting)) > 0:
@@ -181,7 +189,7 @@ class LateKeys:
                 with structlog.contextvars.bound_contextvars(
                     event_id=waiting.message.event_id, room_id=waiting.message.room_id
                 ):
-                    again = await self._try(self._drop if overdue else step, waiting)
+                    again = await self._try(drop if overdue else step, waiting)
                     if again is not None:
                         due = self._clock.monotonic() + again
                         self._to_repeat.put_nowait((due, queue, waiting))

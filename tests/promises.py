@@ -639,14 +639,13 @@ class World:
         self.happened: Counter[str] = Counter()
         self.process: Process | None = None
         self.stays_down = False
-        self.set_back_until = self.started_at = 0.0
+        self.set_back_until = 0.0
         self._is_set_back = False
 
     # The process.
 
     def start(self) -> None:
         """Start a process."""
-        self.started_at = self.clock.now()
         if self._is_set_back:
             self.set_back_until, self._is_set_back = self.clock.now(), False
         self.process = Process(self)

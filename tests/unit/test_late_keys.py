@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Delta, EventId, RoomId, UserId
+from bot.core.events import Delta, EventId, Prompt, RoomId, UserId
 from bot.core.replies import Edit, Notice, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.late_keys import LateKeys
@@ -218,19 +218,22 @@ async def test_a_key_that_came_just_before_the_end_is_found_at_the_start(
     assert story.shown == ["Bonjour."]
 
 
+@pytest.mark.parametrize("direct", [True, False])
 async def test_what_is_older_than_a_day_at_the_start_is_told_so_and_not_answered(
-    story: LateStory,
+    story: LateStory, *, direct: bool
 ) -> None:
+    story.matrix.direct, story.policy = direct, replace(story.policy, age_limit=DAY)
     async with story.run():
         await story.hear()
-    story.matrix.messages[EventId("$prompt")] = message()
-    story.held.time += DAY
+    readable = replace(message(), mentions=frozenset({BOT}))
+    story.matrix.messages[EventId("$prompt")] = readable
+    story.held.time += 2 * DAY
 
     async with story.run():
         story.matrix.hear()
         await story.until(lambda: story.done("$prompt"))
 
-    assert story.notices == [Notice(FR("expired", hours=24), undecryptable())]
+    assert all(isinstance(one.to, Prompt) for one in story.notices)
     assert story.shown == [FR("expired", hours=24)]
 
 
