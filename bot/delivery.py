@@ -96,7 +96,7 @@ class Delivery:
         """Claim the prompt, and find what an earlier process has sent of the reply."""
         self._frozen = await self.take_up()
         self.fresh = self.claim == 1
-        if before in {Before.PERHAPS, Before.BEGUN}:
+        if before is not Before.NOTHING:
             await self._look()
 
     async def take_up(self) -> tuple[Frozen, ...]:
@@ -174,14 +174,20 @@ class Delivery:
                 return False
         return bool(self._frozen)
 
-    async def finish_settled(self) -> bool:
-        """Send what an earlier process has left to be sent; False where nothing is settled."""
+    async def finish_settled(self, *, changed: bool) -> bool:
+        """Send what an earlier process has left to be sent; False where nothing is settled.
+
+        Args:
+            changed: what is asked has other words by now.
+        """
+        if not await self.settled(changed=changed):
+            return False
         for one in self._frozen:
             if one.part == IN_STEAD:
                 await self._say(one)
             elif one.replaces is not None:
                 await self._bring(one, None)
-        return self._whole or bool(self._frozen)
+        return True
 
     async def post(self, number: int, reply: Reply) -> None:
         """Send the first version of part `number`: the same words under the same id, for ever.

@@ -63,7 +63,7 @@ class GrowingReply:
         self._delivery = Delivery(to, prompt)
         self._texts = texts
         self._before = before
-        self._keeps = before is Before.WHOLE  # until something of the new one stands
+        self._keeps = False  # what stands, until something of a new one does
         self._model = ""
         self._ending: Ending | None = None
         self._standing: dict[int, Reply] = {}  # what this process put into each part
@@ -121,6 +121,7 @@ class GrowingReply:
         finally:
             self.found.set()
         self.visible = bool(self.event_ids) or self._before is Before.WHOLE
+        self._keeps = self._before is Before.WHOLE and self._delivery.worded
         if self._delivery.silent:
             self.silence()
         try:
@@ -340,7 +341,7 @@ class GrowingReply:
     async def _finish(self) -> None:
         """Bring the reply to its final version."""
         delivery = self._delivery
-        if await delivery.finish_settled():
+        if await delivery.finish_settled(changed=self._reworded):
             log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
             return
         text = self._draft.text
