@@ -20,6 +20,7 @@ class Answering:
         asked_at: when it was heard, in the clock's monotonic seconds.
         event_ids: every message that was ever a part of the prompt.
         parted: what is said next makes a prompt of its own.
+        rest: what is still asked, where one message was withdrawn as the reply was being sent.
         remarks: lines of the bot's own that the final version carries below the text.
         done: set when nothing more is to be done about it.
     """
@@ -30,6 +31,7 @@ class Answering:
     asked_at: float
     event_ids: list[EventId]
     parted: bool = False
+    rest: tuple[Message, ...] = ()
     remarks: list[str] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -72,6 +74,7 @@ class Answering:
         rest = tuple(one for one in self.prompt.messages if one.event_id != event_id)
         if rest and self.reply.unseen and self._ask(replace(self.prompt, messages=rest)):
             return True
+        self.rest = rest if self.reply.under_way else ()
         self.reply.silence()
         return False
 

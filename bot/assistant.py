@@ -253,6 +253,7 @@ class Assistant:
             case Amend(revision):
                 await self._changes.amend(revision)
             case Withdraw(redaction, begun):
+                begun = begun or redaction.event_id in self._doubtful
                 await self._changes.withdraw(redaction, begun=begun)
             case Stop(reaction):
                 await self._changes.stop(reaction)

@@ -105,6 +105,14 @@ class Changes:
             traces = await insist(self._clock, lambda: self._matrix.traces(room_id, target))
             reply = list(dict.fromkeys((*reply, *traces)))
         await self._take_away(room_id, reply)
+        if running is not None and not reply:  # nothing told of it, whatever was being sent
+            await self._answer_rest(running)
+
+    async def _answer_rest(self, ended: Answering) -> None:
+        """Answer what is still asked of a prompt that was ended for one of its messages."""
+        rest = tuple(one for one in ended.rest if one.event_id not in self._gone)
+        if rest:
+            await self._answer(replace(ended.prompt, messages=rest))
 
     async def _take_away(self, room_id: RoomId, reply: Sequence[EventId]) -> None:
         """Redact the messages of a reply, each after its edits.

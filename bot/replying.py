@@ -105,9 +105,14 @@ class GrowingReply:
         return event_id in {*self.prompt.event_ids, *delivery.answered, *self.event_ids}
 
     @property
+    def under_way(self) -> bool:
+        """Tell whether what is asked may still change."""
+        return not (self._over or self.ended.is_set())
+
+    @property
     def unseen(self) -> bool:
-        """Tell whether nothing of it is visible, and what is asked may still change."""
-        return not (self.visible or self._over or self.ended.is_set())
+        """Tell whether it is under way, and nothing of it is visible."""
+        return self.under_way and not self.visible
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:

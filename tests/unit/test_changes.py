@@ -897,6 +897,40 @@ async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: Room) 
     assert len(room.matrix.sent) == 1
 
 
+async def test_of_two_messages_the_other_is_answered_where_nothing_was_sent_after_all(
+    room: Room,
+) -> None:
+    """One is redacted as the first message of the reply is refused, and tried again."""
+    room.clock = held = HeldClock()
+    async with room.run():
+        room.begins("Un. ")
+        room.matrix.failures = [RateLimited("429", 5.0)]
+        room.matrix.hear(message(), message("Et ?", event_id="$2"))
+        await room.until(lambda: bool(room.asked) and not room.matrix.failures)
+        room.says("Deux.")
+        room.matrix.hear(redaction(target="$2"))
+        await held.pass_time(10)
+        await room.until(lambda: room.done("$redaction"))
+
+    assert room.shown == ["Deux."]
+    assert room.asked == ["Bonjour\n\nEt ?", "Bonjour"]
+
+
+async def test_a_redaction_that_a_crash_interrupts_takes_an_unknown_reply_along(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.begin_to_answer()
+        room.store.replies.clear()
+    room.store.finished.add(EventId("$prompt"))
+
+    async with room.run():
+        room.matrix.hear(redaction(), missed=True)
+        await room.until(lambda: room.done("$redaction"))
+
+    assert room.shown == []
+
+
 async def test_a_part_that_the_ledger_does_not_know_goes_with_the_prompt(room: Room) -> None:
     """The process ended between the sending and the noting of it."""
     async with room.run():
