@@ -409,4 +409,4 @@ class Assistant:
             return False
         related = await insist(self._clock, lambda: self._matrix.replies(prompt))
         body = render(notice.text).body
-        return any(one.answers or one.body == body for one in related)
+        return any(one.final or one.body == body for one in related)

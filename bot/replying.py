@@ -22,6 +22,7 @@ from bot.texts import Texts
 
 log = structlog.get_logger()
 
+_WHOLE = {None, "stop", "eos_token", "stop_sequence"}  # the last two are TGI's
 _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
 
 
@@ -123,6 +124,9 @@ class GrowingReply:
         """
         try:
             await self._delivery.open(self._before)
+        except BaseException:
+            self._over = True  # nothing more can become a part of it
+            raise
         finally:
             self.found.set()
         self.visible = bool(self.event_ids) or self._before is Before.WHOLE
@@ -144,12 +148,13 @@ class GrowingReply:
         """Tell whether an earlier process knew the final version: nobody need be asked for it."""
         if self._ending is not None:
             return False
-        changed, settled = self._reworded, False
         with suppress(Silenced):
-            settled = await self._delivery.settled(changed=changed)
-            if self._reworded and not changed:  # while this was found out
-                settled = await self._delivery.settled(changed=True)
-        return settled
+            while True:
+                changed, prompt = self._reworded, self.prompt
+                settled = await self._delivery.settled(changed=changed)
+                if self._reworded == changed and self.prompt is prompt:
+                    return settled  # else something else is asked since
+        return False
 
     def speak(self, texts: Texts) -> None:
         """Say in these words what the bot itself has to say."""
@@ -269,10 +274,15 @@ class GrowingReply:
             log_bug(error)
             self._below.append(self._texts("bug"))
         else:
-            if reason in _REMARKS:
-                self._below.append(self._texts(_REMARKS[reason]))
-            elif not self._draft.text.strip():
-                self._below.append(self._texts("model empty"))
+            self._remark(reason)
+
+    def _remark(self, reason: str | None) -> None:
+        """Say below the text what a completion that has ended so lacks."""
+        if reason not in _WHOLE:  # a word that no specification has must not look whole
+            log.info("completion cut", finish_reason=reason)
+            self._below.append(self._texts(_REMARKS.get(reason or "", "model truncated")))
+        elif not self._draft.text.strip():
+            self._below.append(self._texts("model empty"))
 
     def _fall_back(self, to: Fallback) -> None:
         """Be another model's answer from here on, and say so in the end."""

@@ -265,6 +265,33 @@ async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leav
     assert room.replies == [SHORT, SHORT]
 
 
+async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room: Room) -> None:
+    room.says(SHORT)
+    room.breaking = Breaking(1, only="store.freeze", after=True)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    room.says("Le ciel et la mer.")
+    put, gate = room.matrix.put, asyncio.Event()
+    begun = asyncio.Event()
+
+    async def slow(*arguments: Any) -> EventId:  # noqa: ANN401  # the port's
+        begun.set()
+        await gate.wait()
+        return await put(*arguments)
+
+    room.matrix.put = slow  # type: ignore[assignment,method-assign]  # in place of a slow homeserver
+    async with room.run():
+        room.matrix.hear(missed=True)
+        await room.until(begun.is_set)
+        room.matrix.hear(message("Et la mer ?", event_id="$2"))
+        await room.until(lambda: "$2" in room.store.events)
+        gate.set()
+        await room.until(lambda: room.done("$prompt", "$2"))
+
+    assert "" not in room.replies
+    assert "Le ciel et la mer." in room.replies
+
+
 async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Room) -> None:
     async def begin() -> None:
         await room.until(lambda: bool(room.matrix.sent))

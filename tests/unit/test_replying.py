@@ -242,6 +242,14 @@ async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key:
     assert stage.shown == [f"Le ciel\n\n{TEXTS(key)}"]
 
 
+async def test_a_completion_that_ends_for_an_unknown_reason_is_not_shown_as_whole(
+    stage: Stage,
+) -> None:
+    await stage.stream(Delta("Bonjour."), Delta(finish_reason="abort"))
+
+    assert stage.shown == [f"Bonjour.\n\n{TEXTS('model truncated')}"]
+
+
 async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
     reply = stage.reply()
 
