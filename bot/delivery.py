@@ -223,14 +223,8 @@ class Delivery:
         """Say this in place of a reply, once, or beside the reply that is to stay."""
         nothing_stands = self.fresh and not self.event_ids
         stage, claim = ("first", 0) if nothing_stands else ("notice", self.claim)
-        frozen = Frozen(
-            part=IN_STEAD,
-            device_id=self._to.matrix.device_id,
-            transaction_id=self._transaction(stage, 0, claim),
-            replaces=None,
-            answers=self.prompt.event_ids,
-            wire=await self._wire(notice),
-        )
+        transaction = self._transaction(stage, 0, claim)
+        frozen = self._fix(IN_STEAD, transaction, None, await self._wire(notice))
         await self._to.store.freeze(self.prompt.event_id, [frozen])
         await self._say(frozen)
 
@@ -254,14 +248,13 @@ class Delivery:
     async def _final(self, number: int, reply: Reply) -> Frozen:
         replaces = self.event_ids[number] if number < len(self.event_ids) else None
         stage, claim = ("first", 0) if replaces is None else ("final", self.claim)
-        return Frozen(
-            part=number,
-            device_id=self._to.matrix.device_id,
-            transaction_id=self._transaction(stage, number, claim),
-            replaces=replaces,
-            answers=self.prompt.event_ids,
-            wire=await self._wire(reply if replaces is None else Edit(replaces, reply)),
-        )
+        transaction = self._transaction(stage, number, claim)
+        wire = await self._wire(reply if replaces is None else Edit(replaces, reply))
+        return self._fix(number, transaction, replaces, wire)
+
+    def _fix(self, part: int, transaction: str, replaces: EventId | None, wire: Wire) -> Frozen:
+        device_id, answers = self._to.matrix.device_id, self.prompt.event_ids
+        return Frozen(part, device_id, transaction, replaces, answers, wire)
 
     async def _bring(self, one: Frozen, reply: Reply | None) -> None:
         """Send a message of the final version, and see that the homeserver shows it.

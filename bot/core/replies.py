@@ -68,7 +68,7 @@ class Wire:
         return self == shown or (self.type, shown.type) == ("m.room.message", "m.room.encrypted")
 
 
-IN_STEAD = -1
+IN_STEAD = -1  # the part of a notice that is said instead of a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,7 @@ class Frozen:
     """A message of a final version: the same under the same id, until it is acknowledged.
 
     Attributes:
-        part: number of the reply's message, 0 for the first; IN_STEAD of a notice that is said
-            instead of one.
+        part: number of the reply's message, 0 for the first, or IN_STEAD.
         device_id: whose transaction id it is.
         replaces: of an edit, the event that it edits.
         answers: the messages of the prompt.

@@ -21,14 +21,14 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # nio tells of sessions that it makes
     directory = Path(mkdtemp(prefix="chaos-"))
-    print(f"seed {arguments.seed}, {directory}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"seed {arguments.seed}, {directory}", file=sys.stderr, flush=True)  # noqa: T201  # a command speaks
     report = asyncio.run(run(directory, arguments.kills, arguments.seed))
     lines = [*report.kills()] if arguments.verbose else []
-    print(*lines, *report.faults(), *report.figures(), report.conclusion, sep="\n")  # noqa: T201
+    print(*lines, *report.faults(), *report.figures(), report.conclusion, sep="\n")  # noqa: T201  # the report
     if report.fine:
         shutil.rmtree(directory)
         return 0
-    print(f"the logs are in {directory}", file=sys.stderr)  # noqa: T201
+    print(f"the logs are in {directory}", file=sys.stderr)  # noqa: T201  # where to look
     return 1
 
 

@@ -233,7 +233,7 @@ async def test_what_is_older_than_a_day_at_the_start_is_told_so_and_not_answered
         story.matrix.hear()
         await story.until(lambda: story.done("$prompt"))
 
-    assert all(isinstance(one.to, Prompt) for one in story.notices)
+    assert [type(one.to) for one in story.notices] == [Prompt]
     assert story.shown == [FR("expired", hours=24)]
 
 

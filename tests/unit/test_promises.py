@@ -80,7 +80,7 @@ KEY_NOTICES = {
 # Without the name, the promise is asked for there as well.
 EXCEPTED = frozenset(
     {
-        # The rest is of ledgers that come from a backup. A reply that was begun counts as given.
+        # All are of ledgers that come from a backup. A reply that was begun counts as given.
         "stub of a backup",
         # Messages with a reply each are heard again as one prompt.
         "joined of a backup",

@@ -4,7 +4,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typing_extensions import override
@@ -13,7 +13,7 @@ from bot.core.events import Delta, Event, EventId
 from bot.core.markdown import render
 from bot.core.replies import Edit, Wire
 from bot.core.split import split
-from bot.errors import ModelRefused
+from bot.errors import Forbidden, ModelRefused
 from bot.texts import speak
 from tests.fakes import Story
 from tests.make import message, redaction, revision
@@ -288,8 +288,50 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
         gate.set()
         await room.until(lambda: room.done("$prompt", "$2"))
 
-    assert "" not in room.replies
-    assert "Le ciel et la mer." in room.replies
+    assert room.replies == ["Le ciel et la mer."]
+    assert [turns[-1].content for turns in room.model.requests] == [
+        "Bonjour",
+        "Bonjour\n\nEt la mer ?",
+    ]
+
+
+async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_followed_by_a_notice(
+    room: Room,
+) -> None:
+    room.breaking = Breaking(1, only="store.sent", after=True)
+    room.model.script = (Delta("Un. "), asyncio.Event())
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    room.says("Deux.")
+    room.matrix.failures = [Forbidden("too large")]
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == ["Un.", TEXTS("bug")]
+
+
+async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:
+    asked, gate = list[object](), asyncio.Event()
+
+    async def refuse(prompt: object) -> NoReturn:
+        asked.append(prompt)
+        if len(asked) > 1:  # to see whether that was said before
+            await gate.wait()
+        raise Forbidden("not to be listed")
+
+    room.matrix.replies = refuse  # type: ignore[method-assign]  # in place of a room's
+    room.says("Deux.")
+    async with room.run():
+        room.matrix.hear(message(), missed=True)
+        await room.until(lambda: len(asked) > 1)
+        room.matrix.hear(message("Et la mer ?", event_id="$2"))
+        await room.until(lambda: "$2" in room.store.events)
+        gate.set()
+        await room.until(lambda: room.done("$prompt", "$2"))
+
+    assert room.store.joined == {}
+    assert "$2" in room.store.claims
 
 
 async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Room) -> None:
