@@ -1,8 +1,7 @@
 # What one types here; each target installs what it needs into .venv (and tests/stand/js-person).
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
-#   make test   every test                         make check   lint, types, import rules
-#   make coverage  every test, and what none of them has run; slower
+#   make test   every test, with coverage          make check   lint, types, import rules
 #   make chaos  the bot killed while it answers (KILLS=50 SEED=1), and what has become of it
 #   make bench  the measured figures               make lock    write requirements/*.txt anew
 
@@ -13,17 +12,14 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --python $(BIN)/python --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes
 
-.PHONY: demo test coverage check chaos bench lock clean
+.PHONY: demo test check chaos bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.dev $(VENV)/.model
 	@$(BIN)/python -m tests.stand.demo
 
 test: $(VENV)/.dev $(VENV)/.node
-	@$(BIN)/pytest $(ARGS)
-
-coverage: $(VENV)/.dev $(VENV)/.node
-	@$(BIN)/pytest --cov --cov-report=term
+	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -2,11 +2,12 @@
 
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 # A shared machine may be slow for a moment: that says nothing about the code under test.
@@ -38,6 +39,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("ASSISTANT_", "OPENAI_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Measure no coverage: the test would take several times as long, and others go that way."""
+    measuring = Coverage.current()
+    if measuring is not None:
+        measuring.stop()
+    yield
+    if measuring is not None:
+        measuring.start()
 
 
 @pytest.fixture(autouse=True)

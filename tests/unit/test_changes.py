@@ -965,6 +965,20 @@ async def test_a_message_that_an_answer_does_not_tell_of_leaves_it_alone(room: R
     assert room.shown == ["Deux."]
 
 
+async def test_a_notice_that_is_refused_as_the_room_closes_is_not_tried_again(room: Room) -> None:
+    room.clock = held = HeldClock()
+    async with room.run():
+        room.matrix.failures = [RateLimited("429", 5.0)]
+        room.matrix.hear(message(msgtype="m.image"))
+        await room.until(lambda: not room.matrix.failures)
+        room.matrix.hear(closed=[ROOM])
+        await room.until(room.matrix.batch_queue.empty)
+        await held.pass_time(10)
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.matrix.sent == []
+
+
 async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -> None:
     async with room.run():
         await room.ask(says="Un.")

@@ -697,6 +697,7 @@ async def test_a_message_that_became_unreadable_waits_for_its_key(story: LateSto
     assert story.shown == [FR("key missing"), "Bonjour."]
 
 
+@pytest.mark.usefixtures("untraced")
 async def test_a_flood_costs_no_task_and_one_notice(running: LateStory) -> None:
     await running.held.pass_time(0)
     tasks = len(asyncio.all_tasks())

@@ -744,7 +744,7 @@ def _small_parts_and_no_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.timeout(0 if EXAMPLES > OFTEN else 300)
-@pytest.mark.usefixtures("_small_parts_and_no_log")
+@pytest.mark.usefixtures("_small_parts_and_no_log", "untraced")
 def test_whatever_happens_every_promise_holds() -> None:
     """Of these steps every one must have been taken, and kills have hit something to lose."""
     profile = settings(
