@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.core.events import Conversation, EventId, Message, Prompt, RoomId
+from bot.core.events import MOST_MESSAGES, Conversation, EventId, Message, Prompt, RoomId
 from bot.delivery import Before, Replying
 from bot.health import Line
 from bot.lanes import Lanes, Ticket
@@ -116,6 +116,8 @@ class Answers:
             if before.prompt.sender != prompt.sender:
                 return None
         elif (before := self.of(prompt.room_id, joined_to)) is None:
+            return None
+        if len(before.prompt.messages) == MOST_MESSAGES:
             return None
         return before if before.join(prompt.messages[0]) else None
 

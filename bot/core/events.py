@@ -1,7 +1,7 @@
 """The values everything is said in: ids, what is heard from rooms, what goes to the model."""
 
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Final, Literal, NewType
 
 from bot.core.models import Fallback
 
@@ -186,12 +186,15 @@ class Conversation:
     thread_root: EventId | None
 
 
+MOST_MESSAGES: Final = 50  # of one prompt: each message of the reply names them all
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The messages of one person that one reply answers, and where that reply goes.
 
     Attributes:
-        messages: at least one, in order.
+        messages: at least one and at most MOST_MESSAGES, in order.
         thread_root: the thread that the reply goes to, None for the main timeline.
     """
 

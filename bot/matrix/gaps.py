@@ -11,7 +11,7 @@ from bot.core.events import UserId
 from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
 from bot.health import Health
 from bot.matrix.failures import call
-from bot.matrix.parse import mapping, parse_membership, text, timestamp
+from bot.matrix.parse import identifier, mapping, parse_membership, timestamp
 
 _PAGE = 100
 _DAY = 86_400.0  # seconds
@@ -136,4 +136,4 @@ def _at(event: object) -> int:
 
 
 def _id(event: object) -> str:
-    return text(mapping(getattr(event, "source", None)), "event_id")
+    return identifier(mapping(getattr(event, "source", None)), "event_id")

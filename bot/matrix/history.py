@@ -33,6 +33,7 @@ from bot.matrix.parse import (
     Heard,
     Json,
     Membership,
+    identifier,
     latest_edit,
     mapping,
     parse_event,
@@ -186,9 +187,9 @@ class Histories:
         pages = self._relations(room_id, event_id, RelationshipType.replacement)
         sources = [mapping(event.source) async for page in pages for event in page]
         return [
-            EventId(text(source, "event_id"))
+            EventId(identifier(source, "event_id"))
             for source in sources
-            if text(source, "sender") == self._me
+            if identifier(source, "sender") == self._me
         ]
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
@@ -229,10 +230,10 @@ class Histories:
         source = mapping(event.source)
         content = mapping(source.get("content"))
         relation = mapping(content.get("m.relates_to"))
-        quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
+        quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
         in_thread = text(relation, "rel_type") == "m.thread"  # whose root may be the prompt
-        ids = {quoted, "" if in_thread else text(relation, "event_id")}
-        if text(source, "sender") != self._me or ids.isdisjoint(prompt.event_ids):
+        ids = {quoted, "" if in_thread else identifier(relation, "event_id")}
+        if identifier(source, "sender") != self._me or ids.isdisjoint(prompt.event_ids):
             return None
         heard = await self._heard([event], prompt.room_id)
         if not heard or not isinstance(heard[0], Message):
@@ -255,7 +256,9 @@ class Histories:
                 for one in reversed(heard)
                 if isinstance(one, Message) and one.sender == self._me and event_id in one.answers
             ]
-            reached = any(text(mapping(one.source), "event_id") == event_id for one in page.chunk)
+            reached = any(
+                identifier(mapping(one.source), "event_id") == event_id for one in page.chunk
+            )
             start = page.end
             if reached or not start:
                 break
@@ -450,7 +453,7 @@ class Histories:
             if member is None or member.now not in there:
                 return arrival
             arrival = timestamp(source)
-            replaced = EventId(text(mapping(source.get("unsigned")), "replaces_state"))
+            replaced = EventId(identifier(mapping(source.get("unsigned")), "replaces_state"))
             if member.now == "invite" or member.before not in {"", *there} or not replaced:
                 return arrival
             try:

@@ -6,13 +6,14 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeGuard, cast
 from urllib.parse import unquote
 
 import nio
 import vodozemac
 
 from bot.core.events import (
+    MOST_MESSAGES,
     EventId,
     Message,
     Reaction,
@@ -28,7 +29,6 @@ MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
 
-_MOST_IDS = 50  # in one list of an event
 _LONGEST_ID = 255  # spec: appendices, identifiers
 _NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
 
@@ -112,6 +112,21 @@ def text(source: Json, key: str) -> str:
     return value if isinstance(value, str) and is_text(value) else ""
 
 
+def identifier(source: Json, key: str) -> str:
+    """Return the id under `key`, "" where there is none: whoever writes an event chooses some.
+
+    PostgreSQL takes no NUL, and no long value into an index.
+    """
+    value = text(source, key)
+    return value if _can_be_id(value) else ""
+
+
+def _can_be_id(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str) or len(value) > _LONGEST_ID or "\0" in value:
+        return False
+    return is_text(value)
+
+
 def is_text(value: str) -> bool:
     """Tell whether UTF-8 can hold the string: JSON can escape half a character."""
     try:
@@ -127,14 +142,14 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     Spec: room messages, sticker messages, threads, event replacements.
     """
     content, kind = mapping(source.get("content")), text(source, "type")
-    event_id, sender = text(source, "event_id"), text(source, "sender")
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     if kind not in {"m.room.message", "m.sticker"} or not (event_id and sender and content):
         return None
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
     relation = mapping(content.get("m.relates_to"))
-    target = text(relation, "event_id")
+    target = identifier(relation, "event_id")
     if text(relation, "rel_type") == "m.replace":
         new = mapping(content.get("m.new_content"))
         if not target or not isinstance(new.get("body"), str):
@@ -150,7 +165,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
             final=_is_final(new),
         )
     in_thread = text(relation, "rel_type") == "m.thread" and target
-    quoted = text(mapping(relation.get("m.in_reply_to")), "event_id")
+    quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
     falls_back = in_thread and relation.get("is_falling_back") is True
     return Message(
         event_id=EventId(event_id),
@@ -169,9 +184,9 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
 
 def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
     """Read one `m.reaction` (spec: event annotations)."""
-    event_id, sender = text(source, "event_id"), text(source, "sender")
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     relation = mapping(mapping(source.get("content")).get("m.relates_to"))
-    target, key = text(relation, "event_id"), text(relation, "key")
+    target, key = identifier(relation, "event_id"), text(relation, "key")
     annotates = text(relation, "rel_type") == "m.annotation"
     if not (event_id and sender and target and key and annotates):
         return None
@@ -182,8 +197,8 @@ def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
 
 def _parse_redaction(source: Json, room_id: RoomId) -> Redaction | None:
     """Read one `m.room.redaction`; `redacts` is in its content since room version 11."""
-    event_id, sender = text(source, "event_id"), text(source, "sender")
-    target = text(source, "redacts") or text(mapping(source.get("content")), "redacts")
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
+    target = identifier(source, "redacts") or identifier(mapping(source.get("content")), "redacts")
     if not (event_id and sender and target):
         return None
     return Redaction(EventId(event_id), room_id, UserId(sender), EventId(target))
@@ -196,28 +211,29 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
     outside the ciphertext), prompts at the most to a thread.
     """
     content = mapping(source.get("content"))
-    event_id, sender = text(source, "event_id"), text(source, "sender")
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     relation = mapping(content.get("m.relates_to"))
     kind = text(relation, "rel_type")
     if text(source, "type") != "m.room.encrypted" or not (event_id and sender):
         return None
     if kind not in {"", "m.thread"}:
         return None
-    root = text(relation, "event_id") if kind else ""
+    root = identifier(relation, "event_id") if kind else ""
+    session_id = identifier(content, "session_id")
     return Undecryptable(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
-        session_id=text(content, "session_id"),
+        session_id=session_id,
         timestamp=timestamp(source),
         thread_root=EventId(root) if root else None,
-        fingerprint=fingerprint(sender, text(content, "session_id"), text(content, "ciphertext")),
+        fingerprint=fingerprint(sender, session_id, text(content, "ciphertext")),
     )
 
 
 def parse_membership(source: Json) -> Membership | None:
     """Read one `m.room.member` state event."""
-    event_id, user_id = text(source, "event_id"), text(source, "state_key")
+    event_id, user_id = identifier(source, "event_id"), identifier(source, "state_key")
     now = text(mapping(source.get("content")), "membership")
     if text(source, "type") != "m.room.member" or not (event_id and user_id and now):
         return None
@@ -233,8 +249,8 @@ def timestamp(source: Json) -> int:
 
 def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
     """Read one `m.room.tombstone` (spec: room upgrades)."""
-    event_id, sender = text(source, "event_id"), text(source, "sender")
-    replacement = text(mapping(source.get("content")), "replacement_room")
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
+    replacement = identifier(mapping(source.get("content")), "replacement_room")
     if not (event_id and sender and replacement) or source.get("state_key") != "":
         return None
     return Upgraded(EventId(event_id), room_id, UserId(sender), RoomId(replacement))
@@ -285,10 +301,8 @@ def _is_final(content: Json) -> bool:
 
 def _ids(values: Iterable[object]) -> Iterator[str]:
     """Yield those that can be ids, not without end: they are kept."""
-    ids = (
-        one for one in values if isinstance(one, str) and len(one) <= _LONGEST_ID and is_text(one)
-    )
-    return itertools.islice(ids, _MOST_IDS)
+    ids = (one for one in values if _can_be_id(one))
+    return itertools.islice(ids, MOST_MESSAGES)
 
 
 def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:

@@ -30,6 +30,7 @@ from bot.matrix.history import Histories
 from bot.matrix.parse import (
     Json,
     Membership,
+    identifier,
     mapping,
     parse_event,
     parse_membership,
@@ -93,7 +94,7 @@ class Rooms:
         """
         create, levels = self._create.get(room_id, {}), self._levels.get(room_id)
         content = mapping(create.get("content"))
-        creators = [text(create, "sender") or None]
+        creators = [identifier(create, "sender") or None]
         eternal = text(content, "room_version") not in _NUMBERED_CREATORS
         if eternal:
             additional = content.get("additional_creators")
@@ -117,7 +118,7 @@ class Rooms:
     def predecessor(self, room_id: RoomId) -> RoomId | None:
         """Return the room that this one replaces (spec: m.room.create), None for none."""
         content = mapping(self._create.get(room_id, {}).get("content"))
-        return RoomId(text(mapping(content.get("predecessor")), "room_id")) or None
+        return RoomId(identifier(mapping(content.get("predecessor")), "room_id")) or None
 
     def remember(self, message: Message) -> None:
         """Remember who sent a message, and to whom, unless it has been redacted."""
@@ -192,8 +193,8 @@ class Rooms:
                 news.append(
                     KeyNews(
                         UserId(event.sender),
-                        RoomId(text(content, "room_id")),
-                        text(content, "session_id"),
+                        RoomId(identifier(content, "room_id")),
+                        identifier(content, "session_id"),
                         text(content, "code"),
                     )
                 )
@@ -342,5 +343,5 @@ class Rooms:
             self._create[room_id] = source
         elif kind == "m.room.power_levels":
             self._levels[room_id] = content
-        elif kind == "m.room.tombstone" and text(content, "replacement_room"):
+        elif kind == "m.room.tombstone" and identifier(content, "replacement_room"):
             self._replaced.add(room_id)

@@ -17,7 +17,7 @@ from bot.errors import HomeserverUnreachable, MatrixError
 from bot.matrix import wire
 from bot.matrix.crypto import BAD, Rotation, SafeOlm
 from bot.matrix.failures import call
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.parse import Json, identifier, mapping, text
 from bot.matrix.store import CryptoStore
 
 _LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
@@ -214,7 +214,7 @@ class SafeClient(nio.AsyncClient):
         except BAD as error:
             log.warning(
                 "state event skipped",
-                event_id=text(source, "event_id"),
+                event_id=identifier(source, "event_id"),
                 room_id=room.room_id,
                 reason=type(error).__name__,
             )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, EventId, UserId
+from bot.core.events import MOST_MESSAGES, Delta, EventId, UserId
 from bot.core.replies import Edit, Notice, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.texts import Language, speak
@@ -95,6 +95,15 @@ async def test_what_comes_together_is_asked_once(story: Story) -> None:
 
     assert asked(story) == ["Un\n\nDeux"]
     assert answered(story) == [("$1", "$2")]
+
+
+async def test_what_comes_in_a_row_without_end_is_not_one_prompt(story: Story) -> None:
+    ids = [f"${number}" for number in range(MOST_MESSAGES + 1)]
+    async with story.run():
+        story.matrix.hear(*(message(event_id=one) for one in ids))
+        await story.until(lambda: story.done(*ids))
+
+    assert answered(story) == [tuple(ids[:-1]), tuple(ids[-1:])]
 
 
 async def test_what_comes_once_something_is_visible_has_a_reply_of_its_own(story: Story) -> None:

@@ -578,3 +578,17 @@ def test_the_newest_edit_comes_with_its_event_where_the_homeserver_bundles_it(
     whole = source() | {"unsigned": {"m.relations": bundled}}
 
     assert (latest_edit(SimpleNamespace(source=whole)) is not None) is found
+
+
+@pytest.mark.parametrize("one", ["$a\0", "$" + "a" * 255, "\ud800"])
+def test_what_cannot_be_an_id_is_none(one: str) -> None:
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": one, "ciphertext": "x"}
+    thread = {"rel_type": "m.thread", "event_id": one}
+    waits = parse_undecryptable(
+        event("m.room.encrypted", content | {"m.relates_to": thread}), ROOM
+    )
+
+    assert waits is not None
+    assert (waits.session_id, waits.thread_root) == ("", None)
+    assert read(**{"m.relates_to": thread}).thread_root is None
+    assert hear(event("m.room.redaction", {"redacts": one}, redacts=one)) is None
