@@ -25,6 +25,7 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _BUSY_SECONDS: Final = 5  # how long a writer waits for another program's
 _CONNECT_SECONDS: Final = 10
+_COMMAND_SECONDS: Final = 30  # for one statement; a database that hangs says nothing
 _LONGEST_WAIT: Final = 5.0  # seconds between two tries of one transaction
 _LOCK: Final = int.from_bytes(hashlib.sha256(b"assistant-tchap").digest()[:8], signed=True)
 _GHOST_SECONDS: Final = 5.0  # until PostgreSQL has noticed that a killed process is gone
@@ -33,6 +34,16 @@ _PASSING: Final = frozenset({5, 6, 7, 8, 10, 13, 14, 15})
 # SQLSTATE classes: connection, transaction rollback, resources, operator intervention, system
 # error; and a server that is read-only for now.
 _PASSING_CLASSES: Final = ("08", "40", "53", "57", "58", "25006")
+
+# Of a connection. The server lets the lock of one go whose other end no longer answers (it looks
+# after two hours by default), and the assistant that takes it up waits no longer than that.
+_SETTINGS: Final = {
+    "timezone": "UTC",
+    "application_name": "assistant-tchap",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 
 _DISCONNECTED: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _FAILURES: Final = (SQLAlchemyError, asyncpg.PostgresError, *_DISCONNECTED)
@@ -69,9 +80,11 @@ class Database:
         """Use one database by its libpq URL; its one connection holds a lock on it."""
 
         async def connect() -> Any:  # noqa: ANN401  # the driver's own type
-            settings = {"timezone": "UTC", "application_name": "assistant-tchap"}
             connection = await asyncpg.connect(
-                url, timeout=_CONNECT_SECONDS, server_settings=settings
+                url,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_COMMAND_SECONDS,
+                server_settings=_SETTINGS,
             )
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 await connection.close()
@@ -81,7 +94,7 @@ class Database:
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=connect, pool_size=1, max_overflow=0
         )
-        return cls("the ledger", dict.fromkeys((True, False), engine), health)
+        return cls("the ledger on storage.database", dict.fromkeys((True, False), engine), health)
 
     @property
     def is_sqlite(self) -> bool:
@@ -158,7 +171,8 @@ class Database:
         self._health.ledger_failed()
         self._health.beat()  # the sync loop may wait for us, and lives
         log.error("ledger away", reason=_reason(error), retry_in=round(wait, 1))
-        await to_the_end(self.close())
+        async with self._turn:  # a connection that is in use would stay, and keep the lock
+            await to_the_end(self.close())
         await asyncio.sleep(wait)
 
     def _failure(self, error: Exception) -> StoreError:

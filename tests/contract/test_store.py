@@ -16,7 +16,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import text as sql
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from bot.core.events import (
     Batch,
@@ -691,11 +692,54 @@ class TestOnPostgresql:
         assert await store.unfinished() == [pending(), pending("$2"), pending("$3")]
         await store.close()
 
+    async def test_a_connection_that_breaks_beside_another_keeps_no_lock(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        store = await open_store(database)
+        broken = False
+
+        async def breaks(connection: AsyncConnection) -> None:
+            nonlocal broken
+            if not broken:
+                broken = True
+                await connection.execute(sql("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+        async def lasts(connection: AsyncConnection) -> None:
+            await connection.execute(sql("SELECT pg_sleep(0.5)"))
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(store._database.run("claim", breaks))
+            tasks.create_task(store._database.run("claim", lasts))
+            tasks.create_task(store._database.run("claim", lasts))
+
+        await store.close()
+        await (await open_store(database)).close()
+
+    async def test_a_database_that_hangs_is_noticed(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        monkeypatch.setattr("bot.storage.database._COMMAND_SECONDS", 0.3)
+        store = await open_store(database)
+        hung = False
+
+        async def hangs_once(connection: AsyncConnection) -> None:
+            nonlocal hung
+            if not hung:
+                hung = True
+                await connection.execute(sql("SELECT pg_sleep(60)"))
+
+        async with asyncio.timeout(20):
+            await store._database.run("claim", hangs_once)
+
+        await store.close()
+
     @pytest.mark.parametrize("url", ["postgresql://x@/nope?host={}", "postgresql://x@/x?host=/no"])
     async def test_a_database_that_cannot_be_used_is_said(
         self, postgres: Postgres, url: str
     ) -> None:
-        with pytest.raises(StoreError, match="the ledger: "):
+        with pytest.raises(StoreError, match=r"the ledger on storage\.database: "):
             await open_store(url.format(postgres.directory))
 
     async def test_the_migrations_make_the_tables_of_the_code(self, database: str) -> None:
