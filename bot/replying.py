@@ -15,7 +15,7 @@ from bot.core.models import Fallback
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
 from bot.delivery import Before, Delivery, Replying, Silenced
-from bot.errors import CompletionError, MatrixError
+from bot.errors import CompletionError, Forbidden, MatrixError
 from bot.insist import pause
 from bot.logs import log_bug
 from bot.texts import Texts
@@ -258,10 +258,10 @@ class GrowingReply:
 
     async def _take(self, deltas: AsyncGenerator[Delta, None]) -> None:
         """Take in the deltas until the completion ends or fails."""
-        reason = None
+        reason, usage = None, None
         try:
             async for delta in deltas:
-                self.usage = delta.usage or self.usage
+                usage = delta.usage or usage
                 if delta.fallback is not None:
                     self._fall_back(delta.fallback)
                 self._draft.add(delta.text, self._to.clock.monotonic())
@@ -275,6 +275,11 @@ class GrowingReply:
             self._below.append(self._texts("bug"))
         else:
             self._remark(reason)
+        finally:
+            if usage is not None:  # whatever becomes of it, it was spent
+                self.usage = usage
+                spent = usage.prompt_tokens, usage.completion_tokens
+                self._to.health.spent(self._model, *spent)
 
     def _remark(self, reason: str | None) -> None:
         """Say below the text what a completion that has ended so lacks."""
@@ -372,11 +377,24 @@ class GrowingReply:
             return
         final = dict(enumerate(self._final(text, added)))
         missing = {key: one for key, one in final.items() if self._standing.get(key) != one}
-        await delivery.send_final(missing)
+        try:
+            await delivery.send_final(missing)
+        except Forbidden as error:
+            await self._fall_short(error)
+            return
         for number, reply in missing.items():
             self._stand(number, reply)
         await delivery.verify(final.keys() - missing.keys())
         self._tell(text)
+
+    async def _fall_short(self, error: Forbidden) -> None:
+        """Mark what stands as incomplete, where the homeserver refuses the whole for good."""
+        if not self._standing:
+            raise error
+        log.error("final refused", reason=str(error))
+        number, last = max(self._standing.items())
+        added = (*self._below, self._texts("model truncated"))
+        await self._delivery.send_final({number: replace(last, added=added, final=True)})
 
     def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
         """Return the messages of the final version."""
@@ -400,8 +418,6 @@ class GrowingReply:
             tokens=usage.completion_tokens if usage else None,
         )
         health.replied(self._to.clock.monotonic() - self._begun_at, self._edits, events)
-        if usage:
-            health.spent(self._model, usage.prompt_tokens, usage.completion_tokens)
 
     def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
         above = self._above if number == 0 else ()

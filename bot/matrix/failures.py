@@ -72,4 +72,9 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
         return LoggedOut(message, soft=bool(response.soft_logout))
     if code == "ORG_MATRIX_EXPIRED_ACCOUNT":
         return AccountExpired(message)
-    return Forbidden(message) if code else NotMatrix(f"{message}: this is no Matrix answer")
+    too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE  # a proxy's word, and it stays so
+    return (
+        Forbidden(message)
+        if code or too_large
+        else NotMatrix(f"{message}: this is no Matrix answer")
+    )

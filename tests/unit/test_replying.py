@@ -312,6 +312,17 @@ async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -
         await asyncio.wait_for(stage.stream(Delta("Un. "), *[Delta("x")] * 50, never), 5)
 
 
+async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: Stage) -> None:
+    gate = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.stream(Delta("Un. "), gate, Delta("Deux."), END))
+        await stage.matrix.until(lambda: stage.shown == ["Un."])
+        stage.matrix.failures = [Forbidden("M_TOO_LARGE")]
+        gate.set()
+
+    assert stage.shown == [f"Un.\n\n{TEXTS('model truncated')}"]
+
+
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     stage: Stage,
 ) -> None:
