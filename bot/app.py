@@ -81,7 +81,8 @@ async def run(config: Config) -> None:
     if not work.done():
         work.cancel()
         await asyncio.wait([work], timeout=_LAST_SECONDS)
-    log.info("stopped", drained=work.done() and not work.cancelled())
+    drained = work.done() and not work.cancelled() and work.exception() is None
+    log.info("stopped", drained=drained)
     told.cancel()
     watch.cancel()
     if health.stalled:
@@ -124,19 +125,16 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(serve(health, config.health.host, config.health.port))
         key = config.storage.key.get_secret_value()
+        vault = Vault(_private(directory / "matrix"), key, config.storage.keep_keys_days)
+        matrix = NioMatrix(_account(config), vault, health)
+        parts.push_async_callback(matrix.close)
+        matrix.take()  # before anything is done to the ledger that another process may use
         database = config.storage.database
         place = database.get_secret_value() if database else directory / "ledger.db"
         store = await SqlStore.open(place, config.matrix.user_id, key, health)
         parts.push_async_callback(store.close)
         model = _model(config)
         parts.push_async_callback(model.close)
-        vault = Vault(
-            _private(directory / "matrix"),
-            key,
-            config.storage.keep_keys_days,
-        )
-        matrix = NioMatrix(_account(config), vault, health)
-        parts.push_async_callback(matrix.close)
         await matrix.open()
         await _check(model, config.model.catalogue())
         asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))

@@ -63,13 +63,18 @@ class Arrivals:
             left: what an earlier process did about it.
         """
         place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
-        match self._hearing.decide(event, left):
+        try:
+            intent = self._hearing.decide(event, left)
+        except Exception as error:  # noqa: BLE001  # a bug must cost one event
+            log_bug(error)
+            return
+        match intent:
             case Await(message):
                 self._late_keys.add(message)
-            case intent if isinstance(intent, Look) or place in self._looking:
+            case _ if isinstance(intent, Look) or place in self._looking:
                 turn = self._looking.setdefault(place, asyncio.Lock())
                 self._tasks.create_task(self._look(event, remarks, left, turn))
-            case intent:
+            case _:
                 self._start(event, intent, remarks, left)
 
     async def restore(self, left: Event | Pending | Awaited, patience: float) -> None:

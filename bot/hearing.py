@@ -74,17 +74,20 @@ class Hearing:
         until = asyncio.get_running_loop().time() + _PATIENCE_IN_LOOP
         for event in events:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
-            intent: Intent | Await | Look = self.decide(event)
-            if isinstance(intent, Look) and not away:
-                try:
+            intent: Intent | Await | Look
+            try:
+                intent = self.decide(event)
+                if isinstance(intent, Look) and not away:
                     async with asyncio.timeout_at(until):
                         intent = await self.resolve(event, within=0.0)
-                except (TimeoutError, MatrixError) as error:
-                    away = True
-                    log.warning("message not looked up", reason=str(error), **ids)
-                except Exception as error:  # noqa: BLE001  # a bug must cost one event
-                    log_bug(error)
-                    continue
+            except (TimeoutError, MatrixError) as error:
+                away = True
+                log.warning("message not looked up", reason=str(error), **ids)
+                asking.append(event)
+                continue
+            except Exception as error:  # noqa: BLE001  # a bug must cost one event
+                log_bug(error)
+                continue
             if isinstance(intent, Ignore):
                 log.debug("ignored", reason=intent.reason, **ids)
             else:

@@ -55,6 +55,8 @@ async def insist(
         except MatrixError as error:
             wait = pause(error, failures)
             if within is not None and clock.monotonic() + wait - begun > within:
+                if isinstance(error, LoggedOut):  # a soft one, which is no reason to end
+                    raise HomeserverUnreachable(str(error)) from error
                 raise
             log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1

@@ -61,6 +61,10 @@ class NioMatrix:
         """The device this process is logged in as."""
         return str(self._client.device_id)
 
+    def take(self) -> None:
+        """Take the device's directory for this process; see `Session.take` for what it raises."""
+        self._session.take()
+
     async def open(self) -> None:
         """Log in; see `Session.open` for what it raises."""
         await self._session.open()

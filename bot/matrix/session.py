@@ -112,7 +112,7 @@ class Session:
             StoreError: one half of the pair is missing, or it cannot be read or written.
             MatrixError: the homeserver does not answer, or has ended the device's login.
         """
-        self._lock()
+        self.take()
         try:
             await self._open(self._read())
         except HomeserverUnreachable as error:
@@ -173,8 +173,14 @@ class Session:
             os.close(self._locked)  # which frees the lock
             self._locked = None
 
-    def _lock(self) -> None:
-        """Take the directory for this process: two on one device break each other's sessions."""
+    def take(self) -> None:
+        """Take the directory for this process: two on one device break each other's sessions.
+
+        Raises:
+            StoreError: another process has it, or nothing can be written there.
+        """
+        if self._locked is not None:
+            return
         path = self._file.with_name("lock")
         try:
             self._locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
