@@ -28,11 +28,13 @@ VOLUME /var/lib/assistant-tchap
 STOPSIGNAL SIGTERM
 # In a container of its own no port is taken. Kubernetes asks /livez by itself (docs/operations.md).
 ENV ASSISTANT_HEALTH__PORT=9464
-# No urllib: it would ask an HTTP_PROXY of the environment.
+# Where it is turned off, nobody is asked. No urllib: it would ask an HTTP_PROXY of the environment.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-Ic", "\
 import http.client, os, sys; \
-port = int(os.environ['ASSISTANT_HEALTH__PORT']); \
-asked = http.client.HTTPConnection('127.0.0.1', port, timeout=4); \
+port = os.environ['ASSISTANT_HEALTH__PORT']; \
+port.isdigit() or sys.exit(0); \
+host = os.environ.get('ASSISTANT_HEALTH__HOST') or '127.0.0.1'; \
+asked = http.client.HTTPConnection(host, int(port), timeout=4); \
 asked.request('GET', '/livez'); \
 sys.exit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["assistant-tchap"]

@@ -30,6 +30,7 @@ _USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices
 _MODEL_KEY = re.compile(r"[a-z0-9][a-z0-9_]{0,29}")
 _SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
 _KEY_LENGTH = 32
+_PORTS = 1 << 16
 _HTTP_URL = TypeAdapter(HttpUrl)
 
 
@@ -68,8 +69,21 @@ def _long(secret: SecretStr) -> SecretStr:
 
 
 def _database(secret: SecretStr | None) -> SecretStr | None:
-    if secret and not secret.get_secret_value().startswith(("postgresql://", "postgres://")):
+    if secret is None:
+        return None
+    scheme, separator, rest = secret.get_secret_value().partition("://")
+    if not separator or scheme not in {"postgresql", "postgres"}:
         raise PydanticCustomError("database", "must be a URL that begins with postgresql://")
+    place, _, options = rest.partition("?")
+    before, _, after = place.partition("/")
+    hosts = before.rpartition("@")[2].split(",")  # of which libpq takes several
+    ports = [re.sub(r"\[.*]", "", host).partition(":")[2] or "1" for host in hosts]
+    cut = "@" in after or ("@" in options and "@" not in before)
+    if cut or "#" in before or "@" in before.rpartition("@")[0]:
+        expected = "characters of user and password such as @ : / ? # must be percent-encoded"
+        raise PydanticCustomError("database", expected)
+    if not all(port.isascii() and port.isdigit() and 0 < int(port) < _PORTS for port in ports):
+        raise PydanticCustomError("database", "its port must be a number from 1 to 65535")
     return secret
 
 
