@@ -394,7 +394,8 @@ class GrowingReply:
         log.error("final refused", reason=str(error))
         number, last = max(self._standing.items())
         added = (*self._below, self._texts("model truncated"))
-        await self._delivery.send_final({number: replace(last, added=added, final=True)})
+        short = replace(self._reply(number, last.part, added), final=True)
+        await self._delivery.send_final({number: short})
 
     def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
         """Return the messages of the final version."""

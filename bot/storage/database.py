@@ -35,8 +35,8 @@ _PASSING: Final = frozenset({5, 6, 7, 8, 10, 13, 14, 15})
 # error; and a server that is read-only for now.
 _PASSING_CLASSES: Final = ("08", "40", "53", "57", "58", "25006")
 
-# Of a connection. The server lets the lock of one go whose other end no longer answers (it looks
-# after two hours by default), and the assistant that takes it up waits no longer than that.
+# Of a connection: the server ends one, and frees its lock, a minute after its other end has
+# stopped answering; by default it first looks after two hours.
 _SETTINGS: Final = {
     "timezone": "UTC",
     "application_name": "assistant-tchap",

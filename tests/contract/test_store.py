@@ -38,6 +38,7 @@ from bot.errors import StoreError
 from bot.failpoints import Failpoints
 from bot.health import Health
 from bot.ports import Awaited, Choices, Claim, Exchange, Store
+from bot.storage.database import Work
 from bot.storage.store import SqlStore
 from bot.storage.tables import metadata
 from tests.fakes import FakeClock, FakeStore
@@ -114,6 +115,17 @@ def _write_older_ledger(path: Path, version: str) -> None:
                 ),
             )
     engine.dispose()
+
+
+def once(statement: str) -> Work[None]:
+    """Return work that executes the statement at the first try alone."""
+    left = [sql(statement)]
+
+    async def work(connection: AsyncConnection) -> None:
+        if left:
+            await connection.execute(left.pop())
+
+    return work
 
 
 async def open_store(place: Path | str, user_id: UserId = BOT, key: str = KEY) -> SqlStore:
@@ -697,13 +709,7 @@ class TestOnPostgresql:
     ) -> None:
         monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
         store = await open_store(database)
-        broken = False
-
-        async def breaks(connection: AsyncConnection) -> None:
-            nonlocal broken
-            if not broken:
-                broken = True
-                await connection.execute(sql("SELECT pg_terminate_backend(pg_backend_pid())"))
+        breaks = once("SELECT pg_terminate_backend(pg_backend_pid())")
 
         async def lasts(connection: AsyncConnection) -> None:
             await connection.execute(sql("SELECT pg_sleep(0.5)"))
@@ -722,16 +728,8 @@ class TestOnPostgresql:
         monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
         monkeypatch.setattr("bot.storage.database._COMMAND_SECONDS", 0.3)
         store = await open_store(database)
-        hung = False
-
-        async def hangs_once(connection: AsyncConnection) -> None:
-            nonlocal hung
-            if not hung:
-                hung = True
-                await connection.execute(sql("SELECT pg_sleep(60)"))
-
         async with asyncio.timeout(20):
-            await store._database.run("claim", hangs_once)
+            await store._database.run("claim", once("SELECT pg_sleep(60)"))
 
         await store.close()
 

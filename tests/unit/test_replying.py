@@ -323,6 +323,21 @@ async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: St
     assert stage.shown == [f"Un.\n\n{TEXTS('model truncated')}"]
 
 
+async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
+    gate, reply = asyncio.Event(), stage.reply()
+    reply.say(lambda: "Je cherche…")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.answer(reply, [gate, Delta("Un."), END]))
+        await settle()
+        stage.clock.time += 10.0
+        reply.say(lambda: "Je cherche…")
+        await stage.matrix.until(lambda: stage.shown == ["Je cherche…"])
+        stage.matrix.failures = [Forbidden("M_TOO_LARGE")]
+        gate.set()
+
+    assert stage.shown == [TEXTS("model truncated")]
+
+
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     stage: Stage,
 ) -> None:
