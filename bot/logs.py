@@ -1,6 +1,7 @@
 """Structured logs: short past-tense events with ids; the text of a message never."""
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -72,6 +73,34 @@ def _warn(_: object, kind: type[Warning], file: str, line: int, *_more: object) 
     structlog.get_logger().warning("library warned", kind=kind.__name__, file=file, line=line)
 
 
+class _Lines:
+    """Standard error, which may be a file on a full disk, or a pipe that nobody reads any more.
+
+    No answer depends on it: a line that it does not take is lost, and the next says so.
+    """
+
+    def __init__(self) -> None:
+        self._file = sys.stderr.fileno()
+        self._lost = 0
+
+    def msg(self, line: str) -> None:
+        """Write one line, which may hold newlines."""
+        lost, self._lost = self._lost, 0
+        data = f"{line}\n".encode(errors="backslashreplace")
+        if lost:
+            data = b"\n" + data  # a part of the last one may be there
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            self._lost = lost + 1
+            return
+        if lost:
+            structlog.get_logger().warning("log was cut", lines=lost)
+
+    debug = info = warning = error = critical = msg  # structlog calls it by the level's name
+
+
 def configure(level: str, form: Format) -> None:
     """Send the bot's log to standard error, from `level` ("debug"… "error") upwards.
 
@@ -84,6 +113,7 @@ def configure(level: str, form: Format) -> None:
         if form == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    lines = _Lines()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -92,7 +122,7 @@ def configure(level: str, form: Format) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     # All loggers meet here, whatever handlers, propagation or class a library gives to its own.

@@ -75,6 +75,27 @@ def test_a_bug_is_logged_by_its_kind_and_place_and_never_by_its_values() -> None
     assert SECRET not in str(line)
 
 
+async def test_a_line_that_cannot_be_written_costs_nothing_and_the_next_says_so() -> None:
+    lines = (
+        await printed("""
+            import os, resource, structlog, tempfile
+            log, pipe = structlog.get_logger(), os.dup(2)
+            log.info("before")
+            with tempfile.TemporaryFile() as full:
+                os.dup2(full.fileno(), 2)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (9, -1))
+                log.info("lost in part")
+                log.info("lost", half="\\ud800")
+                os.dup2(pipe, 2)
+            log.info("after", half="\\ud800")
+        """)
+    ).splitlines()
+
+    events = [json.loads(line)["event"] for line in lines if line]
+    assert events == ["before", "after", "log was cut"]
+    assert json.loads(lines[-1])["lines"] == 2
+
+
 def test_that_a_library_spoke_is_logged_and_not_what_it_said() -> None:
     record = logging.LogRecord("nio.events", logging.WARNING, "misc.py", 7, SECRET, None, None)
 
