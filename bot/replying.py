@@ -145,9 +145,12 @@ class GrowingReply:
             self._over = True
 
     async def settled(self) -> bool:
-        """Tell whether an earlier process knew the final version: nobody need be asked for it."""
+        """Tell whether nobody need be asked: an earlier process knew the final version.
+
+        Or nothing may be said any more.
+        """
         if self._ending is not None:
-            return False
+            return self._ending is Ending.SILENT
         with suppress(Silenced):
             while True:
                 changed, prompt = self._reworded, self.prompt
