@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
+from tests.stand.fork import ForkServer
 from tests.stand.js_person import JsPerson
 from tests.stand.meddler import Meddler
 from tests.stand.model import ScriptedModel
@@ -29,13 +30,24 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def launch() -> AsyncIterator[Launch]:
+    """Starts a bot without its imports, which take several times as long as all the rest."""
+    async with ForkServer() as server:
+        yield server.launch
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def bot(
-    synapse: Synapse, model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("assistant", "secret", displayname="Assistant IA")
     async with Bot(
         tmp_path_factory.mktemp("bot"),
         user_id,
+        launch,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={
             "base_url": model.url,
@@ -50,13 +62,17 @@ async def bot(
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def steady(
-    synapse: Synapse, model: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("steady", "secret", displayname="Assistant IA")
     other = {"name": "other", "label": "Autre modèle"}
     async with Bot(
         tmp_path_factory.mktemp("steady"),
         user_id,
+        launch,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted", "choices": {"autre": other}},
         reply={"edit_interval": 1, "drain_seconds": 1},
@@ -86,6 +102,7 @@ async def peculiar(
     synapse: Synapse,
     between: Meddler,
     model: ScriptedModel,
+    launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     """A bot with one answer at a time, little memory of direct messages, and no threads."""
@@ -93,6 +110,7 @@ async def peculiar(
     async with Bot(
         tmp_path_factory.mktemp("peculiar"),
         user_id,
+        launch,
         matrix={"homeserver": between.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
         conversation={"idle_minutes": IDLE_SECONDS / 60, "salon_replies": "inline"},
@@ -114,6 +132,11 @@ async def jason(synapse: Synapse) -> AsyncIterator[Person]:
     user_id = await synapse.register("jason", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as person:
         yield person
+
+
+@pytest.fixture(autouse=True)
+def _untraced(untraced: None) -> None:
+    """What is tried here runs in processes of its own."""
 
 
 @pytest.fixture

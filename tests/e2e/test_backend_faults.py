@@ -10,7 +10,7 @@ import pytest_asyncio
 from bot.core.events import EventId, RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
 from tests.stand.model import Answer, Exchange, ScriptedModel
 from tests.stand.nio_person import NioPerson
 from tests.stand.person import Person
@@ -25,16 +25,19 @@ LIMITED = Answer(mode="verbatim", status=429, body=DETAIL)
 REFUSED = Answer(mode="verbatim", status=403, body=b'{"detail": "Invalid API key."}')
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend() -> AsyncIterator[ScriptedModel]:
     """A backend of this file's own, which may go down."""
     async with ScriptedModel() as running:
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def bot(
-    synapse: Synapse, backend: ScriptedModel, tmp_path_factory: pytest.TempPathFactory
+    synapse: Synapse,
+    backend: ScriptedModel,
+    launch: Launch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("hardy", "secret", displayname="Assistant IA")
     other = {"name": "other", "label": "Modèle de secours"}
@@ -42,6 +45,7 @@ async def bot(
     async with Bot(
         tmp_path_factory.mktemp("hardy"),
         user_id,
+        launch,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model=model | {"choices": {"secours": other}, "fallback": "secours"},
         reply={"edit_interval": 1, "line_after": 1},
@@ -50,7 +54,7 @@ async def bot(
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lea(synapse: Synapse, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Person]:
     user_id = await synapse.register("lea", "secret")
     async with NioPerson(synapse.url, user_id, "secret", tmp_path_factory.mktemp("lea")) as person:

@@ -13,7 +13,7 @@ from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
 from bot.texts import Texts
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
 from tests.stand.meddler import Deed, Meddler
 from tests.stand.model import Answer, ScriptedModel
@@ -33,10 +33,13 @@ ONE_TIME_KEYS = 50
 WINDOW = 50  # events of a room's timeline that the bot asks for in one sync
 
 
-def make_bot(directory: Path, user_id: UserId, homeserver: str, model: ScriptedModel) -> Bot:
+def make_bot(
+    directory: Path, user_id: UserId, homeserver: str, model: ScriptedModel, launch: Launch
+) -> Bot:
     return Bot(
         directory,
         user_id,
+        launch,
         matrix={"homeserver": homeserver, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
         log={"level": "debug"},
@@ -55,11 +58,12 @@ async def patient(
     synapse: Synapse,
     meddler: Meddler,
     model: ScriptedModel,
+    launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("patient-assistant", "secret")
     directory = tmp_path_factory.mktemp("patient")
-    async with make_bot(directory, user_id, meddler.url, model) as running:
+    async with make_bot(directory, user_id, meddler.url, model, launch) as running:
         yield running
 
 
@@ -177,12 +181,12 @@ async def exhaust(person: Person, bot: Bot) -> tuple[int, str]:
 
 
 async def test_a_crash_before_the_answer_to_the_first_key_upload_leaves_a_device_to_talk_to(
-    synapse: Synapse, model: ScriptedModel, jason: Person, tmp_path: Path
+    synapse: Synapse, model: ScriptedModel, launch: Launch, jason: Person, tmp_path: Path
 ) -> None:
     user_id = await synapse.register("crashing-assistant", "secret")
     async with Meddler(synapse.url) as between:
         with between.rule(*UPLOAD, "withhold") as first:
-            bot = make_bot(tmp_path, user_id, between.url, model)
+            bot = make_bot(tmp_path, user_id, between.url, model, launch)
             async with bot:
                 await first.met()
                 await bot.kill()

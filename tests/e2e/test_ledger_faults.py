@@ -1,15 +1,17 @@
 """A ledger that fails for a while: hearing stops, the probe turns red, and nothing is lost."""
 
 import asyncio
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from bot.failpoints import VARIABLE
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
 from tests.stand.model import Answer, ScriptedModel
 from tests.stand.person import Person
 from tests.stand.postgres import Postgres, programs
@@ -31,7 +33,12 @@ def free_port() -> int:
 
 
 async def new_bot(
-    directory: Path, name: str, synapse: Synapse, model: ScriptedModel, **sections: object
+    directory: Path,
+    name: str,
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    **sections: object,
 ) -> tuple[Bot, int]:
     """Return a bot of its own that was not started, and the port of its probes."""
     user_id = await synapse.register(name, "secret", displayname="Assistant IA")
@@ -39,6 +46,7 @@ async def new_bot(
     bot = Bot(
         directory,
         user_id,
+        launch,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
         health={"port": port},
@@ -56,33 +64,66 @@ async def ready(port: int) -> tuple[int, list[str]]:
         return answer.status, (await answer.json()).get("failed", [])
 
 
-async def test_a_full_disk_is_waited_for(
-    nia: Person,
-    synapse: Synapse,
-    model: ScriptedModel,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@contextmanager
+def full_disk(bot: Bot) -> Iterator[None]:
+    """Let no file of the bot's take a byte within the block: ledger, crypto store, nor log."""
+    assert bot.pid
+    pid, kind = bot.pid, resource.RLIMIT_FSIZE
+    before = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (0, before[1]))
+    try:
+        yield
+    finally:
+        if bot.runs:
+            resource.prlimit(pid, kind, before)
+
+
+async def test_files_that_take_nothing_are_waited_for(
+    nia: Person, synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path
 ) -> None:
-    bot, port = await new_bot(tmp_path, "full", synapse, model)
+    gate = asyncio.Event()
+    model.when("un moulin plein", Answer(text=TALE, after=20, gate=gate))
+    bot, port = await new_bot(tmp_path, "crowded", synapse, model, launch)
+    async with bot:
+        room_id = await talk(nia, bot.user_id, encrypted=False)
+        prompt = await nia.write(room_id, "Contez un moulin plein")
+        told = await begun(nia, room_id, prompt)
+
+        async def red() -> bool:
+            return await ready(port) == (HTTPStatus.SERVICE_UNAVAILABLE, ["ledger"])
+
+        with full_disk(bot):
+            gate.set()
+            await until(red)
+            waiting = await nia.write(room_id, "Pendant ce temps")
+
+        assert (await reply(nia, room_id, prompt, TALE)).event_id == told.event_id
+        await begun(nia, room_id, waiting)
+        for one in (prompt, waiting):
+            assert len(replies_to(nia, room_id, one)) == 1
+        assert bot.said("log was cut") == 1
+        assert (await ready(port))[0] == HTTPStatus.OK
+
+
+async def test_a_crypto_store_that_takes_nothing_ends_the_process_and_loses_nothing(
+    nia: Person, synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path
+) -> None:
+    bot, _ = await new_bot(tmp_path, "sealed", synapse, model, launch)
     async with bot:
         room_id = await talk(nia, bot.user_id)
-        await bot.stop()
-        monkeypatch.setenv(VARIABLE, ",".join(f"sent.within:enospc@{n}" for n in (1, 2, 3)))
+        with full_disk(bot):
+            prompt = await nia.write(room_id, "Le coffre est plein")
+            await until(lambda: not bot.runs)
+        assert await bot.stop() == 1
         await bot.start()
 
-        prompt = await nia.write(room_id, "Le disque est plein")
-        await until(lambda: bot.said("ledger away") > 0)
-        assert await ready(port) == (HTTPStatus.SERVICE_UNAVAILABLE, ["ledger"])
-
-        await reply(nia, room_id, prompt, "You said: Le disque est plein.")
-        await until(lambda: bot.said("ledger back") > 0)
+        await reply(nia, room_id, prompt, "You said: Le coffre est plein.")
         assert len(replies_to(nia, room_id, prompt)) == 1
-        assert (await ready(port))[0] == HTTPStatus.OK
 
 
 @with_postgresql
 async def test_on_postgresql_a_restart_of_the_database_in_the_middle_loses_nothing(
-    nia: Person, synapse: Synapse, model: ScriptedModel, tmp_path: Path
+    nia: Person, synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path
 ) -> None:
     gate = asyncio.Event()
     model.when("un moulin", Answer(text=TALE, after=20, tokens_per_second=40, gate=gate))
@@ -92,7 +133,7 @@ async def test_on_postgresql_a_restart_of_the_database_in_the_middle_loses_nothi
             "key": "s" * 32,
             "database": postgres.url,
         }
-        bot, port = await new_bot(tmp_path, "miller", synapse, model, storage=storage)
+        bot, port = await new_bot(tmp_path, "miller", synapse, model, launch, storage=storage)
         async with bot:
             room_id = await talk(nia, bot.user_id)
             prompt = await nia.write(room_id, "Contez un moulin")

@@ -8,7 +8,7 @@ import pytest
 from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
 from tests.stand.model import Answer, ScriptedModel
 from tests.stand.nio_person import NioPerson
 from tests.stand.synapse import Synapse
@@ -21,7 +21,7 @@ TEXT = "The sky is blue. " + "So it goes on, word by word. " * 12 + "The end."
 
 @pytest.mark.timeout(300)
 async def test_eight_at_once_each_get_their_whole_reply(
-    tmp_path: Path, model: ScriptedModel
+    tmp_path: Path, model: ScriptedModel, launch: Launch
 ) -> None:
     model.when("slowly", Answer(text=TEXT, tokens_per_second=40))
     for name in ("synapse", "bot", "person"):
@@ -34,6 +34,7 @@ async def test_eight_at_once_each_get_their_whole_reply(
             Bot(
                 tmp_path / "bot",
                 assistant,
+                launch,
                 matrix=matrix,
                 model={"base_url": model.url, "name": "scripted"},
                 reply={"edit_interval": 4},

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -15,40 +16,45 @@ import pytest_asyncio
 
 from bot.core.events import EventId, RoomId
 from bot.failpoints import VARIABLE
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, Launch
 from tests.stand.meddler import Meddler
 from tests.stand.model import Answer, ScriptedModel
+from tests.stand.observations import JSON
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, replies_to, reply, request, talk, until
+from tests.stand.talk import TEXTS, begun, replies_to, reply, request, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TALE = "Il y avait un phare. " + "La mer le battait. " * 12 + "Il tient encore."
 LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests", "retry_after_ms": 300}
+TOO_LARGE = {"errcode": "M_TOO_LARGE", "error": "event too large"}
+PAGE = "<html><body><h1>413 Request Entity Too Large</h1></body></html>"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def meddler(synapse: Synapse) -> AsyncIterator[Meddler]:
     """What stands between this file's bot and the homeserver."""
     async with Meddler(synapse.url) as running:
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def robust(
     synapse: Synapse,
     meddler: Meddler,
     model: ScriptedModel,
+    launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("robust", "secret", displayname="Assistant IA")
     async with Bot(
         tmp_path_factory.mktemp("robust"),
         user_id,
+        launch,
         matrix={"homeserver": meddler.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
-        reply={"edit_interval": 1},
+        reply={"edit_interval": 1, "drain_seconds": 1},
         log={"level": "debug"},
     ) as running:
         yield running
@@ -70,12 +76,10 @@ def gate(model: ScriptedModel) -> asyncio.Event:
     return waits
 
 
-async def start_to_fail(bot: Bot, monkeypatch: pytest.MonkeyPatch, failpoint: str) -> None:
+async def start_to_fail(bot: Bot, failpoint: str) -> None:
     """Start the bot anew, so that it fails there."""
     await bot.stop()
-    monkeypatch.setenv(VARIABLE, failpoint)
-    await bot.start()
-    monkeypatch.delenv(VARIABLE)
+    await bot.start(**{VARIABLE: failpoint})
 
 
 async def start_after_the_end(bot: Bot) -> None:
@@ -112,11 +116,10 @@ async def test_the_same_message_goes_on_though_the_homeserver_has_forgotten_ever
     bot: Bot,
     synapse: Synapse,
     gate: asyncio.Event,
-    monkeypatch: pytest.MonkeyPatch,
     site: str,
 ) -> None:
     room_id = await talk(nia, bot.user_id)
-    await start_to_fail(bot, monkeypatch, f"{site}:kill")
+    await start_to_fail(bot, f"{site}:kill")
     prompt = await nia.write(room_id, f"Contez un phare, {site}")
     told = await begun(nia, room_id, prompt)
 
@@ -135,12 +138,11 @@ async def test_a_final_version_is_sent_as_it_was_and_nobody_is_asked_again(
     bot: Bot,
     model: ScriptedModel,
     gate: asyncio.Event,
-    monkeypatch: pytest.MonkeyPatch,
     site: str,
 ) -> None:
     words = f"Contez un phare, {site}"
     room_id = await talk(nia, bot.user_id)
-    await start_to_fail(bot, monkeypatch, f"{site}:kill")
+    await start_to_fail(bot, f"{site}:kill")
     prompt = await nia.write(room_id, words)
     await begun(nia, room_id, prompt)
     gate.set()
@@ -196,6 +198,26 @@ async def test_a_refused_sync_token_loses_nothing_and_repeats_nothing(
     await begun(nia, room_id, after)
 
 
+@pytest.mark.timeout(180)
+async def test_a_gap_of_fifteen_hundred_events_hides_no_prompt(
+    nia: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(nia, bot.user_id, encrypted=False)
+    await bot.stop()
+    first = await nia.write(room_id, "Avant la foule")
+    remark = {"msgtype": "m.notice", "body": "…"}
+    for _ in range(75):
+        sends = [nia.send_event(room_id, "m.room.message", remark) for _ in range(20)]
+        await asyncio.gather(*sends)
+    last = await nia.write(room_id, "Après la foule")
+    await bot.start()
+
+    for one in (first, last):
+        await begun(nia, room_id, one, within=60)
+        assert len(replies_to(nia, room_id, one)) == 1
+    assert asked(model, "Après la foule") == 1
+
+
 @pytest.mark.parametrize("which", ["first", "final"])
 async def test_a_send_whose_answer_is_lost_makes_one_event(
     nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event, which: str
@@ -217,6 +239,46 @@ async def test_a_send_whose_answer_is_lost_makes_one_event(
         assert told.event_id == (await reply(nia, room_id, prompt, TALE)).event_id
 
     await only_reply(nia, room_id, prompt, TALE)
+
+
+async def test_a_homeserver_that_is_killed_with_its_answer_on_the_way_has_one_event(
+    nia: Person, bot: Bot, synapse: Synapse, meddler: Meddler, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare foudroyé")
+    told = await begun(nia, room_id, prompt, lambda seen: len(seen.versions) > 1)
+
+    with meddler.rule("PUT", "/send/", "cut", times=1) as lost:
+        gate.set()
+        await lost.met()
+        await synapse.kill()
+    await synapse.start()
+
+    await only_reply(nia, room_id, prompt, TALE)
+    assert replies_to(nia, room_id, prompt)[0].event_id == told.event_id
+
+
+@pytest.mark.parametrize("body", [TOO_LARGE, PAGE], ids=["the homeserver", "a proxy"])
+async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_is_refused(
+    nia: Person, bot: Bot, model: ScriptedModel, meddler: Meddler, body: JSON | str
+) -> None:
+    gate, cut = asyncio.Event(), TALE.removesuffix(" encore.")
+    model.when("un long phare", Answer(text=TALE, after=len(cut.split()), gate=gate))
+    room_id = await talk(nia, bot.user_id)
+    asking = f"Contez un long phare à {'un serveur' if body is TOO_LARGE else 'un relais'}"
+    prompt = await nia.write(room_id, asking)
+    await begun(nia, room_id, prompt, lambda seen: seen.body == cut)
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    with meddler.rule("PUT", "/send/", "answer", times=1, status=status, body=body) as refused:
+        gate.set()
+        await refused.met()
+
+    await only_reply(nia, room_id, prompt, f"{cut}\n\n{TEXTS('model truncated')}")
+    await bot.restart()
+    after = await nia.write(room_id, "Et après ?")
+    await begun(nia, room_id, after)
+    assert asked(model, asking) == 1
 
 
 async def test_a_final_version_comes_whole_through_a_storm_of_429(
@@ -270,6 +332,41 @@ async def test_a_process_that_was_held_up_goes_on(
     await only_reply(nia, room_id, prompt, TALE)
     await begun(nia, room_id, later)
     assert asked(model, "un phare endormi") == 1
+
+
+async def test_a_reply_that_outlasts_the_stop_goes_on_in_its_message(
+    nia: Person, bot: Bot, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare interminable")
+    told = await begun(nia, room_id, prompt)
+
+    assert await bot.stop() == 0
+    await bot.start()
+    gate.set()
+
+    await only_reply(nia, room_id, prompt, TALE)
+    assert replies_to(nia, room_id, prompt)[0].event_id == told.event_id
+
+
+async def test_a_process_without_a_file_to_open_goes_on_when_it_may_again(
+    nia: Person, bot: Bot, gate: asyncio.Event
+) -> None:
+    room_id = await talk(nia, bot.user_id)
+    prompt = await nia.write(room_id, "Contez un phare à court")
+    await begun(nia, room_id, prompt)
+
+    assert bot.pid
+    before = resource.prlimit(bot.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(bot.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    retried = bot.said("asking again")
+    waiting = await nia.write(room_id, "Et moi ?")
+    gate.set()
+    await until(lambda: bot.said("asking again") > retried)
+    resource.prlimit(bot.pid, resource.RLIMIT_NOFILE, before)
+
+    await only_reply(nia, room_id, prompt, TALE)
+    await begun(nia, room_id, waiting)
 
 
 async def test_a_second_process_on_the_same_device_is_refused(bot: Bot) -> None:

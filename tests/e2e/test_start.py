@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bot.core.events import UserId
-from tests.stand.bot import Bot
+from tests.stand.bot import Bot, launch_cold
 from tests.stand.model import ScriptedModel
 from tests.stand.synapse import Synapse
 
@@ -139,7 +139,7 @@ async def test_a_model_that_does_not_answer_is_said_and_the_assistant_tells_peop
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
     given["model"]["base_url"] = "http://127.0.0.1:9/v1"
 
-    async with Bot(tmp_path, user_id, **given) as bot:
+    async with Bot(tmp_path, user_id, launch_cold, **given) as bot:
         lines = [json.loads(line) for line in bot.log.read_text().splitlines()]
 
     [said] = [line for line in lines if "check model.base_url" in line["event"]]
@@ -151,7 +151,7 @@ async def test_a_lost_crypto_store_stops_the_start_and_makes_no_new_device(
 ) -> None:
     user_id = await synapse.register("forgetful", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
-    async with Bot(tmp_path, user_id, **given):
+    async with Bot(tmp_path, user_id, launch_cold, **given):
         pass
     (tmp_path / "data" / "matrix" / "crypto.db").unlink()
 
@@ -206,7 +206,9 @@ async def test_the_probes_answer_while_the_login_waits(
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         given["matrix"]["homeserver"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        bot = Bot(tmp_path, UserId("@starter:stand.test"), **given, health={"port": port})
+        bot = Bot(
+            tmp_path, UserId("@starter:stand.test"), launch_cold, **given, health={"port": port}
+        )
         starting = asyncio.get_running_loop().create_task(bot.start())
         await probed(port, ["starting"])
         starting.cancel()
@@ -219,7 +221,7 @@ async def test_a_bot_that_has_synced_is_ready(
 ) -> None:
     user_id, port = await synapse.register("watched", "secret"), free_port()
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
-    async with Bot(tmp_path, user_id, **given, health={"port": port}):
+    async with Bot(tmp_path, user_id, launch_cold, **given, health={"port": port}):
         said = await probed(port, [])
 
     assert "process_resident_memory_bytes" in said

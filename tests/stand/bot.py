@@ -86,10 +86,16 @@ class Bot:
         launch: how its process is started; a fork server's `launch` is quicker.
     """
 
-    def __init__(self, directory: Path, user_id: UserId, **sections: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        user_id: UserId,
+        launch: Launch = launch_cold,
+        **sections: dict[str, Any],
+    ) -> None:
         """Write the configuration; `sections` are those of config.example.yaml."""
         self.user_id = user_id
-        self.launch: Launch = launch_cold
+        self.launch = launch
         self.directory = directory
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"

@@ -1080,7 +1080,7 @@ async def test_a_large_answer_is_parsed_while_the_loop_turns(client: SafeClient)
         nonlocal turns
         while not over.is_set():
             turns += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # without a pause it would keep the parser's thread waiting
 
     class Transport:
         status = 200
