@@ -19,7 +19,7 @@ demo: $(VENV)/.dev $(VENV)/.model
 	@$(BIN)/python -m tests.stand.demo
 
 test: $(VENV)/.dev $(VENV)/.node
-	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term)
+	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term -n logical --dist worksteal)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -18,11 +18,14 @@ _TESTS = Path(__file__).parent
 _MARKS = {"integration": "integration", "contract": "integration", "e2e": "e2e"}
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder; what may take long goes first, so that nobody waits for it."""
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         if folder in _MARKS:
             item.add_marker(_MARKS[folder])
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,13 +46,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def untraced() -> Iterator[None]:
-    """Measure no coverage: the test would take several times as long, and others go that way."""
-    measuring = Coverage.current()
-    if measuring is not None:
-        measuring.stop()
+    """Measure no coverage: the test would take several times as long, and others go that way.
+
+    In a worker of pytest-xdist two measure it, of which pytest-cov's `no_cover` stops one.
+    """
+    measuring: list[Coverage] = []
+    while (one := Coverage.current()) is not None:
+        one.stop()
+        measuring.append(one)
     yield
-    if measuring is not None:
-        measuring.start()
+    for one in reversed(measuring):
+        one.start()
 
 
 @pytest.fixture(autouse=True)

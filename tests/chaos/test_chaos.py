@@ -10,6 +10,7 @@ _KILLS, _SEED = 15, 1
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.timeout(240)
 async def test_each_prompt_has_its_one_answer_however_often_the_bot_is_killed(
     tmp_path: Path,
