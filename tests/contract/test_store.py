@@ -61,6 +61,7 @@ from tests.stand.postgres import Postgres, programs
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "k" * 32
+FULL = 2  # SQLite's number for it
 PROMPT = message()
 ASKED = prompt(PROMPT)
 TWO, THREE = message(event_id="$2"), message(event_id="$3")
@@ -643,6 +644,35 @@ class TestSqlStore:
         assert admitting.cancelled()
         assert await store.sync_token() is None
         await store.close()
+
+    async def test_a_power_cut_takes_nothing_that_is_durable(self, tmp_path: Path) -> None:
+        """As SQLite writes its WAL, a cut loses what came after the last sync, or a part of it."""
+        path, wal = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
+        store = await open_store(path)
+        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.claim(ASKED)
+        await store.freeze(PROMPT.event_id, [FROZEN])
+        synced, database = len(wal.read_bytes()), path.read_bytes()
+        await store.finish(PROMPT.event_id)
+        written = wal.read_bytes()
+        durable = store._database._engines[True]
+        async with durable.connect() as connection:
+            assert await connection.scalar(sql("PRAGMA synchronous")) == FULL
+        await store.close()
+        assert len(written) > synced
+
+        for length in range(synced, len(written), 1000):
+            after = tmp_path / f"cut at {length}"
+            after.mkdir()
+            (after / "ledger.db").write_bytes(database)
+            (after / "ledger.db-wal").write_bytes(written[:length] + b"?" * 500)
+
+            again = await open_store(after / "ledger.db")
+
+            assert await again.sync_token() == "s1"
+            assert await again.unfinished() == [BEGUN]
+            assert await again.claim(ASKED) == Claim(2, (), (FROZEN,))
+            await again.close()
 
     async def test_what_no_waiting_would_mend_is_an_error(self, tmp_path: Path) -> None:
         store = await open_store(tmp_path / "ledger.db")

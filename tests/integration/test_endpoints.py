@@ -240,14 +240,21 @@ async def test_the_image_asks_whether_the_bot_lives(
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", "")
     [command] = re.findall(r"(?m)^HEALTHCHECK .*CMD (\[.+\])$", dockerfile)
     _, *arguments = json.loads(command)
-    environment = os.environ | {"ASSISTANT_HEALTH__PORT": str(client.port)}
 
-    async def ask() -> int | None:
+    async def ask(**address: str) -> int | None:
+        given = {f"ASSISTANT_HEALTH__{name}": value for name, value in address.items()}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=tmp_path, env=environment
+            sys.executable,
+            *arguments,
+            cwd=tmp_path,
+            env=os.environ | {"ASSISTANT_HEALTH__PORT": str(client.port)} | given,
+            stderr=asyncio.subprocess.DEVNULL,
         )
         return await process.wait()
 
     assert await ask() == 0
+    assert await ask(HOST="localhost") == 0
+    assert await ask(HOST="127.0.0.2") == 1
+    assert await ask(PORT="null") == 0  # turned off
     clock.time += STALLED_SECONDS + 1
     assert await ask() == 1

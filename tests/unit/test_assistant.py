@@ -6,7 +6,7 @@ import pytest
 from bot.core.events import Delta, EventId, Joined, Left, RoomId, Turn, Upgraded
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.transcript import Said
-from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, StoreError
+from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
 from bot.ports import Store
 from bot.texts import speak
 from tests.fakes import HeldClock, Story
@@ -162,6 +162,28 @@ async def test_a_homeserver_that_is_away_is_waited_for(story: Story) -> None:
     assert len(story.clock.slept) == 2
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_is_set_in_the_middle_of_an_answer_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    clock, gate = HeldClock(), asyncio.Event()
+    story = Story(clock)
+    story.model.script = (Delta("Un. "), gate, Delta("Deux."), Delta(finish_reason="stop"))
+    async with story.run():
+        story.matrix.hear(message(event_id="$1"))
+        await clock.pass_time(5)
+        assert story.shown == ["Un."]
+        monkeypatch.setattr(clock, "now", lambda: MIDNIGHT + clock.time + hours * 3600)
+        gate.set()
+        await clock.pass_time(5)
+        await story.until(lambda: story.done("$1"))
+        story.matrix.hear(message(event_id="$2"))
+        await clock.pass_time(5)
+        await story.until(lambda: story.done("$2"))
+
+    assert list(story.matrix.standing().values()) == ["Un. Deux.", "Un. Deux."]
+
+
 @pytest.mark.parametrize("error", [LoggedOut("gone", soft=False)])
 async def test_a_login_that_is_over_ends_the_process(story: Story, error: LoggedOut) -> None:
     story.matrix.batch_queue.put_nowait(error)
@@ -216,7 +238,10 @@ async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story:
         await story.until(lambda: story.done("$prompt"))
 
 
-async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once() -> None:
+@pytest.mark.parametrize("failure", [HomeserverUnreachable("500"), LoggedOut("gone", soft=True)])
+async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once(
+    failure: MatrixError,
+) -> None:
     clock = HeldClock()
     story = Story(clock)
     story.model.script = (asyncio.Event(),)
@@ -225,7 +250,7 @@ async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once() 
         story.matrix.hear(*left)
         await story.until(lambda: bool(story.model.requests))
     story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
-    story.matrix.fetch_failure = HomeserverUnreachable("500")
+    story.matrix.fetch_failure = failure
 
     async with story.run():
         story.matrix.hear(message(event_id="$new"))

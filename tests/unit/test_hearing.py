@@ -1,12 +1,13 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from bot.core.events import Delta, Event, EventId, Message, Pending
 from bot.core.replies import Reply
-from bot.core.routing import Answer, Await, Ignore, Look, Policy, Withdraw
+from bot.core.routing import Answer, Await, Ignore, Look, Policy, Withdraw, decide
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from bot.hearing import Hearing
 from tests.fakes import FakeClock, FakeMatrix, HeldClock, Story
@@ -104,6 +105,24 @@ def test_only_what_was_not_begun_in_time_is_too_old(
     salon.clock.time += 3601
 
     assert isinstance(salon.hearing.decide(message(), left), Answer) == begun
+
+
+async def test_a_bug_in_a_decision_costs_one_event(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Event, *rest: Any) -> Any:  # noqa: ANN401  # as the function's
+        if event.event_id == "$1":
+            raise ZeroDivisionError("secret words")
+        return decide(event, *rest)
+
+    monkeypatch.setattr("bot.hearing.decide", fail)
+    with capture_logs() as lines:
+        async with story.run():
+            story.matrix.hear(follow_up("Un", "$1"), follow_up("Deux", "$2"))
+            await story.until(lambda: story.done("$2"))
+
+    assert [line["kind"] for line in lines if line["event"] == "bug"] == ["ZeroDivisionError"]
+    assert len(story.matrix.standing()) == 1
 
 
 async def test_what_asks_for_nothing_is_left_out_and_the_rest_stays_in_order(

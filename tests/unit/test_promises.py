@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -763,3 +764,17 @@ def test_whatever_happens_every_promise_holds() -> None:
     assert struck >= {"admit", "finish", "put"}
     assert happened["killed between"] > OFTEN // 3  # with something to lose
     assert happened.total() - happened["killed between"] > OFTEN // 10
+
+
+def test_the_table_of_faults_names_tests_that_are_there() -> None:
+    tests = Path(__file__).parents[1]
+    page = (tests.parent / "docs" / "reliability.md").read_text("utf-8")
+    _, table = page.split("| fault | tests |")
+    rows = [line for line in table.splitlines()[2:] if line.startswith("|")]
+
+    assert len(rows) >= 28
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)(?:::(?:\w+::)?(\w+))?`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}" in (tests / file).read_text("utf-8"), (file, test)

@@ -258,6 +258,16 @@ async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
     assert reply.usage == Usage(12, 3)
 
 
+async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Stage) -> None:
+    reply = stage.reply()
+
+    await stage.answer(reply, [Delta("Bon", usage=Usage(12, 3)), CompletionError("cut")])
+
+    assert reply.usage == Usage(12, 3)
+    spent = stage.to.health.registry.get_sample_value
+    assert spent("assistant_prompt_tokens_total", {"model": "small-model"}) == 12
+
+
 async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(stage: Stage) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
