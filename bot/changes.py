@@ -90,7 +90,10 @@ class Changes:
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
         for answering in self._answers.of_thread(room_id, target):
-            answering.reply.silence()
+            if answering.reply.visible and target not in answering.prompt.event_ids:
+                answering.reply.stop("thread gone")
+            else:
+                answering.reply.silence()
         running = await self._running(room_id, target)
         if running is not None:
             if await running.withdraw(target):

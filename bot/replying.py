@@ -67,6 +67,7 @@ class GrowingReply:
         self._keeps = False  # what stands, until something of a new one does
         self._model = ""
         self._ending: Ending | None = None
+        self._stopped = ""  # the key of the sentence that says why, where it was
         self._standing: dict[int, Reply] = {}  # what this process put into each part
         self._edits = 0
         self._refused = 0  # edits in a row
@@ -231,11 +232,15 @@ class GrowingReply:
         stale, self._stale = self._stale and self._ending is None, False
         return stale
 
-    def stop(self) -> bool:
-        """Keep what stands, and mark it; False where it is too late for that."""
+    def stop(self, why: str = "stopped") -> bool:
+        """Keep what stands, and mark it; False where it is too late for that.
+
+        Args:
+            why: the key of the sentence that marks it.
+        """
         if self._over or self._ending is not None:
             return False
-        self._ending = Ending.STOPPED
+        self._ending, self._stopped = Ending.STOPPED, why
         self._interrupt()
         return True
 
@@ -368,7 +373,7 @@ class GrowingReply:
             log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
             return
         text = self._draft.text
-        stopped = [self._texts("stopped")] if self._ending is Ending.STOPPED else []
+        stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
         if stopped and not text.strip():  # what stands stays, though it was to be replaced
             text = "".join(one.part.source for _, one in sorted(self._standing.items()))
         added = (*self._below, *stopped)

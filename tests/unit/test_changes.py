@@ -436,7 +436,9 @@ async def test_nothing_more_is_written_to_an_answer_that_was_redacted(
     assert not any(isinstance(sent, Edit) for _, sent in room.matrix.sent)
 
 
-async def test_a_thread_whose_root_is_redacted_gets_nothing_more(room: Room) -> None:
+async def test_what_stands_in_a_thread_whose_root_is_redacted_is_no_whole_answer(
+    room: Room,
+) -> None:
     async with room.run():
         room.begins("Un. ")
         room.matrix.hear(message(thread_root="$root"))
@@ -444,8 +446,18 @@ async def test_a_thread_whose_root_is_redacted_gets_nothing_more(room: Room) -> 
         await room.hear(redaction("$root", sender=COLLEAGUE))
         await room.until(lambda: room.done("$prompt"))
 
-    assert room.shown == ["Un."]
-    assert len(room.matrix.sent) == 1
+    assert room.shown == [f"Un.\n\n{TEXTS('thread gone')}"]
+
+
+async def test_a_thread_whose_root_is_redacted_gets_no_new_answer(room: Room) -> None:
+    room.begins("")
+    async with room.run():
+        room.matrix.hear(message(thread_root="$root"))
+        await room.until(lambda: bool(room.asked))
+        await room.hear(redaction("$root", sender=COLLEAGUE))
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.matrix.sent == []
 
 
 async def test_a_prompt_that_opens_a_thread_takes_its_own_answer_along_alone(room: Room) -> None:
@@ -461,7 +473,7 @@ async def test_a_prompt_that_opens_a_thread_takes_its_own_answer_along_alone(roo
         await room.until(lambda: room.done("$2"))
 
     assert room.matrix.redacted == [REPLY]
-    assert room.shown == ["Deux."]
+    assert room.shown == [f"Deux.\n\n{TEXTS('thread gone')}"]
 
 
 @pytest.mark.parametrize("noticed", [True, False])
