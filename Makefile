@@ -2,7 +2,8 @@
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
 #   make test   every test, with coverage          make check   lint, types, import rules
-#   make chaos  the bot killed while it answers (KILLS=50 SEED=1), and what has become of it
+#   make chaos  the bot killed while it answers, and what has become of it
+#               (KILLS=50 SEED=1; POSTGRESQL=1 keeps the ledger there)
 #   make bench  the measured figures               make lock    write requirements/*.txt anew
 
 PYTHON ?= python3
@@ -28,7 +29,8 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 chaos: $(VENV)/.dev
-	@$(BIN)/python -m tests.chaos --verbose $(KILLS:%=--kills %) $(SEED:%=--seed %)
+	@$(BIN)/python -m tests.chaos --verbose $(KILLS:%=--kills %) $(SEED:%=--seed %) \
+		$(POSTGRESQL:%=--postgresql)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench

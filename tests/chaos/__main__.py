@@ -17,12 +17,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000))
+    parser.add_argument("--postgresql", action="store_true", help="keep the ledger there")
     parser.add_argument("--verbose", action="store_true", help="a line for each kill")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # nio tells of sessions that it makes
     directory = Path(mkdtemp(prefix="chaos-"))
     print(f"seed {arguments.seed}, {directory}", file=sys.stderr, flush=True)  # noqa: T201  # a command speaks
-    report = asyncio.run(run(directory, arguments.kills, arguments.seed))
+    options = (arguments.kills, arguments.seed)
+    report = asyncio.run(run(directory, *options, postgresql=arguments.postgresql))
     lines = [*report.kills()] if arguments.verbose else []
     print(*lines, *report.faults(), *report.figures(), report.conclusion, sep="\n")  # noqa: T201  # the report
     if report.fine:

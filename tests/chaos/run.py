@@ -18,6 +18,7 @@ from tests.stand.bot import Bot
 from tests.stand.fork import ForkServer
 from tests.stand.meddler import Meddler
 from tests.stand.nio_person import NioPerson
+from tests.stand.postgres import Postgres
 from tests.stand.synapse import Synapse
 from tests.stand.talk import meet, talk
 
@@ -26,13 +27,20 @@ _STUCK = 60.0  # seconds after the last start
 _PASSWORD = "secret"
 
 
-async def run(directory: Path, kills: int, seed: int) -> Report:
-    """Kill the bot so often, and judge what it has answered; its log stays in the directory."""
+async def run(directory: Path, kills: int, seed: int, *, postgresql: bool = False) -> Report:
+    """Kill the bot so often, and judge what it has answered; its log stays in the directory.
+
+    Args:
+        directory: an empty one.
+        kills: how often.
+        seed: of all that happens by chance.
+        postgresql: the ledger is on a server of its own, in place of a file.
+    """
     with canaries.apart():  # a long run says much: no other bot is to be searched for it
         async with AsyncExitStack() as parts:
             stage = _Stage(directory, parts, seed)
             begun = time.monotonic()
-            await stage.set_up()
+            await stage.set_up(postgresql=postgresql)
             await stage.meet()
             ready = time.monotonic()
             await stage.play(kills)
@@ -56,8 +64,11 @@ class _Stage:
         self._lanes: list[Lane] = []
         self._observers: dict[RoomId, Observer] = {}
 
-    async def set_up(self) -> None:
+    async def set_up(self, *, postgresql: bool) -> None:
         """Start all parts."""
+        storage = {"directory": str(self._directory / "bot" / "data"), "key": "s" * 32}
+        if postgresql:
+            storage["database"] = (await self._enter(Postgres())).url
         self._synapse = await self._enter(Synapse(self._folder("synapse")))
         self._model = await self._enter(Storyteller())
         between = await self._enter(Meddler(self._synapse.url))
@@ -69,6 +80,7 @@ class _Stage:
             matrix={"homeserver": between.url, "user_id": me, "password": _PASSWORD},
             model={"base_url": self._model.url, "name": "scripted"},
             reply={"edit_interval": 1, "first_after": 0.3},
+            storage=storage,
             log={"level": "debug"},
         )
         self._end_with(self.bot.kill)
