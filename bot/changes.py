@@ -89,11 +89,7 @@ class Changes:
         self._gone[target] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
-        for answering in self._answers.of_thread(room_id, target):
-            if answering.reply.visible and target not in answering.prompt.event_ids:
-                answering.reply.stop("thread gone")
-            else:
-                answering.reply.silence()
+        self._end_thread(room_id, target)
         running = await self._running(room_id, target)
         if running is not None:
             if await running.withdraw(target):
@@ -110,6 +106,14 @@ class Changes:
         await self._take_away(room_id, reply)
         if running is not None and not reply:  # nothing told of it, whatever was being sent
             await self._answer_rest(running)
+
+    def _end_thread(self, room_id: RoomId, root: EventId) -> None:
+        """Begin nothing more under a root that is gone, and end what is being written."""
+        for answering in self._answers.of_thread(room_id, root):
+            if answering.reply.visible and root not in answering.prompt.event_ids:
+                answering.reply.stop("thread gone")
+            else:
+                answering.reply.silence()
 
     async def _answer_rest(self, ended: Answering) -> None:
         """Answer what is still asked of a prompt that was ended for one of its messages."""
