@@ -280,6 +280,7 @@ async def test_a_key_request_that_fails_is_made_again_and_the_reply_can_be_read(
 async def test_a_device_that_gets_only_the_fallback_key_is_answered_and_all_keys_are_renewed(
     synapse: Synapse, nia: Person, bot: Bot, meddler: Meddler
 ) -> None:
+    await talk(nia, bot)  # its first keys are uploaded
     await bot.stop()
     _, fallback = await exhaust(nia, bot)
     assert fallback
