@@ -37,7 +37,6 @@ async def test_eight_at_once_each_get_their_whole_reply(
                 launch,
                 matrix=matrix,
                 model={"base_url": model.url, "name": "scripted"},
-                reply={"edit_interval": 4},
             ) as bot,
             NioPerson(synapse.url, agent, "secret", tmp_path / "person") as person,
         ):
