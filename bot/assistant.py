@@ -199,14 +199,21 @@ class Assistant:
             answering = self._answers.begin(intent.prompt, remarks, before)
             work = self._answer(answering)
         else:
-            if isinstance(intent, Run):
-                self._answers.part(intent.prompt.conversation)
-            elif isinstance(intent, Stop):
-                self._answers.part_of(intent.reaction.room_id, intent.reaction.target)
-            work = self._perform(intent)
+            work = self._begin(intent)
         if left is not None:
             self._doubtful.add(event.event_id)
         tasks.create_task(self._handle(event, intent, work, answering))
+
+    def _begin(self, intent: Intent) -> Coroutine[None, None, None]:
+        """Do what cannot wait for a turn of the loop; return the rest."""
+        match intent:
+            case Run(prompt):
+                self._answers.part(prompt.conversation)
+            case Stop(reaction):
+                self._answers.part_of(reaction.room_id, reaction.target)
+            case Amend(revision) if again := self._changes.restart(revision):
+                return self._see_through(again)
+        return self._perform(intent)
 
     async def _handle(
         self,
@@ -314,6 +321,10 @@ class Assistant:
         """Answer what no event that is being dealt with asks for."""
         answering = self._answers.begin(prompt, before=before)
         await self._handle(prompt.messages[0], Answer(prompt), self._answer(answering), answering)
+
+    async def _see_through(self, answering: Answering) -> None:
+        """Leave what has changed it unfinished until the answer is."""
+        await answering.done.wait()
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""

@@ -59,19 +59,33 @@ class Changes:
         self._answer = answer
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
+    def restart(self, revision: Revision) -> Answering | None:
+        """Begin anew at once what is being answered, and return it; None where it is too late.
+
+        It may come to its end while one looks up what else the edit may be of.
+        """
+        running = self._answers.of(revision.room_id, revision.target)
+        if running is None or running.prompt.sender != revision.sender:
+            return None
+        asked = revision.target in running.prompt.event_ids
+        return running if asked and running.reply.restart() else None
+
     async def amend(self, revision: Revision) -> None:
-        """Answer what is asked now, in the same reply, if it is the last prompt."""
+        """Answer what is asked now, in the same reply, if it is the last prompt.
+
+        It lasts as long as that: what is begun anew may look whole to a process after a crash.
+        """
         prompt = await self._asked(revision.room_id, revision.target)
         if prompt is None or prompt.sender != revision.sender:
             return
         if revision.target not in prompt.event_ids:  # only their author edits replies
             return
         running = self._answers.of(revision.room_id, revision.target)
-        if running is not None and running.reply.restart():
-            return
         if running is not None:
+            restarted = running.reply.restart()
             await running.done.wait()
-            await self.amend(revision)  # the prompt may hold more by now
+            if not restarted:
+                await self.amend(revision)  # the prompt may hold more by now
             return
         if self._answers.waits(prompt.conversation):
             return

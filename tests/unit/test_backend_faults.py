@@ -106,7 +106,7 @@ async def test_who_edits_their_question_in_the_line_is_answered_as_it_is_now(
     async with demand.run():
         await demand.begin()
         demand.matrix.hear(revision("Bonsoir"))
-        await demand.until(lambda: demand.done("$edit"))
+        await demand.until(lambda: "$edit" in demand.store.events)
         await demand.open("$1", "$prompt")
 
     assert demand.asked == ["Un", "Un", "Bonsoir"]

@@ -105,13 +105,30 @@ async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> No
     async with room.run():
         room.matrix.hear(message("Ailleurs", event_id="$0", thread_root="$root"))
         await room.until(lambda: len(room.asked) == 1)
-        room.matrix.hear(message("Bonjour"))
-        await room.hear(revision("Bonsoir"))
+        room.matrix.hear(message("Bonjour"), revision("Bonsoir"))
+        await room.until(lambda: "$edit" in room.store.events)
         gate.set()
-        await room.until(lambda: room.done("$0", "$prompt"))
+        await room.until(lambda: room.done("$0", "$prompt", "$edit"))
 
     assert room.asked == ["Ailleurs", "Bonsoir"]
     assert room.shown == ["Bonjour."] * 2
+
+
+async def test_an_edit_that_a_crash_cut_off_is_answered_before_what_came_after(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.ask("Bonjour", says="Un.")
+        room.begins("")
+        room.matrix.hear(revision("Bonsoir"))
+        await room.until(lambda: len(room.asked) == 2)
+    room.says("Deux.")
+    room.matrix.hear(message("Et toi ?", event_id="$2"))
+    async with room.run():
+        await room.until(lambda: room.done("$prompt", "$edit", "$2"))
+
+    assert room.asked == ["Bonjour", "Bonsoir", "Bonsoir", "Et toi ?"]
+    assert room.shown == ["Deux."] * 2
 
 
 @pytest.mark.parametrize("again", ["Deux.", LONG])
