@@ -123,7 +123,8 @@ class Delivery:
         if self.event_ids and self.event_ids[0] not in {one.event_id for one in found}:
             self.silent = await self._shown(self.event_ids[0]) is None
             return
-        for number, one in enumerate(found[len(self.event_ids) :], len(self.event_ids)):
+        unknown = [one for one in found if one.event_id not in self.event_ids]
+        for number, one in enumerate(unknown, len(self.event_ids)):
             await self._to.store.sent(prompt.event_id, number, one.event_id)
             self.event_ids.append(one.event_id)
         if found:

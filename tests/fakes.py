@@ -448,6 +448,10 @@ class FakeStore:
         return Choices(here.model or room.model, here.language or room.language)
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
+        for key, parts in self.replies.items():
+            for number, known in parts.items():
+                if known == event_id and (key, number) != (prompt, part):
+                    raise StoreError("each event is one part of one reply")
         self.replies.setdefault(prompt, {})[part] = event_id
 
     async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None:
