@@ -194,7 +194,7 @@ class GrowingReply:
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> None:
         """Take in the deltas until the completion ends or fails, or nobody wants it any more."""
-        if self._stale or self._ending is not None:
+        if self._stale or self._over or self._ending is not None:
             return
         self._reading = asyncio.get_running_loop().create_task(self._take(deltas))
         try:
@@ -305,8 +305,14 @@ class GrowingReply:
     async def _write(self) -> None:
         """Show the newest text whenever it is due, and the whole at the end."""
         with suppress(Silenced):
-            while await self._due():
-                await self._show()
+            try:
+                while await self._due():
+                    await self._show()
+            except Forbidden as error:
+                self._over = True
+                self._interrupt()
+                await self._fall_short(error)
+                return
             if self._ending is not Ending.SILENT:
                 await self._finish()
 
@@ -396,10 +402,10 @@ class GrowingReply:
         self._tell(text)
 
     async def _fall_short(self, error: Forbidden) -> None:
-        """Mark what stands as incomplete, where the homeserver refuses the whole for good."""
+        """Mark what stands as incomplete, where the homeserver refuses more of it for good."""
         if not self._standing:
             raise error
-        log.error("final refused", reason=str(error))
+        log.error("reply refused", reason=str(error))
         number, last = max(self._standing.items())
         added = (*self._below, self._texts("model truncated"))
         short = replace(self._reply(number, last.part, added), final=True)

@@ -333,6 +333,21 @@ async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: St
     assert stage.shown == [f"Un.\n\n{TEXTS('model truncated')}"]
 
 
+async def test_an_edit_that_is_refused_for_good_ends_the_reply_with_what_stands(
+    stage: Stage,
+) -> None:
+    gate = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.stream(Delta("Un. "), gate, Delta("Deux. "), asyncio.Event()))
+        await stage.matrix.until(lambda: stage.shown == ["Un."])
+        stage.matrix.failures = [Forbidden("M_TOO_LARGE")]
+        stage.clock.time += 2.0
+        gate.set()
+
+    assert stage.shown == [f"Un.\n\n{TEXTS('model truncated')}"]
+    assert stage.notices == []
+
+
 async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
     gate, reply = asyncio.Event(), stage.reply()
     reply.say(lambda: "Je cherche…")
@@ -346,6 +361,23 @@ async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
         gate.set()
 
     assert stage.shown == [TEXTS("model truncated")]
+
+
+async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
+    """As a ledger from a backup may have made them, of which it knows the second."""
+    await stage.stream(Delta("Un."), END)
+    stage.store.replies.clear()
+    stage.store.frozen.clear()
+    stage.matrix.transactions.clear()
+    await stage.stream(Delta("Deux."), END)
+    assert stage.shown == ["Un.", "Deux."]
+    stage.store.replies[PROMPT.event_id] = {0: EventId("$sent1")}
+
+    reply = stage.reply(Before.BEGUN)
+    await stage.answer(reply, [Delta("Trois."), END], [Delta("Trois."), END])
+
+    assert reply.event_ids == ["$sent1", "$sent0"]
+    assert stage.store.replies[PROMPT.event_id] == {0: "$sent1", 1: "$sent0"}
 
 
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
