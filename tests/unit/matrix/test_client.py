@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from bot.core.events import EventId, Message, Undecryptable
+from bot.errors import HomeserverUnreachable
 from bot.matrix.client import NioMatrix
+from bot.matrix.failures import named
 from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
@@ -16,6 +21,7 @@ from tests.unit.matrix.test_history import Pages, said
 from tests.unit.matrix.test_rooms import DIRECT, hear, sync
 
 ONE = EventId("$one")
+REQUEST = aiohttp.RequestInfo(URL("http://x"), "GET", CIMultiDictProxy(CIMultiDict()))
 
 
 async def matrix(directory: Path, **events: dict[str, Any]) -> NioMatrix:
@@ -76,3 +82,18 @@ async def test_s8_only_a_salon_hides_anything(tmp_path: Path, *, direct: bool) -
 
     assert [one.body for one in found.said] == (["a", "now"] if direct else ["now"])
     assert (f"member {AGENT}" in client.asked) is not direct
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ClientResponseError(REQUEST, (), status=400, message="Bad status line: secret"),
+        aiohttp.ClientPayloadError("secret"),
+    ],
+)
+def test_what_is_no_http_is_not_quoted(error: Exception) -> None:
+    with pytest.raises(HomeserverUnreachable) as told, named():
+        raise error
+
+    assert "secret" not in str(told.value)
+    assert type(error).__name__ in str(told.value)
