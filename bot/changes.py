@@ -60,15 +60,20 @@ class Changes:
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
     def restart(self, revision: Revision) -> Answering | None:
-        """Begin anew at once what is being answered, and return it; None where it is too late.
+        """Begin anew at once what is being answered, and return it; None where that must wait.
 
         It may come to its end while one looks up what else the edit may be of.
         """
         running = self._answers.of(revision.room_id, revision.target)
         if running is None or running.prompt.sender != revision.sender:
             return None
-        asked = revision.target in running.prompt.event_ids
-        return running if asked and running.reply.restart() else None
+        begun = Pending(revision.target, revision.room_id, begun=True)
+        for one in running.prompt.messages:
+            now = replace(one, body=revision.body)
+            mine = one.event_id == revision.target
+            if mine and isinstance(self._hearing.decide(now, begun), Answer):
+                return running if running.reply.restart() else None
+        return None
 
     async def amend(self, revision: Revision) -> None:
         """Answer what is asked now, in the same reply, if it is the last prompt.

@@ -48,8 +48,7 @@ def named() -> Iterator[None]:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
         # What is no HTTP is quoted by aiohttp: it may be anybody's words.
         quotes = isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError)
-        reason = "" if quotes else str(plain)
-        reason = reason or type(error).__name__
+        reason = ("" if quotes else str(plain)) or type(error).__name__
         raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
     except (nio.GroupEncryptionError, nio.SendRetryError, nio.MembersSyncError) as error:
         # The room's key was let go again before the send could use it: its members have changed.

@@ -114,6 +114,17 @@ async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> No
     assert room.shown == ["Bonjour."] * 2
 
 
+async def test_an_edit_that_is_no_prompt_any_more_leaves_what_is_being_written(
+    room: Room,
+) -> None:
+    async with room.run():
+        await room.begin_to_answer()
+        await room.hear(revision("!apropos"))
+
+    assert room.asked == ["Bonjour"]
+    assert room.shown == ["Un."]
+
+
 async def test_an_edit_that_a_crash_cut_off_is_answered_before_what_came_after(
     room: Room,
 ) -> None:
