@@ -74,7 +74,8 @@ class Answering:
         rest = tuple(one for one in self.prompt.messages if one.event_id != event_id)
         if rest and self.reply.unseen and self._ask(replace(self.prompt, messages=rest)):
             return True
-        self.rest = rest if self.reply.under_way else ()
+        if not self.reply.ended.is_set():
+            self.rest = rest
         self.reply.silence()
         return False
 
@@ -190,9 +191,11 @@ class Answers:
         """Return the answers in a room, the last asked for first."""
         return [one for one in reversed(self._open) if one.prompt.room_id == room_id]
 
-    def waits(self, conversation: Conversation) -> bool:
-        """Tell whether anything is being answered or to be answered in the conversation."""
-        return self._last(conversation) is not None
+    def is_passed(self, prompt: Prompt) -> bool:
+        """Tell whether what was not said before it is being answered, or to be answered."""
+        said_at = prompt.messages[-1].timestamp
+        here = [one for one in self._open if one.prompt.conversation == prompt.conversation]
+        return any(one.prompt.messages[-1].timestamp >= said_at for one in here)
 
     def _last(self, conversation: Conversation) -> Answering | None:
         found = [one for one in self._open if one.prompt.conversation == conversation]

@@ -70,7 +70,7 @@ class Arrivals:
             return
         match intent:
             case Await(message):
-                self._late_keys.add(message)
+                self._late_keys.add(message, left)
             case _ if isinstance(intent, Look) or place in self._looking:
                 turn = self._looking.setdefault(place, asyncio.Lock())
                 self._tasks.create_task(self._look(event, remarks, left, turn))

@@ -23,6 +23,7 @@ from bot.core.events import (
     Event,
     EventId,
     Invite,
+    Message,
     Pending,
     Prompt,
     RoomId,
@@ -200,6 +201,8 @@ class Assistant:
             work = self._answer(answering)
         else:
             work = self._begin(intent)
+            if left is not None and left.begun and isinstance(event, Message):
+                work = self._instead(event, intent, work)
         if left is not None:
             self._doubtful.add(event.event_id)
         tasks.create_task(self._handle(event, intent, work, answering))
@@ -325,6 +328,26 @@ class Assistant:
     async def _see_through(self, answering: Answering) -> None:
         """Leave what has changed it unfinished until the answer is."""
         await answering.done.wait()
+
+    async def _instead(
+        self, message: Message, intent: Intent, work: Coroutine[None, None, None]
+    ) -> None:
+        """Do what a message asks for by now, and mark the reply that it had begun to get."""
+        root = message.thread_root
+        prompt = Prompt((message,), Conversation(message.room_id, root), root)
+        if isinstance(intent, Run | Explain):
+            prompt = intent.prompt
+        answering = self._answers.begin(prompt, before=Before.BEGUN)
+        answering.reply.abandon()
+        try:
+            await self._answer(answering)
+        except BaseException:
+            work.close()
+            raise
+        finally:
+            self._answers.finish(answering)
+        self._doubtful.discard(message.event_id)  # what is marked is no answer to it
+        await work
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""

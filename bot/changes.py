@@ -92,7 +92,7 @@ class Changes:
             if not restarted:
                 await self.amend(revision)  # the prompt may hold more by now
             return
-        if self._answers.waits(prompt.conversation):
+        if self._answers.is_passed(prompt):
             return
         if is_last(await self._said(prompt), prompt):
             await self._answer_again(await self._asked(prompt.room_id, prompt.event_id))
@@ -137,6 +137,7 @@ class Changes:
     async def _answer_rest(self, ended: Answering) -> None:
         """Answer what is still asked of a prompt that was ended for one of its messages."""
         rest = tuple(one for one in ended.rest if one.event_id not in self._gone)
+        ended.rest = ()  # another of its messages may be withdrawn at the same time
         if rest:
             await self._answer(replace(ended.prompt, messages=rest))
 
@@ -237,9 +238,10 @@ class Changes:
             if running is None:
                 await self._answer(prompt)
                 return
-            if running.reply.restart():
+            restarted = running.reply.restart()
+            await running.done.wait()  # a process that comes after a crash must know what for
+            if restarted:
                 return
-            await running.done.wait()
             prompt = await self._asked(prompt.room_id, prompt.event_id)
 
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:

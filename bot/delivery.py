@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 import structlog
 
@@ -72,6 +73,7 @@ class Delivery:
         events: how many were sent.
         silent: nothing more is sent.
         answered: the messages that what an earlier process has sent may tell of.
+        whole: an earlier process has sent all of it.
         worded: that has words of the model.
         left_out: messages that a reply of an earlier process does not answer; they are no part of
             the prompt any more.
@@ -82,13 +84,12 @@ class Delivery:
         self.event_ids: list[EventId] = []
         self.claimed: tuple[EventId, ...] = ()
         self.claim = 0
-        self.fresh = self.used = self.silent = self.worded = False
+        self.fresh = self.used = self.silent = self.whole = self.worded = False
         self.answered: tuple[EventId, ...] = ()
         self.events = 0
         self.left_out: tuple[Message, ...] = ()
         self._to = to
-        self._whole = False  # an earlier process has sent all of it
-        self._frozen: tuple[Frozen, ...] = ()  # and this is on its way
+        self._frozen: tuple[Frozen, ...] = ()  # what an earlier process has left on its way
         self._notices: list[EventId] = []  # what stands of the bot's beside the reply
         self._edits: dict[int, Wire] = {}  # the last of each part
 
@@ -118,17 +119,18 @@ class Delivery:
         self._notices = [one.event_id for one in related if not one.answers]
         found = [one for one in related if one.answers[:1] == (prompt.event_id,)]
         if not found and any(prompt.event_id in one.answers for one in related):
-            self._whole = True  # it is a part of another prompt, whose reply is seen to
+            self.whole = True  # it is a part of another prompt, whose reply is seen to
             return
         if self.event_ids and self.event_ids[0] not in {one.event_id for one in found}:
-            self.silent = await self._shown(self.event_ids[0]) is None
+            gone = await self._shown(self.event_ids[0]) is None
+            self.silent = self.silent or gone
             return
         unknown = [one for one in found if one.event_id not in self.event_ids]
         for number, one in enumerate(unknown, len(self.event_ids)):
             await self._to.store.sent(prompt.event_id, number, one.event_id)
             self.event_ids.append(one.event_id)
         if found:
-            self._whole = found[-1].final
+            self.whole = found[-1].final and found[0].claim == found[-1].claim
             self.worded = any(one.body.strip() for one in found)
             self.answered = found[-1].answers
             self._leave_out(found[-1].answers)
@@ -140,6 +142,18 @@ class Delivery:
         if kept and len(kept) < len(messages):
             self.left_out = tuple(one for one in messages if one.event_id not in answered)
             self.prompt = replace(self.prompt, messages=kept)
+
+    async def standing(self) -> list[Message]:
+        """Return what the room shows of the reply, part by part, as far as that is one text."""
+        matrix, room_id, found = self._to.matrix, self.prompt.room_id, list[Message]()
+        for event_id in self.event_ids:
+            one = await insist(self._to.clock, partial(matrix.fetch, room_id, event_id))
+            if not (isinstance(one, Message) and one.body.strip()):
+                break
+            if found and one.claim != found[0].claim:
+                break  # it stands there since an earlier text
+            found.append(one)
+        return found
 
     async def settled(self, *, changed: bool) -> bool:
         """Tell whether the final version is known, so that nobody need be asked for it.
@@ -154,8 +168,7 @@ class Delivery:
         if self._frozen:
             self._frozen = ()
             await self._to.store.freeze(self.prompt.event_id, ())
-        self._whole = self._whole and not changed
-        return self._whole
+        return self.whole and not changed
 
     async def _is_right(self) -> bool:
         """Tell whether what an earlier process has left to be sent is still right.
@@ -222,6 +235,8 @@ class Delivery:
 
     async def say_instead(self, notice: Notice) -> None:
         """Say this in place of a reply, once, or beside the reply that is to stay."""
+        if self.prompt.event_ids != self.claimed:
+            await self.take_up()
         nothing_stands = self.fresh and not self.event_ids
         stage, claim = ("first", 0) if nothing_stands else ("notice", self.claim)
         transaction = self._transaction(stage, 0, claim)

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from bot.core.events import Conversation, EventId, KeyNews, Message, Undecryptable, UserId
+from bot.core.events import (
+    Conversation,
+    EventId,
+    KeyNews,
+    Message,
+    Pending,
+    Undecryptable,
+    UserId,
+)
 from bot.core.replies import Notice, transaction_id
 from bot.errors import (
     AccountExpired,
@@ -56,11 +64,13 @@ class _Waiting:
 
     Attributes:
         heard: when, in monotonic seconds of this process.
+        left: an earlier process may have dealt with it.
         to_read: its turn to be read is coming.
     """
 
     awaited: Awaited
     heard: float
+    left: Pending | None
     to_read: bool = False
 
     @property
@@ -68,7 +78,7 @@ class _Waiting:
         return self.awaited.message
 
 
-Begin = Callable[[Message, tuple[str, ...]], None]
+Begin = Callable[[Message, tuple[str, ...], Pending | None], None]
 _Queue = asyncio.Queue[_Waiting]
 _Step = Callable[[_Waiting], Awaitable[None]]
 
@@ -94,7 +104,8 @@ class LateKeys:
 
         Args:
             begin: starts the usual way of a message that can be read now; the second argument
-                holds what the reply must say of its being late.
+                holds what the reply must say of its being late, the third tells whether an
+                earlier process may have dealt with it.
         """
 
         async def read(waiting: _Waiting) -> None:
@@ -116,15 +127,21 @@ class LateKeys:
             tasks.create_task(self._each(self._to_drop, _DROP_AFTER, drop, drop))
             tasks.create_task(self._repeat())
 
-    def add(self, message: Undecryptable) -> None:
-        """Wait for the key of a message just heard, or read it at once where that has come."""
-        waiting = self._begin_to_wait(Awaited(message, self._clock.now()))
+    def add(self, message: Undecryptable, left: Pending | None = None) -> None:
+        """Wait for the key of a message just heard, or read it at once where that has come.
+
+        Args:
+            message: what cannot be read.
+            left: it may have been dealt with before.
+        """
+        waiting = self._begin_to_wait(Awaited(message, self._clock.now()), left)
         if self._news.get(_key(message)) == _CAME:
             self._read_soon(waiting)
 
     def restore(self, awaited: Awaited) -> None:
         """Go on with a message of an earlier process; its key may have come as that one ended."""
-        self._read_soon(self._begin_to_wait(awaited))
+        left = Pending(awaited.message.event_id, awaited.message.room_id)
+        self._read_soon(self._begin_to_wait(awaited, left))
 
     def hear(self, news: Iterable[KeyNews]) -> None:
         """Take in which keys have come, and which will not."""
@@ -138,9 +155,9 @@ class LateKeys:
                 if (waiting.message.room_id, waiting.message.session_id) in come:
                     self._read_soon(waiting)
 
-    def _begin_to_wait(self, awaited: Awaited) -> _Waiting:
+    def _begin_to_wait(self, awaited: Awaited, left: Pending | None) -> _Waiting:
         age = max(self._clock.now() - awaited.heard_at, 0.0)
-        waiting = _Waiting(awaited, self._clock.monotonic() - age)
+        waiting = _Waiting(awaited, self._clock.monotonic() - age, left)
         self._waiting[awaited.message.event_id] = waiting
         self._to_notice.put_nowait(waiting)
         self._to_drop.put_nowait(waiting)
@@ -238,7 +255,8 @@ class LateKeys:
         age = self._age(waiting)
         log.info("late key came", after=round(age, 1))
         late = age > _LATE_AFTER
-        begin(event, ((await self._chosen(message))("key late"),) if late else ())
+        remarks = ((await self._chosen(message))("key late"),) if late else ()
+        begin(event, remarks, waiting.left)
 
     async def _is_due(self, waiting: _Waiting) -> bool:
         """Tell whether the person is to be told: once a day (UTC), where the bot is meant.

@@ -30,6 +30,7 @@ class Ending(Enum):
     """How a reply ends before the model is done."""
 
     STOPPED = "stopped"  # what stands is kept, and marked
+    ABANDONED = "abandoned"  # the same; where nothing stands, nothing is said
     SILENT = "silent"  # nothing more is sent: there is nobody or nothing to answer any more
 
 
@@ -107,14 +108,9 @@ class GrowingReply:
         return event_id in {*self.prompt.event_ids, *delivery.answered, *self.event_ids}
 
     @property
-    def under_way(self) -> bool:
-        """Tell whether what is asked may still change."""
-        return not (self._over or self.ended.is_set())
-
-    @property
     def unseen(self) -> bool:
-        """Tell whether it is under way, and nothing of it is visible."""
-        return self.under_way and not self.visible
+        """Tell whether what is asked may still change, and nothing of it is visible."""
+        return not (self._over or self.ended.is_set() or self.visible)
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
@@ -123,16 +119,17 @@ class GrowingReply:
         Raises:
             MatrixError: the homeserver refuses for good.
         """
+        delivery = self._delivery
         try:
-            await self._delivery.open(self._before)
+            await delivery.open(self._before)
         except BaseException:
             self._over = True  # nothing more can become a part of it
             raise
         finally:
             self.found.set()
         self.visible = bool(self.event_ids) or self._before is Before.WHOLE
-        self._keeps = self._before is Before.WHOLE and self._delivery.worded
-        if self._delivery.silent:
+        self._keeps = delivery.whole and delivery.worded
+        if delivery.silent:
             self.silence()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -244,6 +241,12 @@ class GrowingReply:
         self._interrupt()
         return True
 
+    def abandon(self) -> None:
+        """Mark what an earlier process has left in the room: nobody asks for it any more."""
+        if self._ending is None:
+            self._ending = Ending.ABANDONED
+            self._interrupt()
+
     def silence(self) -> None:
         """Send nothing more but what is on its way."""
         self._ending = Ending.SILENT
@@ -353,7 +356,7 @@ class GrowingReply:
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         reply = self._reply(len(full), growing)
         if not text:
-            reply = Reply(self._delivery.prompt, Part(""), self._model, above=(line,))
+            reply = replace(self._reply(0, Part("")), above=(line,))
         for number, part in enumerate(replies):
             await self._put(number, part, "final", claim)
         now = self._to.clock.monotonic
@@ -374,28 +377,35 @@ class GrowingReply:
 
     async def _finish(self) -> None:
         """Bring the reply to its final version."""
+        self.visible = True  # what is sent from here on may be taken, whatever is answered
         delivery = self._delivery
-        if await delivery.finish_settled(changed=self._reworded):
-            log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
-            return
-        text = self._draft.text
-        stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
-        if stopped and not text.strip():  # what stands stays, though it was to be replaced
-            text = "".join(one.part.source for _, one in sorted(self._standing.items()))
-        added = (*self._below, *stopped)
-        nothing_stands = delivery.fresh and not self.event_ids
-        keeps = self._keeps or (stopped and not self._standing and delivery.worded)
-        if not text.strip() and (keeps or nothing_stands):
-            notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
-            await delivery.say_instead(notice)
-            return
-        final = dict(enumerate(self._final(text, added)))
-        missing = {key: one for key, one in final.items() if self._standing.get(key) != one}
         try:
-            await delivery.send_final(missing)
+            if await delivery.finish_settled(changed=self._reworded):
+                log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
+            elif self._ending is Ending.ABANDONED:
+                await self._mark(self._texts("model truncated"))
+            else:
+                await self._complete()
         except Forbidden as error:
             await self._fall_short(error)
-            return
+
+    async def _complete(self) -> None:
+        delivery, text = self._delivery, self._draft.text
+        stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
+        if stopped and not text.strip():  # what stands stays, though it was to be replaced
+            text = "".join(one.part.source for one in self._one_text().values())
+        added = (*self._below, *stopped)
+        nothing_stands = delivery.fresh and not self.event_ids
+        if not text.strip():
+            if self._keeps or nothing_stands:
+                notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
+                await delivery.say_instead(notice)
+                return
+            if stopped and await self._mark(*added):
+                return
+        final = dict(enumerate(self._final(text, added)))
+        missing = {key: one for key, one in final.items() if not self._is_there(key, one)}
+        await delivery.send_final(missing)
         for number, reply in missing.items():
             self._stand(number, reply)
         await delivery.verify(final.keys() - missing.keys())
@@ -403,23 +413,57 @@ class GrowingReply:
 
     async def _fall_short(self, error: Forbidden) -> None:
         """Mark what stands as incomplete, where the homeserver refuses more of it for good."""
-        if not self._standing:
-            raise error
-        log.error("reply refused", reason=str(error))
-        number, last = max(self._standing.items())
+        log.warning("reply refused", reason=str(error))
         added = (*self._below, self._texts("model truncated"))
-        short = replace(self._reply(number, last.part, added), final=True)
-        await self._delivery.send_final({number: short})
+        if self._keeps or not await self._mark(*added):
+            raise error
+
+    async def _mark(self, *added: str) -> bool:
+        """End what stands with these lines, whoever has written it; False where nothing stands.
+
+        What an earlier process has written is taken from the room, where it is plain text.
+        """
+        prompt, standing = self._delivery.prompt, self._one_text()
+        if not any(one.part.source for one in standing.values()):
+            found = await self._delivery.standing()
+            if found and found[-1].final:
+                return True
+            parts = [Part(one.body, f"({key})\n\n") for key, one in enumerate(found, 1)]
+            parts[:1] = [Part(one.body) for one in found[:1]]
+            claim = found[0].claim if found else 0
+            standing = {
+                key: Reply(prompt, one, "", claim=claim) for key, one in enumerate(parts)
+            } or standing
+        if not standing:
+            return False
+        number, last = max(standing.items())
+        marked = [replace(self._reply(number, last.part, added), final=True)]
+        marked += [self._void()] * (len(self.event_ids) - number - 1)
+        await self._delivery.send_final(
+            {key: replace(one, claim=last.claim) for key, one in enumerate(marked, number)}
+        )
+        return True
+
+    def _one_text(self) -> dict[int, Reply]:
+        """Return what this process has put into the first parts: behind them may be older text."""
+        found = dict[int, Reply]()
+        for number, one in sorted(self._standing.items()):
+            if number != len(found) or one.claim != self._standing[0].claim:
+                break
+            found[number] = one
+        return found
 
     def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
         """Return the messages of the final version."""
         *full, last = split(text)
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         replies.append(replace(self._reply(len(full), last, added), final=True))
-        void = Reply(
-            self._delivery.prompt, Part(""), self._model, (self._texts("void"),), final=True
-        )
-        return replies + [void] * (len(self.event_ids) - len(replies))  # a longer text of before
+        behind = len(self.event_ids) - len(replies)  # of a longer text of before
+        return replies + [self._void()] * behind
+
+    def _void(self) -> Reply:
+        """Return what takes the place of a part that the text does not have any more."""
+        return replace(self._reply(-1, Part(""), (self._texts("void"),)), final=True)
 
     def _tell(self, text: str) -> None:
         """Tell the log and who watches how the reply went."""
@@ -436,7 +480,8 @@ class GrowingReply:
 
     def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
         above = self._above if number == 0 else ()
-        return Reply(self._delivery.prompt, part, self._model, added, above)
+        delivery = self._delivery
+        return Reply(delivery.prompt, part, self._model, added, above, delivery.claim)
 
     async def _put(self, number: int, reply: Reply, stage: str, claim: int) -> None:
         """Bring part `number` to `reply`: post it, edit it, or leave it where it is that already.
@@ -445,7 +490,7 @@ class GrowingReply:
         follow.
         """
         delivery = self._delivery
-        if self._standing.get(number) == reply:
+        if self._is_there(number, reply):
             return
         if number >= len(self.event_ids):
             self.visible = True
@@ -457,6 +502,10 @@ class GrowingReply:
             insisting = not stage.startswith("edit")
             await delivery.send(edit, stage, number, claim, insisting=insisting)
         self._stand(number, reply)
+
+    def _is_there(self, number: int, reply: Reply) -> bool:
+        stands = self._standing.get(number)
+        return stands is not None and (stands, stands.claim) == (reply, reply.claim)
 
     def _stand(self, number: int, reply: Reply) -> None:
         if reply.part.source and not any(one.part.source for one in self._standing.values()):

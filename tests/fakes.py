@@ -148,7 +148,7 @@ class FakeMatrix:
         found = None if event_id in self._gone() else self.messages.get(event_id)
         for edit in self._edits(event_id):
             if isinstance(found, Message) and edit.sender == found.sender:
-                found = replace(found, body=edit.body)
+                found = replace(found, body=edit.body, claim=edit.claim, final=edit.final)
         self.known[event_id] = found if isinstance(found, Message) else None
         return found
 
@@ -220,7 +220,7 @@ class FakeMatrix:
     @staticmethod
     def _own(event_id: EventId, reply: Reply) -> Own:
         ids, body = reply.prompt.event_ids, render(Part(reply.part.source)).body
-        return Own(event_id, ids, final=reply.final, body=body)
+        return Own(event_id, ids, reply.claim, final=reply.final, body=body)
 
     async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:  # noqa: ARG002  # the port
         return [
@@ -238,11 +238,17 @@ class FakeMatrix:
         room_id, at, ids = prompt.room_id, prompt.messages[-1].timestamp, prompt.event_ids
         if isinstance(outgoing, Edit):
             target = outgoing.event_id
-            edit = Revision(event_id, room_id, self.user_id, target, body, at, ids)
+            told = ids, reply.claim, reply.final
+            edit = Revision(event_id, room_id, self.user_id, target, body, at, *told)
             self.messages[event_id] = edit
         else:
             root, me = prompt.thread_root, self.user_id
-            own = Message(event_id, room_id, me, "m.text", body, at, root, answers=ids)
+            own = Message(
+                *(event_id, room_id, me, "m.text", body, at, root),
+                answers=ids,
+                claim=reply.claim,
+                final=reply.final,
+            )
             self.messages[event_id] = self.known[event_id] = own
 
     def _gone(self) -> set[EventId]:

@@ -282,14 +282,23 @@ class Homeserver(FakeMatrix):
     @override
     async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
         self._read()
-        found = self._seen(event_id)
+        found = self._seen(event_id) or self._notice(event_id)
         if isinstance(found, Message):
             edits = [one for one in self._edits(event_id) if one.sender == found.sender]
             if edits:
                 newest = max(edits, key=lambda one: (one.timestamp, one.event_id))
-                found = replace(found, body=newest.body)
+                claim, final = newest.claim, newest.final
+                found = replace(found, body=newest.body, claim=claim, final=final)
         self.known[event_id] = found if isinstance(found, Message) else None
         return found
+
+    def _notice(self, event_id: EventId) -> Message | None:
+        """Return one of the bot's notices, which no history has."""
+        one = None if event_id in self._gone() else self.own.get(event_id)
+        if one is None or not isinstance(one.outgoing, Notice):
+            return None
+        body = render(one.outgoing.text).body
+        return Message(event_id, one.room_id, BOT, "m.notice", body, one.at)
 
     @override
     async def history(self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]) -> History:
@@ -345,7 +354,7 @@ class Homeserver(FakeMatrix):
         match (self.stands(one.event_id) or one).outgoing:
             case Edit(_, reply) | (Reply() as reply):
                 ids, body = reply.prompt.event_ids, reply.part.source
-                return Own(one.event_id, ids, final=reply.final, body=body)
+                return Own(one.event_id, ids, reply.claim, final=reply.final, body=body)
             case Notice(text):
                 return Own(one.event_id, body=render(text).body)
 

@@ -65,6 +65,7 @@ class Message:
         mentions: who is mentioned (spec: m.mentions; a pill where the event has no such key).
         replies_to: the message that it replies to (`m.in_reply_to`), where that is no fallback.
         answers: of what an assistant has generated, the messages that it answers.
+        claim: of that, which parts are of one text: they have the same number.
         final: with it, the answer is whole.
     """
 
@@ -79,6 +80,7 @@ class Message:
     mentions: frozenset[UserId] = frozenset()
     replies_to: EventId | None = None
     answers: tuple[EventId, ...] = ()
+    claim: int = 0
     final: bool = False
 
 
@@ -113,6 +115,7 @@ class Revision:
     body: str
     timestamp: int
     answers: tuple[EventId, ...] = ()
+    claim: int = 0
     final: bool = False
 
 

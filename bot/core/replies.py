@@ -29,7 +29,8 @@ class Reply:
         model: the model's name, as the backend knows it.
         above: lines before the text; as those below it, they never enter a later context.
         added: lines below the text.
-        final: with it, the reply is whole. Two that differ in nothing else say the same.
+        claim: the number of the claim under which the text was made: parts of one have the same.
+        final: with it, the reply is whole. Two that differ in these alone say the same.
     """
 
     prompt: Prompt
@@ -37,6 +38,7 @@ class Reply:
     model: str
     added: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
+    claim: int = field(default=0, compare=False)
     final: bool = field(default=False, compare=False)
 
 
@@ -96,12 +98,14 @@ class Own:
 
     Attributes:
         answers: of a reply, the messages that it answers; of a notice, none.
+        claim: of a reply, which parts are of one text: they have the same number.
         final: of a reply, whether it is whole.
         body: what it says, without lines that the bot has added to a reply.
     """
 
     event_id: EventId
     answers: tuple[EventId, ...] = ()
+    claim: int = 0
     final: bool = False
     body: str = ""
 

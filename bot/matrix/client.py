@@ -19,6 +19,7 @@ from bot.core.events import (
     Message,
     Prompt,
     Redaction,
+    Revision,
     Room,
     RoomId,
     Upgraded,
@@ -123,8 +124,9 @@ class NioMatrix:
             return heard
         self._rooms.remember(heard)
         for edit in found[1:]:
-            if edit.sender == heard.sender:
-                heard = replace(heard, body=getattr(edit, "body", heard.body))
+            if isinstance(edit, Revision) and edit.sender == heard.sender:
+                told = edit if edit.answers else heard  # a person's edit tells of none
+                heard = replace(heard, body=edit.body, claim=told.claim, final=told.final)
         self._histories.reveal(heard)
         return heard
 

@@ -53,6 +53,8 @@ def _reply(reply: Reply) -> dict[str, Any]:
     marker: dict[str, Any] = {"model": reply.model, "prompt": reply.prompt.event_id}
     if joined := reply.prompt.event_ids[1:]:
         marker["joined"] = list(joined)
+    if reply.claim:
+        marker["claim"] = reply.claim
     if reply.final:
         marker["final"] = True
     return _text("m.text", rendered) | {MARKER: marker | {"added": added}}

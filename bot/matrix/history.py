@@ -240,7 +240,7 @@ class Histories:
             return None
         newest = heard[-1] if isinstance(heard[-1], Message | Revision) else heard[0]
         own, body = heard[0], newest.body if newest.answers else text(content, "body")
-        return Own(own.event_id, newest.answers, final=newest.final, body=body)
+        return Own(own.event_id, newest.answers, newest.claim, final=newest.final, body=body)
 
     async def traces(self, room_id: RoomId, event_id: EventId) -> list[EventId]:
         """Return the bot's messages that answer an event, oldest first, as far back as it stands.

@@ -162,6 +162,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
             body=_said(new, me),
             timestamp=timestamp(source),
             answers=_answers(new),
+            claim=_claim(new),
             final=_is_final(new),
         )
     in_thread = text(relation, "rel_type") == "m.thread" and target
@@ -178,6 +179,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         mentions=_mentions(content),
         replies_to=EventId(quoted) if quoted and not falls_back else None,
         answers=_answers(content),
+        claim=_claim(content),
         final=_is_final(content),
     )
 
@@ -292,6 +294,12 @@ def _answers(content: Json) -> tuple[EventId, ...]:
     joined = marker.get("joined")
     ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
     return tuple(map(EventId, _ids(ids)))
+
+
+def _claim(content: Json) -> int:
+    """Return the number that the parts of one generated text have in common, 0 for none."""
+    claim = mapping(content.get(MARKER)).get("claim")
+    return claim if type(claim) is int else 0
 
 
 def _is_final(content: Json) -> bool:

@@ -28,6 +28,7 @@ _CONNECT_SECONDS: Final = 10
 _COMMAND_SECONDS: Final = 30  # for one statement; a database that hangs says nothing
 _LONGEST_WAIT: Final = 5.0  # seconds between two tries of one transaction
 _LOCK: Final = int.from_bytes(hashlib.sha256(b"assistant-tchap").digest()[:8], signed=True)
+_LOST_SECONDS: Final = 90.0  # after which a ledger that another process has taken stays taken
 _GHOST_SECONDS: Final = 5.0  # until PostgreSQL has noticed that a killed process is gone
 # SQLITE_BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: another try may do.
 _PASSING: Final = frozenset({5, 6, 7, 8, 10, 13, 14, 15})
@@ -139,12 +140,13 @@ class Database:
         Raises:
             StoreError: what no other try would change.
         """
-        failures = 0
+        failures, begun = 0, asyncio.get_running_loop().time()
         while True:
             try:
                 result = await to_the_end(self._once(name, work, durable=durable))
             except (*_FAILURES, Taken) as error:
-                if not _passes(error):
+                lost = asyncio.get_running_loop().time() > begun + _LOST_SECONDS
+                if not _passes(error) or (lost and isinstance(error, Taken)):
                     raise self._failure(error) from None
                 await self._pause(error, failures)
                 failures += 1

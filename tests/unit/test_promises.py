@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -753,6 +753,10 @@ def test_whatever_happens_every_promise_holds() -> None:
         stateful_step_count=STEPS,
         derandomize=EXAMPLES == OFTEN,  # what a change breaks, and no other's luck
         print_blob=True,
+        # What is explained is traced line by line, and small is worth its while by hand alone.
+        phases=set(Phase)
+        - {Phase.explain}
+        - ({Phase.shrink} if EXAMPLES == OFTEN or os.environ.get("NOSHRINK") else set()),
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Promises, settings=profile)

@@ -295,7 +295,7 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
     ]
 
 
-async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_followed_by_a_notice(
+async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(
     room: Room,
 ) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
@@ -308,7 +308,7 @@ async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_followed_by_a_
     room.matrix.hear(missed=True)
     await room.live("$prompt")
 
-    assert room.replies == ["Un.", TEXTS("bug")]
+    assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
 
 
 async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:
