@@ -665,13 +665,15 @@ class Words:
             assert not self.source or any(one.text.startswith(self.source) for one in talks)
             assert self.source or self.added
             return
+        newest = talks[-1]
         while len(talks) > 1 and self.is_void(talks[-1], told):
             talks.pop()
         assert self.source == talks[-1].text  # R4
         cut = CUTS.get(talks[-1].ended or "")
         cuts = {cut} if self.source else {*CUTS.values()}  # it may have been tried again
         assert cut is None or any(TEXTS(one) in self.added for one in cuts if one)  # R5
-        self.check_asked(talks[-1])
+        if talks[-1] is newest:  # else somebody was told that no newer one came of it
+            self.check_asked(newest)
 
     def is_spared(self, asked: Asked) -> bool:
         """Tell whether it may say what it says, in its room or by the ledger that it is of."""
