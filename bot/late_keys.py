@@ -255,6 +255,11 @@ class LateKeys:
         age = self._age(waiting)
         log.info("late key came", after=round(age, 1))
         late = age > _LATE_AFTER
+        exchange = await self._store.exchange(message.room_id, message.event_id)
+        if exchange is not None and exchange.reply:
+            log.info("answered meanwhile")  # `!refaire` was quicker than the news of the key
+            await self._store.finish(message.event_id)
+            return
         remarks = ((await self._chosen(message))("key late"),) if late else ()
         begin(event, remarks, waiting.left)
 

@@ -16,7 +16,7 @@ from bot.core.split import split
 from bot.errors import Forbidden, ModelRefused
 from bot.texts import speak
 from tests.fakes import Story
-from tests.make import message, redaction, revision
+from tests.make import message, reaction, redaction, revision
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -309,6 +309,97 @@ async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(
     await room.live("$prompt")
 
     assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
+
+
+async def _begin_half(room: Room) -> None:
+    """Let a process end with half a reply in the room, and the model be silent from then on."""
+    room.breaking = Breaking(1, only="store.sent", after=True)
+    room.model.script = (Delta("Un. "), asyncio.Event())
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    assert room.replies == ["Un."]
+    room.model.script = (asyncio.Event(),)
+
+
+async def test_half_a_reply_is_marked_whose_prompt_has_become_a_command(room: Room) -> None:
+    await _begin_half(room)
+
+    room.matrix.hear(revision("!apropos"), missed=True)
+    await room.live("$prompt")
+
+    assert room.replies[0] == f"Un.\n\n{TEXTS('model truncated')}"
+    assert "1.2.3" in room.replies[1]
+    assert len(room.replies) == 2
+    assert len(room.model.requests) == 1
+
+
+async def test_half_a_reply_is_marked_whose_prompt_is_for_nobody_any_more(room: Room) -> None:
+    await _begin_half(room)
+    room.matrix.direct = False  # somebody else has come, and the bot is not mentioned
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
+    assert len(room.model.requests) == 1
+
+
+async def test_a_whole_reply_whose_prompt_is_for_nobody_any_more_gets_no_mark(room: Room) -> None:
+    room.breaking = Breaking(1, only="store.finish", after=False)
+    begun = asyncio.Event()
+    room.model.script = (Delta("Un. "), begun, Delta("Deux."), END)
+    room.matrix.hear(message())
+
+    async def begin() -> None:
+        await room.until(lambda: bool(room.matrix.sent))
+        begun.set()
+
+    await asyncio.gather(room.live("$prompt"), begin())
+    room.matrix.direct = False
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == ["Un. Deux."]
+
+
+async def test_what_nothing_was_shown_of_gets_no_mark(room: Room) -> None:
+    room.breaking = Breaking(1, only="store.claim", after=True)
+    room.matrix.hear(message())
+    await room.live("$prompt")
+    room.matrix.direct = False
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == []
+
+
+async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(room: Room) -> None:
+    await _begin_half(room)
+
+    room.matrix.hear(reaction("🛑", target="$prompt"), missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == [f"Un.\n\n{TEXTS('stopped')}"]
+
+
+async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> None:
+    parts = split(LONG)
+    assert len(parts) > 2
+    gate = asyncio.Event()
+    room.model.script = (Delta(LONG), gate)
+    room.matrix.hear(message())
+    async with room.run():
+        await room.until(lambda: len(room.replies) == len(parts))
+    room.model.script = (asyncio.Event(),)
+
+    room.matrix.hear(reaction("🛑", target="$prompt"), missed=True)
+    await room.live("$prompt")
+
+    *full, last = room.replies
+    assert full == [render(part).body for part in parts[:-1]]
+    assert last == f"{render(parts[-1]).body}\n\n{TEXTS('stopped')}"
 
 
 async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:
