@@ -51,7 +51,7 @@ class MatrixError(BotError):
 
 
 class HomeserverUnreachable(MatrixError):
-    """No connection, or a 5xx: worth another try."""
+    """No connection, a 5xx, or an account that is held up: worth another try."""
 
 
 class NotMatrix(HomeserverUnreachable):

@@ -423,26 +423,25 @@ class GrowingReply:
 
         What an earlier process has written is taken from the room, where it is plain text.
         """
-        prompt, standing = self._delivery.prompt, self._one_text()
-        if not any(one.part.source for one in standing.values()):
+        standing = list(self._one_text().values())
+        if not any(one.part.source for one in standing):
             found = await self._delivery.standing()
             if found and found[-1].final:
                 return True
-            parts = [Part(one.body, f"({key})\n\n") for key, one in enumerate(found, 1)]
-            parts[:1] = [Part(one.body) for one in found[:1]]
-            claim = found[0].claim if found else 0
-            standing = {
-                key: Reply(prompt, one, "", claim=claim) for key, one in enumerate(parts)
-            } or standing
+            standing = [self._found(key, one) for key, one in enumerate(found)] or standing
         if not standing:
             return False
-        number, last = max(standing.items())
+        number, last = len(standing) - 1, standing[-1]
         marked = [replace(self._reply(number, last.part, added), final=True)]
-        marked += [self._void()] * (len(self.event_ids) - number - 1)
+        marked += [self._void()] * (len(self.event_ids) - len(standing))
         await self._delivery.send_final(
             {key: replace(one, claim=last.claim) for key, one in enumerate(marked, number)}
         )
         return True
+
+    def _found(self, number: int, message: Message) -> Reply:
+        opening = f"({number + 1})\n\n" if number else ""
+        return replace(self._reply(number, Part(message.body, opening)), claim=message.claim)
 
     def _one_text(self) -> dict[int, Reply]:
         """Return what this process has put into the first parts: behind them may be older text."""

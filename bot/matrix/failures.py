@@ -22,6 +22,13 @@ from bot.errors import (
 Ok = TypeVar("Ok", bound=nio.Response)
 
 _DEFAULT_RETRY_AFTER = 5.0  # seconds, where a 429 does not say
+# What an administrator puts an end to, or a person who agrees to the terms of use.
+_HELD_UP = {
+    "M_CONSENT_NOT_GIVEN",
+    "M_RESOURCE_LIMIT_EXCEEDED",
+    "M_USER_LOCKED",
+    "M_USER_SUSPENDED",
+}
 
 
 async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
@@ -66,7 +73,7 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
     if status == HTTPStatus.TOO_MANY_REQUESTS or code == "M_LIMIT_EXCEEDED":
         wait = response.retry_after_ms
         return RateLimited(message, _DEFAULT_RETRY_AFTER if wait is None else wait / 1000)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _HELD_UP:
         return HomeserverUnreachable(message)
     if code == "M_MISSING_TOKEN":  # nio forgets the token at a soft logout
         return LoggedOut(message, soft=True)

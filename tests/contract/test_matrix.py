@@ -326,11 +326,14 @@ class TestMatrix:
         begun = [Own(first, ids, body="Deux"), Own(second, ids, body="Trois"), Own(third, ids)]
         assert await matrix.replies(asked) == [said, *begun]
 
-        whole = replace(reply(asked, "Trois."), final=True)
+        whole = replace(reply(asked, "Trois."), claim=2, final=True)
         await matrix.send(room_id, Edit(second, whole), f"{name}-4")
 
-        begun[1] = replace(begun[1], final=True, body="Trois.")
+        begun[1] = replace(begun[1], claim=2, final=True, body="Trois.")
         assert await matrix.replies(asked) == [said, *begun]
+        found = await matrix.fetch(room_id, second)
+        assert isinstance(found, Message)
+        assert (found.body, found.claim, found.final) == ("Trois.", 2, True)
         await matrix.redact(room_id, first, f"{name}-redact")
         assert await matrix.replies(asked) == [said, *begun[1:]]
 

@@ -714,6 +714,22 @@ class TestOnPostgresql:
         await store.close()
         await (await open_store(database)).close()
 
+    async def test_a_ledger_that_another_process_has_taken_is_given_up(
+        self, postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        monkeypatch.setattr("bot.storage.database._LOST_SECONDS", 0.5)
+        store = await open_store(database)
+        await postgres.terminate_connections()
+        other = await open_store(database)
+
+        with pytest.raises(StoreError, match="another assistant runs on this database"):
+            await store.sync_token()
+
+        assert await other.sync_token() is None
+        await store.close()
+        await other.close()
+
     async def test_a_broken_connection_and_a_restart_lose_nothing(
         self, postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

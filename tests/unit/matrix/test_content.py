@@ -85,6 +85,12 @@ def test_a_notice_names_what_it_answers() -> None:
     assert "m.relates_to" not in build(Notice("Bonjour."))
 
 
+def test_a_reply_names_the_claim_that_its_text_is_of() -> None:
+    content = build(Reply(PROMPT, Part("Oui."), "small", claim=3), PROMPT.event_id)
+
+    assert content[MARKER]["claim"] == 3
+
+
 def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> None:
     asked = prompt(message(event_id="$1"), message(event_id="$2"), message(event_id="$3"))
     reply = Reply(asked, Part("Oui."), "small")

@@ -432,6 +432,13 @@ def test_what_an_assistant_generated_tells_what_it_answers(
     assert revision.answers == answers
 
 
+@pytest.mark.parametrize(("claim", "number"), [(3, 3), (True, 0), ("3", 0), (None, 0), (1.5, 0)])
+def test_what_an_assistant_generated_tells_which_parts_are_of_one_text(
+    claim: object, number: int
+) -> None:
+    assert read(**{MARKER: {"claim": claim}}).claim == number
+
+
 # Other events.
 
 
