@@ -59,7 +59,7 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     assert answer.content["msgtype"] == "m.text"
     assert answer.content["formatted_body"] == render(SKY).formatted_body
     assert answer.content["m.mentions"] == {}
-    expected = {"model": "scripted", "prompt": prompt, "added": [], "final": True}
+    expected = {"model": "scripted", "prompt": prompt, "added": [], "claim": 1, "final": True}
     assert answer.content[MARKER] == expected
     first = answer.versions[0].content
     assert first["m.relates_to"] == {"rel_type": "m.reference", "event_id": prompt}

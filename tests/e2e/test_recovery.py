@@ -77,7 +77,8 @@ def gate(model: ScriptedModel) -> asyncio.Event:
 
 
 async def start_to_fail(bot: Bot, failpoint: str) -> None:
-    """Start the bot anew, so that it fails there."""
+    """Start the bot anew, so that it fails there at what comes next."""
+    await until(lambda: not unfinished(bot))
     await bot.stop()
     await bot.start(**{VARIABLE: failpoint})
 
@@ -101,6 +102,13 @@ def asked(model: ScriptedModel, words: str) -> int:
 
 def ledger(bot: Bot) -> Path:
     return bot.directory / "data" / "ledger.db"
+
+
+def unfinished(bot: Bot) -> int:
+    """Return how many events the bot has still to deal with."""
+    with closing(sqlite3.connect(ledger(bot), timeout=20)) as connection:
+        rows = connection.execute("SELECT count(*) FROM inbox WHERE finished_at IS NULL")
+        return int(rows.fetchone()[0])
 
 
 def forget_transactions(synapse: Synapse) -> None:
