@@ -148,8 +148,8 @@ class Delivery:
         matrix, room_id, found = self._to.matrix, self.prompt.room_id, list[Message]()
         for event_id in self.event_ids:
             one = await insist(self._to.clock, partial(matrix.fetch, room_id, event_id))
-            if not (isinstance(one, Message) and one.body.strip()):
-                break
+            if not (isinstance(one, Message) and one.answers and one.body.strip()):
+                break  # a notice stands there, or only a line
             if found and one.claim != found[0].claim:
                 break  # it stands there since an earlier text
             found.append(one)

@@ -148,7 +148,8 @@ class FakeMatrix:
         found = None if event_id in self._gone() else self.messages.get(event_id)
         for edit in self._edits(event_id):
             if isinstance(found, Message) and edit.sender == found.sender:
-                found = replace(found, body=edit.body, claim=edit.claim, final=edit.final)
+                answers, claim, final = edit.answers, edit.claim, edit.final
+                found = replace(found, body=edit.body, answers=answers, claim=claim, final=final)
         self.known[event_id] = found if isinstance(found, Message) else None
         return found
 

@@ -287,8 +287,8 @@ class Homeserver(FakeMatrix):
             edits = [one for one in self._edits(event_id) if one.sender == found.sender]
             if edits:
                 newest = max(edits, key=lambda one: (one.timestamp, one.event_id))
-                claim, final = newest.claim, newest.final
-                found = replace(found, body=newest.body, claim=claim, final=final)
+                answers, claim, final = newest.answers, newest.claim, newest.final
+                found = replace(found, body=newest.body, answers=answers, claim=claim, final=final)
         self.known[event_id] = found if isinstance(found, Message) else None
         return found
 

@@ -126,7 +126,8 @@ class NioMatrix:
         for edit in found[1:]:
             if isinstance(edit, Revision) and edit.sender == heard.sender:
                 told = edit if edit.answers else heard  # a person's edit tells of none
-                heard = replace(heard, body=edit.body, claim=told.claim, final=told.final)
+                answers, claim, final = told.answers, told.claim, told.final
+                heard = replace(heard, body=edit.body, answers=answers, claim=claim, final=final)
         self._histories.reveal(heard)
         return heard
 

@@ -756,9 +756,7 @@ def test_whatever_happens_every_promise_holds() -> None:
         derandomize=EXAMPLES == OFTEN,  # what a change breaks, and no other's luck
         print_blob=True,
         # What is explained is traced line by line, and small is worth its while by hand alone.
-        phases=set(Phase)
-        - {Phase.explain}
-        - ({Phase.shrink} if EXAMPLES == OFTEN or os.environ.get("NOSHRINK") else set()),
+        phases=set(Phase) - {Phase.explain} - ({Phase.shrink} if EXAMPLES == OFTEN else set()),
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Promises, settings=profile)
