@@ -85,14 +85,10 @@ EXCEPTED = frozenset(
         "stub of a backup",
         # Messages with a reply each are heard again as one prompt.
         "joined of a backup",
-        # A message that was encrypted is taken for one that nobody can have answered.
-        "late key of a backup",
         # Nobody knows of the reply to what was redacted meanwhile.
         "redacted since a backup",
         # The reply to the older words may count as whole.
         "edited since a backup",
-        # The last part tells whether all are whole.
-        "parts of a backup",
     }
 )
 
@@ -677,9 +673,7 @@ class Words:
 
     def is_spared(self, asked: Asked) -> bool:
         """Tell whether it may say what it says, in its room or by the ledger that it is of."""
-        world, mixed = self.world, len(self.replies) > 1 and "parts of a backup" in EXCEPTED
-        closed = asked.message.room_id in world.closed
-        return closed or is_spared(world, asked) or (mixed and world.restores > 0)
+        return asked.message.room_id in self.world.closed or is_spared(self.world, asked)
 
     def is_void(self, talk: Talk, told: Sequence[str]) -> bool:
         """Tell whether nothing of it was to be shown: it failed, or a backup knew better."""
@@ -702,12 +696,6 @@ def is_spared(world: World, asked: Asked) -> bool:
     """Tell whether a ledger from a backup has led to what it may lead to."""
     expired_at = asked.message.timestamp / 1000 + DAY
     if "stub of a backup" in EXCEPTED and world.set_back_until > expired_at:
-        return True
-    if (
-        "late key of a backup" in EXCEPTED
-        and world.restores
-        and asked.event_id in world.homeserver.sealed
-    ):
         return True
     if not world.restores or "joined of a backup" not in EXCEPTED:
         return False
