@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -140,13 +141,16 @@ class Database:
         Raises:
             StoreError: what no other try would change.
         """
-        failures, begun = 0, asyncio.get_running_loop().time()
+        failures, now = 0, asyncio.get_running_loop().time
+        given_up_at = math.inf
         while True:
             try:
                 result = await to_the_end(self._once(name, work, durable=durable))
             except (*_FAILURES, Taken) as error:
-                lost = asyncio.get_running_loop().time() > begun + _LOST_SECONDS
-                if not _passes(error) or (lost and isinstance(error, Taken)):
+                # Of a connection that broke, the lock may be our own, as long as the server knows.
+                taken = isinstance(error, Taken)
+                given_up_at = min(given_up_at, now() + _LOST_SECONDS) if taken else math.inf
+                if not _passes(error) or now() >= given_up_at:
                     raise self._failure(error) from None
                 await self._pause(error, failures)
                 failures += 1

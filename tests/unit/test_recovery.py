@@ -295,9 +295,7 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
     ]
 
 
-async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(
-    room: Room,
-) -> None:
+async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(room: Room) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
     room.model.script = (Delta("Un. "), asyncio.Event())
     room.matrix.hear(message())
