@@ -156,8 +156,8 @@ class Database:
                 failures += 1
             else:
                 self._health.committed(name)
+                self._health.ledger_worked()
                 if failures:
-                    self._health.ledger_worked()
                     log.warning("ledger back", work=name, tries=failures + 1)
                 return result
 

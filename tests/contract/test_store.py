@@ -645,6 +645,18 @@ class TestSqlStore:
         assert await store.sync_token() is None
         await store.close()
 
+    async def test_a_ledger_works_again_though_who_found_it_locked_waits_no_more(
+        self, tmp_path: Path
+    ) -> None:
+        health = Health(FakeClock())
+        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, health)
+        health.ledger_failed()  # and its next try was cancelled
+
+        await store.sync_token()
+
+        assert "ledger" not in health.failing
+        await store.close()
+
     async def test_a_power_cut_takes_nothing_that_is_durable(self, tmp_path: Path) -> None:
         """As SQLite writes its WAL, a cut loses what came after the last sync, or a part of it."""
         path, wal = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
