@@ -95,15 +95,15 @@ class Delivery:
 
     async def open(self, before: Before) -> None:
         """Claim the prompt, and find what an earlier process has sent of the reply."""
-        self._frozen = await self.take_up()
+        self._frozen = await self.take_up(again=before is not Before.NOTHING)
         self.fresh = self.claim == 1
         if before is not Before.NOTHING:
             await self._look()
 
-    async def take_up(self) -> tuple[Frozen, ...]:
+    async def take_up(self, *, again: bool = True) -> tuple[Frozen, ...]:
         """Claim the prompt; return what an earlier process has left to be sent."""
         self.used, prompt = False, self.prompt
-        claim = await self._to.store.claim(prompt)
+        claim = await self._to.store.claim(prompt, again=again)
         self.claim, self.claimed = claim.number, prompt.event_ids
         self.event_ids = list(claim.event_ids)
         return claim.frozen

@@ -181,7 +181,8 @@ class Store(Protocol):
     the epoch. What changes nothing of a prompt, a reply or the thread of one is left out.
     `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
     and has been claimed since is a Pending, as every message that could be read.
-    `claim` takes a prompt up, once more where it was finished, and ties its messages together;
+    `claim` takes a prompt up, once more where it was finished, and ties its messages together; its
+    number survives a power cut where it is taken up `again`, as something may stand under others;
     `sent` records one message of its reply; `freeze` keeps the messages of its final version, in
     place of any others, until `finish` ends the events.
     `exchange` returns the prompt and reply that an event is a message of, None for none.
@@ -197,7 +198,7 @@ class Store(Protocol):
 
     async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | Awaited]: ...
 
-    async def claim(self, prompt: Prompt) -> Claim: ...
+    async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim: ...
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
 

@@ -420,7 +420,7 @@ class FakeStore:
         }
         return change.target not in ids
 
-    async def claim(self, prompt: Prompt) -> Claim:
+    async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim:  # noqa: ARG002  # the port
         first, *joined = prompt.event_ids
         if first not in self.events:
             raise StoreError(f"{first} was claimed before it was admitted")

@@ -525,7 +525,7 @@ class Door:
         return partial(self._pass, name, found) if name in self._names else found
 
     async def _pass(
-        self, name: str, operation: Callable[..., Awaitable[Any]], *given: object
+        self, name: str, operation: Callable[..., Awaitable[Any]], *given: object, **how: object
     ) -> object:
         process = self._process
         if name == "put" and not process.over:
@@ -533,7 +533,7 @@ class Door:
         process.in_flight += 1
         try:
             await process.reach(name, after=False)
-            result = await operation(*given)
+            result = await operation(*given, **how)
             await process.reach(name, after=True)
         finally:
             process.in_flight -= 1

@@ -56,8 +56,8 @@ class SqlStore:
     """The `Store` port on SQLite or PostgreSQL.
 
     Durable is what a promise depends on: what was heard with its token, a reply's messages, and
-    its final version. A claim is on the disk with the first of those after it, before anything is
-    sent under its number.
+    its final version. The first claim is on the disk with the first of those after it, a later one
+    at once: before anything is sent under its number.
     """
 
     def __init__(self, database: Database, seal: Seal) -> None:
@@ -173,7 +173,7 @@ class SqlStore:
 
         return await self._database.run("unfinished", work)
 
-    async def claim(self, prompt: Prompt) -> Claim:
+    async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim:
         """Count a claim to the prompt, tie its messages, and return it with the reply's.
 
         A prompt that is answered once more is unfinished again: until then, half of a new answer
@@ -200,7 +200,7 @@ class SqlStore:
                 number, await _reply(connection, first), await self._frozen(connection, first)
             )
 
-        return await self._database.run("claim", work)
+        return await self._database.run("claim", work, durable=again)
 
     async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
         """Return the prompt and reply that an event of the room is one message of."""
