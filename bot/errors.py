@@ -9,6 +9,7 @@ BotError
 │   │   └── NotMatrix             an answer that is not Matrix, as a proxy's page is
 │   ├── RateLimited             429, with the wait the homeserver asked for
 │   ├── Forbidden               the homeserver refuses this one request for good
+│   │   └── NotFound            what it asks for is not there, or not for the bot
 │   ├── LoggedOut               the access token is no longer valid
 │   └── AccountExpired          the Tchap account must be renewed by mail
 └── CompletionError           the model's backend, each with the key of what the person reads
@@ -27,7 +28,7 @@ BotError
     └── Truncated               the stream ended before the model said that it was done
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class BotError(Exception):
@@ -72,6 +73,10 @@ class RateLimited(MatrixError):
 
 class Forbidden(MatrixError):
     """The homeserver refuses this request for good: trying again cannot help."""
+
+
+class NotFound(Forbidden):
+    """There is no such thing on the homeserver, or the bot may not see it."""
 
 
 class LoggedOut(MatrixError):
@@ -178,3 +183,7 @@ class Truncated(CompletionError):
     """The stream ended without `finish_reason` and without `[DONE]`."""
 
     key = "model truncated"
+
+
+# What ends the process, wherever it comes up: what was heard waits in the ledger.
+ENDING: Final = (StoreError, LoggedOut, AccountExpired)

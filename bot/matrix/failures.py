@@ -15,6 +15,7 @@ from bot.errors import (
     HomeserverUnreachable,
     LoggedOut,
     MatrixError,
+    NotFound,
     NotMatrix,
     RateLimited,
 )
@@ -28,6 +29,11 @@ _HELD_UP = {
     "M_RESOURCE_LIMIT_EXCEEDED",
     "M_USER_LOCKED",
     "M_USER_SUSPENDED",
+}
+_KINDS: dict[str, type[MatrixError]] = {
+    "ORG_MATRIX_EXPIRED_ACCOUNT": AccountExpired,
+    "M_FORBIDDEN": NotFound,
+    "M_NOT_FOUND": NotFound,
 }
 
 
@@ -79,11 +85,6 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
         return LoggedOut(message, soft=True)
     if code == "M_UNKNOWN_TOKEN":
         return LoggedOut(message, soft=bool(response.soft_logout))
-    if code == "ORG_MATRIX_EXPIRED_ACCOUNT":
-        return AccountExpired(message)
-    too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE  # a proxy's word, and it stays so
-    return (
-        Forbidden(message)
-        if code or too_large
-        else NotMatrix(f"{message}: this is no Matrix answer")
-    )
+    if code or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # a proxy's word, and it stays so
+        return _KINDS.get(code or "", Forbidden)(message)
+    return NotMatrix(f"{message}: this is no Matrix answer")

@@ -27,7 +27,7 @@ from bot.core.events import (
 from bot.core.replies import Own, Wire
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
-from bot.errors import Forbidden
+from bot.errors import Forbidden, NotFound
 from bot.matrix.failures import call
 from bot.matrix.parse import (
     Heard,
@@ -175,7 +175,7 @@ class Histories:
             response = await call(
                 nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
             )
-        except Forbidden:
+        except NotFound:
             return []
         return await self._heard([response.event], room_id)
 
@@ -203,7 +203,7 @@ class Histories:
         )
         try:
             source = (await call(StateEventResponse, request)).source
-        except Forbidden:
+        except NotFound:
             return None
         unsigned = mapping(source.get("unsigned"))
         if "redacted_because" in unsigned:
@@ -363,7 +363,7 @@ class Histories:
                         RoomEventRelationsResponse, *request, response_data=(room_id, event_id)
                     ),
                 )
-            except Forbidden:  # the event itself is gone
+            except NotFound:  # the event itself is gone
                 return
             events, turns = list[Any](), Turns()
             for event in page.events:
