@@ -10,14 +10,7 @@ import structlog
 from bot.core.events import Conversation, Event, Pending, Redaction
 from bot.core.routing import Await, Intent, Look, Withdraw
 from bot.delivery import Replying
-from bot.errors import (
-    AccountExpired,
-    HomeserverUnreachable,
-    LoggedOut,
-    MatrixError,
-    RateLimited,
-    StoreError,
-)
+from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.hearing import Hearing
 from bot.insist import insist
 from bot.late_keys import LateKeys
@@ -95,7 +88,7 @@ class Arrivals:
         ids = {"event_id": left.event_id, "room_id": left.room_id}
         try:
             await self._begin_again(left, patience)
-        except (StoreError, LoggedOut, AccountExpired):
+        except ENDING:
             raise
         except (HomeserverUnreachable, RateLimited) as error:
             log.warning("message not read", reason=str(error), **ids)
@@ -148,7 +141,7 @@ class Arrivals:
                 if now is None:
                     return
                 intent = await self._hearing.resolve(now, left)
-            except (StoreError, LoggedOut, AccountExpired):
+            except ENDING:
                 raise
             except MatrixError as error:
                 log.warning("message not looked up", reason=str(error), **ids)

@@ -50,15 +50,7 @@ from bot.core.routing import (
     Withdraw,
 )
 from bot.delivery import Before, Replying
-from bot.errors import (
-    AccountExpired,
-    Forbidden,
-    HomeserverUnreachable,
-    LoggedOut,
-    MatrixError,
-    RateLimited,
-    StoreError,
-)
+from bot.errors import ENDING, Forbidden, MatrixError
 from bot.failpoints import armed
 from bot.hearing import Hearing
 from bot.insist import insist
@@ -121,6 +113,7 @@ class Assistant:
         self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
         self._doubtful: set[EventId] = set()  # that an earlier process may have dealt with
+        self._unanswered: set[EventId] = set()  # of these, to which no reply is an answer
 
     async def run(self, stopping: asyncio.Event | None = None) -> None:
         """Take in batch after batch; what an earlier process left unfinished comes first.
@@ -245,7 +238,7 @@ class Assistant:
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
             await work
-        except (StoreError, LoggedOut, AccountExpired):
+        except ENDING:
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except MatrixError as error:
             log.warning("refused by the homeserver", reason=str(error))
@@ -308,7 +301,9 @@ class Assistant:
                 reply.say(partial(chosen.texts, "working"))
                 try:
                     context = await self._contexts.of(prompt, chosen.card)
-                except (HomeserverUnreachable, RateLimited) as error:
+                except MatrixError as error:
+                    if isinstance(error, ENDING):
+                        raise
                     log.warning("no context", reason=str(error))
                     reply.fail("bug")
                 else:
@@ -346,8 +341,11 @@ class Assistant:
             raise
         finally:
             self._answers.finish(answering)
-        self._doubtful.discard(message.event_id)  # what is marked is no answer to it
-        await work
+        self._unanswered.add(message.event_id)  # what is marked is no answer to it
+        try:
+            await work
+        finally:
+            self._unanswered.discard(message.event_id)
 
     async def _attend(self, prompt: Prompt, before: Answering) -> None:
         """Show that a message which joined an earlier one is read and being answered."""
@@ -411,14 +409,15 @@ class Assistant:
             return
         try:
             await self._explain(intent.prompt, "bug")
-        except (StoreError, LoggedOut, AccountExpired):
+        except ENDING:
             raise
         except Exception as error:  # noqa: BLE001  # what failed once may well fail here again
             log.warning("no apology", kind=type(error).__name__)
 
     async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
         """Send one notice, once, however often it is tried."""
-        if cause in self._doubtful and await self._was_said(notice):
+        answered = cause not in self._unanswered
+        if cause in self._doubtful and await self._was_said(notice, answered=answered):
             log.info("said before")
             return
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
@@ -433,8 +432,8 @@ class Assistant:
 
         await insist(self._clock, put)
 
-    async def _was_said(self, notice: Notice) -> bool:
-        """Tell whether an earlier process has said this, or answered.
+    async def _was_said(self, notice: Notice, *, answered: bool) -> bool:
+        """Tell whether an earlier process has said this, or answered where that counts.
 
         The homeserver knows transaction ids for a day, and a ledger may come from a backup.
         """
@@ -443,4 +442,4 @@ class Assistant:
             return False
         related = await insist(self._clock, lambda: self._matrix.replies(prompt))
         body = render(notice.text).body
-        return any(one.final or one.body == body for one in related)
+        return any((one.final and answered) or one.body == body for one in related)

@@ -9,6 +9,7 @@ import structlog
 
 from bot.core.events import EventId, Message, Prompt
 from bot.core.replies import IN_STEAD, Edit, Frozen, Notice, Outgoing, Reply, Wire, transaction_id
+from bot.errors import ENDING
 from bot.failpoints import armed
 from bot.health import Health
 from bot.insist import insist
@@ -311,7 +312,7 @@ class Delivery:
         """
         event_id = self.event_ids[part]
         for repair in range(_REPAIRS + 1):
-            if await self._stands(wire, event_id, gone=True):
+            if await self._is_shown(wire, event_id):
                 return
             log.warning("another text stands", event_id=event_id, repairs=repair)
             if repair == _REPAIRS:
@@ -324,10 +325,24 @@ class Delivery:
             transaction = self._transaction(f"repair:{repair}", part, self.claim)
             await self._put(wire, "repair", transaction)
 
-    async def _stands(self, wire: Wire, event_id: EventId, *, gone: bool = False) -> bool:
-        """Tell whether the homeserver shows this; `gone` is said of what was redacted."""
+    async def _is_shown(self, wire: Wire, event_id: EventId) -> bool:
+        """Tell whether the homeserver shows what it has acknowledged, or need not.
+
+        What was redacted needs no repair; and what cannot be read back may well be right.
+        """
+        try:
+            shown = await self._shown(event_id)
+        except ENDING:
+            raise
+        except Exception as error:  # noqa: BLE001  # the reply stands: nobody need be told
+            log.warning("reply not read back", event_id=event_id, kind=type(error).__name__)
+            return True
+        return shown is None or wire.is_shown_as(shown)
+
+    async def _stands(self, wire: Wire, event_id: EventId) -> bool:
+        """Tell whether the homeserver shows this."""
         shown = await self._shown(event_id)
-        return gone if shown is None else wire.is_shown_as(shown)
+        return shown is not None and wire.is_shown_as(shown)
 
     async def _shown(self, event_id: EventId) -> Wire | None:
         """Return what the homeserver shows for one of the reply's messages."""

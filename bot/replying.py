@@ -15,7 +15,7 @@ from bot.core.models import Fallback
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.split import split
 from bot.delivery import Before, Delivery, Replying, Silenced
-from bot.errors import CompletionError, Forbidden, MatrixError
+from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.insist import pause
 from bot.logs import log_bug
 from bot.texts import Texts
@@ -66,7 +66,7 @@ class GrowingReply:
         self._texts = texts
         self._before = before
         self._keeps = False  # what stands, until something of a new one does
-        self._model = ""
+        self._model = self._shown_line = ""
         self._ending: Ending | None = None
         self._stopped = ""  # the key of the sentence that says why, where it was
         self._standing: dict[int, Reply] = {}  # what this process put into each part
@@ -75,7 +75,6 @@ class GrowingReply:
         self._above: tuple[str, ...] = ()
         self._below: list[str] = []
         self._line: Callable[[], str] | None = None
-        self._shown_line = ""
         self._line_wait = to.pace.line_after
         self._line_due = to.clock.monotonic() + self._line_wait
         self._shown_at: float | None = None
@@ -83,6 +82,7 @@ class GrowingReply:
         self._stale = False  # what is asked has changed
         self._reworded = before is Before.WHOLE  # an earlier final version is not what is wanted
         self._over = False
+        self._broken: Exception | None = None  # what kept it from being found
         self._changed = asyncio.Event()
         self._draft = self._new_draft()
         self._begun_at = to.clock.monotonic()
@@ -116,15 +116,14 @@ class GrowingReply:
     async def shown(self) -> AsyncIterator[None]:
         """Show the reply while the block makes it, and its final version after that.
 
+        What of it cannot be brought to its end is marked, whatever it was that failed.
+
         Raises:
-            MatrixError: the homeserver refuses for good.
+            Exception: what failed, where nothing stands that could be marked.
         """
         delivery = self._delivery
         try:
-            await delivery.open(self._before)
-        except BaseException:
-            self._over = True  # nothing more can become a part of it
-            raise
+            await self._open()
         finally:
             self.found.set()
         self.visible = bool(self.event_ids) or self._before is Before.WHOLE
@@ -138,9 +137,23 @@ class GrowingReply:
                 self._over = True
                 self._changed.set()
         except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the one that ended the other
+            self._over = True
+            await self._fall_short(group.exceptions[0])  # the one that ended the other
         finally:
             self._over = True
+
+    async def _open(self) -> None:
+        try:
+            await self._delivery.open(self._before)
+        except ENDING:
+            self._over = True  # nothing more can become a part of it
+            raise
+        except Exception as error:  # noqa: BLE001  # what stands must not look whole even then
+            self._broken = error
+            self.abandon()
+        except BaseException:
+            self._over = True
+            raise
 
     async def settled(self) -> bool:
         """Tell whether nobody need be asked: an earlier process knew the final version.
@@ -308,14 +321,8 @@ class GrowingReply:
     async def _write(self) -> None:
         """Show the newest text whenever it is due, and the whole at the end."""
         with suppress(Silenced):
-            try:
-                while await self._due():
-                    await self._show()
-            except Forbidden as error:
-                self._over = True
-                self._interrupt()
-                await self._fall_short(error)
-                return
+            while await self._due():
+                await self._show()
             if self._ending is not Ending.SILENT:
                 await self._finish()
 
@@ -379,15 +386,14 @@ class GrowingReply:
         """Bring the reply to its final version."""
         self.visible = True  # what is sent from here on may be taken, whatever is answered
         delivery = self._delivery
-        try:
-            if await delivery.finish_settled(changed=self._reworded):
-                log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
-            elif self._ending is Ending.ABANDONED:
-                await self._mark(self._texts("model truncated"))
-            else:
-                await self._complete()
-        except Forbidden as error:
-            await self._fall_short(error)
+        if self._broken is not None:
+            raise self._broken
+        if await delivery.finish_settled(changed=self._reworded):
+            log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
+        elif self._ending is Ending.ABANDONED:
+            await self._mark(self._texts("model truncated"))
+        else:
+            await self._complete()
 
     async def _complete(self) -> None:
         delivery, text = self._delivery, self._draft.text
@@ -411,11 +417,19 @@ class GrowingReply:
         await delivery.verify(final.keys() - missing.keys())
         self._tell(text)
 
-    async def _fall_short(self, error: Forbidden) -> None:
-        """Mark what stands as incomplete, where the homeserver refuses more of it for good."""
-        log.warning("reply refused", reason=str(error))
-        added = (*self._below, self._texts("model truncated"))
-        if self._keeps or not await self._mark(*added):
+    async def _fall_short(self, error: Exception) -> None:
+        """Mark what stands as incomplete where no more of it can be had."""
+        if isinstance(error, ENDING):
+            raise error
+        if isinstance(error, MatrixError):
+            log.warning("reply refused", reason=str(error))
+        else:
+            log_bug(error)
+        marked = False
+        if not self._keeps:
+            with suppress(Silenced, Forbidden):
+                marked = await self._mark(*self._below, self._texts("model truncated"))
+        if not marked:
             raise error
 
     async def _mark(self, *added: str) -> bool:

@@ -13,9 +13,9 @@ from bot.core.events import Delta, Event, EventId
 from bot.core.markdown import render
 from bot.core.replies import Edit, Wire
 from bot.core.split import split
-from bot.errors import Forbidden, ModelRefused
+from bot.errors import Forbidden, MatrixError, ModelRefused
 from bot.texts import speak
-from tests.fakes import Story
+from tests.fakes import FakeMatrix, Story
 from tests.make import message, reaction, redaction, revision
 
 TEXTS = speak("fr")
@@ -380,6 +380,90 @@ async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(ro
     await room.live("$prompt")
 
     assert room.replies == [f"Un.\n\n{TEXTS('stopped')}"]
+
+
+@pytest.mark.parametrize("failure", [Forbidden("403"), RuntimeError("bug")])
+async def test_half_a_reply_does_not_look_whole_whose_conversation_cannot_be_read(
+    room: Room, failure: MatrixError
+) -> None:
+    await _begin_half(room)
+    room.matrix.history_failure = failure
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    refused = isinstance(failure, Forbidden)
+    assert room.replies == [TEXTS("bug") if refused else f"Un.\n\n{TEXTS('model truncated')}"]
+
+
+@pytest.mark.parametrize("failure", [Forbidden("403"), RuntimeError("bug")])
+async def test_half_a_reply_is_marked_that_cannot_be_looked_for(
+    room: Room, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    await _begin_half(room)
+
+    async def fail(*_: object) -> NoReturn:
+        raise failure
+
+    monkeypatch.setattr(FakeMatrix, "replies", fail)
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
+
+
+@pytest.mark.parametrize("failure", [Forbidden("403"), MatrixError("olm"), RuntimeError("bug")])
+async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
+    room: Room, failure: MatrixError
+) -> None:
+    gate = asyncio.Event()
+    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.matrix.hear(message())
+
+    async with room.run():
+        await room.until(lambda: bool(room.replies))
+        room.matrix.failures = [failure]
+        gate.set()
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
+
+
+@pytest.mark.parametrize("failure", [Forbidden("400"), RuntimeError("bug")])
+async def test_a_reply_that_cannot_be_read_back_stands_without_a_word(
+    room: Room, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    gate = asyncio.Event()
+    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.matrix.hear(message())
+
+    async def fail(*_: object) -> NoReturn:
+        raise failure
+
+    monkeypatch.setattr(room.matrix, "shown", fail)
+    async with room.run():
+        await room.until(lambda: bool(room.replies))
+        gate.set()
+        await room.until(lambda: room.done("$prompt"))
+
+    assert room.replies == ["Un. Deux."]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, OPERATIONS))
+async def test_a_command_in_place_of_half_a_reply_is_answered_once_wherever_a_process_ends(
+    room: Room, at: int, *, after: bool
+) -> None:
+    await _begin_half(room)
+    room.breaking = Breaking(at, after)
+
+    for _ in range(3):
+        room.matrix.hear(revision("!apropos"), missed=True)
+        await room.live("$prompt")
+        room.matrix.transactions.clear()
+
+    assert room.replies[0] == f"Un.\n\n{TEXTS('model truncated')}"
+    assert len(room.replies) == 2
 
 
 async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> None:
