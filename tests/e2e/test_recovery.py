@@ -289,17 +289,30 @@ async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_
     assert asked(model, asking) == 1
 
 
-async def test_a_final_version_comes_whole_through_a_storm_of_429(
-    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"status": HTTPStatus.TOO_MANY_REQUESTS, "body": LIMITED, "times": 5},
+        {"status": HTTPStatus.BAD_GATEWAY, "body": "<html><body>502</body></html>", "times": 2},
+        {"status": HTTPStatus.OK, "body": "<html><body>Bienvenue</body></html>", "times": 2},
+        {"status": HTTPStatus.OK, "body": "", "times": 2},
+    ],
+    ids=["429", "502", "html", "nothing"],
+)
+async def test_a_final_version_comes_whole_through_a_storm(
+    nia: Person,
+    bot: Bot,
+    meddler: Meddler,
+    gate: asyncio.Event,
+    answers: JSON,
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     prompt = await nia.write(room_id, "Contez un phare dans la tempête")
     await begun(nia, room_id, prompt)
-    status = HTTPStatus.TOO_MANY_REQUESTS
 
-    with meddler.rule("PUT", "/send/", "answer", times=5, status=status, body=LIMITED) as storm:
+    with meddler.rule("PUT", "/send/", "answer", **answers) as storm:
         gate.set()
-        await storm.met(5)
+        await storm.met(answers["times"])
 
     await only_reply(nia, room_id, prompt, TALE)
 
