@@ -571,8 +571,7 @@ class Outcome:
         """
         world = self.world
         forgotten = world.forgotten and world.ends > self.asked.earlier
-        mine = [one for _, one in self.world.changes if one is self.asked]
-        return 1 + len(mine) + bool(forgotten)
+        return 1 + len(self.changes) + bool(forgotten)
 
     @property
     def changes(self) -> list[Asked]:
