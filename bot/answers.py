@@ -197,6 +197,11 @@ class Answers:
         here = [one for one in self._open if one.prompt.conversation == prompt.conversation]
         return any(one.prompt.messages[-1].timestamp >= said_at for one in here)
 
+    def is_followed(self, conversation: Conversation, prompt: EventId) -> bool:
+        """Tell whether anything else of the conversation is being answered, or to be answered."""
+        last = self._last(conversation)
+        return last is not None and last.prompt.event_id != prompt
+
     def _last(self, conversation: Conversation) -> Answering | None:
         found = [one for one in self._open if one.prompt.conversation == conversation]
         return found[-1] if found else None

@@ -25,6 +25,7 @@ from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
 from bot.ports import Clock
+from bot.storage.opinions import SqlOpinions
 from bot.storage.store import SqlStore
 
 _LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
@@ -141,7 +142,8 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         parts.callback(asking.cancel)
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
-        assistant = Assistant(matrix, model, store, replying, _behaviour(config))
+        opinions = SqlOpinions(store.database, key)
+        assistant = Assistant(model, opinions, replying, _behaviour(config))
         log.info(
             "started",
             user_id=matrix.user_id,
@@ -206,9 +208,11 @@ def _behaviour(config: Config) -> Behaviour:
             config.language,
             conversation.idle_minutes * 60,
             policy.heeds,
+            config.model.system_prompt_version,
         ),
         About(version("assistant-tchap"), config.service.status_page, config.service.contact),
         config.reply.at_once,
+        config.feedback.policy(),
         config.model.fallback_card,
         config.model.queue_timeout,
     )

@@ -55,7 +55,10 @@ class Arrivals:
             remarks: lines of the bot's own that a reply to it carries.
             left: what an earlier process did about it.
         """
-        place = Conversation(event.room_id, getattr(event, "thread_root", None) or event.event_id)
+        root = getattr(event, "thread_root", None)
+        if root is None and not self._matrix.room(event.room_id).direct:
+            root = event.event_id  # in a salon, of a conversation of its own
+        place = Conversation(event.room_id, root)
         try:
             intent = self._hearing.decide(event, left)
         except Exception as error:  # noqa: BLE001  # a bug must cost one event

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,9 +26,11 @@ from bot.core.events import (
     Message,
     Pending,
     Prompt,
+    Redaction,
     RoomId,
     Upgraded,
 )
+from bot.core.feedback import AskPolicy
 from bot.core.markdown import render
 from bot.core.models import ModelCard
 from bot.core.replies import Notice, transaction_id
@@ -36,6 +38,8 @@ from bot.core.routing import (
     Accept,
     Amend,
     Answer,
+    Comment,
+    Count,
     Decline,
     Explain,
     Follow,
@@ -43,6 +47,7 @@ from bot.core.routing import (
     Intent,
     Leave,
     Policy,
+    Rate,
     Redo,
     Run,
     Stop,
@@ -57,13 +62,16 @@ from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
-from bot.ports import Clock, Matrix, Model, Store
+from bot.ports import Clock, Matrix, Model, Opinions, Store
+from bot.surveys import Surveys
 from bot.texts import speak
 
 _SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
 
 log = structlog.get_logger()
+
+Work = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Behaviour:
 
     Attributes:
         at_once: answers that are written at the same time, in all.
+        feedback: who is asked whether a reply has helped, and when.
         fallback: who answers where the model that was chosen cannot; None for nobody.
         queue_timeout: seconds for which an answer waits while a model's quota is used up.
     """
@@ -80,6 +89,7 @@ class Behaviour:
     settings: Settings
     about: About
     at_once: int
+    feedback: AskPolicy
     fallback: ModelCard | None = None
     queue_timeout: float = 120.0
 
@@ -92,26 +102,31 @@ class Assistant:
     """Hears the account's rooms and does what each event asks for, each event to its end."""
 
     def __init__(
-        self, matrix: Matrix, model: Model, store: Store, replying: Replying, how: Behaviour
+        self, model: Model, opinions: Opinions, replying: Replying, how: Behaviour
     ) -> None:
         self._to = replying
-        self._matrix = matrix
-        self._store = store
+        self._matrix: Matrix = replying.matrix
+        self._store: Store = replying.store
         self._clock: Clock = replying.clock
         self._age_limit = how.policy.age_limit
         self._texts = speak(how.settings.language)
-        self._hearing = Hearing(matrix, self._clock, how.policy)
+        self._hearing = Hearing(self._matrix, self._clock, how.policy)
         recourse = Recourse(self._clock, replying.health, how.fallback, how.queue_timeout)
         self._completion = Completion(model, recourse)
-        self._contexts = Contexts(matrix, store, self._clock, self._completion, how.settings)
+        self._contexts = Contexts(
+            self._matrix, self._store, self._clock, self._completion, how.settings
+        )
         self._answers = Answers(replying, self._texts, how.at_once)
         again = partial(self._answer_also, before=Before.WHOLE)
         self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
+        self._surveys = Surveys(replying, opinions, self._answers, self._contexts, how.feedback)
         self._desk = Desk(
-            matrix, store, self._answers, self._changes, how.settings.catalogue, how.about
+            *(self._matrix, self._store, self._answers, self._changes, self._surveys),
+            *(how.settings.catalogue, how.about),
         )
-        self._late_keys = LateKeys(matrix, store, self._clock, self._texts)
+        self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
+        self._synced = asyncio.Event()  # the rooms are known
         self._doubtful: set[EventId] = set()  # that an earlier process may have dealt with
         self._unanswered: set[EventId] = set()  # of these, to which no reply is an answer
 
@@ -127,6 +142,7 @@ class Assistant:
                 start = partial(self._start, tasks)
                 arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
                 tasks.create_task(self._late_keys.run(arrivals.begin))
+                tasks.create_task(self._surveys.run(self._synced))
                 listening = tasks.create_task(self._listen(arrivals))
                 await self._drain(listening, stopping or asyncio.Event())
         except* _Drained:
@@ -154,6 +170,7 @@ class Assistant:
                 await arrivals.restore(left, patience)
             unfinished = ()
             self._restored.set()
+            self._synced.set()
             asking = await self._hearing.asking(batch.events)
             heard = replace(batch, events=tuple(asking))
             for event in await self._store.admit(heard, self._clock.now()):
@@ -178,7 +195,7 @@ class Assistant:
         if isinstance(intent, Welcome):
             lane = Conversation(intent.room_id, None)
             ticket = self._answers.lanes.queue(lane, self._matrix.user_id, free=True)
-            work = self._welcome(intent, ticket)
+            work: Work = partial(self._welcome, intent, ticket)
         elif isinstance(intent, Answer):
             if self._answers.of(event.room_id, event.event_id) is not None:
                 return  # a change of mind was quicker
@@ -191,16 +208,16 @@ class Assistant:
                 return
             before = (Before.BEGUN if begun else Before.PERHAPS) if left else Before.NOTHING
             answering = self._answers.begin(intent.prompt, remarks, before)
-            work = self._answer(answering)
+            work = partial(self._answer, answering)
         else:
             work = self._begin(intent)
             if left is not None and left.begun and isinstance(event, Message):
-                work = self._instead(event, intent, work)
+                work = partial(self._instead, event, intent, work)
         if left is not None:
             self._doubtful.add(event.event_id)
         tasks.create_task(self._handle(event, intent, work, answering))
 
-    def _begin(self, intent: Intent) -> Coroutine[None, None, None]:
+    def _begin(self, intent: Intent) -> Work:
         """Do what cannot wait for a turn of the loop; return the rest."""
         match intent:
             case Run(prompt):
@@ -208,14 +225,14 @@ class Assistant:
             case Stop(reaction):
                 self._answers.part_of(reaction.room_id, reaction.target)
             case Amend(revision) if again := self._changes.restart(revision):
-                return self._see_through(again)
-        return self._perform(intent)
+                return partial(self._see_through, again)
+        return partial(self._perform, intent)
 
     async def _handle(
         self,
         event: Event,
         intent: Intent,
-        work: Coroutine[None, None, None],
+        work: Work,
         answering: Answering | None,
     ) -> None:
         """Do what `event` asks for, and note that it is done."""
@@ -224,6 +241,8 @@ class Assistant:
         ):
             try:
                 await self._do(event, intent, work)
+                if answering is not None:
+                    await self._surveys.answered(answering)
                 done = answering.done_with if answering else ()
                 await self._store.finish(*dict.fromkeys((event.event_id, *done)))
             finally:
@@ -233,11 +252,11 @@ class Assistant:
         if answering is not None and answering.reply.left_out:
             await self._answer_also(replace(answering.prompt, messages=answering.reply.left_out))
 
-    async def _do(self, event: Event, intent: Intent, work: Coroutine[None, None, None]) -> None:
+    async def _do(self, event: Event, intent: Intent, work: Work) -> None:
         """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
-            await work
+            await work()
         except ENDING:
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except MatrixError as error:
@@ -247,17 +266,19 @@ class Assistant:
             log_bug(error)
             await self._apologise(intent)
 
-    async def _perform(self, intent: Intent) -> None:  # noqa: C901  # one line for each intent
+    async def _perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912  # one line for each intent
         match intent:
             case Explain(prompt, key):
                 await self._explain(prompt, key)
             case Run():
                 await self._run(intent)
             case Amend(revision):
+                await self._surveys.amend(revision)
                 await self._changes.amend(revision)
+            case Rate() | Count() | Comment():
+                await self._note(intent)
             case Withdraw(redaction, begun):
-                begun = begun or redaction.event_id in self._doubtful
-                await self._changes.withdraw(redaction, begun=begun)
+                await self._withdraw(redaction, begun=begun)
             case Stop(reaction):
                 await self._changes.stop(reaction)
             case Redo(reaction):
@@ -318,15 +339,14 @@ class Assistant:
     async def _answer_also(self, prompt: Prompt, before: Before = Before.NOTHING) -> None:
         """Answer what no event that is being dealt with asks for."""
         answering = self._answers.begin(prompt, before=before)
-        await self._handle(prompt.messages[0], Answer(prompt), self._answer(answering), answering)
+        work = partial(self._answer, answering)
+        await self._handle(prompt.messages[0], Answer(prompt), work, answering)
 
     async def _see_through(self, answering: Answering) -> None:
         """Leave what has changed it unfinished until the answer is."""
         await answering.done.wait()
 
-    async def _instead(
-        self, message: Message, intent: Intent, work: Coroutine[None, None, None]
-    ) -> None:
+    async def _instead(self, message: Message, intent: Intent, work: Work) -> None:
         """Do what a message asks for by now, and mark the reply that it had begun to get."""
         root = message.thread_root
         prompt = Prompt((message,), Conversation(message.room_id, root), root)
@@ -336,14 +356,11 @@ class Assistant:
         answering.reply.abandon()
         try:
             await self._answer(answering)
-        except BaseException:
-            work.close()
-            raise
         finally:
             self._answers.finish(answering)
         self._unanswered.add(message.event_id)  # what is marked is no answer to it
         try:
-            await work
+            await work()
         finally:
             self._unanswered.discard(message.event_id)
 
@@ -363,6 +380,22 @@ class Assistant:
         said = await registry.run(asked.name, call)
         if said is not None:
             await self._say(Notice(said, prompt), prompt.room_id, prompt.event_id)
+
+    async def _note(self, said: Rate | Count | Comment) -> None:
+        """Take in what a person thinks of a reply."""
+        match said:
+            case Rate(reaction):
+                await self._surveys.react(reaction)
+            case Count(vote):
+                await self._surveys.count(vote)
+            case Comment(prompt):
+                kept = await self._surveys.comment(said)
+                await self._explain(prompt, "feedback kept" if kept else "poll unknown")
+
+    async def _withdraw(self, redaction: Redaction, *, begun: bool) -> None:
+        await self._surveys.withdraw(redaction)
+        begun = begun or redaction.event_id in self._doubtful
+        await self._changes.withdraw(redaction, begun=begun)
 
     async def _follow(self, upgraded: Upgraded) -> None:
         """Join the room that replaces another, where it lets us; else an invitation will come."""

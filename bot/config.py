@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from typing_extensions import override
 
 from bot.core.events import server_name
+from bot.core.feedback import AskPolicy
 from bot.core.models import Catalogue, ModelCard
 from bot.errors import ConfigError
 from bot.settings_source import (
@@ -267,6 +268,30 @@ class ReplySettings(Section):
     )
 
 
+class FeedbackSettings(Section):
+    """Whether people are asked what they think of replies, and how often."""
+
+    ask: Literal["never", "reply", "silence"] = Field(
+        "silence", description="after which replies a poll may be sent, or never"
+    )
+    one_in: int = Field(3, ge=1, description="of so many replies, one is asked about")
+    silence_minutes: float = Field(
+        5.0, gt=0, description="minutes without a prompt after which a conversation is silent"
+    )
+    per_day: int = Field(2, ge=0, description="polls that one person gets in 24 hours, at most")
+    window_hours: float = Field(24.0, gt=0, description="hours for which an answer counts")
+
+    def policy(self) -> AskPolicy:
+        """Return when whom to ask."""
+        return AskPolicy(
+            self.ask,
+            self.one_in,
+            self.silence_minutes * 60,
+            self.per_day,
+            self.window_hours * 3600,
+        )
+
+
 class ServiceSettings(Section):
     """Where people turn to, as `!apropos` tells them."""
 
@@ -331,6 +356,9 @@ class Config(BaseSettings):
     )
     reply: ReplySettings = Field(
         default_factory=ReplySettings, description="how a reply grows in the room"
+    )
+    feedback: FeedbackSettings = Field(
+        default_factory=FeedbackSettings, description="what people are asked about replies"
     )
     service: ServiceSettings = Field(
         default_factory=ServiceSettings, description="where people turn to"

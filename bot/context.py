@@ -32,6 +32,7 @@ class Settings:
         language: where nobody has chosen another.
         idle_limit: seconds of silence after which a direct message begins anew.
         heeds: tells whose commands count.
+        prompt_version: changes with the system prompt.
     """
 
     system_prompt: str
@@ -39,6 +40,7 @@ class Settings:
     language: Language
     idle_limit: float
     heeds: Callable[[UserId], bool] = bool
+    prompt_version: str = ""
 
 
 class Contexts:
@@ -52,6 +54,11 @@ class Contexts:
         self._clock = clock
         self._completion = completion
         self._how = how
+
+    @property
+    def prompt_version(self) -> str:
+        """Tell which system prompt models are asked with."""
+        return self._how.prompt_version
 
     async def chosen(self, conversation: Conversation) -> Chosen:
         """Return what holds in the conversation."""

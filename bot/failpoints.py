@@ -16,9 +16,15 @@ from typing import Final, Literal, NoReturn, assert_never, cast
 VARIABLE: Final = "BOT_FAIL"
 
 # One transaction of the ledger each (`within`: its work is done, its commit is not).
-COMMITS: Final = ("admit", "claim", "sent", "freeze", "finish", "choose", "noticed")
+COMMITS: Final = (
+    *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
+    *("answered", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
+    "want_polls",
+)
 # One request each that changes something on the homeserver.
-REQUESTS: Final = ("first", "edit", "final", "repair", "notice", "redact", "join", "leave")
+REQUESTS: Final = (
+    *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
+)
 SITES: Final = (
     *(f"{name}.{when}" for name in COMMITS for when in ("before", "within", "after")),
     *(f"{name}.{when}" for name in REQUESTS for when in ("before", "after")),

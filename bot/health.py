@@ -165,6 +165,14 @@ class Health:
         """Count a final version that is sent once more, as another text stands."""
         self._metrics.repairs.inc()
 
+    def asked(self, question: str) -> None:
+        """Count a feedback poll that was sent, by what it asks."""
+        self._metrics.polls.labels(question).inc()
+
+    def told(self, kind: str) -> None:
+        """Count what somebody has said of a reply: "vote", "thumb", "word" or "comment"."""
+        self._metrics.opinions.labels(kind).inc()
+
     # The model's backend.
 
     def spent(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:

@@ -20,6 +20,7 @@ from bot.core.events import (
     Pending,
     Undecryptable,
     UserId,
+    Vote,
 )
 from bot.core.replies import Notice, transaction_id
 from bot.errors import (
@@ -78,7 +79,7 @@ class _Waiting:
         return self.awaited.message
 
 
-Begin = Callable[[Message, tuple[str, ...], Pending | None], None]
+Begin = Callable[[Message | Vote, tuple[str, ...], Pending | None], None]
 _Queue = asyncio.Queue[_Waiting]
 _Step = Callable[[_Waiting], Awaitable[None]]
 
@@ -248,7 +249,7 @@ class LateKeys:
         )
         if isinstance(event, Undecryptable) or self._waiting.pop(message.event_id, None) is None:
             return
-        if not isinstance(event, Message):
+        if not isinstance(event, Message | Vote):
             log.warning("message gone")
             await self._store.finish(message.event_id)
             return
@@ -277,7 +278,12 @@ class LateKeys:
         return latest is None or latest < due_at - due_at % _DAY
 
     async def _is_meant(self, message: Undecryptable) -> bool:
-        """Tell whether the message is for the bot; in a salon the thread says so, if anything."""
+        """Tell whether the message is for the bot; in a salon the thread says so, if anything.
+
+        Nobody expects an answer to a vote.
+        """
+        if message.refers_to is not None:
+            return False
         room_id, root, known = message.room_id, message.thread_root, self._matrix.known
         if self._matrix.room(room_id).direct:
             return True

@@ -51,6 +51,9 @@ class Metrics:
         )
         self.sync_age = gauge("assistant_sync_age_seconds", "Since the last answer to a sync.")
 
+        self.polls = counter("assistant_polls_total", "Feedback polls sent.", ["question"])
+        self.opinions = counter("assistant_opinions_total", "What people said.", ["kind"])
+
         self.backend_errors = counter(
             "assistant_backend_errors_total", "Completions that failed.", ["kind"]
         )

@@ -26,14 +26,16 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
 )
+from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
 from bot.core.transcript import Said
 from bot.core.turns import History
 
-Heard = Message | Undecryptable | Revision | Redaction | Reaction | Upgraded
+Heard = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
 
 
 class Matrix(Protocol):
@@ -215,6 +217,63 @@ class Store(Protocol):
     async def noticed(self, message: Undecryptable, at: float) -> None: ...
 
     async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None: ...
+
+
+class Opinions(Protocol):
+    """What people think of replies: polls, votes, ratings, comments; a part of the ledger.
+
+    People are kept as pseudonyms, comments sealed. Times are in seconds since the epoch. It waits
+    and raises as `Store` does.
+
+    `answered` records how the reply to a prompt came about, and plans the poll about it that
+    `after` wants, in so many seconds from `at`; it returns when that is due, None for never.
+    `due` returns the polls to be sent by `now`, the oldest first, and when the next one is due.
+    `asked` records that one was sent, and until when votes count; `put_off` and `drop` that it is
+    sent later, or never.
+    `poll` returns the poll that stands at an event, None for none.
+    `count` takes in a vote, once however often it is told, and plans the next question where
+    there is one; None where it does not count: for a poll that is not ours, too late, or of
+    somebody who was not asked. `rate` takes in what somebody says of a reply without a poll.
+    `comment` keeps a comment, in place of what the same event has said before. `withdraw` takes
+    back what an event has said, or what was planned about a prompt; it tells of no event that it
+    knows nothing of.
+    `last_answered` returns the prompt of the last reply in a conversation.
+    `want_polls` records whether a person, or the people of a room, are to be asked at all.
+    """
+
+    async def answered(
+        self,
+        prompt: Prompt,
+        how: Circumstances,
+        after: Callable[[Past], float | None],
+        at: float,
+    ) -> float | None: ...
+
+    async def due(self, now: float) -> tuple[Sequence[Ask], float | None]: ...
+
+    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None: ...
+
+    async def put_off(self, ask: Ask, due_at: float) -> None: ...
+
+    async def drop(self, ask: Ask) -> None: ...
+
+    async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None: ...
+
+    async def count(self, vote: Vote, at: float) -> Counted | None: ...
+
+    async def rate(
+        self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
+    ) -> None: ...
+
+    async def comment(
+        self, said: Message | Revision, prompt: EventId | None, at: float
+    ) -> None: ...
+
+    async def withdraw(self, event_id: EventId) -> None: ...
+
+    async def last_answered(self, conversation: Conversation) -> EventId | None: ...
+
+    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None: ...
 
 
 class Clock(Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import structlog
@@ -34,6 +34,26 @@ class Ending(Enum):
     SILENT = "silent"  # nothing more is sent: there is nobody or nothing to answer any more
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a reply that stands came about; None for what only an earlier process knew.
+
+    Attributes:
+        whole: the model has come to its end.
+        model: who has answered, by its id.
+        first_words: seconds until they could be seen, since the prompt was heard.
+        seconds: until all of it could.
+        characters: of the model's text.
+    """
+
+    whole: bool
+    model: str | None = None
+    first_words: float | None = None
+    seconds: float | None = None
+    characters: int | None = None
+    usage: Usage | None = None
+
+
 class GrowingReply:
     """The reply to one prompt: what the model has said, and what stands in the room.
 
@@ -44,6 +64,7 @@ class GrowingReply:
         found: set when it is known what stands of it.
         ended: set when it ends before the model is done.
         usage: the backend's count, where it has sent one.
+        outcome: how it came about, once it stands.
     """
 
     def __init__(
@@ -61,27 +82,27 @@ class GrowingReply:
         self.found = asyncio.Event()
         self.ended = asyncio.Event()
         self.usage: Usage | None = None
+        self.outcome: Outcome | None = None
         self._to = to
         self._delivery = Delivery(to, prompt)
         self._texts = texts
         self._before = before
-        self._keeps = False  # what stands, until something of a new one does
-        self._model = self._shown_line = ""
+        self._model = self._shown_line = self._stopped = ""  # the last: why, by a sentence's key
         self._ending: Ending | None = None
-        self._stopped = ""  # the key of the sentence that says why, where it was
         self._standing: dict[int, Reply] = {}  # what this process put into each part
-        self._edits = 0
-        self._refused = 0  # edits in a row
+        self._edits = self._refused = 0  # the latter in a row
         self._above: tuple[str, ...] = ()
         self._below: list[str] = []
         self._line: Callable[[], str] | None = None
         self._line_wait = to.pace.line_after
         self._line_due = to.clock.monotonic() + self._line_wait
+        self._first_words: float | None = None
         self._shown_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._stale = False  # what is asked has changed
         self._reworded = before is Before.WHOLE  # an earlier final version is not what is wanted
-        self._over = False
+        self._stale = False  # what is asked has changed
+        self._keeps = False  # what stands, until something of a new one does
+        self._over = self._failed = False  # the latter: no whole answer has come
         self._broken: Exception | None = None  # what kept it from being found
         self._changed = asyncio.Event()
         self._draft = self._new_draft()
@@ -218,6 +239,7 @@ class GrowingReply:
 
     def fail(self, key: str) -> None:
         """End without the model; the sentence named `key` says so below what stands."""
+        self._failed = True
         self._below = [*self._below, self._texts(key)]
 
     def restart(self, prompt: Prompt | None = None) -> bool:
@@ -292,10 +314,12 @@ class GrowingReply:
                 reason = delta.finish_reason or reason
                 self._changed.set()
         except CompletionError as error:
+            self._failed = True
             log.warning("completion failed", kind=type(error).__name__, reason=str(error))
             self._below.append(self._texts(error.key, **error.values))
         except Exception as error:  # noqa: BLE001  # even then, what stands must not look whole
             log_bug(error)
+            self._failed = True
             self._below.append(self._texts("bug"))
         else:
             self._remark(reason)
@@ -390,6 +414,7 @@ class GrowingReply:
             raise self._broken
         if await delivery.finish_settled(changed=self._reworded):
             log.info("reply stands", parts=len(self.event_ids), events=delivery.events)
+            self.outcome = Outcome(whole=True) if self.event_ids else None
         elif self._ending is Ending.ABANDONED:
             await self._mark(self._texts("model truncated"))
         else:
@@ -489,7 +514,12 @@ class GrowingReply:
             characters=len(text),
             tokens=usage.completion_tokens if usage else None,
         )
-        health.replied(self._to.clock.monotonic() - self._begun_at, self._edits, events)
+        seconds = self._to.clock.monotonic() - self._begun_at
+        health.replied(seconds, self._edits, events)
+        whole = self._ending is None and not self._failed
+        self.outcome = Outcome(
+            whole, self._model, self._first_words, seconds, len(text), self.usage
+        )
 
     def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
         above = self._above if number == 0 else ()
@@ -522,6 +552,7 @@ class GrowingReply:
 
     def _stand(self, number: int, reply: Reply) -> None:
         if reply.part.source and not any(one.part.source for one in self._standing.values()):
-            self._to.health.first_words(self._to.clock.monotonic() - self._begun_at)
+            self._first_words = self._to.clock.monotonic() - self._begun_at
+            self._to.health.first_words(self._first_words)
         self._standing[number] = reply
         self._keeps = False

@@ -1,6 +1,7 @@
 """Stand-ins at the ports, for fast stories; the contract tests keep them honest."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from bot.core.events import (
     Message,
     Pending,
     Prompt,
+    Reaction,
     Redaction,
     Revision,
     Room,
@@ -32,9 +34,24 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
+)
+from bot.core.feedback import (
+    ANSWERS,
+    Ask,
+    AskPolicy,
+    Circumstances,
+    Counted,
+    Opinion,
+    Past,
+    Question,
+    Rating,
+    answer_of,
+    asks_why,
 )
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
+from bot.core.polls import POLL, Poll, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
 from bot.core.routing import Policy
 from bot.core.transcript import Said, Transcript
@@ -42,9 +59,9 @@ from bot.core.turns import History
 from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.health import Health
-from bot.ports import Awaited, Choices, Claim, Exchange, Heard
+from bot.ports import Awaited, Choices, Claim, Exchange, Heard, Opinions
 from bot.texts import Texts, speak
-from tests.make import BOT, MIDNIGHT
+from tests.make import BOT, MIDNIGHT, ROOM
 
 
 class FakeMatrix:
@@ -232,7 +249,11 @@ class FakeMatrix:
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
         """Let the history have what was just sent, without the bot's own lines."""
-        if isinstance(outgoing, Notice):
+        if isinstance(outgoing, Poll):
+            root, at = outgoing.thread_root, 1_700_000_000_000
+            poll = Message(event_id, ROOM, self.user_id, POLL, outgoing.question, at, root)
+            self.messages[event_id] = self.known[event_id] = poll
+        if isinstance(outgoing, Notice | Poll):
             return
         reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
@@ -289,7 +310,9 @@ class FakeMatrix:
                     shown[target] = self._text(reply)
                 case Reply():
                     shown[event_id] = self._text(outgoing)
-                case _:
+                case Poll():
+                    shown[event_id] = outgoing.question
+                case Notice():
                     shown[event_id] = outgoing.text
         gone = self._gone()
         return {event_id: text for event_id, text in shown.items() if event_id not in gone}
@@ -377,6 +400,7 @@ class FakeStore:
         self.joined: dict[EventId, EventId] = {}
         self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
+        self.opinions = FakeOpinions()
 
     async def sync_token(self) -> str | None:
         return self.token
@@ -390,7 +414,7 @@ class FakeStore:
             known = event.event_id in self.events or _fingerprint(event) in map(
                 _fingerprint, self.events.values()
             )
-            if isinstance(event, Change) and self._is_nobodys(event):
+            if self._is_nobodys(event):
                 continue
             if not known or again:
                 self.events[event.event_id] = event
@@ -411,7 +435,13 @@ class FakeStore:
             return Awaited(event, self.heard_at[key])
         return Pending(key, event.room_id, key in self.claims, self.joined.get(key))
 
-    def _is_nobodys(self, change: Change) -> bool:
+    def _is_nobodys(self, event: Event) -> bool:
+        poll = event.target if isinstance(event, Vote) else getattr(event, "refers_to", None)
+        if poll is not None:
+            return not self.opinions.may_know(event.room_id, poll)
+        return isinstance(event, Change) and self._is_no_part(event)
+
+    def _is_no_part(self, change: Change) -> bool:
         here = [one for one in self.events.values() if one.room_id == change.room_id]
         ids = {
             *(one.event_id for one in here),
@@ -481,6 +511,200 @@ class FakeStore:
             if self.senders[key] == sender and self.events[key].room_id == room_id
         ]
         return max(told, default=None)
+
+
+class FakeOpinions:
+    """The ledger of opinions in memory; people under their own ids.
+
+    Attributes:
+        asks: every poll that was planned and not dropped, by number.
+        sent: of those, the events at which they stand, and until when votes count.
+        ratings: what counts, by prompt and person: the answer and the reason.
+    """
+
+    def __init__(self) -> None:
+        self.asks: dict[int, Ask] = {}
+        self.sent: dict[int, tuple[EventId, float, float]] = {}
+        self.people: dict[int, UserId] = {}
+        self.thanked: set[EventId] = set()
+        self.said: dict[EventId, tuple[EventId, UserId, Opinion, bool]] = {}
+        self.ratings: dict[tuple[EventId, UserId], tuple[str | None, str | None]] = {}
+        self.comments: dict[EventId, tuple[EventId | None, UserId, str]] = {}
+        self.how: dict[EventId, Circumstances] = {}
+        self.unwanted: set[str] = set()
+        self._order: list[tuple[Conversation, UserId, EventId]] = []
+        self._numbers = itertools.count(1)
+
+    async def answered(
+        self,
+        prompt: Prompt,
+        how: Circumstances,
+        after: Callable[[Past], float | None],
+        at: float,
+    ) -> float | None:
+        place, person, event_id = prompt.conversation, how.sender, prompt.event_id
+        past = self._past(prompt, person, at)
+        self.how[event_id] = how if how.model or event_id not in self.how else self.how[event_id]
+        self._order = [one for one in self._order if one[2] != event_id]
+        self._order.append((place, person, event_id))
+        wait = after(past)
+        for number in self._waiting(place):
+            del self.asks[number]
+        if wait is None:
+            return None
+        self._plan(event_id, "helped", place, person, at + wait)
+        return at + wait
+
+    def _past(self, prompt: Prompt, person: UserId, at: float) -> Past:
+        place = prompt.conversation
+        waiting = self._waiting(place)
+        asked = [
+            number
+            for number, ask in self.asks.items()
+            if ask.question == "helped"
+            and self.people[number] == person
+            and number not in waiting
+            and (number not in self.sent or self.sent[number][1] > at - 86_400)
+        ]
+        before = [one for where, who, one in self._order if (where, who) == (place, person)]
+        last = {prompt.event_id, *[one for one in before if one != prompt.event_id][-1:]}
+        return Past(
+            refused=not self.unwanted.isdisjoint({person, place.room_id}),
+            asked=len(asked),
+            last_asked=any(self.asks[number].prompt in last for number in self.sent),
+            waiting=bool(waiting),
+        )
+
+    def _waiting(self, place: Conversation) -> list[int]:
+        return [
+            number
+            for number, ask in self.asks.items()
+            if number not in self.sent
+            and ask.question == "helped"
+            and Conversation(ask.room_id, ask.thread_root) == place
+        ]
+
+    def _plan(
+        self,
+        prompt: EventId,
+        question: Question,
+        place: Conversation,
+        person: UserId,
+        due_at: float,
+    ) -> bool:
+        if any((one.prompt, one.question) == (prompt, question) for one in self.asks.values()):
+            return False
+        number = next(self._numbers)
+        self.asks[number] = Ask(number, prompt, question, place.room_id, place.thread_root, due_at)
+        self.people[number] = person
+        return True
+
+    async def due(self, now: float) -> tuple[Sequence[Ask], float | None]:
+        unsent = [one for number, one in self.asks.items() if number not in self.sent]
+        unsent.sort(key=lambda one: one.due_at)
+        ready = [one for one in unsent if one.due_at <= now]
+        return ready, next((one.due_at for one in unsent if one.due_at > now), None)
+
+    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+        self.sent[ask.number] = event_id, at, closes_at
+
+    async def put_off(self, ask: Ask, due_at: float) -> None:
+        if ask.number in self.asks:
+            self.asks[ask.number] = replace(ask, due_at=due_at)
+
+    async def drop(self, ask: Ask) -> None:
+        if ask.number not in self.sent:
+            self.asks.pop(ask.number, None)
+
+    def knows(self, room_id: RoomId, event_id: EventId) -> Ask | None:
+        """Return the poll that stands at an event of the room."""
+        for number, (sent, _, _) in self.sent.items():
+            if sent == event_id and self.asks[number].room_id == room_id:
+                return self.asks[number]
+        return None
+
+    def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
+        """Tell whether that is a poll of ours, or may be one that is not recorded yet."""
+        unsent = [one for number, one in self.asks.items() if number not in self.sent]
+        here = any(one.room_id == room_id for one in unsent)
+        return here or self.knows(room_id, event_id) is not None
+
+    async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
+        return self.knows(room_id, event_id)
+
+    async def count(self, vote: Vote, at: float) -> Counted | None:
+        ask = self.knows(vote.room_id, vote.target)
+        if ask is None:
+            return None
+        person = self.people[ask.number]
+        answer = chosen(vote.answers, ANSWERS[ask.question])
+        in_time = vote.timestamp / 1000 <= self.sent[ask.number][2]
+        counts = in_time and person == vote.sender
+        said = Opinion(ask.question, answer, vote.timestamp, ask.number)
+        self.said.setdefault(vote.event_id, (ask.prompt, vote.sender, said, counts))
+        if not counts:
+            return None
+        self._rate_anew(ask.prompt, person)
+        goes_on = ask.question == "helped" and asks_why(answer)
+        place = Conversation(ask.room_id, ask.thread_root)
+        goes_on = goes_on and self._plan(ask.prompt, "why", place, person, at)
+        thanks = answer is not None and not asks_why(answer) and ask.prompt not in self.thanked
+        if thanks:
+            self.thanked.add(ask.prompt)
+        return Counted(ask, answer, thanks=thanks, goes_on=goes_on)
+
+    async def rate(
+        self,
+        said: Reaction | Message,
+        prompt: EventId,
+        answer: Rating,
+        at: float,  # noqa: ARG002  # the port
+    ) -> None:
+        opinion = Opinion("helped", answer, said.timestamp)
+        self.said.setdefault(said.event_id, (prompt, said.sender, opinion, True))
+        self._rate_anew(prompt, said.sender)
+
+    def _rate_anew(self, prompt: EventId, person: UserId) -> None:
+        said = [
+            opinion
+            for about, who, opinion, counts in self.said.values()
+            if (about, who) == (prompt, person) and counts
+        ]
+        helped, why = answer_of(said, "helped"), answer_of(said, "why")
+        if helped is None:
+            self.ratings.pop((prompt, person), None)
+            return
+        reason = why.answer if why is not None and asks_why(helped.answer) else None
+        self.ratings[prompt, person] = helped.answer, reason
+
+    async def comment(
+        self,
+        said: Message | Revision,
+        prompt: EventId | None,
+        at: float,  # noqa: ARG002  # the port
+    ) -> None:
+        if isinstance(said, Message):
+            self.comments[said.event_id] = prompt, said.sender, said.body
+        elif self.comments.get(said.target, (None, None, ""))[1] == said.sender:
+            about, person, _ = self.comments[said.target]
+            self.comments[said.target] = about, person, said.body
+
+    async def withdraw(self, event_id: EventId) -> None:
+        self.comments.pop(event_id, None)
+        unsent = [one for number, one in self.asks.items() if number not in self.sent]
+        for ask in unsent:
+            if ask.prompt == event_id:
+                del self.asks[ask.number]
+        gone = self.said.pop(event_id, None)
+        if gone is not None:
+            self._rate_anew(gone[0], gone[1])
+
+    async def last_answered(self, conversation: Conversation) -> EventId | None:
+        here = [one for where, _, one in self._order if where == conversation]
+        return here[-1] if here else None
+
+    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
+        (self.unwanted.discard if wanted else self.unwanted.add)(whose)
 
 
 class FakeClock:
@@ -553,6 +777,8 @@ class Story:
         self.at_once = 20
         self.catalogue = CATALOGUE
         self.fallback: ModelCard | None = None
+        self.feedback = AskPolicy("never")
+        self.opinions: Opinions | None = None  # other than the fake ledger's own
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
         self.stopping = asyncio.Event()
 
@@ -562,8 +788,10 @@ class Story:
         settings = Settings(
             "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
         )
-        how = Behaviour(self.policy, settings, self.about, self.at_once, self.fallback)
-        return Assistant(self.matrix, self.model, self.store, replying, how)
+        how = Behaviour(
+            self.policy, settings, self.about, self.at_once, self.feedback, self.fallback
+        )
+        return Assistant(self.model, self.opinions or self.store.opinions, replying, how)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[asyncio.Task[None]]:

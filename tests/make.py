@@ -14,6 +14,7 @@ from bot.core.events import (
     RoomId,
     Undecryptable,
     UserId,
+    Vote,
 )
 
 ROOM = RoomId("!room:tchap.test")
@@ -68,9 +69,21 @@ def reaction(
     target: str = "$reply",
     event_id: str = "$reaction",
     sender: UserId = AGENT,
+    timestamp: int = 1_700_000_000_000,
 ) -> Reaction:
     """Return the agent's reaction to a reply."""
-    return Reaction(EventId(event_id), ROOM, sender, EventId(target), key)
+    return Reaction(EventId(event_id), ROOM, sender, EventId(target), key, timestamp)
+
+
+def vote(
+    *answers: str,
+    target: str = "$poll",
+    event_id: str = "$vote",
+    sender: UserId = AGENT,
+    timestamp: int = 1_700_000_000_000,
+) -> Vote:
+    """Return the agent's vote in a poll."""
+    return Vote(EventId(event_id), ROOM, sender, EventId(target), answers, timestamp)
 
 
 def invite(sender: str = AGENT, *, direct: bool = True) -> Invite:

@@ -1,5 +1,5 @@
 """What people type with a "!": one file each, registered by its import here."""
 
-from bot.commands import about, guide, language, model, new, redo, sources, stop
+from bot.commands import about, feedback, guide, language, model, new, redo, sources, stop
 
-__all__ = ["about", "guide", "language", "model", "new", "redo", "sources", "stop"]
+__all__ = ["about", "feedback", "guide", "language", "model", "new", "redo", "sources", "stop"]

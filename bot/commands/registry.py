@@ -1,14 +1,15 @@
 """Commands by their names, and what each is given."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from bot.answers import Answers
 from bot.changes import Changes
-from bot.core.events import Conversation, Prompt, UserId
+from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.models import Catalogue, ModelCard
 from bot.ports import Matrix, Store
+from bot.surveys import Surveys
 from bot.texts import Language, Texts
 
 _MODERATOR = 50  # power level (spec: m.room.power_levels, as clients name it)
@@ -34,6 +35,7 @@ class Desk:
     store: Store
     answers: Answers
     changes: Changes
+    surveys: Surveys
     catalogue: Catalogue
     about: About
 
@@ -67,10 +69,18 @@ class Call:
     @property
     def may_choose(self) -> bool:
         """Tell whether the person may choose here: for all of a salon, its moderators only."""
-        room_id, matrix = self.prompt.room_id, self.desk.matrix
-        if self.place.thread_root is not None or matrix.room(room_id).direct:
+        if self.place.thread_root is not None or self.desk.matrix.room(self.prompt.room_id).direct:
             return True
-        return matrix.power_level(room_id, self.sender) >= _MODERATOR
+        return self.moderates
+
+    @property
+    def moderates(self) -> bool:
+        """Tell whether the person is a moderator of the room."""
+        return self.desk.matrix.power_level(self.prompt.room_id, self.sender) >= _MODERATOR
+
+    def said(self, words: str) -> Message:
+        """Return the message as if it said only that."""
+        return replace(self.prompt.messages[0], body=words)
 
 
 Command = Callable[[Call], Awaitable[str | None]]

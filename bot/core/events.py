@@ -93,6 +93,7 @@ class Undecryptable:
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
         thread_root: the thread's root event id, from the relation that stays in clear.
         fingerprint: as a `Message` has it.
+        refers_to: the event that it refers to (`m.reference`): where that is a poll, it is a vote.
     """
 
     event_id: EventId
@@ -102,6 +103,7 @@ class Undecryptable:
     timestamp: int
     thread_root: EventId | None = None
     fingerprint: str | None = None
+    refers_to: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Reaction:
 
     Attributes:
         key: the emoji, without variation selectors and skin tones.
+        timestamp: the homeserver's `origin_server_ts`, in milliseconds.
     """
 
     event_id: EventId
@@ -142,9 +145,30 @@ class Reaction:
     sender: UserId
     target: EventId
     key: str
+    timestamp: int = 0
 
 
-Change = Revision | Redaction | Reaction
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What somebody chooses in a poll (`m.poll.response`, MSC3381).
+
+    Attributes:
+        target: the poll's event.
+        answers: the ids that are chosen, none where an earlier vote is taken back.
+        timestamp: the homeserver's `origin_server_ts`, in milliseconds.
+        fingerprint: as a `Message` has it.
+    """
+
+    event_id: EventId
+    room_id: RoomId
+    sender: UserId
+    target: EventId
+    answers: tuple[str, ...]
+    timestamp: int
+    fingerprint: str | None = None
+
+
+Change = Revision | Redaction | Reaction | Vote
 Event = Invite | Joined | Left | Upgraded | Message | Undecryptable | Change
 
 

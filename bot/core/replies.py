@@ -7,6 +7,15 @@ from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Part
+from bot.core.polls import Poll
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A message of a thread that is answered there, by its ids."""
+
+    event_id: EventId
+    thread_root: EventId
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +27,7 @@ class Notice:
     """
 
     text: str
-    to: Prompt | Undecryptable | None = None
+    to: Prompt | Undecryptable | Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Edit:
     reply: Reply
 
 
-Outgoing = Notice | Reply | Edit
+Outgoing = Notice | Reply | Edit | Poll
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,8 @@ class Wire:
     """An event as the homeserver gets and shows it, encrypted where the room is.
 
     Attributes:
-        clear: what it says, where this process knows; it never leaves the memory.
+        clear: type and content of what it says, where this process knows; it never leaves the
+            memory.
     """
 
     type: str
@@ -122,7 +132,8 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
         stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
-            of its events, "notice", or "key missing".
+            of its events, "notice", "key missing", "poll helped", "poll why",
+            "thanks helped", or "thanks why".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

@@ -22,8 +22,11 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
     server_name,
 )
+from bot.core.feedback import THUMBS
+from bot.core.polls import POLL
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,33 @@ class Redo:
     """Answer once more, in the same reply."""
 
     reaction: Reaction
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Note what the person thinks of the reply that the event reacts to."""
+
+    reaction: Reaction
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count a vote, where it is one of the bot's own polls."""
+
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """Keep what the person writes in reply to a poll.
+
+    Attributes:
+        prompt: the message, and where an acknowledgement goes.
+        poll: the poll's event.
+    """
+
+    prompt: Prompt
+    poll: EventId
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +185,9 @@ Intent = (
     | Withdraw
     | Stop
     | Redo
+    | Rate
+    | Count
+    | Comment
     | Welcome
     | Accept
     | Decline
@@ -170,7 +203,12 @@ TEXT = {"m.text", "m.emote"}
 
 _COMMAND = re.compile(r"!([^\W\d_]\w*)\s*(.*)", re.DOTALL)
 _NEW_CONVERSATION = {"nouveau", "new"}
-_CONTROLS: Mapping[str, type[Stop | Redo]] = {"🛑": Stop, "⏹": Stop, "🔄": Redo}
+_REACTIONS: Mapping[str, type[Stop | Redo | Rate]] = {
+    "🛑": Stop,
+    "⏹": Stop,
+    "🔄": Redo,
+    **dict.fromkeys(THUMBS, Rate),
+}
 _OWN = "own message"
 _OTHER_BOT = "another bot"
 _NOT_ALLOWED = "sender's homeserver is not allowed"
@@ -228,7 +266,7 @@ def decide(
             )
         case Joined() | Left():
             return _decide_of_room(event, room, policy)
-        case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction():
+        case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction() | Vote():
             return _decide_of_people(event, policy)
         case Message():
             try:
@@ -259,7 +297,7 @@ def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
 
 
 def _decide_of_people(
-    event: Upgraded | Undecryptable | Revision | Redaction | Reaction, policy: Policy
+    event: Upgraded | Undecryptable | Revision | Redaction | Reaction | Vote, policy: Policy
 ) -> Intent | Await:
     """Decide about what only people of allowed servers can ask for, and the bot never."""
     if event.sender == policy.me:
@@ -268,34 +306,45 @@ def _decide_of_people(
         return Withdraw(event)
     if not policy.allows(event.sender):
         return Ignore(_NOT_ALLOWED)
-    if isinstance(event, Reaction):
-        asked = _CONTROLS.get(event.key)
-        return asked(event) if asked else Ignore("no control")
-    if isinstance(event, Undecryptable):
-        return Ignore(_OTHER_BOT) if event.sender in policy.bots else Await(event)
-    return Amend(event) if isinstance(event, Revision) else Follow(event)
+    if isinstance(event, Upgraded):
+        return Follow(event)
+    if event.sender in policy.bots:
+        return Ignore(_OTHER_BOT)
+    return _decide_of_person(event)
+
+
+def _decide_of_person(event: Undecryptable | Revision | Reaction | Vote) -> Intent | Await:
+    match event:
+        case Undecryptable():
+            return Await(event)
+        case Revision():
+            return Amend(event)
+        case Reaction():
+            asked = _REACTIONS.get(event.key)
+            return asked(event) if asked else Ignore("no control")
+        case Vote():
+            return Count(event)
 
 
 def _decide_message(
     message: Message, room: Room, policy: Policy, known: Known, now: float | None
 ) -> Intent:
+    readable = message.msgtype in TEXT
+    command = parse_command(message.body) if readable else None
+    around = _Around(message, policy, known)
     reason = _no_prompt(message, policy)
-    if reason is None and message.msgtype in TEXT and not message.body.strip():
+    if reason is None and readable and not message.body.strip():
         reason = "empty message"
+    if reason is None and not room.direct:
+        reason = around.passes_by(command=command is not None)
     if reason is not None:
         return Ignore(reason)
-    command = parse_command(message.body) if message.msgtype in TEXT else None
-    around = _Around(message, policy, known)
-    if not room.direct:
-        if message.answers:  # another assistant's; in a direct message, somebody forwards it
-            return Ignore(_OTHER_BOT)
-        heeded = around.commands() if command is not None else around.addresses()
-        if not heeded:
-            return Ignore("not addressed to the bot")
     prompt = _prompt(message, room, policy)
+    if command is None and readable and (poll := around.poll()) is not None:
+        return Comment(prompt, poll)
     if now is not None and now - message.timestamp / 1000 > policy.age_limit:
         return Explain(prompt, "expired")
-    if message.msgtype not in TEXT:
+    if not readable:
         return Explain(prompt, "unreadable message")
     return Answer(prompt) if command is None else Run(prompt, *command)
 
@@ -339,6 +388,13 @@ class _Around:
     policy: Policy
     known: Known
 
+    def passes_by(self, *, command: bool) -> str | None:
+        """Return why the message is not for the bot, None where it is."""
+        if self.message.answers:  # another assistant's; in a direct message, somebody forwards it
+            return _OTHER_BOT
+        heeded = self.commands() if command else self.addresses()
+        return None if heeded else "not addressed to the bot"
+
     def addresses(self) -> bool:
         """Tell whether the message is for the bot.
 
@@ -355,6 +411,12 @@ class _Around:
     def commands(self) -> bool:
         """Tell whether a command is for this bot: others use the same sign."""
         return self.policy.me in self.message.mentions or self._opener() is not None
+
+    def poll(self) -> EventId | None:
+        """Return the bot's poll that the message replies to, None where it replies to none."""
+        quoted = self._look(self.message.replies_to)
+        is_mine = quoted is not None and quoted.sender == self.policy.me
+        return quoted.event_id if quoted and is_mine and quoted.msgtype == POLL else None
 
     def _opener(self) -> Message | None:
         """Return the message at the root of the thread, where that makes it one of the bot's."""

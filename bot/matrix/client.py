@@ -30,10 +30,10 @@ from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
 from bot.matrix import sync
-from bot.matrix.content import build
+from bot.matrix.content import build, event_type
 from bot.matrix.failures import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.parse import Heard, mapping, parse_message
+from bot.matrix.parse import Heard, mapping, parse_said
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.shield import to_the_end
@@ -176,9 +176,9 @@ class NioMatrix:
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
-        content = build(outgoing, self._rooms.latest(room_id))
-        kind, sealed = await to_the_end(self._seal(room_id, "m.room.message", content))
-        return Wire(kind, sealed, content)
+        said, content = event_type(outgoing), build(outgoing, self._rooms.latest(room_id))
+        kind, sealed = await to_the_end(self._seal(room_id, said, content))
+        return Wire(kind, sealed, {"type": said, "content": content})
 
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
         """Send what is frozen, never in clear where the room is encrypted by now."""
@@ -191,7 +191,7 @@ class NioMatrix:
         if mapping(content.get("m.relates_to")).get("rel_type") != "m.replace":
             self._rooms.note_sent(room_id, event_id)
         if wire.clear is not None:
-            self._hear_own(room_id, event_id, dict(wire.clear))
+            self._hear_own(room_id, event_id, wire.clear)
         return event_id
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
@@ -216,16 +216,15 @@ class NioMatrix:
         with named():
             return await self._client.seal(room_id, kind, content)
 
-    def _hear_own(self, room_id: RoomId, event_id: EventId, content: dict[str, Any]) -> None:
+    def _hear_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
         """Take in what was just sent: the next prompt may be answered before the sync tells it."""
         source = {
-            "type": "m.room.message",
+            **clear,
             "event_id": event_id,
             "sender": self.user_id,
             "origin_server_ts": int(self._health.clock.now() * 1000),
-            "content": content,
         }
-        heard = parse_message(source, room_id, self.user_id)
+        heard = parse_said(source, room_id, self.user_id)
         if heard is not None:
             self._histories.hear(heard)
         if isinstance(heard, Message):

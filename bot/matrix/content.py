@@ -1,13 +1,19 @@
-"""The JSON of what the bot says: pure builders of `m.room.message` contents."""
+"""The JSON of what the bot says: pure builders of event contents."""
 
 from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, render
-from bot.core.replies import Edit, Notice, Outgoing, Reply
-from bot.matrix.parse import MARKER
+from bot.core.polls import POLL, Poll
+from bot.core.replies import Anchor, Edit, Notice, Outgoing, Reply
+from bot.matrix.parse import MARKER, MESSAGE, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
+
+
+def event_type(outgoing: Outgoing) -> str:
+    """Return the type of the event that says it."""
+    return POLL if isinstance(outgoing, Poll) else MESSAGE
 
 
 def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
@@ -23,15 +29,42 @@ def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
         case Reply():
             return _reply(outgoing) | {"m.relates_to": _relation(outgoing.prompt, latest)}
         case Edit():
-            new = _reply(outgoing.reply)
-            first_line = new["body"].split("\n", 1)[0][:_FALLBACK_LENGTH]
-            return {
-                "msgtype": new["msgtype"],
-                "body": f"* {first_line}",
-                "m.mentions": {},
-                "m.new_content": new,
-                "m.relates_to": {"rel_type": "m.replace", "event_id": outgoing.event_id},
-            }
+            return _edit(outgoing)
+        case Poll():
+            return _poll(outgoing)
+
+
+def _edit(edit: Edit) -> dict[str, Any]:
+    new = _reply(edit.reply)
+    first_line = new["body"].split("\n", 1)[0][:_FALLBACK_LENGTH]
+    return {
+        "msgtype": new["msgtype"],
+        "body": f"* {first_line}",
+        "m.mentions": {},
+        "m.new_content": new,
+        "m.relates_to": {"rel_type": "m.replace", "event_id": edit.event_id},
+    }
+
+
+def _poll(poll: Poll) -> dict[str, Any]:
+    """Build a poll in the unstable names alone: clients show one in the stable names as empty.
+
+    The text is for clients that know no polls.
+    """
+    numbered = (f"{number}. {one.text}" for number, one in enumerate(poll.answers, 1))
+    content: dict[str, Any] = {
+        TEXT: "\n".join([poll.question, *numbered]),
+        POLL: {
+            "question": {TEXT: poll.question},
+            "kind": f"org.matrix.msc3381.poll.{'' if poll.disclosed else 'un'}disclosed",
+            "max_selections": 1,
+            "answers": [{"id": one.id, TEXT: one.text} for one in poll.answers],
+        },
+        "m.mentions": {},
+    }
+    if poll.thread_root is not None:
+        content["m.relates_to"] = _in_thread(poll.thread_root, poll.latest or poll.thread_root)
+    return content
 
 
 def _notice(notice: Notice) -> dict[str, Any]:
@@ -70,19 +103,23 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def _relation(to: Prompt | Undecryptable, latest: EventId | None) -> dict[str, Any]:
+def _relation(to: Prompt | Undecryptable | Anchor, latest: EventId | None) -> dict[str, Any]:
     """Relate to what is answered: in its thread, or by a reference that `/relations` can find.
 
     In the main timeline it is quoted where another message came between.
     """
     ids = to.event_ids if isinstance(to, Prompt) else (to.event_id,)
-    quote = {"m.in_reply_to": {"event_id": ids[-1]}}
     if to.thread_root is not None:
-        return {
-            "rel_type": "m.thread",
-            "event_id": to.thread_root,
-            "is_falling_back": True,
-            **quote,
-        }
+        return _in_thread(to.thread_root, ids[-1])
+    quote = {"m.in_reply_to": {"event_id": ids[-1]}}
     relation = {"rel_type": "m.reference", "event_id": to.event_id}
     return relation if latest in {None, *ids} else relation | quote
+
+
+def _in_thread(root: EventId, latest: EventId) -> dict[str, Any]:
+    return {
+        "rel_type": "m.thread",
+        "event_id": root,
+        "is_falling_back": True,
+        "m.in_reply_to": {"event_id": latest},
+    }

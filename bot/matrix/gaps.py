@@ -11,7 +11,14 @@ from bot.core.events import UserId
 from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
 from bot.health import Health
 from bot.matrix.failures import call
-from bot.matrix.parse import identifier, mapping, parse_membership, timestamp
+from bot.matrix.parse import (
+    POLL_RESPONSES,
+    POLL_STARTS,
+    identifier,
+    mapping,
+    parse_membership,
+    timestamp,
+)
 
 _PAGE = 100
 _DAY = 86_400.0  # seconds
@@ -25,6 +32,8 @@ FILTER = {
         "m.room.redaction",
         "m.room.tombstone",
         "m.reaction",
+        *POLL_STARTS,
+        *POLL_RESPONSES,
         "im.vector.room.access_rules",
     ],
     "lazy_load_members": True,

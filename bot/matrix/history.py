@@ -89,7 +89,7 @@ class Histories:
 
     def hear(self, event: Heard) -> None:
         """Take in what has been said, edited or redacted, by the bot as well."""
-        if isinstance(event, Message | Undecryptable):
+        if isinstance(event, Message | Undecryptable) and not _refers(event):
             for root in {None, event.thread_root, event.event_id}:
                 transcript = self._warm.get(Conversation(event.room_id, root))
                 if transcript is not None:
@@ -491,7 +491,16 @@ def _older(prompt: Prompt, said: Sequence[Said], since: float) -> set[EventId]:
 
 
 def _readable(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:
-    return [event for event in events if isinstance(event, Message | Undecryptable | Revision)]
+    return [
+        event
+        for event in events
+        if isinstance(event, Message | Undecryptable | Revision) and not _refers(event)
+    ]
+
+
+def _refers(event: Heard) -> bool:
+    """Tell whether it says nothing in the conversation: a vote, or a step of a verification."""
+    return isinstance(event, Undecryptable) and event.refers_to is not None
 
 
 def _since_invitation(newest_first: Sequence[Any], me: UserId) -> list[Any]:

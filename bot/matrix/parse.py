@@ -23,17 +23,25 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
 )
+from bot.core.polls import MOST_ANSWERS, POLL
 
+MESSAGE = "m.room.message"
+TEXT = "org.matrix.msc1767.text"  # extensible events, as polls have it
 MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
+
+# Under the name that clients send, and the one of the final MSC3381.
+POLL_STARTS = (POLL, "m.poll.start")
+POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
 
 _LONGEST_ID = 255  # spec: appendices, identifiers
 _NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
 
 Json = Mapping[str, object]
-Heard = Message | Revision | Redaction | Reaction | Undecryptable | Upgraded
+Heard = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
 # A mention in HTML (spec: user mentions in `formatted_body`), by whatever host Tchap's or others'.
 # In steps that never look at a character twice: whoever writes the HTML must not hold up the loop.
@@ -73,10 +81,10 @@ def parse_event(event: object, room_id: RoomId, me: UserId) -> Heard | None:
         return _parse_redaction(source, room_id)
     if kind == "m.room.tombstone" and in_clear:
         return _parse_upgrade(source, room_id)
-    message = parse_message(source, room_id, me)
-    if isinstance(message, Message):
-        return replace(message, fingerprint=getattr(event, "fingerprint", None))
-    return message
+    heard = parse_said(source, room_id, me)
+    if isinstance(heard, Message | Vote):
+        return replace(heard, fingerprint=getattr(event, "fingerprint", None))
+    return heard
 
 
 def latest_edit(event: object) -> Json | None:
@@ -136,6 +144,16 @@ def is_text(value: str) -> bool:
     return True
 
 
+def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | Vote | None:
+    """Read one event that may be encrypted, from what it says in clear."""
+    kind = text(source, "type")
+    if kind in POLL_STARTS:
+        return _parse_poll(source, room_id)
+    if kind in POLL_RESPONSES:
+        return _parse_vote(source, room_id)
+    return parse_message(source, room_id, me)
+
+
 def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | None:
     """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
 
@@ -143,7 +161,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     """
     content, kind = mapping(source.get("content")), text(source, "type")
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
-    if kind not in {"m.room.message", "m.sticker"} or not (event_id and sender and content):
+    if kind not in {MESSAGE, "m.sticker"} or not (event_id and sender and content):
         return None
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
@@ -165,22 +183,84 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
             claim=_claim(new),
             final=_is_final(new),
         )
-    in_thread = text(relation, "rel_type") == "m.thread" and target
-    quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
-    falls_back = in_thread and relation.get("is_falling_back") is True
+    root, quoted = _place(relation)
+    quotes = bool(mapping(relation.get("m.in_reply_to")))
     return Message(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
         msgtype=msgtype,
-        body=_said(content, me, quoting=bool(quoted)),
+        body=_said(content, me, quoting=quotes),
         timestamp=timestamp(source),
-        thread_root=EventId(target) if in_thread else None,
+        thread_root=root,
         mentions=_mentions(content),
-        replies_to=EventId(quoted) if quoted and not falls_back else None,
+        replies_to=quoted,
         answers=_answers(content),
         claim=_claim(content),
         final=_is_final(content),
+    )
+
+
+def _place(relation: Json) -> tuple[EventId | None, EventId | None]:
+    """Return the thread's root, and what is replied to where that is no fallback."""
+    target = identifier(relation, "event_id")
+    in_thread = text(relation, "rel_type") == "m.thread" and bool(target)
+    quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
+    falls_back = in_thread and relation.get("is_falling_back") is True
+    root = EventId(target) if in_thread else None
+    return root, EventId(quoted) if quoted and not falls_back else None
+
+
+def _parse_poll(source: Json, room_id: RoomId) -> Message | None:
+    """Read one poll, whose type then stands for the `msgtype`, as a message that is its question.
+
+    Spec: MSC3381, whose names clients use, and the final ones.
+    """
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
+    content = mapping(source.get("content"))
+    poll = next((mapping(content[name]) for name in POLL_STARTS if name in content), {})
+    if not (event_id and sender and poll):
+        return None
+    root, quoted = _place(mapping(content.get("m.relates_to")))
+    return Message(
+        event_id=EventId(event_id),
+        room_id=room_id,
+        sender=UserId(sender),
+        msgtype=POLL,
+        body=_plain(mapping(poll.get("question"))),
+        timestamp=timestamp(source),
+        thread_root=root,
+        mentions=_mentions(content),
+        replies_to=quoted,
+    )
+
+
+def _plain(content: Json) -> str:
+    """Return a text of extensible events (MSC1767): a string, or a list of representations."""
+    several = content.get("m.text")
+    first = mapping(several[0]) if isinstance(several, list) and several else {}
+    return text(content, TEXT) or text(content, "m.text") or text(first, "body")
+
+
+def _parse_vote(source: Json, room_id: RoomId) -> Vote | None:
+    """Read one vote; what names no answers as it should has none, and is spoilt."""
+    event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
+    content = mapping(source.get("content"))
+    relation = mapping(content.get("m.relates_to"))
+    target = identifier(relation, "event_id")
+    if not (event_id and sender and target) or text(relation, "rel_type") != "m.reference":
+        return None
+    named = [mapping(content[name]).get("answers") for name in POLL_RESPONSES if name in content]
+    answers = named[0] if named else content.get("m.selections")
+    found = answers if isinstance(answers, list) else []
+    sound = all(_can_be_id(one) for one in found)
+    return Vote(
+        event_id=EventId(event_id),
+        room_id=room_id,
+        sender=UserId(sender),
+        target=EventId(target),
+        answers=tuple(found[:MOST_ANSWERS]) if sound else (),
+        timestamp=timestamp(source),
     )
 
 
@@ -193,7 +273,12 @@ def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
     if not (event_id and sender and target and key and annotates):
         return None
     return Reaction(
-        EventId(event_id), room_id, UserId(sender), EventId(target), _SELECTORS.sub("", key)
+        EventId(event_id),
+        room_id,
+        UserId(sender),
+        EventId(target),
+        _SELECTORS.sub("", key),
+        timestamp(source),
     )
 
 
@@ -207,10 +292,10 @@ def _parse_redaction(source: Json, room_id: RoomId) -> Redaction | None:
 
 
 def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
-    """Read what an encrypted message says in clear; None where its relation makes it no prompt.
+    """Read what an encrypted message says in clear; None where it is neither prompt nor vote.
 
-    Edits, votes, reactions and verifications relate to another event (spec: m.relates_to stays
-    outside the ciphertext), prompts at the most to a thread.
+    Its relation tells (spec: m.relates_to stays outside the ciphertext): that of a prompt is to a
+    thread at the most, that of a vote to the poll. Edits and reactions have others.
     """
     content = mapping(source.get("content"))
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
@@ -218,9 +303,9 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
     kind = text(relation, "rel_type")
     if text(source, "type") != "m.room.encrypted" or not (event_id and sender):
         return None
-    if kind not in {"", "m.thread"}:
+    target = EventId(identifier(relation, "event_id")) or None
+    if kind not in {"", "m.thread", "m.reference"}:
         return None
-    root = identifier(relation, "event_id") if kind else ""
     session_id = identifier(content, "session_id")
     return Undecryptable(
         event_id=EventId(event_id),
@@ -228,8 +313,9 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
         sender=UserId(sender),
         session_id=session_id,
         timestamp=timestamp(source),
-        thread_root=EventId(root) if root else None,
+        thread_root=target if kind == "m.thread" else None,
         fingerprint=fingerprint(sender, session_id, text(content, "ciphertext")),
+        refers_to=target if kind == "m.reference" else None,
     )
 
 

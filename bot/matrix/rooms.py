@@ -309,7 +309,10 @@ class Rooms:
             self.redact(heard)
         else:
             self._histories.hear(heard)
-        if isinstance(heard, Message | Undecryptable):
+        if (
+            isinstance(heard, Message | Undecryptable)
+            and getattr(heard, "refers_to", None) is None
+        ):
             self._latest[room_id] = heard.event_id
         if isinstance(heard, Message):
             self.remember(heard)

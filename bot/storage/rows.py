@@ -17,6 +17,7 @@ from bot.core.events import (
     RoomId,
     Undecryptable,
     UserId,
+    Vote,
 )
 from bot.core.replies import Frozen, Wire
 from bot.ports import Awaited
@@ -38,11 +39,14 @@ def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
         row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
     elif isinstance(heard, Message | Undecryptable):
         row |= {"fingerprint": heard.fingerprint, "thread_root": heard.thread_root}
+    elif isinstance(heard, Vote):
+        row["fingerprint"] = heard.fingerprint
     if isinstance(heard, Undecryptable):
         row |= {
             "sender": heard.sender,
             "session_id": heard.session_id,
             "timestamp": heard.timestamp,
+            "refers_to": heard.refers_to,
         }
     return row
 
@@ -65,7 +69,7 @@ def unfinished(row: RowMapping) -> Unfinished:
 
 
 def _awaited(row: RowMapping) -> Awaited:
-    root = row["thread_root"]
+    root, poll = row["thread_root"], row["refers_to"]
     message = Undecryptable(
         EventId(row["event_id"]),
         RoomId(row["room_id"]),
@@ -74,6 +78,7 @@ def _awaited(row: RowMapping) -> Awaited:
         row["timestamp"],
         None if root is None else EventId(root),
         row["fingerprint"],
+        None if poll is None else EventId(poll),
     )
     return Awaited(message, seconds(row["admitted_at"]))
 

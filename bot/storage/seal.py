@@ -1,19 +1,26 @@
-"""What the ledger keeps of a conversation for a moment, sealed with a key that is not in it."""
+"""What the ledger keeps of words and people, under a key that is not in it."""
+
+import hashlib
+import hmac
 
 from Crypto.Cipher import AES
 from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 from Crypto.Random import get_random_bytes
 
-_PURPOSE = b"assistant-tchap outbox"  # other keys of the same secret are other keys
+from bot.core.events import UserId
+
+_OUTBOX = b"assistant-tchap outbox"  # other keys of the same secret are other keys
+_PEOPLE = b"assistant-tchap pseudonyms"
 _NONCE, _TAG = 12, 16  # bytes (NIST SP 800-38D)
+_PSEUDONYM_DIGITS = 32
 
 
 class Seal:
     """AES-256-GCM under a key derived (HKDF, RFC 5869) from the operator's secret."""
 
     def __init__(self, secret: str) -> None:
-        self._key = HKDF(secret.encode(), 32, b"", SHA256, context=_PURPOSE)
+        self._key = _derive(secret, _OUTBOX)
         self.open(self.close(b"", ""), "")  # loads the cipher while files can be opened
 
     def close(self, plain: bytes, place: str) -> bytes:
@@ -33,3 +40,19 @@ class Seal:
         cipher = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
         cipher.update(place.encode())
         return bytes(cipher.decrypt_and_verify(sealed[_NONCE + _TAG :], tag))
+
+
+class Pseudonyms:
+    """Names for people that nobody can trace back who has no key (HMAC, RFC 2104)."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = _derive(secret, _PEOPLE)
+
+    def of(self, user_id: UserId) -> str:
+        """Return the same 32 hexadecimal digits for a person, whenever asked."""
+        digest = hmac.new(self._key, user_id.encode(), hashlib.sha256)
+        return digest.hexdigest()[:_PSEUDONYM_DIGITS]
+
+
+def _derive(secret: str, purpose: bytes) -> bytes:
+    return bytes(HKDF(secret.encode(), 32, b"", SHA256, context=purpose))

@@ -27,6 +27,7 @@ from bot.core.events import (
     RoomId,
     Undecryptable,
     UserId,
+    Vote,
 )
 from bot.core.replies import Frozen
 from bot.errors import StoreError
@@ -37,7 +38,7 @@ from bot.storage import rows
 from bot.storage.database import Database, probe
 from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
 from bot.storage.seal import Seal
-from bot.storage.tables import account, choices, inbox, outbox, replies
+from bot.storage.tables import account, choices, inbox, outbox, polls, replies
 
 log = structlog.get_logger()
 
@@ -96,6 +97,11 @@ class SqlStore:
             raise
         return store
 
+    @property
+    def database(self) -> Database:
+        """Where it is kept."""
+        return self._database
+
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()
@@ -149,7 +155,7 @@ class SqlStore:
         it may come again after it was declined, and then counts as new. So does what an earlier
         try has inserted, behind position `before`, although it failed.
         """
-        if isinstance(heard, Change) and await _is_nobodys(connection, heard):
+        if await _is_nobodys(connection, heard):
             return False
         statement = self._insert(inbox).values(row)
         upsert = (
@@ -371,8 +377,22 @@ async def _reply(connection: AsyncConnection, prompt: str) -> tuple[EventId, ...
     return tuple(map(EventId, found))
 
 
-async def _is_nobodys(connection: AsyncConnection, change: Change) -> bool:
-    """Tell whether what changes is neither prompt nor reply, nor root of a thread of such."""
+async def _is_nobodys(connection: AsyncConnection, heard: Event) -> bool:
+    """Tell whether the event is about another one that is of no concern to the bot.
+
+    Of its concern are prompts, replies, roots of threads of such, and votes; of its own polls,
+    votes.
+    """
+    poll = heard.target if isinstance(heard, Vote) else getattr(heard, "refers_to", None)
+    if poll is not None:
+        # One that was sent may not be recorded yet.
+        may_be = or_(polls.c.event_id == poll, polls.c.event_id.is_(None))
+        here = may_be, polls.c.room_id == heard.room_id
+        return await connection.scalar(select(polls.c.id).where(*here).limit(1)) is None
+    return isinstance(heard, Change) and await _is_no_part(connection, heard)
+
+
+async def _is_no_part(connection: AsyncConnection, change: Change) -> bool:
     mine = select(inbox.c.event_id).where(
         inbox.c.room_id == change.room_id,
         or_(inbox.c.event_id == change.target, inbox.c.thread_root == change.target),

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
     func,
 )
 
@@ -52,6 +54,7 @@ inbox = Table(
     Column("timestamp", BigInteger, nullable=True),  # the homeserver's, in milliseconds
     Column("noticed_at", DateTime, nullable=True),
     Column("fingerprint", String, nullable=True),  # of what was encrypted
+    Column("refers_to", String, nullable=True),  # of a vote that is undecryptable, the poll
 )
 Index("ix_inbox_unfinished", inbox.c.position, **_where(inbox.c.finished_at.is_(None)))
 Index(
@@ -96,4 +99,108 @@ choices = Table(
     Column("thread_root", String, primary_key=True),  # "" for all of the room
     Column("model", String, nullable=True),  # as the backend knows it
     Column("language", String, nullable=True),
+    Column("polls", Boolean, nullable=True),  # of a room: False where none are wanted there
+)
+
+# Feedback. People are in it by their pseudonyms alone.
+
+people = Table(
+    "people",
+    metadata,
+    Column("person", String, primary_key=True),
+    Column("polls", Boolean, nullable=True),  # False for who wants none
+)
+
+
+def _context() -> list[Column[Any]]:
+    """Return the columns that say how a reply came about."""
+    return [
+        Column("answered_at", DateTime, nullable=True),
+        Column("domain", String, nullable=True),  # the server of who has asked
+        Column("direct", Boolean, nullable=True),
+        Column("model", String, nullable=True),
+        Column("prompt_version", String, nullable=True),
+        Column("tools", String, nullable=True),  # their names, by commas
+        Column("first_words", Float, nullable=True),  # seconds
+        Column("seconds", Float, nullable=True),
+        Column("prompt_tokens", Integer, nullable=True),
+        Column("completion_tokens", Integer, nullable=True),
+        Column("characters", Integer, nullable=True),
+    ]
+
+
+CONTEXT = tuple(column.name for column in _context())
+
+circumstances = Table(
+    "circumstances",
+    metadata,
+    Column("prompt_event_id", ForeignKey("inbox.event_id"), primary_key=True),
+    Column("room_id", String, nullable=False),
+    Column("thread_root", String, nullable=False),  # "" for the main timeline
+    Column("person", String, nullable=False),  # who has asked
+    *_context(),
+)
+Index(
+    "ix_circumstances_conversation",
+    circumstances.c.room_id,
+    circumstances.c.thread_root,
+    circumstances.c.answered_at,
+)
+
+polls = Table(
+    "polls",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("prompt_event_id", ForeignKey("inbox.event_id"), nullable=False),
+    Column("question", String, nullable=False),
+    Column("room_id", String, nullable=False),
+    Column("thread_root", String, nullable=False),  # "" for the main timeline
+    Column("person", String, nullable=False),  # who is asked
+    Column("due_at", DateTime, nullable=False),
+    Column("event_id", String, nullable=True, unique=True),  # once it is sent
+    Column("sent_at", DateTime, nullable=True),
+    Column("closes_at", DateTime, nullable=True),
+    Column("thanked", Boolean, nullable=False, server_default=false()),
+)
+Index("ix_polls_question", polls.c.prompt_event_id, polls.c.question, unique=True)
+Index("ix_polls_person", polls.c.person, polls.c.sent_at)
+Index("ix_polls_due", polls.c.due_at, **_where(polls.c.event_id.is_(None)))
+
+# Every vote and every thumb, so that the one before counts where one is taken back.
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("event_id", String, primary_key=True),
+    Column("prompt_event_id", String, nullable=False),
+    Column("person", String, nullable=False),
+    Column("question", String, nullable=False),
+    Column("answer", String, nullable=True),
+    Column("timestamp", BigInteger, nullable=False),  # the homeserver's, in milliseconds
+    Column("poll_id", ForeignKey("polls.id"), nullable=True),  # of a vote
+    Column("counts", Boolean, nullable=False),  # False: late, or of somebody who was not asked
+)
+Index("ix_opinions_reply", opinions.c.prompt_event_id, opinions.c.person)
+
+# What counts of these, one row for a person and a reply, as the reply came about.
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("prompt_event_id", String, primary_key=True),
+    Column("person", String, primary_key=True),
+    Column("asker", Boolean, nullable=False),  # who rates has asked
+    Column("source", String, nullable=False),  # poll or reaction
+    Column("answer", String, nullable=False),
+    Column("reason", String, nullable=True),
+    Column("rated_at", DateTime, nullable=False),
+    *_context(),
+)
+
+comments = Table(
+    "comments",
+    metadata,
+    Column("event_id", String, primary_key=True),
+    Column("prompt_event_id", String, nullable=True),
+    Column("person", String, nullable=False),
+    Column("written_at", DateTime, nullable=False),
+    Column("comment", LargeBinary, nullable=False),  # sealed
 )

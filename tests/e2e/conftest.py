@@ -1,4 +1,4 @@
-"""One homeserver, one model, three bots and two people, shared by all stories."""
+"""One homeserver, one model, four bots and two people, shared by all stories."""
 
 from collections.abc import AsyncIterator
 
@@ -55,6 +55,27 @@ async def bot(
             "stall_timeout": 2,
             "queue_timeout": 2,
         },
+        log={"level": "debug"},
+    ) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def curious(
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Bot]:
+    """A bot that asks about every other reply, at once."""
+    user_id = await synapse.register("curious", "secret", displayname="Assistant IA")
+    async with Bot(
+        tmp_path_factory.mktemp("curious"),
+        user_id,
+        launch,
+        matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
+        model={"base_url": model.url, "name": "scripted"},
+        feedback={"ask": "reply", "one_in": 1, "per_day": 1000},
         log={"level": "debug"},
     ) as running:
         yield running
@@ -128,7 +149,7 @@ async def nia(synapse: Synapse, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def jason(synapse: Synapse) -> AsyncIterator[Person]:
+async def jason(synapse: Synapse) -> AsyncIterator[JsPerson]:
     user_id = await synapse.register("jason", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as person:
         yield person

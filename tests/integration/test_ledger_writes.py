@@ -10,6 +10,7 @@ from bot.core.events import Delta
 from bot.failpoints import COMMITS
 from bot.health import Health
 from bot.storage.database import Database
+from bot.storage.opinions import SqlOpinions
 from bot.storage.store import SqlStore
 from tests.fakes import FakeStore, Story
 from tests.make import BOT, message
@@ -18,7 +19,7 @@ END = Delta(finish_reason="stop")
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
-async def test_a_reply_has_five_transactions_at_most_three_of_them_on_the_disk(
+async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
 ) -> None:
     written: list[tuple[str, bool]] = []
@@ -35,6 +36,7 @@ async def test_a_reply_has_five_transactions_at_most_three_of_them_on_the_disk(
     story, gate = Story(), asyncio.Event()
     store = await SqlStore.open(tmp_path / "ledger.db", BOT, "k" * 32, Health(story.clock))
     story.store = cast("FakeStore", store)
+    story.opinions = SqlOpinions(store.database, "k" * 32)
     monkeypatch.setattr(Database, "_once", noted)
     rest = (gate, Delta("Deux.")) if streamed else ()
     story.model.script = (Delta("Un. "), *rest, END)
@@ -50,5 +52,5 @@ async def test_a_reply_has_five_transactions_at_most_three_of_them_on_the_disk(
     expected = [("admit", True), ("claim", False), ("sent", True)]
     if streamed:
         expected.append(("freeze", True))
-    assert written == [*expected, ("finish", False)]
+    assert written == [*expected, ("answered", False), ("finish", False)]
     assert sum(durable for _, durable in written) <= 3

@@ -84,6 +84,14 @@ class JsPerson(Person):
         shield: JSON | None = await self._ask("shield", room_id=room_id, event_id=event_id)
         return shield
 
+    async def tally(self, room_id: RoomId, poll: EventId) -> dict[str, int] | None:
+        """Return how many votes each answer of a poll has, as Element shows it.
+
+        None where the client shows no such poll.
+        """
+        counts: dict[str, int] | None = await self._ask("tally", room_id=room_id, event_id=poll)
+        return counts
+
     @override
     async def _connect(self) -> None:
         if not node.is_installed():

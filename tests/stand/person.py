@@ -245,6 +245,17 @@ class Person(ABC):
         relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
         return await self.send_event(room_id, "m.reaction", {"m.relates_to": relation})
 
+    async def vote(
+        self, room_id: RoomId, poll: EventId, *answers: str, stable: bool = False
+    ) -> EventId:
+        """Vote in a poll as clients do, or in the names of the final MSC3381."""
+        relation: JSON = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
+        if stable:
+            content = relation | {"m.selections": list(answers)}
+            return await self.send_event(room_id, "m.poll.response", content)
+        kind = "org.matrix.msc3381.poll.response"
+        return await self.send_event(room_id, kind, relation | {kind: {"answers": [*answers]}})
+
     async def put_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
         """Send an event with this very content, whether or not the room is encrypted."""
         path = f"/rooms/{room_id}/send/{event_type}/{uuid4()}"

@@ -93,9 +93,9 @@ async def test_each_command_has_a_french_name_and_an_english_one(
 @pytest.mark.parametrize(
     ("typed", "nearest"),
     [
-        ("aid", "`!aide`"),
+        ("aid", "`!aide`, `!avis`"),
         ("nouvau", "`!nouveau`"),
-        ("langage", "`!langue`"),
+        ("langage", "`!langue`, `!sondages`"),
         ("modle", "`!modele`"),
         ("helo", "`!aide`, `!refaire`"),  # in the language spoken here
         ("xyzzy", None),

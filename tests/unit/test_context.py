@@ -9,7 +9,7 @@ from bot.completion import Completion
 from bot.context import Contexts, Settings
 from bot.core.events import Delta, EventId, Prompt, Usage
 from bot.core.models import Catalogue
-from bot.core.replies import Edit, Notice
+from bot.core.replies import Edit, Notice, Reply
 from bot.core.transcript import Said
 from bot.core.turns import Context, History
 from bot.errors import Forbidden, HomeserverUnreachable
@@ -293,4 +293,4 @@ async def test_the_line_stays_above_while_the_reply_grows(story: Story) -> None:
     await ask(story)
 
     replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in story.matrix.sent]
-    assert {one.above for one in replies if not isinstance(one, Notice)} == {(FR("idle", n=60),)}
+    assert {one.above for one in replies if isinstance(one, Reply)} == {(FR("idle", n=60),)}

@@ -44,6 +44,7 @@ def test_what_needs_no_look_up_is_decided_at_once(salon: Salon) -> None:
     assert salon.hearing.decide(message()) == Answer(prompt(message()))
     assert salon.hearing.decide(undecryptable()) == Await(undecryptable())
     assert salon.hearing.decide(redaction()) == Withdraw(redaction())
+    salon.matrix.known[EventId("$quoted")] = message(event_id="$quoted")
     assert salon.hearing.decide(QUESTION) == Answer(prompt(QUESTION))
     assert salon.matrix.fetched == []
 

@@ -5,6 +5,7 @@ import pytest
 
 from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import render
+from bot.core.polls import Poll
 from bot.core.replies import Edit, Notice, Reply, Wire
 from bot.core.split import split
 from bot.delivery import Before, Pace, Replying
@@ -81,7 +82,8 @@ class Stage:
     def said(self) -> list[str]:
         """Every version of every message, as it was sent."""
         replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in self.matrix.sent]
-        return [one.text if isinstance(one, Notice) else FakeMatrix._text(one) for one in replies]
+        told = [one for one in replies if not isinstance(one, Poll)]
+        return [one.text if isinstance(one, Notice) else FakeMatrix._text(one) for one in told]
 
     @property
     def notices(self) -> list[Notice]:

@@ -13,8 +13,14 @@ from bot.texts import Texts, speak
 
 FR, EN = speak("fr"), speak("en")
 COMMANDS = {
-    FR: {"aide", "nouveau", "stop", "refaire", "modele", "langue", "sources", "apropos"},
-    EN: {"help", "new", "stop", "redo", "model", "language", "sources", "about"},
+    FR: {
+        *("aide", "nouveau", "stop", "refaire", "modele", "langue", "sources", "avis"),
+        *("sondages", "apropos"),
+    },
+    EN: {
+        *("help", "new", "stop", "redo", "model", "language", "sources", "feedback"),
+        *("surveys", "about"),
+    },
 }
 
 
@@ -137,7 +143,8 @@ def test_all_reactions_have_a_typed_twin_and_no_other_sentence_has_an_emoji(text
     }
 
     assert with_emoji == {"help all"}
-    last = plain(texts, "help all").splitlines()[-1]
+    *_, thumbs, last = plain(texts, "help all").splitlines()
+    assert re.search("👍.*👎.*!(avis|feedback)", thumbs)
     assert re.search("🛑.*⏹️.*!stop.*🔄.*!re", last)
 
 

@@ -51,6 +51,26 @@ const commands = {
         return (await client.sendEvent(room_id, type, content)).event_id;
     },
 
+    // What Element shows of a poll: the newest vote of each person, where it is valid.
+    async tally({ room_id, event_id }) {
+        const poll = client.getRoom(room_id)?.polls.get(event_id);
+        if (!poll) return null;
+        const newest = new Map();
+        for (const event of (await poll.getResponses()).getRelations()) {
+            const known = newest.get(event.getSender());
+            if (!known || event.getTs() > known.getTs()) newest.set(event.getSender(), event);
+        }
+        const counts = {};
+        for (const event of newest.values()) {
+            const vote = event.unstableExtensibleEvent;
+            vote.validateAgainst(poll.pollEvent);
+            for (const answer of vote.spoiled ? [] : vote.answerIds) {
+                counts[answer] = (counts[answer] ?? 0) + 1;
+            }
+        }
+        return counts;
+    },
+
     async bootstrap_cross_signing({ password, reset }) {
         const identifier = { type: "m.id.user", user: client.getUserId() };
         await crypto.bootstrapCrossSigning({

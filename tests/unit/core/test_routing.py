@@ -16,11 +16,14 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
+from bot.core.polls import POLL
 from bot.core.routing import (
     Accept,
     Amend,
     Answer,
     Await,
+    Comment,
+    Count,
     Decline,
     Explain,
     Follow,
@@ -30,6 +33,7 @@ from bot.core.routing import (
     Leave,
     Look,
     Policy,
+    Rate,
     Redo,
     Run,
     Stop,
@@ -51,6 +55,7 @@ from tests.make import (
     redaction,
     revision,
     undecryptable,
+    vote,
 )
 
 OTHER_BOT = UserId("@polls:tchap.test")
@@ -92,6 +97,7 @@ MINE = said("$root", BOT)
 REPLY = said("$reply", BOT)
 IN_THREAD = said(thread="$root")
 COMMAND = said(body="!aide")
+MY_POLL = said("$poll", BOT, msgtype=POLL)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,10 @@ COMMAND = said(body="!aide")
         (reaction("🛑"), SALON, Stop(reaction("🛑"))),
         (reaction("⏹"), DIRECT, Stop(reaction("⏹"))),
         (reaction("🔄"), SALON, Redo(reaction("🔄"))),
+        (reaction("👍"), SALON, Rate(reaction("👍"))),
+        (reaction("👎"), DIRECT, Rate(reaction("👎"))),
+        (vote("yes"), SALON, Count(vote("yes"))),
+        (vote(), DIRECT, Count(vote())),
     ],
 )
 def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | Await) -> None:
@@ -131,7 +141,11 @@ def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | Aw
         redaction(sender=BOT),
         reaction(sender=BOT),
         reaction(sender=STRANGER),
-        *(reaction(key) for key in ("👍", "", "🛑⏹", "🔄🔄", "stop")),
+        reaction("👍", sender=OTHER_BOT),
+        vote("yes", sender=BOT),
+        vote("yes", sender=STRANGER),
+        vote("yes", sender=OTHER_BOT),
+        *(reaction(key) for key in ("🎉", "", "🛑⏹", "🔄🔄", "👍👎", "stop")),
         said(sender=BOT),
         said(sender=STRANGER),
         said(sender=OTHER_BOT),
@@ -155,6 +169,7 @@ def test_what_asks_for_nothing_is_ignored(event: Event, room: Room) -> None:
         (undecryptable(), True),
         (revision(), True),
         (reaction("🔄"), True),
+        (vote("yes"), True),
         (redaction(), False),
         (invite(), False),
         (UPGRADED, False),
@@ -179,15 +194,40 @@ def test_what_another_assistant_says_is_ignored_but_a_person_may_forward_it_in_p
 
 
 @pytest.mark.parametrize("thread", [None, "$root"])
-@pytest.mark.parametrize("replies_to", [None, "$unknown"])
-def test_in_a_direct_message_every_text_is_a_prompt_and_nothing_is_looked_up(
+@pytest.mark.parametrize("replies_to", [None, "$reply", "$chat", "$theirs", "$gone"])
+def test_in_a_direct_message_every_text_is_a_prompt(
     thread: str | None, replies_to: str | None
 ) -> None:
     asked = said(thread=thread, replies_to=replies_to)
     root = None if thread is None else EventId(thread)
+    known = knowing(REPLY, said("$chat"), replace(MY_POLL, sender=AGENT), gone=("$gone",))
+    known = {**known, EventId("$theirs"): known[MY_POLL.event_id]}
 
     expected = Prompt((asked,), Conversation(ROOM, root), root)
-    assert decide(asked, DIRECT, POLICY, {}) == Answer(expected)
+    assert decide(asked, DIRECT, POLICY, known) == Answer(expected)
+
+
+@pytest.mark.parametrize("thread", [None, "$root"])
+def test_what_replies_to_a_poll_of_the_bot_is_a_comment(thread: str | None) -> None:
+    root = None if thread is None else EventId(thread)
+    alone = said(thread=thread, replies_to="$poll")
+    answered = said(thread=thread, replies_to="$poll", mentions=(BOT,))
+    known = knowing(MY_POLL, MINE)
+
+    of_all = Conversation(ROOM, root or EventId("$prompt"))
+    expected = Comment(Prompt((alone,), Conversation(ROOM, root), root), MY_POLL.event_id)
+    in_salon = Comment(Prompt((answered,), of_all, of_all.thread_root), MY_POLL.event_id)
+    assert decide(alone, DIRECT, POLICY, known, now=ASKED_AT + 30 * DAY) == expected
+    assert decide(answered, SALON, POLICY, known) == in_salon
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [said(replies_to="$poll", msgtype="m.image"), said(replies_to="$poll", body="!aide")],
+)
+def test_neither_a_command_nor_a_picture_is_a_comment(heard: Message) -> None:
+    assert isinstance(decide(heard, DIRECT, POLICY, knowing(MY_POLL)), Explain | Run)
+    assert isinstance(decide(heard, DIRECT, POLICY, {}), Explain | Run)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +294,13 @@ def test_in_a_salon_the_bot_does_not_answer_what_is_said_to_others(
 )
 def test_what_must_be_known_first_is_looked_up(heard: Message, known: Known, missing: str) -> None:
     assert decide(heard, SALON, POLICY, known) == Look(EventId(missing))
+
+
+@pytest.mark.parametrize("thread", [None, "$root"])
+def test_in_a_direct_message_only_what_is_replied_to_is_looked_up(thread: str | None) -> None:
+    heard = said(thread=thread, replies_to="$unknown")
+
+    assert decide(heard, DIRECT, POLICY, {}) == Look(EventId("$unknown"))
 
 
 @pytest.mark.parametrize("msgtype", ["m.image", "m.file", "m.audio", "m.location", "x.unknown"])

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
+from bot.core.polls import POLL, Poll, PollAnswer
 from bot.core.replies import Edit, Notice, Reply
-from bot.matrix.content import build
-from bot.matrix.parse import MARKER, parse_message
+from bot.matrix.content import build, event_type
+from bot.matrix.parse import MARKER, parse_message, parse_said
 from tests.make import BOT, ROOM, message, prompt
 
 PROMPT = prompt()
@@ -128,3 +131,46 @@ def test_an_edit_read_again_is_the_same() -> None:
 
     assert isinstance(heard, Revision)
     assert (heard.body, heard.answers, heard.target) == ("Le ciel", ("$prompt",), "$r")
+
+
+ASKED = Poll("Prêt ?", (PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
+
+
+def test_a_poll_is_sent_in_the_names_that_clients_show_and_as_text() -> None:
+    assert event_type(ASKED) == "org.matrix.msc3381.poll.start"
+    assert build(ASKED, EventId("$later")) == {
+        "org.matrix.msc1767.text": "Prêt ?\n1. Oui\n2. Non",
+        "org.matrix.msc3381.poll.start": {
+            "question": {"org.matrix.msc1767.text": "Prêt ?"},
+            "kind": "org.matrix.msc3381.poll.disclosed",
+            "max_selections": 1,
+            "answers": [
+                {"id": "a", "org.matrix.msc1767.text": "Oui"},
+                {"id": "b", "org.matrix.msc1767.text": "Non"},
+            ],
+        },
+        "m.mentions": {},
+    }
+
+
+def test_a_poll_may_stand_in_a_thread_and_keep_its_results_to_itself() -> None:
+    there = replace(ASKED, disclosed=False, thread_root=EventId("$root"), latest=EventId("$r"))
+
+    content = build(there)
+
+    assert content[POLL]["kind"] == "org.matrix.msc3381.poll.undisclosed"
+    assert content["m.relates_to"] == {
+        "rel_type": "m.thread",
+        "event_id": "$root",
+        "is_falling_back": True,
+        "m.in_reply_to": {"event_id": "$r"},
+    }
+
+
+def test_a_poll_is_read_again_as_it_was_sent() -> None:
+    source = {"type": POLL, "event_id": "$p", "sender": BOT, "content": build(ASKED)}
+
+    heard = parse_said(source, ROOM, BOT)
+
+    assert isinstance(heard, Message)
+    assert (heard.msgtype, heard.body) == (POLL, "Prêt ?")

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +18,14 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
 )
+from bot.core.polls import POLL
 from bot.matrix.parse import (
     MARKER,
+    POLL_RESPONSES,
+    POLL_STARTS,
+    TEXT,
     Heard,
     latest_edit,
     parse_event,
@@ -42,7 +48,11 @@ KINDS = [
     "m.room.redaction",
     "m.room.tombstone",
     "m.reaction",
+    *POLL_STARTS,
+    *POLL_RESPONSES,
 ]
+RELATIONS = ["m.replace", "m.thread", "m.annotation", "m.reference"]
+TEXTS = st.sampled_from(["m.text", TEXT])
 PILL = f'<a href="https://matrix.to/#/{BOT}">Assistant IA</a>'
 HTML = st.lists(
     st.sampled_from(
@@ -64,9 +74,12 @@ CONTENT = st.fixed_dictionaries(
         "m.mentions": JSON | st.fixed_dictionaries({"user_ids": JSON | st.lists(JSON)}),
         MARKER: JSON | st.fixed_dictionaries({"added": JSON, "prompt": JSON, "joined": JSON}),
         "m.new_content": JSON | st.fixed_dictionaries({"body": JSON}),
+        POLL: JSON | st.fixed_dictionaries({"question": JSON | st.dictionaries(TEXTS, JSON)}),
+        "m.poll.response": JSON | st.fixed_dictionaries({"answers": JSON | st.lists(JSON)}),
+        "m.selections": JSON | st.lists(st.text()),
         "m.relates_to": JSON
         | st.fixed_dictionaries(
-            {"rel_type": st.sampled_from(["m.replace", "m.thread", "m.annotation"]) | JSON},
+            {"rel_type": st.sampled_from(RELATIONS) | JSON},
             optional={
                 "event_id": st.just("$t") | JSON,
                 "key": st.text() | JSON,
@@ -468,7 +481,7 @@ def test_a_reaction_counts_with_and_without_selectors_and_skin_tones(
     plain: str,
     decrypted: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    expected = Reaction(EventId("$e"), ROOM, AGENT, EventId("$reply"), plain)
+    expected = Reaction(EventId("$e"), ROOM, AGENT, EventId("$reply"), plain, 12)
 
     assert hear(reaction(key), decrypted=decrypted) == expected
 
@@ -538,6 +551,86 @@ def test_what_lacks_its_target_is_none(odd: dict[str, Any]) -> None:
     assert hear(odd) is None
 
 
+UNSTABLE = {
+    TEXT: "Prêt ?\n1. Oui",
+    POLL: {"question": {TEXT: "Prêt ?"}, "answers": [{"id": "a", TEXT: "Oui"}]},
+}
+STABLE = {
+    "m.poll.start": {
+        "question": {"m.text": [{"body": "Prêt ?"}, {"body": "<b>Prêt</b>"}]},
+        "answers": [{"m.id": "a", "m.text": [{"body": "Oui"}]}],
+    }
+}
+THREAD = {
+    "rel_type": "m.thread",
+    "event_id": "$root",
+    "is_falling_back": True,
+    "m.in_reply_to": {"event_id": "$q"},
+}
+
+
+@pytest.mark.parametrize("decrypted", [True, False])
+@pytest.mark.parametrize(("kind", "content"), [(POLL, UNSTABLE), ("m.poll.start", STABLE)])
+def test_a_poll_is_a_message_of_its_question_in_whatever_names(
+    kind: str,
+    content: dict[str, Any],
+    decrypted: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    alone = event(kind, content)
+    threaded = event(kind, content | {"m.relates_to": THREAD})
+
+    expected = Message(EventId("$e"), ROOM, AGENT, POLL, "Prêt ?", 12)
+    there = replace(expected, thread_root=EventId("$root"))
+    assert hear(alone, decrypted=decrypted) == expected
+    assert hear(threaded, decrypted=decrypted) == there
+
+
+def cast(content: dict[str, Any], kind: str = POLL_RESPONSES[0]) -> dict[str, Any]:
+    relation = {"rel_type": "m.reference", "event_id": "$poll"}
+    return event(kind, {"m.relates_to": relation} | content)
+
+
+@pytest.mark.parametrize("decrypted", [True, False])
+@pytest.mark.parametrize("kind", POLL_RESPONSES)
+@pytest.mark.parametrize(
+    ("content", "answers"),
+    [
+        ({POLL_RESPONSES[0]: {"answers": ["a"]}}, ("a",)),
+        ({POLL_RESPONSES[1]: {"answers": ["a", "b"]}}, ("a", "b")),
+        ({"m.selections": ["b"]}, ("b",)),
+        ({POLL_RESPONSES[0]: {"answers": []}}, ()),
+        ({POLL_RESPONSES[0]: {"answers": "a"}}, ()),
+        ({POLL_RESPONSES[0]: {"answers": ["a", 3]}}, ()),
+        ({POLL_RESPONSES[0]: None}, ()),
+        ({}, ()),
+    ],
+)
+def test_a_vote_names_its_answers_in_whatever_names_or_none(
+    content: dict[str, Any],
+    answers: tuple[str, ...],
+    kind: str,
+    decrypted: bool,  # noqa: FBT001  # a table's column
+) -> None:
+    expected = Vote(EventId("$e"), ROOM, AGENT, EventId("$poll"), answers, 12)
+
+    assert hear(cast(content, kind), decrypted=decrypted) == expected
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        cast({"m.relates_to": {"rel_type": "m.annotation", "event_id": "$poll"}}),
+        cast({"m.relates_to": {"rel_type": "m.reference", "event_id": 3}}),
+        cast({}) | {"sender": None},
+        event(POLL, {}),
+        event(POLL, {POLL: []}),
+        event("m.poll.start", UNSTABLE) | {"event_id": ""},
+    ],
+)
+def test_what_is_neither_poll_nor_vote_is_none(odd: dict[str, Any]) -> None:
+    assert hear(odd) is None
+
+
 def encrypted(**relation: object) -> nio.Event:
     content: dict[str, Any] = {
         "algorithm": "m.megolm.v1.aes-sha2",
@@ -562,9 +655,16 @@ def test_an_encrypted_message_says_its_thread_in_clear() -> None:
     assert parse_event(encrypted(rel_type="m.thread", event_id="$root"), ROOM, BOT) == threaded
 
 
-@pytest.mark.parametrize("kind", ["m.replace", "m.annotation", "m.reference"])
-def test_an_encrypted_edit_or_vote_is_none(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["m.replace", "m.annotation", "x.unknown"])
+def test_an_encrypted_edit_or_reaction_is_none(kind: str) -> None:
     assert parse_event(encrypted(rel_type=kind, event_id="$1"), ROOM, BOT) is None
+
+
+def test_an_encrypted_vote_says_its_poll_in_clear() -> None:
+    refers = encrypted(rel_type="m.reference", event_id="$poll")
+
+    expected = Undecryptable(EventId("$e"), ROOM, AGENT, "s", 12, None, refers_to=EventId("$poll"))
+    assert parse_event(refers, ROOM, BOT) == expected
 
 
 @pytest.mark.parametrize(

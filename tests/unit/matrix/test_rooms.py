@@ -335,11 +335,24 @@ def test_its_thread_is_read_from_what_stays_in_clear() -> None:
     assert event.thread_root == "$root"
 
 
-@pytest.mark.parametrize("kind", ["m.replace", "m.reference", "m.annotation"])
-def test_an_edit_or_vote_that_cannot_be_read_asks_for_nothing(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["m.replace", "m.annotation"])
+def test_an_edit_or_reaction_that_cannot_be_read_asks_for_nothing(kind: str) -> None:
     relation = {"rel_type": kind, "event_id": "$1"}
 
     assert hear(new_rooms(), sync([encrypted(**{"m.relates_to": relation})])) == []
+
+
+def test_a_vote_that_cannot_be_read_is_no_message_of_the_conversation() -> None:
+    rooms = new_rooms()
+    relation = {"rel_type": "m.reference", "event_id": "$poll"}
+
+    [event] = hear(
+        rooms, sync([said("Bonjour", "$said"), encrypted(**{"m.relates_to": relation})])
+    )[1:]
+
+    assert isinstance(event, Undecryptable)
+    assert event.refers_to == "$poll"
+    assert rooms.latest(ROOM) == "$said"
 
 
 def test_the_bots_own_message_that_cannot_be_read_is_none() -> None:

@@ -1,0 +1,56 @@
+"""`!avis`: what one thinks of the last reply, in a word or in many. `!sondages`: no more polls."""
+
+from bot.commands.registry import Call, command
+from bot.core.feedback import Rating
+
+_WORDS: dict[str, Rating] = {
+    "oui": "yes",
+    "yes": "yes",
+    "👍": "yes",
+    "en partie": "partly",
+    "partly": "partly",
+    "non": "no",
+    "no": "no",
+    "👎": "no",
+}
+_WANTED = {"oui": True, "yes": True, "on": True, "non": False, "no": False, "off": False}
+_NOTED = {  # by what is wanted, and whether that is for a direct message
+    (True, True): "polls on here",
+    (True, False): "polls on in salon",
+    (False, True): "polls off here",
+    (False, False): "polls off in salon",
+}
+_LONGEST = 4_000  # characters of a comment
+
+
+@command("avis", "feedback")
+async def comment(call: Call) -> str:
+    """Rate the reply by one of the words that a poll has, or keep what is said of it."""
+    surveys, said = call.desk.surveys, call.prompt.messages[0]
+    argument = call.argument.strip()
+    if not argument:
+        return call.texts("feedback how")
+    if len(argument) > _LONGEST:
+        return call.texts("feedback too long", n=_LONGEST)
+    about = await surveys.meant(call.prompt)
+    rating = _WORDS.get(argument.lower().rstrip(".!"))
+    if rating is None:
+        await surveys.keep(call.said(argument), about)
+        return call.texts("feedback kept")
+    if about is None or not await surveys.rate(said, about, rating):
+        return call.texts("nothing to rate")
+    return call.texts("thanks")
+
+
+@command("sondages", "surveys")
+async def want_polls(call: Call) -> str:
+    """Switch polls on or off: for oneself in a direct message, for all in a salon."""
+    wanted = _WANTED.get(call.argument.strip().lower())
+    if wanted is None:
+        return call.texts("polls how")
+    direct = call.desk.matrix.room(call.prompt.room_id).direct
+    if not direct and not call.moderates:
+        return call.texts("moderators only")
+    whose = call.sender if direct else call.prompt.room_id
+    await call.desk.surveys.want_polls(whose, wanted=wanted)
+    return call.texts(_NOTED[wanted, direct])

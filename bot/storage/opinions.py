@@ -1,0 +1,477 @@
+"""What people think of replies, on SQLAlchemy: polls, votes, what of them counts, comments."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy import RowMapping, Select, Table, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.core.events import (
+    Conversation,
+    EventId,
+    Message,
+    Prompt,
+    Reaction,
+    Revision,
+    RoomId,
+    UserId,
+    Vote,
+    server_name,
+)
+from bot.core.feedback import (
+    ANSWERS,
+    Ask,
+    Circumstances,
+    Counted,
+    Opinion,
+    Past,
+    Question,
+    Rating,
+    answer_of,
+    asks_why,
+)
+from bot.core.polls import chosen
+from bot.storage.database import Database, Work
+from bot.storage.rows import date, seconds
+from bot.storage.seal import Pseudonyms, Seal
+from bot.storage.tables import (
+    CONTEXT,
+    choices,
+    circumstances,
+    comments,
+    opinions,
+    people,
+    polls,
+    ratings,
+)
+
+_DAY = 86_400.0
+_AT_ONCE = 100  # polls that are handed out to be sent
+
+
+class SqlOpinions:
+    """The `Opinions` port, in the ledger's database."""
+
+    def __init__(self, database: Database, secret: str) -> None:
+        """Take the ledger's database, and the operator's secret."""
+        self._database = database
+        self._seal = Seal(secret)
+        self._pseudonyms = Pseudonyms(secret)
+        self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
+
+    async def answered(
+        self,
+        prompt: Prompt,
+        how: Circumstances,
+        after: Callable[[Past], float | None],
+        at: float,
+    ) -> float | None:
+        """Record how a reply came about, and plan the poll about it; return when that is due."""
+        person = self._pseudonyms.of(how.sender)
+        place = _place(prompt.conversation)
+        key = {"prompt_event_id": prompt.event_id}
+        row = place | {"person": person} | _context_of(how, at)
+
+        async def work(connection: AsyncConnection) -> float | None:
+            statement = self._insert(circumstances).values(key | row)
+            known = {
+                name: func.coalesce(statement.excluded[name], circumstances.c[name])
+                for name in row
+            }
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=list(key), set_=known)
+            )
+            past = await _past(connection, prompt, person, at)
+            wait = after(past)
+            if past.waiting:
+                await connection.execute(delete(polls).where(_waits_in(place)))
+            if wait is None:
+                return None
+            await self._plan(connection, prompt.event_id, "helped", place, person, at + wait)
+            return at + wait
+
+        return await self._database.run("answered", work)
+
+    async def _plan(
+        self,
+        connection: AsyncConnection,
+        prompt: str,
+        question: Question,
+        place: dict[str, str],
+        person: str,
+        due_at: float,
+    ) -> bool:
+        """Insert a poll that is to be sent; False where the question is asked already."""
+        asked = {"prompt_event_id": prompt, "question": question, "person": person}
+        statement = self._insert(polls).values(asked | place | {"due_at": date(due_at)})
+        return bool((await connection.execute(statement.on_conflict_do_nothing())).rowcount)
+
+    async def due(self, now: float) -> tuple[Sequence[Ask], float | None]:
+        """Return the polls to be sent by `now`, and when the next one is due."""
+        waiting = select(polls).where(polls.c.event_id.is_(None)).order_by(polls.c.due_at)
+
+        async def work(connection: AsyncConnection) -> tuple[list[Ask], float | None]:
+            found = (await connection.execute(waiting.limit(_AT_ONCE + 1))).mappings()
+            asks = [_ask(row) for row in found]
+            ready = [one for one in asks[:_AT_ONCE] if one.due_at <= now]
+            rest = asks[len(ready) :]
+            return ready, rest[0].due_at if rest else None
+
+        return await self._database.run("due", work)
+
+    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+        """Record that a poll stands in its room, and until when votes count."""
+        sent = {"event_id": event_id, "sent_at": date(at), "closes_at": date(closes_at)}
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(update(polls).where(polls.c.id == ask.number).values(sent))
+
+        await self._database.run("asked", work, durable=True)
+
+    async def put_off(self, ask: Ask, due_at: float) -> None:
+        """Record that a poll is sent later."""
+        later = {"due_at": date(due_at)}
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(update(polls).where(polls.c.id == ask.number).values(later))
+
+        await self._database.run("put_off", work)
+
+    async def drop(self, ask: Ask) -> None:
+        """Give up a poll that was not sent."""
+
+        async def work(connection: AsyncConnection) -> None:
+            unsent = polls.c.id == ask.number, polls.c.event_id.is_(None)
+            await connection.execute(delete(polls).where(*unsent))
+
+        await self._database.run("drop", work)
+
+    async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
+        """Return the poll that stands at an event of the room."""
+
+        async def work(connection: AsyncConnection) -> Ask | None:
+            row = await _poll(connection, room_id, event_id)
+            return None if row is None else _ask(row)
+
+        return await self._database.run("poll", work)
+
+    async def count(self, vote: Vote, at: float) -> Counted | None:
+        """Take in a vote; plan the next question where there is one."""
+        person = self._pseudonyms.of(vote.sender)
+
+        async def work(connection: AsyncConnection) -> Counted | None:
+            row = await _poll(connection, vote.room_id, vote.target)
+            if row is None:
+                return None
+            ask = _ask(row)
+            answer = chosen(vote.answers, ANSWERS[ask.question])
+            in_time = vote.timestamp / 1000 <= seconds(row["closes_at"])
+            counts = in_time and person == row["person"]
+            said = Opinion(ask.question, answer, vote.timestamp, ask.number)
+            await self._take_in(connection, vote.event_id, ask.prompt, person, said, counts=counts)
+            if not counts:
+                return None
+            await self._rate_anew(connection, ask.prompt, person, at)
+            goes_on = ask.question == "helped" and asks_why(answer)
+            if goes_on:
+                place = {name: row[name] for name in ("room_id", "thread_root")}
+                goes_on = await self._plan(connection, ask.prompt, "why", place, person, at)
+            done = answer is not None and not asks_why(answer)
+            thanks = done and await _thank(connection, ask.prompt)
+            return Counted(ask, answer, thanks=thanks, goes_on=goes_on)
+
+        return await self._database.run("count", work, durable=True)
+
+    async def rate(
+        self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
+    ) -> None:
+        """Take in what somebody says of a reply without a poll."""
+        person = self._pseudonyms.of(said.sender)
+        opinion = Opinion("helped", answer, said.timestamp)
+
+        async def work(connection: AsyncConnection) -> None:
+            await self._take_in(connection, said.event_id, prompt, person, opinion)
+            await self._rate_anew(connection, prompt, person, at)
+
+        await self._database.run("rate", work, durable=True)
+
+    async def _take_in(
+        self,
+        connection: AsyncConnection,
+        event_id: EventId,
+        prompt: EventId,
+        person: str,
+        said: Opinion,
+        *,
+        counts: bool = True,
+    ) -> None:
+        statement = self._insert(opinions).values(
+            event_id=event_id,
+            prompt_event_id=prompt,
+            person=person,
+            question=said.question,
+            answer=said.answer,
+            timestamp=said.timestamp,
+            poll_id=said.poll,
+            counts=counts,
+        )
+        await connection.execute(statement.on_conflict_do_nothing())
+
+    async def _rate_anew(
+        self, connection: AsyncConnection, prompt: str, person: str, at: float
+    ) -> None:
+        """Let the rating be what the person's opinions of the reply make of it."""
+        key = {"prompt_event_id": prompt, "person": person}
+        found = await connection.execute(
+            select(opinions)
+            .where(*_is(opinions, key), opinions.c.counts)
+            .order_by(opinions.c.timestamp, opinions.c.event_id)
+        )
+        said = [_opinion(row) for row in found.mappings()]
+        helped, why = answer_of(said, "helped"), answer_of(said, "why")
+        if helped is None:
+            await connection.execute(delete(ratings).where(*_is(ratings, key)))
+            return
+        context = await connection.execute(
+            select(circumstances).where(circumstances.c.prompt_event_id == prompt)
+        )
+        about = context.mappings().one_or_none()
+        row = {
+            "asker": about is not None and about["person"] == person,
+            "source": "reaction" if helped.poll is None else "poll",
+            "answer": helped.answer,
+            "reason": why.answer if why is not None and asks_why(helped.answer) else None,
+            "rated_at": date(min(helped.timestamp / 1000 or at, at)),
+            **{name: about[name] if about is not None else None for name in CONTEXT},
+        }
+        await connection.execute(
+            self._insert(ratings)
+            .values(key | row)
+            .on_conflict_do_update(index_elements=list(key), set_=row)
+        )
+
+    async def comment(self, said: Message | Revision, prompt: EventId | None, at: float) -> None:
+        """Keep a comment; an edit takes the place of what it edits, where that is one."""
+        person = self._pseudonyms.of(said.sender)
+
+        async def work(connection: AsyncConnection) -> None:
+            if isinstance(said, Revision):
+                await connection.execute(
+                    update(comments)
+                    .where(comments.c.event_id == said.target, comments.c.person == person)
+                    .values(comment=self._seal.close(said.body.encode(), said.target))
+                )
+                return
+            row = {
+                "prompt_event_id": prompt,
+                "person": person,
+                "written_at": date(at),
+                "comment": self._seal.close(said.body.encode(), said.event_id),
+            }
+            await connection.execute(
+                self._insert(comments)
+                .values(event_id=said.event_id, **row)
+                .on_conflict_do_update(index_elements=["event_id"], set_=row)
+            )
+
+        await self._database.run("comment", work, durable=True)
+
+    async def withdraw(self, event_id: EventId) -> None:
+        """Take back what an event has said; plan no poll about it where it is a prompt."""
+
+        async def work(connection: AsyncConnection) -> None:
+            planned = polls.c.prompt_event_id == event_id, polls.c.event_id.is_(None)
+            await connection.execute(delete(polls).where(*planned))
+            await connection.execute(delete(comments).where(comments.c.event_id == event_id))
+            gone = await connection.execute(
+                delete(opinions)
+                .where(opinions.c.event_id == event_id)
+                .returning(opinions.c.prompt_event_id, opinions.c.person, opinions.c.timestamp)
+            )
+            for prompt, person, timestamp in gone.all():
+                await self._rate_anew(connection, prompt, person, timestamp / 1000)
+
+        await self._database.run("withdraw", work, durable=True)
+
+    async def last_answered(self, conversation: Conversation) -> EventId | None:
+        """Return the prompt of the last reply in a conversation."""
+
+        async def work(connection: AsyncConnection) -> EventId | None:
+            found = await connection.scalar(
+                select(circumstances.c.prompt_event_id)
+                .where(*_is(circumstances, _place(conversation)))
+                .order_by(circumstances.c.answered_at.desc())
+                .limit(1)
+            )
+            return EventId(found) if found else None
+
+        return await self._database.run("last_answered", work)
+
+    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
+        """Record whether a person, or the people of a room, are to be asked at all."""
+        if whose.startswith("@"):
+            table, key = people, {"person": self._pseudonyms.of(UserId(whose))}
+        else:
+            table, key = choices, {"room_id": whose, "thread_root": ""}
+
+        async def work(connection: AsyncConnection) -> None:
+            statement = self._insert(table).values(key | {"polls": wanted})
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=list(key), set_={"polls": wanted})
+            )
+
+        await self._database.run("want_polls", work, durable=True)
+
+    def pseudonym(self, user_id: UserId) -> str:
+        """Return the name under which a person is kept."""
+        return self._pseudonyms.of(user_id)
+
+    async def ratings(
+        self, after: tuple[str, str] = ("", ""), most: int = 10_000
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return what counts, one row for a person and a reply, in the order of their ids.
+
+        Args:
+            after: prompt and person of the last row that is known.
+            most: rows at once.
+        """
+        key = ratings.c.prompt_event_id, ratings.c.person
+        return await self._database.run("ratings", _page(ratings, key, after, most))
+
+    async def comments(
+        self, after: tuple[str] = ("",), most: int = 10_000
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return what was written, opened, in the order of the ids; `ratings` says how."""
+        key = (comments.c.event_id,)
+        rows = await self._database.run("comments", _page(comments, key, after, most))
+        return [row | {"comment": self._open(row)} for row in rows]
+
+    def _open(self, row: Mapping[str, Any]) -> str | None:
+        """Return what a comment says; None where it was sealed with another key."""
+        try:
+            return self._seal.open(row["comment"], row["event_id"]).decode()
+        except ValueError:
+            return None
+
+
+def _page(
+    table: Table, key: tuple[Any, ...], after: tuple[str, ...], most: int
+) -> Work[list[dict[str, Any]]]:
+    """Return the work that reads the rows behind a key, in its order."""
+    query = select(table).where(tuple_(*key) > after).order_by(*key).limit(most)
+
+    async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    return work
+
+
+def _place(conversation: Conversation) -> dict[str, str]:
+    return {"room_id": conversation.room_id, "thread_root": conversation.thread_root or ""}
+
+
+def _is(table: Any, key: dict[str, str]) -> list[Any]:  # noqa: ANN401  # any of the tables
+    return [table.c[name] == value for name, value in key.items()]
+
+
+def _waits_in(place: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy's own type is generic
+    """Hold for what is to be sent in a conversation, and is no reason asked for."""
+    return and_(*_is(polls, place), polls.c.event_id.is_(None), polls.c.question == "helped")
+
+
+def _context_of(how: Circumstances, at: float) -> dict[str, Any]:
+    return {
+        "answered_at": date(at),
+        "domain": server_name(how.sender),
+        "direct": how.direct,
+        "model": how.model,
+        "prompt_version": how.prompt_version,
+        "tools": "",
+        "first_words": how.first_words,
+        "seconds": how.seconds,
+        "prompt_tokens": how.prompt_tokens,
+        "completion_tokens": how.completion_tokens,
+        "characters": how.characters,
+    }
+
+
+async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: float) -> Past:
+    """Return what is known of the person and the conversation, before they are asked."""
+    place = _place(prompt.conversation)
+    refuses = select(people.c.person).where(people.c.person == person, people.c.polls.is_(False))
+    none_here = select(choices.c.room_id).where(
+        *_is(choices, place | {"thread_root": ""}), choices.c.polls.is_(False)
+    )
+    recent = select(func.count()).where(
+        polls.c.person == person,
+        polls.c.question == "helped",
+        or_(polls.c.sent_at > date(at - _DAY), polls.c.event_id.is_(None)),
+        ~_waits_in(place),
+    )
+    before = (
+        select(circumstances.c.prompt_event_id)
+        .where(
+            *_is(circumstances, place | {"person": person}),
+            circumstances.c.prompt_event_id != prompt.event_id,
+        )
+        .order_by(circumstances.c.answered_at.desc())
+        .limit(1)
+    )
+    last = select(polls.c.id).where(
+        or_(
+            polls.c.prompt_event_id == before.scalar_subquery(),
+            polls.c.prompt_event_id == prompt.event_id,
+        ),
+        polls.c.event_id.is_not(None),
+    )
+
+    async def there(query: Select[Any]) -> bool:
+        return await connection.scalar(query.limit(1)) is not None
+
+    return Past(
+        refused=await there(refuses) or await there(none_here),
+        asked=await connection.scalar(recent) or 0,
+        last_asked=await there(last),
+        waiting=await there(select(polls.c.id).where(_waits_in(place))),
+    )
+
+
+async def _poll(
+    connection: AsyncConnection, room_id: RoomId, event_id: EventId
+) -> RowMapping | None:
+    found = await connection.execute(
+        select(polls).where(polls.c.event_id == event_id, polls.c.room_id == room_id)
+    )
+    return found.mappings().one_or_none()
+
+
+async def _thank(connection: AsyncConnection, prompt: str) -> bool:
+    """Note that the person is thanked; False where that is so already."""
+    thanked = await connection.execute(
+        update(polls)
+        .where(
+            polls.c.prompt_event_id == prompt,
+            polls.c.question == "helped",
+            polls.c.thanked.is_(False),
+        )
+        .values(thanked=True)
+    )
+    return bool(thanked.rowcount)
+
+
+def _ask(row: RowMapping) -> Ask:
+    root = row["thread_root"]
+    return Ask(
+        row["id"],
+        EventId(row["prompt_event_id"]),
+        cast("Question", row["question"]),
+        RoomId(row["room_id"]),
+        EventId(root) if root else None,
+        seconds(row["due_at"]),
+    )
+
+
+def _opinion(row: RowMapping) -> Opinion:
+    question = cast("Question", row["question"])
+    return Opinion(question, row["answer"], row["timestamp"], row["poll_id"])

@@ -1,0 +1,324 @@
+"""Feedback: who is asked whether a reply has helped, and what becomes of what they say."""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from bot.answers import Answering, Answers
+from bot.context import Contexts
+from bot.core.events import (
+    Conversation,
+    EventId,
+    Message,
+    Prompt,
+    Reaction,
+    Redaction,
+    Revision,
+    RoomId,
+    UserId,
+    Vote,
+)
+from bot.core.feedback import (
+    ANSWERS,
+    THUMBS,
+    Ask,
+    AskPolicy,
+    Circumstances,
+    Past,
+    Question,
+    Rating,
+    ask_after,
+)
+from bot.core.polls import Poll, PollAnswer
+from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
+from bot.core.routing import Comment
+from bot.delivery import Replying
+from bot.errors import (
+    AccountExpired,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    RateLimited,
+    StoreError,
+)
+from bot.failpoints import armed
+from bot.insist import insist
+from bot.logs import log_bug
+from bot.ports import Opinions
+from bot.texts import Texts
+
+_STALE = 3600.0  # seconds after which nobody is asked any more about a reply
+_PATIENCE = 30.0  # for which one poll is tried before others get their turn
+_AGAIN = 120.0  # until it gets another
+
+# The sentences of each poll: its question, and its answers by their ids.
+_POLLS: dict[Question, tuple[str, dict[str, str]]] = {
+    "helped": (
+        "poll helped",
+        {"yes": "poll helped yes", "partly": "poll helped partly", "no": "poll helped no"},
+    ),
+    "why": (
+        "poll why",
+        {
+            "inaccurate": "poll why inaccurate",
+            "incomplete": "poll why incomplete",
+            "off_topic": "poll why off topic",
+            "too_long": "poll why too long",
+            "sources": "poll why sources",
+            "other": "poll why other",
+        },
+    ),
+}
+
+log = structlog.get_logger()
+
+
+class Surveys:
+    """Asks about replies as the policy says, and takes in what people think of them."""
+
+    def __init__(
+        self,
+        to: Replying,
+        opinions: Opinions,
+        answers: Answers,
+        contexts: Contexts,
+        policy: AskPolicy,
+    ) -> None:
+        """Take what every reply needs, the ledger of opinions, and when whom to ask."""
+        self._matrix = to.matrix
+        self._store = to.store
+        self._clock = to.clock
+        self._health = to.health
+        self._opinions = opinions
+        self._answers = answers
+        self._contexts = contexts
+        self._policy = policy
+        self._planned = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._open: dict[RoomId, set[int]] | None = None  # polls that may be sent, not recorded
+
+    async def run(self, synced: asyncio.Event) -> None:
+        """Send each poll when it is due, for ever; those of earlier processes are among them.
+
+        Args:
+            synced: set once it is known in which rooms the bot can speak.
+        """
+        await synced.wait()
+        while True:
+            self._planned.clear()
+            asks, next_due = await self._opinions.due(self._clock.now())
+            self._open = self._open or {}
+            for ask in asks:
+                self._open.setdefault(ask.room_id, set()).add(ask.number)
+            for ask in asks:
+                await self._try(ask)
+            async with self._changed:
+                self._changed.notify_all()
+            if not asks:
+                await self._wait(next_due)
+
+    async def _wait(self, next_due: float | None) -> None:
+        """Wait until a poll is due, or one more is planned."""
+        if next_due is None:
+            await self._planned.wait()
+            return
+        wait = max(next_due - self._clock.now(), 0.0)
+        loop = asyncio.get_running_loop()
+        told = loop.create_task(self._planned.wait())
+        slept = loop.create_task(self._clock.sleep(wait))
+        try:
+            await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            slept.cancel()
+
+    async def answered(self, answering: Answering) -> None:
+        """Note how a reply that stands came about, and plan the poll about it where one is due.
+
+        Of one that an earlier process has brought to its end, only that it stands is known.
+        """
+        prompt, outcome = answering.prompt, answering.reply.outcome
+        if outcome is None:
+            return
+        how = Circumstances(
+            prompt.sender,
+            self._matrix.room(prompt.room_id).direct,
+            outcome.model,
+            self._contexts.prompt_version,
+            outcome.first_words,
+            outcome.seconds,
+            outcome.usage.prompt_tokens if outcome.usage else None,
+            outcome.usage.completion_tokens if outcome.usage else None,
+            outcome.characters,
+        )
+        asks = outcome.whole and (how.direct or prompt.thread_root is not None)
+
+        def after(past: Past) -> float | None:
+            return ask_after(self._policy, past, prompt.event_id) if asks else None
+
+        now = self._clock.now()
+        if await self._opinions.answered(prompt, how, after, now) is not None:
+            self._planned.set()
+
+    async def _try(self, ask: Ask) -> None:
+        """Send one poll, once, or put it off. Its errors end here."""
+        ids = {"event_id": ask.prompt, "room_id": ask.room_id}
+        with structlog.contextvars.bound_contextvars(**ids):
+            try:
+                await self._ask(ask)
+            except (StoreError, AccountExpired):
+                raise  # the ledger or the login is gone: the process ends, and nothing is lost
+            except (HomeserverUnreachable, RateLimited) as error:
+                log.warning("poll put off", reason=str(error))
+                await self._opinions.put_off(ask, self._clock.now() + _AGAIN)
+            except LoggedOut as error:
+                if not error.soft:
+                    raise
+                await self._opinions.put_off(ask, self._clock.now() + _AGAIN)
+            except MatrixError as error:
+                log.warning("poll refused by the homeserver", reason=str(error))
+                await self._drop(ask)
+            except Exception as error:  # noqa: BLE001  # a bug must cost one poll, not the bot
+                log_bug(error)
+                await self._drop(ask)
+
+    async def _ask(self, ask: Ask) -> None:
+        now, room = self._clock.now(), self._matrix.room(ask.room_id)
+        place = Conversation(ask.room_id, ask.thread_root)
+        if room.closed or now - ask.due_at > _STALE:
+            await self._drop(ask)
+            return
+        if self._answers.is_followed(place, ask.prompt):  # it has not fallen silent
+            await self._opinions.put_off(ask, now + self._policy.silence)
+            return
+        texts = (await self._contexts.chosen(place)).texts
+        poll = self._poll(ask, texts, direct=room.direct)
+        event_id = await self._send(ask, poll, "poll", ask.question)
+        await self._opinions.asked(ask, event_id, now, now + self._policy.window)
+        await self._close(ask)
+        self._health.asked(ask.question)
+        log.info("poll sent", question=ask.question)
+
+    def _poll(self, ask: Ask, texts: Texts, *, direct: bool) -> Poll:
+        key, answers = _POLLS[ask.question]
+        question = texts(key)
+        if not direct:
+            question = texts("poll in salon", question=question)
+        return Poll(
+            question,
+            tuple(PollAnswer(one, texts(answers[one])) for one in ANSWERS[ask.question]),
+            disclosed=direct,
+            thread_root=ask.thread_root,
+            latest=ask.prompt,
+        )
+
+    async def _send(self, ask: Ask, outgoing: Outgoing, name: str, what: str) -> EventId:
+        """Send under one id, whatever process does."""
+        device_id, stage = self._matrix.device_id, f"{name} {what}"
+        transaction = transaction_id(device_id, ask.prompt, stage, part=0, claim=0)
+        freeze = partial(self._matrix.freeze, ask.room_id, outgoing)
+        wire = await insist(self._clock, freeze, within=_PATIENCE)
+
+        async def put() -> EventId:
+            with armed.around(name):
+                return await self._matrix.put(ask.room_id, wire, transaction)
+
+        return await insist(self._clock, put, within=_PATIENCE)
+
+    async def _drop(self, ask: Ask) -> None:
+        await self._opinions.drop(ask)
+        await self._close(ask)
+
+    async def _close(self, ask: Ask) -> None:
+        """Note that it is known where a poll stands, or that it never will."""
+        async with self._changed:
+            if self._open is not None:
+                self._open.get(ask.room_id, set()).discard(ask.number)
+            self._changed.notify_all()
+
+    async def _know(self, vote: Vote) -> None:
+        """Wait until the poll of a vote is known, if it may be one that was just sent.
+
+        The homeserver may tell of the vote before its answer to the poll has come; an earlier
+        process may have ended before that.
+        """
+        while await self._opinions.poll(vote.room_id, vote.target) is None:
+            async with self._changed:
+                if self._open is not None and not self._open.get(vote.room_id):
+                    return
+                await self._changed.wait()
+
+    async def count(self, vote: Vote) -> None:
+        """Count a vote; ask for the reason, or say thanks, once."""
+        await self._know(vote)
+        counted = await self._opinions.count(vote, self._clock.now())
+        if counted is None:
+            log.info("vote does not count")
+            return
+        self._health.told("vote")
+        log.info("vote counted", question=counted.ask.question)
+        if counted.goes_on:
+            self._planned.set()
+        if counted.thanks:
+            await self._thank(counted.ask)
+
+    async def _thank(self, ask: Ask) -> None:
+        place = Conversation(ask.room_id, ask.thread_root)
+        texts = (await self._contexts.chosen(place)).texts
+        root = ask.thread_root
+        notice = Notice(texts("thanks"), None if root is None else Anchor(ask.prompt, root))
+        await self._send(ask, notice, "thanks", ask.question)
+
+    async def react(self, reaction: Reaction) -> None:
+        """Take in a thumb on a reply."""
+        await self.rate(reaction, reaction.target, THUMBS[reaction.key])
+
+    async def rate(self, said: Reaction | Message, event_id: EventId, answer: Rating) -> bool:
+        """Take in what a person says of the reply that an event is a message of, or its prompt."""
+        exchange = await self._store.exchange(said.room_id, event_id)
+        if exchange is None or not exchange.reply:
+            return False
+        if isinstance(said, Reaction) and event_id not in exchange.reply:
+            return False
+        await self._opinions.rate(said, exchange.prompt[0], answer, self._clock.now())
+        self._health.told("thumb" if isinstance(said, Reaction) else "word")
+        log.info("reply rated")
+        return True
+
+    async def comment(self, comment: Comment) -> bool:
+        """Keep what a person writes in reply to a poll; False where that is none of ours."""
+        ask = await self._opinions.poll(comment.prompt.room_id, comment.poll)
+        if ask is None:
+            return False
+        await self.keep(comment.prompt.messages[0], ask.prompt)
+        return True
+
+    async def keep(self, said: Message, prompt: EventId | None) -> None:
+        """Keep a comment on the reply to `prompt`, None where there is none."""
+        await self._opinions.comment(said, prompt, self._clock.now())
+        self._health.told("comment")
+        log.info("comment kept")
+
+    async def amend(self, revision: Revision) -> None:
+        """Let a comment say what its edit says."""
+        await self._opinions.comment(revision, None, self._clock.now())
+
+    async def withdraw(self, redaction: Redaction) -> None:
+        """Take back the vote, the thumb or the comment that was redacted."""
+        await self._opinions.withdraw(redaction.target)
+
+    async def meant(self, prompt: Prompt) -> EventId | None:
+        """Return the prompt whose reply a command is about: what it replies to, else the last."""
+        quoted = prompt.messages[0].replies_to
+        if quoted is None:
+            return await self._opinions.last_answered(prompt.conversation)
+        ask = await self._opinions.poll(prompt.room_id, quoted)
+        if ask is not None:
+            return ask.prompt
+        exchange = await self._store.exchange(prompt.room_id, quoted)
+        return exchange.prompt[0] if exchange is not None and exchange.reply else None
+
+    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
+        """Note whether a person, or the people of a room, are to be asked at all."""
+        await self._opinions.want_polls(whose, wanted=wanted)
