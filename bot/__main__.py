@@ -2,10 +2,13 @@
 
 import asyncio
 import importlib
+import os
+import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn, TextIO
 
 import typer
 
@@ -47,6 +50,41 @@ def run(
         failure = _first(group)
     if failure is not None:
         _fail(failure)
+
+
+feedback = typer.Typer(help="What people think of replies.", no_args_is_help=True)
+app.add_typer(feedback, name="feedback")
+
+
+@feedback.command()
+def export(
+    config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
+    what: Annotated[Literal["ratings", "comments"], typer.Option()] = "ratings",
+    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
+    output: Annotated[Path | None, typer.Option(help="A new file; else the screen.")] = None,
+) -> None:
+    """Write out ratings or comments; the assistant may run meanwhile."""
+    try:
+        settings = importlib.import_module("bot.config").load(config)
+        exports = importlib.import_module("bot.export")
+        with _opened(output) as file:
+            number = asyncio.run(exports.export(settings, what, form, file))
+    except BotError as error:
+        _fail(error)
+    except BrokenPipeError:  # whoever reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(BotError(f"{output or 'the screen'} cannot be written: {error.strerror}"))
+    typer.echo(f"{number} {what}", err=True)
+
+
+def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
+    """Return what to write to: a new file, for its owner alone, or standard output."""
+    if output is None:
+        return nullcontext(sys.stdout)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
 
 
 @app.command(name="version")

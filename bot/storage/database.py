@@ -78,8 +78,14 @@ class Database:
         return cls(f"the ledger {path}", engines, health)
 
     @classmethod
-    def on_postgresql(cls, url: str, health: Health) -> "Database":
-        """Use one database by its libpq URL; its one connection holds a lock on it."""
+    def on_postgresql(cls, url: str, health: Health, *, alone: bool = True) -> "Database":
+        """Use one database by its libpq URL; its one connection holds a lock on it.
+
+        Args:
+            url: whose.
+            health: is told of failures.
+            alone: else it is read beside the process that holds the lock.
+        """
 
         async def connect() -> Any:  # noqa: ANN401  # the driver's own type
             connection = await asyncpg.connect(
@@ -88,7 +94,7 @@ class Database:
                 command_timeout=_COMMAND_SECONDS,
                 server_settings=_SETTINGS,
             )
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            if alone and not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 await connection.close()
                 raise Taken("the ledger is in use: another assistant runs on this database")
             return connection

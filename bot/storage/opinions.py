@@ -1,9 +1,23 @@
 """What people think of replies, on SQLAlchemy: polls, votes, what of them counts, comments."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self, cast
 
-from sqlalchemy import RowMapping, Select, Table, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    RowMapping,
+    Select,
+    Table,
+    and_,
+    delete,
+    func,
+    inspect,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,6 +46,8 @@ from bot.core.feedback import (
     asks_why,
 )
 from bot.core.polls import chosen
+from bot.errors import StoreError
+from bot.health import Health
 from bot.storage.database import Database, Work
 from bot.storage.rows import date, seconds
 from bot.storage.seal import Pseudonyms, Seal
@@ -48,6 +64,14 @@ from bot.storage.tables import (
 
 _DAY = 86_400.0
 _AT_ONCE = 100  # polls that are handed out to be sent
+_PAGE = 10_000  # rows that are read at once
+
+# What is read of ratings and comments, in this order.
+RATING_COLUMNS: Final = (
+    *("reply", "person", "asker", "source", "answer", "reason", "rated_at"),
+    *CONTEXT,
+)
+COMMENT_COLUMNS: Final = ("reply", "person", "written_at", "comment")
 
 
 class SqlOpinions:
@@ -59,6 +83,36 @@ class SqlOpinions:
         self._seal = Seal(secret)
         self._pseudonyms = Pseudonyms(secret)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
+
+    @classmethod
+    async def open_to_read(cls, place: Path | str, secret: str, health: Health) -> Self:
+        """Open the ledger that an assistant may be using.
+
+        Args:
+            place: a SQLite file, or the libpq URL of a PostgreSQL database.
+            secret: the operator's.
+            health: is told of failures.
+
+        Raises:
+            StoreError: it cannot be read, or is no ledger of this version.
+        """
+        if isinstance(place, Path) and not await asyncio.to_thread(place.exists):
+            raise StoreError(f"there is no ledger at {place}: the assistant has not run yet")
+        database = (
+            Database.on_sqlite(place, health)
+            if isinstance(place, Path)
+            else Database.on_postgresql(place, health, alone=False)
+        )
+        try:
+            await database.open(_check)
+        except StoreError:
+            await database.close()
+            raise
+        return cls(database, secret)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
 
     async def answered(
         self,
@@ -327,25 +381,25 @@ class SqlOpinions:
         """Return the name under which a person is kept."""
         return self._pseudonyms.of(user_id)
 
-    async def ratings(
-        self, after: tuple[str, str] = ("", ""), most: int = 10_000
-    ) -> Sequence[Mapping[str, Any]]:
-        """Return what counts, one row for a person and a reply, in the order of their ids.
-
-        Args:
-            after: prompt and person of the last row that is known.
-            most: rows at once.
-        """
+    async def ratings(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Yield what counts, one row for a person and a reply, with RATING_COLUMNS."""
         key = ratings.c.prompt_event_id, ratings.c.person
-        return await self._database.run("ratings", _page(ratings, key, after, most))
+        after: tuple[str, ...] = ("", "")
+        while page := await self._database.run("ratings", _page(ratings, key, after, at_once)):
+            yield [self._named(row) for row in page]
+            after = page[-1]["prompt_event_id"], page[-1]["person"]
 
-    async def comments(
-        self, after: tuple[str] = ("",), most: int = 10_000
-    ) -> Sequence[Mapping[str, Any]]:
-        """Return what was written, opened, in the order of the ids; `ratings` says how."""
-        key = (comments.c.event_id,)
-        rows = await self._database.run("comments", _page(comments, key, after, most))
-        return [row | {"comment": self._open(row)} for row in rows]
+    async def comments(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Yield what was written, one row for each comment, with COMMENT_COLUMNS."""
+        key, after = (comments.c.event_id,), ("",)
+        while page := await self._database.run("comments", _page(comments, key, after, at_once)):
+            yield [self._named(row) | {"comment": self._open(row)} for row in page]
+            after = (page[-1]["event_id"],)
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with a name for its reply: who reads it need not find that."""
+        prompt = row["prompt_event_id"]
+        return row | {"reply": self._pseudonyms.of(prompt) if prompt else None}
 
     def _open(self, row: Mapping[str, Any]) -> str | None:
         """Return what a comment says; None where it was sealed with another key."""
@@ -353,6 +407,12 @@ class SqlOpinions:
             return self._seal.open(row["comment"], row["event_id"]).decode()
         except ValueError:
             return None
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """Raise StoreError where the tables are not there."""
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(ratings.name)):
+        raise StoreError("the ledger was written by an older version: start the assistant once")
 
 
 def _page(

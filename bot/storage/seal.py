@@ -8,7 +8,7 @@ from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 from Crypto.Random import get_random_bytes
 
-from bot.core.events import UserId
+from bot.core.events import EventId, UserId
 
 _OUTBOX = b"assistant-tchap outbox"  # other keys of the same secret are other keys
 _PEOPLE = b"assistant-tchap pseudonyms"
@@ -43,14 +43,14 @@ class Seal:
 
 
 class Pseudonyms:
-    """Names for people that nobody can trace back who has no key (HMAC, RFC 2104)."""
+    """Names that nobody can trace back who has no key (HMAC, RFC 2104)."""
 
     def __init__(self, secret: str) -> None:
         self._key = _derive(secret, _PEOPLE)
 
-    def of(self, user_id: UserId) -> str:
-        """Return the same 32 hexadecimal digits for a person, whenever asked."""
-        digest = hmac.new(self._key, user_id.encode(), hashlib.sha256)
+    def of(self, one: UserId | EventId) -> str:
+        """Return the same 32 hexadecimal digits for a person or an event, whenever asked."""
+        digest = hmac.new(self._key, one.encode(), hashlib.sha256)
         return digest.hexdigest()[:_PSEUDONYM_DIGITS]
 
 

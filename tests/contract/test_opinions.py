@@ -86,7 +86,8 @@ class Ledger:
         people = {self.opinions.pseudonym(one): one for one in (AGENT, COLLEAGUE)}
         return {
             (row["prompt_event_id"], people[row["person"]]): (row["answer"], row["reason"])
-            for row in await self.opinions.ratings()
+            async for page in self.opinions.ratings(at_once=1)
+            for row in page
         }
 
     async def comments(self) -> dict[str, tuple[str | None, str]]:
@@ -95,8 +96,11 @@ class Ledger:
             kept = self.opinions.comments.items()
             return {key: (about, text) for key, (about, _, text) in kept}
         assert isinstance(self.opinions, SqlOpinions)
-        rows = await self.opinions.comments()
-        return {row["event_id"]: (row["prompt_event_id"], row["comment"]) for row in rows}
+        return {
+            row["event_id"]: (row["prompt_event_id"], row["comment"])
+            async for page in self.opinions.comments(at_once=1)
+            for row in page
+        }
 
 
 @pytest_asyncio.fixture(loop_scope="module", params=["fake", "sqlite", "postgresql"])

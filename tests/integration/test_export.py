@@ -1,0 +1,145 @@
+"""The command that writes out ratings and comments, as an operator runs it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from bot.core.events import Batch, EventId
+from bot.core.feedback import Circumstances
+from bot.health import Health
+from bot.storage.opinions import SqlOpinions
+from bot.storage.store import SqlStore
+from tests.fakes import FakeClock
+from tests.make import AGENT, BOT, MIDNIGHT, message, prompt, reaction
+from tests.stand.postgres import Postgres, programs
+
+KEY = "s" * 32
+COMMENT = '=HYPERLINK("http://x";"Cliquez")\nÀ revoir : « trop long », dit-il'
+
+
+def write_config(folder: Path, database: str | None = None) -> Path:
+    storage = {"directory": str(folder), "key": KEY} | ({"database": database} if database else {})
+    path = folder / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "matrix": {"homeserver": "http://x", "user_id": BOT, "password": "secret"},
+                "model": {"base_url": "http://y/v1", "name": "small"},
+                "storage": storage,
+            }
+        )
+    )
+    return path
+
+
+async def fill(place: Path | str) -> SqlStore:
+    """Return an open ledger in which one reply is rated and commented on."""
+    store = await SqlStore.open(place, BOT, KEY, Health(FakeClock()))
+    opinions = SqlOpinions(store.database, KEY)
+    how = Circumstances(AGENT, direct=True, model="small", seconds=2.5, characters=120)
+    await store.admit(Batch((message(),), "s1"), MIDNIGHT)
+    await opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)
+    await opinions.rate(reaction("👎"), EventId("$prompt"), "no", MIDNIGHT + 60)
+    await opinions.comment(message(COMMENT, event_id="$c"), EventId("$prompt"), MIDNIGHT + 90)
+    return store
+
+
+def export(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bot", "feedback", "export", "--config", str(config)]
+    return subprocess.run(  # noqa: S603  # our own
+        [*command, *options], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+@pytest_asyncio.fixture(params=["sqlite", "postgresql"])
+async def config(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Path]:
+    """A configuration whose ledger an assistant has open."""
+    if request.param == "sqlite":
+        store = await fill(tmp_path / "ledger.db")
+        yield write_config(tmp_path)
+        await store.close()
+        return
+    if programs() is None:
+        pytest.skip("there is no PostgreSQL on this machine")
+    async with Postgres() as server:
+        store = await fill(server.url)
+        yield write_config(tmp_path, server.url)
+        await store.close()
+
+
+async def test_ratings_are_a_table_with_the_circumstances_of_each_reply(config: Path) -> None:
+    done = export(config)
+
+    assert (done.returncode, done.stderr) == (0, "1 ratings\n")
+    [row] = csv.DictReader(io.StringIO(done.stdout, newline=""))
+    assert list(row)[:4] == ["reply", "person", "asker", "source"]
+    assert len(row["person"]) == len(row["reply"]) == 32
+    assert (row["asker"], row["source"], row["answer"], row["reason"]) == (
+        *("true", "reaction", "no", ""),
+    )
+    assert row["rated_at"] == "2023-11-14T00:01:00Z"
+    assert row["answered_at"] == "2023-11-14T00:00:00Z"
+    assert (row["domain"], row["direct"], row["model"]) == ("tchap.test", "true", "small")
+    assert (row["seconds"], row["characters"], row["first_words"]) == ("2.5", "120", "")
+    assert AGENT not in done.stdout
+    assert "$prompt" not in done.stdout
+
+
+async def test_one_object_a_line_says_the_same(config: Path) -> None:
+    done = export(config, "--format", "jsonl")
+
+    [line] = done.stdout.splitlines()
+    row = json.loads(line)
+    assert (row["answer"], row["asker"], row["reason"], row["seconds"]) == ("no", True, None, 2.5)
+    assert row["rated_at"] == "2023-11-14T00:01:00Z"
+
+
+async def test_a_comment_is_opened_and_no_spreadsheet_takes_it_for_a_formula(
+    config: Path,
+) -> None:
+    table = export(config, "--what", "comments")
+    objects = export(config, "--what", "comments", "--format", "jsonl")
+
+    [row] = csv.DictReader(io.StringIO(table.stdout, newline=""))
+    assert row["comment"] == f"'{COMMENT}"
+    assert json.loads(objects.stdout)["comment"] == COMMENT
+    assert row["reply"] == json.loads(objects.stdout)["reply"]
+
+
+async def test_a_file_is_written_for_its_owner_alone_and_never_over_another(
+    config: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "ratings.csv"
+
+    done = export(config, "--output", str(path))
+    again = export(config, "--output", str(path))
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text("utf-8").count("\n") == 2
+    assert again.returncode == 1
+    assert again.stderr == f"assistant-tchap: {path} cannot be written: File exists\n"
+
+
+def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+
+    missing = export(config)
+    wrong = export(config, "--format", "xlsx")
+
+    assert missing.returncode == 1
+    assert missing.stderr == (
+        f"assistant-tchap: there is no ledger at {tmp_path}/ledger.db: the assistant has not run"
+        " yet\n"
+    )
+    assert not (tmp_path / "ledger.db").exists()
+    assert wrong.returncode == 2
+    assert "xlsx" in wrong.stderr
