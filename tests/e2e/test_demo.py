@@ -93,6 +93,18 @@ async def test_every_line_that_is_piped_in_is_asked_in_turn(tmp_path: Path) -> N
     assert end == "\n"
 
 
+async def test_a_poll_is_answered_by_numbers(tmp_path: Path) -> None:
+    async with demo(tmp_path) as process:
+        out, errors = await process.communicate(b"Two and two?\n9\n2\n4\n1\n")
+    assert process.returncode == 0, errors.decode()
+    _, asked, other, vote, reason, after, _ = out.decode().split("\n> ")
+    assert "1. Yes" in asked
+    assert "final, " in other  # there is no such answer: it is a prompt
+    assert "1. It is inaccurate" in vote
+    assert "Thank you" in reason
+    assert "final, " in after
+
+
 async def test_json_without_a_question_is_refused(tmp_path: Path) -> None:
     async with demo(tmp_path, JSON="1") as process:
         assert "ASK" in await said(process)

@@ -26,7 +26,7 @@ try:
 
     with Console(stderr=True).status("Loading"):
         from tests.stand import small_model
-        from tests.stand.dialogue import Dialogue, Unanswered
+        from tests.stand.dialogue import Dialogue, Question, Unanswered
         from tests.stand.ensemble import Failed, playing
 except KeyboardInterrupt:  # all this takes a second or two
     os._exit(130)
@@ -83,15 +83,50 @@ async def _converse(dialogue: Dialogue) -> None:
     out.print(_access(dialogue), _JOIN, "Ctrl-D or /quit ends the demo and removes all of it.")
     out.print(_panel(dialogue.welcome, "not the model's words"))
     out.print("> ", end="")
+    voting = _Voting(dialogue, out)
     async for line in _lines():
         if not os.isatty(0):
             out.print(Text(line))
         if line == "/quit":
             break
-        if line:
+        if line and not await voting.takes(line):
             await _watch(dialogue, line, out)
+            await voting.look()
         out.print("> ", end="")
     out.print()
+
+
+class _Voting:
+    """The bot's polls, answered by the number of an answer."""
+
+    def __init__(self, dialogue: Dialogue, out: Console) -> None:
+        self._dialogue = dialogue
+        self._out = out
+        self._open: Question | None = None
+        self._last: Question | None = None
+
+    async def look(self) -> None:
+        """Show the poll that has come, if one has."""
+        new = await self._dialogue.question(self._last)
+        if new is not None:
+            self._open = self._last = new
+            numbered = enumerate(new.answers.values(), 1)
+            lines = [new.text, *(f"{number}. {words}" for number, words in numbered)]
+            remark = "a poll: type the number of an answer, or go on"
+            self._out.print(_panel("\n".join(lines), remark))
+
+    async def takes(self, line: str) -> bool:
+        """Vote where the line is the number of an answer, and tell whether it was."""
+        answers = list(self._open.answers) if self._open is not None else []
+        if self._open is None or not line.isdecimal() or not 1 <= int(line) <= len(answers):
+            return False
+        thanks = await self._dialogue.vote(self._open, answers[int(line) - 1])
+        self._open = None
+        if thanks:
+            self._out.print(_panel(thanks, "not the model's words"))
+        else:
+            await self.look()
+        return True
 
 
 async def _watch(dialogue: Dialogue, prompt: str, out: Console) -> None:

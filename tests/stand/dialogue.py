@@ -9,6 +9,8 @@ from typing import Literal
 from urllib.parse import quote, urlencode
 
 from bot.core.events import EventId, RoomId, UserId
+from bot.core.polls import POLL
+from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot
 from tests.stand.nio_person import NioPerson
 from tests.stand.observations import JSON, Seen
@@ -17,6 +19,7 @@ from tests.stand.person import Refused
 _POLL_SECONDS = 0.02
 _SYNC_SECONDS = 20.0
 _ANSWER_SECONDS = 180.0
+_QUESTION_SECONDS = 1.0  # a poll comes right behind its reply, if one does
 
 
 class Unanswered(Exception):
@@ -34,6 +37,19 @@ class Step:
     t: float
     kind: Literal["first", "edit", "final"]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A poll of the bot's.
+
+    Attributes:
+        answers: their words, by their ids.
+    """
+
+    event_id: EventId
+    text: str
+    answers: dict[str, str]
 
 
 class Agent(NioPerson):
@@ -101,6 +117,42 @@ class Dialogue:
         whole = "\n\n".join(seen.body for seen in self._answers(event_id))
         yield Step(time.monotonic() - asked, "final", whole)
 
+    async def question(self, after: Question | None = None) -> Question | None:
+        """Return the poll that comes behind a reply or a vote, None where none comes soon.
+
+        Args:
+            after: the last poll that was answered or passed over.
+        """
+
+        def look() -> Question | None:
+            polls = [
+                one
+                for one in self.agent.messages(self.room_id)
+                if (one.sender, one.type) == (self.bot.user_id, POLL) and one.content
+            ]
+            known = after is not None and polls and polls[-1].event_id == after.event_id
+            return _question(polls[-1]) if polls and not known else None
+
+        try:
+            return await self.agent.observed.until(look, _QUESTION_SECONDS, str)
+        except TimeoutError:
+            return None
+
+    async def vote(self, question: Question, answer: str) -> str:
+        """Vote, and return the thanks; "" where another question follows."""
+        said = len(self.agent.messages(self.room_id))
+        await self.agent.vote(self.room_id, question.event_id, answer)
+
+        def look() -> str | None:
+            for one in self.agent.messages(self.room_id)[said:]:
+                if one.sender == self.bot.user_id and one.content:
+                    return "" if one.type == POLL else one.body
+            return None
+
+        return await self.agent.observed.until(
+            look, _SYNC_SECONDS, lambda: "no word came for the vote"
+        )
+
     def _is_complete(self, prompt: EventId) -> bool:
         """Ask the bot's log: no version of a reply says of itself that it is the last."""
         said = ('"event": "reply sent"', f'"event_id": "{prompt}"')
@@ -119,6 +171,12 @@ class Dialogue:
             if seen.content.get("msgtype") == "m.notice":
                 raise Unanswered(seen.body)
         return answers
+
+
+def _question(poll: Seen) -> Question:
+    start = poll.content[POLL]
+    answers = {one["id"]: one[TEXT] for one in start["answers"]}
+    return Question(poll.event_id, start["question"][TEXT], answers)
 
 
 def _relates(content: JSON, prompt: EventId) -> bool:

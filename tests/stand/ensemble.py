@@ -29,6 +29,7 @@ _SETTINGS: JSON = {
     "max_tokens": 200,
     "system_prompt": "You answer in English, in two or three short sentences.",
 }
+_FEEDBACK: JSON = {"ask": "reply", "one_in": 1, "per_day": 1000}  # nobody waits for silence here
 _FORESEEN = (RuntimeError, TimeoutError, Refused, aiohttp.ClientError)
 
 
@@ -147,7 +148,12 @@ class _Ensemble:
             password = secrets.token_urlsafe()
             user_id = await synapse.register("assistant", password, displayname="Assistant IA")
             account = {"homeserver": synapse.url, "user_id": user_id, "password": password}
-            sections: JSON = {"matrix": account, "model": _SETTINGS | backend, "language": "en"}
+            sections: JSON = {
+                "matrix": account,
+                "model": _SETTINGS | backend,
+                "feedback": _FEEDBACK,
+                "language": "en",
+            }
             bot = Bot(self._folder("bot"), user_id, **sections)
             self._parts.push_async_callback(bot.stop)  # also where its start is interrupted
             await bot.start()
