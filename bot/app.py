@@ -199,6 +199,7 @@ def _behaviour(config: Config) -> Behaviour:
         frozenset(config.matrix.bots),
         conversation.age_limit_hours * 3600,
         conversation.salon_replies == "inline",
+        frozenset(config.matrix.admins),
     )
     return Behaviour(
         policy,

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import structlog
 
+from bot.admin_room import open_admin_room
 from bot.answers import Answering, Answers
 from bot.arrivals import Arrivals
 from bot.asking import Recourse
@@ -108,7 +109,7 @@ class Assistant:
         self._matrix: Matrix = replying.matrix
         self._store: Store = replying.store
         self._clock: Clock = replying.clock
-        self._age_limit = how.policy.age_limit
+        self._age_limit, self._admins = how.policy.age_limit, how.policy.admins
         self._texts = speak(how.settings.language)
         self._hearing = Hearing(self._matrix, self._clock, how.policy)
         recourse = Recourse(self._clock, replying.health, how.fallback, how.queue_timeout)
@@ -122,7 +123,7 @@ class Assistant:
         self._surveys = Surveys(replying, opinions, self._answers, self._contexts, how.feedback)
         self._desk = Desk(
             *(self._matrix, self._store, self._answers, self._changes, self._surveys),
-            *(how.settings.catalogue, how.about),
+            *(how.settings.catalogue, how.about, how.policy.admins),
         )
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
@@ -143,6 +144,8 @@ class Assistant:
                 arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
                 tasks.create_task(self._late_keys.run(arrivals.begin))
                 tasks.create_task(self._surveys.run(self._synced))
+                opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
+                tasks.create_task(opening)
                 listening = tasks.create_task(self._listen(arrivals))
                 await self._drain(listening, stopping or asyncio.Event())
         except* _Drained:

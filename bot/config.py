@@ -127,6 +127,9 @@ class MatrixSettings(Section):
         default_factory=_own_server,
         description='servers whose people are answered: names, or "*." and a suffix',
     )
+    admins: MatrixIds = Field(
+        (), description="full Matrix ids of those who administer the bot, in a room of their own"
+    )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
     # A proxy's URL may hold a password: neither it nor the model's is ever printed.
     proxy: Proxy | None = Field(

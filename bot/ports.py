@@ -46,6 +46,8 @@ class Matrix(Protocol):
     and raises what does not (LoggedOut, AccountExpired).
     `room`, `power_level` and `predecessor` (the room that this one replaces) answer from what the
     syncs so far have told; so does `known`, of earlier messages.
+    `rooms` are those in which the bot can speak. `open_admin_room` returns the one for its admins,
+    and makes it where there is none; `members` are those in a room or invited, `invite` adds one.
     `follow` joins the room that takes the place of another.
     `fetch` reads one event again, a message in its last version; None where it is gone.
     `history` returns the prompt's conversation; `enough` tells of what is read already whether
@@ -73,6 +75,14 @@ class Matrix(Protocol):
     def batches(self, since: str | None) -> AsyncIterator[Batch]: ...
 
     def room(self, room_id: RoomId) -> Room: ...
+
+    def rooms(self) -> Sequence[Room]: ...
+
+    async def open_admin_room(self, name: str) -> RoomId: ...
+
+    async def members(self, room_id: RoomId) -> frozenset[UserId]: ...
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None: ...
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float: ...
 

@@ -69,6 +69,7 @@ class FakeMatrix:
 
     fetch_failure: MatrixError | None = None
     history_failure: MatrixError | None = None
+    admin_room: RoomId | None = None
 
     def __init__(self, *, direct: bool = True) -> None:
         self.user_id: UserId = BOT
@@ -87,6 +88,7 @@ class FakeMatrix:
         self.predecessors: dict[RoomId, RoomId] = {}
         self.followed: list[RoomId] = []
         self.redacted: list[EventId] = []
+        self.people: dict[RoomId, set[UserId]] = {}
         self.closed: set[RoomId] = set()
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
@@ -128,7 +130,29 @@ class FakeMatrix:
             yield batch
 
     def room(self, room_id: RoomId) -> Room:
-        return Room(room_id, direct=self.direct, closed=room_id in self.closed)
+        admin = room_id == self.admin_room
+        direct = self.direct and not admin
+        return Room(room_id, direct, closed=room_id in self.closed, admin=admin)
+
+    def rooms(self) -> Sequence[Room]:
+        here = [ROOM, *([self.admin_room] if self.admin_room else [])]
+        return [self.room(one) for one in here if one not in self.closed]
+
+    async def open_admin_room(self, name: str) -> RoomId:  # noqa: ARG002  # the port
+        self._fail()
+        self.admin_room = self.admin_room or RoomId("!admin:tchap.test")
+        self.people.setdefault(self.admin_room, {self.user_id})
+        await self._tell()
+        return self.admin_room
+
+    async def members(self, room_id: RoomId) -> frozenset[UserId]:
+        self._fail()
+        return frozenset(self.people.get(room_id, ()))
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        self._fail()
+        self.people[room_id].add(user_id)
+        await self._tell()
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:  # noqa: ARG002  # the port
         return self.levels.get(user_id, 0)

@@ -9,3 +9,9 @@ _ALL = {"tout", "all"}
 async def show_help(call: Call) -> str:
     """Return the short help, or everything."""
     return call.texts("help all" if call.argument.strip().lower() in _ALL else "help")
+
+
+@command("aide", "help", admin=True)
+async def show_admin_help(call: Call) -> str:
+    """Return what the admins can write."""
+    return call.texts("help admin")

@@ -38,6 +38,7 @@ class Desk:
     surveys: Surveys
     catalogue: Catalogue
     about: About
+    admins: frozenset[UserId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,12 @@ class Call:
         """Tell whether the person is a moderator of the room."""
         return self.desk.matrix.power_level(self.prompt.room_id, self.sender) >= _MODERATOR
 
+    @property
+    def administers(self) -> bool:
+        """Tell whether it was typed in the admin room, by one of the admins."""
+        here = self.desk.matrix.room(self.prompt.room_id).admin
+        return here and self.sender in self.desk.admins
+
     def said(self, words: str) -> Message:
         """Return the message as if it said only that."""
         return replace(self.prompt.messages[0], body=words)
@@ -86,14 +93,18 @@ class Call:
 Command = Callable[[Call], Awaitable[str | None]]
 
 COMMANDS: dict[str, Command] = {}
+ADMIN_COMMANDS: dict[str, Command] = {}  # in the admin room alone, where they come first
 _CALLED: dict[Command, dict[Language, str]] = {}
 
 
-def command(french: str, english: str, *more: str) -> Callable[[Command], Command]:
+def command(
+    french: str, english: str, *more: str, admin: bool = False
+) -> Callable[[Command], Command]:
     """Register a command under its names; it returns what to say, None for nothing."""
 
     def register(function: Command) -> Command:
-        COMMANDS.update(dict.fromkeys((french, english, *more), function))
+        known = ADMIN_COMMANDS if admin else COMMANDS
+        known.update(dict.fromkeys((french, english, *more), function))
         _CALLED[function] = {"fr": french, "en": english}
         return function
 
@@ -102,12 +113,13 @@ def command(french: str, english: str, *more: str) -> Callable[[Command], Comman
 
 async def run(name: str, call: Call) -> str | None:
     """Do what the command asks for and return what to say, None for nothing."""
-    if name in COMMANDS:
-        return await COMMANDS[name](call)
+    known = COMMANDS | ADMIN_COMMANDS if call.administers else COMMANDS
+    if name in known:
+        return await known[name](call)
     name = name[:_LONGEST]
     sentences = [call.texts("command unknown", name=name)]
     near = dict.fromkeys(
-        COMMANDS[one] for one in get_close_matches(name, COMMANDS, n=_MOST, cutoff=_NEAR)
+        known[one] for one in get_close_matches(name, known, n=_MOST, cutoff=_NEAR)
     )
     if near:
         commands = ", ".join(f"`!{_CALLED[one][call.texts.language]}`" for one in near)

@@ -261,11 +261,15 @@ class Room:
 
     Attributes:
         closed: the bot can no longer speak there: it is out, or another room takes its place.
+        admin: the bot has made it for those who administer it.
+        person: of a direct message, the other one, where that is known.
     """
 
     room_id: RoomId
     direct: bool
     closed: bool = False
+    admin: bool = False
+    person: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)

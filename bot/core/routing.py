@@ -224,6 +224,7 @@ class Policy:
         bots: other bots, who are never answered.
         age_limit: seconds after which a prompt is too old to be answered.
         inline: replies in salons go to the main timeline, not to a thread.
+        admins: who is obeyed in the admin room.
     """
 
     me: UserId
@@ -231,6 +232,7 @@ class Policy:
     bots: frozenset[UserId] = frozenset()
     age_limit: float = 86_400.0
     inline: bool = False
+    admins: frozenset[UserId] = frozenset()
 
     def heeds(self, user_id: UserId) -> bool:
         """Tell whether what the user writes can be for the bot."""
@@ -291,7 +293,10 @@ def begins_anew(body: str) -> bool:
 
 def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
     if isinstance(event, Left):
-        return Leave(event.room_id) if event.alone else Ignore("others are still here")
+        alone = event.alone and not room.admin
+        return Leave(event.room_id) if alone else Ignore("others are still here, or may come")
+    if room.admin:
+        return Welcome(event.room_id, event.event_id, "welcome admin")
     salon = "welcome salon inline" if policy.inline else "welcome salon"
     return Welcome(event.room_id, event.event_id, "welcome" if room.direct else salon)
 
@@ -332,6 +337,8 @@ def _decide_message(
     readable = message.msgtype in TEXT
     command = parse_command(message.body) if readable else None
     around = _Around(message, policy, known)
+    if room.admin:
+        return _decide_admin(message, policy, command)
     reason = _no_prompt(message, policy)
     if reason is None and readable and not message.body.strip():
         reason = "empty message"
@@ -347,6 +354,16 @@ def _decide_message(
     if not readable:
         return Explain(prompt, "unreadable message")
     return Answer(prompt) if command is None else Run(prompt, *command)
+
+
+def _decide_admin(message: Message, policy: Policy, command: tuple[str, str] | None) -> Intent:
+    """Decide in the admin room, where commands alone are for the bot, and of its admins alone."""
+    if message.sender not in policy.admins:
+        return Ignore("not one of the admins")
+    if command is None or message.msgtype != "m.text":
+        return Ignore("no command")
+    root = message.thread_root
+    return Run(Prompt((message,), Conversation(message.room_id, root), root), *command)
 
 
 def _no_prompt(message: Message, policy: Policy) -> str | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -33,9 +33,10 @@ from bot.matrix import sync
 from bot.matrix.content import build, event_type
 from bot.matrix.failures import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.parse import Heard, mapping, parse_said
-from bot.matrix.rooms import Rooms
+from bot.matrix.parse import Heard, Json, identifier, mapping, parse_membership, parse_said
+from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms
 from bot.matrix.session import Account, Session, Vault
+from bot.matrix.wire import ObjectResponse
 from bot.shield import to_the_end
 
 _TYPING_MS = 30_000
@@ -81,6 +82,47 @@ class NioMatrix:
     def room(self, room_id: RoomId) -> Room:
         """Return what the homeserver's state says of the room."""
         return self._rooms.room(room_id)
+
+    def rooms(self) -> Sequence[Room]:
+        """Return every room in which the bot can speak."""
+        return self._rooms.rooms()
+
+    async def open_admin_room(self, name: str) -> RoomId:
+        """Return the room for the admins; make it where there is none.
+
+        It is private and encrypted; nobody in it can change that but the bot.
+        """
+        there = next((one for one in self._rooms.rooms() if one.admin), None)
+        if there is not None:
+            return there.room_id
+        encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
+        states: dict[str, dict[str, str]] = {
+            "m.room.encryption": encryption,
+            "m.room.history_visibility": {"history_visibility": "invited"},
+            "im.vector.room.access_rules": {"rule": "restricted"},
+        }
+        body = {
+            "name": name,
+            "preset": "private_chat",
+            "creation_content": {ROOM_MARKER: ADMIN},
+            "initial_state": [
+                {"type": kind, "state_key": "", "content": content}
+                for kind, content in states.items()
+            ],
+        }
+        made = await self._ask("POST", ["createRoom"], body)
+        return RoomId(identifier(made, "room_id"))
+
+    async def members(self, room_id: RoomId) -> frozenset[UserId]:
+        """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""
+        found = (await self._ask("GET", ["rooms", room_id, "members"])).get("chunk")
+        members = map(parse_membership, map(mapping, found if isinstance(found, list) else []))
+        return frozenset(one.user_id for one in members if one and one.now in {"join", "invite"})
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite somebody."""
+        invitation = self._client.room_invite(room_id, user_id)
+        await call(nio.RoomInviteResponse, to_the_end(invitation))
 
     @property
     def known(self) -> Mapping[EventId, Message | None]:
@@ -265,8 +307,20 @@ class NioMatrix:
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
         """Make a request that nio has no method for, through nio's own connection."""
+        await call(EmptyResponse, self._send(EmptyResponse, method, path, body))
+
+    async def _ask(self, method: str, path: list[str], body: dict[Any, Any] | None = None) -> Json:
+        """Make such a request, and return its answer."""
+        request = self._send(ObjectResponse, method, path, body)
+        return (await call(ObjectResponse, to_the_end(request))).source
+
+    def _send(
+        self,
+        expected: type[nio.Response],
+        method: str,
+        path: list[str],
+        body: dict[Any, Any] | None,
+    ) -> Coroutine[Any, Any, object]:
         url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
-        request = self._client._send(  # noqa: SLF001  # nio's one door for any request
-            EmptyResponse, method, url, nio.Api.to_json(body)
-        )
-        await call(EmptyResponse, request)
+        data = None if body is None else nio.Api.to_json(body)
+        return self._client._send(expected, method, url, data)  # noqa: SLF001  # nio's one door for any request

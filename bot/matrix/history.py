@@ -42,7 +42,7 @@ from bot.matrix.parse import (
     timestamp,
 )
 from bot.matrix.safe_client import SafeClient, Turns
-from bot.matrix.wire import StateEventResponse
+from bot.matrix.wire import ObjectResponse
 
 _PAGE = 100
 _PAGES = 10  # as far back as a conversation is read
@@ -199,10 +199,10 @@ class Histories:
         """
         path = "/".join(quote(step, safe="") for step in ("rooms", room_id, "event", event_id))
         request = self._client._send(  # noqa: SLF001  # nio would leave out what it knows not
-            StateEventResponse, "GET", f"/_matrix/client/v3/{path}"
+            ObjectResponse, "GET", f"/_matrix/client/v3/{path}"
         )
         try:
-            source = (await call(StateEventResponse, request)).source
+            source = (await call(ObjectResponse, request)).source
         except NotFound:
             return None
         unsigned = mapping(source.get("unsigned"))
@@ -471,10 +471,10 @@ class Histories:
             quote(step, safe="") for step in ("rooms", room_id, "state", "m.room.member", user_id)
         )
         request = self._client._send(  # noqa: SLF001  # nio asks for the content alone
-            StateEventResponse, "GET", f"/_matrix/client/v3/{path}?format=event"
+            ObjectResponse, "GET", f"/_matrix/client/v3/{path}?format=event"
         )
         try:
-            return (await call(StateEventResponse, request)).source
+            return (await call(ObjectResponse, request)).source
         except Forbidden:
             return {}
 

@@ -37,6 +37,7 @@ from bot.matrix.parse import (
     text,
 )
 
+ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
 _DIRECT_MEMBERS = 2
 _CREATOR_LEVEL = 100  # where the room has no power levels
 _KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
@@ -84,7 +85,20 @@ class Rooms:
             room_id,
             direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS,
             closed=room_id not in self._members or room_id in self._replaced,
+            admin=self._is_admin(room_id),
         )
+
+    def rooms(self) -> list[Room]:
+        """Return every room in which the bot can speak."""
+        people = {one: user_id for user_id, rooms in self.direct.items() for one in rooms}
+        found = map(self.room, self._members)
+        return [replace(one, person=people.get(one.room_id)) for one in found if not one.closed]
+
+    def _is_admin(self, room_id: RoomId) -> bool:
+        """Tell whether the bot has made the room for its admins; nobody else can make one so."""
+        create = self._create.get(room_id, {})
+        marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
+        return marked and identifier(create, "sender") == self.me
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
         """Return the user's power level in the room (spec: m.room.power_levels).

@@ -37,13 +37,13 @@ class SyncResponse(nio.SyncResponse):
 
 
 @dataclass
-class StateEventResponse(nio.Response):
-    """A state event as the homeserver tells it, whole where it can (spec: `format=event`)."""
+class ObjectResponse(nio.Response):
+    """A JSON object as the homeserver tells it, an event for instance."""
 
     source: Json
 
     @classmethod
-    def from_dict(cls, body: dict[str, Any]) -> "StateEventResponse | nio.ErrorResponse":
+    def from_dict(cls, body: dict[str, Any]) -> "ObjectResponse | nio.ErrorResponse":
         """Take any object that is no error."""
         return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
 

@@ -129,6 +129,15 @@ class Person(ABC):
         await self._call("POST", f"/join/{room_id}", {})
         await self.wait_joined(room_id, self.user_id)
 
+    async def invitations(self, inviter: UserId) -> list[RoomId]:
+        """Return the rooms to which somebody has invited this person, and which are open still."""
+        invited = (await self._call("GET", "/sync?timeout=0", {}))["rooms"].get("invite", {})
+        return [
+            RoomId(room_id)
+            for room_id, room in invited.items()
+            if any(one["sender"] == inviter for one in room["invite_state"]["events"])
+        ]
+
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
         """Invite somebody and return once this client shows it."""
         await self._call("POST", f"/rooms/{room_id}/invite", {"user_id": user_id})

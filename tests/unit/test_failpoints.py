@@ -15,7 +15,7 @@ from bot.failpoints import COMMITS, REQUESTS, SITES, VARIABLE, Failpoints
 
 BOT = Path(__file__).parents[2] / "bot"
 # The port's methods that change something on the homeserver.
-CHANGING = {"put", "send", "redact", "join", "leave", "follow"}
+CHANGING = {"put", "send", "redact", "join", "leave", "follow", "open_admin_room", "invite"}
 WRITING = {"insert", "update", "delete"}
 # Where the name stands in the place of a constant: see what its callers name.
 FORWARDS = {"bot/delivery.py", "bot/surveys.py"}

@@ -438,6 +438,43 @@ def test_in_a_salon_with_inline_replies_the_reply_goes_to_the_main_timeline() ->
     assert decide(threaded, SALON, inline, {}) == Answer(prompt(threaded))
 
 
+ADMINS = Room(ROOM, direct=False, admin=True)
+ADMINISTERED = replace(POLICY, admins=frozenset({AGENT}))
+
+
+@pytest.mark.parametrize("thread", [None, "$root"])
+def test_in_the_admin_room_an_admin_need_not_mention_the_bot(thread: str | None) -> None:
+    heard = said(body="!stats 30", thread=thread)
+    root = None if thread is None else EventId(thread)
+
+    expected = Run(Prompt((heard,), Conversation(ROOM, root), root), "stats", "30")
+    assert decide(heard, ADMINS, ADMINISTERED, {}, now=ASKED_AT + 30 * DAY) == expected
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [
+        said(sender=COLLEAGUE, body="!stats", mentions=(BOT,)),
+        said(sender=BOT, body="!stats"),
+        said(sender=STRANGER, body="!stats"),
+        said(body="Bonjour", mentions=(BOT,)),
+        said(body="!stats", msgtype="m.notice"),
+        said(body="!stats", msgtype="m.emote"),
+        said(msgtype="m.image"),
+    ],
+)
+def test_in_the_admin_room_nothing_else_is_obeyed_or_answered(heard: Message) -> None:
+    assert isinstance(decide(heard, ADMINS, ADMINISTERED, {}), Ignore)
+
+
+def test_the_admin_room_has_a_welcome_of_its_own_and_is_not_left() -> None:
+    alone = Left(EventId("$l"), ROOM, alone=True)
+
+    welcome = Welcome(ROOM, EventId("$join"), "welcome admin")
+    assert decide(JOINED, ADMINS, ADMINISTERED, {}) == welcome
+    assert isinstance(decide(alone, ADMINS, ADMINISTERED, {}), Ignore)
+
+
 def test_two_mentions_in_a_salon_are_two_conversations_and_a_direct_message_is_one() -> None:
     asked = [said(one, mentions=(BOT,)) for one in ("$1", "$2")]
 

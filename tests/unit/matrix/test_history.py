@@ -19,7 +19,7 @@ from bot.matrix import history, safe_client, wire
 from bot.matrix.history import Histories
 from bot.matrix.parse import Membership, parse_membership
 from bot.matrix.safe_client import SafeClient
-from bot.matrix.wire import StateEventResponse
+from bot.matrix.wire import ObjectResponse
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt, redaction, revision
 
 MAIN = Conversation(ROOM, None)
@@ -95,7 +95,7 @@ class Pages(SafeClient):
     ) -> Any:
         place = unquote(path.partition("?")[0]).rpartition("/")[2]
         body: dict[str, Any] = {"chunk": self.related}
-        if response_class is StateEventResponse:
+        if response_class is ObjectResponse:
             assert path.endswith("?format=event")
             self.asked.append(f"member {place}")
             await self.gate.wait()

@@ -1,0 +1,57 @@
+"""The room from which the bot is administered: made by the bot, for those it obeys there."""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from bot.core.events import RoomId, UserId
+from bot.delivery import Replying
+from bot.errors import ENDING, MatrixError
+from bot.failpoints import armed
+from bot.insist import insist
+from bot.texts import Texts
+
+log = structlog.get_logger()
+
+
+async def open_admin_room(
+    to: Replying, admins: frozenset[UserId], texts: Texts, synced: asyncio.Event
+) -> None:
+    """Make the room where there is none, and invite who is missing.
+
+    Args:
+        to: what every reply needs.
+        admins: whom; nothing is made where there are none.
+        texts: in the bot's own language.
+        synced: set once it is known which rooms there are.
+    """
+    await synced.wait()
+    if not admins:
+        return
+    try:
+        room_id = await insist(to.clock, partial(_open, to, texts("admin room")))
+        missing = admins - await insist(to.clock, partial(to.matrix.members, room_id))
+    except ENDING:
+        raise
+    except MatrixError as error:
+        log.error("no admin room", reason=str(error))  # noqa: TRY400  # no traceback: it is refused
+        return
+    for user_id in sorted(missing):
+        try:
+            await insist(to.clock, partial(_invite, to, room_id, user_id))
+        except ENDING:
+            raise
+        except MatrixError as error:
+            log.warning("admin not invited", user_id=user_id, reason=str(error))
+
+
+async def _open(to: Replying, name: str) -> RoomId:
+    with armed.around("create"):
+        return await to.matrix.open_admin_room(name)
+
+
+async def _invite(to: Replying, room_id: RoomId, user_id: UserId) -> None:
+    with armed.around("invite"):
+        await to.matrix.invite(room_id, user_id)
+    log.info("admin invited", user_id=user_id, room_id=room_id)
