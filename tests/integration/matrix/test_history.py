@@ -193,7 +193,7 @@ async def test_a_long_thread_is_told_whole_and_nothing_of_the_room_around_it(
 ) -> None:
     room_id = await salon(stand, encrypted=encrypted)
     mention = {"m.mentions": {"user_ids": [stand.bot.matrix.user_id]}}
-    root = await stand.agent.send(room_id, "question", **mention)
+    root = await stand.agent.send(room_id, "ma question", **mention)
     other = await stand.agent.send(room_id, "autre question", **mention)
     await reply(stand, root, "R", "Réponse")
     ids = [await stand.agent.send(room_id, f"{number}", **threaded(root)) for number in range(120)]
@@ -296,23 +296,23 @@ async def test_s7_no_room_and_no_thread_tells_anything_of_another(stand: Stand) 
 
 async def test_the_edits_of_a_message_are_listed_until_it_is_redacted(stand: Stand) -> None:
     room_id = await direct(stand)
-    asked = await stand.agent.send(room_id, "question")
+    asked = await stand.agent.send(room_id, "ma question")
     first = await reply(stand, asked, "a", *(f"a{number}" for number in range(120)))
 
     edits = await stand.bot.matrix.edits(room_id, first)
     assert len(set(edits)) == 120
-    assert await stand.bot.cold(asked) == ["question", "a119"]
+    assert await stand.bot.cold(asked) == ["ma question", "a119"]
 
     await stand.bot.matrix.redact(room_id, first, "r")
     assert stand.bot.matrix.known[first] is None
     assert await stand.bot.matrix.edits(room_id, first) == []
-    assert await stand.bot.told(asked) == ["question"]
-    assert await stand.bot.cold(asked) == ["question"]
+    assert await stand.bot.told(asked) == ["ma question"]
+    assert await stand.bot.cold(asked) == ["ma question"]
 
 
 async def test_only_the_bots_own_edits_of_its_reply_are_listed(stand: Stand) -> None:
     room_id = await direct(stand)
-    asked = await stand.agent.send(room_id, "question")
+    asked = await stand.agent.send(room_id, "ma question")
     first = await reply(stand, asked, "a", "b")
     forged = await stand.agent.edit(room_id, first, "c")
     await stand.bot.hears(forged)
@@ -323,7 +323,7 @@ async def test_only_the_bots_own_edits_of_its_reply_are_listed(stand: Stand) -> 
     assert forged not in edits
     for number, one in enumerate([*edits, first]):
         await stand.bot.matrix.redact(room_id, one, f"taken {number}")
-    assert await stand.bot.cold(asked) == ["question"]
+    assert await stand.bot.cold(asked) == ["ma question"]
 
 
 # What a room hides from those who come later.
@@ -357,7 +357,7 @@ async def rename(stand: Stand, room_id: RoomId) -> None:
 @pytest.mark.parametrize(
     ("visibility", "expected"),
     [
-        ("shared", ["question", "Réponse", "secret", "entre-temps", "bienvenue"]),
+        ("shared", ["ma question", "Réponse", "secret", "entre-temps", "bienvenue"]),
         ("invited", ["entre-temps", "bienvenue"]),
         ("joined", ["bienvenue"]),
     ],
@@ -367,7 +367,7 @@ async def test_s8_a_newcomer_is_told_only_what_the_room_shows_them(
 ) -> None:
     room_id = await hiding(stand, visibility)
     mention = {"m.mentions": {"user_ids": [stand.bot.matrix.user_id]}}
-    root = await stand.agent.send(room_id, "question", **mention)
+    root = await stand.agent.send(room_id, "ma question", **mention)
     answer = await reply(stand, root, "Réponse")
     await stand.agent.send(room_id, "secret", **threaded(root))
     await stand.agent.invite(room_id, stand.colleague.user_id)
@@ -382,12 +382,12 @@ async def test_s8_a_newcomer_is_told_only_what_the_room_shows_them(
     assert await stand.bot.cold(asked) == [*expected, "alors ?"]
     quoted = await stand.colleague.send(room_id, "et ça ?", **quoting(answer), **mention)
     found = await stand.bot.opening(quoted)
-    shown = ["question", "Réponse"] if visibility == "shared" else []
+    shown = ["ma question", "Réponse"] if visibility == "shared" else []
     assert ([one.body for one in found.chain], found.lost) == (shown, 0)
 
     by_agent = await stand.agent.send(room_id, "et moi ?", **threaded(root))
     told = await stand.bot.told(by_agent)
-    assert told[:3] == ["question", "Réponse", "secret"]
+    assert told[:3] == ["ma question", "Réponse", "secret"]
 
 
 async def test_s8_who_comes_back_is_a_newcomer_again(stand: Stand) -> None:
