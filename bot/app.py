@@ -25,6 +25,7 @@ from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
 from bot.ports import Clock
+from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
 from bot.storage.store import SqlStore
 
@@ -143,7 +144,8 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
         opinions = SqlOpinions(store.database, key)
-        assistant = Assistant(model, opinions, replying, _behaviour(config))
+        campaigns = SqlCampaigns(store.database, key)
+        assistant = Assistant(model, opinions, campaigns, replying, _behaviour(config))
         log.info(
             "started",
             user_id=matrix.user_id,

@@ -14,6 +14,7 @@ from bot.admin_room import open_admin_room
 from bot.answers import Answering, Answers
 from bot.arrivals import Arrivals
 from bot.asking import Recourse
+from bot.campaigns import Campaigns
 from bot.changes import Changes
 from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
@@ -63,7 +64,7 @@ from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
-from bot.ports import Clock, Matrix, Model, Opinions, Store
+from bot.ports import CampaignLedger, Clock, Matrix, Model, Opinions, Store
 from bot.surveys import Surveys
 from bot.texts import speak
 
@@ -103,7 +104,12 @@ class Assistant:
     """Hears the account's rooms and does what each event asks for, each event to its end."""
 
     def __init__(
-        self, model: Model, opinions: Opinions, replying: Replying, how: Behaviour
+        self,
+        model: Model,
+        opinions: Opinions,
+        campaigns: CampaignLedger,
+        replying: Replying,
+        how: Behaviour,
     ) -> None:
         self._to = replying
         self._matrix: Matrix = replying.matrix
@@ -121,9 +127,10 @@ class Assistant:
         again = partial(self._answer_also, before=Before.WHOLE)
         self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
         self._surveys = Surveys(replying, opinions, self._answers, self._contexts, how.feedback)
+        self._campaigns = Campaigns(replying, campaigns, self._contexts)
         self._desk = Desk(
             *(self._matrix, self._store, self._answers, self._changes, self._surveys),
-            *(how.settings.catalogue, how.about, how.policy.admins),
+            *(self._campaigns, how.settings.catalogue, how.about, how.policy.admins),
         )
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
@@ -144,6 +151,7 @@ class Assistant:
                 arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
                 tasks.create_task(self._late_keys.run(arrivals.begin))
                 tasks.create_task(self._surveys.run(self._synced))
+                tasks.create_task(self._campaigns.run(self._synced))
                 opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
                 tasks.create_task(opening)
                 listening = tasks.create_task(self._listen(arrivals))
@@ -390,8 +398,11 @@ class Assistant:
             case Rate(reaction):
                 await self._surveys.react(reaction)
             case Count(vote):
-                await self._surveys.count(vote)
+                if not await self._campaigns.count(vote):
+                    await self._surveys.count(vote)
             case Comment(prompt):
+                if await self._campaigns.comment(said):
+                    return
                 kept = await self._surveys.comment(said)
                 await self._explain(prompt, "feedback kept" if kept else "poll unknown")
 

@@ -20,11 +20,13 @@ COMMITS: Final = (
     *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
     *("answered", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
     "want_polls",
+    *("draft", "launch", "campaign_sent", "reminded", "ended", "campaign_put_off", "decline"),
+    *("answer", "close_campaign"),
 )
 # One request each that changes something on the homeserver.
 REQUESTS: Final = (
     *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
-    *("create", "invite"),
+    *("create", "invite", "campaign"),
 )
 SITES: Final = (
     *(f"{name}.{when}" for name in COMMITS for when in ("before", "within", "after")),

@@ -1,10 +1,11 @@
 """The doors to the outside: what the bot asks of Matrix, the model, the ledger and the clock."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from bot.core.campaigns import Asked, Progress, Recipient, Sending
 from bot.core.events import (
     Batch,
     Conversation,
@@ -284,6 +285,80 @@ class Opinions(Protocol):
     async def last_answered(self, conversation: Conversation) -> EventId | None: ...
 
     async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None: ...
+
+
+class CampaignLedger(Protocol):
+    """Campaigns and how far they have come; a part of the ledger.
+
+    Times are in seconds since the epoch, steps count from 0 on. It waits and raises as `Store`.
+
+    `draft` keeps what a campaign says, False where one of that name is launched; `definition`
+    returns it, `names` every campaign with its state. `active` returns when something was last
+    answered in each room. `launch` lets a draft begin, `close` ends it; False where it cannot be.
+    `running` are those that have anything left to be sent; `due` returns what one is to send by
+    `now`, and when to look again. `sent`, `reminded`, `ended`, `put_off` and `decline` record what
+    became of it.
+    `wanted` returns from when on a room may be asked, None where it wants no polls.
+    `asked` returns the question that stands at an event; `is_due` tells whether one may be on its
+    way to a room, and `answer` takes in what somebody says to it.
+    `progress` returns how far a campaign has come, None where there is none of that name.
+    """
+
+    async def draft(self, name: str, definition: str, at: float) -> bool: ...
+
+    async def definition(self, name: str) -> str | None: ...
+
+    async def names(self) -> Sequence[tuple[str, str]]: ...
+
+    async def active(self) -> Mapping[RoomId, float]: ...
+
+    async def launch(
+        self, name: str, to: Sequence[Recipient], begins_at: float, ends_at: float | None
+    ) -> bool: ...
+
+    async def close(self, name: str, at: float) -> bool: ...
+
+    async def running(self) -> Sequence[str]: ...
+
+    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]: ...
+
+    async def sent(
+        self,
+        one: Sending,
+        event_id: EventId,
+        at: float,
+        *,
+        question: tuple[str, bool] | None,
+        next_due: float | None,
+        remind_at: float | None,
+    ) -> None: ...
+
+    async def reminded(self, one: Sending) -> None: ...
+
+    async def ended(self, one: Sending) -> None: ...
+
+    async def put_off(self, one: Sending, due_at: float) -> None: ...
+
+    async def decline(self, one: Sending) -> None: ...
+
+    async def wanted(self, room: Room, campaign: str, now: float) -> float | None: ...
+
+    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None: ...
+
+    async def is_due(self, room_id: RoomId, now: float) -> bool: ...
+
+    async def answer(
+        self,
+        said: Vote | Message,
+        asked: Asked,
+        answer: str | None,
+        *,
+        step: int,
+        steps: int,
+        at: float,
+    ) -> Literal["goes on", "thanks", "counts", "late"]: ...
+
+    async def progress(self, name: str) -> Progress | None: ...
 
 
 class Clock(Protocol):

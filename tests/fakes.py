@@ -2,15 +2,18 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from typing_extensions import override
 
 from bot.assistant import Assistant, Behaviour
 from bot.commands.registry import About
 from bot.context import Settings
+from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
 from bot.core.events import (
     Batch,
     Change,
@@ -51,7 +54,7 @@ from bot.core.feedback import (
 )
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
-from bot.core.polls import POLL, Poll, chosen
+from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
 from bot.core.routing import Policy
 from bot.core.transcript import Said, Transcript
@@ -59,9 +62,9 @@ from bot.core.turns import History
 from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.health import Health
-from bot.ports import Awaited, Choices, Claim, Exchange, Heard, Opinions
+from bot.ports import Awaited, CampaignLedger, Choices, Claim, Exchange, Heard, Opinions
 from bot.texts import Texts, speak
-from tests.make import BOT, MIDNIGHT, ROOM
+from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 
 class FakeMatrix:
@@ -70,10 +73,10 @@ class FakeMatrix:
     fetch_failure: MatrixError | None = None
     history_failure: MatrixError | None = None
     admin_room: RoomId | None = None
+    device_id = "FAKE"
 
     def __init__(self, *, direct: bool = True) -> None:
         self.user_id: UserId = BOT
-        self.device_id = "FAKE"
         self.direct = direct
         self.batch_queue: asyncio.Queue[Batch | BotError] = asyncio.Queue()
         self.joined: list[RoomId] = []
@@ -89,18 +92,19 @@ class FakeMatrix:
         self.followed: list[RoomId] = []
         self.redacted: list[EventId] = []
         self.people: dict[RoomId, set[UserId]] = {}
+        self.others: dict[RoomId, Room] = {}
+        self.places = dict[EventId, RoomId]()  # of what was sent
         self.closed: set[RoomId] = set()
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
         self.fetch_gate.set()
         self.said: list[Said] = []
         self.chain: list[Said] = []
-        self.lost = 0
+        self.lost = self.attending = 0
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
         self._wire_of: dict[EventId, Wire] = {}  # by what it stands for, the newest
-        self.attending = 0
-        self.attended: list[EventId] = []
+        self.attended = list[EventId]()
         self.changed = asyncio.Condition()
 
     def hear(
@@ -130,12 +134,15 @@ class FakeMatrix:
             yield batch
 
     def room(self, room_id: RoomId) -> Room:
+        closed = room_id in self.closed
+        if room_id in self.others:
+            return replace(self.others[room_id], closed=closed)
         admin = room_id == self.admin_room
         direct = self.direct and not admin
-        return Room(room_id, direct, closed=room_id in self.closed, admin=admin)
+        return Room(room_id, direct, closed=closed, admin=admin, person=AGENT if direct else None)
 
     def rooms(self) -> Sequence[Room]:
-        here = [ROOM, *([self.admin_room] if self.admin_room else [])]
+        here = [ROOM, *self.others, *([self.admin_room] if self.admin_room else [])]
         return [self.room(one) for one in here if one not in self.closed]
 
     async def open_admin_room(self, name: str) -> RoomId:  # noqa: ARG002  # the port
@@ -223,7 +230,7 @@ class FakeMatrix:
         self.wires.append(outgoing)
         return Wire("m.room.message", {"number": len(self.wires) - 1})
 
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
         await asyncio.sleep(0)
         self._fail()
         if transaction_id in self.transactions:
@@ -232,6 +239,7 @@ class FakeMatrix:
         self.transactions[transaction_id] = event_id
         outgoing = self.wires[wire.content["number"]]
         self.sent.append((event_id, outgoing))
+        self.places[event_id] = room_id
         place = outgoing.event_id if isinstance(outgoing, Edit) else event_id
         self._wire_of[place] = wire
         self._hear_own(event_id, outgoing)
@@ -277,7 +285,11 @@ class FakeMatrix:
             root, at = outgoing.thread_root, 1_700_000_000_000
             poll = Message(event_id, ROOM, self.user_id, POLL, outgoing.question, at, root)
             self.messages[event_id] = self.known[event_id] = poll
-        if isinstance(outgoing, Notice | Poll):
+        if isinstance(outgoing, Notice) and outgoing.asks:
+            at, me = 1_700_000_000_000, self.user_id
+            asked = Message(event_id, ROOM, me, QUESTION, outgoing.text, at)
+            self.messages[event_id] = self.known[event_id] = asked
+        if isinstance(outgoing, Notice | Poll | PollEnd):
             return
         reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
@@ -336,6 +348,8 @@ class FakeMatrix:
                     shown[event_id] = self._text(outgoing)
                 case Poll():
                     shown[event_id] = outgoing.question
+                case PollEnd():
+                    continue
                 case Notice():
                     shown[event_id] = outgoing.text
         gone = self._gone()
@@ -425,6 +439,8 @@ class FakeStore:
         self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
         self.opinions = FakeOpinions()
+        self.campaigns = FakeCampaigns(self.opinions)
+        self.askers = (self.opinions, self.campaigns)
 
     async def sync_token(self) -> str | None:
         return self.token
@@ -462,7 +478,7 @@ class FakeStore:
     def _is_nobodys(self, event: Event) -> bool:
         poll = event.target if isinstance(event, Vote) else getattr(event, "refers_to", None)
         if poll is not None:
-            return not self.opinions.may_know(event.room_id, poll)
+            return not any(one.may_know(event.room_id, poll) for one in self.askers)
         return isinstance(event, Change) and self._is_no_part(event)
 
     def _is_no_part(self, change: Change) -> bool:
@@ -556,6 +572,7 @@ class FakeOpinions:
         self.comments: dict[EventId, tuple[EventId | None, UserId, str]] = {}
         self.how: dict[EventId, Circumstances] = {}
         self.unwanted: set[str] = set()
+        self.active: dict[RoomId, float] = {}
         self._order: list[tuple[Conversation, UserId, EventId]] = []
         self._numbers = itertools.count(1)
 
@@ -571,6 +588,7 @@ class FakeOpinions:
         self.how[event_id] = how if how.model or event_id not in self.how else self.how[event_id]
         self._order = [one for one in self._order if one[2] != event_id]
         self._order.append((place, person, event_id))
+        self.active[place.room_id] = at
         wait = after(past)
         for number in self._waiting(place):
             del self.asks[number]
@@ -731,6 +749,237 @@ class FakeOpinions:
         (self.unwanted.discard if wanted else self.unwanted.add)(whose)
 
 
+@dataclass
+class _To:
+    person: UserId | None
+    step: int = 0
+    due_at: float | None = None
+    remind_at: float | None = None
+    reached: bool = False
+    declined: bool = False
+    completed: bool = False
+    root: EventId | None = None
+    event_id: EventId | None = None
+
+
+@dataclass
+class _One:
+    definition: str
+    state: str = "draft"
+    ends_at: float | None = None
+    closed_at: float | None = None
+    to: dict[RoomId, _To] = field(default_factory=dict)
+
+
+class FakeCampaigns:
+    """The ledger of campaigns in memory; people under their own ids.
+
+    Attributes:
+        asks: by the event at which a question stands: campaign, room, question, when, whether it
+            is a poll that has not ended.
+        said: by event: campaign, room, question, who, the answer, the words, when, whether it
+            counts.
+    """
+
+    def __init__(self, opinions: FakeOpinions) -> None:
+        self.all: dict[str, _One] = {}
+        self.asks: dict[EventId, tuple[str, RoomId, str, float, bool]] = {}
+        self.said: dict[
+            EventId, tuple[str, RoomId, str, UserId, str | None, str | None, int, bool]
+        ] = {}
+        self._opinions = opinions
+
+    async def draft(self, name: str, definition: str, at: float) -> bool:  # noqa: ARG002  # the port
+        if name in self.all and self.all[name].state != "draft":
+            return False
+        self.all[name] = _One(definition)
+        return True
+
+    async def definition(self, name: str) -> str | None:
+        return self.all[name].definition if name in self.all else None
+
+    async def names(self) -> Sequence[tuple[str, str]]:
+        return [(name, one.state) for name, one in reversed(self.all.items())]
+
+    async def active(self) -> Mapping[RoomId, float]:
+        return self._opinions.active
+
+    async def launch(
+        self, name: str, to: Sequence[Recipient], begins_at: float, ends_at: float | None
+    ) -> bool:
+        one = self.all.get(name)
+        if one is None or one.state != "draft":
+            return False
+        one.state, one.ends_at = "running", ends_at
+        one.to = {each.room_id: _To(each.person, due_at=begins_at) for each in to}
+        return True
+
+    async def close(self, name: str, at: float) -> bool:
+        one = self.all.get(name)
+        if one is None or one.state != "running":
+            return False
+        one.state, one.closed_at = "closing", at
+        for each in one.to.values():
+            each.due_at = each.remind_at = None
+        self._close_if_done(name)
+        return True
+
+    def _close_if_done(self, name: str) -> None:
+        if not any(poll and of == name for of, _, _, _, poll in self.asks.values()):
+            self.all[name].state = "closed"
+
+    async def running(self) -> Sequence[str]:
+        return [name for name, one in self.all.items() if one.state in {"running", "closing"}]
+
+    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]:
+        one = self.all[name]
+        if one.state == "closing":
+            return self._ends(name), None
+        found = []
+        for room_id, to in one.to.items():
+            place = Place(room_id, to.person is not None, to.root)
+            if to.due_at is not None:
+                found.append(Sending(name, place, "step", to.step, to.due_at, to.event_id))
+            if to.remind_at is not None:
+                found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
+        found.sort(key=lambda sending: (sending.due_at, sending.recipient.room_id))
+        ready = [sending for sending in found if sending.due_at <= now]
+        rest = [sending.due_at for sending in found if sending.due_at > now]
+        rest += [one.ends_at] if one.ends_at is not None else []
+        return ready, min(rest, default=None)
+
+    def _ends(self, name: str) -> list[Sending]:
+        found = []
+        for event_id, (of, room_id, _, at, poll) in self.asks.items():
+            if of == name and poll:
+                to = self.all[name].to[room_id]
+                place = Place(room_id, to.person is not None, to.root)
+                found.append(Sending(name, place, "end", to.step, at, event_id))
+        return found
+
+    async def sent(
+        self,
+        one: Sending,
+        event_id: EventId,
+        at: float,
+        *,
+        question: tuple[str, bool] | None,
+        next_due: float | None,
+        remind_at: float | None,
+    ) -> None:
+        room_id = one.recipient.room_id
+        to = self.all[one.campaign].to[room_id]
+        if to.step == one.step:
+            to.step, to.due_at, to.remind_at = one.step + 1, next_due, remind_at
+            to.reached, to.event_id = True, event_id
+            if not one.recipient.direct:
+                to.root = to.root or event_id
+        if question is not None:
+            key, poll = question
+            self.asks.setdefault(event_id, (one.campaign, room_id, key, at, poll))
+
+    async def reminded(self, one: Sending) -> None:
+        self.all[one.campaign].to[one.recipient.room_id].remind_at = None
+
+    async def ended(self, one: Sending) -> None:
+        assert one.event_id is not None
+        self.asks[one.event_id] = (*self.asks[one.event_id][:4], False)
+        self._close_if_done(one.campaign)
+
+    async def put_off(self, one: Sending, due_at: float) -> None:
+        to = self.all[one.campaign].to[one.recipient.room_id]
+        if to.step == one.step:
+            to.due_at = due_at
+
+    async def decline(self, one: Sending) -> None:
+        to = self.all[one.campaign].to[one.recipient.room_id]
+        to.declined, to.due_at, to.remind_at = True, None, None
+
+    async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
+        if not self._opinions.unwanted.isdisjoint({room.person or "", room.room_id}):
+            return None
+        others = [
+            at
+            for of, room_id, _, at, _ in self.asks.values()
+            if of != campaign and room_id == room.room_id
+        ]
+        return max([now, *(at + 86_400 for at in others)])
+
+    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+        found = self.asks.get(event_id)
+        if found is None or found[1] != room_id:
+            return None
+        to = self.all[found[0]].to[room_id]
+        return Asked(found[0], found[2], Place(room_id, to.person is not None, to.root))
+
+    async def is_due(self, room_id: RoomId, now: float) -> bool:
+        running = [one for one in self.all.values() if one.state == "running"]
+        due = [one.to[room_id].due_at for one in running if room_id in one.to]
+        return any(at is not None and at <= now for at in due)
+
+    def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
+        """Tell whether that is a question of ours, or may be one that is not recorded yet."""
+        found = self.asks.get(event_id)
+        waits = [one.to[room_id].due_at for one in self.all.values() if room_id in one.to]
+        return (found is not None and found[1] == room_id) or any(waits)
+
+    async def answer(
+        self,
+        said: Vote | Message,
+        asked: Asked,
+        answer: str | None,
+        *,
+        step: int,
+        steps: int,
+        at: float,
+    ) -> Literal["goes on", "thanks", "counts", "late"]:
+        one, room_id = self.all[asked.campaign], asked.recipient.room_id
+        to = one.to[room_id]
+        closed = one.closed_at if one.closed_at is not None else one.ends_at
+        in_time = closed is None or said.timestamp / 1000 <= closed
+        counts = in_time and to.person in {None, said.sender}
+        text = said.body if isinstance(said, Message) else None
+        row = (asked.question, said.sender, answer, text, said.timestamp, counts)
+        self.said.setdefault(said.event_id, (asked.campaign, room_id, *row))
+        if not counts:
+            return "late"
+        if to.person is None or (answer is None and text is None) or to.step != step + 1:
+            return "counts"
+        more, done = step + 1 < steps, to.completed
+        to.due_at, to.remind_at = (at if more else None), None
+        to.completed = not more
+        if more:
+            return "goes on"
+        return "counts" if done else "thanks"
+
+    async def progress(self, name: str) -> Progress | None:
+        one = self.all.get(name)
+        if one is None:
+            return None
+        said = [each for each in self.said.values() if each[0] == name and each[7]]
+        last: dict[tuple[str, UserId], tuple[int, str | None]] = {}
+        for _, _, question, who, answer, text, at, _ in said:
+            if text is None and at > last.get((question, who), (-1, None))[0]:
+                last[question, who] = at, answer
+        counts: dict[str, dict[str, int]] = {}
+        for (question, _), (_, answer) in last.items():
+            if answer is not None:
+                of_question = counts.setdefault(question, {})
+                of_question[answer] = of_question.get(answer, 0) + 1
+        written = {(each[2], each[3]) for each in said if each[5] is not None}
+        to = one.to.values()
+        return Progress(
+            one.state,
+            len(to),
+            sum(each.reached for each in to),
+            sum(each.declined for each in to),
+            len({each[1] for each in said}),
+            sum(each.completed for each in to),
+            counts,
+            dict(Counter(question for question, _ in written)),
+        )
+
+
 class FakeClock:
     """Time that passes only when somebody sleeps; it then passes at once."""
 
@@ -803,6 +1052,7 @@ class Story:
         self.fallback: ModelCard | None = None
         self.feedback = AskPolicy("never")
         self.opinions: Opinions | None = None  # other than the fake ledger's own
+        self.campaigns: CampaignLedger | None = None
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
         self.stopping = asyncio.Event()
 
@@ -815,7 +1065,9 @@ class Story:
         how = Behaviour(
             self.policy, settings, self.about, self.at_once, self.feedback, self.fallback
         )
-        return Assistant(self.model, self.opinions or self.store.opinions, replying, how)
+        opinions = self.opinions or self.store.opinions
+        campaigns = self.campaigns or self.store.campaigns
+        return Assistant(self.model, opinions, campaigns, replying, how)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[asyncio.Task[None]]:

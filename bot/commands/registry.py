@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from bot.answers import Answers
+from bot.campaigns import Campaigns
 from bot.changes import Changes
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.models import Catalogue, ModelCard
@@ -36,6 +37,7 @@ class Desk:
     answers: Answers
     changes: Changes
     surveys: Surveys
+    campaigns: Campaigns
     catalogue: Catalogue
     about: About
     admins: frozenset[UserId] = frozenset()

@@ -9,6 +9,8 @@ from bot.core.events import EventId
 MOST_ANSWERS: Final = 20  # MSC3381: clients leave out those behind
 
 POLL: Final = "org.matrix.msc3381.poll.start"  # the type under which clients send and show polls
+POLL_END: Final = "org.matrix.msc3381.poll.end"
+QUESTION: Final = "fr.gouv.assistant.question"  # marks a notice that a reply to is an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,19 @@ class Poll:
     disclosed: bool = True
     thread_root: EventId | None = None
     latest: EventId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollEnd:
+    """The end of one of the bot's own polls; no vote counts after it.
+
+    Attributes:
+        event_id: the poll's.
+        text: what clients show that know no polls.
+    """
+
+    event_id: EventId
+    text: str
 
 
 def chosen(voted: Sequence[str], offered: Collection[str]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Part
-from bot.core.polls import Poll
+from bot.core.polls import Poll, PollEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,12 @@ class Notice:
 
     Attributes:
         to: what it answers, None where it answers nothing (the welcome).
+        asks: a reply to it is an answer in a survey, and no prompt.
     """
 
     text: str
     to: Prompt | Undecryptable | Anchor | None = None
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Edit:
     reply: Reply
 
 
-Outgoing = Notice | Reply | Edit | Poll
+Outgoing = Notice | Reply | Edit | Poll | PollEnd
 
 
 @dataclass(frozen=True, slots=True)

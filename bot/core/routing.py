@@ -26,7 +26,7 @@ from bot.core.events import (
     server_name,
 )
 from bot.core.feedback import THUMBS
-from bot.core.polls import POLL
+from bot.core.polls import POLL, QUESTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,10 +430,11 @@ class _Around:
         return self.policy.me in self.message.mentions or self._opener() is not None
 
     def poll(self) -> EventId | None:
-        """Return the bot's poll that the message replies to, None where it replies to none."""
+        """Return the bot's poll or question that the message replies to, None for none."""
         quoted = self._look(self.message.replies_to)
         is_mine = quoted is not None and quoted.sender == self.policy.me
-        return quoted.event_id if quoted and is_mine and quoted.msgtype == POLL else None
+        asks = quoted is not None and is_mine and quoted.msgtype in {POLL, QUESTION}
+        return quoted.event_id if quoted and asks else None
 
     def _opener(self) -> Message | None:
         """Return the message at the root of the thread, where that makes it one of the bot's."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, render
-from bot.core.polls import POLL, Poll
+from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.core.replies import Anchor, Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER, MESSAGE, TEXT
 
@@ -13,7 +13,13 @@ _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits n
 
 def event_type(outgoing: Outgoing) -> str:
     """Return the type of the event that says it."""
-    return POLL if isinstance(outgoing, Poll) else MESSAGE
+    match outgoing:
+        case Poll():
+            return POLL
+        case PollEnd():
+            return POLL_END
+        case _:
+            return MESSAGE
 
 
 def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
@@ -32,6 +38,12 @@ def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
             return _edit(outgoing)
         case Poll():
             return _poll(outgoing)
+        case PollEnd():
+            return {
+                TEXT: outgoing.text,
+                POLL_END: {},
+                "m.relates_to": {"rel_type": "m.reference", "event_id": outgoing.event_id},
+            }
 
 
 def _edit(edit: Edit) -> dict[str, Any]:
@@ -69,6 +81,8 @@ def _poll(poll: Poll) -> dict[str, Any]:
 
 def _notice(notice: Notice) -> dict[str, Any]:
     content = _text("m.notice", render(notice.text))
+    if notice.asks:
+        content[QUESTION] = {}
     if notice.to is not None:
         content["m.relates_to"] = _relation(notice.to, None)
     return content

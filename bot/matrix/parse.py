@@ -25,7 +25,7 @@ from bot.core.events import (
     UserId,
     Vote,
 )
-from bot.core.polls import MOST_ANSWERS, POLL
+from bot.core.polls import MOST_ANSWERS, POLL, QUESTION
 
 MESSAGE = "m.room.message"
 TEXT = "org.matrix.msc1767.text"  # extensible events, as polls have it
@@ -164,6 +164,8 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     if kind not in {MESSAGE, "m.sticker"} or not (event_id and sender and content):
         return None
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
+    if msgtype == "m.notice" and QUESTION in content:
+        msgtype = QUESTION
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
     relation = mapping(content.get("m.relates_to"))

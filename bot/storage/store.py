@@ -12,7 +12,7 @@ import structlog
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,7 +38,16 @@ from bot.storage import rows
 from bot.storage.database import Database, probe
 from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
 from bot.storage.seal import Seal
-from bot.storage.tables import account, choices, inbox, outbox, polls, replies
+from bot.storage.tables import (
+    account,
+    asks,
+    choices,
+    inbox,
+    outbox,
+    polls,
+    recipients,
+    replies,
+)
 
 log = structlog.get_logger()
 
@@ -385,11 +394,18 @@ async def _is_nobodys(connection: AsyncConnection, heard: Event) -> bool:
     """
     poll = heard.target if isinstance(heard, Vote) else getattr(heard, "refers_to", None)
     if poll is not None:
-        # One that was sent may not be recorded yet.
-        may_be = or_(polls.c.event_id == poll, polls.c.event_id.is_(None))
-        here = may_be, polls.c.room_id == heard.room_id
-        return await connection.scalar(select(polls.c.id).where(*here).limit(1)) is None
+        return not await _may_be_ours(connection, poll, heard.room_id)
     return isinstance(heard, Change) and await _is_no_part(connection, heard)
+
+
+async def _may_be_ours(connection: AsyncConnection, poll: EventId, room_id: RoomId) -> bool:
+    """Tell whether a poll is one of the bot's, or one that was sent and is not recorded yet."""
+    feedback = exists().where(
+        polls.c.room_id == room_id, or_(polls.c.event_id == poll, polls.c.event_id.is_(None))
+    )
+    asked = exists().where(asks.c.room_id == room_id, asks.c.event_id == poll)
+    waiting = exists().where(recipients.c.room_id == room_id, recipients.c.due_at.is_not(None))
+    return bool(await connection.scalar(select(or_(feedback, asked, waiting))))
 
 
 async def _is_no_part(connection: AsyncConnection, change: Change) -> bool:

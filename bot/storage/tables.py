@@ -195,6 +195,68 @@ ratings = Table(
     *_context(),
 )
 
+# Campaigns: surveys and announcements.
+
+campaigns = Table(
+    "campaigns",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("definition", LargeBinary, nullable=False),  # YAML, sealed
+    Column("state", String, nullable=False),  # draft, running, closing, closed
+    Column("created_at", DateTime, nullable=False),
+    Column("ends_at", DateTime, nullable=True),
+    Column("closed_at", DateTime, nullable=True),
+)
+
+recipients = Table(
+    "recipients",
+    metadata,
+    Column("campaign_id", ForeignKey("campaigns.id"), primary_key=True),
+    Column("room_id", String, primary_key=True),
+    Column("person", String, nullable=True),  # of a direct message
+    Column("step", Integer, nullable=False),  # the next one
+    Column("due_at", DateTime, nullable=True),  # None while an answer is waited for
+    Column("remind_at", DateTime, nullable=True),
+    Column("reached_at", DateTime, nullable=True),
+    Column("declined", Boolean, nullable=False, server_default=false()),
+    Column("completed_at", DateTime, nullable=True),
+    Column("thread_root", String, nullable=True),  # of a salon
+    Column("event_id", String, nullable=True),  # the last question
+)
+Index("ix_recipients_due", recipients.c.due_at, **_where(recipients.c.due_at.is_not(None)))
+Index(
+    "ix_recipients_remind", recipients.c.remind_at, **_where(recipients.c.remind_at.is_not(None))
+)
+Index("ix_recipients_room", recipients.c.room_id)
+
+asks = Table(
+    "asks",
+    metadata,
+    Column("campaign_id", ForeignKey("campaigns.id"), primary_key=True),
+    Column("room_id", String, primary_key=True),
+    Column("question", String, primary_key=True),
+    Column("event_id", String, nullable=False, unique=True),
+    Column("sent_at", DateTime, nullable=False),
+    Column("poll", Boolean, nullable=False),
+    Column("ended", Boolean, nullable=False, server_default=false()),
+)
+Index("ix_asks_room", asks.c.room_id, asks.c.sent_at)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("event_id", String, primary_key=True),
+    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False, index=True),
+    Column("room_id", String, nullable=False),
+    Column("question", String, nullable=False),
+    Column("person", String, nullable=False),
+    Column("answer", String, nullable=True),  # of a vote; None where one is taken back
+    Column("text", LargeBinary, nullable=True),  # sealed
+    Column("timestamp", BigInteger, nullable=False),
+    Column("counts", Boolean, nullable=False),
+)
+
 comments = Table(
     "comments",
     metadata,

@@ -1,4 +1,4 @@
-"""The admin room, as the bot makes it on a real homeserver."""
+"""The admin room, as the bot makes it on a real homeserver, and campaigns from it."""
 
 from collections.abc import AsyncIterator
 
@@ -6,11 +6,14 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId
+from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot, Launch
+from tests.stand.js_person import JsPerson
 from tests.stand.model import ScriptedModel
+from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import notice, spoken, until
+from tests.stand.talk import notice, related, spoken, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -80,3 +83,67 @@ async def test_it_is_made_once_however_often_the_bot_starts(
 
     assert rooms_with(nia, administered.user_id) == [room_id]
     assert administered.said("admin invited") == 1
+
+
+CAMPAIGN = """\
+name: {name}
+message: Deux questions pour vous.
+questions:
+- question: "Cet outil vous est-il utile ?"
+  answers: [Tous les jours, Parfois]
+- question: "Que vous manque-t-il ?"
+  type: text
+quiet:
+"""
+
+
+async def told(nia: Person, room_id: RoomId, command: str, begins: str) -> Seen:
+    """Type a command in the admin room, and wait for a notice that begins so."""
+    typed = await nia.write(room_id, command)
+    return await nia.wait_for_message(
+        room_id, lambda seen: typed in related(seen) and seen.body.startswith(begins)
+    )
+
+
+async def asks(person: Person, room_id: RoomId, begins: str) -> Seen:
+    """Wait for the bot's poll or question that begins so."""
+    return await person.wait_for_message(
+        room_id,
+        lambda seen: str(seen.content.get(TEXT) or seen.body).startswith(begins),
+    )
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+async def test_a_campaign_is_asked_answered_counted_and_ended(
+    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId, *, killed: bool
+) -> None:
+    name = f"utile-{killed}".lower()
+    direct = await talk(jason, administered.user_id)
+    made = f"La campagne {name} est prête : 2 question(s)"
+    await told(nia, room_id, f"!sondage creer\n{CAMPAIGN.format(name=name)}", made)
+    if killed:
+        await administered.stop()
+        await administered.start(BOT_FAIL="campaign.after:kill@2")
+    await nia.write(room_id, f"!sondage lancer {name}")
+    if killed:
+        await until(lambda: not administered.runs)
+        await administered.start()
+
+    await asks(jason, direct, "Deux questions")
+    useful = await asks(jason, direct, "Cet outil vous est-il utile ?\n1. Tous les jours")
+    await jason.vote(direct, useful.event_id, "2")
+    missing = await asks(jason, direct, "Que vous manque-t-il ?")
+    await jason.write(direct, "Des sources officielles", replying_to=missing.event_id)
+    await notice(jason, direct, "thanks")
+    results = await told(nia, room_id, f"!sondage resultats {name}", f"Campagne {name}, en cours")
+    assert "Parfois : 1 (100 %)" in results.body
+    assert "réponses écrites : 1" in results.body
+
+    await told(nia, room_id, f"!sondage cloturer {name}", f"La campagne {name} prend fin")
+    ended = await jason.wait_for_message(
+        direct, lambda seen: seen.type == "org.matrix.msc3381.poll.end"
+    )
+    assert ended.content["m.relates_to"]["event_id"] == useful.event_id
+    assert await jason.tally(direct, useful.event_id) == {"2": 1}
+    sent = [one for one in jason.messages(direct) if one.sender == administered.user_id]
+    assert len([one for one in sent if TEXT in one.content and one.type != ended.type]) == 1

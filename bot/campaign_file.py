@@ -1,0 +1,191 @@
+"""A campaign as people write it: YAML, with the line and the field of every fault."""
+
+from datetime import datetime, time
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from bot.core.campaigns import Audience, Campaign, CampaignQuestion, Quiet
+from bot.core.polls import MOST_ANSWERS, PollAnswer
+
+_LONGEST = 20_000  # characters
+_MOST_QUESTIONS = 20
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000)]
+
+
+class Malformed(Exception):
+    """A campaign that cannot be read.
+
+    Attributes:
+        faults: of each the line (from 1 on; 0 for none), the field and what is wrong with it,
+            one of the keys of the sentences that say so, with its values.
+    """
+
+    def __init__(self, faults: list["Fault"]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = faults
+
+
+Fault = tuple[int, str, str]  # line, field, pydantic's or YAML's kind of error
+
+
+def _zone(name: str) -> str:
+    if name not in available_timezones():
+        raise PydanticCustomError("timezone", "no such time zone")
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class _Question(_Part):
+    question: Words
+    type: Literal["choice", "scale", "text"] = "choice"
+    answers: Annotated[list[Words], Field(min_length=2, max_length=MOST_ANSWERS)] | None = None
+
+    @model_validator(mode="after")
+    def _has_answers_where_it_offers_some(self) -> Self:
+        if (self.answers is not None) != (self.type == "choice"):
+            raise PydanticCustomError("answers", "a choice has answers, nothing else has")
+        if self.answers is not None and len(set(self.answers)) < len(self.answers):
+            raise PydanticCustomError("answers_twice", "the same answer twice")
+        return self
+
+
+class _Audience(_Part):
+    rooms: Literal["direct", "salons", "all"] = "direct"
+    domains: list[Words] = []
+    active_days: Annotated[int, Field(ge=1, le=3_650)] | None = None
+    sample: Annotated[int, Field(ge=1)] | None = None
+
+
+def _clock(value: object) -> object:
+    """Return the time of day that YAML has taken for a number: 18:00 is 18 sixties to it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        hours, minutes = divmod(value, 60)
+        return f"{hours:02}:{minutes:02}"
+    return value
+
+
+Clock = Annotated[time, BeforeValidator(_clock)]
+
+
+class _Quiet(_Part):
+    begin: Clock = time(18)
+    end: Clock = time(9)
+    weekend: bool = True
+
+
+class _Campaign(_Part):
+    name: Name
+    message: Text | None = None
+    questions: Annotated[list[_Question], Field(max_length=_MOST_QUESTIONS)] = []
+    audience: _Audience = _Audience()
+    begins: datetime | None = None
+    ends: datetime | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "Europe/Paris"
+    quiet: _Quiet | None = _Quiet()
+    reminder_hours: Annotated[float, Field(ge=1)] | None = None
+    per_minute: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.message is None and not self.questions:
+            raise PydanticCustomError("nothing", "neither a message nor a question")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        begins, ends = self._moment(self.begins), self._moment(self.ends)
+        if begins is not None and ends is not None and ends <= begins:
+            raise PydanticCustomError("ends", "it ends before it begins")
+        return self
+
+    def _moment(self, moment: datetime | None) -> float | None:
+        """Return seconds since the epoch; without a zone, it is in the campaign's."""
+        if moment is None:
+            return None
+        zone = moment.tzinfo or ZoneInfo(self.timezone)
+        return moment.replace(tzinfo=zone).timestamp()
+
+    def campaign(self) -> Campaign:
+        quiet, zone = self.quiet, ZoneInfo(self.timezone)
+        return Campaign(
+            self.name,
+            tuple(_question(number, one) for number, one in enumerate(self.questions, 1)),
+            self.message or "",
+            Audience(
+                self.audience.rooms,
+                tuple(self.audience.domains),
+                self.audience.active_days,
+                self.audience.sample,
+            ),
+            self._moment(self.begins),
+            self._moment(self.ends),
+            None if quiet is None else Quiet(quiet.begin, quiet.end, zone, quiet.weekend),
+            None if self.reminder_hours is None else self.reminder_hours * 3600,
+            self.per_minute,
+        )
+
+
+def _question(number: int, one: _Question) -> CampaignQuestion:
+    answers = tuple(PollAnswer(f"{key}", text) for key, text in enumerate(one.answers or (), 1))
+    return CampaignQuestion(str(number), one.type, one.question, answers)
+
+
+def read(text: str) -> Campaign:
+    """Return the campaign that a text describes.
+
+    Raises:
+        Malformed: with every fault that was found.
+    """
+    if len(text) > _LONGEST:
+        raise Malformed([(0, "", "too_long")])
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise Malformed([(mark.line + 1 if mark else 0, "", "yaml")]) from error
+    try:
+        return _Campaign.model_validate(values).campaign()
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise Malformed([_fault(node, detail) for detail in details]) from error
+
+
+def _fault(node: Any, detail: ErrorDetails) -> Fault:  # noqa: ANN401  # PyYAML's nodes have no types
+    return _line(node, detail["loc"]), ".".join(map(str, detail["loc"])), detail["type"]
+
+
+def _line(node: Any, path: tuple[int | str, ...]) -> int:  # noqa: ANN401  # as above
+    """Return the line, from 1 on, of what a path leads to, or of the last of it that is there."""
+    line = node.start_mark.line + 1 if node is not None else 0
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if pair[0].value == step]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(one, one) for one in node.value[step : step + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        key, node = found[0]
+        line = key.start_mark.line + 1
+    return int(line)

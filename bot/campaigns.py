@@ -1,0 +1,366 @@
+"""Campaigns on their way: each message to each room once, at a set pace, never at night."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from bot.campaign_file import Malformed, read
+from bot.context import Contexts
+from bot.core.campaigns import (
+    Asked,
+    Campaign,
+    CampaignQuestion,
+    Progress,
+    Recipient,
+    Sending,
+    choose,
+    next_time,
+    offered,
+)
+from bot.core.events import Conversation, EventId, Message, RoomId, Vote
+from bot.core.polls import Poll, PollEnd, chosen
+from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
+from bot.core.routing import Comment
+from bot.delivery import Replying
+from bot.errors import ENDING, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
+from bot.failpoints import armed
+from bot.insist import insist
+from bot.logs import log_bug
+from bot.ports import CampaignLedger
+from bot.texts import Texts
+
+_PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
+_AGAIN = 300.0  # until it gets another
+_IN_SALON = 2.0  # seconds between two questions in a salon, which wait for nobody's answer
+
+log = structlog.get_logger()
+
+
+class Campaigns:
+    """What is asked and announced from the admin room, to whoever it concerns."""
+
+    def __init__(self, to: Replying, ledger: CampaignLedger, contexts: Contexts) -> None:
+        """Take what every reply needs, the ledger of campaigns, and who knows the languages."""
+        self._matrix = to.matrix
+        self._clock = to.clock
+        self._ledger = ledger
+        self._contexts = contexts
+        self._known: dict[str, Campaign] = {}
+        self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
+        self._news = asyncio.Event()
+        self._changed = asyncio.Event()  # anew after each change
+
+    # From the admin room.
+
+    async def draft(self, definition: str) -> Campaign | None:
+        """Keep a campaign as a draft; None where one of that name was launched.
+
+        Raises:
+            Malformed: it cannot be read.
+        """
+        campaign = read(definition)
+        if not await self._ledger.draft(campaign.name, definition, self._clock.now()):
+            return None
+        self._known.pop(campaign.name, None)
+        return campaign
+
+    async def find(self, name: str) -> Campaign | None:
+        """Return a campaign, None where there is none of that name."""
+        if name not in self._known:
+            definition = await self._ledger.definition(name)
+            if definition is None:
+                return None
+            try:
+                self._known[name] = read(definition)
+            except Malformed as error:  # another version of the assistant could read it
+                log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
+                return None
+        return self._known[name]
+
+    async def names(self) -> Sequence[tuple[str, str]]:
+        """Return every campaign with its state, the newest first."""
+        return await self._ledger.names()
+
+    async def reach(self, campaign: Campaign) -> int:
+        """Return to how many rooms a campaign would go now."""
+        return len(await self._choose(campaign))
+
+    async def _choose(self, campaign: Campaign) -> list[Recipient]:
+        active = await self._ledger.active()
+        return choose(campaign, self._matrix.rooms(), active, self._clock.now())
+
+    async def launch(self, campaign: Campaign) -> int | None:
+        """Let a draft begin; return to how many rooms it goes, None where it is no draft."""
+        to, now = await self._choose(campaign), self._clock.now()
+        if not to:
+            return 0
+        begins_at = max(campaign.begins_at or now, now)
+        if not await self._ledger.launch(campaign.name, to, begins_at, campaign.ends_at):
+            return None
+        log.info("campaign launched", campaign=campaign.name, rooms=len(to))
+        self._news.set()
+        self._tell()
+        return len(to)
+
+    async def close(self, name: str) -> bool:
+        """End a running campaign now; False where it is not running."""
+        closed = await self._ledger.close(name, self._clock.now())
+        self._news.set()
+        self._tell()
+        return closed
+
+    async def progress(self, name: str) -> Progress | None:
+        """Return how far a campaign has come."""
+        return await self._ledger.progress(name)
+
+    async def preview(self, campaign: Campaign, room_id: RoomId, cause: EventId) -> None:
+        """Show in a room what the campaign would send; nobody's vote there counts."""
+        place = Conversation(room_id, None)
+        texts = (await self._contexts.chosen(place)).texts
+        for step in range(campaign.steps):
+            outgoing = _message(campaign, campaign.question(step), texts, None)
+            await self._send(room_id, outgoing, cause, f"preview {step}")
+
+    # To the rooms.
+
+    async def run(self, synced: asyncio.Event) -> None:
+        """Send what is due, for ever; what earlier processes have launched is among it.
+
+        Args:
+            synced: set once it is known in which rooms the bot can speak.
+        """
+        await synced.wait()
+        async with asyncio.TaskGroup() as tasks:
+            working: dict[str, asyncio.Task[None]] = {}
+            while True:
+                self._news.clear()
+                for name in await self._ledger.running():
+                    if name not in working or working[name].done():
+                        working[name] = tasks.create_task(self._carry_out(name))
+                await self._news.wait()
+
+    async def _carry_out(self, name: str) -> None:
+        """Send what one campaign has to send, until there is nothing left."""
+        campaign = await self.find(name)
+        while campaign is not None and name in await self._ledger.running():
+            now = self._clock.now()
+            if campaign.ends_at is not None and now >= campaign.ends_at:
+                await self._ledger.close(name, campaign.ends_at)
+            due, next_due = await self._ledger.due(name, now)
+            quiet_until = next_time(campaign.quiet, now)
+            if due and quiet_until <= now:
+                for one in due:
+                    await self._keep_pace(campaign)
+                    await self._try(campaign, one)
+            else:
+                await self._wait(quiet_until if due else next_due)
+
+    async def _wait(self, until: float | None) -> None:
+        """Wait until then, or until something is new."""
+        if until is None:
+            await self._changed.wait()
+            return
+        loop, wait = asyncio.get_running_loop(), max(until - self._clock.now(), 0.0)
+        told = loop.create_task(self._changed.wait())
+        slept = loop.create_task(self._clock.sleep(wait))
+        try:
+            await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            slept.cancel()
+
+    async def _keep_pace(self, campaign: Campaign) -> None:
+        """Wait until the campaign may send one more message."""
+        now = self._clock.monotonic()
+        slot = max(self._slots.get(campaign.name, now), now)
+        self._slots[campaign.name] = slot + 60.0 / campaign.per_minute
+        if slot > now:
+            await self._clock.sleep(slot - now)
+
+    async def _try(self, campaign: Campaign, one: Sending) -> None:
+        """Send one message, once, or put it off. Its errors end here."""
+        with structlog.contextvars.bound_contextvars(
+            campaign=one.campaign, room_id=one.recipient.room_id
+        ):
+            try:
+                await self._do(campaign, one)
+            except (HomeserverUnreachable, RateLimited) as error:
+                log.warning("campaign message put off", reason=str(error))
+                await self._put_off(one)
+            except ENDING as error:
+                if not (isinstance(error, LoggedOut) and error.soft):
+                    raise  # the ledger or the login is gone: nothing is lost
+                await self._put_off(one)
+            except MatrixError as error:
+                log.warning("campaign message refused", reason=str(error))
+                await self._give_up(one)
+            except Exception as error:  # noqa: BLE001  # a bug must cost one room
+                log_bug(error)
+                await self._give_up(one)
+
+    async def _put_off(self, one: Sending) -> None:
+        """Let a step be due later; what else is due stays so, and its turn comes again."""
+        if one.deed == "step":
+            await self._ledger.put_off(one, self._clock.now() + _AGAIN)
+
+    async def _give_up(self, one: Sending) -> None:
+        if one.deed == "end":
+            await self._ledger.ended(one)
+        else:
+            await self._ledger.decline(one)
+        self._tell()
+
+    async def _do(self, campaign: Campaign, one: Sending) -> None:
+        room = self._matrix.room(one.recipient.room_id)
+        if room.closed:
+            await self._give_up(one)
+            return
+        place = Conversation(room.room_id, one.recipient.thread_root)
+        texts = (await self._contexts.chosen(place)).texts
+        match one.deed:
+            case "end":
+                await self._end(one, texts)
+            case "remind":
+                await self._remind(one, texts)
+            case "step":
+                await self._step(campaign, one, texts)
+
+    async def _step(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+        now = self._clock.now()
+        if one.step == 0 and not await self._wants(campaign, one, now):
+            return
+        question = campaign.question(one.step)
+        outgoing = _message(campaign, question, texts, one.recipient.thread_root)
+        event_id = await self._send_once(one, outgoing)
+        last = one.step + 1 >= campaign.steps
+        waits = question is not None and one.recipient.direct
+        next_due = None if last or waits else now + _IN_SALON * (not one.recipient.direct)
+        reminds = (
+            waits and campaign.reminder_after is not None and one.step < 1 + bool(campaign.message)
+        )
+        await self._ledger.sent(
+            one,
+            event_id,
+            now,
+            question=None if question is None else (question.key, question.kind != "text"),
+            next_due=next_due,
+            remind_at=now + (campaign.reminder_after or 0.0) if reminds else None,
+        )
+        self._tell()
+
+    async def _wants(self, campaign: Campaign, one: Sending, now: float) -> bool:
+        """Tell whether the room is to be asked now; else that is put off, or never."""
+        rooms = {room.room_id: room for room in self._matrix.rooms()}
+        room = rooms.get(one.recipient.room_id)
+        since = await self._ledger.wanted(room, campaign.name, now) if room else None
+        if since is None and campaign.questions:
+            await self._ledger.decline(one)
+            return False
+        if since is not None and since > now and campaign.questions:
+            await self._ledger.put_off(one, since)
+            return False
+        return room is not None
+
+    async def _remind(self, one: Sending, texts: Texts) -> None:
+        root = one.recipient.thread_root
+        to = Anchor(one.event_id, root) if root and one.event_id else None
+        await self._send_once(one, Notice(texts("campaign reminder"), to))
+        await self._ledger.reminded(one)
+
+    async def _end(self, one: Sending, texts: Texts) -> None:
+        if one.event_id is not None:
+            await self._send_once(one, PollEnd(one.event_id, texts("campaign over")))
+            await self._ledger.ended(one)
+
+    async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
+        """Send under one id, whatever process does."""
+        room_id = one.recipient.room_id
+        cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.deed == 'end' else ''}")
+        return await self._send(room_id, outgoing, cause, f"{one.deed} {one.step}")
+
+    async def _send(
+        self, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
+    ) -> EventId:
+        device_id = self._matrix.device_id
+        transaction = transaction_id(device_id, cause, f"campaign {stage}", part=0, claim=0)
+        freeze = partial(self._matrix.freeze, room_id, outgoing)
+        wire = await insist(self._clock, freeze, within=_PATIENCE)
+
+        async def put() -> EventId:
+            with armed.around("campaign"):
+                return await self._matrix.put(room_id, wire, transaction)
+
+        return await insist(self._clock, put, within=_PATIENCE)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # From the rooms.
+
+    async def count(self, vote: Vote) -> bool:
+        """Take in a vote; False where it is in no poll of a campaign."""
+        asked = await self._asked(vote.room_id, vote.target)
+        if asked is None:
+            return False
+        question = await self._question(asked)
+        if question is not None:
+            answers = {one.id for one in offered(question)}
+            await self._answer(vote, asked, chosen(vote.answers, answers))
+        return True
+
+    async def comment(self, comment: Comment) -> bool:
+        """Take in what is written in reply to a question; False where it is none of a campaign."""
+        asked = await self._asked(comment.prompt.room_id, comment.poll)
+        if asked is None:
+            return False
+        await self._answer(comment.prompt.messages[0], asked, None)
+        return True
+
+    async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+        """Return the question that stands at an event; it may just have been sent."""
+        while True:
+            changed = self._changed
+            asked = await self._ledger.asked(room_id, event_id)
+            if asked or not await self._ledger.is_due(room_id, self._clock.now()):
+                return asked or await self._ledger.asked(room_id, event_id)
+            await changed.wait()
+
+    async def _question(self, asked: Asked) -> CampaignQuestion | None:
+        campaign = await self.find(asked.campaign)
+        found = campaign.questions if campaign else ()
+        return next((one for one in found if one.key == asked.question), None)
+
+    async def _answer(self, said: Vote | Message, asked: Asked, answer: str | None) -> None:
+        campaign = await self.find(asked.campaign)
+        if campaign is None:
+            return
+        follows = await self._ledger.answer(
+            said,
+            asked,
+            answer,
+            step=campaign.step_of(asked.question),
+            steps=campaign.steps,
+            at=self._clock.now(),
+        )
+        log.info("campaign answer", campaign=asked.campaign, follows=follows)
+        self._tell()
+        if follows == "thanks":
+            place = Conversation(said.room_id, asked.recipient.thread_root)
+            texts = (await self._contexts.chosen(place)).texts
+            cause = EventId(f"{asked.campaign} {said.room_id}")
+            await self._send(said.room_id, Notice(texts("thanks")), cause, "thanks")
+
+
+def _message(
+    campaign: Campaign, question: CampaignQuestion | None, texts: Texts, root: EventId | None
+) -> Outgoing:
+    """Return what a step says."""
+    to = None if root is None else Anchor(root, root)
+    if question is None:
+        return Notice(campaign.message, to)
+    if question.kind == "text":
+        return Notice(texts("campaign text", question=question.text), to, asks=True)
+    return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)

@@ -1,0 +1,148 @@
+"""`!sondage` and `!annonce`: campaigns, from their draft to their results; in the admin room."""
+
+import re
+from collections.abc import Awaitable, Callable
+
+from bot.campaign_file import Fault, Malformed
+from bot.commands.registry import Call, command
+from bot.core.campaigns import Campaign, CampaignQuestion, Progress, offered, share
+from bot.texts import Texts
+
+_TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
+_FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
+_FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any other says so
+    "missing": "campaign fault missing",
+    "extra_forbidden": "campaign fault unknown",
+    "string_pattern_mismatch": "campaign fault name",
+    "literal_error": "campaign fault word",
+    "answers": "campaign fault answers",
+    "answers_twice": "campaign fault answers twice",
+    "timezone": "campaign fault timezone",
+    "nothing": "campaign fault nothing",
+    "ends": "campaign fault ends",
+    "yaml": "campaign fault yaml",
+    "model_type": "campaign fault yaml",
+    "too_long": "campaign fault too long",
+}
+_STATES = {
+    "draft": "campaign draft",
+    "running": "campaign running",
+    "closing": "campaign closing",
+    "closed": "campaign closed",
+}
+
+
+@command("sondage", "survey", "annonce", "announcement", admin=True)
+async def campaign(call: Call) -> str | None:
+    """Do what the first word asks for: create, preview, launch, look, close, tell results."""
+    typed = _TYPED.match(call.argument)
+    deed = _DEEDS.get(typed[1].lower()) if typed else None
+    return await deed(call, typed[2].rstrip()) if typed and deed else await _list(call)
+
+
+async def _create(call: Call, definition: str) -> str:
+    fenced = _FENCE.match(definition)
+    try:
+        made = await call.desk.campaigns.draft(fenced[1] if fenced else definition)
+    except Malformed as error:
+        faults = "\n".join(_fault(call.texts, one) for one in error.faults)
+        return call.texts("campaign malformed", faults=faults)
+    if made is None:
+        return call.texts("campaign name taken")
+    return await _summary(call, made)
+
+
+def _fault(texts: Texts, fault: Fault) -> str:
+    line, field, kind = fault
+    reason = texts(_FAULTS.get(kind, "campaign fault value"))
+    return texts("campaign fault", line=line, field=field or "?", reason=reason)
+
+
+async def _summary(call: Call, one: Campaign) -> str:
+    rooms = await call.desk.campaigns.reach(one)
+    key = "campaign made" if rooms else "campaign for nobody"
+    return call.texts(key, name=one.name, rooms=rooms, questions=len(one.questions))
+
+
+async def _preview(call: Call, name: str) -> str:
+    found = await call.desk.campaigns.find(name)
+    if found is None:
+        return call.texts("campaign unknown", name=name[:40])
+    await call.desk.campaigns.preview(found, call.prompt.room_id, call.prompt.event_id)
+    return await _summary(call, found)
+
+
+async def _launch(call: Call, name: str) -> str:
+    found = await call.desk.campaigns.find(name)
+    if found is None:
+        return call.texts("campaign unknown", name=name[:40])
+    rooms = await call.desk.campaigns.launch(found)
+    if rooms is None:
+        return call.texts("campaign not a draft", name=name)
+    if rooms == 0:
+        return call.texts("campaign for nobody", name=name, rooms=0, questions=0)
+    return call.texts("campaign launched", name=name, rooms=rooms)
+
+
+async def _close(call: Call, name: str) -> str:
+    closed = await call.desk.campaigns.close(name)
+    return call.texts("campaign ends" if closed else "campaign not running", name=name[:40])
+
+
+async def _state(call: Call, name: str) -> str:
+    progress = await call.desk.campaigns.progress(name) if name else None
+    return await _list(call) if progress is None else _progress(call.texts, name, progress)
+
+
+async def _results(call: Call, name: str) -> str:
+    found = await call.desk.campaigns.find(name)
+    progress = await call.desk.campaigns.progress(name)
+    if found is None or progress is None:
+        return call.texts("campaign unknown", name=name[:40])
+    parts = [_result(call.texts, one, progress) for one in found.questions]
+    return "\n\n".join([_progress(call.texts, name, progress), *parts])
+
+
+def _progress(texts: Texts, name: str, progress: Progress) -> str:
+    rate = progress.answered / progress.reached if progress.reached else 0.0
+    return texts(
+        "campaign progress",
+        name=name,
+        state=texts(_STATES[progress.state]),
+        rooms=progress.rooms,
+        reached=progress.reached,
+        declined=progress.declined,
+        answered=progress.answered,
+        rate=round(100 * rate),
+    )
+
+
+def _result(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
+    lines = [f"**{one.text}**", ""]
+    counts = {answer.id: 0 for answer in offered(one)}
+    counts |= progress.answers.get(one.key, {})
+    words = {answer.id: answer.text for answer in offered(one)}
+    lines += [
+        texts("campaign answer", answer=words[key], n=count, part=round(100 * part))
+        for key, count, part in share(counts)
+    ]
+    written = progress.texts.get(one.key, 0)
+    if written or one.kind == "text":
+        lines.append(texts("campaign texts", n=written))
+    return "\n".join(lines)
+
+
+async def _list(call: Call) -> str:
+    names = await call.desk.campaigns.names()
+    items = [f"- `{name}` : {call.texts(_STATES[state])}" for name, state in names[:20]]
+    return "\n".join([call.texts("campaign how"), "", *items])
+
+
+_DEEDS: dict[str, Callable[[Call, str], Awaitable[str]]] = {
+    **dict.fromkeys(("creer", "créer", "create"), _create),
+    **dict.fromkeys(("apercu", "aperçu", "preview"), _preview),
+    **dict.fromkeys(("lancer", "launch"), _launch),
+    **dict.fromkeys(("etat", "état", "state"), _state),
+    **dict.fromkeys(("cloturer", "clôturer", "close"), _close),
+    **dict.fromkeys(("resultats", "résultats", "results"), _results),
+}

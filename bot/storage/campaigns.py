@@ -1,0 +1,538 @@
+"""Campaigns in the ledger: what is due where, what was asked, and who has answered what."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import structlog
+from sqlalchemy import Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
+from bot.core.events import EventId, Message, Room, RoomId, Vote
+from bot.storage.database import Database
+from bot.storage.rows import date, seconds
+from bot.storage.seal import Pseudonyms, Seal
+from bot.storage.tables import answers, asks, campaigns, choices, circumstances, people, recipients
+
+log = structlog.get_logger()
+
+_DAY: Final = 86_400.0
+_AT_ONCE: Final = 50  # messages that are handed out to be sent, for each campaign
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    person: str
+    question: str
+    answer: str | None
+    text: bool
+    timestamp: int
+
+
+class SqlCampaigns:
+    """The `Campaigns` port, in the ledger's database."""
+
+    def __init__(self, database: Database, secret: str) -> None:
+        """Take the ledger's database, and the operator's secret."""
+        self._database = database
+        self._seal = Seal(secret)
+        self._pseudonyms = Pseudonyms(secret)
+        self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
+
+    async def draft(self, name: str, definition: str, at: float) -> bool:
+        """Keep a campaign, in place of a draft of that name; False where that is launched."""
+        sealed = self._seal.close(definition.encode(), name)
+        row = {"definition": sealed, "created_at": date(at)}
+
+        async def work(connection: AsyncConnection) -> bool:
+            statement = self._insert(campaigns).values(name=name, state="draft", **row)
+            done = await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["name"], set_=row, where=campaigns.c.state == "draft"
+                )
+            )
+            return bool(done.rowcount)
+
+        return await self._database.run("draft", work, durable=True)
+
+    async def definition(self, name: str) -> str | None:
+        """Return what a campaign says, None where there is none of that name, or no key to it."""
+
+        async def work(connection: AsyncConnection) -> bytes | None:
+            found: bytes | None = await connection.scalar(
+                select(campaigns.c.definition).where(campaigns.c.name == name)
+            )
+            return found
+
+        sealed = await self._database.run("definition", work)
+        try:
+            return None if sealed is None else self._seal.open(sealed, name).decode()
+        except ValueError:  # another storage.key
+            log.error("campaign not opened", campaign=name)  # noqa: TRY400  # it says nothing more
+            return None
+
+    async def names(self) -> Sequence[tuple[str, str]]:
+        """Return every campaign with its state, the newest first."""
+
+        async def work(connection: AsyncConnection) -> list[tuple[str, str]]:
+            query = select(campaigns.c.name, campaigns.c.state).order_by(campaigns.c.id.desc())
+            return [(name, state) for name, state in (await connection.execute(query)).all()]
+
+        return await self._database.run("names", work)
+
+    async def active(self) -> dict[RoomId, float]:
+        """Return when something was last answered in each room."""
+
+        async def work(connection: AsyncConnection) -> dict[RoomId, float]:
+            last = func.max(circumstances.c.answered_at)
+            query = select(circumstances.c.room_id, last).group_by(circumstances.c.room_id)
+            found = (await connection.execute(query)).all()
+            return {RoomId(room_id): seconds(at) for room_id, at in found if at is not None}
+
+        return await self._database.run("active", work)
+
+    async def launch(
+        self, name: str, to: Sequence[Recipient], begins_at: float, ends_at: float | None
+    ) -> bool:
+        """Let a draft begin for these rooms; False where it is none."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            number = await connection.scalar(
+                update(campaigns)
+                .where(campaigns.c.name == name, campaigns.c.state == "draft")
+                .values(state="running", ends_at=None if ends_at is None else date(ends_at))
+                .returning(campaigns.c.id)
+            )
+            if number is None:
+                return False
+            rows = [
+                {
+                    "campaign_id": number,
+                    "room_id": one.room_id,
+                    "person": self._pseudonyms.of(one.person) if one.person else None,
+                    "step": 0,
+                    "due_at": date(begins_at),
+                }
+                for one in to
+            ]
+            if rows:
+                await connection.execute(insert(recipients), rows)
+            return True
+
+        return await self._database.run("launch", work, durable=True)
+
+    async def running(self) -> Sequence[str]:
+        """Return the campaigns that have anything left to be sent."""
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            query = select(campaigns.c.name).where(campaigns.c.state.in_(("running", "closing")))
+            return list(await connection.scalars(query.order_by(campaigns.c.id)))
+
+        return await self._database.run("running", work)
+
+    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]:
+        """Return what a campaign is to send by `now`, and when the next is due."""
+
+        async def work(connection: AsyncConnection) -> tuple[list[Sending], float | None]:
+            row = (
+                await connection.execute(select(campaigns).where(campaigns.c.name == name))
+            ).one_or_none()
+            if row is None:
+                return [], None
+            if row.state == "closing":
+                return await _ends(connection, row.id, name), None
+            found = [
+                one
+                for deed in ("step", "remind")
+                for one in await _waiting(connection, row.id, name, deed)
+            ]
+            found.sort(key=lambda one: one.due_at)
+            ready = [one for one in found[:_AT_ONCE] if one.due_at <= now]
+            rest = [one.due_at for one in found[len(ready) :]]
+            if row.ends_at is not None:
+                rest.append(seconds(row.ends_at))
+            return ready, min(rest, default=None)
+
+        return await self._database.run("due_of", work)
+
+    async def sent(
+        self,
+        one: Sending,
+        event_id: EventId,
+        at: float,
+        *,
+        question: tuple[str, bool] | None,
+        next_due: float | None,
+        remind_at: float | None,
+    ) -> None:
+        """Record that a step stands in its room.
+
+        Args:
+            one: which.
+            event_id: where.
+            at: when, in seconds since the epoch.
+            question: its key, and whether it is a poll; None for a message.
+            next_due: when the next step is; None where an answer is waited for, or none is left.
+            remind_at: when to remind, None for never.
+        """
+        room_id, thread = one.recipient.room_id, one.recipient.thread_root
+        root = thread if one.recipient.direct else thread or event_id
+        row = {
+            "step": one.step + 1,
+            "due_at": None if next_due is None else date(next_due),
+            "remind_at": None if remind_at is None else date(remind_at),
+            "reached_at": func.coalesce(recipients.c.reached_at, date(at)),
+            "thread_root": root,
+            "event_id": event_id,
+        }
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            # A step that was answered before this was recorded has gone on already.
+            here = *_at(number, room_id), recipients.c.step == one.step
+            await connection.execute(update(recipients).where(*here).values(row))
+            if question is not None:
+                key, poll = question
+                statement = self._insert(asks).values(
+                    campaign_id=number,
+                    room_id=room_id,
+                    question=key,
+                    event_id=event_id,
+                    sent_at=date(at),
+                    poll=poll,
+                )
+                await connection.execute(statement.on_conflict_do_nothing())
+
+        await self._database.run("campaign_sent", work, durable=True)
+
+    async def reminded(self, one: Sending) -> None:
+        """Record that a person was reminded, or need not be."""
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            here = _at(number, one.recipient.room_id)
+            await connection.execute(update(recipients).where(*here).values(remind_at=None))
+
+        await self._database.run("reminded", work, durable=True)
+
+    async def ended(self, one: Sending) -> None:
+        """Record that a poll has ended; with the last one, so has its campaign."""
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            await connection.execute(
+                update(asks).where(asks.c.event_id == one.event_id).values(ended=True)
+            )
+            await _close_if_done(connection, number)
+
+        await self._database.run("ended", work, durable=True)
+
+    async def put_off(self, one: Sending, due_at: float) -> None:
+        """Record that a step is sent later."""
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
+            await connection.execute(update(recipients).where(*here).values(due_at=date(due_at)))
+
+        await self._database.run("campaign_put_off", work)
+
+    async def decline(self, one: Sending) -> None:
+        """Record that a room gets nothing more of a campaign."""
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            await connection.execute(
+                update(recipients)
+                .where(*_at(number, one.recipient.room_id))
+                .values(declined=True, due_at=None, remind_at=None)
+            )
+
+        await self._database.run("decline", work)
+
+    async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
+        """Return from when on a room may be asked by a campaign; None where it wants none.
+
+        Nobody is asked by two campaigns within a day.
+        """
+        person = self._pseudonyms.of(room.person) if room.person else None
+
+        async def work(connection: AsyncConnection) -> float | None:
+            refuses = exists().where(people.c.person == person, people.c.polls.is_(False))
+            none_here = exists().where(
+                choices.c.room_id == room.room_id,
+                choices.c.thread_root == "",
+                choices.c.polls.is_(False),
+            )
+            if await connection.scalar(select(or_(refuses, none_here))):
+                return None
+            number = await _number(connection, campaign)
+            last = await connection.scalar(
+                select(func.max(asks.c.sent_at)).where(
+                    asks.c.room_id == room.room_id, asks.c.campaign_id != number
+                )
+            )
+            return now if last is None else max(now, seconds(last) + _DAY)
+
+        return await self._database.run("wanted", work)
+
+    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+        """Return the question that stands at an event of the room."""
+        query = (
+            select(
+                campaigns.c.name, asks.c.question, recipients.c.person, recipients.c.thread_root
+            )
+            .join(campaigns, campaigns.c.id == asks.c.campaign_id)
+            .join(
+                recipients,
+                and_(
+                    recipients.c.campaign_id == asks.c.campaign_id,
+                    recipients.c.room_id == asks.c.room_id,
+                ),
+            )
+            .where(asks.c.event_id == event_id, asks.c.room_id == room_id)
+        )
+
+        async def work(connection: AsyncConnection) -> Asked | None:
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                return None
+            return Asked(row.name, row.question, _place(room_id, row.person, row.thread_root))
+
+        return await self._database.run("asked_by", work)
+
+    async def is_due(self, room_id: RoomId, now: float) -> bool:
+        """Tell whether a question may be on its way to the room, not recorded yet."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            here = recipients.c.room_id == room_id, recipients.c.due_at <= date(now)
+            running = campaigns.c.state == "running"
+            query = select(recipients.c.room_id).join(campaigns).where(*here, running)
+            return await connection.scalar(query.limit(1)) is not None
+
+        return await self._database.run("is_due", work)
+
+    async def answer(
+        self,
+        said: Vote | Message,
+        asked: Asked,
+        answer: str | None,
+        *,
+        step: int,
+        steps: int,
+        at: float,
+    ) -> Literal["goes on", "thanks", "counts", "late"]:
+        """Take in an answer, once however often it is told; the next step is due then.
+
+        Args:
+            said: a vote, or what was written.
+            asked: what it answers.
+            answer: of a vote, the answer that it chooses; None where it takes one back.
+            step: at which that was asked.
+            steps: that the campaign has.
+            at: now, in seconds since the epoch.
+
+        Returns:
+            What follows; "late" also for somebody who was not asked.
+        """
+        person = self._pseudonyms.of(said.sender)
+        text = said.body.encode() if isinstance(said, Message) else None
+        row = {
+            "event_id": said.event_id,
+            "room_id": asked.recipient.room_id,
+            "question": asked.question,
+            "person": person,
+            "answer": answer,
+            "text": None if text is None else self._seal.close(text, said.event_id),
+            "timestamp": said.timestamp,
+        }
+
+        async def work(
+            connection: AsyncConnection,
+        ) -> Literal["goes on", "thanks", "counts", "late"]:
+            number = await _number(connection, asked.campaign)
+            here = _at(number, asked.recipient.room_id)
+            to = (await connection.execute(select(recipients).where(*here))).one()
+            closed = await connection.scalar(
+                select(func.coalesce(campaigns.c.closed_at, campaigns.c.ends_at)).where(
+                    campaigns.c.id == number
+                )
+            )
+            in_time = closed is None or said.timestamp / 1000 <= seconds(closed)
+            counts = in_time and to.person in {None, person}
+            statement = self._insert(answers).values(campaign_id=number, counts=counts, **row)
+            await connection.execute(statement.on_conflict_do_nothing())
+            if not counts:
+                return "late"
+            if to.person is None or (answer is None and text is None) or to.step != step + 1:
+                return "counts"
+            more = step + 1 < steps
+            await connection.execute(
+                update(recipients)
+                .where(*here)
+                .values(
+                    due_at=date(at) if more else None,
+                    remind_at=None,
+                    completed_at=None if more else func.coalesce(to.completed_at, date(at)),
+                )
+            )
+            if more:
+                return "goes on"
+            return "thanks" if to.completed_at is None else "counts"
+
+        return await self._database.run("answer", work, durable=True)
+
+    async def close(self, name: str, at: float) -> bool:
+        """End a running campaign: its polls are to be ended; False where it is not running."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            number = await connection.scalar(
+                update(campaigns)
+                .where(campaigns.c.name == name, campaigns.c.state == "running")
+                .values(state="closing", closed_at=date(at))
+                .returning(campaigns.c.id)
+            )
+            if number is None:
+                return False
+            await connection.execute(
+                update(recipients)
+                .where(recipients.c.campaign_id == number)
+                .values(due_at=None, remind_at=None)
+            )
+            await _close_if_done(connection, number)
+            return True
+
+        return await self._database.run("close_campaign", work, durable=True)
+
+    async def progress(self, name: str) -> Progress | None:
+        """Return how far a campaign has come, None where there is none of that name."""
+
+        async def work(connection: AsyncConnection) -> Progress | None:
+            query = select(campaigns.c.id, campaigns.c.state).where(campaigns.c.name == name)
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                return None
+            counted = await connection.execute(
+                select(
+                    func.count(),
+                    func.count(recipients.c.reached_at),
+                    func.count().filter(recipients.c.declined),
+                    func.count(recipients.c.completed_at),
+                ).where(recipients.c.campaign_id == row.id)
+            )
+            rooms, reached, declined, completed = counted.one()
+            said = await _answers(connection, row.id)
+            counts, texts = _tally(said)
+            answered = await connection.scalar(
+                select(func.count(answers.c.room_id.distinct())).where(
+                    answers.c.campaign_id == row.id, answers.c.counts
+                )
+            )
+            return Progress(
+                *(row.state, rooms, reached, declined, answered or 0, completed), counts, texts
+            )
+
+        return await self._database.run("progress", work)
+
+
+def _at(number: int, room_id: str) -> tuple[Any, Any]:
+    return recipients.c.campaign_id == number, recipients.c.room_id == room_id
+
+
+def _place(room_id: str, person: str | None, root: str | None) -> Place:
+    return Place(RoomId(room_id), person is not None, EventId(root) if root else None)
+
+
+async def _number(connection: AsyncConnection, name: str) -> int:
+    found = await connection.execute(select(campaigns.c.id).where(campaigns.c.name == name))
+    return int(found.scalar_one())
+
+
+async def _waiting(
+    connection: AsyncConnection, number: int, name: str, deed: Literal["step", "remind"]
+) -> list[Sending]:
+    """Return the first of what waits, in order."""
+    when = recipients.c.due_at if deed == "step" else recipients.c.remind_at
+    found = await connection.execute(
+        select(recipients)
+        .where(recipients.c.campaign_id == number, when.is_not(None))
+        .order_by(when, recipients.c.room_id)
+        .limit(_AT_ONCE + 1)
+    )
+    return [_sending(row, name, deed) for row in found]
+
+
+def _sending(row: Row[Any], name: str, deed: Literal["step", "remind"]) -> Sending:
+    at = row.due_at if deed == "step" else row.remind_at
+    place = _place(row.room_id, row.person, row.thread_root)
+    event_id = EventId(row.event_id) if row.event_id else None
+    return Sending(name, place, deed, row.step, seconds(at), event_id)
+
+
+async def _ends(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+    found = await connection.execute(
+        select(asks.c.event_id, asks.c.sent_at, recipients)
+        .join(
+            recipients,
+            and_(
+                recipients.c.campaign_id == asks.c.campaign_id,
+                recipients.c.room_id == asks.c.room_id,
+            ),
+        )
+        .where(asks.c.campaign_id == number, asks.c.poll, asks.c.ended.is_(False))
+        .order_by(asks.c.sent_at, asks.c.event_id)
+        .limit(_AT_ONCE)
+    )
+    return [
+        Sending(
+            name,
+            _place(row.room_id, row.person, row.thread_root),
+            "end",
+            row.step,
+            seconds(row.sent_at),
+            EventId(row[0]),
+        )
+        for row in found
+    ]
+
+
+async def _close_if_done(connection: AsyncConnection, number: int) -> None:
+    left = exists().where(asks.c.campaign_id == number, asks.c.poll, asks.c.ended.is_(False))
+    await connection.execute(
+        update(campaigns)
+        .where(campaigns.c.id == number, campaigns.c.state == "closing", ~left)
+        .values(state="closed")
+    )
+
+
+async def _answers(connection: AsyncConnection, number: int) -> list[_Answer]:
+    query = select(
+        answers.c.person,
+        answers.c.question,
+        answers.c.answer,
+        answers.c.text.is_not(None),
+        answers.c.timestamp,
+    ).where(answers.c.campaign_id == number, answers.c.counts)
+    found = await connection.execute(query.order_by(answers.c.timestamp, answers.c.event_id))
+    return [_Answer(*row) for row in found]
+
+
+def _tally(said: Sequence[_Answer]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Return how many people chose each answer, and have written something (MSC3381)."""
+    last: dict[tuple[str, str], _Answer] = {}
+    written: set[tuple[str, str]] = set()
+    for one in said:
+        key = one.question, one.person
+        if one.text:
+            written.add(key)
+        elif key not in last or one.timestamp > last[key].timestamp:
+            last[key] = one
+    counts: dict[str, dict[str, int]] = {}
+    for (question, _), one in last.items():
+        if one.answer is not None:
+            of_question = counts.setdefault(question, {})
+            of_question[one.answer] = of_question.get(one.answer, 0) + 1
+    return counts, dict(Counter(question for question, _ in written))

@@ -1,0 +1,386 @@
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from bot.core.campaigns import SCALE, Recipient
+from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
+from bot.core.polls import Poll, PollAnswer, PollEnd
+from bot.core.replies import Anchor, Notice, Outgoing
+from bot.errors import Forbidden, HomeserverUnreachable
+from bot.texts import speak
+from tests.fakes import FakeCampaigns, HeldClock, Story
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, vote
+
+FR = speak("fr")
+ADMIN_ROOM = RoomId("!admin:tchap.test")
+SALON = RoomId("!salon:tchap.test")
+HOUR, DAY = 3_600.0, 86_400.0
+CHOICE = "name: n\nquestions:\n- question: Utile ?\n  answers: [Oui, Non]\n"
+SEQUENCE = (
+    "name: n\nmessage: Bonjour\nreminder_hours: 48\nquestions:\n"
+    '- {question: "Utile ?", answers: [Oui, Non]}\n'
+    '- {question: "Combien ?", type: scale}\n'
+    '- {question: "Quoi ?", type: text}\n'
+)
+NEVER_QUIET = "quiet:\nper_minute: 600\n"
+
+
+class Office(Story):
+    """An admin room, in which the agent is obeyed, and direct messages that campaigns go to."""
+
+    def __init__(self) -> None:
+        self.held = HeldClock()
+        super().__init__(self.held)
+        self.policy = replace(self.policy, admins=frozenset({AGENT}))
+        self.matrix.admin_room = ADMIN_ROOM
+        self.matrix.people[ADMIN_ROOM] = {AGENT}
+        self.typed = 0
+
+    @property
+    def ledger(self) -> FakeCampaigns:
+        return self.store.campaigns
+
+    def people(self, number: int) -> None:
+        """Let so many more people have a direct message with the bot."""
+        for each in range(number):
+            room_id = RoomId(f"!room{each}:tchap.test")
+            person = UserId(f"@agent{each}:tchap.test")
+            self.matrix.others[room_id] = Room(room_id, direct=True, person=person)
+
+    async def type(self, body: str, *, sender: UserId = AGENT) -> str:
+        """Type something in the admin room, and return what the bot last said there."""
+        self.typed += 1
+        heard = replace(
+            message(body, event_id=f"$typed{self.typed}", sender=sender), room_id=ADMIN_ROOM
+        )
+        self.matrix.hear(heard)
+        await self.until(lambda: self.done(heard.event_id))
+        said = [one for one in self.said(ADMIN_ROOM) if isinstance(one, Notice)]
+        return said[-1].text if said else ""
+
+    async def hear(self, event: Message | Vote) -> None:
+        self.matrix.hear(event)
+        await self.until(lambda: self.done(event.event_id))
+        await self.settle()
+
+    async def settle(self) -> None:
+        await self.held.pass_time(0.0)
+
+    def said(self, room_id: RoomId = ROOM) -> list[Outgoing]:
+        """What the bot has sent to a room."""
+        places = self.matrix.places
+        return [one for key, one in self.matrix.sent if places[key] == room_id]
+
+    def last(self, room_id: RoomId = ROOM) -> EventId:
+        return [key for key, _ in self.matrix.sent if self.matrix.places[key] == room_id][-1]
+
+    async def launch(self, definition: str) -> str:
+        """Create and launch a campaign; return what the bot says."""
+        await self.type(f"!sondage creer\n{definition}{NEVER_QUIET}")
+        return await self.type("!sondage lancer n")
+
+    async def cast(self, answer: str, number: int, *, sender: UserId = AGENT) -> None:
+        at = int(self.clock.now() * 1000) + number
+        await self.hear(
+            vote(answer, target=self.last(), event_id=f"$v{number}", timestamp=at, sender=sender)
+        )
+
+
+@pytest.fixture
+def story() -> Office:
+    return Office()
+
+
+UTILE = Poll("Utile ?", (PollAnswer("1", "Oui"), PollAnswer("2", "Non")), disclosed=False)
+
+
+async def test_a_sequence_goes_on_with_each_answer_and_ends_with_thanks(story: Office) -> None:
+    async with story.run():
+        await story.launch(SEQUENCE)
+        await story.held.pass_time(1.0)
+        assert story.said() == [Notice("Bonjour"), UTILE]
+        await story.cast("1", 1)
+        await story.held.pass_time(1.0)
+        assert story.said()[2:] == [Poll("Combien ?", SCALE, disclosed=False)]
+        await story.cast("7", 2)
+        await story.held.pass_time(1.0)
+        text = FR("campaign text", question="Quoi ?")
+        assert story.said()[3:] == [Notice(text, asks=True)]
+        await story.hear(
+            replace(message("Des sources.", event_id="$said"), replies_to=story.last())
+        )
+        await story.held.pass_time(1.0)
+
+    assert story.said()[4:] == [Notice(FR("thanks"))]
+    assert story.model.requests == []
+
+
+async def test_results_are_counted_in_the_admin_room(story: Office) -> None:
+    story.people(3)
+    async with story.run():
+        assert await story.launch(SEQUENCE) == FR("campaign launched", name="n", rooms=4)
+        await story.held.pass_time(1.0)
+        await story.cast("1", 1)
+        await story.held.pass_time(1.0)
+        await story.cast("7", 2)
+        await story.held.pass_time(1.0)
+        await story.hear(replace(message("Mieux.", event_id="$s"), replies_to=story.last()))
+        told = await story.type("!sondage resultats n")
+
+    progress = FR(
+        "campaign progress",
+        name="n",
+        state=FR("campaign running"),
+        rooms=4,
+        reached=4,
+        declined=0,
+        answered=1,
+        rate=25,
+    )
+    assert told.startswith(progress)
+    assert FR("campaign answer", answer="Oui", n=1, part=100) in told
+    assert FR("campaign answer", answer="7", n=1, part=100) in told
+    assert FR("campaign texts", n=1) in told
+    assert "Mieux" not in told
+
+
+async def test_nobody_else_is_obeyed(story: Office) -> None:
+    async with story.run():
+        story.matrix.hear(
+            replace(
+                message(f"!sondage creer\n{CHOICE}", event_id="$x", sender=COLLEAGUE),
+                room_id=ADMIN_ROOM,
+            )
+        )
+        await story.hear(message(f"!sondage creer\n{CHOICE}", event_id="$y"))
+
+    assert story.ledger.all == {}
+    assert story.said(ADMIN_ROOM) == []
+
+
+async def test_a_malformed_campaign_is_told_by_line_and_field_and_not_kept(story: Office) -> None:
+    async with story.run():
+        told = await story.type("!sondage creer\n```yaml\nname: n\nquestion: x\n```")
+
+    faults = [
+        FR("campaign fault", line=2, field="question", reason=FR("campaign fault unknown")),
+    ]
+    assert told == FR("campaign malformed", faults="\n".join(faults))
+    assert story.ledger.all == {}
+
+
+async def test_a_campaign_that_nobody_matches_says_so_and_sends_nothing(story: Office) -> None:
+    definition = f"{CHOICE}audience: {{domains: [nowhere.test]}}\n"
+    async with story.run():
+        made = await story.type(f"!sondage creer {definition}")
+        launched = await story.type("!sondage lancer n")
+
+    assert made == FR("campaign for nobody", name="n", rooms=0, questions=1)
+    assert launched == FR("campaign for nobody", name="n", rooms=0, questions=0)
+    assert story.ledger.all["n"].state == "draft"
+
+
+async def test_a_preview_shows_all_and_counts_nothing(story: Office) -> None:
+    async with story.run():
+        await story.type(f"!sondage creer\n{SEQUENCE}")
+        await story.type("!sondage apercu n")
+
+    shown = story.said(ADMIN_ROOM)[1:-1]
+    assert shown == [
+        Notice("Bonjour"),
+        UTILE,
+        Poll("Combien ?", SCALE, disclosed=False),
+        Notice(FR("campaign text", question="Quoi ?"), asks=True),
+    ]
+    assert story.said() == []
+    assert story.ledger.asks == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("!sondage lancer x", "campaign unknown"),
+        ("!sondage apercu x", "campaign unknown"),
+        ("!sondage resultats x", "campaign unknown"),
+        ("!sondage cloturer x", "campaign not running"),
+    ],
+)
+async def test_what_there_is_not_is_told(story: Office, typed: str, key: str) -> None:
+    async with story.run():
+        assert await story.type(typed) == FR(key, name="x")
+        listed = await story.type("!sondage")
+
+    assert listed.startswith(FR("campaign how"))
+
+
+async def test_a_campaign_keeps_its_pace(story: Office) -> None:
+    story.people(19)
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}quiet:\nper_minute: 6\n")
+        await story.type("!sondage lancer n")
+        for minutes in (1, 2, 3):
+            await story.held.pass_time(60.0)
+            polls = [one for _, one in story.matrix.sent if isinstance(one, Poll)]
+            assert len(polls) == min(6 * minutes + 1, 20)
+
+
+async def test_nothing_is_sent_in_quiet_hours(story: Office) -> None:
+    night = datetime(2026, 11, 27, 22, tzinfo=ZoneInfo("Europe/Paris"))
+    story.held.time = night.timestamp() - MIDNIGHT
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}")
+        await story.type("!sondage lancer n")
+        await story.held.pass_time(58 * HOUR)  # a Friday night and the weekend
+        assert story.said() == []
+        await story.held.pass_time(2 * HOUR)
+
+    assert story.said() == [UTILE]
+
+
+async def test_a_person_is_reminded_once(story: Office) -> None:
+    async with story.run():
+        await story.launch(f"{CHOICE}reminder_hours: 48\n")
+        await story.held.pass_time(47 * HOUR)
+        assert story.said() == [UTILE]
+        await story.held.pass_time(10 * DAY)
+
+    assert story.said() == [UTILE, Notice(FR("campaign reminder"))]
+
+
+async def test_who_has_refused_polls_gets_an_announcement_and_no_survey(story: Office) -> None:
+    async with story.run():
+        await story.hear(message("!sondages non"))
+        said = len(story.said())
+        await story.launch(CHOICE)
+        await story.held.pass_time(1.0)
+        assert story.said()[said:] == []
+        await story.type(f"!annonce creer\nname: fin\nmessage: Au revoir\n{NEVER_QUIET}")
+        await story.type("!annonce lancer fin")
+        await story.held.pass_time(1.0)
+
+    assert story.said()[said:] == [Notice("Au revoir")]
+    assert story.ledger.all["n"].to[ROOM].declined
+
+
+async def test_two_campaigns_at_once_ask_a_person_a_day_apart(story: Office) -> None:
+    async with story.run():
+        await story.launch(CHOICE)
+        await story.held.pass_time(1.0)
+        await story.type(f"!sondage creer\n{CHOICE.replace('name: n', 'name: m')}{NEVER_QUIET}")
+        await story.type("!sondage lancer m")
+        await story.held.pass_time(DAY - HOUR)
+        assert len(story.said()) == 1
+        await story.held.pass_time(2 * HOUR)
+
+    assert len(story.said()) == 2
+
+
+async def test_in_a_salon_the_questions_stand_in_a_thread_of_their_own(story: Office) -> None:
+    story.matrix.others[SALON] = Room(SALON, direct=False)
+    async with story.run():
+        await story.launch(f"{SEQUENCE}audience: {{rooms: salons}}\n")
+        await story.held.pass_time(10.0)
+
+    first, *questions = story.said(SALON)
+    root = next(key for key, place in story.matrix.places.items() if place == SALON)
+    assert first == Notice("Bonjour")
+    assert questions == [
+        replace(UTILE, thread_root=root, latest=root),
+        Poll("Combien ?", SCALE, disclosed=False, thread_root=root, latest=root),
+        Notice(FR("campaign text", question="Quoi ?"), Anchor(root, root), asks=True),
+    ]
+    assert story.said() == []
+
+
+async def test_polls_are_ended_when_the_campaign_is_and_later_votes_do_not_count(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.launch(CHOICE)
+        await story.held.pass_time(1.0)
+        poll = story.last()
+        assert await story.type("!sondage cloturer n") == FR("campaign ends", name="n")
+        await story.held.pass_time(1.0)
+        assert story.said()[1:] == [PollEnd(poll, FR("campaign over"))]
+        at = int(story.clock.now() * 1000)
+        await story.hear(vote("1", target=poll, event_id="$late", timestamp=at))
+
+    assert story.ledger.all["n"].state == "closed"
+    progress = await story.ledger.progress("n")
+    assert progress is not None
+    assert progress.answers == {}
+    assert len(story.said()) == 2
+
+
+async def test_a_campaign_closes_by_itself_when_its_time_is_over(story: Office) -> None:
+    story.held.time = datetime(2026, 11, 27, tzinfo=ZoneInfo("UTC")).timestamp() - MIDNIGHT
+    async with story.run():
+        await story.launch(f"{CHOICE}ends: 2026-11-30\n")
+        await story.held.pass_time(4 * DAY)
+
+    assert story.ledger.all["n"].state == "closed"
+    assert isinstance(story.said()[-1], PollEnd)
+
+
+async def test_a_room_that_refuses_keeps_no_other_from_being_asked(story: Office) -> None:
+    story.people(2)
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}{NEVER_QUIET}")
+        await story.type("!sondage lancer n")
+        story.matrix.failures = [Forbidden("no")]
+        await story.held.pass_time(1.0)
+
+    declined = [one.declined for one in story.ledger.all["n"].to.values()]
+    assert sorted(declined) == [False, False, True]
+    assert len([one for _, one in story.matrix.sent if isinstance(one, Poll)]) == 2
+
+
+async def test_an_outage_only_delays_it(story: Office) -> None:
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}{NEVER_QUIET}")
+        await story.type("!sondage lancer n")
+        story.matrix.failures = [HomeserverUnreachable("away")] * 10
+        await story.held.pass_time(HOUR)
+
+    assert story.said() == [UTILE]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("passage", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("port", "name"),
+    [("matrix", "put"), ("campaigns", "sent"), ("campaigns", "wanted"), ("campaigns", "due")],
+)
+async def test_wherever_a_process_ends_everybody_is_asked_once(
+    story: Office, port: str, name: str, passage: int, *, after: bool
+) -> None:
+    story.people(2)
+    await story.ledger.draft("n", f"{SEQUENCE}{NEVER_QUIET}", 0.0)
+    story.matrix.admin_room = None
+    story.policy = replace(story.policy, admins=frozenset())
+    target = story.ledger if port == "campaigns" else story.matrix
+    operation, over, passed = getattr(target, name), asyncio.Event(), [0]
+
+    async def breaking(*arguments: object, **more: object) -> object:
+        passed[0] += 1
+        here = passed[0] == passage
+        result = None if here and not after else await operation(*arguments, **more)
+        if here:
+            over.set()
+            await asyncio.Event().wait()
+        return result
+
+    rooms = story.matrix.rooms()
+    to = [Recipient(one.room_id, one.person) for one in rooms]
+    await story.ledger.launch("n", to, story.clock.now(), None)
+    setattr(target, name, breaking)
+    for _ in range(2):
+        async with story.run():
+            story.matrix.hear()
+            await story.held.pass_time(60.0)
+
+    for room in rooms:
+        assert story.said(room.room_id) == [Notice("Bonjour"), UTILE]
