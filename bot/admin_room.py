@@ -22,13 +22,11 @@ async def open_admin_room(
 
     Args:
         to: what every reply needs.
-        admins: whom; nothing is made where there are none.
+        admins: whom.
         texts: in the bot's own language.
         synced: set once it is known which rooms there are.
     """
     await synced.wait()
-    if not admins:
-        return
     try:
         room_id = await insist(to.clock, partial(_open, to, texts("admin room")))
         missing = admins - await insist(to.clock, partial(to.matrix.members, room_id))

@@ -152,8 +152,9 @@ class Assistant:
                 tasks.create_task(self._late_keys.run(arrivals.begin))
                 tasks.create_task(self._surveys.run(self._synced))
                 tasks.create_task(self._campaigns.run(self._synced))
-                opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
-                tasks.create_task(opening)
+                if self._admins:
+                    opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
+                    tasks.create_task(opening)
                 listening = tasks.create_task(self._listen(arrivals))
                 await self._drain(listening, stopping or asyncio.Event())
         except* _Drained:
