@@ -3,7 +3,7 @@
 It knows of the bot only what the bot promises: its marker, and what a reply relates to.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bot.core.events import EventId, UserId
@@ -40,13 +40,21 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The faults: prompts without their whole reply, and prompts with more than one."""
+    """The faults: prompts without their whole reply, and prompts with one too many.
+
+    One that was redacted has one too many where it has any.
+    """
 
     lost: Sequence[Fault]
     duplicated: Sequence[Fault]
 
 
-def judge(events: Iterable[JSON], bot: UserId, asked: Mapping[EventId, int]) -> Verdict:
+def judge(
+    events: Iterable[JSON],
+    bot: UserId,
+    asked: Mapping[EventId, int],
+    withdrawn: Collection[EventId] = (),
+) -> Verdict:
     """Judge what stands in rooms.
 
     Args:
@@ -54,15 +62,17 @@ def judge(events: Iterable[JSON], bot: UserId, asked: Mapping[EventId, int]) -> 
             failed.
         bot: whose replies are judged.
         asked: the number of the story that each prompt asks for.
+        withdrawn: those that were redacted.
     """
     messages = standing(events, bot)
     lost, duplicated = [], []
     for event_id, number in asked.items():
         replies = [one for one in messages if event_id in one.answers]
-        if not any(_is_whole(one, asked) for one in replies):
+        gone = event_id in withdrawn
+        if not gone and not any(_is_whole(one, asked) for one in replies):
             found = "; ".join(map(_words, replies)) or "no reply"
             lost.append(Fault(number, event_id, found))
-        if len(replies) > 1:
+        if len(replies) > (not gone):
             duplicated.append(Fault(number, event_id, "; ".join(map(_words, replies))))
     return Verdict(lost, duplicated)
 

@@ -57,6 +57,16 @@ OTHER = event("$r2", content(tell([2]), TWO))
 BOTH = content(tell([1, 2]), ONE, TWO)
 
 
+def test_what_was_redacted_is_to_have_no_reply() -> None:
+    withdrawn = {EventId(ONE)}
+
+    kept = judge([WHOLE, OTHER], BOT, ASKED, withdrawn)
+    gone = judge([OTHER], BOT, ASKED, withdrawn)
+
+    assert ([one.number for one in kept.duplicated], kept.lost) == ([1], [])
+    assert (gone.duplicated, gone.lost) == ([], [])
+
+
 def test_one_whole_reply_to_each_prompt_is_as_it_should_be() -> None:
     assert found(WHOLE, OTHER) == ([], [])
     assert found(event("$r", BOTH)) == ([], [])

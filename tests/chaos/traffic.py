@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,6 +15,7 @@ from tests.stand.talk import answers
 
 _LONGEST_PAUSE = 1.0  # seconds between an answer and the next prompt
 _ANEW = 10  # prompts, after which a direct message or a thread begins anew
+_MINDS = ("keep",) * 6 + ("edit", "edit at last", "redact", "redact at last")
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Prompt:
         joined: how many were asked in a row with it.
         shown: when its reply changed, by the homeserver's clock, in seconds since the epoch.
         whole: its reply was seen to be whole.
+        withdrawn: it was redacted, and is to have no reply.
     """
 
     number: int
@@ -33,6 +35,7 @@ class Prompt:
     joined: int
     shown: list[float] = field(default_factory=list)
     whole: bool = False
+    withdrawn: bool = False
 
 
 @dataclass(slots=True)
@@ -83,14 +86,41 @@ class Lane:
     _root: EventId | None = None
 
     async def run(self, enough: asyncio.Event) -> None:
-        """Ask until it is enough, and wait for what was asked."""
+        """Ask until it is enough, and wait for what was asked.
+
+        Who has asked one thing may change their mind: while it is answered, or after that.
+        """
         changes = self.person.changes(self.room_id)
         while not enough.is_set():
             in_a_row = self.dice.choice((1, 1, 1, 2))
             asked = [await self._ask(in_a_row) for _ in range(in_a_row)]
-            while not all(prompt.whole for prompt in asked):
-                self.traffic.see(await anext(changes))
+            mind = self.dice.choice(_MINDS) if in_a_row == 1 else "keep"
+            if mind in {"edit", "redact"}:
+                await asyncio.sleep(self.dice.uniform(0, _LONGEST_PAUSE))
+                await self._change(asked[0], mind)
+            await self._see(changes, asked)
+            if mind.endswith("at last"):
+                await self._change(asked[0], mind)
+                await self._see(changes, asked)
             await asyncio.sleep(self.dice.uniform(0, _LONGEST_PAUSE))
+
+    async def _see(self, changes: AsyncIterator[Seen], asked: Sequence[Prompt]) -> None:
+        while not all(prompt.whole for prompt in asked):
+            self.traffic.see(await anext(changes))
+
+    async def _change(self, prompt: Prompt, mind: str) -> None:
+        """Ask for another story in the same message, or for none."""
+        if mind.startswith("redact"):
+            prompt.withdrawn = prompt.whole = True
+            await self.person.redact(self.room_id, prompt.event_id)
+            if self._root == prompt.event_id:
+                self._root = None
+            return
+        prompt.number, prompt.whole = next(self.traffic.numbers), False
+        mentioned = self.bot if self._root == prompt.event_id else None
+        await self.person.edit(
+            self.room_id, prompt.event_id, ask(prompt.number), mentioning=mentioned
+        )
 
     async def _ask(self, in_a_row: int) -> Prompt:
         if self.dice.randrange(_ANEW) == 0:
