@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import conversations, crowd, crypto
+from bench import campaign, conversations, crowd, crypto
 from bench.figures import figures, table_of_figures, table_of_requests
 from bench.rig import start
 from bench.rows import DRIFT_LIMIT
@@ -22,7 +22,7 @@ _FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
 _PACKAGES = ("matrix-nio", "vodozemac", "openai", "aiohttp", "matrix-synapse")
-_PARTS = "replies", "crypto", "conversations"
+_PARTS = "replies", "crypto", "conversations", "campaign"
 
 
 @contextmanager
@@ -108,6 +108,10 @@ def main() -> None:
         encryption(console)
     if "conversations" in parts:
         talk(console)
+    if "campaign" in parts:
+        with _conditions(console) as directory:
+            found = campaign.bench(directory)
+        console.print(campaign.table(found))
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ app.add_typer(feedback, name="feedback")
 @feedback.command()
 def export(
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
-    what: Annotated[Literal["ratings", "comments"], typer.Option()] = "ratings",
+    what: Annotated[Literal["ratings", "comments", "answers"], typer.Option()] = "ratings",
     form: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
     output: Annotated[Path | None, typer.Option(help="A new file; else the screen.")] = None,
 ) -> None:
-    """Write out ratings or comments; the assistant may run meanwhile."""
+    """Write out ratings, comments, or answers of surveys; the assistant may run meanwhile."""
     try:
         settings = importlib.import_module("bot.config").load(config)
         exports = importlib.import_module("bot.export")
@@ -77,6 +77,25 @@ def export(
     except OSError as error:
         _fail(BotError(f"{output or 'the screen'} cannot be written: {error.strerror}"))
     typer.echo(f"{number} {what}", err=True)
+
+
+@feedback.command()
+def campaign(
+    file: Annotated[Path, typer.Argument(help="The campaign, in YAML; see docs/surveys.md.")],
+    config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
+) -> None:
+    """Keep a campaign as a draft; it is launched from the admin room."""
+    try:
+        settings = importlib.import_module("bot.config").load(config)
+        text = file.read_text("utf-8")
+        made = asyncio.run(importlib.import_module("bot.export").draft(settings, text))
+    except BotError as error:
+        _fail(error)
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(BotError(f"{file} cannot be read: {getattr(error, 'strerror', 'no UTF-8')}"))
+    if made is None:
+        _fail(BotError("a campaign of this name was launched before: choose another"))
+    typer.echo(f"{made.name} is a draft: !sondage apercu {made.name}, in the admin room")
 
 
 def _opened(output: Path | None) -> AbstractContextManager[TextIO]:

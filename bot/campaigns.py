@@ -252,16 +252,15 @@ class Campaigns:
 
     async def _wants(self, campaign: Campaign, one: Sending, now: float) -> bool:
         """Tell whether the room is to be asked now; else that is put off, or never."""
-        rooms = {room.room_id: room for room in self._matrix.rooms()}
-        room = rooms.get(one.recipient.room_id)
-        since = await self._ledger.wanted(room, campaign.name, now) if room else None
+        room = self._matrix.room(one.recipient.room_id)
+        since = await self._ledger.wanted(room, campaign.name, now)
         if since is None and campaign.questions:
             await self._ledger.decline(one)
             return False
         if since is not None and since > now and campaign.questions:
             await self._ledger.put_off(one, since)
             return False
-        return room is not None
+        return True
 
     async def _remind(self, one: Sending, texts: Texts) -> None:
         root = one.recipient.thread_root

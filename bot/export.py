@@ -1,21 +1,30 @@
-"""Ratings and comments as files: one row for each, for a spreadsheet or a program."""
+"""What an operator does with the ledger beside the assistant: files out of it, campaigns into it."""
 
 import csv
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from bot.app import SystemClock
+from bot.campaign_file import Malformed, read
 from bot.config import Config
+from bot.core.campaigns import Campaign
+from bot.errors import ConfigError
 from bot.health import Health
+from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
 from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SqlOpinions
 
+_COLUMNS = {
+    "ratings": RATING_COLUMNS,
+    "comments": COMMENT_COLUMNS,
+    "answers": ANSWER_COLUMNS,
+}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a cell one (OWASP: CSV injection)
 
 
-What = Literal["ratings", "comments"]
+What = Literal["ratings", "comments", "answers"]
 Format = Literal["csv", "jsonl"]  # RFC 4180 with a line of names; one JSON object a line
 
 
@@ -25,7 +34,7 @@ async def export(config: Config, what: What, form: Format, file: TextIO) -> int:
     Raises:
         StoreError: the ledger cannot be read.
     """
-    columns = RATING_COLUMNS if what == "ratings" else COMMENT_COLUMNS
+    columns = _COLUMNS[what]
     write = _csv(file, columns) if form == "csv" else _jsonl(file)
     number = 0
     async for row in _rows(config, what):
@@ -34,15 +43,45 @@ async def export(config: Config, what: What, form: Format, file: TextIO) -> int:
     return number
 
 
-async def _rows(config: Config, what: What) -> AsyncIterator[Mapping[str, Any]]:
+async def draft(config: Config, text: str) -> Campaign | None:
+    """Keep a campaign as a draft, to be launched from the admin room; None where it is launched.
+
+    Raises:
+        ConfigError: it cannot be read; each fault by its line and field.
+        StoreError: the ledger cannot be written.
+    """
+    try:
+        campaign = read(text)
+    except Malformed as error:
+        faults = [
+            f"line {line}: {field or 'the file'}: {kind}" for line, field, kind in error.faults
+        ]
+        raise ConfigError("\n".join(["this is no campaign:", *faults])) from error
+    async with _opened(config) as (_, campaigns):
+        kept = await campaigns.draft(campaign.name, text, SystemClock().now())
+    return campaign if kept else None
+
+
+@asynccontextmanager
+async def _opened(config: Config) -> AsyncIterator[tuple[SqlOpinions, SqlCampaigns]]:
     key = config.storage.key.get_secret_value()
     url = config.storage.database
     place = url.get_secret_value() if url else config.storage.directory / "ledger.db"
-    async with AsyncExitStack() as parts:
-        opinions = await SqlOpinions.open_to_read(place, key, Health(SystemClock()))
-        parts.push_async_callback(opinions.close)
-        pages = opinions.ratings() if what == "ratings" else opinions.comments()
-        async for page in pages:
+    opinions = await SqlOpinions.open_to_read(place, key, Health(SystemClock()))
+    try:
+        yield opinions, SqlCampaigns(opinions.database, key)
+    finally:
+        await opinions.close()
+
+
+async def _rows(config: Config, what: What) -> AsyncIterator[Mapping[str, Any]]:
+    async with _opened(config) as (opinions, campaigns):
+        pages = {
+            "ratings": opinions.ratings,
+            "comments": opinions.comments,
+            "answers": campaigns.answers,
+        }
+        async for page in pages[what]():
             for row in page:
                 yield row
 

@@ -70,6 +70,7 @@ class Rooms:
         self._replaced: set[RoomId] = set()
         self._closed: list[RoomId] = []
         self.direct: dict[UserId, list[RoomId]] = {}
+        self._people: dict[RoomId, UserId] = {}  # of `direct`, by room
 
     def room(self, room_id: RoomId) -> Room:
         """Tell whether the room is a direct message, and whether the bot can speak there.
@@ -78,21 +79,19 @@ class Rooms:
         member makes a salon of either.
         """
         rule = self._rules.get(room_id)
-        direct = rule == "direct" or (
-            rule is None and any(room_id in rooms for rooms in self.direct.values())
-        )
+        person = self._people.get(room_id)
+        direct = rule == "direct" or (rule is None and person is not None)
         return Room(
             room_id,
             direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS,
             closed=room_id not in self._members or room_id in self._replaced,
             admin=self._is_admin(room_id),
+            person=person,
         )
 
     def rooms(self) -> list[Room]:
         """Return every room in which the bot can speak."""
-        people = {one: user_id for user_id, rooms in self.direct.items() for one in rooms}
-        found = map(self.room, self._members)
-        return [replace(one, person=people.get(one.room_id)) for one in found if not one.closed]
+        return [one for one in map(self.room, self._members) if not one.closed]
 
     def _is_admin(self, room_id: RoomId) -> bool:
         """Tell whether the bot has made the room for its admins; nobody else can make one so."""
@@ -227,6 +226,7 @@ class Rooms:
 
         Nothing is taken off the list: an echo of the account data may be older than a joining.
         """
+        self._people[room_id] = user_id
         rooms = self.direct.setdefault(user_id, [])
         if room_id not in rooms:
             rooms.append(room_id)

@@ -1,7 +1,7 @@
 """Campaigns in the ledger: what is due where, what was asked, and who has answered what."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -20,6 +20,10 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 log = structlog.get_logger()
 
 _DAY: Final = 86_400.0
+# What is read of answers, in this order.
+ANSWER_COLUMNS: Final = (
+    *("campaign", "question", "person", "answer", "text", "answered_at", "counts"),
+)
 _AT_ONCE: Final = 50  # messages that are handed out to be sent, for each campaign
 
 
@@ -406,6 +410,35 @@ class SqlCampaigns:
             return True
 
         return await self._database.run("close_campaign", work, durable=True)
+
+    async def answers(self, at_once: int = 10_000) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Yield everything that was answered, one row for each vote or text, ANSWER_COLUMNS."""
+        after = ""
+        while page := await self._answers_behind(after, at_once):
+            yield [self._opened(row) for row in page]
+            after = page[-1]["event_id"]
+
+    async def _answers_behind(self, after: str, at_once: int) -> list[dict[str, Any]]:
+        query = (
+            select(answers, campaigns.c.name.label("campaign"))
+            .join(campaigns, campaigns.c.id == answers.c.campaign_id)
+            .where(answers.c.event_id > after)
+            .order_by(answers.c.event_id)
+            .limit(at_once)
+        )
+
+        async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+        return await self._database.run("answers", work)
+
+    def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
+        text, at = row["text"], row["timestamp"] / 1000
+        try:
+            words = None if text is None else self._seal.open(text, row["event_id"]).decode()
+        except ValueError:  # another storage.key
+            words = None
+        return row | {"text": words, "answered_at": date(at)}
 
     async def progress(self, name: str) -> Progress | None:
         """Return how far a campaign has come, None where there is none of that name."""

@@ -110,6 +110,11 @@ class SqlOpinions:
             raise
         return cls(database, secret)
 
+    @property
+    def database(self) -> Database:
+        """Where it is kept."""
+        return self._database
+
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()

@@ -12,13 +12,15 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from bot.core.campaigns import Recipient
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Circumstances
 from bot.health import Health
+from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
 from bot.storage.store import SqlStore
 from tests.fakes import FakeClock
-from tests.make import AGENT, BOT, MIDNIGHT, message, prompt, reaction
+from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres, programs
 
 KEY = "s" * 32
@@ -60,19 +62,28 @@ def export(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgresql"])
-async def config(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Path]:
-    """A configuration whose ledger an assistant has open."""
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    """A ledger that an assistant has open."""
     if request.param == "sqlite":
         store = await fill(tmp_path / "ledger.db")
-        yield write_config(tmp_path)
+        write_config(tmp_path)
+        yield store
         await store.close()
         return
     if programs() is None:
         pytest.skip("there is no PostgreSQL on this machine")
     async with Postgres() as server:
         store = await fill(server.url)
-        yield write_config(tmp_path, server.url)
+        write_config(tmp_path, server.url)
+        yield store
         await store.close()
+
+
+@pytest.fixture
+def config(ledger: SqlStore, tmp_path: Path) -> Path:
+    """Its configuration."""
+    assert ledger
+    return tmp_path / "config.yaml"
 
 
 async def test_ratings_are_a_table_with_the_circumstances_of_each_reply(config: Path) -> None:
@@ -127,6 +138,70 @@ async def test_a_file_is_written_for_its_owner_alone_and_never_over_another(
     assert path.read_text("utf-8").count("\n") == 2
     assert again.returncode == 1
     assert again.stderr == f"assistant-tchap: {path} cannot be written: File exists\n"
+
+
+CAMPAIGN = """\
+name: utile
+questions:
+- question: "Utile ?"
+  answers: [Oui, Non]
+"""
+
+
+def draft(config: Path, campaign: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bot", "feedback", "campaign", str(campaign)]
+    return subprocess.run(  # noqa: S603  # our own
+        [*command, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
+    config: Path, tmp_path: Path, ledger: SqlStore
+) -> None:
+    file = tmp_path / "campaign.yaml"
+    file.write_text(CAMPAIGN, "utf-8")
+    campaigns = SqlCampaigns(ledger.database, KEY)
+
+    made = draft(config, file)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert await campaigns.definition("utile") == CAMPAIGN
+    assert await campaigns.launch("utile", [Recipient(ROOM, AGENT)], MIDNIGHT, None)
+    again = draft(config, file)
+    assert again.returncode == 1
+    assert "launched before" in again.stderr
+
+    [one], _ = await campaigns.due("utile", MIDNIGHT)
+    poll = EventId("$poll")
+    await campaigns.sent(one, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
+    asked = await campaigns.asked(ROOM, poll)
+    assert asked is not None
+    at = int(MIDNIGHT + 60) * 1000
+    said = vote("1", target=poll, timestamp=at)
+    await campaigns.answer(said, asked, "1", step=0, steps=1, at=MIDNIGHT + 60)
+
+    [row] = csv.DictReader(io.StringIO(export(config, "--what", "answers").stdout, newline=""))
+    assert (row["campaign"], row["question"], row["answer"]) == ("utile", "1", "1")
+    assert (row["answered_at"], row["counts"], row["text"]) == (
+        *("2023-11-14T00:01:00Z", "true", ""),
+    )
+    assert len(row["person"]) == 32
+
+
+def test_a_file_that_is_no_campaign_is_told_by_line_and_field(tmp_path: Path) -> None:
+    file = tmp_path / "campaign.yaml"
+    file.write_text("name: x\nquestion: y\n", "utf-8")
+
+    wrong = draft(write_config(tmp_path), file)
+    missing = draft(write_config(tmp_path), tmp_path / "none.yaml")
+
+    assert wrong.returncode == 2
+    assert "line 2: question: extra_forbidden" in wrong.stderr
+    assert missing.returncode == 1
+    assert "none.yaml cannot be read: No such file" in missing.stderr
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:

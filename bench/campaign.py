@@ -1,0 +1,175 @@
+"""A campaign to 10,000 direct messages on a stub of the homeserver: memory, pace, a restart."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import psutil
+from rich.table import Table
+
+from bot.campaigns import Campaigns
+from bot.completion import Completion
+from bot.context import Contexts, Settings
+from bot.core.events import EventId, Room, RoomId, UserId
+from bot.core.models import Catalogue, ModelCard
+from bot.core.replies import Outgoing, Wire
+from bot.delivery import Pace, Replying
+from bot.health import Health
+from bot.ports import Clock, Matrix
+from bot.storage.campaigns import SqlCampaigns
+from bot.storage.store import SqlStore
+
+ROOMS = 10_000
+PER_MINUTE = 600.0
+_ME, _KEY = UserId("@assistant:x"), "k" * 32
+_CARD = ModelCard("small", "small", "small", 32_000, 1_000, None)
+_DEFINITION = f"""\
+name: bench
+questions:
+- question: "Utile ?"
+  answers: [Oui, Non]
+quiet:
+per_minute: {PER_MINUTE}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run has come to.
+
+    Attributes:
+        most_messages: that any room got.
+        reached: rooms that got one.
+        minutes: on the clock that the campaign keeps its pace by.
+        seconds: that it took.
+        grown: bytes of memory more than before it was launched, at the most.
+    """
+
+    most_messages: int
+    reached: int
+    minutes: float
+    seconds: float
+    grown: int
+
+    @property
+    def pace(self) -> float:
+        """Messages a minute."""
+        return self.reached / self.minutes
+
+
+class _Skipping:
+    """A clock whose waits pass at once: an hour of campaign need not take one."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0
+        self._begun = time.time()  # noqa: TID251  # it is a Clock
+
+    def monotonic(self) -> float:
+        return self._passed
+
+    def now(self) -> float:
+        return self._begun + self._passed
+
+    async def sleep(self, seconds: float) -> None:
+        self._passed += seconds
+        await asyncio.sleep(0)
+
+
+class _Stub:
+    """Of the Matrix port, what campaigns need; it counts, and keeps nothing that is said."""
+
+    user_id, device_id = _ME, "BENCH"
+
+    def __init__(self) -> None:
+        self.sent: Counter[RoomId] = Counter()
+        self.transactions: set[str] = set()
+        self.enough = asyncio.Event()
+        self.stop_at = 0
+
+    def room(self, room_id: RoomId) -> Room:
+        return Room(room_id, direct=True, person=UserId(f"@agent{room_id}"))
+
+    def rooms(self) -> list[Room]:
+        return [self.room(RoomId(f"!{number}:x")) for number in range(ROOMS)]
+
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
+        return Wire("m.room.message", {})
+
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
+        if transaction_id not in self.transactions:
+            self.transactions.add(transaction_id)
+            self.sent[room_id] += 1
+        if len(self.transactions) == self.stop_at:
+            self.enough.set()
+            await asyncio.Event().wait()  # as a homeserver whose answer is lost
+        return EventId(f"${transaction_id}")
+
+
+def bench(directory: Path) -> Outcome:
+    """Run one campaign, with a process that ends in its middle."""
+    return asyncio.run(_bench(directory))
+
+
+async def _bench(directory: Path) -> Outcome:
+    clock, stub = _Skipping(), _Stub()
+    store = await SqlStore.open(directory / "ledger.db", _ME, _KEY, Health(clock))
+    ledger = SqlCampaigns(store.database, _KEY)
+    process, begun = psutil.Process(os.getpid()), time.perf_counter()
+    before = most = process.memory_info().rss
+    first = _campaigns(stub, store, ledger, clock)
+    await first.draft(_DEFINITION)
+    campaign = await first.find("bench")
+    assert campaign is not None
+    assert await first.launch(campaign) == ROOMS
+    launched = clock.now()
+    stub.stop_at = ROOMS // 2
+    async with _running(first):
+        await stub.enough.wait()
+    stub.stop_at = 0
+    async with _running(_campaigns(stub, store, ledger, clock)):
+        while (await ledger.progress("bench")).reached < ROOMS:  # type: ignore[union-attr]  # it is there
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.2)
+    minutes = (clock.now() - launched) / 60
+    await store.close()
+    seconds = time.perf_counter() - begun
+    return Outcome(max(stub.sent.values()), len(stub.sent), minutes, seconds, most - before)
+
+
+def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> Campaigns:
+    matrix = cast("Matrix", stub)
+    to = Replying(matrix, store, clock, Pace(1.0, 1.0, 1.0), Health(clock))
+    settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
+    contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
+    return Campaigns(to, ledger, contexts)
+
+
+@asynccontextmanager
+async def _running(campaigns: Campaigns) -> AsyncIterator[None]:
+    synced = asyncio.Event()
+    synced.set()
+    task = asyncio.get_running_loop().create_task(campaigns.run(synced))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def table(found: Outcome) -> Table:
+    """Return the figures."""
+    rows = Table("figure", "measured", "goal")
+    rows.add_row("rooms that got the question", f"{found.reached:,}", f"{ROOMS:,}")
+    rows.add_row("messages in one room, at the most", f"{found.most_messages}", "1")
+    over = found.pace / PER_MINUTE - 1
+    rows.add_row(f"pace beside {PER_MINUTE:.0f} a minute", f"{over:+.2%}", "at most +1 %")
+    rows.add_row("memory grown, at the most", f"{found.grown / 2**20:.0f} MiB", "bounded")
+    rows.add_row("time of the bot's own", f"{found.seconds:.1f} s", "")
+    rows.add_row("the same, for a message", f"{1000 * found.seconds / ROOMS:.2f} ms", "")
+    return rows
