@@ -59,11 +59,13 @@ app.add_typer(feedback, name="feedback")
 @feedback.command()
 def export(
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
-    what: Annotated[Literal["ratings", "comments", "answers"], typer.Option()] = "ratings",
+    what: Annotated[
+        Literal["ratings", "comments", "answers", "shared"], typer.Option()
+    ] = "ratings",
     form: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
     output: Annotated[Path | None, typer.Option(help="A new file; else the screen.")] = None,
 ) -> None:
-    """Write out ratings, comments, or answers of surveys; the assistant may run meanwhile."""
+    """Write out what people think and have shared; the assistant may run meanwhile."""
     try:
         settings = importlib.import_module("bot.config").load(config)
         exports = importlib.import_module("bot.export")

@@ -1,4 +1,4 @@
-"""What an operator does with the ledger beside the assistant: files out of it, campaigns into it."""
+"""What an operator does with the ledger beside the assistant: files out, campaigns in."""
 
 import csv
 import json
@@ -14,17 +14,18 @@ from bot.core.campaigns import Campaign
 from bot.errors import ConfigError
 from bot.health import Health
 from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
-from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SqlOpinions
+from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
 
 _COLUMNS = {
     "ratings": RATING_COLUMNS,
     "comments": COMMENT_COLUMNS,
     "answers": ANSWER_COLUMNS,
+    "shared": SHARED_COLUMNS,
 }
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a cell one (OWASP: CSV injection)
 
 
-What = Literal["ratings", "comments", "answers"]
+What = Literal["ratings", "comments", "answers", "shared"]
 Format = Literal["csv", "jsonl"]  # RFC 4180 with a line of names; one JSON object a line
 
 
@@ -80,6 +81,7 @@ async def _rows(config: Config, what: What) -> AsyncIterator[Mapping[str, Any]]:
             "ratings": opinions.ratings,
             "comments": opinions.comments,
             "answers": campaigns.answers,
+            "shared": opinions.shared,
         }
         async for page in pages[what]():
             for row in page:

@@ -19,6 +19,7 @@ VARIABLE: Final = "BOT_FAIL"
 COMMITS: Final = (
     *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
     *("answered", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
+    "share",
     "want_polls",
     *("draft", "launch", "campaign_sent", "reminded", "ended", "campaign_put_off", "decline"),
     *("answer", "close_campaign"),

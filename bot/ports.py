@@ -246,8 +246,9 @@ class Opinions(Protocol):
     there is one; None where it does not count: for a poll that is not ours, too late, or of
     somebody who was not asked. `rate` takes in what somebody says of a reply without a poll.
     `comment` keeps a comment, in place of what the same event has said before. `withdraw` takes
-    back what an event has said, or what was planned about a prompt; it tells of no event that it
-    knows nothing of.
+    back what an event has said, what was shared of a prompt, or planned about it; it tells of no
+    event that it knows nothing of.
+    `share` keeps the words of a prompt and of its reply, which a person hands over.
     `last_answered` returns the prompt of the last reply in a conversation.
     `want_polls` records whether a person, or the people of a room, are to be asked at all.
     """
@@ -278,6 +279,10 @@ class Opinions(Protocol):
 
     async def comment(
         self, said: Message | Revision, prompt: EventId | None, at: float
+    ) -> None: ...
+
+    async def share(
+        self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
     ) -> None: ...
 
     async def withdraw(self, event_id: EventId) -> None: ...

@@ -1,6 +1,7 @@
 """Feedback: who is asked whether a reply has helped, and what becomes of what they say."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -318,6 +319,37 @@ class Surveys:
             return ask.prompt
         exchange = await self._store.exchange(prompt.room_id, quoted)
         return exchange.prompt[0] if exchange is not None and exchange.reply else None
+
+    async def share(self, said: Message, prompt: EventId) -> bool:
+        """Keep the words of a prompt and its reply, as they stand; False where that cannot be.
+
+        Only who has asked may hand them over.
+        """
+        room_id = said.room_id
+        exchange = await self._store.exchange(room_id, prompt)
+        if exchange is None or not exchange.reply:
+            return False
+        asked = await self._words(room_id, exchange.prompt, said.sender)
+        replied = await self._words(room_id, exchange.reply, self._matrix.user_id)
+        if asked is None or replied is None:
+            return False
+        both = asked, replied
+        await self._opinions.share(said, exchange.prompt[0], both, self._clock.now())
+        log.info("exchange shared")
+        return True
+
+    async def _words(
+        self, room_id: RoomId, event_ids: Sequence[EventId], sender: UserId
+    ) -> str | None:
+        """Return what messages say together; None where one is gone, or somebody else's."""
+        words = []
+        for event_id in event_ids:
+            fetch = partial(self._matrix.fetch, room_id, event_id)
+            one = await insist(self._clock, fetch, within=_PATIENCE)
+            if not isinstance(one, Message) or one.sender != sender:
+                return None
+            words.append(one.body)
+        return "\n\n".join(words)
 
     async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
         """Note whether a person, or the people of a room, are to be asked at all."""

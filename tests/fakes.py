@@ -571,6 +571,7 @@ class FakeOpinions:
         self.ratings: dict[tuple[EventId, UserId], tuple[str | None, str | None]] = {}
         self.comments: dict[EventId, tuple[EventId | None, UserId, str]] = {}
         self.how: dict[EventId, Circumstances] = {}
+        self.shared: dict[EventId, tuple[EventId, UserId, str, str]] = {}
         self.unwanted: set[str] = set()
         self.active: dict[RoomId, float] = {}
         self._order: list[tuple[Conversation, UserId, EventId]] = []
@@ -731,8 +732,19 @@ class FakeOpinions:
             about, person, _ = self.comments[said.target]
             self.comments[said.target] = about, person, said.body
 
+    async def share(
+        self,
+        said: Message,
+        prompt: EventId,
+        exchange: tuple[str, str],
+        at: float,  # noqa: ARG002  # the port
+    ) -> None:
+        self.shared.setdefault(said.event_id, (prompt, said.sender, *exchange))
+
     async def withdraw(self, event_id: EventId) -> None:
         self.comments.pop(event_id, None)
+        kept = self.shared.items()
+        self.shared = {key: one for key, one in kept if event_id not in {key, one[0]}}
         unsent = [one for number, one in self.asks.items() if number not in self.sent]
         for ask in unsent:
             if ask.prompt == event_id:

@@ -1,6 +1,7 @@
 """`!avis`: what one thinks of the last reply, in a word or in many. `!sondages`: no more polls."""
 
 from bot.commands.registry import Call, command
+from bot.core.events import EventId
 from bot.core.feedback import Rating
 
 _WORDS: dict[str, Rating] = {
@@ -20,6 +21,7 @@ _NOTED = {  # by what is wanted, and whether that is for a direct message
     (False, True): "polls off here",
     (False, False): "polls off in salon",
 }
+_SHARE = {"partager", "share"}
 _LONGEST = 4_000  # characters of a comment
 
 
@@ -33,6 +35,9 @@ async def comment(call: Call) -> str:
     if len(argument) > _LONGEST:
         return call.texts("feedback too long", n=_LONGEST)
     about = await surveys.meant(call.prompt)
+    first, _, rest = argument.lower().partition(" ")
+    if first in _SHARE:
+        return await _share(call, about, sure=_WANTED.get(rest.strip(), False))
     rating = _WORDS.get(argument.lower().rstrip(".!"))
     if rating is None:
         await surveys.keep(call.said(argument), about)
@@ -40,6 +45,16 @@ async def comment(call: Call) -> str:
     if about is None or not await surveys.rate(said, about, rating):
         return call.texts("nothing to rate")
     return call.texts("thanks")
+
+
+async def _share(call: Call, about: EventId | None, *, sure: bool) -> str:
+    """Hand the exchange over to the team once the person has said so twice."""
+    if about is None:
+        return call.texts("nothing to rate")
+    if not sure:
+        return call.texts("share how")
+    shared = await call.desk.surveys.share(call.prompt.messages[0], about)
+    return call.texts("shared" if shared else "not shared")
 
 
 @command("sondages", "surveys")

@@ -60,6 +60,7 @@ from bot.storage.tables import (
     people,
     polls,
     ratings,
+    shared,
 )
 
 _DAY = 86_400.0
@@ -71,6 +72,7 @@ RATING_COLUMNS: Final = (
     *("reply", "person", "asker", "source", "answer", "reason", "rated_at"),
     *CONTEXT,
 )
+SHARED_COLUMNS: Final = ("reply", "person", "shared_at", "prompt", "reply_text")
 COMMENT_COLUMNS: Final = ("reply", "person", "written_at", "comment")
 
 
@@ -336,6 +338,26 @@ class SqlOpinions:
 
         await self._database.run("comment", work, durable=True)
 
+    async def share(
+        self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
+    ) -> None:
+        """Keep a prompt and its reply, sealed, until either is taken back."""
+        asked, replied = exchange
+        key = {"event_id": said.event_id}
+        row = {
+            "prompt_event_id": prompt,
+            "person": self._pseudonyms.of(said.sender),
+            "shared_at": date(at),
+            "prompt": self._seal.close(asked.encode(), f"{said.event_id} prompt"),
+            "reply": self._seal.close(replied.encode(), f"{said.event_id} reply_text"),
+        }
+
+        async def work(connection: AsyncConnection) -> None:
+            statement = self._insert(shared).values(key | row)
+            await connection.execute(statement.on_conflict_do_nothing())
+
+        await self._database.run("share", work, durable=True)
+
     async def withdraw(self, event_id: EventId) -> None:
         """Take back what an event has said; plan no poll about it where it is a prompt."""
 
@@ -343,6 +365,8 @@ class SqlOpinions:
             planned = polls.c.prompt_event_id == event_id, polls.c.event_id.is_(None)
             await connection.execute(delete(polls).where(*planned))
             await connection.execute(delete(comments).where(comments.c.event_id == event_id))
+            gone_with = or_(shared.c.event_id == event_id, shared.c.prompt_event_id == event_id)
+            await connection.execute(delete(shared).where(gone_with))
             gone = await connection.execute(
                 delete(opinions)
                 .where(opinions.c.event_id == event_id)
@@ -406,10 +430,21 @@ class SqlOpinions:
         prompt = row["prompt_event_id"]
         return row | {"reply": self._pseudonyms.of(prompt) if prompt else None}
 
-    def _open(self, row: Mapping[str, Any]) -> str | None:
-        """Return what a comment says; None where it was sealed with another key."""
+    async def shared(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Yield what was handed over, one row for each exchange, with SHARED_COLUMNS."""
+        key, after = (shared.c.event_id,), ("",)
+        while page := await self._database.run("shared", _page(shared, key, after, at_once)):
+            yield [
+                self._named(row)
+                | {name: self._open(row, name, f" {name}") for name in ("prompt", "reply_text")}
+                for row in ({**row, "reply_text": row["reply"]} for row in page)
+            ]
+            after = (page[-1]["event_id"],)
+
+    def _open(self, row: Mapping[str, Any], name: str = "comment", place: str = "") -> str | None:
+        """Return what a person has written; None where it was sealed with another key."""
         try:
-            return self._seal.open(row["comment"], row["event_id"]).decode()
+            return self._seal.open(row[name], f"{row['event_id']}{place}").decode()
         except ValueError:
             return None
 

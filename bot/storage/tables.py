@@ -195,6 +195,18 @@ ratings = Table(
     *_context(),
 )
 
+# What people have handed over, prompt and reply, in a step of its own.
+shared = Table(
+    "shared",
+    metadata,
+    Column("event_id", String, primary_key=True),  # the command that does it
+    Column("prompt_event_id", String, nullable=False, index=True),
+    Column("person", String, nullable=False),
+    Column("shared_at", DateTime, nullable=False),
+    Column("prompt", LargeBinary, nullable=False),  # sealed, as the next
+    Column("reply", LargeBinary, nullable=False),
+)
+
 # Campaigns: surveys and announcements.
 
 campaigns = Table(

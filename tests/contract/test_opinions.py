@@ -90,6 +90,17 @@ class Ledger:
             for row in page
         }
 
+    async def shared(self) -> list[tuple[str, str]]:
+        """Return the words of prompts and replies that were handed over."""
+        if isinstance(self.opinions, FakeOpinions):
+            return [one[2:] for one in self.opinions.shared.values()]
+        assert isinstance(self.opinions, SqlOpinions)
+        return [
+            (row["prompt"], row["reply_text"])
+            async for page in self.opinions.shared()
+            for row in page
+        ]
+
     async def comments(self) -> dict[str, tuple[str | None, str]]:
         """Return what was written, by the event that says it, with the prompt."""
         if isinstance(self.opinions, FakeOpinions):
@@ -347,6 +358,22 @@ class TestOpinions:
         assert await ledger.comments() == kept
         await ledger.opinions.withdraw(EventId("$said"))
         assert await ledger.comments() == {"$2": (None, "Bien.")}
+
+    @pytest.mark.parametrize("gone", ["$command", "$prompt"])
+    async def test_what_is_handed_over_goes_with_its_prompt_or_with_the_command(
+        self, ledger: Ledger, gone: str
+    ) -> None:
+        await ledger.answer()
+        command = message("!avis partager oui", event_id="$command")
+        for _ in range(2):
+            both = "Quelle heure ?", "Midi."
+            await ledger.opinions.share(command, EventId("$prompt"), both, MIDNIGHT)
+
+        assert await ledger.shared() == [("Quelle heure ?", "Midi.")]
+        await ledger.opinions.withdraw(EventId("$other"))
+        assert len(await ledger.shared()) == 1
+        await ledger.opinions.withdraw(EventId(gone))
+        assert await ledger.shared() == []
 
     async def test_nobody_is_asked_about_a_prompt_that_is_withdrawn(self, ledger: Ledger) -> None:
         await ledger.answer(wait=300.0)

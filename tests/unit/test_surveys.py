@@ -331,6 +331,34 @@ async def test_a_word_that_says_nothing_is_told_how(story: Asked, typed: str, sa
     assert story.asked_of.comments == {}
 
 
+async def test_an_exchange_is_handed_over_in_a_second_step_by_who_has_asked(
+    story: Asked,
+) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await story.hear(message("Quelle heure ?"))
+        await story.hear(message("!avis partager", event_id="$1"))
+        assert story.shown[-1] == FR("share how")
+        assert story.asked_of.shared == {}
+        await story.hear(message("!avis partager oui", event_id="$2", sender=COLLEAGUE))
+        assert story.shown[-1] == FR("not shared")
+        await story.hear(message("!avis partager oui", event_id="$3"))
+        assert story.shown[-1] == FR("shared")
+        kept = ("$prompt", AGENT, "Quelle heure ?", "Bonjour.")
+        assert story.asked_of.shared == {EventId("$3"): kept}
+        story.matrix.hear(redaction("$3"))
+        await story.settle()
+
+    assert story.asked_of.shared == {}
+
+
+async def test_where_nothing_was_answered_nothing_can_be_handed_over(story: Asked) -> None:
+    async with story.run():
+        await story.hear(message("!avis partager oui"))
+
+    assert story.shown == [FR("nothing to rate")]
+
+
 async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: Asked) -> None:
     async with story.run():
         await story.hear(message("!sondages non", event_id="$1"))

@@ -13,6 +13,16 @@ def _index(table: str, column: str) -> None:
 
 def upgrade() -> None:
     op.create_table(
+        "shared",
+        sa.Column("event_id", sa.String, primary_key=True),
+        sa.Column("prompt_event_id", sa.String, nullable=False),
+        sa.Column("person", sa.String, nullable=False),
+        sa.Column("shared_at", sa.DateTime, nullable=False),
+        sa.Column("prompt", sa.LargeBinary, nullable=False),
+        sa.Column("reply", sa.LargeBinary, nullable=False),
+    )
+    op.create_index("ix_shared_prompt_event_id", "shared", ["prompt_event_id"])
+    op.create_table(
         "campaigns",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String, nullable=False, unique=True),
@@ -66,5 +76,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("answers", "asks", "recipients", "campaigns"):
+    for table in ("answers", "asks", "recipients", "campaigns", "shared"):
         op.drop_table(table)
