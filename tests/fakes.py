@@ -55,7 +55,7 @@ from bot.core.feedback import (
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
-from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
+from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
 from bot.core.routing import Policy
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
@@ -289,7 +289,7 @@ class FakeMatrix:
             at, me = 1_700_000_000_000, self.user_id
             asked = Message(event_id, ROOM, me, QUESTION, outgoing.text, at)
             self.messages[event_id] = self.known[event_id] = asked
-        if isinstance(outgoing, Notice | Poll | PollEnd):
+        if isinstance(outgoing, Notice | Poll | PollEnd | Picture):
             return
         reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
@@ -350,6 +350,8 @@ class FakeMatrix:
                     shown[event_id] = outgoing.question
                 case PollEnd():
                     continue
+                case Picture():
+                    shown[event_id] = outgoing.text
                 case Notice():
                     shown[event_id] = outgoing.text
         gone = self._gone()

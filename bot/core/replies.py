@@ -61,7 +61,27 @@ class Edit:
     reply: Reply
 
 
-Outgoing = Notice | Reply | Edit | Poll | PollEnd
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An `m.image` of the bot's own making.
+
+    Attributes:
+        name: of the file.
+        data: PNG.
+        width: in pixels, as `height`.
+        text: what it shows, for who cannot see it.
+        thread_root: the thread that it stands in, None for the main timeline.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+    text: str
+    thread_root: EventId | None = None
+
+
+Outgoing = Notice | Reply | Edit | Poll | PollEnd | Picture
 
 
 @dataclass(frozen=True, slots=True)

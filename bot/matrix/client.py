@@ -25,7 +25,7 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
-from bot.core.replies import Outgoing, Own, Wire
+from bot.core.replies import Outgoing, Own, Picture, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
@@ -218,9 +218,29 @@ class NioMatrix:
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
-        said, content = event_type(outgoing), build(outgoing, self._rooms.latest(room_id))
+        media = await self._upload(room_id, outgoing) if isinstance(outgoing, Picture) else None
+        said = event_type(outgoing)
+        content = build(outgoing, self._rooms.latest(room_id), media)
         kind, sealed = await to_the_end(self._seal(room_id, said, content))
         return Wire(kind, sealed, {"type": said, "content": content})
+
+    async def _upload(self, room_id: RoomId, picture: Picture) -> dict[str, Any]:
+        """Upload the file, encrypted where the room is, and return where it is."""
+        with named():
+            uploading = self._client.upload(
+                lambda *_: picture.data,
+                "image/png",
+                picture.name,
+                encrypt=self._client.is_encrypted(room_id),
+                filesize=len(picture.data),
+            )
+            response, keys = await to_the_end(uploading)
+
+        async def answer() -> object:
+            return response
+
+        url = (await call(nio.UploadResponse, answer())).content_uri
+        return {"file": {**keys, "url": url}} if keys else {"url": url}
 
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
         """Send what is frozen, never in clear where the room is encrypted by now."""

@@ -5,7 +5,7 @@ from typing import Any
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, render
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
-from bot.core.replies import Anchor, Edit, Notice, Outgoing, Reply
+from bot.core.replies import Anchor, Edit, Notice, Outgoing, Picture, Reply
 from bot.matrix.parse import MARKER, MESSAGE, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
@@ -22,11 +22,15 @@ def event_type(outgoing: Outgoing) -> str:
             return MESSAGE
 
 
-def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
+def build(
+    outgoing: Outgoing, latest: EventId | None = None, media: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the content to send.
 
     Args:
         outgoing: what the bot says.
+        media: of a picture, where its file is: `url`, or `file` with the keys to it (spec: sending
+            encrypted attachments).
         latest: the room's last message; where it is not the prompt, the reply also quotes it.
     """
     match outgoing:
@@ -38,6 +42,8 @@ def build(outgoing: Outgoing, latest: EventId | None = None) -> dict[str, Any]:
             return _edit(outgoing)
         case Poll():
             return _poll(outgoing)
+        case Picture():
+            return _picture(outgoing) | (media or {})
         case PollEnd():
             return {
                 TEXT: outgoing.text,
@@ -128,6 +134,25 @@ def _relation(to: Prompt | Undecryptable | Anchor, latest: EventId | None) -> di
     quote = {"m.in_reply_to": {"event_id": ids[-1]}}
     relation = {"rel_type": "m.reference", "event_id": to.event_id}
     return relation if latest in {None, *ids} else relation | quote
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    """Build an image without its file; its caption says what it shows (spec: m.image)."""
+    content: dict[str, Any] = {
+        "msgtype": "m.image",
+        "body": picture.text,
+        "filename": picture.name,
+        "info": {
+            "mimetype": "image/png",
+            "size": len(picture.data),
+            "w": picture.width,
+            "h": picture.height,
+        },
+        "m.mentions": {},
+    }
+    if picture.thread_root is not None:
+        content["m.relates_to"] = _in_thread(picture.thread_root, picture.thread_root)
+    return content
 
 
 def _in_thread(root: EventId, latest: EventId) -> dict[str, Any]:

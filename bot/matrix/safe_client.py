@@ -347,6 +347,10 @@ class SafeClient(nio.AsyncClient):
                 await self._share(room)
             raise HomeserverUnreachable("the room's members change while its key is shared")
 
+    def is_encrypted(self, room_id: str) -> bool:
+        """Tell whether what is sent to a room is encrypted."""
+        return bool(self._room(room_id).encrypted)
+
     async def prepare(self, room_id: str) -> None:
         """Do ahead what sending into the room will need; see `ready` for what it raises."""
         if self._room(room_id).encrypted:
