@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal, Protocol
 
 from bot.core.campaigns import Asked, Progress, Recipient, Sending
@@ -33,6 +34,7 @@ from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
+from bot.core.statistics import Figures, Group, Only, Remark
 from bot.core.transcript import Said
 from bot.core.turns import History
 
@@ -364,6 +366,21 @@ class CampaignLedger(Protocol):
     ) -> Literal["goes on", "thanks", "counts", "late"]: ...
 
     async def progress(self, name: str) -> Progress | None: ...
+
+
+class Statistics(Protocol):
+    """Figures of replies and of what people think of them, by UTC days; both ends are included.
+
+    `by_day` returns those of each day that has any, narrowed to a model and a domain; `by_group`
+    those of each group that has any. `remarks` returns the latest comments, the last one first.
+    It waits and raises as `Store` does.
+    """
+
+    async def by_day(self, first: date, last: date, only: Only) -> Mapping[date, Figures]: ...
+
+    async def by_group(self, first: date, last: date) -> Mapping[Group, Figures]: ...
+
+    async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
 
 
 class Clock(Protocol):

@@ -72,9 +72,17 @@ class Database:
         self._turn = asyncio.Lock()  # SQLite has one writer; in it, the others would sleep in turn
 
     @classmethod
-    def on_sqlite(cls, path: Path, health: Health) -> "Database":
-        """Use one file; two connections to it, as a connection is durable or is not."""
-        engines = {durable: _sqlite(path, durable=durable) for durable in (True, False)}
+    def on_sqlite(cls, path: Path, health: Health, *, alone: bool = True) -> "Database":
+        """Use one file; two connections to it, as a connection is durable or is not.
+
+        Args:
+            path: the file.
+            health: is told of failures.
+            alone: else it is only read, beside the process that writes, which never waits for it.
+        """
+        engines = {
+            durable: _sqlite(path, durable=durable, writes=alone) for durable in (True, False)
+        }
         return cls(f"the ledger {path}", engines, health)
 
     @classmethod
@@ -201,23 +209,27 @@ def probe(path: Path) -> None:
         connection.execute("PRAGMA schema_version")
 
 
-def _sqlite(path: Path, *, durable: bool) -> AsyncEngine:
+def _sqlite(path: Path, *, durable: bool, writes: bool) -> AsyncEngine:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
     )
     synchronous = "FULL" if durable else "NORMAL"
+    pragmas = ["journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"]
+    # Read-then-write must not lose updates; who only reads must not hold up who writes.
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    pragmas += [] if writes else ["query_only=ON"]
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
         dbapi.isolation_level = None  # else the driver opens transactions of its own, too late
         cursor = dbapi.cursor()
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # read-then-write must not lose updates
+        connection.exec_driver_sql(begin)
 
     return engine
 

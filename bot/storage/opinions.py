@@ -1,6 +1,5 @@
 """What people think of replies, on SQLAlchemy: polls, votes, what of them counts, comments."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast
@@ -12,7 +11,6 @@ from sqlalchemy import (
     and_,
     delete,
     func,
-    inspect,
     or_,
     select,
     tuple_,
@@ -46,9 +44,10 @@ from bot.core.feedback import (
     asks_why,
 )
 from bot.core.polls import chosen
-from bot.errors import StoreError
 from bot.health import Health
+from bot.storage.daily import rating_counted, reply_counted
 from bot.storage.database import Database, Work
+from bot.storage.reading import open_to_read
 from bot.storage.rows import date, seconds
 from bot.storage.seal import Pseudonyms, Seal
 from bot.storage.tables import (
@@ -98,19 +97,7 @@ class SqlOpinions:
         Raises:
             StoreError: it cannot be read, or is no ledger of this version.
         """
-        if isinstance(place, Path) and not await asyncio.to_thread(place.exists):
-            raise StoreError(f"there is no ledger at {place}: the assistant has not run yet")
-        database = (
-            Database.on_sqlite(place, health)
-            if isinstance(place, Path)
-            else Database.on_postgresql(place, health, alone=False)
-        )
-        try:
-            await database.open(_check)
-        except StoreError:
-            await database.close()
-            raise
-        return cls(database, secret)
+        return cls(await open_to_read(place, health), secret)
 
     @property
     def database(self) -> Database:
@@ -140,9 +127,10 @@ class SqlOpinions:
                 name: func.coalesce(statement.excluded[name], circumstances.c[name])
                 for name in row
             }
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=list(key), set_=known)
-            )
+            async with reply_counted(connection, prompt.event_id):
+                await connection.execute(
+                    statement.on_conflict_do_update(index_elements=list(key), set_=known)
+                )
             past = await _past(connection, prompt, person, at)
             wait = after(past)
             if past.waiting:
@@ -186,7 +174,10 @@ class SqlOpinions:
         sent = {"event_id": event_id, "sent_at": date(at), "closes_at": date(closes_at)}
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(update(polls).where(polls.c.id == ask.number).values(sent))
+            async with reply_counted(connection, ask.prompt):
+                await connection.execute(
+                    update(polls).where(polls.c.id == ask.number).values(sent)
+                )
 
         await self._database.run("asked", work, durable=True)
 
@@ -292,7 +283,8 @@ class SqlOpinions:
         said = [_opinion(row) for row in found.mappings()]
         helped, why = answer_of(said, "helped"), answer_of(said, "why")
         if helped is None:
-            await connection.execute(delete(ratings).where(*_is(ratings, key)))
+            async with rating_counted(connection, prompt, person):
+                await connection.execute(delete(ratings).where(*_is(ratings, key)))
             return
         context = await connection.execute(
             select(circumstances).where(circumstances.c.prompt_event_id == prompt)
@@ -306,11 +298,11 @@ class SqlOpinions:
             "rated_at": date(min(helped.timestamp / 1000 or at, at)),
             **{name: about[name] if about is not None else None for name in CONTEXT},
         }
-        await connection.execute(
-            self._insert(ratings)
-            .values(key | row)
-            .on_conflict_do_update(index_elements=list(key), set_=row)
-        )
+        statement = self._insert(ratings).values(key | row)
+        async with rating_counted(connection, prompt, person):
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=list(key), set_=row)
+            )
 
     async def comment(self, said: Message | Revision, prompt: EventId | None, at: float) -> None:
         """Keep a comment; an edit takes the place of what it edits, where that is one."""
@@ -447,12 +439,6 @@ class SqlOpinions:
             return self._seal.open(row[name], f"{row['event_id']}{place}").decode()
         except ValueError:
             return None
-
-
-async def _check(connection: AsyncConnection) -> None:
-    """Raise StoreError where the tables are not there."""
-    if not await connection.run_sync(lambda sync: inspect(sync).has_table(ratings.name)):
-        raise StoreError("the ledger was written by an older version: start the assistant once")
 
 
 def _page(

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -18,6 +19,8 @@ from sqlalchemy import (
     false,
     func,
 )
+
+from bot.core.statistics import FIGURES, Group
 
 metadata = MetaData()
 
@@ -277,4 +280,15 @@ comments = Table(
     Column("person", String, nullable=False),
     Column("written_at", DateTime, nullable=False),
     Column("comment", LargeBinary, nullable=False),  # sealed
+)
+Index("ix_comments_written", comments.c.written_at)
+
+# How many replies and ratings there are of each kind, by the UTC day of the reply, kept in the
+# transactions that change them: a page over a million ratings cannot count them itself.
+daily = Table(
+    "daily",
+    metadata,
+    Column("day", Date, primary_key=True),
+    *(Column(name, String, primary_key=True) for name in Group._fields),  # "" for unknown
+    *(Column(name, Integer, nullable=False, server_default="0") for name in FIGURES),
 )

@@ -1,0 +1,101 @@
+"""The daily figures, kept in step with the replies and ratings that they count."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date
+
+from sqlalchemy import RowMapping, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.core.statistics import SPANS, Figures, Group, time_class
+from bot.storage.tables import circumstances, daily, polls, ratings
+
+_PLACES = {True: "direct", False: "salon", None: ""}
+
+Shares = dict[tuple[date, Group], Figures]
+
+
+@asynccontextmanager
+async def reply_counted(connection: AsyncConnection, prompt: str) -> AsyncIterator[None]:
+    """Let the figures follow what the block makes of the reply to a prompt."""
+    before = await _reply(connection, prompt)
+    yield
+    await _shift(connection, before, await _reply(connection, prompt))
+
+
+@asynccontextmanager
+async def rating_counted(
+    connection: AsyncConnection, prompt: str, person: str
+) -> AsyncIterator[None]:
+    """Let the figures follow what the block makes of a person's rating of a reply."""
+    before = await _rating(connection, prompt, person)
+    yield
+    await _shift(connection, before, await _rating(connection, prompt, person))
+
+
+async def _reply(connection: AsyncConnection, prompt: str) -> Shares:
+    """Return what the reply to a prompt adds to the figures."""
+    found = await connection.execute(
+        select(circumstances).where(circumstances.c.prompt_event_id == prompt)
+    )
+    row = found.mappings().one_or_none()
+    if row is None or row["answered_at"] is None:
+        return {}
+    sent = select(polls.c.id).where(
+        polls.c.prompt_event_id == prompt,
+        polls.c.question == "helped",
+        polls.c.event_id.is_not(None),
+    )
+    figures = Counter(replies=1, polls=int(await connection.scalar(sent) is not None))
+    for span in SPANS:
+        if row[span] is not None:
+            figures[f"{span}_{time_class(row[span])}"] += 1
+    return {(row["answered_at"].date(), _group(row)): figures}
+
+
+async def _rating(connection: AsyncConnection, prompt: str, person: str) -> Shares:
+    """Return what a person's rating of a reply adds to the figures."""
+    found = await connection.execute(
+        select(ratings).where(ratings.c.prompt_event_id == prompt, ratings.c.person == person)
+    )
+    row = found.mappings().one_or_none()
+    if row is None:
+        return {}
+    day = (row["answered_at"] or row["rated_at"]).date()
+    if not row["asker"]:
+        return {(day, _group(row)): Counter([f"others_{row['answer']}"])}
+    figures = Counter([row["answer"]])
+    if row["reason"]:
+        figures[f"why_{row['reason']}"] += 1
+    if row["source"] == "poll":
+        figures["votes"] += 1
+    return {(day, _group(row)): figures}
+
+
+def _group(row: RowMapping) -> Group:
+    return Group(
+        row["model"] or "",
+        row["domain"] or "",
+        _PLACES[row["direct"]],
+        row["tools"] or "",
+        row["prompt_version"] or "",
+    )
+
+
+async def _shift(connection: AsyncConnection, gone: Shares, come: Shares) -> None:
+    """Take away what has gone and add what has come, where they differ."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    for day, group in sorted(gone.keys() | come.keys()):
+        change = Counter(come.get((day, group)))
+        change.subtract(gone.get((day, group), Counter()))
+        figures = {name: number for name, number in change.items() if number}
+        if not figures:
+            continue
+        key = {"day": day, **group._asdict()}
+        statement = insert(daily).values(key | figures)
+        added = {name: daily.c[name] + statement.excluded[name] for name in figures}
+        await connection.execute(
+            statement.on_conflict_do_update(index_elements=list(key), set_=added)
+        )

@@ -1,0 +1,43 @@
+"""The ledger as it is read beside the assistant that writes it."""
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import inspect
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.errors import StoreError
+from bot.health import Health
+from bot.storage.database import Database
+from bot.storage.tables import daily
+
+
+async def open_to_read(place: Path | str, health: Health) -> Database:
+    """Open the ledger that an assistant may be using; nothing can be written to it.
+
+    Args:
+        place: a SQLite file, or the libpq URL of a PostgreSQL database.
+        health: is told of failures.
+
+    Raises:
+        StoreError: it cannot be read, or is no ledger of this version.
+    """
+    if isinstance(place, Path) and not await asyncio.to_thread(place.exists):
+        raise StoreError(f"there is no ledger at {place}: the assistant has not run yet")
+    database = (
+        Database.on_sqlite(place, health, alone=False)
+        if isinstance(place, Path)
+        else Database.on_postgresql(place, health, alone=False)
+    )
+    try:
+        await database.open(_check)
+    except StoreError:
+        await database.close()
+        raise
+    return database
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """Raise StoreError where the tables are not there."""
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(daily.name)):
+        raise StoreError("the ledger was written by an older version: start the assistant once")

@@ -1,0 +1,298 @@
+"""The daily figures: whatever happens to replies and ratings, they are what counting gives."""
+
+import importlib.util
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text as sql
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import bot.storage
+from bot.core.events import Batch, EventId, UserId
+from bot.core.feedback import Ask, Circumstances, Rating
+from bot.core.statistics import FIGURES, Group, Only, Remark
+from bot.health import Health
+from bot.storage.opinions import SqlOpinions
+from bot.storage.statistics import SqlStatistics
+from bot.storage.store import SqlStore
+from tests.contract.test_store import KEY, new_database, open_store, server
+from tests.fakes import FakeClock
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, message, prompt, reaction, vote
+from tests.stand.postgres import Postgres
+
+__all__ = ["server"]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DAY = 86_400.0
+FIRST, SECOND = date(2023, 11, 14), date(2023, 11, 15)
+ELSEWHERE = UserId("@other:agriculture.test")
+HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
+GROUP = Group("small", "tchap.test", "direct", "", "1234")
+ALL = Only()
+
+
+def migration() -> ModuleType:
+    """Return the module that makes the table of a ledger that has ratings already."""
+    folder = Path(bot.storage.__file__).parent / "migrations" / "versions"
+    spec = importlib.util.spec_from_file_location("daily", folder / "0006_daily.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Ledger:
+    """A ledger that is written to, and read beside that."""
+
+    store: SqlStore
+    opinions: SqlOpinions
+    statistics: SqlStatistics
+
+    async def answer(
+        self,
+        name: str = "$prompt",
+        how: Circumstances = HOW,
+        *,
+        at: float = MIDNIGHT,
+        wait: float | None = None,
+    ) -> None:
+        asked = prompt(message(event_id=name))
+        await self.store.admit(Batch(asked.messages, name), at)
+        await self.opinions.answered(asked, how, lambda _: wait, at)
+
+    async def ask(self, name: str) -> None:
+        """Send the poll that is due about a prompt, if there is one."""
+        asks, _ = await self.opinions.due(MIDNIGHT + 100 * DAY)
+        for ask in asks:
+            if ask.prompt == name:
+                await self.send(ask)
+
+    async def send(self, ask: Ask) -> None:
+        poll = EventId(f"$poll-{ask.question}-{ask.prompt}")
+        await self.opinions.asked(ask, poll, MIDNIGHT, MIDNIGHT + 100 * DAY)
+
+    async def count(self, name: str, *answers: str, at: int = 1, event_id: str = "$v") -> None:
+        question = "helped" if answers and answers[0] in {"yes", "partly", "no"} else "why"
+        target = f"$poll-{question}-{name}"
+        cast = vote(*answers, target=target, event_id=event_id, timestamp=at)
+        await self.opinions.count(cast, MIDNIGHT)
+
+    async def rate(
+        self, name: str, answer: Rating, *, sender: UserId = AGENT, event_id: str = "$r"
+    ) -> None:
+        said = reaction("👍", event_id=event_id, sender=sender, timestamp=len(event_id))
+        await self.opinions.rate(said, EventId(name), answer, MIDNIGHT)
+
+    async def kept(self) -> list[tuple[object, ...]]:
+        """Return the rows that are not all noughts."""
+        counted = " + ".join(f"abs({name})" for name in FIGURES)
+        return await self._rows(f"SELECT * FROM daily WHERE {counted} > 0")  # noqa: S608  # ours
+
+    async def recounted(self) -> list[tuple[object, ...]]:
+        """Return the rows that the migration would make of replies and ratings."""
+        return await self._rows(migration()._fill().partition(") ")[2])
+
+    async def _rows(self, query: str) -> list[tuple[object, ...]]:
+        async def work(connection: AsyncConnection) -> list[tuple[object, ...]]:
+            found = await connection.execute(sql(query))
+            return sorted((str(row[0]), *row[1:]) for row in found)
+
+        return await self.store.database.run("rows", work)
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["sqlite", "postgresql"])
+async def ledger(
+    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+) -> AsyncIterator[Ledger]:
+    if request.param == "postgresql" and server is None:
+        pytest.skip("there is no PostgreSQL on this machine")
+    place: Path | str = tmp_path / "ledger.db"
+    if request.param == "postgresql":
+        assert server is not None
+        place = await new_database(server)
+    store = await open_store(place)
+    statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()))
+    yield Ledger(store, SqlOpinions(store.database, KEY), statistics)
+    await statistics.close()
+    await store.close()
+
+
+Step = tuple[str, str, *tuple[object, ...]]
+
+NAMES = st.sampled_from(["$1", "$2", "$3"])
+ANSWERS = st.sampled_from(["yes", "partly", "no"])
+HOWS = st.builds(
+    Circumstances,
+    sender=st.sampled_from([AGENT, ELSEWHERE]),
+    direct=st.booleans(),
+    model=st.sampled_from(["small", "large", None]),
+    prompt_version=st.sampled_from(["", "1234"]),
+    first_words=st.sampled_from([None, 0.0, 0.5, 0.7, 400.0]),
+    seconds=st.sampled_from([None, 3.0, 3.5, 1e5]),
+)
+EVENTS = st.sampled_from(["$a", "$bb", "$ccc"])
+STEPS = st.one_of(
+    st.tuples(st.just("answer"), NAMES, HOWS, st.sampled_from([0.0, DAY])),
+    st.tuples(st.just("ask"), NAMES),
+    st.tuples(st.just("count"), NAMES, st.none() | ANSWERS | st.just("sources"), EVENTS),
+    st.tuples(st.just("rate"), NAMES, ANSWERS, EVENTS, st.sampled_from([AGENT, COLLEAGUE])),
+    st.tuples(st.just("withdraw"), NAMES, EVENTS),
+)
+
+
+async def take(ledger: Ledger, step: Step) -> None:
+    what, name, *details = step
+    match what, *details:
+        case "answer", Circumstances() as how, float(later):
+            await ledger.answer(name, how, at=MIDNIGHT + later, wait=0.0)
+        case "ask", *_:
+            await ledger.ask(name)
+        case "count", answer, str(event):
+            answers = () if answer is None else (str(answer),)
+            await ledger.count(name, *answers, at=len(event), event_id=f"{event}-v-{name}")
+        case "rate", answer, str(event), sender:
+            rating: Rating = "yes" if answer == "yes" else "partly" if answer == "partly" else "no"
+            who = UserId(str(sender))
+            await ledger.rate(name, rating, sender=who, event_id=f"{event}-r-{name}")
+        case _, event:
+            for kind in ("r", "v"):
+                await ledger.opinions.withdraw(EventId(f"{event}-{kind}-{name}"))
+        case _:
+            raise AssertionError(step)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, min_size=1, max_size=12))
+async def test_the_figures_are_what_counting_gives_whatever_has_happened(
+    ledger: Ledger, steps: list[Step]
+) -> None:
+    for step in steps:
+        await take(ledger, step)
+
+    assert await ledger.kept() == await ledger.recounted()
+
+
+async def test_what_an_older_ledger_holds_is_counted_once_it_is_brought_up_to_date(
+    ledger: Ledger,
+) -> None:
+    await ledger.answer(wait=0.0)
+    await ledger.ask("$prompt")
+    await ledger.count("$prompt", "partly")
+    counted = await ledger.kept()
+
+    async def anew(connection: AsyncConnection) -> None:
+        await connection.execute(sql("DELETE FROM daily"))
+        await connection.execute(sql(migration()._fill()))
+
+    await ledger.store.database.run("anew", anew)
+    assert await ledger.kept() == counted
+    assert len(counted) == 1
+
+
+async def test_a_reply_counts_once_however_often_it_is_made(ledger: Ledger) -> None:
+    await ledger.answer()
+    await ledger.answer(how=replace(HOW, model="large", seconds=0.4, first_words=400.0))
+
+    assert await ledger.statistics.by_group(FIRST, FIRST) == {
+        GROUP._replace(model="large"): {"replies": 1, "seconds_0": 1, "first_words_18": 1}
+    }
+
+
+async def test_a_rating_counts_with_its_reply_and_moves_where_it_changes(ledger: Ledger) -> None:
+    await ledger.answer(wait=0.0)
+    await ledger.ask("$prompt")
+    await ledger.count("$prompt", "no")
+    await ledger.ask("$prompt")
+    await ledger.count("$prompt", "sources", event_id="$why")
+    await ledger.rate("$prompt", "no", sender=COLLEAGUE, event_id="$theirs")
+
+    figures = {"replies": 1, "polls": 1, "seconds_6": 0, "seconds_5": 1}
+    figures |= {"no": 1, "votes": 1, "why_sources": 1, "others_no": 1}
+    assert await ledger.statistics.by_day(FIRST, FIRST, ALL) == {
+        FIRST: {name: number for name, number in figures.items() if number}
+    }
+    await ledger.rate("$prompt", "yes", event_id="$later")
+    await ledger.opinions.withdraw(EventId("$theirs"))
+    [changed] = (await ledger.statistics.by_day(FIRST, FIRST, ALL)).values()
+    assert changed == {"replies": 1, "polls": 1, "seconds_5": 1, "yes": 1}
+    await ledger.opinions.withdraw(EventId("$later"))
+    await ledger.opinions.withdraw(EventId("$v"))
+    [left] = (await ledger.statistics.by_day(FIRST, FIRST, ALL)).values()
+    assert left == {"replies": 1, "polls": 1, "seconds_5": 1}
+
+
+async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger: Ledger) -> None:
+    await ledger.answer("$1")
+    await ledger.answer("$2", replace(HOW, model="large"))
+    await ledger.answer("$3", replace(HOW, sender=ELSEWHERE, direct=False), at=MIDNIGHT + DAY)
+
+    async def replies(first: date, last: date, only: Only) -> dict[date, int]:
+        days = await ledger.statistics.by_day(first, last, only)
+        return {day: figures["replies"] for day, figures in days.items()}
+
+    assert await replies(FIRST, SECOND, ALL) == {FIRST: 2, SECOND: 1}
+    assert await replies(SECOND, SECOND, ALL) == {SECOND: 1}
+    assert await replies(FIRST, SECOND, Only(model="large")) == {FIRST: 1}
+    assert await replies(FIRST, SECOND, Only(domain="agriculture.test")) == {SECOND: 1}
+    assert await replies(FIRST, SECOND, Only("large", "agriculture.test")) == {}
+    groups = await ledger.statistics.by_group(FIRST, SECOND)
+    assert {group.place for group in groups} == {"direct", "salon"}
+    assert await ledger.statistics.by_group(date(2020, 1, 1), date(2020, 1, 2)) == {}
+
+
+async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Ledger) -> None:
+    await ledger.answer("$1")
+    await ledger.rate("$1", "no")
+    first = message("Trop long.", event_id="$c1")
+    await ledger.opinions.comment(first, EventId("$1"), MIDNIGHT + 10)
+    second = message("Très bien", event_id="$c2", sender=COLLEAGUE)
+    await ledger.opinions.comment(second, EventId("$1"), MIDNIGHT + 20)
+    await ledger.opinions.comment(message("Rien", event_id="$c3"), None, MIDNIGHT + 30)
+
+    late, middle, early = (
+        Remark(MIDNIGHT + 30, "Rien", None),
+        Remark(MIDNIGHT + 20, "Très bien", None),
+        Remark(MIDNIGHT + 10, "Trop long.", "no"),
+    )
+    assert await ledger.statistics.remarks(ALL, 9) == [late, middle, early]
+    assert await ledger.statistics.remarks(ALL, 1) == [late]
+    assert await ledger.statistics.remarks(Only(model="small"), 9) == [middle, early]
+    assert await ledger.statistics.remarks(Only(domain="x.test"), 9) == []
+
+
+async def test_a_comment_under_another_key_is_left_out(ledger: Ledger) -> None:
+    await ledger.opinions.comment(message("Secret"), None, MIDNIGHT)
+    other = SqlStatistics(ledger.statistics._database, "another " + KEY)
+
+    assert await other.remarks(ALL, 9) == []
+
+
+async def test_who_reads_neither_writes_nor_holds_up_who_does(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+    if not ledger.store.database.is_sqlite:
+        return  # its readers never hold up a writer
+
+    async def reads(connection: AsyncConnection) -> None:
+        await connection.execute(sql("SELECT count(*) FROM daily"))
+        await ledger.answer()  # in the middle of it
+
+    async def writes(connection: AsyncConnection) -> None:
+        await connection.execute(sql("DELETE FROM daily"))
+
+    await ledger.statistics._database.run("reads", reads)
+    assert len(await ledger.kept()) == 1
+    with pytest.raises(OperationalError, match="readonly"):
+        await ledger.statistics._database._once("x", writes, durable=True)
