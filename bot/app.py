@@ -4,7 +4,8 @@ import asyncio
 import gc
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bot.config import Config
 from bot.context import Settings
 from bot.core.models import Catalogue
 from bot.core.routing import Policy
+from bot.dashboard.server import serve as dashboard
 from bot.delivery import Pace, Replying
 from bot.endpoints import serve
 from bot.errors import CompletionError, Stalled, StoreError
@@ -27,6 +29,7 @@ from bot.matrix.session import Account, Vault
 from bot.ports import Clock
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
+from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
 
 _LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
@@ -143,6 +146,7 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         parts.callback(asking.cancel)
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
+        await parts.enter_async_context(_dashboard(config, place, health.clock))
         opinions = SqlOpinions(store.database, key)
         campaigns = SqlCampaigns(store.database, key)
         assistant = Assistant(model, opinions, campaigns, replying, _behaviour(config))
@@ -154,6 +158,22 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         )
         signals.drains.set()
         await assistant.run(signals.stop)
+
+
+@asynccontextmanager
+async def _dashboard(config: Config, place: Path | str, clock: Clock) -> AsyncIterator[None]:
+    """Let people see the figures, which are read beside the ledger's own work."""
+    if config.dashboard.port is None:
+        yield
+        return
+    # What befalls its own connections says nothing of the ledger's: it has a health of its own.
+    key = config.storage.key.get_secret_value()
+    statistics = await SqlStatistics.open(place, key, Health(clock))
+    try:
+        async with dashboard(statistics, config.dashboard, clock):
+            yield
+    finally:
+        await statistics.close()
 
 
 async def _check(model: OpenAIModel, catalogue: Catalogue) -> None:

@@ -7,6 +7,7 @@ secret has a twin, `KEY_file`, that names a file to read it from.
 import os
 import re
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -42,17 +43,20 @@ from bot.settings_types import (
     Database,
     Directory,
     Endpoint,
+    Header,
     Key,
     Keyed,
     Link,
     MatrixId,
     MatrixIds,
+    Networks,
     Origin,
     Proxy,
     Seconds,
     Secret,
     Servers,
     Text,
+    Token,
 )
 
 _SYSTEM_PROMPT = """\
@@ -328,6 +332,44 @@ class HealthSettings(Section):
     )
 
 
+class DashboardSettings(Section):
+    """Where the product team sees what people think of replies, over HTTP."""
+
+    host: Text = Field("127.0.0.1", description="address that is listened on, or a name of it")
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        None, description="TCP port of the dashboard; null for none"
+    )
+    token: Token = Field(None, description="what one types to see the dashboard")
+    proxy_header: Header | None = Field(
+        None, description="header in which a reverse proxy names who has logged in there"
+    )
+    proxies: Networks = Field(
+        (), description="addresses and networks of that proxy, which alone is believed"
+    )
+    public: bool = Field(default=False, description="whether everybody may see /statistiques")
+
+    @model_validator(mode="after")
+    def _not_open(self) -> Self:
+        if (self.proxy_header is None) != (not self.proxies):
+            expected = "proxy_header and proxies belong together: give both, or neither"
+            raise PydanticCustomError("proxy", expected)
+        if self.port and not (self.token or self.proxy_header or is_loopback(self.host)):
+            expected = (
+                "give token (or token_file), or proxy_header with proxies: without a login the"
+                " dashboard is for this machine alone, with host 127.0.0.1"
+            )
+            raise PydanticCustomError("open", expected)
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class LogSettings(Section):
     """What is logged, and in what form."""
 
@@ -370,6 +412,9 @@ class Config(BaseSettings):
     language: Literal["fr", "en"] = Field("fr", description="the bot's own sentences")
     health: HealthSettings = Field(
         default_factory=HealthSettings, description="where probes and metrics are found"
+    )
+    dashboard: DashboardSettings = Field(
+        default_factory=DashboardSettings, description="where the product team looks"
     )
     log: LogSettings = Field(default_factory=LogSettings, description="what is logged, and how")
 

@@ -1,17 +1,13 @@
 """What answers who watches the bot, over HTTP: /livez, /readyz and /metrics."""
 
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-from bot.errors import ConfigError
 from bot.health import Health
-
-_CLOSING_SECONDS = 1.0  # for who is being answered when the bot ends
+from bot.listening import listening
 
 
 @asynccontextmanager
@@ -24,13 +20,8 @@ async def serve(health: Health, host: str, port: int | None) -> AsyncIterator[No
     if port is None:
         yield
         return
-    runner = web.AppRunner(application(health), access_log=None, shutdown_timeout=_CLOSING_SECONDS)
-    await runner.setup()
-    try:
-        await _listen(runner, host, port)
+    async with listening(application(health), "health", host, port):
         yield
-    finally:
-        await runner.cleanup()
 
 
 def application(health: Health) -> web.Application:
@@ -61,20 +52,3 @@ def application(health: Health) -> web.Application:
 
 def _checked(failed: list[str]) -> web.Response:
     return web.json_response({"failed": failed}, status=503 if failed else 200)
-
-
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"health.port {port} of health.host {host} cannot be listened on: {_reason(error)};"
-            " give another one, or null for no port at all"
-        ) from error
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """Say why; asyncio's own words repeat the address. ValueError: it can be no host's name."""
-    if isinstance(error, ValueError | socket.gaierror):
-        return "no such host"
-    return os.strerror(error.errno or 0)

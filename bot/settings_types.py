@@ -6,6 +6,7 @@ No sentence holds the value: it may be a secret in the wrong place.
 import json
 import re
 import ssl
+from ipaddress import ip_network
 from pathlib import Path
 from stat import S_IRWXO
 from typing import Annotated, TypeVar
@@ -29,6 +30,7 @@ _SERVER = r"(?:[A-Za-z0-9.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 _USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices: user identifiers
 _MODEL_KEY = re.compile(r"[a-z0-9][a-z0-9_]{0,29}")
 _SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _KEY_LENGTH = 32
 _PORTS = 1 << 16
 _HTTP_URL = TypeAdapter(HttpUrl)
@@ -66,6 +68,25 @@ def _long(secret: SecretStr) -> SecretStr:
         expected = "must have {length} characters or more; `openssl rand -base64 32` prints one"
         raise PydanticCustomError("key", expected, {"length": _KEY_LENGTH})
     return secret
+
+
+def _token(secret: SecretStr | None) -> SecretStr | None:
+    return None if secret is None else _long(secret)
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError:
+        expected = "must be an IP address, or a network such as 10.1.0.0/16"
+        raise PydanticCustomError("network", expected) from None
+    return text
+
+
+def _header(text: str) -> str:
+    if _HEADER.fullmatch(text):
+        return text
+    raise PydanticCustomError("header", 'must be the name of a header, such as "Remote-User"')
 
 
 def _database(secret: SecretStr | None) -> SecretStr | None:
@@ -178,6 +199,7 @@ def _ca_bundle(path: Path) -> Path:
 Text = Annotated[str, BeforeValidator(_text)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
 Key = Annotated[SecretStr, BeforeValidator(_secret), AfterValidator(_long)]
+Token = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_token)]
 Database = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_database)]
 Seconds = Annotated[float, Field(gt=0)]
 Directory = Annotated[Path, BeforeValidator(_text)]
@@ -190,6 +212,10 @@ Servers = Annotated[
     BeforeValidator(_list),
     Field(min_length=1),
 ]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_list)
+]
+Header = Annotated[str, AfterValidator(_header)]
 MatrixIds = Annotated[tuple[MatrixId, ...], NoDecode, BeforeValidator(_list)]
 _Entry = TypeVar("_Entry")
 Keyed = Annotated[dict[str, _Entry], NoDecode, BeforeValidator(_keyed)]

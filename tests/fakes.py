@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Literal
 
 from typing_extensions import override
@@ -57,6 +58,7 @@ from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
 from bot.core.routing import Policy
+from bot.core.statistics import Figures, Group, Only, Remark
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.delivery import Pace, Replying
@@ -992,6 +994,44 @@ class FakeCampaigns:
             counts,
             dict(Counter(question for question, _ in written)),
         )
+
+
+class FakeStatistics:
+    """Figures by day and group, as a test gives them."""
+
+    def __init__(self) -> None:
+        self.figures: dict[tuple[date, Group], Figures] = {}
+        self.said: list[Remark] = []
+        self.error: Exception | None = None
+        self.asked = 0
+
+    def add(self, day: date, group: Group, **figures: int) -> None:
+        self.figures.setdefault((day, group), Counter()).update(figures)
+
+    async def by_day(self, first: date, last: date, only: Only) -> dict[date, Figures]:
+        self._answer()
+        days: dict[date, Figures] = {}
+        for (day, group), figures in self.figures.items():
+            if first <= day <= last and group in only:
+                days.setdefault(day, Counter()).update(figures)
+        return days
+
+    async def by_group(self, first: date, last: date) -> dict[Group, Figures]:
+        self._answer()
+        groups: dict[Group, Figures] = {}
+        for (day, group), figures in self.figures.items():
+            if first <= day <= last:
+                groups.setdefault(group, Counter()).update(figures)
+        return groups
+
+    async def remarks(self, only: Only, most: int) -> list[Remark]:
+        self._answer()
+        return [] if only != Only() else self.said[:most]
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.error:
+            raise self.error
 
 
 class FakeClock:

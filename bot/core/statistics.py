@@ -11,9 +11,11 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from bot.core.feedback import RATINGS, REASONS
 
 Span = Literal["first_words", "seconds"]
+Part = Literal["model", "domain", "place", "tools", "prompt_version"]
 Name = TypeVar("Name")
 
 SPANS: Final[tuple[Span, ...]] = ("first_words", "seconds")
+PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place", "tools", "prompt_version")
 # Upper ends of the classes in which times are counted, in seconds; one more is open above.
 BOUNDS: Final = (
     *(0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
@@ -158,7 +160,7 @@ def by_week(days: Mapping[date, Figures]) -> dict[date, Figures]:
 
 
 def by(
-    part: Literal["model", "domain", "place", "tools", "prompt_version"],
+    part: Part,
     groups: Mapping[Group, Figures],
 ) -> dict[str, Figures]:
     """Return the figures by one thing that groups have in common.

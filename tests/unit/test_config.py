@@ -680,6 +680,12 @@ class TestEachSetting:
             ("health.port", [0, -1], "must be greater than or equal to 1"),
             ("health.port", [65_536], "must be less than or equal to 65535"),
             ("health.host", [""], "must not be empty"),
+            ("dashboard.port", [65_536], "must be less than or equal to 65535"),
+            (
+                "dashboard.proxy_header",
+                ["", "Remote User", SECRET, "x" * 101],
+                'must be the name of a header, such as "Remote-User"',
+            ),
             ("log.level", ["INFO", SECRET], "must be 'debug', 'info', 'warning' or 'error'"),
             ("log.format", ["text"], "must be 'json' or 'console'"),
         ],
@@ -701,6 +707,52 @@ class TestEachSetting:
     def test_a_wrong_bot_is_named_by_its_place(self, tmp_path: Path) -> None:
         given = text({"bots": ["@meteo:x.fr", SECRET]})
         assert faults(tmp_path, given) == [f"matrix.bots.1: {USER_ID}"]
+
+    @pytest.mark.parametrize("network", ["", "10.0.0.1/8", "proxy.test", SECRET])
+    def test_a_wrong_proxy_of_the_dashboard_is_named_by_its_place(
+        self, tmp_path: Path, network: str
+    ) -> None:
+        given = text(dashboard={"proxy_header": "Remote-User", "proxies": ["::1", network]})
+        expected = "must be an IP address, or a network such as 10.1.0.0/16"
+        assert faults(tmp_path, given) == [f"dashboard.proxies.1: {expected}"]
+
+    @pytest.mark.parametrize(
+        ("dashboard", "sentence"),
+        [
+            ({"proxy_header": "Remote-User"}, "proxy_header and proxies belong together: "),
+            ({"proxies": ["::1"]}, "proxy_header and proxies belong together: "),
+            ({"port": 80, "host": "192.0.2.1"}, "give token (or token_file), or proxy_header"),
+            ({"port": 80, "host": "dash.test", "public": "true"}, "give token (or token_file)"),
+            ({"port": 80, "host": "::"}, "give token (or token_file), or proxy_header"),
+        ],
+    )
+    def test_a_dashboard_is_never_open_to_the_network(
+        self, tmp_path: Path, dashboard: Settings, sentence: str
+    ) -> None:
+        (fault,) = faults(tmp_path, text(dashboard=dashboard))
+        assert fault.startswith(f"dashboard: {sentence}")
+
+    @pytest.mark.parametrize(
+        "dashboard",
+        [
+            {"host": "192.0.2.1"},
+            {"port": 80},
+            {"port": 80, "host": "localhost"},
+            {"port": 80, "host": "::1"},
+            {"port": 80, "host": "127.0.0.2"},
+            {"port": 80, "host": "192.0.2.1", "token": KEY},
+            {"port": 80, "host": "x", "proxy_header": "Remote-User", "proxies": ["10.0.0.0/8"]},
+        ],
+    )
+    def test_a_dashboard_with_a_login_or_for_this_machine_alone_is_accepted(
+        self, tmp_path: Path, dashboard: Settings
+    ) -> None:
+        given = load_text(tmp_path, text(dashboard=dashboard)).dashboard
+        assert given.host == dashboard.get("host", "127.0.0.1")
+
+    def test_a_short_token_is_refused(self, tmp_path: Path) -> None:
+        (fault,) = faults(tmp_path, text(dashboard={"token": SECRET}))
+        assert fault.startswith("dashboard.token: must have 32 characters or more")
 
     def test_all_faults_are_told_at_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,191 @@
+"""Charts as SVG for a page and as PNG for a room, drawn by one library (pygal, then resvg)."""
+
+import math
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import font_source_sans_pro
+import pygal
+import resvg_py
+from pygal.style import Style
+
+# pygal puts a finder of plugins in front of every later import, in a way that Python 3.11 warns
+# of and 3.12 no longer calls; the bot has no such plugin.
+sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != pygal.__name__]
+
+Theme = Literal["light", "dark"]
+Kind = Literal["line", "bar"]
+
+_SIZE: Final = (920, 340)
+_ZOOM: Final = 2.0  # of pictures: they are looked at on dense screens
+_LABELS: Final = 13  # as many fit below a chart
+_FONT: Final = "Source Sans Pro"
+_FONT_FILES: Final = [
+    str(Path(font_source_sans_pro.__path__[0]) / "files" / f"SourceSansPro-{weight}.ttf")
+    for weight in ("Regular", "Semibold")
+]
+_KEPT: Final = 64  # charts, by what they show
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line or row of bars.
+
+    Attributes:
+        name: for the legend.
+        values: one for each label, None for none.
+        intervals: of each value, from where to where it may be; () for none at all.
+    """
+
+    name: str
+    values: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What a chart shows.
+
+    Attributes:
+        title: shown in pictures alone; a page has a heading.
+        labels: of the values, from left to right.
+        unit: behind each number of the scale.
+        top: where the scale ends, None for above the largest value.
+    """
+
+    kind: Kind
+    title: str
+    labels: tuple[str, ...]
+    series: tuple[Series, ...]
+    unit: str = ""
+    top: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Colours:
+    ink: str
+    faint: str
+    background: str
+    series: tuple[str, str]
+
+
+_COLOURS: Final[dict[Theme, _Colours]] = {
+    "light": _Colours("#3a3a3a", "#dddddd", "#ffffff", ("#000091", "#b34000")),
+    "dark": _Colours("#cecece", "#3a3a3a", "#161616", ("#8585f6", "#fc8d68")),
+}
+
+
+@lru_cache(maxsize=_KEPT)
+def svg(chart: Chart, theme: Theme) -> str:
+    """Return the chart as an SVG document that names no other resource."""
+    return str(_drawn(chart, theme, "").render(is_unicode=True))
+
+
+@lru_cache(maxsize=_KEPT)
+def png(chart: Chart) -> bytes:
+    """Return the chart as a picture, with its title, on white."""
+    document = _drawn(chart, "light", chart.title).render(is_unicode=True)
+    return resvg_py.svg_to_bytes(
+        svg_string=document,
+        background=_COLOURS["light"].background,
+        skip_system_fonts=True,
+        font_files=_FONT_FILES,
+        font_family=_FONT,
+        sans_serif_family=_FONT,
+        zoom=_ZOOM,
+    )
+
+
+def _drawn(chart: Chart, theme: Theme, title: str) -> Any:  # noqa: ANN401  # pygal has no hints
+    empty = all(value is None for series in chart.series for value in series.values)
+    draw = pygal.Line if chart.kind == "line" else pygal.Bar
+    drawing = draw(
+        style=_style(_COLOURS[theme]),
+        css=("file://style.css", "file://graph.css", _css(theme)),
+        js=(),
+        width=_SIZE[0],
+        height=_SIZE[1],
+        title=title or None,
+        range=(0, chart.top) if chart.top else None,
+        min_scale=4,
+        max_scale=6,
+        include_x_axis=True,
+        show_legend=len(chart.series) > 1,
+        legend_at_bottom=True,
+        legend_at_bottom_columns=len(chart.series),
+        legend_box_size=12,
+        value_formatter=lambda value: f"{value:g}{chart.unit}".replace(".", ","),
+        truncate_label=-1,
+        truncate_legend=-1,
+        show_minor_x_labels=False,
+        x_labels_major_every=math.ceil(len(chart.labels) / _LABELS) or None,
+        dots_size=3,
+        allow_interruptions=True,
+        margin=12,
+        spacing=10,
+        print_values=False,
+        show_y_labels=not empty,
+        show_y_guides=not empty,
+        no_data_text="Aucune donnée",
+    )
+    drawing.add_xml_filter(_without_script)
+    drawing.x_labels = list(chart.labels)
+    for series in chart.series:
+        drawing.add(series.name, _values(series))
+    return drawing
+
+
+def _without_script(root: ET.Element) -> ET.Element:
+    """Drop what pygal leaves for scripts of its own, which are not there."""
+    for parent in root.iter():
+        for script in parent.findall("script"):
+            parent.remove(script)
+    return root
+
+
+def _values(series: Series) -> list[Any]:
+    if not series.intervals:
+        return list(series.values)
+    return [
+        value if within is None else {"value": value, "ci": {"low": within[0], "high": within[1]}}
+        for value, within in zip(series.values, series.intervals, strict=True)
+    ]
+
+
+def _style(colours: _Colours) -> Style:
+    return Style(
+        background="transparent",
+        plot_background="transparent",
+        foreground=colours.ink,
+        foreground_strong=colours.ink,
+        foreground_subtle=colours.faint,
+        colors=colours.series,
+        opacity=".9",
+        font_family=f"{_FONT}, system-ui, sans-serif",
+        label_font_size=14,
+        major_label_font_size=14,
+        legend_font_size=15,
+        title_font_size=20,
+        no_data_font_size=22,
+        ci_colors=(colours.ink, colours.ink),
+    )
+
+
+def _css(theme: Theme) -> str:
+    """Return what pygal's own style sheet, which has the chart's id in front, says otherwise."""
+    faint, first = _COLOURS[theme].faint, _COLOURS[theme].series[0]
+    rules = {
+        ".axis .guide.line": f"stroke: {faint}; stroke-dasharray: none",
+        ".axis.x .guide.line": "stroke: none",
+        ".axis > .line": f"stroke: {faint}",
+        ".ci path": f"stroke: {first}; stroke-opacity: .4; stroke-width: 2",
+        ".series .line": "stroke-width: 2.5",
+    }
+    return "inline:" + "".join(
+        f"{selector} {{{text.replace(';', ' !important;')} !important}}"
+        for selector, text in rules.items()
+    )

@@ -1,0 +1,100 @@
+"""The pages: templates filled with reports, and what a browser may do with them."""
+
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bot import french
+from bot.core.feedback import REASONS
+from bot.core.statistics import LEAST, Figures, answered, quantile, rated, satisfaction
+from bot.reports import PERIODS, within
+
+FOLDER: Final = Path(__file__).parent
+
+# Nothing from elsewhere, no script, in no frame (Content Security Policy Level 3).
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+# A chart's own style sheet stands in it; opened alone, it can do nothing besides.
+CHART_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+
+_UNKNOWN: Final[dict[str, str]] = {"tools": "Sans outil"}
+_PLACES: Final = {"direct": "Message direct", "salon": "Salon"}
+_ANSWERS: Final = {"yes": "Oui", "partly": "En partie", "no": "Non"}
+_REASONS: Final = {
+    "inaccurate": "Inexacte",
+    "incomplete": "Incomplète",
+    "off_topic": "Hors sujet",
+    "too_long": "Trop longue",
+    "sources": "Sources manquantes",
+    "other": "Autre",
+}
+
+
+class Pages:
+    """Fills the templates: every value is escaped, and one that is missing is an error."""
+
+    def __init__(self) -> None:
+        """Read the templates' folder."""
+        self._templates = Environment(
+            loader=FileSystemLoader(FOLDER / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {
+            "number": french.number,
+            "percent": french.percent,
+            "seconds": french.seconds,
+            "day": french.day,
+            "moment": french.moment,
+            "within": within,
+        }
+        self._templates.globals |= {
+            "answered": answered,
+            "quantile": quantile,
+            "rated": rated,
+            "satisfaction": satisfaction,
+            "least": LEAST,
+            "periods": PERIODS,
+            "answers": _ANSWERS,
+            "reasons": {name: _REASONS[name] for name in REASONS},
+        }
+
+    def page(self, name: str, status: int, values: Mapping[str, object]) -> web.Response:
+        """Return a page that is kept by nobody."""
+        template = self._templates.get_template(f"{name}.html")
+        text = template.render({"status": status, **values})
+        response = web.Response(text=text, status=status, content_type="text/html")
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def rows(part: str, groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
+    """Return a table's rows, those with most replies first, by names for people."""
+    unknown = _UNKNOWN.get(part, "Non précisé")
+    ranked = sorted(groups.items(), key=lambda one: (-one[1]["replies"], one[0]))
+    return [
+        ((_PLACES.get(name, name) if part == "place" else name) or unknown, figures)
+        for name, figures in ranked
+    ]
+
+
+def by_first_day(series: Mapping[date, Figures]) -> list[tuple[str, Figures]]:
+    """Return a table's rows, the last days first."""
+    return [(french.day(first), series[first]) for first in sorted(series, reverse=True)]

@@ -1,0 +1,442 @@
+"""The dashboard and the public page as a browser asks for them, and who may see what."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientResponse, CookieJar
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application, Request
+from multidict import CIMultiDict
+from typing_extensions import override
+
+from bot.config import DashboardSettings
+from bot.core.statistics import Figures, Group, Only, Remark
+from bot.dashboard.access import COOKIE, STAYS
+from bot.dashboard.server import application, serve
+from bot.errors import ConfigError, StoreError
+from tests.fakes import FakeClock, FakeStatistics
+
+TOKEN = "t" * 32
+TODAY = datetime.fromtimestamp(FakeClock().now(), UTC).date()
+DIRECT = Group("small", "a.test", "direct", "", "v1")
+SALON = Group("large", "b.test", "salon", "", "v1")
+ODD = Group('<b>"x"</b>', "c.test", "", "", "")
+
+Client = TestClient[Request, Application]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def statistics() -> FakeStatistics:
+    """Figures of a direct message's people and a salon's."""
+    fake = FakeStatistics()
+    fake.add(TODAY, DIRECT, replies=1200, yes=60, partly=15, no=25, why_sources=7, seconds_6=1200)
+    fake.add(TODAY, DIRECT, polls=80, votes=20)
+    fake.add(TODAY - timedelta(days=20), SALON, replies=30, yes=3, no=3, others_yes=2)
+    fake.said = [Remark(1_700_000_000.0, "<script>alert(1)</script>\nBien", "partly")]
+    return fake
+
+
+@asynccontextmanager
+async def running(
+    statistics: FakeStatistics, clock: FakeClock, **settings: object
+) -> AsyncIterator[Client]:
+    made = application(statistics, DashboardSettings.model_validate(settings), clock)
+    # Cookies of an address are kept by hand: their jar would refuse `Secure` ones over HTTP.
+    jar = CookieJar(unsafe=True)
+    async with TestClient(TestServer(made), cookie_jar=jar) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def client(statistics: FakeStatistics, clock: FakeClock) -> AsyncIterator[Client]:
+    """A dashboard on this machine alone, without a login."""
+    async with running(statistics, clock, public=True) as client:
+        yield client
+
+
+async def get(
+    client: Client, path: str = "/", headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Return the status and the text, without following."""
+    async with client.get(path, headers=headers, allow_redirects=False) as response:
+        return response.status, words(await response.text())
+
+
+def words(page: str) -> str:
+    """Return what a page says, with plain spaces."""
+    text = re.sub(r"<[^>]+>", " ", page.replace("&nbsp;", " ").replace("&#8239;", " "))
+    text = text.replace("\N{NARROW NO-BREAK SPACE}", " ").replace("\N{NO-BREAK SPACE}", " ")
+    return " ".join(text.split())
+
+
+async def test_the_dashboard_shows_figures_of_the_last_thirty_days(client: Client) -> None:
+    status, page = await get(client)
+
+    assert status == 200
+    assert "Satisfaction 59 % de 50 % à 68 % (intervalle à 95 %)" in page
+    assert "Avis 106 15 en partie, 28 non" in page
+    assert "Réponses 1 230 de l" in page
+    assert "9 réponses sur 10 en moins de 4,9 s" in page
+    assert "Sondages répondus 25 % 20 sur 80 envoyés" in page
+    assert "small 1 200 100 60 15 25 60 %" in page
+    assert "b.test 30 6 3 0 3 50 %" in page
+    assert "Message direct 1 200" in page
+    assert "Salon 30" in page
+    assert "Sans outil 1 230" in page
+    assert "Sources manquantes 7" in page
+    assert "2 « Oui », 0 « En partie », 0 « Non »" in page
+
+
+async def test_figures_are_narrowed_to_a_period_a_model_and_a_domain(client: Client) -> None:
+    for query in (
+        "jours=7",
+        "modele=small",
+        "domaine=a.test&modele=",
+        "jours=90&modele=small",
+    ):
+        status, page = await get(client, f"/?{query}")
+        assert (status, "Réponses 1 200 de" in page) == (200, True), query
+    status, page = await get(client, "/?modele=large&domaine=a.test")
+    assert (status, "aucun avis sur la période" in page) == (200, True)
+
+
+async def test_a_model_that_answers_no_more_stays_chosen(client: Client) -> None:
+    async with client.get("/", params={"modele": '"><b>'}) as response:
+        assert response.status == 200
+        assert "<option selected>&#34;&gt;&lt;b&gt;</option>" in await response.text()
+
+
+async def test_comments_and_names_are_shown_as_text(
+    client: Client, statistics: FakeStatistics
+) -> None:
+    statistics.add(TODAY, ODD, replies=1)
+    async with client.get("/") as response:
+        page = await response.text()
+    assert "<blockquote>&lt;script&gt;alert(1)&lt;/script&gt;\nBien</blockquote>" in page
+    assert "&lt;b&gt;&#34;x&#34;&lt;/b&gt;" in page
+    assert "Non précisé" in page
+    assert "<script" not in page
+    assert "14 novembre 2023, 22:13 UTC" in words(page)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("jours=0", "jours=-7", "jours=31", "jours=", "jours=7.0", "jours=%D9%A7", "jours=1e9"),
+        *("jours=' OR 1=1", "jours=%00", "modele=%00", "domaine=a%0Ab", f"modele={'x' * 256}"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/graphiques/satisfaction-clair.svg"])
+async def test_wrong_values_are_refused_with_a_page(client: Client, path: str, query: str) -> None:
+    status, page = await get(client, f"{path}?{query}")
+    assert status == 400
+    assert "Demande incorrecte" in page
+
+
+async def test_values_that_mean_nothing_are_passed_over(client: Client) -> None:
+    assert (await get(client, "/?x=1&jours=7&jours=bad"))[0] == 200
+    assert (await get(client, "/?modele=%F0%9F%98%80&domaine=%FF"))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["satisfaction", "reponses", "temps"])
+async def test_each_chart_is_drawn_in_both_themes(client: Client, name: str) -> None:
+    drawn = set()
+    for path in (f"/graphiques/{name}-{theme}.svg?jours=7" for theme in ("clair", "sombre")):
+        async with client.get(path) as response:
+            assert (response.status, response.content_type) == (200, "image/svg+xml")
+            assert "script-src" not in response.headers["Content-Security-Policy"]
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+            drawn.add(await response.text())
+    assert len(drawn) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/x", "/graphiques/x-clair.svg", "/graphiques/temps-rouge.svg", "/graphiques/temps.svg"),
+        *("/connexion", "/style.css/", "/publics/x-clair.svg", "/%00"),
+    ],
+)
+async def test_what_is_not_there_is_told_by_a_page(client: Client, path: str) -> None:
+    status, page = await get(client, path)
+    assert status == 404
+    assert "Page introuvable" in page
+
+
+async def test_other_methods_are_refused_with_those_that_do(client: Client) -> None:
+    async with client.put("/") as response:
+        assert response.status == 405
+        assert "GET" in response.headers["Allow"]
+    async with client.head("/") as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/statistiques", "/x", "/style.css", "/icon.svg"])
+async def test_browsers_are_kept_from_all_they_need_not_do(client: Client, path: str) -> None:
+    async with client.get(path) as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'self'; img-src 'self'; form-")
+        assert "unsafe" not in policy
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["X-Frame-Options"] == "DENY"
+
+
+async def test_the_dashboard_is_kept_by_nobody(client: Client) -> None:
+    for path in ("/", "/graphiques/temps-clair.svg"):
+        async with client.get(path) as response:
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_page_and_its_charts_are_of_one_report(
+    client: Client, statistics: FakeStatistics, clock: FakeClock
+) -> None:
+    await get(client)
+    statistics.add(TODAY, DIRECT, replies=1)
+    assert "Réponses 1 230 de" in (await get(client))[1]
+    clock.time += 31
+    assert "Réponses 1 231 de" in (await get(client))[1]
+
+
+async def test_many_reports_are_not_all_kept(client: Client, statistics: FakeStatistics) -> None:
+    for number in range(70):
+        await get(client, f"/?modele=m{number}")
+    asked = statistics.asked
+    await get(client, "/?modele=m69")
+    assert statistics.asked == asked + 1  # comments alone
+    await get(client, "/?modele=m0")
+    assert statistics.asked == asked + 4
+
+
+async def test_a_ledger_that_is_away_is_told_by_a_page(
+    client: Client, statistics: FakeStatistics
+) -> None:
+    statistics.error = StoreError("the ledger …: disk I/O error")
+    for path in ("/", "/statistiques", "/graphiques/temps-clair.svg"):
+        status, page = await get(client, path)
+        assert status == 503
+        assert "Service indisponible" in page
+        assert "disk" not in page
+
+
+class Hanging(FakeStatistics):
+    """A ledger that never answers."""
+
+    @override
+    async def by_day(self, first: date, last: date, only: Only) -> dict[date, Figures]:
+        await asyncio.Event().wait()
+        return {}
+
+
+async def test_a_ledger_that_hangs_is_not_waited_for(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.dashboard.server._PATIENCE", 0.05)
+    async with running(Hanging(), clock) as client:
+        assert (await get(client))[0] == 503
+
+
+async def test_a_bug_is_told_by_a_page_without_its_words(
+    client: Client, statistics: FakeStatistics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statistics.error = RuntimeError("secret-word")
+    status, page = await get(client)
+    assert status == 500
+    assert "secret-word" not in page + "".join(capsys.readouterr())
+
+
+class TestPublicPage:
+    async def test_nobody_needs_to_log_in(
+        self, statistics: FakeStatistics, clock: FakeClock
+    ) -> None:
+        async with running(statistics, clock, public=True, token=TOKEN) as client:
+            status, page = await get(client, "/statistiques")
+            assert status == 200
+            assert "Moins de 10 avis ont été donnés" in page
+            assert (await get(client, "/publics/satisfaction-sombre.svg"))[0] == 200
+            assert (await get(client))[0] == 303
+
+    async def test_small_groups_are_merged_and_no_comment_is_shown(
+        self, statistics: FakeStatistics, clock: FakeClock
+    ) -> None:
+        week_ago = TODAY - timedelta(days=7)
+        statistics.add(week_ago, DIRECT, replies=90, yes=30, no=10)
+        statistics.add(week_ago, ODD, replies=8, yes=8)
+        statistics.add(week_ago, SALON._replace(model="other"), replies=60, yes=12)
+        async with running(statistics, clock, public=True) as client:
+            status, page = await get(client, "/statistiques?jours=7&modele=small")
+        assert status == 200
+        assert "Avis 66" in page  # with six of three weeks ago
+        assert "small 90 40 30 0 10" in page
+        assert "other 60 12" in page
+        assert "Groupes de moins de 10 avis, réunis 38 14" in page
+        assert "c.test" not in page
+        assert "large" not in page
+        assert "alert" not in page
+
+    async def test_it_is_not_there_unless_wanted(
+        self, statistics: FakeStatistics, clock: FakeClock
+    ) -> None:
+        async with running(statistics, clock) as client:
+            for path in ("/statistiques", "/publics/satisfaction-clair.svg"):
+                assert (await get(client, path))[0] == 404
+            assert "Statistiques publiques" not in (await get(client))[1]
+
+
+async def log_in(client: Client, token: str, **headers: str) -> ClientResponse:
+    given = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return await client.post(
+        "/connexion", data={"jeton": token}, headers=given, allow_redirects=False
+    )
+
+
+class TestToken:
+    @pytest_asyncio.fixture
+    async def client(self, statistics: FakeStatistics, clock: FakeClock) -> AsyncIterator[Client]:
+        async with running(statistics, clock, token=TOKEN) as client:
+            yield client
+
+    async def test_who_has_it_gets_in_until_they_leave(self, client: Client) -> None:
+        async with client.get("/?jours=7", allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (303, "connexion")
+        assert (await get(client, "/graphiques/temps-clair.svg"))[0] == 403
+        assert "Jeton d" in (await get(client, "/connexion"))[1]
+
+        response = await log_in(client, TOKEN)
+        assert (response.status, response.headers["Location"]) == (303, "./")
+        status, page = await get(client)
+        assert (status, "Se déconnecter" in page) == (200, True)
+        assert (await get(client, "/connexion"))[0] == 303
+        assert (await get(client, "/graphiques/temps-clair.svg"))[0] == 200
+
+        session = response.cookies[COOKIE].value
+        async with client.post("/deconnexion", allow_redirects=False) as left:
+            assert (left.status, left.headers["Location"]) == (303, "connexion")
+        assert (await get(client))[0] == 303
+        stolen = {"Cookie": f"{COOKIE}={session}"}
+        assert (await get(client, "/", stolen))[0] == 303
+
+    async def test_its_cookie_says_nothing_and_goes_nowhere_else(self, client: Client) -> None:
+        response = await log_in(client, TOKEN)
+        cookie = response.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert "Secure" not in cookie
+        assert TOKEN not in cookie
+        again = await log_in(client, TOKEN, X_Forwarded_Proto="https")
+        assert "Secure" in again.headers["Set-Cookie"]
+        assert again.cookies[COOKIE].value != response.cookies[COOKIE].value
+
+    async def test_a_session_ends_by_itself(self, client: Client, clock: FakeClock) -> None:
+        await log_in(client, TOKEN)
+        clock.time += STAYS - 1
+        assert (await get(client))[0] == 200
+        clock.time += 1
+        assert (await get(client))[0] == 303
+
+    @pytest.mark.parametrize("token", ["", "t" * 31, "t" * 33, "T" * 32, "é" * 32])
+    async def test_a_wrong_one_is_refused(self, client: Client, token: str) -> None:
+        response = await log_in(client, token)
+        assert response.status == 401
+        assert COOKIE not in response.cookies
+        assert "est pas le bon" in await response.text()
+
+    async def test_who_guesses_is_kept_waiting(self, client: Client, clock: FakeClock) -> None:
+        for _ in range(10):
+            assert (await log_in(client, "x")).status == 401
+        assert (await log_in(client, TOKEN)).status == 429
+        assert "Attendez une minute" in words(await (await log_in(client, "x")).text())
+        clock.time += 61
+        assert (await log_in(client, TOKEN)).status == 303
+
+    async def test_another_site_can_neither_log_in_nor_out(self, client: Client) -> None:
+        assert (await log_in(client, TOKEN, Sec_Fetch_Site="cross-site")).status == 403
+        await log_in(client, TOKEN, Sec_Fetch_Site="same-origin")
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        async with client.post("/deconnexion", headers=headers) as response:
+            assert response.status == 403
+        assert (await get(client))[0] == 200
+
+    async def test_what_is_no_form_is_refused(self, client: Client) -> None:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        for given in (b"\xff\xfe", b"jeton", b"", b"jeton=%zz", b"jeton=%ff&jeton=2"):
+            async with client.post("/connexion", data=given, headers=form) as response:
+                assert response.status == (400 if b"\xff" in given else 401)
+        async with client.post("/connexion", data={"jeton": "x" * 10_000}) as response:
+            assert response.status == 413
+        wrong = {"Content-Type": "multipart/form-data; boundary=x"}
+        async with client.post("/connexion", data=b"--y", headers=wrong) as response:
+            assert response.status == 415
+
+
+class TestProxy:
+    @pytest.mark.parametrize(
+        ("proxies", "status"),
+        [
+            (["127.0.0.1"], 200),
+            (["10.0.0.0/8", "127.0.0.0/8"], 200),
+            (["10.0.0.1"], 403),
+            (["::1", "::/0"], 403),
+        ],
+    )
+    async def test_its_word_counts_from_its_own_address_alone(
+        self, statistics: FakeStatistics, clock: FakeClock, proxies: list[str], status: int
+    ) -> None:
+        async with running(
+            statistics, clock, proxy_header="Remote-User", proxies=proxies
+        ) as client:
+            assert (await get(client, "/", {"Remote-User": "camille"}))[0] == status
+            assert (await get(client, "/", {"Remote-User": " "}))[0] == 403
+            spoofed = {"X-Forwarded-For": "10.0.0.1", "X-Real-IP": "10.0.0.1"}
+            assert (await get(client, "/", spoofed))[0] == 403
+            assert (await get(client))[0] == 403
+            assert (await get(client, "/connexion"))[0] == 404
+            assert (await log_in(client, TOKEN)).status == 404
+
+    async def test_a_token_may_stand_beside_it(
+        self, statistics: FakeStatistics, clock: FakeClock
+    ) -> None:
+        async with running(
+            statistics, clock, token=TOKEN, proxy_header="Remote-User", proxies=["127.0.0.1"]
+        ) as client:
+            assert (await get(client, "/", {"Remote-User": "camille"}))[0] == 200
+            assert (await get(client))[0] == 303
+            assert (await log_in(client, TOKEN)).status == 303
+            assert (await get(client))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *[(name, 200) for name in ("127.0.0.1:8080", "localhost", "[::1]:8080", "[::1]")],
+        *[(name, 403) for name in ("dash.test", "127.0.0.1.dash.test", "192.0.2.1:80", "[::]")],
+    ],
+)
+async def test_without_a_login_only_a_local_name_is_answered(
+    client: Client, host: str, status: int
+) -> None:
+    assert (await get(client, "/", {"Host": host}))[0] == status
+
+
+async def test_it_answers_while_the_block_runs_and_not_without_a_port(
+    statistics: FakeStatistics, clock: FakeClock
+) -> None:
+    async with serve(statistics, DashboardSettings(), clock):
+        pass
+    with pytest.raises(ConfigError, match=r"dashboard\.port 80 of dashboard\.host 192\.0\.2\.1"):
+        async with serve(
+            statistics,
+            DashboardSettings.model_validate({"host": "192.0.2.1", "port": 80, "token": TOKEN}),
+            clock,
+        ):
+            pass

@@ -1,0 +1,139 @@
+"""What is reported of a period: to the product team, to everybody, and in words."""
+
+from datetime import date, timedelta
+
+import pytest
+
+from bot.core.statistics import Group, Only, rated
+from bot.reports import CHARTS, PERIODS, in_words, picture, public_report, report
+from tests.fakes import FakeStatistics
+
+SUNDAY = date(2026, 11, 15)
+DIRECT = Group("small", "a.test", "direct", "", "v1")
+SALON = Group("large", "b.test", "salon", "web", "v1")
+DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
+
+
+@pytest.fixture
+def statistics() -> FakeStatistics:
+    return FakeStatistics()
+
+
+async def test_each_day_of_a_month_is_there_with_or_without_figures(
+    statistics: FakeStatistics,
+) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=4, yes=3, no=1)
+    statistics.add(SUNDAY - 29 * DAY, SALON, replies=2)
+    statistics.add(SUNDAY - 30 * DAY, DIRECT, replies=1)
+
+    about = await report(statistics, SUNDAY, 30, Only())
+
+    assert (about.first, about.last, about.step) == (date(2026, 10, 17), SUNDAY, "day")
+    assert list(about.series) == [about.first + n * DAY for n in range(30)]
+    assert about.whole == {"replies": 6, "yes": 3, "no": 1}
+    assert (about.models, about.domains) == (("large", "small"), ("a.test", "b.test"))
+
+
+@pytest.mark.parametrize("days", PERIODS)
+@pytest.mark.parametrize("today", [SUNDAY, SUNDAY + DAY, SUNDAY + 4 * DAY])
+async def test_a_period_ends_today_and_its_parts_are_its_whole(
+    statistics: FakeStatistics, days: int, today: date
+) -> None:
+    for ago in range(800):
+        statistics.add(today - ago * DAY, DIRECT, replies=1)
+
+    about = await report(statistics, today, days, Only())
+
+    assert sum(figures["replies"] for figures in about.series.values()) == about.whole["replies"]
+    assert days <= about.whole["replies"] < days + 7
+    assert max(about.series) <= today
+    if about.step == "week":
+        assert {day.weekday() for day in about.series} == {0}
+
+
+async def test_what_is_narrowed_still_names_all_there_is(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=4)
+    statistics.add(SUNDAY, SALON, replies=2)
+
+    about = await report(statistics, SUNDAY, 7, Only(model="large"))
+
+    assert about.whole == {"replies": 2}
+    assert about.series[SUNDAY] == {"replies": 2}
+    assert about.models == ("large", "small")
+
+
+async def test_everybody_sees_whole_weeks_alone(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=30, yes=20)  # the week ends with this day
+    statistics.add(SUNDAY - 6 * DAY, DIRECT, replies=1, yes=1)
+    statistics.add(SUNDAY - 12 * WEEK, DIRECT, replies=50, yes=50)
+    statistics.add(SUNDAY + DAY, DIRECT, replies=70, yes=70)
+
+    for today in (SUNDAY + n * DAY for n in range(1, 8)):
+        about = await public_report(statistics, today)
+        assert (about.first, about.last) == (SUNDAY - 12 * WEEK + DAY, SUNDAY)
+        assert about.whole == {"replies": 31, "yes": 21}
+        assert about.weeks == {SUNDAY - 6 * DAY: about.whole}
+
+
+async def test_nobody_sees_a_group_of_fewer_than_ten_ratings(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=40, yes=31)
+    statistics.add(SUNDAY - WEEK, DIRECT, replies=40, yes=30)
+    statistics.add(SUNDAY - WEEK, SALON, replies=9, no=9)
+    statistics.add(SUNDAY - 2 * WEEK, DIRECT, replies=3, no=3)
+
+    about = await public_report(statistics, SUNDAY + DAY)
+
+    assert rated(about.whole) == 73
+    assert {day: rated(one) for day, one in about.weeks.items()} == {SUNDAY - 13 * DAY: 39}
+    assert rated(about.other_weeks) == 34  # with the smallest of the others
+    for shown in about.groups.values():
+        assert (shown.groups, rated(shown.others)) == ({}, 73)  # "large" would be the difference
+
+
+async def test_fewer_than_ten_ratings_in_all_are_nothing(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=500, yes=9)
+
+    about = await public_report(statistics, SUNDAY + DAY)
+
+    assert (about.whole, about.weeks, about.other_weeks, about.groups) == ({}, {}, {}, {})
+
+
+async def test_a_picture_comes_with_words_that_say_the_same(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=1500, yes=72, partly=17, no=11, polls=130, votes=61)
+    statistics.add(SUNDAY, DIRECT, seconds_6=900, seconds_9=100)
+
+    drawn, words = await picture(statistics, SUNDAY)
+
+    assert drawn.startswith(b"\x89PNG")
+    plain = words.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert plain == (
+        "Du 17 octobre 2026 au 15 novembre 2026 : 72 % de « Oui » sur 100 avis (intervalle de"
+        " confiance à 95 % : de 63 % à 80 %), 17 « En partie », 11 « Non ». 1 500 réponses."
+        " Temps de réponse médian : 4,6 s ; 9 réponses sur 10 en moins de 5 s."
+        " Sondages : 61 réponses sur 130 envois (47 %)."
+    )
+
+
+async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> None:
+    about = await report(statistics, SUNDAY, 30, Only())
+    assert in_words(about).endswith("aucun avis. 0 réponse.")
+
+
+async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=1, seconds_18=1)
+    about = await report(statistics, SUNDAY, 7, Only())
+    assert "9 réponses sur 10 en plus de" in in_words(about)
+    assert CHARTS["temps"](about.series, about.step).series[0].values[-1] == 300
+
+
+async def test_charts_show_the_report(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=4, yes=3, no=1, seconds_0=4)
+    about = await report(statistics, SUNDAY, 7, Only())
+
+    satisfaction, replies, times = (draw(about.series, about.step) for draw in CHARTS.values())
+
+    assert satisfaction.labels[-1] == "15 nov."
+    assert satisfaction.series[0].values == (*[None] * 6, 75.0)
+    assert satisfaction.series[0].intervals[-1] == pytest.approx((30.06, 95.44), abs=0.01)
+    assert replies.series[0].values == (*[0.0] * 6, 4.0)
+    assert [one.values[-1] for one in times.series] == [0.2, 0.5]
