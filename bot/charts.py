@@ -181,7 +181,7 @@ def _css(theme: Theme) -> str:
     rules = {
         ".axis .guide.line": f"stroke: {faint}; stroke-dasharray: none",
         ".axis.x .guide.line": "stroke: none",
-        ".axis > .line": f"stroke: {faint}",
+        ".axis.x .guides .line": f"stroke: {faint}",
         ".ci path": f"stroke: {first}; stroke-opacity: .4; stroke-width: 2",
         ".series .line": "stroke-width: 2.5",
     }

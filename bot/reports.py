@@ -208,7 +208,7 @@ def _times(series: Mapping[date, Figures], step: Step) -> Chart:
         return tuple(None if one is None else round(min(one, BOUNDS[-1]), 1) for one in found)
 
     title = f"Temps de réponse par {_STEPS[step]}"
-    drawn = Series("Médiane", times(0.5)), Series("95 réponses sur 100", times(0.95))
+    drawn = Series("Médiane", times(0.5)), Series("9 réponses sur 10", times(0.9))
     return Chart("line", title, _labels(series), drawn, f"{_NBSP}s")
 
 

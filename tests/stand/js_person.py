@@ -94,7 +94,7 @@ class JsPerson(Person):
 
     @override
     async def _connect(self) -> None:
-        if not node.is_installed():
+        if not node.is_installed(node.JS_PERSON):
             raise RuntimeError("first run: python -m tests.stand.node install")
         binary, _ = node.find_node()
         self._process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Finds Node.js and installs what the js person stands on; itself needs no package installed."""
+"""Finds Node.js and installs what its programs stand on; itself needs no package installed."""
 
 import hashlib
 import importlib.util
@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 JS_PERSON = Path(__file__).with_name("js-person")
+BROWSER = Path(__file__).with_name("browser")
 
 _OLDEST_MAJOR = 20
-_LOCK = JS_PERSON / "package-lock.json"
-_STAMP = JS_PERSON / "node_modules" / ".installed-lock"  # npm ci removes it before all else
 
 
 class NoNodeError(Exception):
@@ -35,20 +34,24 @@ def find_node() -> tuple[str, list[str]]:
     )
 
 
-def install() -> str:
+def install(program: Path) -> str:
     """Run `npm ci` where the lock file has changed since the last time; say what was done."""
-    if is_installed():
-        return "js person: node_modules is up to date"
+    if is_installed(program):
+        return f"{program.name}: node_modules is up to date"
     node, npm = find_node()
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    subprocess.run([*npm, "ci", *options], cwd=JS_PERSON, check=True)  # noqa: S603  # own words
-    _STAMP.write_text(_lock_hash())
-    return f"js person: node_modules installed for {node}"
+    subprocess.run([*npm, "ci", *options], cwd=program, check=True)  # noqa: S603  # own words
+    _stamp(program).write_text(_lock_hash(program))
+    return f"{program.name}: node_modules installed for {node}"
 
 
-def is_installed() -> bool:
+def is_installed(program: Path) -> bool:
     """Whether node_modules holds what package-lock.json names."""
-    return _STAMP.is_file() and _STAMP.read_text() == _lock_hash()
+    return _stamp(program).is_file() and _stamp(program).read_text() == _lock_hash(program)
+
+
+def _stamp(program: Path) -> Path:
+    return program / "node_modules" / ".installed-lock"  # npm ci removes it before all else
 
 
 def _on_path() -> tuple[str, list[str]] | None:
@@ -60,8 +63,8 @@ def _on_path() -> tuple[str, list[str]] | None:
     return (node, [npm]) if major >= _OLDEST_MAJOR else None
 
 
-def _lock_hash() -> str:
-    return hashlib.sha256(_LOCK.read_bytes()).hexdigest()
+def _lock_hash(program: Path) -> str:
+    return hashlib.sha256((program / "package-lock.json").read_bytes()).hexdigest()
 
 
 def main() -> None:
@@ -69,7 +72,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["install"]:
             try:
-                sys.stdout.write(install() + "\n")
+                for program in (JS_PERSON, BROWSER):
+                    sys.stdout.write(install(program) + "\n")
             except (NoNodeError, subprocess.CalledProcessError) as error:
                 sys.exit(str(error))
         case ["needs-wheel"]:
