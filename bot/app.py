@@ -26,7 +26,7 @@ from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
-from bot.ports import Clock
+from bot.ports import Clock, Ledgers
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
@@ -147,9 +147,12 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
         await parts.enter_async_context(_dashboard(config, place, health.clock))
-        opinions = SqlOpinions(store.database, key)
-        campaigns = SqlCampaigns(store.database, key)
-        assistant = Assistant(model, opinions, campaigns, replying, _behaviour(config))
+        ledgers = Ledgers(
+            SqlOpinions(store.database, key),
+            SqlCampaigns(store.database, key),
+            SqlStatistics(store.database, key),
+        )
+        assistant = Assistant(model, ledgers, replying, _behaviour(config))
         log.info(
             "started",
             user_id=matrix.user_id,

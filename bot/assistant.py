@@ -64,7 +64,7 @@ from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.logs import log_bug
-from bot.ports import CampaignLedger, Clock, Matrix, Model, Opinions, Store
+from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.surveys import Surveys
 from bot.texts import speak
 
@@ -103,14 +103,7 @@ class _Drained(Exception):  # ends one run, never leaves this module
 class Assistant:
     """Hears the account's rooms and does what each event asks for, each event to its end."""
 
-    def __init__(
-        self,
-        model: Model,
-        opinions: Opinions,
-        campaigns: CampaignLedger,
-        replying: Replying,
-        how: Behaviour,
-    ) -> None:
+    def __init__(self, model: Model, ledgers: Ledgers, replying: Replying, how: Behaviour) -> None:
         self._to = replying
         self._matrix: Matrix = replying.matrix
         self._store: Store = replying.store
@@ -126,11 +119,14 @@ class Assistant:
         self._answers = Answers(replying, self._texts, how.at_once)
         again = partial(self._answer_also, before=Before.WHOLE)
         self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
-        self._surveys = Surveys(replying, opinions, self._answers, self._contexts, how.feedback)
-        self._campaigns = Campaigns(replying, campaigns, self._contexts)
+        self._surveys = Surveys(
+            replying, ledgers.opinions, self._answers, self._contexts, how.feedback
+        )
+        self._campaigns = Campaigns(replying, ledgers.campaigns, self._contexts)
         self._desk = Desk(
             *(self._matrix, self._store, self._answers, self._changes, self._surveys),
-            *(self._campaigns, how.settings.catalogue, how.about, how.policy.admins),
+            *(self._campaigns, ledgers.statistics, how.settings.catalogue, how.about),
+            *(self._clock, how.policy.admins),
         )
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again

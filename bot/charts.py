@@ -22,6 +22,7 @@ Kind = Literal["line", "bar"]
 
 _SIZE: Final = (920, 340)
 _ZOOM: Final = 2.0  # of pictures: they are looked at on dense screens
+PICTURE_SIZE: Final = (round(_SIZE[0] * _ZOOM), round(_SIZE[1] * _ZOOM))  # pixels
 _LABELS: Final = 13  # as many fit below a chart
 _FONT: Final = "Source Sans Pro"
 _FONT_FILES: Final = [

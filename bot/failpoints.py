@@ -27,7 +27,7 @@ COMMITS: Final = (
 # One request each that changes something on the homeserver.
 REQUESTS: Final = (
     *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
-    *("create", "invite", "campaign"),
+    *("create", "invite", "campaign", "picture"),
 )
 SITES: Final = (
     *(f"{name}.{when}" for name in COMMITS for when in ("before", "within", "after")),

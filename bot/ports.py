@@ -383,6 +383,15 @@ class Statistics(Protocol):
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ledgers:
+    """What is kept besides prompts and replies."""
+
+    opinions: Opinions
+    campaigns: CampaignLedger
+    statistics: Statistics
+
+
 class Clock(Protocol):
     """Seconds: `monotonic` never jumps, `now` counts from the epoch, `sleep` waits that many.
 

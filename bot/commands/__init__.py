@@ -10,6 +10,7 @@ from bot.commands import (
     new,
     redo,
     sources,
+    statistics,
     stop,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "new",
     "redo",
     "sources",
+    "statistics",
     "stop",
 ]

@@ -9,7 +9,7 @@ from bot.campaigns import Campaigns
 from bot.changes import Changes
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.models import Catalogue, ModelCard
-from bot.ports import Matrix, Store
+from bot.ports import Clock, Matrix, Statistics, Store
 from bot.surveys import Surveys
 from bot.texts import Language, Texts
 
@@ -38,8 +38,10 @@ class Desk:
     changes: Changes
     surveys: Surveys
     campaigns: Campaigns
+    statistics: Statistics
     catalogue: Catalogue
     about: About
+    clock: Clock
     admins: frozenset[UserId] = frozenset()
 
 

@@ -85,6 +85,28 @@ async def test_it_is_made_once_however_often_the_bot_starts(
     assert administered.said("admin invited") == 1
 
 
+async def test_statistics_come_as_a_picture_with_their_words(
+    nia: Person, administered: Bot, room_id: RoomId
+) -> None:
+    await nia.write(room_id, "!stats")
+    shown = await nia.wait_for_message(
+        room_id, lambda seen: seen.content.get("msgtype") == "m.image"
+    )
+
+    assert shown.sender == administered.user_id
+    assert shown.body.startswith("Du ")
+    assert "url" not in shown.content
+    picture = await nia.download(shown.content["file"])
+    assert picture.startswith(b"\x89PNG")
+    width, height = int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])
+    assert shown.content["info"] == {
+        "mimetype": "image/png",
+        "size": len(picture),
+        "w": width,
+        "h": height,
+    }
+
+
 CAMPAIGN = """\
 name: {name}
 message: Deux questions pour vous.

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from uuid import uuid4
 
 import aiohttp
+from nio.crypto.attachments import decrypt_attachment
 
 from bot.core.events import EventId, RoomId, UserId
 from tests.stand import canaries
@@ -128,6 +129,19 @@ class Person(ABC):
         """Join a room and return once this client shows it."""
         await self._call("POST", f"/join/{room_id}", {})
         await self.wait_joined(room_id, self.user_id)
+
+    async def download(self, file: JSON) -> bytes:
+        """Return an encrypted attachment, opened (spec: sending encrypted attachments)."""
+        server, media = file["url"].removeprefix("mxc://").split("/")
+        path = f"/_matrix/client/v1/media/download/{server}/{media}"
+        headers = {"Authorization": f"Bearer {self._access_token}"}
+        async with (
+            aiohttp.ClientSession(self.homeserver, headers=headers) as session,
+            session.get(path) as response,
+        ):
+            sealed = await response.read()
+        keys = file["key"]["k"], file["hashes"]["sha256"], file["iv"]
+        return bytes(decrypt_attachment(sealed, *keys))
 
     async def invitations(self, inviter: UserId) -> list[RoomId]:
         """Return the rooms to which somebody has invited this person, and which are open still."""

@@ -8,7 +8,7 @@ import pytest
 from bot.core.campaigns import SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
-from bot.core.replies import Anchor, Notice, Outgoing
+from bot.core.replies import Anchor, Notice, Outgoing, Picture
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
@@ -384,3 +384,12 @@ async def test_wherever_a_process_ends_everybody_is_asked_once(
 
     for room in rooms:
         assert story.said(room.room_id) == [Notice("Bonjour"), UTILE]
+
+
+async def test_statistics_come_as_a_picture_with_their_words(story: Office) -> None:
+    async with story.run():
+        await story.type("!stats")
+
+    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Picture)]
+    assert shown.data.startswith(b"\x89PNG")
+    assert shown.text.startswith("Du ")

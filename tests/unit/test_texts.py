@@ -23,7 +23,10 @@ COMMANDS = {
     },
 }
 
-ADMIN_COMMANDS = {FR: {"sondage", "annonce"}, EN: {"survey", "announcement"}}
+ADMIN_COMMANDS = {
+    FR: {"sondage", "annonce", "stats"},
+    EN: {"survey", "announcement", "statistics"},
+}
 
 
 def placeholders(sentence: str) -> set[tuple[str | None, str | None]]:
