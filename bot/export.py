@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from bot.app import SystemClock
@@ -15,6 +16,7 @@ from bot.errors import ConfigError
 from bot.health import Health
 from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
 from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
+from bot.storage.reading import open_beside
 
 _COLUMNS = {
     "ratings": RATING_COLUMNS,
@@ -58,16 +60,25 @@ async def draft(config: Config, text: str) -> Campaign | None:
             f"line {line}: {field or 'the file'}: {kind}" for line, field, kind in error.faults
         ]
         raise ConfigError("\n".join(["this is no campaign:", *faults])) from error
-    async with _opened(config) as (_, campaigns):
-        kept = await campaigns.draft(campaign.name, text, SystemClock().now())
+    place, key = _place(config)
+    database = await open_beside(place, Health(SystemClock()), writes=True)
+    try:
+        kept = await SqlCampaigns(database, key).draft(campaign.name, text, SystemClock().now())
+    finally:
+        await database.close()
     return campaign if kept else None
+
+
+def _place(config: Config) -> tuple[Path | str, str]:
+    """Return where the ledger is, and the operator's secret."""
+    url = config.storage.database
+    place = url.get_secret_value() if url else config.storage.directory / "ledger.db"
+    return place, config.storage.key.get_secret_value()
 
 
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[tuple[SqlOpinions, SqlCampaigns]]:
-    key = config.storage.key.get_secret_value()
-    url = config.storage.database
-    place = url.get_secret_value() if url else config.storage.directory / "ledger.db"
+    place, key = _place(config)
     opinions = await SqlOpinions.open_to_read(place, key, Health(SystemClock()))
     try:
         yield opinions, SqlCampaigns(opinions.database, key)

@@ -64,7 +64,7 @@ from bot.core.turns import History
 from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.health import Health
-from bot.ports import Awaited, Choices, Claim, Exchange, Heard, Ledgers, Opinions
+from bot.ports import Awaited, CampaignLedger, Choices, Claim, Exchange, Heard, Ledgers, Opinions
 from bot.texts import Texts, speak
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
@@ -1106,6 +1106,7 @@ class Story:
         self.fallback: ModelCard | None = None
         self.feedback = AskPolicy("never")
         self.opinions: Opinions | None = None  # other than the fake ledger's own
+        self.campaigns: CampaignLedger | None = None
         self.statistics = FakeStatistics()
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
         self.stopping = asyncio.Event()
@@ -1120,7 +1121,9 @@ class Story:
             self.policy, settings, self.about, self.at_once, self.feedback, self.fallback
         )
         ledgers = Ledgers(
-            self.opinions or self.store.opinions, self.store.campaigns, self.statistics
+            self.opinions or self.store.opinions,
+            self.campaigns or self.store.campaigns,
+            self.statistics,
         )
         return Assistant(self.model, ledgers, replying, how)
 

@@ -47,7 +47,7 @@ from bot.core.polls import chosen
 from bot.health import Health
 from bot.storage.daily import rating_counted, reply_counted
 from bot.storage.database import Database, Work
-from bot.storage.reading import open_to_read
+from bot.storage.reading import open_beside
 from bot.storage.rows import date, seconds
 from bot.storage.seal import Pseudonyms, Seal
 from bot.storage.tables import (
@@ -97,7 +97,7 @@ class SqlOpinions:
         Raises:
             StoreError: it cannot be read, or is no ledger of this version.
         """
-        return cls(await open_to_read(place, health), secret)
+        return cls(await open_beside(place, health), secret)
 
     @property
     def database(self) -> Database:

@@ -1,4 +1,4 @@
-"""The ledger as it is read beside the assistant that writes it."""
+"""The ledger as it is used beside the assistant whose it is."""
 
 import asyncio
 from pathlib import Path
@@ -12,12 +12,13 @@ from bot.storage.database import Database
 from bot.storage.tables import daily
 
 
-async def open_to_read(place: Path | str, health: Health) -> Database:
-    """Open the ledger that an assistant may be using; nothing can be written to it.
+async def open_beside(place: Path | str, health: Health, *, writes: bool = False) -> Database:
+    """Open the ledger that an assistant may be using.
 
     Args:
         place: a SQLite file, or the libpq URL of a PostgreSQL database.
         health: is told of failures.
+        writes: else nothing can be written to a file.
 
     Raises:
         StoreError: it cannot be read, or is no ledger of this version.
@@ -25,7 +26,7 @@ async def open_to_read(place: Path | str, health: Health) -> Database:
     if isinstance(place, Path) and not await asyncio.to_thread(place.exists):
         raise StoreError(f"there is no ledger at {place}: the assistant has not run yet")
     database = (
-        Database.on_sqlite(place, health, alone=False)
+        Database.on_sqlite(place, health, alone=writes)
         if isinstance(place, Path)
         else Database.on_postgresql(place, health, alone=False)
     )

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.statistics import FIGURES, Figures, Group, Only, Remark
 from bot.health import Health
 from bot.storage.database import Database
-from bot.storage.reading import open_to_read
+from bot.storage.reading import open_beside
 from bot.storage.rows import seconds
 from bot.storage.seal import Seal
 from bot.storage.tables import circumstances, comments, daily, ratings
@@ -41,7 +41,7 @@ class SqlStatistics:
         Raises:
             StoreError: it cannot be read, or is no ledger of this version.
         """
-        return cls(await open_to_read(place, health), secret)
+        return cls(await open_beside(place, health), secret)
 
     async def close(self) -> None:
         """Close the connections."""

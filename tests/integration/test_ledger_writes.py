@@ -9,6 +9,7 @@ import pytest
 from bot.core.events import Delta
 from bot.failpoints import COMMITS
 from bot.health import Health
+from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
 from bot.storage.opinions import SqlOpinions
 from bot.storage.store import SqlStore
@@ -37,6 +38,7 @@ async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
     store = await SqlStore.open(tmp_path / "ledger.db", BOT, "k" * 32, Health(story.clock))
     story.store = cast("FakeStore", store)
     story.opinions = SqlOpinions(store.database, "k" * 32)
+    story.campaigns = SqlCampaigns(store.database, "k" * 32)
     monkeypatch.setattr(Database, "_once", noted)
     rest = (gate, Delta("Deux.")) if streamed else ()
     story.model.script = (Delta("Un. "), *rest, END)
