@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import campaign, conversations, crowd, crypto
+from bench import campaign, conversations, crowd, crypto, dashboard
 from bench.figures import figures, table_of_figures, table_of_requests
 from bench.rig import start
 from bench.rows import DRIFT_LIMIT
@@ -22,7 +22,7 @@ _FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
 _PACKAGES = ("matrix-nio", "vodozemac", "openai", "aiohttp", "matrix-synapse")
-_PARTS = "replies", "crypto", "conversations", "campaign"
+_PARTS = "replies", "crypto", "conversations", "campaign", "dashboard"
 
 
 @contextmanager
@@ -91,6 +91,20 @@ def talk(console: Console) -> None:
         console.print(fault)
 
 
+def ratings(console: Console) -> None:
+    """Measure and print; AssertionError where a page is not what was asked for."""
+    with _conditions(console) as directory:
+        rows = dashboard.bench(directory)
+    console.print(
+        f"{dashboard.RATINGS:,} rated replies of a year, {dashboard.DOMAINS} domains, 3 models,"
+        " SQLite; each page is made anew, and read over HTTP by the same process."
+    )
+    console.print(dashboard.table_of(rows))
+    for row in rows:
+        if row.missed:
+            console.print(f"goal missed: {row.label}")
+
+
 def main() -> None:
     """Run all of it or one part, with as many rounds as asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -112,6 +126,8 @@ def main() -> None:
         with _conditions(console) as directory:
             found = campaign.bench(directory)
         console.print(campaign.table(found))
+    if "dashboard" in parts:
+        ratings(console)
 
 
 if __name__ == "__main__":

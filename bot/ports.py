@@ -34,7 +34,7 @@ from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
-from bot.core.statistics import Figures, Group, Only, Remark
+from bot.core.statistics import Figures, Group, Only, Remark, Step
 from bot.core.transcript import Said
 from bot.core.turns import History
 
@@ -369,16 +369,19 @@ class CampaignLedger(Protocol):
 
 
 class Statistics(Protocol):
-    """Figures of replies and of what people think of them, by UTC days; both ends are included.
+    """Figures of replies and of what people think of them, by days or weeks, in UTC.
 
-    `by_day` returns those of each day that has any, narrowed to a model and a domain; `by_group`
-    those of each group that has any. `remarks` returns the latest comments, the last one first.
-    It waits and raises as `Store` does.
+    `by_step` returns those of each day or week that has any and begins from the first day to the
+    last one, narrowed to a model and a domain; `by_group` those of each group that has any in all
+    of these. `remarks` returns the latest comments, the last one first. It waits and raises as
+    `Store` does.
     """
 
-    async def by_day(self, first: date, last: date, only: Only) -> Mapping[date, Figures]: ...
+    async def by_step(
+        self, step: Step, first: date, last: date, only: Only
+    ) -> Mapping[date, Figures]: ...
 
-    async def by_group(self, first: date, last: date) -> Mapping[Group, Figures]: ...
+    async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]: ...
 
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from bot import french
 from bot.charts import Chart, Series, png
@@ -16,10 +16,10 @@ from bot.core.statistics import (
     Group,
     Only,
     Part,
+    Step,
     answered,
     by,
-    by_week,
-    monday,
+    first_of,
     quantile,
     satisfaction,
     showable,
@@ -34,8 +34,6 @@ _LONGEST_BY_DAY: Final = 31  # days; of a longer period, weeks are shown
 _NBSP: Final = "\N{NO-BREAK SPACE}"
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
 _PUBLIC: Final[tuple[Part, ...]] = ("model", "domain", "place")
-
-Step = Literal["day", "week"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +100,16 @@ async def report(statistics: Statistics, today: date, days: int, only: Only) -> 
     """
     first = today - timedelta(days=days - 1)
     step: Step = "day" if days <= _LONGEST_BY_DAY else "week"
-    if step == "week":
-        first = monday(first)
-    found = await statistics.by_day(first, today, only)
-    groups = await statistics.by_group(first, today)
+    first = first_of(step, first)
+    found = await statistics.by_step(step, first, today, only)
+    groups = await statistics.by_group(step, first, today)
     width = timedelta(days=1 if step == "day" else 7)
-    parts = found if step == "day" else by_week(found)
     count = math.ceil(((today - first).days + 1) / width.days)
     return Report(
         first,
         today,
         step,
-        {day: parts.get(day, Counter()) for day in (first + width * n for n in range(count))},
+        {day: found.get(day, Counter()) for day in (first + width * n for n in range(count))},
         {group: figures for group, figures in groups.items() if group in only},
         tuple(sorted({group.model for group in groups})),
         tuple(sorted({group.domain for group in groups})),
@@ -125,11 +121,11 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
 
     From one day to the next a moving period would tell what a single day holds.
     """
-    end = monday(today)
+    end = first_of("week", today)
     first = end - timedelta(weeks=PUBLIC_WEEKS)
     last = end - timedelta(days=1)
-    weeks, others = showable(by_week(await statistics.by_day(first, last, Only())))
-    groups = await statistics.by_group(first, last)
+    weeks, others = showable(await statistics.by_step("week", first, last, Only()))
+    groups = await statistics.by_group("week", first, last)
     whole = total(groups)
     if not (weeks or others):
         return PublicReport(first, last, Counter(), {}, Counter(), {})

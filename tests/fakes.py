@@ -58,7 +58,7 @@ from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
 from bot.core.routing import Policy
-from bot.core.statistics import Figures, Group, Only, Remark
+from bot.core.statistics import Figures, Group, Only, Remark, Step, first_of
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.delivery import Pace, Replying
@@ -1008,19 +1008,22 @@ class FakeStatistics:
     def add(self, day: date, group: Group, **figures: int) -> None:
         self.figures.setdefault((day, group), Counter()).update(figures)
 
-    async def by_day(self, first: date, last: date, only: Only) -> dict[date, Figures]:
+    async def by_step(
+        self, step: Step, first: date, last: date, only: Only
+    ) -> dict[date, Figures]:
         self._answer()
-        days: dict[date, Figures] = {}
+        found: dict[date, Figures] = {}
         for (day, group), figures in self.figures.items():
-            if first <= day <= last and group in only:
-                days.setdefault(day, Counter()).update(figures)
-        return days
+            begun = first_of(step, day)
+            if first <= begun <= last and group in only:
+                found.setdefault(begun, Counter()).update(figures)
+        return found
 
-    async def by_group(self, first: date, last: date) -> dict[Group, Figures]:
+    async def by_group(self, step: Step, first: date, last: date) -> dict[Group, Figures]:
         self._answer()
         groups: dict[Group, Figures] = {}
         for (day, group), figures in self.figures.items():
-            if first <= day <= last:
+            if first <= first_of(step, day) <= last:
                 groups.setdefault(group, Counter()).update(figures)
         return groups
 

@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 
 from bot.core.feedback import RATINGS, REASONS
 
+Step = Literal["day", "week"]
 Span = Literal["first_words", "seconds"]
 Part = Literal["model", "domain", "place", "tools", "prompt_version"]
 Name = TypeVar("Name")
@@ -35,7 +36,6 @@ LEAST: Final = 10  # ratings of a group that may be shown to everybody
 Figures = Counter[str]  # of FIGURES; what is not there is 0
 
 _Z: Final = 1.959964  # of 95 %
-_WEEK: Final = 7
 
 
 class Group(NamedTuple):
@@ -146,17 +146,9 @@ def quantile(figures: Figures, span: Span, part: float) -> float | None:
     return math.inf
 
 
-def monday(day: date) -> date:
-    """Return the first day of the day's week."""
-    return day - timedelta(days=day.weekday())
-
-
-def by_week(days: Mapping[date, Figures]) -> dict[date, Figures]:
-    """Return the figures of whole weeks, by their Mondays."""
-    weeks: dict[date, Figures] = {}
-    for day in sorted(days):
-        weeks.setdefault(monday(day), Counter()).update(days[day])
-    return weeks
+def first_of(step: Step, day: date) -> date:
+    """Return the first day of the step that the day belongs to; weeks begin on Mondays."""
+    return day if step == "day" else day - timedelta(days=day.weekday())
 
 
 def by(

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from bot.charts import Theme, svg
 from bot.config import DashboardSettings
-from bot.core.statistics import PARTS, Figures, Only, by
+from bot.core.statistics import PARTS, Figures, Only, Step, by
 from bot.dashboard.access import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
 from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, Pages, by_first_day, rows
 from bot.errors import StoreError
@@ -22,7 +23,6 @@ from bot.reports import (
     PERIODS,
     PublicReport,
     Report,
-    Step,
     public_report,
     report,
 )
@@ -36,6 +36,8 @@ _PERIOD: Final = 30  # days, where none is chosen
 _LARGEST_FORM: Final = 4096  # bytes
 _FORM: Final = "application/x-www-form-urlencoded"
 _THEMES: Final[dict[str, Theme]] = {"clair": "light", "sombre": "dark"}
+
+log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -189,6 +191,7 @@ class Dashboard:
             return self._page("login", status=429, wrong=False, locked=True)
         session = self._access.log_in(request, await _token(request))
         if session is None:
+            log.warning("dashboard login refused")
             return self._page("login", status=401, wrong=True, locked=False)
         response = _see_other("./")
         response.set_cookie(

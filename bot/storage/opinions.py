@@ -45,7 +45,6 @@ from bot.core.feedback import (
 )
 from bot.core.polls import chosen
 from bot.health import Health
-from bot.storage.daily import rating_counted, reply_counted
 from bot.storage.database import Database, Work
 from bot.storage.reading import open_beside
 from bot.storage.rows import date, seconds
@@ -61,6 +60,7 @@ from bot.storage.tables import (
     ratings,
     shared,
 )
+from bot.storage.tallies import rating_counted, reply_counted
 
 _DAY = 86_400.0
 _AT_ONCE = 100  # polls that are handed out to be sent

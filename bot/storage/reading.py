@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.errors import StoreError
 from bot.health import Health
 from bot.storage.database import Database
-from bot.storage.tables import daily
+from bot.storage.tables import TALLIES
 
 
 async def open_beside(place: Path | str, health: Health, *, writes: bool = False) -> Database:
@@ -40,5 +40,6 @@ async def open_beside(place: Path | str, health: Health, *, writes: bool = False
 
 async def _check(connection: AsyncConnection) -> None:
     """Raise StoreError where the tables are not there."""
-    if not await connection.run_sync(lambda sync: inspect(sync).has_table(daily.name)):
+    latest = TALLIES["week"].name
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(latest)):
         raise StoreError("the ledger was written by an older version: start the assistant once")

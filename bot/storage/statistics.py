@@ -4,21 +4,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from sqlalchemy import ColumnElement, RowMapping, func, select
+from sqlalchemy import ColumnElement, RowMapping, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.statistics import FIGURES, Figures, Group, Only, Remark
+from bot.core.statistics import FIGURES, Figures, Group, Only, Remark, Step
 from bot.health import Health
 from bot.storage.database import Database
 from bot.storage.reading import open_beside
 from bot.storage.rows import seconds
 from bot.storage.seal import Seal
-from bot.storage.tables import circumstances, comments, daily, ratings
-
-_SUMS = [func.sum(daily.c[name]).label(name) for name in FIGURES]
-_GROUP = [daily.c[name] for name in Group._fields]
+from bot.storage.tables import TALLIES, circumstances, comments, ratings
 
 
 class SqlStatistics:
@@ -47,19 +44,21 @@ class SqlStatistics:
         """Close the connections."""
         await self._database.close()
 
-    async def by_day(self, first: date, last: date, only: Only) -> Mapping[date, Figures]:
-        """Return the figures of each day that has any, the first one and the last included."""
-        wanted: list[ColumnElement[bool]] = [daily.c.day.between(first, last)]
-        if only.model is not None:
-            wanted.append(daily.c.model == only.model)
-        if only.domain is not None:
-            wanted.append(daily.c.domain == only.domain)
-        rows = await self._sums([daily.c.day], wanted)
-        return {row["day"]: figures for row in rows if (figures := _figures(row))}
+    async def by_step(
+        self, step: Step, first: date, last: date, only: Only
+    ) -> Mapping[date, Figures]:
+        """Return the figures of each day or week that has any and begins in these days."""
+        table = TALLIES[step]
+        narrowed = {"model": only.model, "domain": only.domain}
+        wanted = [table.c[name] == value for name, value in narrowed.items() if value is not None]
+        wanted.append(table.c.first.between(first, last))
+        rows = await self._sums(table, ("first",), *wanted)
+        return {row["first"]: figures for row in rows if (figures := _figures(row))}
 
-    async def by_group(self, first: date, last: date) -> Mapping[Group, Figures]:
-        """Return the figures of each group that has any in these days."""
-        rows = await self._sums(_GROUP, [daily.c.day.between(first, last)])
+    async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]:
+        """Return the figures of each group that has any in the days or weeks that begin then."""
+        table = TALLIES[step]
+        rows = await self._sums(table, Group._fields, table.c.first.between(first, last))
         groups = {Group(*(row[name] for name in Group._fields)): _figures(row) for row in rows}
         return {group: figures for group, figures in groups.items() if figures}
 
@@ -98,9 +97,11 @@ class SqlStatistics:
         return Remark(seconds(row["written_at"]), comment, row["answer"])
 
     async def _sums(
-        self, columns: Sequence[ColumnElement[Any]], wanted: Sequence[ColumnElement[bool]]
+        self, table: Table, names: Sequence[str], *wanted: ColumnElement[bool]
     ) -> Sequence[RowMapping]:
-        query = select(*columns, *_SUMS).where(*wanted).group_by(*columns).order_by(*columns)
+        columns = [table.c[name] for name in names]
+        sums = [func.sum(table.c[name]).label(name) for name in FIGURES]
+        query = select(*columns, *sums).where(*wanted).group_by(*columns).order_by(*columns)
 
         async def work(connection: AsyncConnection) -> Sequence[RowMapping]:
             return (await connection.execute(query)).mappings().all()

@@ -20,7 +20,7 @@ from sqlalchemy import (
     func,
 )
 
-from bot.core.statistics import FIGURES, Group
+from bot.core.statistics import FIGURES, Group, Step
 
 metadata = MetaData()
 
@@ -283,12 +283,18 @@ comments = Table(
 )
 Index("ix_comments_written", comments.c.written_at)
 
-# How many replies and ratings there are of each kind, by the UTC day of the reply, kept in the
-# transactions that change them: a page over a million ratings cannot count them itself.
-daily = Table(
-    "daily",
-    metadata,
-    Column("day", Date, primary_key=True),
-    *(Column(name, String, primary_key=True) for name in Group._fields),  # "" for unknown
-    *(Column(name, Integer, nullable=False, server_default="0") for name in FIGURES),
-)
+
+def _tallies(name: str) -> Table:
+    """Return a table of how many replies and ratings of each kind there are."""
+    return Table(
+        name,
+        metadata,
+        Column("first", Date, primary_key=True),  # by the UTC day of the reply
+        *(Column(name, String, primary_key=True) for name in Group._fields),  # "" for unknown
+        *(Column(name, Integer, nullable=False, server_default="0") for name in FIGURES),
+    )
+
+
+# Kept in the transactions that change replies and ratings: a page over a million of them cannot
+# count them itself, nor add up the days of a year.
+TALLIES: dict[Step, Table] = {"day": _tallies("daily"), "week": _tallies("weekly")}

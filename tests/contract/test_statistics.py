@@ -1,11 +1,9 @@
-"""The daily figures: whatever happens to replies and ratings, they are what counting gives."""
+"""Figures of days and weeks: whatever happens to ratings, they are what counting gives."""
 
-import importlib.util
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import pytest_asyncio
@@ -15,7 +13,6 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import bot.storage
 from bot.core.events import Batch, EventId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
 from bot.core.statistics import FIGURES, Group, Only, Remark
@@ -23,10 +20,12 @@ from bot.health import Health
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
+from bot.storage.tables import TALLIES
 from tests.contract.test_store import KEY, new_database, open_store, server
 from tests.fakes import FakeClock
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres
+from tests.stand.sample import migration
 
 __all__ = ["server"]
 
@@ -38,17 +37,6 @@ ELSEWHERE = UserId("@other:agriculture.test")
 HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
 ALL = Only()
-
-
-def migration() -> ModuleType:
-    """Return the module that makes the table of a ledger that has ratings already."""
-    folder = Path(bot.storage.__file__).parent / "migrations" / "versions"
-    spec = importlib.util.spec_from_file_location("daily", folder / "0006_daily.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -95,20 +83,29 @@ class Ledger:
         await self.opinions.rate(said, EventId(name), answer, MIDNIGHT)
 
     async def kept(self) -> list[tuple[object, ...]]:
-        """Return the rows that are not all noughts."""
+        """Return the rows of both tables that are not all noughts."""
         counted = " + ".join(f"abs({name})" for name in FIGURES)
-        return await self._rows(f"SELECT * FROM daily WHERE {counted} > 0")  # noqa: S608  # ours
 
-    async def recounted(self) -> list[tuple[object, ...]]:
-        """Return the rows that the migration would make of replies and ratings."""
-        return await self._rows(migration()._fill().partition(") ")[2])
-
-    async def _rows(self, query: str) -> list[tuple[object, ...]]:
         async def work(connection: AsyncConnection) -> list[tuple[object, ...]]:
-            found = await connection.execute(sql(query))
-            return sorted((str(row[0]), *row[1:]) for row in found)
+            rows: list[tuple[object, ...]] = []
+            for table in TALLIES.values():
+                query = f"SELECT * FROM {table.name} WHERE {counted} > 0"  # noqa: S608  # ours
+                found = await connection.execute(sql(query))
+                rows += sorted((table.name, str(row[0]), *row[1:]) for row in found)
+            return rows
 
-        return await self.store.database.run("rows", work)
+        return await self.store.database.run("kept", work)
+
+    async def count_anew(self) -> None:
+        """Let the migration count all replies and ratings."""
+
+        async def work(connection: AsyncConnection) -> None:
+            for table in TALLIES.values():
+                await connection.execute(table.delete())
+            for statement in migration().fill(connection.dialect.name):
+                await connection.execute(sql(statement))
+
+        await self.store.database.run("anew", work)
 
 
 @pytest_asyncio.fixture(loop_scope="module", params=["sqlite", "postgresql"])
@@ -180,7 +177,9 @@ async def test_the_figures_are_what_counting_gives_whatever_has_happened(
     for step in steps:
         await take(ledger, step)
 
-    assert await ledger.kept() == await ledger.recounted()
+    kept = await ledger.kept()
+    await ledger.count_anew()
+    assert await ledger.kept() == kept
 
 
 async def test_what_an_older_ledger_holds_is_counted_once_it_is_brought_up_to_date(
@@ -191,20 +190,17 @@ async def test_what_an_older_ledger_holds_is_counted_once_it_is_brought_up_to_da
     await ledger.count("$prompt", "partly")
     counted = await ledger.kept()
 
-    async def anew(connection: AsyncConnection) -> None:
-        await connection.execute(sql("DELETE FROM daily"))
-        await connection.execute(sql(migration()._fill()))
+    await ledger.count_anew()
 
-    await ledger.store.database.run("anew", anew)
     assert await ledger.kept() == counted
-    assert len(counted) == 1
+    assert [row[:2] for row in counted] == [("daily", "2023-11-14"), ("weekly", "2023-11-13")]
 
 
 async def test_a_reply_counts_once_however_often_it_is_made(ledger: Ledger) -> None:
     await ledger.answer()
     await ledger.answer(how=replace(HOW, model="large", seconds=0.4, first_words=400.0))
 
-    assert await ledger.statistics.by_group(FIRST, FIRST) == {
+    assert await ledger.statistics.by_group("day", FIRST, FIRST) == {
         GROUP._replace(model="large"): {"replies": 1, "seconds_0": 1, "first_words_18": 1}
     }
 
@@ -219,16 +215,16 @@ async def test_a_rating_counts_with_its_reply_and_moves_where_it_changes(ledger:
 
     figures = {"replies": 1, "polls": 1, "seconds_6": 0, "seconds_5": 1}
     figures |= {"no": 1, "votes": 1, "why_sources": 1, "others_no": 1}
-    assert await ledger.statistics.by_day(FIRST, FIRST, ALL) == {
+    assert await ledger.statistics.by_step("day", FIRST, FIRST, ALL) == {
         FIRST: {name: number for name, number in figures.items() if number}
     }
     await ledger.rate("$prompt", "yes", event_id="$later")
     await ledger.opinions.withdraw(EventId("$theirs"))
-    [changed] = (await ledger.statistics.by_day(FIRST, FIRST, ALL)).values()
+    [changed] = (await ledger.statistics.by_step("day", FIRST, FIRST, ALL)).values()
     assert changed == {"replies": 1, "polls": 1, "seconds_5": 1, "yes": 1}
     await ledger.opinions.withdraw(EventId("$later"))
     await ledger.opinions.withdraw(EventId("$v"))
-    [left] = (await ledger.statistics.by_day(FIRST, FIRST, ALL)).values()
+    [left] = (await ledger.statistics.by_step("day", FIRST, FIRST, ALL)).values()
     assert left == {"replies": 1, "polls": 1, "seconds_5": 1}
 
 
@@ -238,7 +234,7 @@ async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger:
     await ledger.answer("$3", replace(HOW, sender=ELSEWHERE, direct=False), at=MIDNIGHT + DAY)
 
     async def replies(first: date, last: date, only: Only) -> dict[date, int]:
-        days = await ledger.statistics.by_day(first, last, only)
+        days = await ledger.statistics.by_step("day", first, last, only)
         return {day: figures["replies"] for day, figures in days.items()}
 
     assert await replies(FIRST, SECOND, ALL) == {FIRST: 2, SECOND: 1}
@@ -246,9 +242,12 @@ async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger:
     assert await replies(FIRST, SECOND, Only(model="large")) == {FIRST: 1}
     assert await replies(FIRST, SECOND, Only(domain="agriculture.test")) == {SECOND: 1}
     assert await replies(FIRST, SECOND, Only("large", "agriculture.test")) == {}
-    groups = await ledger.statistics.by_group(FIRST, SECOND)
+    weeks = await ledger.statistics.by_step("week", FIRST - timedelta(days=1), SECOND, ALL)
+    assert weeks == {FIRST - timedelta(days=1): {"replies": 3, "seconds_5": 3}}
+    assert await ledger.statistics.by_step("week", FIRST, SECOND, ALL) == {}
+    groups = await ledger.statistics.by_group("day", FIRST, SECOND)
     assert {group.place for group in groups} == {"direct", "salon"}
-    assert await ledger.statistics.by_group(date(2020, 1, 1), date(2020, 1, 2)) == {}
+    assert await ledger.statistics.by_group("day", date(2020, 1, 1), date(2020, 1, 2)) == {}
 
 
 async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Ledger) -> None:
@@ -293,6 +292,6 @@ async def test_who_reads_neither_writes_nor_holds_up_who_does(
         await connection.execute(sql("DELETE FROM daily"))
 
     await ledger.statistics._database.run("reads", reads)
-    assert len(await ledger.kept()) == 1
+    assert len(await ledger.kept()) == 2
     with pytest.raises(OperationalError, match="readonly"):
         await ledger.statistics._database._once("x", writes, durable=True)

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -15,12 +16,13 @@ from multidict import CIMultiDict
 from typing_extensions import override
 
 from bot.config import DashboardSettings
-from bot.core.statistics import Figures, Group, Only, Remark
+from bot.core.statistics import Figures, Group, Only, Remark, Step
 from bot.dashboard.access import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
 from tests.fakes import FakeClock, FakeStatistics
 
+ROOT = Path(__file__).parents[2]
 TOKEN = "t" * 32
 TODAY = datetime.fromtimestamp(FakeClock().now(), UTC).date()
 DIRECT = Group("small", "a.test", "direct", "", "v1")
@@ -233,7 +235,9 @@ class Hanging(FakeStatistics):
     """A ledger that never answers."""
 
     @override
-    async def by_day(self, first: date, last: date, only: Only) -> dict[date, Figures]:
+    async def by_step(
+        self, step: Step, first: date, last: date, only: Only
+    ) -> dict[date, Figures]:
         await asyncio.Event().wait()
         return {}
 
@@ -426,6 +430,12 @@ async def test_without_a_login_only_a_local_name_is_answered(
     client: Client, host: str, status: int
 ) -> None:
     assert (await get(client, "/", {"Host": host}))[0] == status
+
+
+def test_each_setting_is_on_the_page_for_operators() -> None:
+    page = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
+    for name in DashboardSettings.model_fields:
+        assert f"`dashboard.{name}`" in page
 
 
 async def test_it_answers_while_the_block_runs_and_not_without_a_port(

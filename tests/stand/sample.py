@@ -35,7 +35,7 @@ _AT_ONCE = 20_000  # replies whose rows are written together
 def migration() -> ModuleType:
     """Return the migration that counts what a ledger holds already."""
     folder = Path(bot.storage.__file__).parent / "migrations" / "versions"
-    spec = importlib.util.spec_from_file_location("daily", folder / "0006_daily.py")
+    spec = importlib.util.spec_from_file_location("tallies", folder / "0006_tallies.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -52,12 +52,14 @@ class Sample:
         rated: how many of a hundred are rated by who has asked.
         days: over which they are spread.
         end: when the last of them came.
+        domains: whose people ask; of the further ones, few each.
     """
 
     replies: int
     rated: int = 35
     days: int = 120
     end: datetime = datetime(2026, 11, 15, 18, tzinfo=UTC)
+    domains: int = len(_DOMAINS)
     seed: int = 1
 
 
@@ -82,8 +84,14 @@ def fill(path: Path, key: str, sample: Sample) -> None:
                     [tuple(row.values()) for row in values],
                 )
             connection.commit()
-        connection.execute("DELETE FROM daily")
-        connection.execute(migration()._fill())
+    count_anew(path)
+
+
+def count_anew(path: Path) -> None:
+    """Let the migration count all that is there."""
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in ("DELETE FROM daily", "DELETE FROM weekly", *migration().fill("sqlite")):
+            connection.execute(statement)
         connection.commit()
 
 
@@ -109,7 +117,7 @@ def _reply(number: int, sample: Sample, draw: random.Random, rows: Rows, seal: S
         at -= timedelta(days=2)
     prompt = f"$exemple-{number}"
     person = f"{draw.randrange(900):032x}"
-    context = _context(draw, at)
+    context = _context(draw, at, sample.domains)
     rows["inbox"].append(
         {
             "event_id": prompt,
@@ -164,11 +172,13 @@ def _reply(number: int, sample: Sample, draw: random.Random, rows: Rows, seal: S
         )
 
 
-def _context(draw: random.Random, at: datetime) -> dict[str, object]:
+def _context(draw: random.Random, at: datetime, domains: int) -> dict[str, object]:
+    further = draw.randrange(domains) - len(_DOMAINS)
+    domain = draw.choices(_DOMAINS, (40, 24, 14, 9, 6, 4, 2, 0.3))[0]
     seconds = math.exp(draw.gauss(1.9, 0.6))
     return {
         "answered_at": _text(at),
-        "domain": draw.choices(_DOMAINS, (40, 24, 14, 9, 6, 4, 2, 0.3))[0],
+        "domain": domain if further < 0 else f"agent.domaine-{further}.test",
         "direct": draw.random() < 0.8,
         "model": draw.choices(_MODELS, (70, 25, 5))[0],
         "prompt_version": draw.choices(("5f3c2a10", "9b1e77d4"), (80, 20))[0],

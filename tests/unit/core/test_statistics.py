@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from bot.core.statistics import (
     Share,
     answered,
     by,
-    by_week,
+    first_of,
     quantile,
     rated,
     satisfaction,
@@ -119,15 +119,10 @@ def test_a_quantile_is_in_the_class_of_the_true_one(times: list[float], part: fl
 
 
 def test_weeks_begin_on_mondays() -> None:
-    days = {
-        date(2026, 1, 4): Counter(replies=1),  # a Sunday
-        date(2026, 1, 5): Counter(replies=2),
-        date(2026, 1, 11): Counter(replies=4, yes=1),
-    }
-    assert by_week(days) == {
-        date(2025, 12, 29): {"replies": 1},
-        date(2026, 1, 5): {"replies": 6, "yes": 1},
-    }
+    sunday, monday = date(2026, 1, 4), date(2026, 1, 5)
+    assert first_of("week", sunday) == date(2025, 12, 29)
+    assert [first_of("week", monday + n * timedelta(days=1)) for n in range(7)] == [monday] * 7
+    assert first_of("day", sunday) == sunday
 
 
 def test_figures_are_added_by_what_groups_have_in_common() -> None:

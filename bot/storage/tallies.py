@@ -1,16 +1,17 @@
-"""The daily figures, kept in step with the replies and ratings that they count."""
+"""The figures of days and weeks, kept in step with the replies and ratings that they count."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date
+from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.statistics import SPANS, Figures, Group, time_class
-from bot.storage.tables import circumstances, daily, polls, ratings
+from bot.core.statistics import SPANS, Figures, Group, first_of, time_class
+from bot.storage.tables import TALLIES, circumstances, polls, ratings
 
 _PLACES = {True: "direct", False: "salon", None: ""}
 
@@ -86,16 +87,19 @@ def _group(row: RowMapping) -> Group:
 
 async def _shift(connection: AsyncConnection, gone: Shares, come: Shares) -> None:
     """Take away what has gone and add what has come, where they differ."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     for day, group in sorted(gone.keys() | come.keys()):
         change = Counter(come.get((day, group)))
         change.subtract(gone.get((day, group), Counter()))
         figures = {name: number for name, number in change.items() if number}
-        if not figures:
-            continue
-        key = {"day": day, **group._asdict()}
-        statement = insert(daily).values(key | figures)
-        added = {name: daily.c[name] + statement.excluded[name] for name in figures}
-        await connection.execute(
-            statement.on_conflict_do_update(index_elements=list(key), set_=added)
-        )
+        for step, table in TALLIES.items() if figures else ():
+            key = {"first": first_of(step, day), **group._asdict()}
+            await _add(connection, table, key, figures)
+
+
+async def _add(
+    connection: AsyncConnection, table: Table, key: dict[str, Any], figures: dict[str, int]
+) -> None:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(key | figures)
+    added = {name: table.c[name] + statement.excluded[name] for name in figures}
+    await connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=added))

@@ -22,33 +22,46 @@ FIGURES = (
 
 
 def upgrade() -> None:
-    op.create_table(
-        "daily",
-        sa.Column("day", sa.Date, primary_key=True),
-        *(sa.Column(name, sa.String, primary_key=True) for name in GROUP),
-        *(sa.Column(name, sa.Integer, nullable=False, server_default="0") for name in FIGURES),
-    )
+    for table in ("daily", "weekly"):
+        op.create_table(
+            table,
+            sa.Column("first", sa.Date, primary_key=True),
+            *(sa.Column(name, sa.String, primary_key=True) for name in GROUP),
+            *(sa.Column(name, sa.Integer, nullable=False, server_default="0") for name in FIGURES),
+        )
     op.create_index("ix_comments_written", "comments", ["written_at"])
-    op.execute(_fill())
+    for statement in fill(op.get_bind().dialect.name):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     op.drop_index("ix_comments_written", "comments")
+    op.drop_table("weekly")
     op.drop_table("daily")
 
 
-def _fill() -> str:
-    """Return the statement that counts what is there."""
-    counted = _replies(), _ratings()
-    sums = ", ".join(f"sum({name})" for name in FIGURES)
-    both = " UNION ALL ".join(
+def fill(dialect: str) -> tuple[str, str]:
+    """Return the statements that count what is there, by days and by weeks."""
+    counted = " UNION ALL ".join(
         f"SELECT {', '.join(row)} FROM {source}"  # noqa: S608  # all words are this file's
-        for row, source in counted
+        for row, source in (_replies(), _ratings())
     )
-    names = ", ".join(("day", *GROUP))
+    monday = {
+        # Six days back from the next Sunday, or from this one.
+        "sqlite": "date(first, 'weekday 0', '-6 days')",
+        "postgresql": "date(date_trunc('week', first))",
+    }
     return (
-        f"INSERT INTO daily ({names}, {', '.join(FIGURES)})"  # noqa: S608  # the same
-        f" SELECT {names}, {sums} FROM ({both}) AS counted GROUP BY {names}"
+        _summed("daily", "first", f"({counted}) AS counted"),
+        _summed("weekly", monday[dialect], "daily"),
+    )
+
+
+def _summed(table: str, first: str, source: str) -> str:
+    groups, sums = ", ".join(GROUP), ", ".join(f"sum({name})" for name in FIGURES)
+    return (
+        f"INSERT INTO {table} (first, {groups}, {', '.join(FIGURES)})"  # noqa: S608  # the same
+        f" SELECT {first}, {groups}, {sums} FROM {source} GROUP BY {first}, {groups}"
     )
 
 
@@ -87,5 +100,5 @@ def _row(moment: str, figures: dict[str, str]) -> list[str]:
     group = (f"coalesce({name}, '')" for name in GROUP if name != "place")
     model, domain, tools, version = group
     key = [f"date({moment})", model, domain, place, tools, version]
-    columns = [f"{text} AS {name}" for text, name in zip(key, ("day", *GROUP), strict=True)]
+    columns = [f"{text} AS {name}" for text, name in zip(key, ("first", *GROUP), strict=True)]
     return columns + [f"{figures.get(name, '0')} AS {name}" for name in FIGURES]

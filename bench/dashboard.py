@@ -1,0 +1,154 @@
+"""What the dashboard's pages take where a million replies are rated."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from aiohttp.test_utils import TestClient, TestServer
+from rich.table import Table
+from typing_extensions import override
+
+from bench.rows import Row, table
+from bench.turns import Turns
+from bot.app import SystemClock
+from bot.config import DashboardSettings
+from bot.core.events import Batch, EventId
+from bot.core.feedback import Circumstances
+from bot.dashboard.server import application
+from bot.health import Health
+from bot.storage.opinions import SqlOpinions
+from bot.storage.statistics import SqlStatistics
+from bot.storage.store import SqlStore
+from tests.make import AGENT, BOT, message, prompt, reaction
+from tests.stand.sample import Sample, count_anew, fill
+
+RATINGS: Final = 1_000_000
+DOMAINS: Final = 30
+
+_KEY: Final = "k" * 32
+_ROUNDS: Final = 15
+_RATINGS_ROUNDS: Final = 200
+_GOAL: Final = 300.0  # milliseconds
+_LONGEST_PIECE: Final = 50.0  # milliseconds
+_SAMPLE: Final = Sample(RATINGS, rated=100, days=365, domains=DOMAINS)
+_PAGES: Final = {
+    "page, 7 days": "/?jours=7",
+    "page, 30 days": "/",
+    "page, 90 days": "/?jours=90",
+    "page, 365 days": "/?jours=365",
+    "page, 365 days, one model and one domain": (
+        "/?jours=365&modele=openai/gpt-oss-120b&domaine=agent.dinum.test"
+    ),
+    "public page": "/statistiques",
+    "a chart of 365 days": "/graphiques/satisfaction-clair.svg?jours=365",
+}
+
+
+class _Clock(SystemClock):
+    """A clock by which nothing is fresh when it is asked for again."""
+
+    @override
+    def now(self) -> float:
+        """Return the sample's end."""
+        return _SAMPLE.end.timestamp()
+
+    @override
+    def monotonic(self) -> float:
+        """Return an hour more for each second."""
+        return super().monotonic() * 3600
+
+
+def bench(directory: Path) -> list[Row]:
+    """Fill a ledger and measure; AssertionError where a page is not what was asked for."""
+    turns = Turns()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+        return runner.run(_bench(directory / "ledger.db", turns))
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Return a table with one row for each."""
+    cells = (row.cells() for row in rows)
+    headings = ("ms", "n", "median (smallest-largest)", "goal")
+    return table(headings, ([label, n, bot, goal] for label, n, _, bot, *_, goal in cells))
+
+
+async def _bench(path: Path, turns: Turns) -> list[Row]:
+    await (await _open(path)).close()
+    await asyncio.to_thread(fill, path, _KEY, _SAMPLE)
+    measured = [*await _pages(path, turns), await _grouping(path)]
+    return [*measured, await _counting(path), *await _ratings(path)]
+
+
+async def _pages(path: Path, turns: Turns) -> list[Row]:
+    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()))
+    app = application(statistics, DashboardSettings(public=True), _Clock())
+    rows = [Row(label, goal=_GOAL) for label in _PAGES]
+    pieces = Row("longest piece of the event loop, in all of these", goal=_LONGEST_PIECE)
+    async with TestClient(TestServer(app)) as client:
+
+        async def fetch(page: str) -> None:
+            async with client.get(page) as response:
+                assert response.status == 200
+                await response.read()
+
+        for number in range(_ROUNDS + 1):
+            for row, page in zip(rows, _PAGES.values(), strict=True):
+                spent = await turns.spent(fetch(page))
+                if number:  # the first one reads templates, and the file
+                    row.bot.append(spent.took)
+                    pieces.bot.append(spent.longest)
+    await statistics.close()
+    return [*rows, pieces]
+
+
+async def _grouping(path: Path) -> Row:
+    """Measure what one chart would take without figures of days and weeks."""
+    row = Row("(grouping the ratings themselves, for one chart)")
+
+    def group() -> int:
+        with closing(sqlite3.connect(path)) as ledger:
+            query = "SELECT date(answered_at), answer, count(*) FROM ratings GROUP BY 1, 2"
+            return len(ledger.execute(query).fetchall())
+
+    for _ in range(3):
+        begun = time.perf_counter()
+        assert await asyncio.to_thread(group)
+        row.bot.append((time.perf_counter() - begun) * 1000)
+    return row
+
+
+async def _counting(path: Path) -> Row:
+    """Measure the count of all that is there, once, when an older ledger is brought up to date."""
+    row = Row("(counting all replies and ratings once)")
+    begun = time.perf_counter()
+    await asyncio.to_thread(count_anew, path)
+    row.bot.append((time.perf_counter() - begun) * 1000)
+    return row
+
+
+async def _ratings(path: Path) -> list[Row]:
+    """Measure the transactions that keep the figures."""
+    store = await _open(path)
+    opinions = SqlOpinions(store.database, _KEY)
+    answers, rates = Row("a reply's transaction"), Row("a rating's transaction")
+    for number in range(_RATINGS_ROUNDS):
+        asked = prompt(message(event_id=f"$bench-{number}"))
+        how = Circumstances(AGENT, direct=True, model="small", seconds=3.0)
+        await store.admit(Batch(asked.messages, f"{number}"), _SAMPLE.end.timestamp())
+        begun = time.perf_counter()
+        await opinions.answered(asked, how, lambda _: None, _SAMPLE.end.timestamp())
+        answers.bot.append((time.perf_counter() - begun) * 1000)
+        said = reaction("👍", event_id=f"$rates-{number}")
+        begun = time.perf_counter()
+        await opinions.rate(said, EventId(asked.event_id), "yes", _SAMPLE.end.timestamp())
+        rates.bot.append((time.perf_counter() - begun) * 1000)
+    await store.close()
+    return [answers, rates]
+
+
+async def _open(path: Path) -> SqlStore:
+    return await SqlStore.open(path, BOT, _KEY, Health(SystemClock()))
