@@ -1,6 +1,7 @@
 # What one types here; each target installs what it needs into .venv (and tests/stand).
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
-#               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON)
+#               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON;
+#               SAMPLE=1 fills its dashboard with ratings that nobody has given)
 #   make test   every test, with coverage          make check   lint, types, import rules
 #   make chaos  the bot killed while it answers, and what has become of it
 #               (KILLS=50 SEED=1; POSTGRESQL=1 keeps the ledger there)

@@ -6,9 +6,9 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_feedback import rows
-from tests.e2e.test_start import free_port
 from tests.stand.bot import Bot, Launch
 from tests.stand.model import ScriptedModel
+from tests.stand.network import free_port
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
 from tests.stand.talk import begun, talk, until

@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,6 +12,7 @@ import pytest
 
 from tests.stand.bot import Bot, Launch
 from tests.stand.model import Answer, ScriptedModel
+from tests.stand.network import free_port
 from tests.stand.person import Person
 from tests.stand.postgres import Postgres, programs
 from tests.stand.synapse import Synapse
@@ -24,12 +24,6 @@ with_postgresql = pytest.mark.skipif(
     programs() is None, reason="there is no PostgreSQL on this machine"
 )
 TALE = "Il y avait un moulin. " + "Le vent le tournait. " * 12 + "Il tourne encore."
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def new_bot(

@@ -15,6 +15,7 @@ import yaml
 from bot.core.events import UserId
 from tests.stand.bot import Bot, launch_cold
 from tests.stand.model import ScriptedModel
+from tests.stand.network import free_port
 from tests.stand.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -193,11 +194,6 @@ async def probed(port: int, failed: list[str]) -> str:
                 assert response.status == 200
                 said += await response.text()
         return said
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 async def test_the_probes_answer_while_the_login_waits(

@@ -22,6 +22,7 @@ from bot.errors import ConfigError
 from bot.health import RECENT_SECONDS, STALLED_SECONDS, Health
 from tests.fakes import FakeClock, Story
 from tests.make import message
+from tests.stand.network import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -179,12 +180,6 @@ async def test_a_conversation_leaves_no_id_and_no_word_in_the_figures() -> None:
     assert not re.search(r"canar|chante|[@!$]", text)
     labels = {label for line in text.splitlines() for label in re.findall(r'(\w+)="', line)}
     assert labels <= {"kind", "le", "model", "version", "work"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_it_answers_while_the_block_runs_and_no_longer(health: Health) -> None:

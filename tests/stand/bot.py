@@ -84,6 +84,8 @@ class Bot:
         user_id: its account.
         log: its structured log, one JSON object a line.
         launch: how its process is started; a fork server's `launch` is quicker.
+        key: `storage.key`, where no other is given.
+        port: the dashboard's, None for none.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class Bot:
         self.directory = directory
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"
-        sections.setdefault("storage", {"directory": str(directory / "data"), "key": "s" * 32})
+        self.key = "s" * 32
+        sections.setdefault("storage", {"directory": str(directory / "data"), "key": self.key})
+        self.port: int | None = sections.get("dashboard", {}).get("port")
         self.config.write_text(yaml.safe_dump(sections))
         self._storage = Path(sections["storage"]["directory"])
         self._watched = False

@@ -1,6 +1,7 @@
 """The program of `make demo`: what it was asked for, what it shows, and how it ends.
 
 ASK="…" in the environment asks one question and ends; JSON=1 then prints each step as JSON.
+SAMPLE=1 fills the dashboard with ratings that nobody has given.
 """
 
 import os
@@ -54,7 +55,8 @@ _COLUMNS = (
 async def _demo(question: str, *, as_json: bool) -> None:
     # Standard output is the conversation's; what goes on around it is told on standard error.
     screen = Console(stderr=True, force_terminal=False if as_json else None)
-    async with playing(Progress(*_COLUMNS, console=screen)) as dialogue:
+    sample = bool(os.environ.get("SAMPLE"))
+    async with playing(Progress(*_COLUMNS, console=screen), sample=sample) as dialogue:
         screen.print(_SMALL if small_model.available() else _SCRIPTED, style="yellow")
         if question:
             await _ask(dialogue, question, as_json=as_json)
@@ -162,6 +164,7 @@ def _access(dialogue: Dialogue) -> Table:
     table.add_row("Homeserver", agent.homeserver)
     table.add_row("Agent", f"{agent.user_id}, password {agent.password}")
     table.add_row("Assistant IA", bot.user_id)
+    table.add_row("Dashboard", f"http://127.0.0.1:{bot.port}/")
     table.add_row("Bot's log", str(bot.log))
     return table
 

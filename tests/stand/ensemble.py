@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,17 +14,23 @@ import aiohttp
 import psutil
 from rich.progress import Progress
 
+from bot.app import SystemClock
+from bot.health import Health
+from bot.storage.store import SqlStore
 from tests.stand import small_model
 from tests.stand.bot import Bot
 from tests.stand.dialogue import Agent, Dialogue
 from tests.stand.model import Answer, ScriptedModel
+from tests.stand.network import free_port
 from tests.stand.observations import JSON, Seen
 from tests.stand.person import Refused
+from tests.stand.sample import Sample, fill
 from tests.stand.synapse import Synapse
 
 _WATCH_SECONDS = 0.2
 _START_SECONDS = 60.0
 _LOG_LINES_SHOWN = 20
+_SAMPLE = 5_000  # replies
 _SETTINGS: JSON = {
     "temperature": 0,
     "max_tokens": 200,
@@ -38,8 +45,12 @@ class Failed(Exception):
 
 
 @asynccontextmanager
-async def playing(progress: Progress) -> AsyncIterator[Dialogue]:
+async def playing(progress: Progress, *, sample: bool = False) -> AsyncIterator[Dialogue]:
     """Begin every part, yield the conversation, end all in order; `progress` shows the beginning.
+
+    Args:
+        progress: where.
+        sample: ratings that nobody has given are in the ledger.
 
     Raises:
         Failed: a part did not start or has ended on its own, or an answer did not come.
@@ -47,7 +58,7 @@ async def playing(progress: Progress) -> AsyncIterator[Dialogue]:
     try:
         async with AsyncExitStack() as parts, asyncio.TaskGroup() as tasks:
             directory = Path(parts.enter_context(TemporaryDirectory(prefix="assistant-demo-")))
-            ensemble = _Ensemble(directory, parts, progress)
+            ensemble = _Ensemble(directory, parts, progress, sample=sample)
             watching = tasks.create_task(ensemble.watch())
             with progress:
                 dialogue = await ensemble.begin(tasks)
@@ -65,8 +76,11 @@ async def playing(progress: Progress) -> AsyncIterator[Dialogue]:
 class _Ensemble:
     """Each part, its folder, its line of progress, and what ends it."""
 
-    def __init__(self, directory: Path, parts: AsyncExitStack, progress: Progress) -> None:
+    def __init__(
+        self, directory: Path, parts: AsyncExitStack, progress: Progress, *, sample: bool
+    ) -> None:
         self._directory = directory
+        self._sample = sample
         self._parts = parts
         self._progress = progress
         self._running: dict[str, tuple[psutil.Process, Path]] = {}
@@ -152,9 +166,12 @@ class _Ensemble:
                 "matrix": account,
                 "model": _SETTINGS | backend,
                 "feedback": _FEEDBACK,
+                "dashboard": {"port": free_port(), "public": True},
                 "language": "en",
             }
             bot = Bot(self._folder("bot"), user_id, **sections)
+            if self._sample:
+                await _fill(bot)
             self._parts.push_async_callback(bot.stop)  # also where its start is interrupted
             await bot.start()
             self._running["The bot"] = psutil.Process(bot.pid), bot.log
@@ -184,6 +201,16 @@ def _explained(bot: Bot) -> Iterator[None]:
         yield
     except _FORESEEN as error:
         raise Failed(f"{error}\nThe bot's log:\n{_tail(bot.log)}") from error
+
+
+async def _fill(bot: Bot) -> None:
+    """Let there be a ledger with ratings that nobody has given, before the bot opens it."""
+    path = bot.directory / "data" / "ledger.db"
+    path.parent.mkdir(mode=0o700)
+    store = await SqlStore.open(path, bot.user_id, bot.key, Health(SystemClock()))
+    await store.close()
+    now = datetime.now(UTC)
+    await asyncio.to_thread(fill, path, bot.key, Sample(_SAMPLE, end=now))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -17,10 +17,13 @@ from bot.core.feedback import REASONS
 from bot.storage.seal import Seal
 from bot.storage.tables import circumstances, comments, inbox, polls, ratings
 
-_MODELS = ("openai/gpt-oss-120b", "mistral-small-3.2", "albert-large")
-_DOMAINS = (
-    *("agent.dinum.test", "agent.finances.test", "agent.interieur.test", "agent.culture.test"),
-    *("agent.education.test", "agent.justice.test", "agent.sante.test", "agent.agriculture.test"),
+_MODELS = ("exemple/grand", "exemple/moyen", "exemple/petit")
+_DOMAINS = tuple(
+    f"exemple.{name}.test"
+    for name in (
+        *("dinum", "finances", "interieur", "culture"),
+        *("education", "justice", "sante", "agriculture"),
+    )
 )
 _COMMENTS = (
     "[exemple] Réponse claire, reprise telle quelle.",

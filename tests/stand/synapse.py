@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 from base64 import b64encode
 from pathlib import Path
@@ -35,6 +34,7 @@ def end_with_parent():
     os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
 from synapse.app.homeserver import main
+from tests.stand.network import free_port
 main()
 """
 
@@ -59,7 +59,7 @@ class Synapse:
         """Take an empty directory; "wide" limits never bite, "default" are Synapse's own."""
         self.server_name = server_name
         self.log = directory / "synapse.log"
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.database = directory / "synapse.db"
         self._config = directory / "homeserver.yaml"
@@ -273,13 +273,3 @@ _WIDE_LIMITS = {
     "rc_media_create": _WIDE,
     "rc_profile": _WIDE,
 }
-
-
-def _free_port() -> int:
-    # Below the ports that systems give to outgoing connections: none can take it while Synapse
-    # is down for a restart.
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
