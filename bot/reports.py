@@ -1,6 +1,5 @@
 """What is reported of replies and ratings: of a period, to the product team or to everybody."""
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -134,10 +133,13 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
 
 
 async def picture(statistics: Statistics, today: date) -> tuple[bytes, str]:
-    """Return a PNG of the last 30 days' satisfaction, and a text that says the same."""
+    """Return a PNG of the last 30 days' satisfaction, and a text that says the same.
+
+    Raises:
+        OSError: the picture cannot be drawn.
+    """
     about = await report(statistics, today, 30, Only())
-    drawn = await asyncio.to_thread(png, CHARTS["satisfaction"](about.series, about.step))
-    return drawn, in_words(about)
+    return await png(CHARTS["satisfaction"](about.series, about.step)), in_words(about)
 
 
 def in_words(about: Report) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.events import Batch, EventId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
 from bot.core.statistics import FIGURES, Group, Only, Remark
+from bot.errors import StoreError
 from bot.health import Health
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
@@ -295,3 +296,18 @@ async def test_who_reads_neither_writes_nor_holds_up_who_does(
     assert len(await ledger.kept()) == 2
     with pytest.raises(OperationalError, match="readonly"):
         await ledger.statistics._database._once("x", writes, durable=True)
+
+
+async def test_a_ledger_of_an_older_version_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    store = await open_store(path)
+
+    async def older(connection: AsyncConnection) -> None:
+        await connection.execute(sql("DROP TABLE weekly"))
+
+    await store.database.run("older", older)
+    await store.close()
+    with pytest.raises(StoreError, match="start the assistant once"):
+        await SqlStatistics.open(path, KEY, Health(FakeClock()))
+    with pytest.raises(StoreError, match="has not run yet"):
+        await SqlStatistics.open(tmp_path / "none.db", KEY, Health(FakeClock()))

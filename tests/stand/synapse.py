@@ -17,6 +17,7 @@ from uuid import uuid4
 import aiohttp
 
 from bot.core.events import RoomId, UserId
+from tests.stand.network import free_port
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -34,7 +35,6 @@ def end_with_parent():
     os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
 from synapse.app.homeserver import main
-from tests.stand.network import free_port
 main()
 """
 

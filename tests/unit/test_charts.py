@@ -2,6 +2,7 @@
 
 import struct
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -54,12 +55,18 @@ def test_the_themes_differ_and_the_same_chart_is_drawn_once() -> None:
 
 
 @ALL
-def test_a_picture_is_a_png_of_twice_the_size(chart: Chart) -> None:
-    picture = png(chart)
+async def test_a_picture_is_a_png_of_twice_the_size(chart: Chart) -> None:
+    picture = await png(chart)
     assert picture.startswith(b"\x89PNG\r\n")
     assert struct.unpack(">II", picture[16:24]) == (1840, 680)
     assert len(picture) < 150_000
 
 
-def test_a_picture_has_its_words_without_a_font_of_the_system() -> None:
-    assert png(LINE) != png(Chart("line", "", LINE.labels, LINE.series, LINE.unit, LINE.top))
+async def test_a_picture_has_its_words_without_a_font_of_the_system() -> None:
+    assert await png(LINE) != await png(replace(LINE, unit=" m"))
+
+
+async def test_a_picture_that_is_not_drawn_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(OSError, match="has ended with 1"):
+        await png(LINE)
