@@ -34,7 +34,7 @@ from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
-from bot.core.statistics import Figures, Group, Only, Remark, Step
+from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey
 from bot.core.transcript import Said
 from bot.core.turns import History
 
@@ -373,7 +373,8 @@ class Statistics(Protocol):
 
     `by_step` returns those of each day or week that has any and begins from the first day to the
     last one, narrowed to a model and a domain; `by_group` those of each group that has any in all
-    of these. `remarks` returns the latest comments, the last one first. It waits and raises as
+    of these. `remarks` returns the latest comments and `surveys` the latest campaigns that were
+    launched, the last one first. It waits and raises as
     `Store` does.
     """
 
@@ -384,6 +385,8 @@ class Statistics(Protocol):
     async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]: ...
 
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
+
+    async def surveys(self, most: int) -> Sequence[Survey]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
 from bot.core.routing import Policy
-from bot.core.statistics import Figures, Group, Only, Remark, Step, first_of
+from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey, first_of
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.delivery import Pace, Replying
@@ -1002,6 +1002,7 @@ class FakeStatistics:
     def __init__(self) -> None:
         self.figures: dict[tuple[date, Group], Figures] = {}
         self.said: list[Remark] = []
+        self.launched: list[Survey] = []
         self.error: Exception | None = None
         self.asked = 0
 
@@ -1030,6 +1031,10 @@ class FakeStatistics:
     async def remarks(self, only: Only, most: int) -> list[Remark]:
         self._answer()
         return [] if only != Only() else self.said[:most]
+
+    async def surveys(self, most: int) -> list[Survey]:
+        self._answer()
+        return self.launched[:most]
 
     def _answer(self) -> None:
         self.asked += 1

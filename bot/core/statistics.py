@@ -78,6 +78,22 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """A campaign: how far it has come, in conversations.
+
+    Attributes:
+        state: "draft", "running", "closing" or "closed".
+        rooms: that it goes to; of these, how many were reached, and have answered something.
+    """
+
+    name: str
+    state: str
+    rooms: int
+    reached: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """A part of a whole, with the 95 % confidence interval of what it stands for, from 0 to 1."""
 

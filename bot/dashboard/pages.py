@@ -34,6 +34,7 @@ CHART_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 _UNKNOWN: Final[dict[str, str]] = {"tools": "Sans outil"}
 _PLACES: Final = {"direct": "Message direct", "salon": "Salon"}
+_STATES: Final = {"running": "en cours", "closing": "se termine", "closed": "terminée"}
 _ANSWERS: Final = {"yes": "Oui", "partly": "En partie", "no": "Non"}
 _REASONS: Final = {
     "inaccurate": "Inexacte",
@@ -73,6 +74,7 @@ class Pages:
             "least": LEAST,
             "periods": PERIODS,
             "answers": _ANSWERS,
+            "states": _STATES,
             "reasons": {name: _REASONS[name] for name in REASONS},
         }
 

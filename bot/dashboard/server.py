@@ -31,6 +31,7 @@ _FRESH_SECONDS: Final = 30.0  # for which a report is shown again: a page and it
 _PATIENCE: Final = 20.0  # seconds for the ledger, which may be away
 _REPORTS: Final = 64  # that are kept
 _REMARKS: Final = 20  # that are shown
+_SURVEYS: Final = 20
 _LONGEST_NAME: Final = 255  # of a domain or a model, in characters
 _PERIOD: Final = 30  # days, where none is chosen
 _LARGEST_FORM: Final = 4096  # bytes
@@ -132,6 +133,7 @@ class Dashboard:
         days, only = _chosen(request)
         about = await self._report(days, only)
         remarks = await self._statistics.remarks(only, _REMARKS)
+        surveys = await self._statistics.surveys(_SURVEYS)
         return self._page(
             "dashboard",
             report=about,
@@ -141,6 +143,7 @@ class Dashboard:
             day_rows=by_first_day(about.series),
             tables={part: rows(part, by(part, about.groups)) for part in PARTS},
             remarks=remarks,
+            surveys=surveys,
             query=request.query_string,
             inside=True,
         )

@@ -9,13 +9,21 @@ from typing import Self
 from sqlalchemy import ColumnElement, RowMapping, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.statistics import FIGURES, Figures, Group, Only, Remark, Step
+from bot.core.statistics import FIGURES, Figures, Group, Only, Remark, Step, Survey
 from bot.health import Health
 from bot.storage.database import Database
 from bot.storage.reading import open_beside
 from bot.storage.rows import seconds
 from bot.storage.seal import Seal
-from bot.storage.tables import TALLIES, circumstances, comments, ratings
+from bot.storage.tables import (
+    TALLIES,
+    answers,
+    campaigns,
+    circumstances,
+    comments,
+    ratings,
+    recipients,
+)
 
 
 class SqlStatistics:
@@ -87,6 +95,29 @@ class SqlStatistics:
             return [remark for row in found if (remark := self._remark(row))]
 
         return await self._database.run("remarks", work)
+
+    async def surveys(self, most: int) -> Sequence[Survey]:
+        """Return the latest campaigns that were launched, the last one first."""
+        there = recipients.c.campaign_id == campaigns.c.id
+        said = answers.c.campaign_id == campaigns.c.id, answers.c.counts
+        answered = select(func.count(answers.c.room_id.distinct())).where(*said)
+        query = (
+            select(
+                campaigns.c.name,
+                campaigns.c.state,
+                select(func.count()).where(there).scalar_subquery(),
+                select(func.count(recipients.c.reached_at)).where(there).scalar_subquery(),
+                answered.scalar_subquery(),
+            )
+            .where(campaigns.c.state != "draft")
+            .order_by(campaigns.c.id.desc())
+            .limit(most)
+        )
+
+        async def work(connection: AsyncConnection) -> list[Survey]:
+            return [Survey(*row) for row in await connection.execute(query)]
+
+        return await self._database.run("surveys", work)
 
     def _remark(self, row: RowMapping) -> Remark | None:
         """Return the comment; None where it was sealed with another key."""

@@ -13,18 +13,20 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.events import Batch, EventId, UserId
+from bot.core.campaigns import Recipient
+from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
-from bot.core.statistics import FIGURES, Group, Only, Remark
+from bot.core.statistics import FIGURES, Group, Only, Remark, Survey
 from bot.errors import StoreError
 from bot.health import Health
+from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
 from bot.storage.tables import TALLIES
 from tests.contract.test_store import KEY, new_database, open_store, server
 from tests.fakes import FakeClock
-from tests.make import AGENT, COLLEAGUE, MIDNIGHT, message, prompt, reaction, vote
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres
 from tests.stand.sample import migration
 
@@ -311,3 +313,24 @@ async def test_a_ledger_of_an_older_version_is_not_read(tmp_path: Path) -> None:
         await SqlStatistics.open(path, KEY, Health(FakeClock()))
     with pytest.raises(StoreError, match="has not run yet"):
         await SqlStatistics.open(tmp_path / "none.db", KEY, Health(FakeClock()))
+
+
+async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: Ledger) -> None:
+    campaigns = SqlCampaigns(ledger.store.database, KEY)
+    for name in ("old", "new", "draft"):
+        await campaigns.draft(name, f"name: {name}", MIDNIGHT)
+    there = [Recipient(ROOM, AGENT), Recipient(RoomId("!other:x"), COLLEAGUE)]
+    await campaigns.launch("old", there, MIDNIGHT, None)
+    await campaigns.launch("new", there[:1], MIDNIGHT, None)
+    due, _ = await campaigns.due("old", MIDNIGHT)
+    here = next(one for one in due if one.recipient.room_id == ROOM)
+    poll = EventId("$poll")
+    await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
+    asked = await campaigns.asked(ROOM, poll)
+    assert asked is not None
+    cast = vote("1", target=poll, timestamp=1)
+    await campaigns.answer(cast, asked, "1", step=0, steps=1, at=MIDNIGHT)
+
+    old, new = Survey("old", "running", 2, 1, 1), Survey("new", "running", 1, 0, 0)
+    assert await ledger.statistics.surveys(9) == [new, old]
+    assert await ledger.statistics.surveys(1) == [new]

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from typing_extensions import override
 
 from bot.config import DashboardSettings
-from bot.core.statistics import Figures, Group, Only, Remark, Step
+from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey
 from bot.dashboard.access import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
@@ -97,6 +97,20 @@ async def test_the_dashboard_shows_figures_of_the_last_thirty_days(client: Clien
     assert "Sans outil 1 230" in page
     assert "Sources manquantes 7" in page
     assert "2 « Oui », 0 « En partie », 0 « Non »" in page
+
+
+async def test_campaigns_are_shown_with_their_response_rates(
+    client: Client, statistics: FakeStatistics
+) -> None:
+    statistics.launched = [
+        Survey("utile", "running", 1200, 400, 100),
+        Survey("fin", "closed", 3, 0, 0),
+    ]
+
+    _, page = await get(client)
+
+    assert "utile en cours 1 200 400 100 25 %" in page
+    assert "fin terminée 3 0 0 \N{EN DASH}" in page
 
 
 async def test_figures_are_narrowed_to_a_period_a_model_and_a_domain(client: Client) -> None:
