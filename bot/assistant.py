@@ -282,6 +282,7 @@ class Assistant:
                 await self._run(intent)
             case Amend(revision):
                 await self._surveys.amend(revision)
+                await self._campaigns.amend(revision)
                 await self._changes.amend(revision)
             case Rate() | Count() | Comment():
                 await self._note(intent)
@@ -395,16 +396,20 @@ class Assistant:
             case Rate(reaction):
                 await self._surveys.react(reaction)
             case Count(vote):
-                if not await self._campaigns.count(vote):
+                if await self._surveys.knows(vote):
                     await self._surveys.count(vote)
+                else:
+                    await self._campaigns.count(vote)
             case Comment(prompt):
-                if await self._campaigns.comment(said):
-                    return
-                kept = await self._surveys.comment(said)
-                await self._explain(prompt, "feedback kept" if kept else "poll unknown")
+                key: str | None = "feedback kept"
+                if not await self._surveys.comment(said):
+                    key = await self._campaigns.comment(said)
+                if key is not None:
+                    await self._explain(prompt, key)
 
     async def _withdraw(self, redaction: Redaction, *, begun: bool) -> None:
         await self._surveys.withdraw(redaction)
+        await self._campaigns.withdraw(redaction.target)
         begun = begun or redaction.event_id in self._doubtful
         await self._changes.withdraw(redaction, begun=begun)
 

@@ -1,5 +1,6 @@
 """A campaign as people write it: YAML, with the line and the field of every fault."""
 
+import re
 from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
@@ -22,6 +23,8 @@ from bot.core.polls import MOST_ANSWERS, PollAnswer
 
 _LONGEST = 20_000  # characters
 _MOST_QUESTIONS = 20
+_MOST_FAULTS = 20
+_LATEST = 4_000_000_000.0  # seconds since the epoch: in the year 2096
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
@@ -75,11 +78,17 @@ class _Audience(_Part):
     sample: Annotated[int, Field(ge=1)] | None = None
 
 
+_SIXTY = 60
+_CLOCK = re.compile(r"\d\d?:\d\d\Z")
+
+
 def _clock(value: object) -> object:
     """Return the time of day that YAML has taken for a number: 18:00 is 18 sixties to it."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        hours, minutes = divmod(value, 60)
-        return f"{hours:02}:{minutes:02}"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= _SIXTY:
+        hours, minutes = divmod(value, _SIXTY)
+        value = f"{hours:02}:{minutes:02}"
+    if not isinstance(value, str | time) or (isinstance(value, str) and not _CLOCK.match(value)):
+        raise PydanticCustomError("clock", "a time of day, as 18:00")
     return value
 
 
@@ -101,7 +110,7 @@ class _Campaign(_Part):
     ends: datetime | None = None
     timezone: Annotated[str, AfterValidator(_zone)] = "Europe/Paris"
     quiet: _Quiet | None = _Quiet()
-    reminder_hours: Annotated[float, Field(ge=1)] | None = None
+    reminder_hours: Annotated[float, Field(ge=1, le=2_000)] | None = None
     per_minute: Annotated[float, Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")
@@ -113,6 +122,8 @@ class _Campaign(_Part):
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> Self:
         begins, ends = self._moment(self.begins), self._moment(self.ends)
+        if max(begins or 0.0, ends or 0.0) > _LATEST:
+            raise PydanticCustomError("latest", "that is too far away")
         if begins is not None and ends is not None and ends <= begins:
             raise PydanticCustomError("ends", "it ends before it begins")
         return self
@@ -167,7 +178,7 @@ def read(text: str) -> Campaign:
         return _Campaign.model_validate(values).campaign()
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise Malformed([_fault(node, detail) for detail in details]) from error
+        raise Malformed([_fault(node, one) for one in details[:_MOST_FAULTS]]) from error
 
 
 def _fault(node: Any, detail: ErrorDetails) -> Fault:  # noqa: ANN401  # PyYAML's nodes have no types

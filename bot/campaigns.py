@@ -19,7 +19,7 @@ from bot.core.campaigns import (
     next_time,
     offered,
 )
-from bot.core.events import Conversation, EventId, Message, RoomId, Vote
+from bot.core.events import Conversation, EventId, Message, Revision, RoomId, Vote
 from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
 from bot.core.routing import Comment
@@ -33,6 +33,9 @@ from bot.texts import Texts
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
 _AGAIN = 300.0  # until it gets another
+_NEVER = -2  # no step
+# Of what follows from a text, what to say; its place in the sequence says the rest.
+_SAID = {"late": "campaign late", "goes on": None, "thanks": None}
 _IN_SALON = 2.0  # seconds between two questions in a salon, which wait for nobody's answer
 
 log = structlog.get_logger()
@@ -47,7 +50,6 @@ class Campaigns:
         self._clock = to.clock
         self._ledger = ledger
         self._contexts = contexts
-        self._known: dict[str, Campaign] = {}
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
         self._news = asyncio.Event()
         self._changed = asyncio.Event()  # anew after each change
@@ -61,23 +63,19 @@ class Campaigns:
             Malformed: it cannot be read.
         """
         campaign = read(definition)
-        if not await self._ledger.draft(campaign.name, definition, self._clock.now()):
-            return None
-        self._known.pop(campaign.name, None)
-        return campaign
+        kept = await self._ledger.draft(campaign.name, definition, self._clock.now())
+        return campaign if kept else None
 
     async def find(self, name: str) -> Campaign | None:
         """Return a campaign, None where there is none of that name."""
-        if name not in self._known:
-            definition = await self._ledger.definition(name)
-            if definition is None:
-                return None
-            try:
-                self._known[name] = read(definition)
-            except Malformed as error:  # another version of the assistant could read it
-                log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
-                return None
-        return self._known[name]
+        definition = await self._ledger.definition(name)
+        if definition is None:
+            return None
+        try:
+            return read(definition)
+        except Malformed as error:  # another version of the assistant could read it
+            log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
+            return None
 
     async def names(self) -> Sequence[tuple[str, str]]:
         """Return every campaign with its state, the newest first."""
@@ -143,27 +141,41 @@ class Campaigns:
 
     async def _carry_out(self, name: str) -> None:
         """Send what one campaign has to send, until there is nothing left."""
-        campaign = await self.find(name)
-        while campaign is not None and name in await self._ledger.running():
-            now = self._clock.now()
-            if campaign.ends_at is not None and now >= campaign.ends_at:
-                await self._ledger.close(name, campaign.ends_at)
-            due, next_due = await self._ledger.due(name, now)
-            quiet_until = next_time(campaign.quiet, now)
-            if due and quiet_until <= now:
-                for one in due:
-                    await self._keep_pace(campaign)
-                    await self._try(campaign, one)
-            else:
-                await self._wait(quiet_until if due else next_due)
+        while name in await self._ledger.running():
+            try:
+                await self._go_on(name)
+            except ENDING:
+                raise
+            except Exception as error:  # noqa: BLE001  # a bug must cost one campaign, not the bot
+                log_bug(error)
+                await self._clock.sleep(_AGAIN)
 
-    async def _wait(self, until: float | None) -> None:
+    async def _go_on(self, name: str) -> None:
+        """Send the next message, or wait for it; what comes first may be another by then."""
+        campaign = await self.find(name)
+        if campaign is None:  # nobody can say any more what it asks
+            await self._clock.sleep(_AGAIN)
+            return
+        await self._keep_pace(campaign)
+        now = self._clock.now()
+        if campaign.ends_at is not None and now >= campaign.ends_at:
+            await self._ledger.close(name, campaign.ends_at)
+        changed = self._changed
+        due, next_due = await self._ledger.due(name, now)
+        quiet_until = next_time(campaign.quiet, now)
+        if due and quiet_until <= now:
+            self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
+            await self._try(campaign, due[0])
+        else:
+            await self._wait(changed, quiet_until if due else next_due)
+
+    async def _wait(self, changed: asyncio.Event, until: float | None) -> None:
         """Wait until then, or until something is new."""
         if until is None:
-            await self._changed.wait()
+            await changed.wait()
             return
         loop, wait = asyncio.get_running_loop(), max(until - self._clock.now(), 0.0)
-        told = loop.create_task(self._changed.wait())
+        told = loop.create_task(changed.wait())
         slept = loop.create_task(self._clock.sleep(wait))
         try:
             await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
@@ -173,11 +185,9 @@ class Campaigns:
 
     async def _keep_pace(self, campaign: Campaign) -> None:
         """Wait until the campaign may send one more message."""
-        now = self._clock.monotonic()
-        slot = max(self._slots.get(campaign.name, now), now)
-        self._slots[campaign.name] = slot + 60.0 / campaign.per_minute
-        if slot > now:
-            await self._clock.sleep(slot - now)
+        wait = self._slots.get(campaign.name, 0.0) - self._clock.monotonic()
+        if wait > 0:
+            await self._clock.sleep(wait)
 
     async def _try(self, campaign: Campaign, one: Sending) -> None:
         """Send one message, once, or put it off. Its errors end here."""
@@ -201,9 +211,8 @@ class Campaigns:
                 await self._give_up(one)
 
     async def _put_off(self, one: Sending) -> None:
-        """Let a step be due later; what else is due stays so, and its turn comes again."""
-        if one.deed == "step":
-            await self._ledger.put_off(one, self._clock.now() + _AGAIN)
+        """Let it be due later; what else is due has its turn meanwhile."""
+        await self._ledger.put_off(one, self._clock.now() + _AGAIN)
 
     async def _give_up(self, one: Sending) -> None:
         if one.deed == "end":
@@ -223,14 +232,16 @@ class Campaigns:
             case "end":
                 await self._end(one, texts)
             case "remind":
-                await self._remind(one, texts)
+                if await self._wants(campaign, one, self._clock.now()):
+                    await self._remind(one, texts)
             case "step":
                 await self._step(campaign, one, texts)
 
     async def _step(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
         now = self._clock.now()
-        if one.step == 0 and not await self._wants(campaign, one, now):
+        if not await self._wants(campaign, one, now):
             return
+        await self._ledger.begin(one)
         question = campaign.question(one.step)
         outgoing = _message(campaign, question, texts, one.recipient.thread_root)
         event_id = await self._send_once(one, outgoing)
@@ -252,15 +263,18 @@ class Campaigns:
 
     async def _wants(self, campaign: Campaign, one: Sending, now: float) -> bool:
         """Tell whether the room is to be asked now; else that is put off, or never."""
+        if not campaign.questions:  # an announcement is for all
+            return True
         room = self._matrix.room(one.recipient.room_id)
         since = await self._ledger.wanted(room, campaign.name, now)
-        if since is None and campaign.questions:
+        if since is None:
             await self._ledger.decline(one)
-            return False
-        if since is not None and since > now and campaign.questions:
+        elif since > now and one.step == 0:
             await self._ledger.put_off(one, since)
-            return False
-        return True
+        else:
+            return True
+        self._tell()
+        return False
 
     async def _remind(self, one: Sending, texts: Texts) -> None:
         root = one.recipient.thread_root
@@ -310,20 +324,31 @@ class Campaigns:
             await self._answer(vote, asked, chosen(vote.answers, answers))
         return True
 
-    async def comment(self, comment: Comment) -> bool:
-        """Take in what is written in reply to a question; False where it is none of a campaign."""
-        asked = await self._asked(comment.prompt.room_id, comment.poll)
+    async def comment(self, comment: Comment) -> str | None:
+        """Take in what is written in reply to a question; return what to say, by its key."""
+        said = comment.prompt.messages[0]
+        asked = await self._asked(said.room_id, comment.poll)
         if asked is None:
-            return False
-        await self._answer(comment.prompt.messages[0], asked, None)
-        return True
+            return "poll unknown"
+        question = await self._question(asked)
+        text = question is not None and question.kind == "text"
+        follows = await self._answer(said, asked, None, moves=text)
+        return _SAID.get(follows, "feedback kept")
+
+    async def withdraw(self, event_id: EventId) -> None:
+        """Take back the vote or the text that was redacted."""
+        await self._ledger.withdraw(event_id)
+
+    async def amend(self, revision: Revision) -> None:
+        """Let an answer say what its edit says."""
+        await self._ledger.amend(revision)
 
     async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         """Return the question that stands at an event; it may just have been sent."""
         while True:
             changed = self._changed
             asked = await self._ledger.asked(room_id, event_id)
-            if asked or not await self._ledger.is_due(room_id, self._clock.now()):
+            if asked or not await self._ledger.is_begun(room_id):
                 return asked or await self._ledger.asked(room_id, event_id)
             await changed.wait()
 
@@ -332,15 +357,25 @@ class Campaigns:
         found = campaign.questions if campaign else ()
         return next((one for one in found if one.key == asked.question), None)
 
-    async def _answer(self, said: Vote | Message, asked: Asked, answer: str | None) -> None:
+    async def _answer(
+        self, said: Vote | Message, asked: Asked, answer: str | None, *, moves: bool = True
+    ) -> str:
+        """Take in an answer, and return what follows.
+
+        Args:
+            said: a vote, or a text.
+            asked: what it answers.
+            answer: which answer a vote chooses.
+            moves: the next question comes with it; else it is a comment on a poll.
+        """
         campaign = await self.find(asked.campaign)
         if campaign is None:
-            return
+            return "counts"
         follows = await self._ledger.answer(
             said,
             asked,
             answer,
-            step=campaign.step_of(asked.question),
+            step=campaign.step_of(asked.question) if moves else _NEVER,
             steps=campaign.steps,
             at=self._clock.now(),
         )
@@ -351,6 +386,7 @@ class Campaigns:
             texts = (await self._contexts.chosen(place)).texts
             cause = EventId(f"{asked.campaign} {said.room_id}")
             await self._send(said.room_id, Notice(texts("thanks")), cause, "thanks")
+        return follows
 
 
 def _message(

@@ -18,11 +18,11 @@ VARIABLE: Final = "BOT_FAIL"
 # One transaction of the ledger each (`within`: its work is done, its commit is not).
 COMMITS: Final = (
     *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
-    *("answered", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
+    *("answered", "begin", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
     "share",
     "want_polls",
     *("draft", "launch", "campaign_sent", "reminded", "ended", "campaign_put_off", "decline"),
-    *("answer", "close_campaign"),
+    *("answer", "close_campaign", "campaign_begin", "answer_withdrawn", "answer_amended"),
 )
 # One request each that changes something on the homeserver.
 REQUESTS: Final = (

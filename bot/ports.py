@@ -241,8 +241,9 @@ class Opinions(Protocol):
     `answered` records how the reply to a prompt came about, and plans the poll about it that
     `after` wants, in so many seconds from `at`; it returns when that is due, None for never.
     `due` returns the polls to be sent by `now`, the oldest first, and when the next one is due.
-    `asked` records that one was sent, and until when votes count; `put_off` and `drop` that it is
-    sent later, or never.
+    `begin` records that one may be sent from now on, False where it is not wanted any more; until
+    `asked` records that it was, and until when votes count, `is_begun` holds for its room.
+    `put_off` and `drop` record that it is sent later, or never.
     `poll` returns the poll that stands at an event, None for none.
     `count` takes in a vote, once however often it is told, and plans the next question where
     there is one; None where it does not count: for a poll that is not ours, too late, or of
@@ -264,6 +265,10 @@ class Opinions(Protocol):
     ) -> float | None: ...
 
     async def due(self, now: float) -> tuple[Sequence[Ask], float | None]: ...
+
+    async def begin(self, ask: Ask) -> bool: ...
+
+    async def is_begun(self, room_id: RoomId) -> bool: ...
 
     async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None: ...
 
@@ -306,8 +311,9 @@ class CampaignLedger(Protocol):
     `now`, and when to look again. `sent`, `reminded`, `ended`, `put_off` and `decline` record what
     became of it.
     `wanted` returns from when on a room may be asked, None where it wants no polls.
-    `asked` returns the question that stands at an event; `is_due` tells whether one may be on its
-    way to a room, and `answer` takes in what somebody says to it.
+    `begin` records that a step may be sent from now on: `is_begun` holds for its room till `sent`.
+    `asked` returns the question that stands at an event, and `answer` takes in what somebody says
+    to it, until `withdraw`; `amend` lets a text say what its edit says.
     `progress` returns how far a campaign has come, None where there is none of that name.
     """
 
@@ -352,7 +358,13 @@ class CampaignLedger(Protocol):
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None: ...
 
-    async def is_due(self, room_id: RoomId, now: float) -> bool: ...
+    async def begin(self, one: Sending) -> None: ...
+
+    async def is_begun(self, room_id: RoomId) -> bool: ...
+
+    async def withdraw(self, event_id: EventId) -> None: ...
+
+    async def amend(self, revision: Revision) -> None: ...
 
     async def answer(
         self,

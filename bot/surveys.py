@@ -96,8 +96,7 @@ class Surveys:
         self._contexts = contexts
         self._policy = policy
         self._planned = asyncio.Event()
-        self._changed = asyncio.Condition()
-        self._open: dict[RoomId, set[int]] | None = None  # polls that may be sent, not recorded
+        self._changed = asyncio.Event()  # anew after each change
 
     async def run(self, synced: asyncio.Event) -> None:
         """Send each poll when it is due, for ever; those of earlier processes are among them.
@@ -109,13 +108,8 @@ class Surveys:
         while True:
             self._planned.clear()
             asks, next_due = await self._opinions.due(self._clock.now())
-            self._open = self._open or {}
-            for ask in asks:
-                self._open.setdefault(ask.room_id, set()).add(ask.number)
             for ask in asks:
                 await self._try(ask)
-            async with self._changed:
-                self._changed.notify_all()
             if not asks:
                 await self._wait(next_due)
 
@@ -187,17 +181,21 @@ class Surveys:
     async def _ask(self, ask: Ask) -> None:
         now, room = self._clock.now(), self._matrix.room(ask.room_id)
         place = Conversation(ask.room_id, ask.thread_root)
-        if room.closed or now - ask.due_at > _STALE:
+        stale = not ask.begun and now - ask.planned_at > _STALE
+        if room.closed or stale:
             await self._drop(ask)
             return
-        if self._answers.is_followed(place, ask.prompt):  # it has not fallen silent
+        if not ask.begun and self._answers.is_followed(place, ask.prompt):
+            # It has not fallen silent.
             await self._opinions.put_off(ask, now + self._policy.silence)
+            return
+        if not await self._opinions.begin(ask):
             return
         texts = (await self._contexts.chosen(place)).texts
         poll = self._poll(ask, texts, direct=room.direct)
         event_id = await self._send(ask, poll, "poll", ask.question)
         await self._opinions.asked(ask, event_id, now, now + self._policy.window)
-        await self._close(ask)
+        self._tell()
         self._health.asked(ask.question)
         log.info("poll sent", question=ask.question)
 
@@ -229,30 +227,28 @@ class Surveys:
 
     async def _drop(self, ask: Ask) -> None:
         await self._opinions.drop(ask)
-        await self._close(ask)
+        self._tell()
 
-    async def _close(self, ask: Ask) -> None:
-        """Note that it is known where a poll stands, or that it never will."""
-        async with self._changed:
-            if self._open is not None:
-                self._open.get(ask.room_id, set()).discard(ask.number)
-            self._changed.notify_all()
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    async def _know(self, vote: Vote) -> None:
-        """Wait until the poll of a vote is known, if it may be one that was just sent.
+    async def knows(self, vote: Vote) -> bool:
+        """Tell whether a vote is in one of these polls, which may just have been sent.
 
         The homeserver may tell of the vote before its answer to the poll has come; an earlier
         process may have ended before that.
         """
-        while await self._opinions.poll(vote.room_id, vote.target) is None:
-            async with self._changed:
-                if self._open is not None and not self._open.get(vote.room_id):
-                    return
-                await self._changed.wait()
+        while True:
+            changed = self._changed
+            if await self._opinions.poll(vote.room_id, vote.target) is not None:
+                return True
+            if not await self._opinions.is_begun(vote.room_id):
+                return await self._opinions.poll(vote.room_id, vote.target) is not None
+            await changed.wait()
 
     async def count(self, vote: Vote) -> None:
         """Count a vote; ask for the reason, or say thanks, once."""
-        await self._know(vote)
         counted = await self._opinions.count(vote, self._clock.now())
         if counted is None:
             log.info("vote does not count")
@@ -307,7 +303,11 @@ class Surveys:
 
     async def withdraw(self, redaction: Redaction) -> None:
         """Take back the vote, the thumb or the comment that was redacted."""
-        await self._opinions.withdraw(redaction.target)
+        target = redaction.target
+        await self._opinions.withdraw(target)
+        exchange = await self._store.exchange(redaction.room_id, target)
+        if exchange is not None and target in exchange.prompt[1:]:  # what it is a part of
+            await self._opinions.withdraw(exchange.prompt[0])
 
     async def meant(self, prompt: Prompt) -> EventId | None:
         """Return the prompt whose reply a command is about: what it replies to, else the last."""

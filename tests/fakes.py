@@ -618,7 +618,10 @@ class FakeOpinions:
         return Past(
             refused=not self.unwanted.isdisjoint({person, place.room_id}),
             asked=len(asked),
-            last_asked=any(self.asks[number].prompt in last for number in self.sent),
+            last_asked=any(
+                one.prompt in last and (one.begun or number in self.sent)
+                for number, one in self.asks.items()
+            ),
             waiting=bool(waiting),
         )
 
@@ -627,6 +630,7 @@ class FakeOpinions:
             number
             for number, ask in self.asks.items()
             if number not in self.sent
+            and not ask.begun
             and ask.question == "helped"
             and Conversation(ask.room_id, ask.thread_root) == place
         ]
@@ -642,7 +646,8 @@ class FakeOpinions:
         if any((one.prompt, one.question) == (prompt, question) for one in self.asks.values()):
             return False
         number = next(self._numbers)
-        self.asks[number] = Ask(number, prompt, question, place.room_id, place.thread_root, due_at)
+        where = place.room_id, place.thread_root
+        self.asks[number] = Ask(number, prompt, question, *where, due_at, due_at)
         self.people[number] = person
         return True
 
@@ -652,12 +657,21 @@ class FakeOpinions:
         ready = [one for one in unsent if one.due_at <= now]
         return ready, next((one.due_at for one in unsent if one.due_at > now), None)
 
+    async def begin(self, ask: Ask) -> bool:
+        if ask.number in self.asks:
+            self.asks[ask.number] = replace(self.asks[ask.number], begun=True)
+        return ask.number in self.asks
+
+    async def is_begun(self, room_id: RoomId) -> bool:
+        begun = {key for key, one in self.asks.items() if one.begun and one.room_id == room_id}
+        return bool(begun - self.sent.keys())
+
     async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
         self.sent[ask.number] = event_id, at, closes_at
 
     async def put_off(self, ask: Ask, due_at: float) -> None:
         if ask.number in self.asks:
-            self.asks[ask.number] = replace(ask, due_at=due_at)
+            self.asks[ask.number] = replace(self.asks[ask.number], due_at=due_at)
 
     async def drop(self, ask: Ask) -> None:
         if ask.number not in self.sent:
@@ -673,7 +687,7 @@ class FakeOpinions:
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
         """Tell whether that is a poll of ours, or may be one that is not recorded yet."""
         unsent = [one for number, one in self.asks.items() if number not in self.sent]
-        here = any(one.room_id == room_id for one in unsent)
+        here = any(one.room_id == room_id and one.begun for one in unsent)
         return here or self.knows(room_id, event_id) is not None
 
     async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
@@ -763,6 +777,10 @@ class FakeOpinions:
 
     async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
         (self.unwanted.discard if wanted else self.unwanted.add)(whose)
+        for number, ask in list(self.asks.items()):
+            theirs = whose in {self.people[number], ask.room_id}
+            if not (wanted or ask.begun or number in self.sent) and theirs:
+                del self.asks[number]
 
 
 @dataclass
@@ -776,6 +794,8 @@ class _To:
     completed: bool = False
     root: EventId | None = None
     event_id: EventId | None = None
+    begun: bool = False
+    reached_at: float | None = None
 
 
 @dataclass
@@ -858,7 +878,11 @@ class FakeCampaigns:
                 found.append(Sending(name, place, "step", to.step, to.due_at, to.event_id))
             if to.remind_at is not None:
                 found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
-        found.sort(key=lambda sending: (sending.due_at, sending.recipient.room_id))
+        found.sort(
+            key=lambda one: (
+                *(one.deed == "remind", one.step == 0, one.due_at, one.recipient.room_id),
+            )
+        )
         ready = [sending for sending in found if sending.due_at <= now]
         rest = [sending.due_at for sending in found if sending.due_at > now]
         rest += [one.ends_at] if one.ends_at is not None else []
@@ -887,7 +911,12 @@ class FakeCampaigns:
         to = self.all[one.campaign].to[room_id]
         if to.step == one.step:
             to.step, to.due_at, to.remind_at = one.step + 1, next_due, remind_at
-            to.reached, to.event_id = True, event_id
+            to.reached, to.event_id, to.begun = True, event_id, False
+            to.reached_at = to.reached_at or at
+            if self.all[one.campaign].state != "running":
+                to.due_at = to.remind_at = None
+                if question is not None and question[1]:
+                    self.all[one.campaign].state = "closing"
             if not one.recipient.direct:
                 to.root = to.root or event_id
         if question is not None:
@@ -904,20 +933,28 @@ class FakeCampaigns:
 
     async def put_off(self, one: Sending, due_at: float) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
-        if to.step == one.step:
+        if one.deed == "end" and one.event_id is not None:
+            of, room_id, key, _, poll = self.asks[one.event_id]
+            self.asks[one.event_id] = of, room_id, key, due_at, poll
+        elif one.deed == "remind":
+            to.remind_at = due_at
+        elif to.step == one.step:
             to.due_at = due_at
 
     async def decline(self, one: Sending) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
-        to.declined, to.due_at, to.remind_at = True, None, None
+        to.declined, to.due_at, to.remind_at, to.begun = True, None, None, False
 
     async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
         if not self._opinions.unwanted.isdisjoint({room.person or "", room.room_id}):
             return None
         others = [
-            at
-            for of, room_id, _, at, _ in self.asks.values()
-            if of != campaign and room_id == room.room_id
+            to.reached_at
+            for name, one in self.all.items()
+            for room_id, to in one.to.items()
+            if name != campaign
+            and to.reached_at is not None
+            and (room_id == room.room_id or room.person in {to.person} - {None})
         ]
         return max([now, *(at + 86_400 for at in others)])
 
@@ -928,16 +965,26 @@ class FakeCampaigns:
         to = self.all[found[0]].to[room_id]
         return Asked(found[0], found[2], Place(room_id, to.person is not None, to.root))
 
-    async def is_due(self, room_id: RoomId, now: float) -> bool:
-        running = [one for one in self.all.values() if one.state == "running"]
-        due = [one.to[room_id].due_at for one in running if room_id in one.to]
-        return any(at is not None and at <= now for at in due)
+    async def begin(self, one: Sending) -> None:
+        to = self.all[one.campaign].to[one.recipient.room_id]
+        to.begun = to.begun or to.step == one.step
+
+    async def is_begun(self, room_id: RoomId) -> bool:
+        return any(one.to[room_id].begun for one in self.all.values() if room_id in one.to)
+
+    async def withdraw(self, event_id: EventId) -> None:
+        self.said.pop(event_id, None)
+
+    async def amend(self, revision: Revision) -> None:
+        found = self.said.get(revision.target)
+        if found is not None and found[3] == revision.sender and found[5] is not None:
+            self.said[revision.target] = (*found[:5], revision.body, *found[6:])
 
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
         """Tell whether that is a question of ours, or may be one that is not recorded yet."""
         found = self.asks.get(event_id)
-        waits = [one.to[room_id].due_at for one in self.all.values() if room_id in one.to]
-        return (found is not None and found[1] == room_id) or any(waits)
+        begun = [one.to[room_id].begun for one in self.all.values() if room_id in one.to]
+        return (found is not None and found[1] == room_id) or any(begun)
 
     async def answer(
         self,

@@ -20,6 +20,8 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
     "timezone": "campaign fault timezone",
     "nothing": "campaign fault nothing",
     "ends": "campaign fault ends",
+    "latest": "campaign fault latest",
+    "clock": "campaign fault clock",
     "yaml": "campaign fault yaml",
     "model_type": "campaign fault yaml",
     "too_long": "campaign fault too long",
@@ -76,6 +78,8 @@ async def _launch(call: Call, name: str) -> str:
     found = await call.desk.campaigns.find(name)
     if found is None:
         return call.texts("campaign unknown", name=name[:40])
+    if found.ends_at is not None and found.ends_at <= call.desk.clock.now():
+        return call.texts("campaign past", name=name)
     rooms = await call.desk.campaigns.launch(found)
     if rooms is None:
         return call.texts("campaign not a draft", name=name)

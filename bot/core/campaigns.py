@@ -194,7 +194,9 @@ def choose(
     audience = campaign.audience
     found = [one for one in rooms if _fits(audience, one) and _lives(audience, one, active, now)]
     found.sort(key=lambda one: hashlib.sha256(f"{campaign.name}\0{one.room_id}".encode()).digest())
-    return [Recipient(one.room_id, one.person) for one in found[: audience.sample]]
+    people = {one.person or one.room_id: one for one in reversed(found)}  # each once
+    once = [one for one in found if people[one.person or one.room_id] is one]
+    return [Recipient(one.room_id, one.person) for one in once[: audience.sample]]
 
 
 def _fits(audience: Audience, room: Room) -> bool:

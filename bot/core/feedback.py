@@ -106,6 +106,8 @@ class Ask:
     Attributes:
         number: the ledger's.
         due_at: when to send it, in seconds since the epoch.
+        planned_at: when that was first so.
+        begun: it may have been sent.
     """
 
     number: int
@@ -114,6 +116,8 @@ class Ask:
     room_id: RoomId
     thread_root: EventId | None
     due_at: float
+    planned_at: float = 0.0
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

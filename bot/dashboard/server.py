@@ -144,7 +144,7 @@ class Dashboard:
             tables={part: rows(part, by(part, about.groups)) for part in PARTS},
             remarks=remarks,
             surveys=surveys,
-            query=request.query_string,
+            query=request.rel_url.raw_query_string,
             inside=True,
         )
 

@@ -99,12 +99,14 @@ class NioMatrix:
         states: dict[str, dict[str, str]] = {
             "m.room.encryption": encryption,
             "m.room.history_visibility": {"history_visibility": "invited"},
+            "m.room.guest_access": {"guest_access": "forbidden"},
             "im.vector.room.access_rules": {"rule": "restricted"},
         }
         body = {
             "name": name,
             "preset": "private_chat",
             "creation_content": {ROOM_MARKER: ADMIN},
+            "power_level_content_override": {"invite": 100},
             "initial_state": [
                 {"type": kind, "state_key": "", "content": content}
                 for kind, content in states.items()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
-from sqlalchemy import Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
-from bot.core.events import EventId, Message, Room, RoomId, Vote
+from bot.core.events import EventId, Message, Revision, Room, RoomId, Vote
 from bot.storage.database import Database
 from bot.storage.rows import date, seconds
 from bot.storage.seal import Pseudonyms, Seal
@@ -19,12 +19,13 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 
 log = structlog.get_logger()
 
+_LATEST: Final = 4_000_000_000.0  # seconds since the epoch: who writes an event dates it
 _DAY: Final = 86_400.0
 # What is read of answers, in this order.
 ANSWER_COLUMNS: Final = (
     *("campaign", "question", "person", "answer", "text", "answered_at", "counts"),
 )
-_AT_ONCE: Final = 50  # messages that are handed out to be sent, for each campaign
+_AT_ONCE: Final = 5  # messages of a kind that are handed out to be sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +149,9 @@ class SqlCampaigns:
                 return [], None
             if row.state == "closing":
                 return await _ends(connection, row.id, name), None
-            found = [
-                one
-                for deed in ("step", "remind")
-                for one in await _waiting(connection, row.id, name, deed)
-            ]
-            found.sort(key=lambda one: one.due_at)
-            ready = [one for one in found[:_AT_ONCE] if one.due_at <= now]
-            rest = [one.due_at for one in found[len(ready) :]]
+            found = await _waiting(connection, row.id, name)
+            ready = [one for one in found if one.due_at <= now]
+            rest = [one.due_at for one in found if one.due_at > now]
             if row.ends_at is not None:
                 rest.append(seconds(row.ends_at))
             return ready, min(rest, default=None)
@@ -191,10 +187,13 @@ class SqlCampaigns:
             "reached_at": func.coalesce(recipients.c.reached_at, date(at)),
             "thread_root": root,
             "event_id": event_id,
+            "begun": False,
         }
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
+            if not await _reopen(connection, number, poll=question is not None and question[1]):
+                row.update(due_at=None, remind_at=None)
             # A step that was answered before this was recorded has gone on already.
             here = *_at(number, room_id), recipients.c.step == one.step
             await connection.execute(update(recipients).where(*here).values(row))
@@ -235,12 +234,21 @@ class SqlCampaigns:
         await self._database.run("ended", work, durable=True)
 
     async def put_off(self, one: Sending, due_at: float) -> None:
-        """Record that a step is sent later."""
+        """Record that a message is sent later."""
+        later = date(due_at)
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
-            here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
-            await connection.execute(update(recipients).where(*here).values(due_at=date(due_at)))
+            here = _at(number, one.recipient.room_id)
+            if one.deed == "end":  # the others come first
+                ended = update(asks).where(asks.c.event_id == one.event_id)
+                await connection.execute(ended.values(sent_at=later))
+            elif one.deed == "remind":
+                reminded = update(recipients).where(*here)
+                await connection.execute(reminded.values(remind_at=later))
+            else:
+                step = update(recipients).where(*here, recipients.c.step == one.step)
+                await connection.execute(step.values(due_at=later))
 
         await self._database.run("campaign_put_off", work)
 
@@ -252,7 +260,7 @@ class SqlCampaigns:
             await connection.execute(
                 update(recipients)
                 .where(*_at(number, one.recipient.room_id))
-                .values(declined=True, due_at=None, remind_at=None)
+                .values(declined=True, due_at=None, remind_at=None, begun=False)
             )
 
         await self._database.run("decline", work)
@@ -274,9 +282,13 @@ class SqlCampaigns:
             if await connection.scalar(select(or_(refuses, none_here))):
                 return None
             number = await _number(connection, campaign)
+            theirs = or_(
+                recipients.c.room_id == room.room_id,
+                and_(recipients.c.person == person, recipients.c.person.is_not(None)),
+            )
             last = await connection.scalar(
-                select(func.max(asks.c.sent_at)).where(
-                    asks.c.room_id == room.room_id, asks.c.campaign_id != number
+                select(func.max(recipients.c.reached_at)).where(
+                    theirs, recipients.c.campaign_id != number
                 )
             )
             return now if last is None else max(now, seconds(last) + _DAY)
@@ -308,16 +320,46 @@ class SqlCampaigns:
 
         return await self._database.run("asked_by", work)
 
-    async def is_due(self, room_id: RoomId, now: float) -> bool:
-        """Tell whether a question may be on its way to the room, not recorded yet."""
+    async def begin(self, one: Sending) -> None:
+        """Record that a step may stand in its room from now on."""
+
+        async def work(connection: AsyncConnection) -> None:
+            number = await _number(connection, one.campaign)
+            here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
+            await connection.execute(update(recipients).where(*here).values(begun=True))
+
+        await self._database.run("campaign_begin", work)
+
+    async def is_begun(self, room_id: RoomId) -> bool:
+        """Tell whether a question may stand in a room that is not recorded yet."""
 
         async def work(connection: AsyncConnection) -> bool:
-            here = recipients.c.room_id == room_id, recipients.c.due_at <= date(now)
-            running = campaigns.c.state == "running"
-            query = select(recipients.c.room_id).join(campaigns).where(*here, running)
-            return await connection.scalar(query.limit(1)) is not None
+            here = recipients.c.room_id == room_id, recipients.c.begun
+            query = select(recipients.c.room_id).where(*here).limit(1)
+            return await connection.scalar(query) is not None
 
-        return await self._database.run("is_due", work)
+        return await self._database.run("is_begun", work)
+
+    async def withdraw(self, event_id: EventId) -> None:
+        """Take back what an event has answered."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(answers).where(answers.c.event_id == event_id))
+
+        await self._database.run("answer_withdrawn", work, durable=True)
+
+    async def amend(self, revision: Revision) -> None:
+        """Let a text say what its edit says, by whoever has written it."""
+        person = self._pseudonyms.of(revision.sender)
+        sealed = self._seal.close(revision.body.encode(), revision.target)
+
+        async def work(connection: AsyncConnection) -> None:
+            theirs = answers.c.event_id == revision.target, answers.c.person == person
+            await connection.execute(
+                update(answers).where(*theirs, answers.c.text.is_not(None)).values(text=sealed)
+            )
+
+        await self._database.run("answer_amended", work, durable=True)
 
     async def answer(
         self,
@@ -433,7 +475,7 @@ class SqlCampaigns:
         return await self._database.run("answers", work)
 
     def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
-        text, at = row["text"], row["timestamp"] / 1000
+        text, at = row["text"], min(row["timestamp"] / 1000, _LATEST)
         try:
             words = None if text is None else self._seal.open(text, row["event_id"]).decode()
         except ValueError:  # another storage.key
@@ -471,6 +513,15 @@ class SqlCampaigns:
         return await self._database.run("progress", work)
 
 
+async def _reopen(connection: AsyncConnection, number: int, *, poll: bool) -> bool:
+    """Tell whether a campaign still runs; else what was sent last is to be ended as well."""
+    state = await connection.scalar(select(campaigns.c.state).where(campaigns.c.id == number))
+    if state == "closed" and poll:
+        ends = update(campaigns).where(campaigns.c.id == number)
+        await connection.execute(ends.values(state="closing"))
+    return bool(state == "running")
+
+
 def _at(number: int, room_id: str) -> tuple[Any, Any]:
     return recipients.c.campaign_id == number, recipients.c.room_id == room_id
 
@@ -484,18 +535,25 @@ async def _number(connection: AsyncConnection, name: str) -> int:
     return int(found.scalar_one())
 
 
-async def _waiting(
-    connection: AsyncConnection, number: int, name: str, deed: Literal["step", "remind"]
-) -> list[Sending]:
-    """Return the first of what waits, in order."""
-    when = recipients.c.due_at if deed == "step" else recipients.c.remind_at
-    found = await connection.execute(
+async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+    """Return the first of what waits: who has answered goes on before others are begun with."""
+    there = recipients.c.campaign_id == number
+    found: list[Sending] = []
+    for begun in (recipients.c.step > 0, recipients.c.step == 0):
+        rows = await connection.execute(
+            select(recipients)
+            .where(there, begun, recipients.c.due_at.is_not(None))
+            .order_by(recipients.c.due_at, recipients.c.room_id)
+            .limit(_AT_ONCE)
+        )
+        found += [_sending(row, name, "step") for row in rows]
+    rows = await connection.execute(
         select(recipients)
-        .where(recipients.c.campaign_id == number, when.is_not(None))
-        .order_by(when, recipients.c.room_id)
-        .limit(_AT_ONCE + 1)
+        .where(there, recipients.c.remind_at.is_not(None))
+        .order_by(recipients.c.remind_at, recipients.c.room_id)
+        .limit(_AT_ONCE)
     )
-    return [_sending(row, name, deed) for row in found]
+    return found + [_sending(row, name, "remind") for row in rows]
 
 
 def _sending(row: Row[Any], name: str, deed: Literal["step", "remind"]) -> Sending:

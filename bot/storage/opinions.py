@@ -63,6 +63,7 @@ from bot.storage.tables import (
 from bot.storage.tallies import rating_counted, reply_counted
 
 _DAY = 86_400.0
+_LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
 _AT_ONCE = 100  # polls that are handed out to be sent
 _PAGE = 10_000  # rows that are read at once
 
@@ -131,6 +132,7 @@ class SqlOpinions:
                 await connection.execute(
                     statement.on_conflict_do_update(index_elements=list(key), set_=known)
                 )
+            await self._rate_all_anew(connection, prompt.event_id, at)
             past = await _past(connection, prompt, person, at)
             wait = after(past)
             if past.waiting:
@@ -153,7 +155,9 @@ class SqlOpinions:
     ) -> bool:
         """Insert a poll that is to be sent; False where the question is asked already."""
         asked = {"prompt_event_id": prompt, "question": question, "person": person}
-        statement = self._insert(polls).values(asked | place | {"due_at": date(due_at)})
+        statement = self._insert(polls).values(
+            asked | place | {"due_at": date(due_at), "planned_at": date(due_at)}
+        )
         return bool((await connection.execute(statement.on_conflict_do_nothing())).rowcount)
 
     async def due(self, now: float) -> tuple[Sequence[Ask], float | None]:
@@ -180,6 +184,26 @@ class SqlOpinions:
                 )
 
         await self._database.run("asked", work, durable=True)
+
+    async def begin(self, ask: Ask) -> bool:
+        """Record that a poll may be sent from now on; False where it is not wanted any more."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            begun = await connection.execute(
+                update(polls).where(polls.c.id == ask.number).values(begun=True)
+            )
+            return bool(begun.rowcount)
+
+        return await self._database.run("begin", work)
+
+    async def is_begun(self, room_id: RoomId) -> bool:
+        """Tell whether a poll may stand in a room that is not recorded yet."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            here = polls.c.room_id == room_id, polls.c.begun, polls.c.event_id.is_(None)
+            return await connection.scalar(select(polls.c.id).where(*here).limit(1)) is not None
+
+        return await self._database.run("is_begun", work)
 
     async def put_off(self, ask: Ask, due_at: float) -> None:
         """Record that a poll is sent later."""
@@ -269,6 +293,12 @@ class SqlOpinions:
             counts=counts,
         )
         await connection.execute(statement.on_conflict_do_nothing())
+
+    async def _rate_all_anew(self, connection: AsyncConnection, prompt: str, at: float) -> None:
+        """Let ratings from before the reply was whole have what is known of it by now."""
+        query = select(opinions.c.person).where(opinions.c.prompt_event_id == prompt).distinct()
+        for person in (await connection.scalars(query)).all():
+            await self._rate_anew(connection, prompt, person, at)
 
     async def _rate_anew(
         self, connection: AsyncConnection, prompt: str, person: str, at: float
@@ -365,7 +395,7 @@ class SqlOpinions:
                 .returning(opinions.c.prompt_event_id, opinions.c.person, opinions.c.timestamp)
             )
             for prompt, person, timestamp in gone.all():
-                await self._rate_anew(connection, prompt, person, timestamp / 1000)
+                await self._rate_anew(connection, prompt, person, min(timestamp / 1000, _LATEST))
 
         await self._database.run("withdraw", work, durable=True)
 
@@ -390,7 +420,13 @@ class SqlOpinions:
         else:
             table, key = choices, {"room_id": whose, "thread_root": ""}
 
+        waiting = polls.c.person == key.get("person"), polls.c.event_id.is_(None)
+        if "room_id" in key:
+            waiting = polls.c.room_id == whose, polls.c.event_id.is_(None)
+
         async def work(connection: AsyncConnection) -> None:
+            if not wanted:
+                await connection.execute(delete(polls).where(*waiting, polls.c.begun.is_(False)))
             statement = self._insert(table).values(key | {"polls": wanted})
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=list(key), set_={"polls": wanted})
@@ -463,7 +499,8 @@ def _is(table: Any, key: dict[str, str]) -> list[Any]:  # noqa: ANN401  # any of
 
 def _waits_in(place: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy's own type is generic
     """Hold for what is to be sent in a conversation, and is no reason asked for."""
-    return and_(*_is(polls, place), polls.c.event_id.is_(None), polls.c.question == "helped")
+    unsent = polls.c.event_id.is_(None), polls.c.begun.is_(False)
+    return and_(*_is(polls, place), *unsent, polls.c.question == "helped")
 
 
 def _context_of(how: Circumstances, at: float) -> dict[str, Any]:
@@ -509,7 +546,7 @@ async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: fl
             polls.c.prompt_event_id == before.scalar_subquery(),
             polls.c.prompt_event_id == prompt.event_id,
         ),
-        polls.c.event_id.is_not(None),
+        or_(polls.c.event_id.is_not(None), polls.c.begun),
     )
 
     async def there(query: Select[Any]) -> bool:
@@ -555,6 +592,8 @@ def _ask(row: RowMapping) -> Ask:
         RoomId(row["room_id"]),
         EventId(root) if root else None,
         seconds(row["due_at"]),
+        seconds(row["planned_at"]),
+        begun=row["begun"],
     )
 
 

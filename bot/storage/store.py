@@ -12,7 +12,7 @@ import structlog
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -286,6 +286,11 @@ class SqlStore:
             await connection.execute(
                 update(inbox).where(inbox.c.event_id.in_(event_ids)).values(finished_at=func.now())
             )
+            invitations = [one for one in event_ids if one.startswith("invite:")]
+            if invitations:  # who has invited the bot is of no use any more
+                await connection.execute(
+                    update(inbox).where(inbox.c.event_id.in_(invitations)).values(sender=None)
+                )
 
         await self._database.run("finish", work)
 
@@ -401,10 +406,11 @@ async def _is_nobodys(connection: AsyncConnection, heard: Event) -> bool:
 async def _may_be_ours(connection: AsyncConnection, poll: EventId, room_id: RoomId) -> bool:
     """Tell whether a poll is one of the bot's, or one that was sent and is not recorded yet."""
     feedback = exists().where(
-        polls.c.room_id == room_id, or_(polls.c.event_id == poll, polls.c.event_id.is_(None))
+        polls.c.room_id == room_id,
+        or_(polls.c.event_id == poll, and_(polls.c.begun, polls.c.event_id.is_(None))),
     )
     asked = exists().where(asks.c.room_id == room_id, asks.c.event_id == poll)
-    waiting = exists().where(recipients.c.room_id == room_id, recipients.c.due_at.is_not(None))
+    waiting = exists().where(recipients.c.room_id == room_id, recipients.c.begun)
     return bool(await connection.scalar(select(or_(feedback, asked, waiting))))
 
 

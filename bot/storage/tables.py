@@ -164,6 +164,9 @@ polls = Table(
     Column("sent_at", DateTime, nullable=True),
     Column("closes_at", DateTime, nullable=True),
     Column("thanked", Boolean, nullable=False, server_default=false()),
+    Column("planned_at", DateTime, nullable=False),  # when it was first due
+    Column("begun", Boolean, nullable=False, server_default=false()),  # it may have been sent
+    sqlite_autoincrement=True,  # a number that is let go of is never another poll's
 )
 Index("ix_polls_question", polls.c.prompt_event_id, polls.c.question, unique=True)
 Index("ix_polls_person", polls.c.person, polls.c.sent_at)
@@ -238,8 +241,15 @@ recipients = Table(
     Column("completed_at", DateTime, nullable=True),
     Column("thread_root", String, nullable=True),  # of a salon
     Column("event_id", String, nullable=True),  # the last question
+    Column("begun", Boolean, nullable=False, server_default=false()),  # it may have been sent
 )
-Index("ix_recipients_due", recipients.c.due_at, **_where(recipients.c.due_at.is_not(None)))
+Index(
+    "ix_recipients_due",
+    recipients.c.campaign_id,
+    recipients.c.step,
+    recipients.c.due_at,
+    **_where(recipients.c.due_at.is_not(None)),
+)
 Index(
     "ix_recipients_remind", recipients.c.remind_at, **_where(recipients.c.remind_at.is_not(None))
 )

@@ -110,9 +110,12 @@ class TestCampaigns:
             Sending("n", THERE, "step", 0, MIDNIGHT),
         ]
         assert later == ENDS
-        assert await ledger.campaigns.is_due(ROOM, MIDNIGHT)
-        assert not await ledger.campaigns.is_due(ROOM, MIDNIGHT - 1)
-        assert not await ledger.campaigns.is_due(RoomId("!other"), MIDNIGHT)
+        assert not await ledger.campaigns.is_begun(ROOM)
+        await ledger.campaigns.begin(due[0])
+        assert await ledger.campaigns.is_begun(ROOM)
+        assert not await ledger.campaigns.is_begun(SALON)
+        await ledger.ask(due[0], FIRST)
+        assert not await ledger.campaigns.is_begun(ROOM)
 
     async def test_a_question_waits_for_its_answer_and_the_next_one_is_due_then(
         self, ledger: Ledger
@@ -125,7 +128,7 @@ class TestCampaigns:
         assert await ledger.campaigns.asked(ROOM, FIRST) == ASKED
         assert await ledger.campaigns.asked(SALON, FIRST) is None
         assert await ledger.answer(cast(), "1") == "goes on"
-        [_, again] = await ledger.due(MIDNIGHT + 20)
+        [again, _] = await ledger.due(MIDNIGHT + 20)
         assert again == Sending("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
         await ledger.ask(again, SECOND, "2")
         last = Asked("n", "2", HERE)
@@ -182,7 +185,7 @@ class TestCampaigns:
         await ledger.ask(there, FIRST, next_due=MIDNIGHT + 2)
         place = replace(THERE, thread_root=FIRST)
 
-        [_, following] = await ledger.due(MIDNIGHT + 2)
+        [following, _] = await ledger.due(MIDNIGHT + 2)
         assert following == Sending("n", place, "step", 1, MIDNIGHT + 2, FIRST)
         asked = await ledger.campaigns.asked(SALON, FIRST)
         assert asked == Asked("n", "1", place)
@@ -208,6 +211,35 @@ class TestCampaigns:
         assert await write() == "thanks"
         progress = await ledger.campaigns.progress("n")
         assert progress == Progress("running", 2, 1, 0, 1, 1, {}, {"1": 1})
+
+    async def test_an_answer_that_is_withdrawn_counts_no_more(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        [here, _] = await ledger.due()
+        await ledger.ask(here, FIRST)
+        await ledger.answer(cast(), "1")
+        await ledger.answer(cast(event_id="$2", at=VOTED_AT + 1), "2")
+
+        await ledger.campaigns.withdraw(EventId("$2"))
+        await ledger.campaigns.withdraw(EventId("$other"))
+
+        progress = await ledger.campaigns.progress("n")
+        assert progress is not None
+        assert progress.answers == {"1": {"1": 1}}
+
+    async def test_what_is_sent_as_a_campaign_closes_is_ended_as_well(
+        self, ledger: Ledger
+    ) -> None:
+        await ledger.launch(to=TO[:1])
+        [here] = await ledger.due()
+        await ledger.campaigns.close("n", MIDNIGHT)
+        assert await ledger.campaigns.running() == []
+        await ledger.ask(here, FIRST, next_due=MIDNIGHT + 1)
+
+        assert await ledger.campaigns.running() == ["n"]
+        [end] = await ledger.due(MIDNIGHT + 10)
+        assert (end.deed, end.event_id) == ("end", FIRST)
+        await ledger.campaigns.ended(end)
+        assert await ledger.campaigns.running() == []
 
     async def test_a_person_is_reminded_once_unless_they_have_answered(
         self, ledger: Ledger
@@ -297,8 +329,9 @@ class TestCampaigns:
     async def test_votes_in_its_polls_are_admitted(self, ledger: Ledger) -> None:
         await ledger.launch(to=TO[:1])
         early, known = cast(target="$unknown"), cast(event_id="$2")
-        assert await ledger.store.admit(Batch((early,), "s1"), MIDNIGHT) == [early]
         [here] = await ledger.due()
+        await ledger.campaigns.begin(here)
+        assert await ledger.store.admit(Batch((early,), "s1"), MIDNIGHT) == [early]
         await ledger.ask(here, FIRST)
 
         stray = cast(event_id="$3", target="$unknown")

@@ -157,7 +157,15 @@ class TestOpinions:
         assert await ledger.opinions.due(MIDNIGHT + 299) == ([], MIDNIGHT + 300)
         [ask], later = await ledger.opinions.due(MIDNIGHT + 300)
         assert later is None
-        assert ask == Ask(ask.number, EventId("$prompt"), "helped", ROOM, None, MIDNIGHT + 300)
+        assert ask == Ask(
+            ask.number,
+            EventId("$prompt"),
+            "helped",
+            ROOM,
+            None,
+            MIDNIGHT + 300,
+            planned_at=MIDNIGHT + 300,
+        )
         await ledger.opinions.put_off(ask, MIDNIGHT + 400)
         assert await ledger.opinions.due(MIDNIGHT + 300) == ([], MIDNIGHT + 400)
         await ledger.opinions.asked(ask, POLLED, MIDNIGHT + 400, MIDNIGHT + 500)
@@ -389,8 +397,11 @@ class TestOpinions:
 
         heard = (mine, other, sealed, stray)
         assert await ledger.store.admit(Batch(heard, "s2"), MIDNIGHT) == [mine, sealed]
-        await ledger.answer("$2", wait=DAY)  # where it is not known yet, each may be one
-        assert await ledger.store.admit(Batch((other, stray), "s3"), MIDNIGHT) == [other, stray]
+        await ledger.answer("$2", wait=0.0)
+        assert await ledger.store.admit(Batch((other, stray), "s3"), MIDNIGHT) == []
+        [ask], _ = await ledger.opinions.due(MIDNIGHT)
+        await ledger.opinions.begin(ask)  # where it is not known yet, each may be one
+        assert await ledger.store.admit(Batch((other, stray), "s4"), MIDNIGHT) == [other, stray]
         await ledger.store.finish(EventId("$2"), other.event_id, stray.event_id)
         left = await ledger.store.unfinished()
         assert Awaited(sealed, MIDNIGHT) in left

@@ -229,9 +229,9 @@ async def test_many_reports_are_not_all_kept(client: Client, statistics: FakeSta
         await get(client, f"/?modele=m{number}")
     asked = statistics.asked
     await get(client, "/?modele=m69")
-    assert statistics.asked == asked + 1  # comments alone
+    assert statistics.asked == asked + 2  # comments and surveys
     await get(client, "/?modele=m0")
-    assert statistics.asked == asked + 4
+    assert statistics.asked == asked + 6
 
 
 async def test_a_ledger_that_is_away_is_told_by_a_page(

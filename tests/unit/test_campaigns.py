@@ -12,7 +12,7 @@ from bot.core.replies import Anchor, Notice, Outgoing, Picture
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
-from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, vote
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, redaction, revision, vote
 
 FR = speak("fr")
 ADMIN_ROOM = RoomId("!admin:tchap.test")
@@ -81,6 +81,12 @@ class Office(Story):
         """Create and launch a campaign; return what the bot says."""
         await self.type(f"!sondage creer\n{definition}{NEVER_QUIET}")
         return await self.type("!sondage lancer n")
+
+    async def cast_in(self, place: int, answer: str) -> None:
+        """Vote in the message that was sent as that one of the room."""
+        ids = [key for key, _ in self.matrix.sent if self.matrix.places[key] == ROOM]
+        at = int(self.clock.now() * 1000)
+        await self.hear(vote(answer, target=ids[place], event_id="$cast", timestamp=at))
 
     async def cast(self, answer: str, number: int, *, sender: UserId = AGENT) -> None:
         at = int(self.clock.now() * 1000) + number
@@ -263,6 +269,57 @@ async def test_who_has_refused_polls_gets_an_announcement_and_no_survey(story: O
 
     assert story.said()[said:] == [Notice("Au revoir")]
     assert story.ledger.all["n"].to[ROOM].declined
+
+
+async def test_who_refuses_in_the_middle_is_asked_and_reminded_no_more(story: Office) -> None:
+    async with story.run():
+        await story.launch(SEQUENCE)
+        await story.held.pass_time(1.0)
+        await story.hear(message("!sondages non"))
+        said = len(story.said())
+        await story.cast_in(1, "1")
+        await story.held.pass_time(10 * DAY)
+
+    assert story.said()[said:] == []
+
+
+async def test_who_has_answered_goes_on_before_others_are_begun_with(story: Office) -> None:
+    story.people(30)
+    async with story.run():
+        await story.type(f"!sondage creer\n{SEQUENCE}quiet:\nper_minute: 1\n")
+        await story.type("!sondage lancer n")
+        while len(story.said()) < 2:
+            await story.held.pass_time(60.0)
+        await story.cast("1", 1)
+        await story.held.pass_time(130.0)
+
+    assert story.said()[2:] == [Poll("Combien ?", SCALE, disclosed=False)]
+
+
+async def test_a_redacted_answer_and_an_edited_one_count_as_they_stand(story: Office) -> None:
+    async with story.run():
+        await story.launch("name: n\nquestions:\n- {question: a, type: text}\n")
+        await story.held.pass_time(1.0)
+        await story.hear(replace(message("Mieux.", event_id="$said"), replies_to=story.last()))
+        story.matrix.hear(revision("Pire.", target="$said"))
+        await story.settle()
+        assert story.ledger.said[EventId("$said")][5] == "Pire."
+        story.matrix.hear(redaction("$said"))
+        await story.settle()
+
+    assert story.ledger.said == {}
+
+
+async def test_a_definition_that_breaks_costs_no_other(story: Office) -> None:
+    await story.ledger.draft("broken", "name: [", 0.0)
+    await story.ledger.launch("broken", [Recipient(ROOM, AGENT)], 0.0, None)
+    async with story.run() as running:
+        story.matrix.hear()
+        await story.launch(CHOICE)
+        await story.held.pass_time(1.0)
+        assert not running.done()
+
+    assert story.said() == [UTILE]
 
 
 async def test_two_campaigns_at_once_ask_a_person_a_day_apart(story: Office) -> None:

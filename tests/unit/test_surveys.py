@@ -371,6 +371,16 @@ async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: Asked)
     assert [poll.latest for _, poll in story.polls] == ["$4"]
 
 
+async def test_who_refuses_while_a_poll_waits_does_not_get_it(story: Asked) -> None:
+    story.feedback = SILENT
+    async with story.run():
+        await story.hear(message())
+        await story.hear(message("!sondages non", event_id="$no"))
+        await story.held.pass_time(600.0)
+
+    assert story.polls == []
+
+
 async def test_in_a_salon_its_moderators_switch_polls(story: Asked) -> None:
     story.matrix.direct = False
     async with story.run():
@@ -462,6 +472,7 @@ _STEPS: Sequence[tuple[str, str]] = [
     ("matrix", "put"),
     ("opinions", "answered"),
     ("opinions", "due"),
+    ("opinions", "begin"),
     ("opinions", "asked"),
     ("opinions", "count"),
     ("store", "finish"),

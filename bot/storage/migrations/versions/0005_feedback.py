@@ -55,6 +55,9 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.DateTime, nullable=True),
         sa.Column("closes_at", sa.DateTime, nullable=True),
         sa.Column("thanked", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("planned_at", sa.DateTime, nullable=False),
+        sa.Column("begun", sa.Boolean, nullable=False, server_default=sa.false()),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_polls_question", "polls", ["prompt_event_id", "question"], unique=True)
     op.create_index("ix_polls_person", "polls", ["person", "sent_at"])

@@ -12,6 +12,8 @@ def _index(table: str, column: str) -> None:
 
 
 def upgrade() -> None:
+    # Who has invited the bot is of no use once it has joined.
+    op.execute("UPDATE inbox SET sender = NULL WHERE kind = 'invite' AND finished_at IS NOT NULL")
     op.create_table(
         "shared",
         sa.Column("event_id", sa.String, primary_key=True),
@@ -45,8 +47,15 @@ def upgrade() -> None:
         sa.Column("completed_at", sa.DateTime, nullable=True),
         sa.Column("thread_root", sa.String, nullable=True),
         sa.Column("event_id", sa.String, nullable=True),
+        sa.Column("begun", sa.Boolean, nullable=False, server_default=sa.false()),
     )
-    _index("recipients", "due_at")
+    op.create_index(
+        "ix_recipients_due",
+        "recipients",
+        ["campaign_id", "step", "due_at"],
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
     _index("recipients", "remind_at")
     op.create_index("ix_recipients_room", "recipients", ["room_id"])
     op.create_table(
