@@ -248,12 +248,14 @@ Index(
     recipients.c.campaign_id,
     recipients.c.step,
     recipients.c.due_at,
+    recipients.c.room_id,  # many are due at once
     **_where(recipients.c.due_at.is_not(None)),
 )
 Index(
     "ix_recipients_remind", recipients.c.remind_at, **_where(recipients.c.remind_at.is_not(None))
 )
 Index("ix_recipients_room", recipients.c.room_id)
+Index("ix_recipients_person", recipients.c.person, **_where(recipients.c.person.is_not(None)))
 
 asks = Table(
     "asks",

@@ -52,11 +52,12 @@ def upgrade() -> None:
     op.create_index(
         "ix_recipients_due",
         "recipients",
-        ["campaign_id", "step", "due_at"],
+        ["campaign_id", "step", "due_at", "room_id"],
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     _index("recipients", "remind_at")
+    _index("recipients", "person")
     op.create_index("ix_recipients_room", "recipients", ["room_id"])
     op.create_table(
         "asks",
