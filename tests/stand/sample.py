@@ -142,6 +142,7 @@ def _reply(number: int, sample: Sample, draw: random.Random, rows: Rows, seal: S
                 **place,
                 "person": person,
                 "due_at": _text(at),
+                "planned_at": _text(at),
                 "event_id": f"$sondage-{number}",
                 "sent_at": _text(at),
             }
