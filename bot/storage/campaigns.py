@@ -19,7 +19,6 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 
 log = structlog.get_logger()
 
-_LATEST: Final = 4_000_000_000.0  # seconds since the epoch: who writes an event dates it
 _DAY: Final = 86_400.0
 # What is read of answers, in this order.
 ANSWER_COLUMNS: Final = (
@@ -475,7 +474,7 @@ class SqlCampaigns:
         return await self._database.run("answers", work)
 
     def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
-        text, at = row["text"], min(row["timestamp"] / 1000, _LATEST)
+        text, at = row["text"], row["timestamp"] / 1000
         try:
             words = None if text is None else self._seal.open(text, row["event_id"]).decode()
         except ValueError:  # another storage.key

@@ -63,7 +63,6 @@ from bot.storage.tables import (
 from bot.storage.tallies import rating_counted, reply_counted
 
 _DAY = 86_400.0
-_LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
 _AT_ONCE = 100  # polls that are handed out to be sent
 _PAGE = 10_000  # rows that are read at once
 
@@ -395,7 +394,7 @@ class SqlOpinions:
                 .returning(opinions.c.prompt_event_id, opinions.c.person, opinions.c.timestamp)
             )
             for prompt, person, timestamp in gone.all():
-                await self._rate_anew(connection, prompt, person, min(timestamp / 1000, _LATEST))
+                await self._rate_anew(connection, prompt, person, timestamp / 1000)
 
         await self._database.run("withdraw", work, durable=True)
 

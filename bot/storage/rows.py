@@ -23,6 +23,8 @@ from bot.core.replies import Frozen, Wire
 from bot.ports import Awaited
 from bot.storage.seal import Seal
 
+_LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
+
 Unfinished = Invite | Joined | Left | Pending | Awaited
 
 
@@ -116,7 +118,7 @@ def frozen(row: RowMapping, seal: Seal) -> Frozen:
 
 def date(at: float) -> datetime:
     """Return seconds since the epoch as the columns hold them: UTC, without a zone."""
-    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+    return datetime.fromtimestamp(min(at, _LATEST), UTC).replace(tzinfo=None)
 
 
 def seconds(at: datetime) -> float:
