@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import structlog
 
@@ -24,12 +23,12 @@ from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
 from bot.core.routing import Comment
 from bot.delivery import Replying
-from bot.errors import ENDING, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
-from bot.failpoints import armed
-from bot.insist import insist
+from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.insist import post
 from bot.logs import log_bug
 from bot.ports import CampaignLedger
 from bot.texts import Texts
+from bot.waiting import told_within
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
 _AGAIN = 300.0  # until it gets another
@@ -46,6 +45,7 @@ class Campaigns:
 
     def __init__(self, to: Replying, ledger: CampaignLedger, contexts: Contexts) -> None:
         """Take what every reply needs, the ledger of campaigns, and who knows the languages."""
+        self._to = to
         self._matrix = to.matrix
         self._clock = to.clock
         self._ledger = ledger
@@ -167,21 +167,9 @@ class Campaigns:
             self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
             await self._try(campaign, due[0])
         else:
-            await self._wait(changed, quiet_until if due else next_due)
-
-    async def _wait(self, changed: asyncio.Event, until: float | None) -> None:
-        """Wait until then, or until something is new."""
-        if until is None:
-            await changed.wait()
-            return
-        loop, wait = asyncio.get_running_loop(), max(until - self._clock.now(), 0.0)
-        told = loop.create_task(changed.wait())
-        slept = loop.create_task(self._clock.sleep(wait))
-        try:
-            await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
-            slept.cancel()
+            until = quiet_until if due else next_due
+            wait = None if until is None else until - self._clock.now()
+            await told_within(self._clock, changed, wait)
 
     async def _keep_pace(self, campaign: Campaign) -> None:
         """Wait until the campaign may send one more message."""
@@ -199,10 +187,8 @@ class Campaigns:
             except (HomeserverUnreachable, RateLimited) as error:
                 log.warning("campaign message put off", reason=str(error))
                 await self._put_off(one)
-            except ENDING as error:
-                if not (isinstance(error, LoggedOut) and error.soft):
-                    raise  # the ledger or the login is gone: nothing is lost
-                await self._put_off(one)
+            except ENDING:
+                raise  # the ledger or the login is gone: nothing is lost
             except MatrixError as error:
                 log.warning("campaign message refused", reason=str(error))
                 await self._give_up(one)
@@ -298,14 +284,9 @@ class Campaigns:
     ) -> EventId:
         device_id = self._matrix.device_id
         transaction = transaction_id(device_id, cause, f"campaign {stage}", part=0, claim=0)
-        freeze = partial(self._matrix.freeze, room_id, outgoing)
-        wire = await insist(self._clock, freeze, within=_PATIENCE)
-
-        async def put() -> EventId:
-            with armed.around("campaign"):
-                return await self._matrix.put(room_id, wire, transaction)
-
-        return await insist(self._clock, put, within=_PATIENCE)
+        return await post(
+            self._to, room_id, outgoing, transaction, name="campaign", within=_PATIENCE
+        )
 
     def _tell(self) -> None:
         self._changed.set()

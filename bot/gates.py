@@ -8,6 +8,7 @@ import structlog
 
 from bot.insist import backoff
 from bot.ports import Clock
+from bot.waiting import told_within
 
 _FIRST_PAUSE: Final = 2  # of `backoff`: 4 to 6 seconds
 _LONGEST_PAUSE: Final = 60.0  # seconds, where the backend does not say how long
@@ -123,14 +124,7 @@ class Gate:
     async def change(self, place: Place, end: float) -> None:
         """Wait until it is worth asking again whether the place may go."""
         due = min(end, self._until) if self._line[0] is place else end
-        loop, clock = asyncio.get_running_loop(), self._clock
-        told = loop.create_task(self._changed.wait())
-        slept = loop.create_task(clock.sleep(max(due - clock.monotonic(), 0.0)))
-        try:
-            await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
-            slept.cancel()
+        await told_within(self._clock, self._changed, due - self._clock.monotonic())
 
     def answered(self, place: Place) -> None:
         """Let the next go, if this was the last to go."""

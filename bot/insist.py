@@ -6,8 +6,11 @@ from typing import TypeVar
 
 import structlog
 
+from bot.core.events import EventId, RoomId
+from bot.core.replies import Outgoing
 from bot.errors import HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
-from bot.ports import Clock
+from bot.failpoints import armed
+from bot.ports import Clock, Sends
 
 T = TypeVar("T")
 
@@ -61,3 +64,34 @@ async def insist(
             log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1
         await clock.sleep(wait)
+
+
+async def post(
+    by: Sends,
+    room_id: RoomId,
+    outgoing: Outgoing,
+    transaction: str,
+    *,
+    name: str,
+    within: float | None = None,
+) -> EventId:
+    """Send one message, the same bytes under one id however often it is tried.
+
+    Args:
+        by: who sends.
+        room_id: where to.
+        outgoing: what.
+        transaction: its id, the same in whatever process.
+        name: of the failpoints around the request.
+        within: seconds for which each of its two steps is tried; None for ever.
+
+    Raises:
+        MatrixError: as `insist`.
+    """
+    wire = await insist(by.clock, lambda: by.matrix.freeze(room_id, outgoing), within=within)
+
+    async def put() -> EventId:
+        with armed.around(name):
+            return await by.matrix.put(room_id, wire, transaction)
+
+    return await insist(by.clock, put, within=within)

@@ -421,3 +421,13 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+class Sends(Protocol):
+    """Who has all that a request to the homeserver needs."""
+
+    @property
+    def matrix(self) -> Matrix: ...
+
+    @property
+    def clock(self) -> Clock: ...

@@ -32,22 +32,15 @@ from bot.core.feedback import (
     ask_after,
 )
 from bot.core.polls import Poll, PollAnswer
-from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
+from bot.core.replies import Anchor, Notice, transaction_id
 from bot.core.routing import Comment
 from bot.delivery import Replying
-from bot.errors import (
-    AccountExpired,
-    HomeserverUnreachable,
-    LoggedOut,
-    MatrixError,
-    RateLimited,
-    StoreError,
-)
-from bot.failpoints import armed
-from bot.insist import insist
+from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.insist import insist, post
 from bot.logs import log_bug
 from bot.ports import Opinions
 from bot.texts import Texts
+from bot.waiting import told_within
 
 _STALE = 3600.0  # seconds after which nobody is asked any more about a reply
 _PATIENCE = 30.0  # for which one poll is tried before others get their turn
@@ -87,6 +80,7 @@ class Surveys:
         policy: AskPolicy,
     ) -> None:
         """Take what every reply needs, the ledger of opinions, and when whom to ask."""
+        self._to = to
         self._matrix = to.matrix
         self._store = to.store
         self._clock = to.clock
@@ -111,22 +105,8 @@ class Surveys:
             for ask in asks:
                 await self._try(ask)
             if not asks:
-                await self._wait(next_due)
-
-    async def _wait(self, next_due: float | None) -> None:
-        """Wait until a poll is due, or one more is planned."""
-        if next_due is None:
-            await self._planned.wait()
-            return
-        wait = max(next_due - self._clock.now(), 0.0)
-        loop = asyncio.get_running_loop()
-        told = loop.create_task(self._planned.wait())
-        slept = loop.create_task(self._clock.sleep(wait))
-        try:
-            await asyncio.wait([told, slept], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
-            slept.cancel()
+                wait = None if next_due is None else next_due - self._clock.now()
+                await told_within(self._clock, self._planned, wait)
 
     async def answered(self, answering: Answering) -> None:
         """Note how a reply that stands came about, and plan the poll about it where one is due.
@@ -162,14 +142,10 @@ class Surveys:
         with structlog.contextvars.bound_contextvars(**ids):
             try:
                 await self._ask(ask)
-            except (StoreError, AccountExpired):
+            except ENDING:
                 raise  # the ledger or the login is gone: the process ends, and nothing is lost
             except (HomeserverUnreachable, RateLimited) as error:
                 log.warning("poll put off", reason=str(error))
-                await self._opinions.put_off(ask, self._clock.now() + _AGAIN)
-            except LoggedOut as error:
-                if not error.soft:
-                    raise
                 await self._opinions.put_off(ask, self._clock.now() + _AGAIN)
             except MatrixError as error:
                 log.warning("poll refused by the homeserver", reason=str(error))
@@ -193,7 +169,10 @@ class Surveys:
             return
         texts = (await self._contexts.chosen(place)).texts
         poll = self._poll(ask, texts, direct=room.direct)
-        event_id = await self._send(ask, poll, "poll", ask.question)
+        transaction = self._transaction(ask, "poll")
+        event_id = await post(
+            self._to, ask.room_id, poll, transaction, name="poll", within=_PATIENCE
+        )
         await self._opinions.asked(ask, event_id, now, now + self._policy.window)
         self._tell()
         self._health.asked(ask.question)
@@ -212,18 +191,9 @@ class Surveys:
             latest=ask.prompt,
         )
 
-    async def _send(self, ask: Ask, outgoing: Outgoing, name: str, what: str) -> EventId:
-        """Send under one id, whatever process does."""
-        device_id, stage = self._matrix.device_id, f"{name} {what}"
-        transaction = transaction_id(device_id, ask.prompt, stage, part=0, claim=0)
-        freeze = partial(self._matrix.freeze, ask.room_id, outgoing)
-        wire = await insist(self._clock, freeze, within=_PATIENCE)
-
-        async def put() -> EventId:
-            with armed.around(name):
-                return await self._matrix.put(ask.room_id, wire, transaction)
-
-        return await insist(self._clock, put, within=_PATIENCE)
+    def _transaction(self, ask: Ask, name: str) -> str:
+        device_id, stage = self._matrix.device_id, f"{name} {ask.question}"
+        return transaction_id(device_id, ask.prompt, stage, part=0, claim=0)
 
     async def _drop(self, ask: Ask) -> None:
         await self._opinions.drop(ask)
@@ -265,7 +235,8 @@ class Surveys:
         texts = (await self._contexts.chosen(place)).texts
         root = ask.thread_root
         notice = Notice(texts("thanks"), None if root is None else Anchor(ask.prompt, root))
-        await self._send(ask, notice, "thanks", ask.question)
+        transaction = self._transaction(ask, "thanks")
+        await post(self._to, ask.room_id, notice, transaction, name="thanks", within=_PATIENCE)
 
     async def react(self, reaction: Reaction) -> None:
         """Take in a thumb on a reply."""

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from bot.charts import PICTURE_SIZE
 from bot.commands.registry import Call, command
 from bot.core.replies import Picture, transaction_id
-from bot.failpoints import armed
-from bot.insist import insist
+from bot.insist import post
 from bot.reports import picture
 
 
@@ -17,11 +16,6 @@ async def show_statistics(call: Call) -> None:
     today = datetime.fromtimestamp(desk.clock.now(), UTC).date()
     drawn, said = await picture(desk.statistics, today)
     shown = Picture("satisfaction.png", drawn, *PICTURE_SIZE, said)
-    device_id, room_id = desk.matrix.device_id, prompt.room_id
+    device_id = desk.matrix.device_id
     transaction = transaction_id(device_id, prompt.event_id, "picture", part=0, claim=0)
-
-    async def send() -> None:
-        with armed.around("picture"):
-            await desk.matrix.send(room_id, shown, transaction)
-
-    await insist(desk.clock, send)
+    await post(desk, prompt.room_id, shown, transaction, name="picture")
