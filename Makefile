@@ -20,8 +20,11 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 demo: $(VENV)/.dev $(VENV)/.model
 	@$(BIN)/python -m tests.stand.demo
 
+# What a test's timeout raises may end in a task that nobody waits for: then this ends the worker.
+HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
+
 test: $(VENV)/.dev $(VENV)/.node
-	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term -n logical --dist worksteal)
+	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term -n logical --dist worksteal $(HANGS))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
