@@ -439,8 +439,10 @@ class _Around:
     def _opener(self) -> Message | None:
         """Return the message at the root of the thread, where that makes it one of the bot's."""
         root = self._look(self.message.thread_root)
-        if root is None or root.sender == self.policy.me:
-            return root
+        if root is None:
+            return None
+        if root.sender == self.policy.me:  # under a notice or a poll, colleagues talk
+            return root if root.msgtype in TEXT else None
         is_prompt = _no_prompt(root, self.policy) is None and self._is_for_me(root)
         return root if is_prompt else None
 

@@ -98,6 +98,8 @@ REPLY = said("$reply", BOT)
 IN_THREAD = said(thread="$root")
 COMMAND = said(body="!aide")
 MY_POLL = said("$poll", BOT, msgtype=POLL)
+IN_SURVEY = said("$root", BOT, msgtype=POLL)
+MY_NOTICE = said("$root", BOT, msgtype="m.notice")
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,9 @@ def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(asked: Message, known: K
         (IN_THREAD, knowing(gone=("$root",))),
         (IN_THREAD, knowing(replace(OPENER, room_id=RoomId("!other:x")))),
         (IN_THREAD, knowing(replace(OPENER, msgtype="m.notice"))),
+        (IN_THREAD, knowing(IN_SURVEY)),
+        (IN_THREAD, knowing(MY_NOTICE)),
+        (said(thread="$root", body="!aide"), knowing(MY_NOTICE)),
         (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$gone")), gone=("$gone",))),
         (said(thread="$root", mentions=(COLLEAGUE,)), knowing(OPENER)),
         (said(thread="$root", mentions=(COLLEAGUE,)), knowing(MINE)),
