@@ -12,6 +12,7 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
+from bot.core.polls import POLL, QUESTION
 from bot.core.routing import TEXT
 from bot.core.visible import visible
 
@@ -82,6 +83,7 @@ class Transcript:
     _outdated: dict[EventId, None] = field(default_factory=dict)  # own edits before the last
     _redacted: dict[EventId, None] = field(default_factory=dict)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
+    _asks: dict[EventId, None] = field(default_factory=dict)  # polls and questions of the bot's
 
     @property
     def size(self) -> int:
@@ -99,6 +101,9 @@ class Transcript:
                 self._redact(target)
             case Revision():
                 self._edit(event)
+            case Message(msgtype=msgtype) if msgtype in {POLL, QUESTION}:
+                if event.sender == self.me:
+                    _note(self._asks, event.event_id)
             case _:
                 self._say(event)
 
@@ -157,6 +162,8 @@ class Transcript:
         for one in map(self._current, self._said.values()):
             if one.answers and self._redacted.keys() >= set(one.answers):
                 continue  # it is about to be redacted as well
+            if one.replies_to in self._asks:
+                continue  # an answer in a survey
             behind = [event_id for event_id in one.answers if event_id in self._said]
             if behind:
                 replies.setdefault(behind[-1], []).append(one)

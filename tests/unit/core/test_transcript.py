@@ -15,6 +15,7 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
+from bot.core.polls import POLL, QUESTION
 from bot.core.transcript import Said, Transcript
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, redaction, revision, undecryptable
 
@@ -60,6 +61,21 @@ def test_a_message_is_kept_with_what_can_be_seen_of_it() -> None:
     assert warm(asked).messages() == [
         Said(asked.event_id, AGENT, "Sobre\n?", asked.timestamp, replies_to=EventId("$earlier"))
     ]
+
+
+@pytest.mark.parametrize("kind", [POLL, QUESTION])
+@pytest.mark.parametrize("read", [cold, warm])
+def test_answers_in_a_survey_are_none_of_the_conversation(
+    read: Callable[..., Transcript], kind: str
+) -> None:
+    asks = message("Pourquoi ?", event_id="$asks", sender=BOT, msgtype=kind)
+    forged = message("Pourquoi ?", event_id="$forged", sender=COLLEAGUE, msgtype=kind)
+    answers = replace(message("Parce que.", event_id="$1"), replies_to=asks.event_id)
+    answers_other = replace(message("Ah.", event_id="$2"), replies_to=forged.event_id)
+
+    found = read(message("Bonjour"), asks, answers, forged, answers_other, revision(target="$1"))
+
+    assert bodies(found) == ["Bonjour", "Ah."]
 
 
 def test_only_the_bots_own_messages_are_replies() -> None:
