@@ -19,6 +19,7 @@ from bot.context import Contexts, Settings
 from bot.core.events import EventId, Room, RoomId, UserId
 from bot.core.models import Catalogue, ModelCard
 from bot.core.replies import Outgoing, Wire
+from bot.core.routing import Policy
 from bot.delivery import Pace, Replying
 from bot.health import Health
 from bot.ports import Clock, Matrix
@@ -147,7 +148,8 @@ def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock)
     to = Replying(matrix, store, clock, Pace(1.0, 1.0, 1.0), Health(clock))
     settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
     contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
-    return Campaigns(to, ledger, contexts)
+    policy = Policy(_ME, ("x",))
+    return Campaigns(to, ledger, contexts, policy)
 
 
 @asynccontextmanager

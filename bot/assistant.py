@@ -122,7 +122,7 @@ class Assistant:
         self._surveys = Surveys(
             replying, ledgers.opinions, self._answers, self._contexts, how.feedback
         )
-        self._campaigns = Campaigns(replying, ledgers.campaigns, self._contexts)
+        self._campaigns = Campaigns(replying, ledgers.campaigns, self._contexts, how.policy)
         self._desk = Desk(
             *(self._matrix, self._store, self._answers, self._changes, self._surveys),
             *(self._campaigns, ledgers.statistics, how.settings.catalogue, how.about),

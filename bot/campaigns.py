@@ -21,7 +21,7 @@ from bot.core.campaigns import (
 from bot.core.events import Conversation, EventId, Message, Revision, RoomId, Vote
 from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
-from bot.core.routing import Comment
+from bot.core.routing import Comment, Policy
 from bot.delivery import Replying
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.insist import post
@@ -43,13 +43,16 @@ log = structlog.get_logger()
 class Campaigns:
     """What is asked and announced from the admin room, to whoever it concerns."""
 
-    def __init__(self, to: Replying, ledger: CampaignLedger, contexts: Contexts) -> None:
-        """Take what every reply needs, the ledger of campaigns, and who knows the languages."""
+    def __init__(
+        self, to: Replying, ledger: CampaignLedger, contexts: Contexts, policy: Policy
+    ) -> None:
+        """Take what every reply needs, the ledger, who knows the languages, and who may ask."""
         self._to = to
         self._matrix = to.matrix
         self._clock = to.clock
         self._ledger = ledger
         self._contexts = contexts
+        self._policy = policy
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
         self._news = asyncio.Event()
         self._changed = asyncio.Event()  # anew after each change
@@ -87,7 +90,8 @@ class Campaigns:
 
     async def _choose(self, campaign: Campaign) -> list[Recipient]:
         active = await self._ledger.active()
-        return choose(campaign, self._matrix.rooms(), active, self._clock.now())
+        rooms, heeds = self._matrix.rooms(), self._policy.heeds
+        return choose(campaign, rooms, active, heeds, self._clock.now())
 
     async def launch(self, campaign: Campaign) -> int | None:
         """Let a draft begin; return to how many rooms it goes, None where it is no draft."""

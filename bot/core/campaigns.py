@@ -1,7 +1,7 @@
 """Campaigns: questions or an announcement for many rooms; whom they reach, and when."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, tzinfo
 from typing import Final, Literal
@@ -181,7 +181,11 @@ class Progress:
 
 
 def choose(
-    campaign: Campaign, rooms: Iterable[Room], active: Mapping[RoomId, float], now: float
+    campaign: Campaign,
+    rooms: Iterable[Room],
+    active: Mapping[RoomId, float],
+    heeds: Callable[[UserId], bool],
+    now: float,
 ) -> list[Recipient]:
     """Return the rooms that a campaign goes to, in an order that tells nothing.
 
@@ -189,10 +193,12 @@ def choose(
         campaign: whose audience.
         rooms: in which the bot can speak.
         active: when something was last answered there, in seconds since the epoch.
-        now: in the same.
+        heeds: whether what a person writes is for the bot; else a vote would not count either.
+        now: in the same as `active`.
     """
     audience = campaign.audience
-    found = [one for one in rooms if _fits(audience, one) and _lives(audience, one, active, now)]
+    fitting = [one for one in rooms if _fits(audience, one) and _lives(audience, one, active, now)]
+    found = [one for one in fitting if not one.direct or (one.person and heeds(one.person))]
     found.sort(key=lambda one: hashlib.sha256(f"{campaign.name}\0{one.room_id}".encode()).digest())
     people = {one.person or one.room_id: one for one in reversed(found)}  # each once
     once = [one for one in found if people[one.person or one.room_id] is one]
@@ -200,7 +206,7 @@ def choose(
 
 
 def _fits(audience: Audience, room: Room) -> bool:
-    if room.admin or room.closed or (room.direct and room.person is None):
+    if room.admin or room.closed:
         return False
     if audience.rooms != "all" and room.direct != (audience.rooms == "direct"):
         return False

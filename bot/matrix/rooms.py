@@ -62,6 +62,7 @@ class Rooms:
         self._histories = histories
         self._rules: dict[RoomId, str] = {}
         self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
+        self._heroes: dict[RoomId, UserId] = {}  # of those with one other member
         self._create: dict[RoomId, Json] = {}  # the room's m.room.create
         self._visibility: dict[RoomId, str] = {}
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
@@ -79,8 +80,8 @@ class Rooms:
         member makes a salon of either.
         """
         rule = self._rules.get(room_id)
-        person = self._people.get(room_id)
-        direct = rule == "direct" or (rule is None and person is not None)
+        person = self._people.get(room_id) or self._heroes.get(room_id)
+        direct = rule == "direct" or (rule is None and room_id in self._people)
         return Room(
             room_id,
             direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS,
@@ -189,7 +190,7 @@ class Rooms:
 
     def _forget(self, room_id: RoomId) -> None:
         facts = self._rules, self._members, self._latest, self._create, self._levels
-        for of_rooms in (*facts, self._memberships, self._visibility):
+        for of_rooms in (*facts, self._memberships, self._visibility, self._heroes):
             of_rooms.pop(room_id, None)
         self._replaced.discard(room_id)
         self._histories.forget(room_id)
@@ -314,6 +315,13 @@ class Rooms:
         if summary is not None and summary.invited_member_count is not None:
             invited = summary.invited_member_count
         self._members[room_id] = (joined, invited)
+        match None if summary is None else summary.heroes:
+            case None:
+                pass  # they have not changed
+            case [hero]:
+                self._heroes[room_id] = UserId(hero)
+            case _:
+                self._heroes.pop(room_id, None)
 
     def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
         heard = parse_event(event, room_id, self.me)

@@ -37,7 +37,12 @@ def salon(number: int) -> Room:
 
 def chosen(audience: Audience, *rooms: Room, active: dict[str, float] | None = None) -> set[str]:
     known = {RoomId(room_id): at for room_id, at in (active or {}).items()}
-    return {one.room_id for one in choose(Campaign("n", audience=audience), rooms, known, NOW)}
+    found = choose(Campaign("n", audience=audience), rooms, known, heeds, NOW)
+    return {one.room_id for one in found}
+
+
+def heeds(person: UserId) -> bool:
+    return not person.startswith("@bot")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ def test_an_audience_is_chosen_by_kind_domain_and_activity(
         Room(RoomId("!admin"), direct=False, admin=True),
         Room(RoomId("!closed"), direct=True, closed=True, person=UserId("@x:tchap.test")),
         Room(RoomId("!nobody"), direct=True),
+        Room(RoomId("!bot"), direct=True, person=UserId("@bot:tchap.test")),
     ]
 
     active = {"!1": NOW - DAY, "!s1": NOW - 20 * DAY, "!2": NOW - 40 * DAY}
@@ -73,9 +79,9 @@ def test_a_sample_is_drawn_by_the_campaigns_name() -> None:
     rooms = [direct(number) for number in range(1_000)]
     audience = Audience(sample=100)
 
-    one = choose(Campaign("one", audience=audience), rooms, {}, NOW)
-    again = choose(Campaign("one", audience=audience), reversed(rooms), {}, NOW)
-    other = choose(Campaign("other", audience=audience), rooms, {}, NOW)
+    one = choose(Campaign("one", audience=audience), rooms, {}, heeds, NOW)
+    again = choose(Campaign("one", audience=audience), reversed(rooms), {}, heeds, NOW)
+    other = choose(Campaign("other", audience=audience), rooms, {}, heeds, NOW)
 
     assert len(one) == 100
     assert one == again

@@ -29,7 +29,7 @@ from bot.matrix import rooms as module
 from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
-from tests.make import AGENT, BOT, ROOM, message, prompt
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
 from tests.stand.vault import health
 
 DIRECT = {
@@ -72,6 +72,7 @@ def sync(
     state: list[dict[str, Any]] | None = None,
     members: tuple[int, int] = (2, 0),
     direct: dict[str, list[str]] | None = None,
+    heroes: list[str] | None = None,
     **rooms: Any,  # noqa: ANN401  # other sections of /sync
 ) -> nio.SyncResponse:
     body = {
@@ -88,6 +89,7 @@ def sync(
                     "summary": {
                         "m.joined_member_count": members[0],
                         "m.invited_member_count": members[1],
+                        **({} if heroes is None else {"m.heroes": heroes}),
                     },
                 }
             },
@@ -164,6 +166,27 @@ def test_an_account_that_never_synced_hears_nothing_old() -> None:
     assert (
         hear(new_rooms(), sync([said("old", "$1")], state=[DIRECT]), first=True, fresh=True) == []
     )
+
+
+def test_the_person_of_a_direct_message_is_its_other_member_where_no_list_says_so() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=[DIRECT], heroes=[AGENT]))
+    assert (rooms.room(ROOM).direct, rooms.room(ROOM).person) == (True, AGENT)
+
+    hear(rooms, sync([]))  # they have not changed
+    assert rooms.room(ROOM).person == AGENT
+    hear(rooms, sync([], heroes=[]))
+    assert rooms.room(ROOM).person is None
+    hear(rooms, sync([], heroes=[AGENT, COLLEAGUE], members=(3, 0)))
+    assert (rooms.room(ROOM).direct, rooms.room(ROOM).person) == (False, None)
+    hear(rooms, sync([], heroes=[COLLEAGUE], direct={AGENT: [ROOM]}))
+    assert rooms.room(ROOM).person == AGENT
+
+
+def test_two_members_alone_are_no_direct_message() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], heroes=[AGENT]))
+    assert not rooms.room(ROOM).direct
 
 
 def test_the_last_person_to_leave_leaves_the_bot_alone() -> None:
