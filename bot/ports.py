@@ -248,7 +248,8 @@ class Opinions(Protocol):
     `count` takes in a vote, once however often it is told, and plans the next question where
     there is one; None where it does not count: for a poll that is not ours, too late, or of
     somebody who was not asked. `rate` takes in what somebody says of a reply without a poll.
-    `comment` keeps a comment, in place of what the same event has said before. `withdraw` takes
+    `comment` keeps a comment, and `amend` lets it, or a word that was taken for a rating, say what
+    the edit by its author says: another rating, or else a comment. `withdraw` takes
     back what an event has said, what was shared of a prompt, or planned about it; it tells of no
     event that it knows nothing of.
     `share` keeps the words of a prompt and of its reply, which a person hands over.
@@ -284,9 +285,9 @@ class Opinions(Protocol):
         self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
     ) -> None: ...
 
-    async def comment(
-        self, said: Message | Revision, prompt: EventId | None, at: float
-    ) -> None: ...
+    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None: ...
+
+    async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None: ...
 
     async def share(
         self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float

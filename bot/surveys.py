@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -22,6 +23,7 @@ from bot.core.events import (
 )
 from bot.core.feedback import (
     ANSWERS,
+    COMMAND,
     THUMBS,
     Ask,
     AskPolicy,
@@ -30,10 +32,11 @@ from bot.core.feedback import (
     Question,
     Rating,
     ask_after,
+    rating_in,
 )
 from bot.core.polls import Poll, PollAnswer
 from bot.core.replies import Anchor, Notice, transaction_id
-from bot.core.routing import Comment
+from bot.core.routing import Comment, parse_command
 from bot.delivery import Replying
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.insist import insist, post
@@ -269,8 +272,14 @@ class Surveys:
         log.info("comment kept")
 
     async def amend(self, revision: Revision) -> None:
-        """Let a comment say what its edit says."""
-        await self._opinions.comment(revision, None, self._clock.now())
+        """Let a comment, or a word that rates a reply, say what its edit says."""
+        command, rating = parse_command(revision.body), None
+        if command is not None:
+            name, argument = command
+            if name not in COMMAND or not argument.strip():
+                return
+            revision, rating = replace(revision, body=argument.strip()), rating_in(argument)
+        await self._opinions.amend(revision, rating, self._clock.now())
 
     async def withdraw(self, redaction: Redaction) -> None:
         """Take back the vote, the thumb or the comment that was redacted."""

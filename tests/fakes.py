@@ -740,15 +740,35 @@ class FakeOpinions:
 
     async def comment(
         self,
-        said: Message | Revision,
+        said: Message,
         prompt: EventId | None,
         at: float,  # noqa: ARG002  # the port
     ) -> None:
-        if isinstance(said, Message):
-            self.comments[said.event_id] = prompt, said.sender, said.body
-        elif self.comments.get(said.target, (None, None, ""))[1] == said.sender:
-            about, person, _ = self.comments[said.target]
-            self.comments[said.target] = about, person, said.body
+        self.comments[said.event_id] = prompt, said.sender, said.body
+
+    async def amend(
+        self,
+        revision: Revision,
+        rating: Rating | None,
+        at: float,  # noqa: ARG002  # the port
+    ) -> None:
+        event_id, person = revision.target, revision.sender
+        comment, said = self.comments.get(event_id), self.said.get(event_id)
+        if comment is not None and comment[1] == person:
+            prompt = comment[0]
+            del self.comments[event_id]
+        elif said is not None and said[1] == person and said[2].poll is None:
+            prompt = said[0]
+            del self.said[event_id]
+        else:
+            return
+        if rating is None or prompt is None:
+            self.comments[event_id] = prompt, person, revision.body
+        else:
+            opinion = Opinion("helped", rating, revision.timestamp)
+            self.said[event_id] = prompt, person, opinion, True
+        if prompt is not None:
+            self._rate_anew(prompt, person)
 
     async def share(
         self,

@@ -2,18 +2,8 @@
 
 from bot.commands.registry import Call, command
 from bot.core.events import EventId
-from bot.core.feedback import Rating
+from bot.core.feedback import COMMAND, rating_in
 
-_WORDS: dict[str, Rating] = {
-    "oui": "yes",
-    "yes": "yes",
-    "👍": "yes",
-    "en partie": "partly",
-    "partly": "partly",
-    "non": "no",
-    "no": "no",
-    "👎": "no",
-}
 _WANTED = {"oui": True, "yes": True, "on": True, "non": False, "no": False, "off": False}
 _NOTED = {  # by what is wanted, and whether that is for a direct message
     (True, True): "polls on here",
@@ -25,7 +15,7 @@ _SHARE = {"partager", "share"}
 _LONGEST = 4_000  # characters of a comment
 
 
-@command("avis", "feedback")
+@command(*COMMAND)
 async def comment(call: Call) -> str:
     """Rate the reply by one of the words that a poll has, or keep what is said of it."""
     surveys, said = call.desk.surveys, call.prompt.messages[0]
@@ -38,7 +28,7 @@ async def comment(call: Call) -> str:
     first, _, rest = argument.lower().partition(" ")
     if first in _SHARE:
         return await _share(call, about, sure=_WANTED.get(rest.strip(), False))
-    rating = _WORDS.get(argument.lower().rstrip(".!"))
+    rating = rating_in(argument)
     if rating is None:
         await surveys.keep(call.said(argument), about)
         return call.texts("feedback kept")

@@ -14,6 +14,15 @@ RATINGS: Final[tuple[Rating, ...]] = ("yes", "partly", "no")
 REASONS: Final = ("inaccurate", "incomplete", "off_topic", "too_long", "sources", "other")
 ANSWERS: Final[dict[Question, tuple[str, ...]]] = {"helped": RATINGS, "why": REASONS}
 THUMBS: Final[dict[str, Rating]] = {"👍": "yes", "👎": "no"}
+COMMAND: Final = ("avis", "feedback")  # its names, French and English
+
+_WORDS: Final[dict[str, Rating]] = {
+    "oui": "yes",
+    "en partie": "partly",
+    "non": "no",
+    **{rating: rating for rating in RATINGS},
+    **THUMBS,
+}
 
 _BITS = 64
 
@@ -175,6 +184,11 @@ def answer_of(opinions: Iterable[Opinion], question: Question) -> Opinion | None
             votes[one.poll] = one
     standing += [one for one in votes.values() if one.answer is not None]
     return max(standing, key=lambda one: one.timestamp, default=None)
+
+
+def rating_in(words: str) -> Rating | None:
+    """Return the rating that a word is, as polls offer them; None where it says something else."""
+    return _WORDS.get(words.strip().lower().rstrip(".!"))
 
 
 def asks_why(answer: str | None) -> bool:

@@ -333,31 +333,74 @@ class SqlOpinions:
                 statement.on_conflict_do_update(index_elements=list(key), set_=row)
             )
 
-    async def comment(self, said: Message | Revision, prompt: EventId | None, at: float) -> None:
-        """Keep a comment; an edit takes the place of what it edits, where that is one."""
+    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None:
+        """Keep a comment."""
         person = self._pseudonyms.of(said.sender)
 
         async def work(connection: AsyncConnection) -> None:
-            if isinstance(said, Revision):
-                await connection.execute(
-                    update(comments)
-                    .where(comments.c.event_id == said.target, comments.c.person == person)
-                    .values(comment=self._seal.close(said.body.encode(), said.target))
-                )
-                return
-            row = {
-                "prompt_event_id": prompt,
-                "person": person,
-                "written_at": date(at),
-                "comment": self._seal.close(said.body.encode(), said.event_id),
-            }
-            await connection.execute(
-                self._insert(comments)
-                .values(event_id=said.event_id, **row)
-                .on_conflict_do_update(index_elements=["event_id"], set_=row)
-            )
+            await self._keep(connection, said.event_id, prompt, person, said.body, at)
 
         await self._database.run("comment", work, durable=True)
+
+    async def _keep(
+        self,
+        connection: AsyncConnection,
+        event_id: EventId,
+        prompt: str | None,
+        person: str,
+        text: str,
+        at: float,
+    ) -> None:
+        row = {
+            "prompt_event_id": prompt,
+            "person": person,
+            "written_at": date(at),
+            "comment": self._seal.close(text.encode(), event_id),
+        }
+        await connection.execute(
+            self._insert(comments)
+            .values(event_id=event_id, **row)
+            .on_conflict_do_update(index_elements=["event_id"], set_=row)
+        )
+
+    async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None:
+        """Let what its author has said of a reply, in a message, be what the edit says.
+
+        Args:
+            revision: whose body is a comment, where it is no rating.
+            rating: what it says in one word; of no reply it rates nothing, and is a comment.
+            at: now, in seconds since the epoch.
+        """
+        key = {"event_id": revision.target, "person": self._pseudonyms.of(revision.sender)}
+        rated = *_is(opinions, key), opinions.c.poll_id.is_(None)
+
+        async def work(connection: AsyncConnection) -> None:
+            for table, where in ((comments, _is(comments, key)), (opinions, rated)):
+                prompt = select(table.c.prompt_event_id).where(*where)
+                row = (await connection.execute(prompt)).one_or_none()
+                if row is not None:
+                    await connection.execute(delete(table).where(*where))
+                    await self._say_instead(connection, revision, row[0], rating, at)
+                    return
+
+        await self._database.run("amend", work, durable=True)
+
+    async def _say_instead(
+        self,
+        connection: AsyncConnection,
+        revision: Revision,
+        prompt: str | None,
+        rating: Rating | None,
+        at: float,
+    ) -> None:
+        person, event_id = self._pseudonyms.of(revision.sender), revision.target
+        if rating is None or prompt is None:
+            await self._keep(connection, event_id, prompt, person, revision.body, at)
+        else:
+            opinion = Opinion("helped", rating, revision.timestamp)
+            await self._take_in(connection, event_id, EventId(prompt), person, opinion)
+        if prompt is not None:
+            await self._rate_anew(connection, prompt, person, at)
 
     async def share(
         self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float

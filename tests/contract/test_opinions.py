@@ -357,15 +357,50 @@ class TestOpinions:
         await ledger.opinions.comment(said, EventId("$prompt"), MIDNIGHT)
         await ledger.opinions.comment(message("Bien.", event_id="$2"), None, MIDNIGHT)
 
-        await ledger.opinions.comment(revision("Trop court.", target="$said"), None, MIDNIGHT)
+        await ledger.opinions.amend(revision("Trop court.", target="$said"), None, MIDNIGHT)
         forged = revision("Parfait !", target="$said", sender=COLLEAGUE)
-        await ledger.opinions.comment(forged, None, MIDNIGHT)
-        await ledger.opinions.comment(revision("Rien.", target="$other"), None, MIDNIGHT)
+        await ledger.opinions.amend(forged, None, MIDNIGHT)
+        await ledger.opinions.amend(revision("Rien.", target="$other"), None, MIDNIGHT)
+        await ledger.opinions.amend(revision("oui", target="$2"), "yes", MIDNIGHT)
+        kept = {"$said": ("$prompt", "Trop court."), "$2": (None, "oui")}
+        assert await ledger.comments() == kept
+        await ledger.opinions.amend(revision("Bien.", target="$2"), None, MIDNIGHT)
 
         kept = {"$said": ("$prompt", "Trop court."), "$2": (None, "Bien.")}
         assert await ledger.comments() == kept
         await ledger.opinions.withdraw(EventId("$said"))
         assert await ledger.comments() == {"$2": (None, "Bien.")}
+
+    async def test_a_word_that_rates_becomes_a_comment_by_its_edit_and_a_comment_such_a_word(
+        self, ledger: Ledger
+    ) -> None:
+        await ledger.answer()
+        said, about = message("!avis oui", event_id="$said"), EventId("$prompt")
+        await ledger.opinions.rate(said, about, "yes", MIDNIGHT)
+
+        for _ in range(2):
+            no = revision("non", event_id="$e1", target="$said", timestamp=2)
+            await ledger.opinions.amend(no, "no", MIDNIGHT)
+        assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
+        forged = revision("oui", target="$said", sender=COLLEAGUE, timestamp=3)
+        await ledger.opinions.amend(forged, "yes", MIDNIGHT)
+        assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
+        words = revision("Trop long.", event_id="$e2", target="$said", timestamp=4)
+        await ledger.opinions.amend(words, None, MIDNIGHT)
+        assert await ledger.ratings() == {}
+        assert await ledger.comments() == {"$said": ("$prompt", "Trop long.")}
+        yes = revision("oui", event_id="$e3", target="$said", timestamp=5)
+        await ledger.opinions.amend(yes, "yes", MIDNIGHT)
+        assert await ledger.comments() == {}
+        assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
+
+    async def test_no_edit_changes_a_vote(self, ledger: Ledger) -> None:
+        await ledger.ask()
+        await ledger.opinions.count(cast("yes"), MIDNIGHT + 1)
+
+        await ledger.opinions.amend(revision("non", target="$vote"), "no", MIDNIGHT + 2)
+
+        assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 
     @pytest.mark.parametrize("gone", ["$command", "$prompt"])
     async def test_what_is_handed_over_goes_with_its_prompt_or_with_the_command(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, EventId, Message, UserId, Vote
+from bot.core.events import Delta, EventId, Message, Revision, UserId, Vote
 from bot.core.feedback import AskPolicy
 from bot.core.polls import Poll, PollAnswer
 from bot.core.replies import Anchor, Notice, Reply
@@ -54,7 +54,7 @@ class Asked(Story):
     def notices(self) -> list[Notice]:
         return [one for _, one in self.matrix.sent if isinstance(one, Notice)]
 
-    async def hear(self, *events: Message | Vote) -> None:
+    async def hear(self, *events: Message | Vote | Revision) -> None:
         """Let events come, and the bot be done with them."""
         self.matrix.hear(*events)
         ids = [one.event_id for one in events]
@@ -294,6 +294,31 @@ async def test_a_reply_may_be_rated_by_a_word(
 
     assert story.rating() == rating
     assert story.shown[-1] == FR("thanks")
+
+
+@pytest.mark.parametrize(
+    ("first", "edit", "rating", "comment"),
+    [
+        ("!avis oui", "!avis non", ("no", None), None),
+        ("!avis oui", "!avis Trop long.", None, "Trop long."),
+        ("!avis Trop court.", "!avis Trop long.", None, "Trop long."),
+        ("!avis Trop court.", "!feedback yes", ("yes", None), None),
+        ("!avis Trop court.", "!avis", None, "Trop court."),
+        ("!avis Trop court.", "!aide", None, "Trop court."),
+    ],
+)
+async def test_an_edit_of_the_command_says_something_else(
+    story: Asked, first: str, edit: str, rating: tuple[str, None] | None, comment: str | None
+) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await story.hear(message())
+        await story.hear(message(first, event_id="$typed"))
+        await story.hear(revision(edit, target="$typed"))
+
+    assert story.asked_of.ratings.get((EventId("$prompt"), AGENT)) == rating
+    kept = story.asked_of.comments.get(EventId("$typed"))
+    assert kept == (None if comment is None else ("$prompt", AGENT, comment))
 
 
 async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(story: Asked) -> None:
