@@ -8,9 +8,11 @@ import structlog
 from bot.campaign_file import Malformed, read
 from bot.context import Contexts
 from bot.core.campaigns import (
+    CLOSED,
     Asked,
     Campaign,
     CampaignQuestion,
+    Headway,
     Progress,
     Recipient,
     Sending,
@@ -18,7 +20,7 @@ from bot.core.campaigns import (
     next_time,
     offered,
 )
-from bot.core.events import Conversation, EventId, Message, Revision, RoomId, Vote
+from bot.core.events import Conversation, EventId, Message, Revision, Room, RoomId, Vote
 from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.replies import Anchor, Notice, Outgoing, transaction_id
 from bot.core.routing import Comment, Policy
@@ -27,11 +29,13 @@ from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.insist import post
 from bot.logs import log_bug
 from bot.ports import CampaignLedger
+from bot.results import in_words, of_poll, progress_line
 from bot.texts import Texts
 from bot.waiting import told_within
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
 _AGAIN = 300.0  # until it gets another
+_REPORTS = 60.0  # between two looks at how far a campaign is, while it has enough to send
 _NEVER = -2  # no step
 # Of what follows from a text, what to say; its place in the sequence says the rest.
 _SAID = {"late": "campaign late", "goes on": None, "thanks": None}
@@ -54,6 +58,7 @@ class Campaigns:
         self._contexts = contexts
         self._policy = policy
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
+        self._reports: dict[str, float] = {}  # when its headway is looked at again, in the same
         self._news = asyncio.Event()
         self._changed = asyncio.Event()  # anew after each change
 
@@ -145,41 +150,88 @@ class Campaigns:
 
     async def _carry_out(self, name: str) -> None:
         """Send what one campaign has to send, until there is nothing left."""
-        while name in await self._ledger.running():
+        campaign, going_on = await self.find(name), True
+        while going_on:
             try:
-                await self._go_on(name)
+                going_on = await self._go_on(
+                    campaign or Campaign(name), known=campaign is not None
+                )
             except ENDING:
                 raise
             except Exception as error:  # noqa: BLE001  # a bug must cost one campaign, not the bot
                 log_bug(error)
                 await self._clock.sleep(_AGAIN)
 
-    async def _go_on(self, name: str) -> None:
-        """Send the next message, or wait for it; what comes first may be another by then."""
-        campaign = await self.find(name)
-        if campaign is None:  # nobody can say any more what it asks
-            await self._clock.sleep(_AGAIN)
-            return
-        await self._keep_pace(campaign)
-        now = self._clock.now()
-        if campaign.ends_at is not None and now >= campaign.ends_at:
-            await self._ledger.close(name, campaign.ends_at)
-        changed = self._changed
-        due, next_due = await self._ledger.due(name, now)
-        quiet_until = next_time(campaign.quiet, now)
-        if due and quiet_until <= now:
-            self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
-            await self._try(campaign, due[0])
-        else:
-            until = quiet_until if due else next_due
-            wait = None if until is None else until - self._clock.now()
-            await told_within(self._clock, changed, wait)
+    async def _go_on(self, campaign: Campaign, *, known: bool) -> bool:
+        """Send the next message, or wait for it; what comes first may be another by then.
 
-    async def _keep_pace(self, campaign: Campaign) -> None:
+        Of a campaign that is not known any more, nobody can say what it asks: its polls are ended
+        once the admins close it.
+
+        Returns:
+            Whether there is anything left to do.
+        """
+        name, changed = campaign.name, self._changed
+        await self._keep_pace(name)
+        now = self._clock.now()
+        found = await self._ledger.due(name, now)
+        if found is None:
+            await self._report(name)
+            return False
+        one, next_due = found
+        ends = one is not None and one.deed == "end"
+        if not ends and campaign.ends_at is not None and campaign.ends_at <= now:
+            await self._ledger.close(name, campaign.ends_at)
+            return True
+        quiet_until = next_time(campaign.quiet, now)
+        if one is not None and (known or ends) and quiet_until <= now:
+            self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
+            await self._try(campaign, one)
+            if self._clock.monotonic() >= self._reports.get(name, 0.0):
+                await self._report(name)
+            return True
+        headway = await self._report(name)
+        if campaign.steps and not campaign.questions and headway.done == headway.rooms:
+            await self._ledger.close(name, now)  # nobody answers an announcement
+            return True
+        until = next_due if one is None or not known else quiet_until
+        await told_within(self._clock, changed, None if until is None else until - now)
+        return True
+
+    async def _keep_pace(self, name: str) -> None:
         """Wait until the campaign may send one more message."""
-        wait = self._slots.get(campaign.name, 0.0) - self._clock.monotonic()
+        wait = self._slots.get(name, 0.0) - self._clock.monotonic()
         if wait > 0:
             await self._clock.sleep(wait)
+
+    async def _report(self, name: str) -> Headway:
+        """Tell the admins of the last milestone that was passed, once; return how far it is."""
+        headway = await self._ledger.headway(name)
+        self._reports[name] = self._clock.monotonic() + _REPORTS
+        if headway.milestone > headway.told:
+            try:
+                await self._tell_admins(name, headway.milestone)
+            except ENDING:
+                raise
+            except MatrixError as error:  # the next milestone may be told again
+                log.warning("admins not told", campaign=name, reason=str(error))
+            await self._ledger.told(name, headway.milestone)
+        return headway
+
+    async def _tell_admins(self, name: str, milestone: int) -> None:
+        room = next((one for one in self._matrix.rooms() if one.admin), None)
+        progress = await self._ledger.progress(name)
+        if room is None or progress is None:
+            return
+        texts = (await self._contexts.chosen(Conversation(room.room_id, None))).texts
+        campaign = await self.find(name) if milestone == CLOSED else None
+        said = (
+            progress_line(texts, name, progress)
+            if campaign is None
+            else in_words(texts, campaign, progress)
+        )
+        stage = f"told {milestone}"
+        await self._send(room.room_id, Notice(said), EventId(name), stage)
 
     async def _try(self, campaign: Campaign, one: Sending) -> None:
         """Send one message, once, or put it off. Its errors end here."""
@@ -207,9 +259,9 @@ class Campaigns:
     async def _give_up(self, one: Sending) -> None:
         if one.deed == "end":
             await self._ledger.ended(one)
+            self._tell()
         else:
-            await self._ledger.decline(one)
-        self._tell()
+            await self._decline(one)
 
     async def _do(self, campaign: Campaign, one: Sending) -> None:
         room = self._matrix.room(one.recipient.room_id)
@@ -220,18 +272,18 @@ class Campaigns:
         texts = (await self._contexts.chosen(place)).texts
         match one.deed:
             case "end":
-                await self._end(one, texts)
+                await self._end(campaign, one, texts)
             case "remind":
-                if await self._wants(campaign, one, self._clock.now()):
-                    await self._remind(one, texts)
+                await self._remind(one, room, texts)
             case "step":
                 await self._step(campaign, one, texts)
 
     async def _step(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
-        now = self._clock.now()
-        if not await self._wants(campaign, one, now):
+        now, room = self._clock.now(), self._matrix.room(one.recipient.room_id)
+        since = await self._ledger.begin(one, room, now, asks=bool(campaign.questions))
+        if since is None or since > now:
+            await (self._decline(one) if since is None else self._ledger.put_off(one, since))
             return
-        await self._ledger.begin(one)
         question = campaign.question(one.step)
         outgoing = _message(campaign, question, texts, one.recipient.thread_root)
         event_id = await self._send_once(one, outgoing)
@@ -251,31 +303,27 @@ class Campaigns:
         )
         self._tell()
 
-    async def _wants(self, campaign: Campaign, one: Sending, now: float) -> bool:
-        """Tell whether the room is to be asked now; else that is put off, or never."""
-        if not campaign.questions:  # an announcement is for all
-            return True
-        room = self._matrix.room(one.recipient.room_id)
-        since = await self._ledger.wanted(room, campaign.name, now)
-        if since is None:
-            await self._ledger.decline(one)
-        elif since > now and one.step == 0:
-            await self._ledger.put_off(one, since)
-        else:
-            return True
+    async def _decline(self, one: Sending) -> None:
+        await self._ledger.decline(one)
         self._tell()
-        return False
 
-    async def _remind(self, one: Sending, texts: Texts) -> None:
+    async def _remind(self, one: Sending, room: Room, texts: Texts) -> None:
+        if await self._ledger.wanted(room, one.campaign, self._clock.now()) is None:
+            await self._decline(one)
+            return
         root = one.recipient.thread_root
         to = Anchor(one.event_id, root) if root and one.event_id else None
         await self._send_once(one, Notice(texts("campaign reminder"), to))
         await self._ledger.reminded(one)
 
-    async def _end(self, one: Sending, texts: Texts) -> None:
-        if one.event_id is not None:
-            await self._send_once(one, PollEnd(one.event_id, texts("campaign over")))
-            await self._ledger.ended(one)
+    async def _end(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+        if one.event_id is None:
+            return
+        found = await self._ledger.result(one.recipient.room_id, one.event_id)
+        key, counts = found or ("", {})
+        over = of_poll(texts, campaign.asked(key), counts)
+        await self._send_once(one, PollEnd(one.event_id, over))
+        await self._ledger.ended(one)
 
     async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
         """Send under one id, whatever process does."""
@@ -339,8 +387,7 @@ class Campaigns:
 
     async def _question(self, asked: Asked) -> CampaignQuestion | None:
         campaign = await self.find(asked.campaign)
-        found = campaign.questions if campaign else ()
-        return next((one for one in found if one.key == asked.question), None)
+        return campaign.asked(asked.question) if campaign else None
 
     async def _answer(
         self, said: Vote | Message, asked: Asked, answer: str | None, *, moves: bool = True

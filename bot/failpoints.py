@@ -23,6 +23,7 @@ COMMITS: Final = (
     "want_polls",
     *("draft", "launch", "campaign_sent", "reminded", "ended", "campaign_put_off", "decline"),
     *("answer", "close_campaign", "campaign_begin", "answer_withdrawn", "answer_amended"),
+    *("campaign_told", "amend"),
 )
 # One request each that changes something on the homeserver.
 REQUESTS: Final = (

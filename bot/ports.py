@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal, Protocol
 
-from bot.core.campaigns import Asked, Progress, Recipient, Sending
+from bot.core.campaigns import Asked, Headway, Progress, Recipient, Sending
 from bot.core.events import (
     Batch,
     Conversation,
@@ -308,11 +308,15 @@ class CampaignLedger(Protocol):
     `draft` keeps what a campaign says, False where one of that name is launched; `definition`
     returns it, `names` every campaign with its state. `active` returns when something was last
     answered in each room. `launch` lets a draft begin, `close` ends it; False where it cannot be.
-    `running` are those that have anything left to be sent; `due` returns what one is to send by
-    `now`, and when to look again. `sent`, `reminded`, `ended`, `put_off` and `decline` record what
-    became of it.
-    `wanted` returns from when on a room may be asked, None where it wants no polls.
-    `begin` records that a step may be sent from now on: `is_begun` holds for its room till `sent`.
+    `running` are those that have anything left to be sent or told; `due` returns what one is to
+    send first by `now`, and when to look again, None where it is over. `sent`, `reminded`,
+    `ended`, `put_off` and `decline` record what became of it.
+    `wanted` returns from when on a room may be asked, None where it wants no polls. `begin` does
+    so too, and where a step `asks` nothing or is wanted by `now`, records that it may be sent from
+    now on: `is_begun` holds for its room till `sent`.
+    `headway` tells how many rooms are dealt with, and `told` records of which milestone the admins
+    were told. `result` returns to which question a poll belongs, and how often each answer was
+    chosen there.
     `asked` returns the question that stands at an event, and `answer` takes in what somebody says
     to it, until `withdraw`; `amend` lets a text say what its edit says.
     `progress` returns how far a campaign has come, None where there is none of that name.
@@ -334,7 +338,7 @@ class CampaignLedger(Protocol):
 
     async def running(self) -> Sequence[str]: ...
 
-    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]: ...
+    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None: ...
 
     async def sent(
         self,
@@ -359,7 +363,7 @@ class CampaignLedger(Protocol):
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None: ...
 
-    async def begin(self, one: Sending) -> None: ...
+    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None: ...
 
     async def is_begun(self, room_id: RoomId) -> bool: ...
 
@@ -379,6 +383,14 @@ class CampaignLedger(Protocol):
     ) -> Literal["goes on", "thanks", "counts", "late"]: ...
 
     async def progress(self, name: str) -> Progress | None: ...
+
+    async def headway(self, name: str) -> Headway: ...
+
+    async def told(self, name: str, milestone: int) -> None: ...
+
+    async def result(
+        self, room_id: RoomId, event_id: EventId
+    ) -> tuple[str, Mapping[str, int]] | None: ...
 
 
 class Statistics(Protocol):

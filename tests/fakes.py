@@ -14,7 +14,7 @@ from typing_extensions import override
 from bot.assistant import Assistant, Behaviour
 from bot.commands.registry import About
 from bot.context import Settings
-from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
+from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
 from bot.core.events import (
     Batch,
     Change,
@@ -824,6 +824,7 @@ class _One:
     state: str = "draft"
     ends_at: float | None = None
     closed_at: float | None = None
+    told: int = 0
     to: dict[RoomId, _To] = field(default_factory=dict)
 
 
@@ -885,12 +886,18 @@ class FakeCampaigns:
             self.all[name].state = "closed"
 
     async def running(self) -> Sequence[str]:
-        return [name for name, one in self.all.items() if one.state in {"running", "closing"}]
+        return [
+            name
+            for name, one in self.all.items()
+            if one.state in {"running", "closing"} or (one.state == "closed" and one.told < CLOSED)
+        ]
 
-    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]:
+    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
         one = self.all[name]
+        if one.state not in {"running", "closing"}:
+            return None
         if one.state == "closing":
-            return self._ends(name), None
+            return next(iter(self._ends(name)), None), None
         found = []
         for room_id, to in one.to.items():
             place = Place(room_id, to.person is not None, to.root)
@@ -906,7 +913,7 @@ class FakeCampaigns:
         ready = [sending for sending in found if sending.due_at <= now]
         rest = [sending.due_at for sending in found if sending.due_at > now]
         rest += [one.ends_at] if one.ends_at is not None else []
-        return ready, min(rest, default=None)
+        return next(iter(ready), None), min(rest, default=None)
 
     def _ends(self, name: str) -> list[Sending]:
         found = []
@@ -915,7 +922,7 @@ class FakeCampaigns:
                 to = self.all[name].to[room_id]
                 place = Place(room_id, to.person is not None, to.root)
                 found.append(Sending(name, place, "end", to.step, at, event_id))
-        return found
+        return sorted(found, key=lambda one: one.due_at)
 
     async def sent(
         self,
@@ -985,9 +992,14 @@ class FakeCampaigns:
         to = self.all[found[0]].to[room_id]
         return Asked(found[0], found[2], Place(room_id, to.person is not None, to.root))
 
-    async def begin(self, one: Sending) -> None:
+    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
         to = self.all[one.campaign].to[one.recipient.room_id]
-        to.begun = to.begun or to.step == one.step
+        since = await self.wanted(room, one.campaign, now) if asks else now
+        if since is not None and one.step > 0:
+            since = now
+        if since is not None and since <= now:
+            to.begun = to.begun or to.step == one.step
+        return since
 
     async def is_begun(self, room_id: RoomId) -> bool:
         return any(one.to[room_id].begun for one in self.all.values() if room_id in one.to)
@@ -1035,21 +1047,30 @@ class FakeCampaigns:
             return "goes on"
         return "counts" if done else "thanks"
 
+    async def headway(self, name: str) -> Headway:
+        one = self.all[name]
+        done = sum(each.reached or each.declined for each in one.to.values())
+        return Headway(len(one.to), done, one.state == "closed", one.told)
+
+    async def told(self, name: str, milestone: int) -> None:
+        self.all[name].told = milestone
+
+    async def result(
+        self, room_id: RoomId, event_id: EventId
+    ) -> tuple[str, Mapping[str, int]] | None:
+        if event_id not in self.asks:
+            return None
+        name, _, question, _, _ = self.asks[event_id]
+        here = [each for each in self.said.values() if each[:3] == (name, room_id, question)]
+        counts, _ = self._tally(here)
+        return question, counts.get(question, {})
+
     async def progress(self, name: str) -> Progress | None:
         one = self.all.get(name)
         if one is None:
             return None
         said = [each for each in self.said.values() if each[0] == name and each[7]]
-        last: dict[tuple[str, UserId], tuple[int, str | None]] = {}
-        for _, _, question, who, answer, text, at, _ in said:
-            if text is None and at > last.get((question, who), (-1, None))[0]:
-                last[question, who] = at, answer
-        counts: dict[str, dict[str, int]] = {}
-        for (question, _), (_, answer) in last.items():
-            if answer is not None:
-                of_question = counts.setdefault(question, {})
-                of_question[answer] = of_question.get(answer, 0) + 1
-        written = {(each[2], each[3]) for each in said if each[5] is not None}
+        counts, texts = self._tally(said)
         to = one.to.values()
         return Progress(
             one.state,
@@ -1059,8 +1080,24 @@ class FakeCampaigns:
             len({each[1] for each in said}),
             sum(each.completed for each in to),
             counts,
-            dict(Counter(question for question, _ in written)),
+            texts,
         )
+
+    @staticmethod
+    def _tally(
+        said: Sequence[tuple[str, RoomId, str, UserId, str | None, str | None, int, bool]],
+    ) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+        last: dict[tuple[str, UserId], tuple[int, str | None]] = {}
+        for _, _, question, who, answer, text, at, counts_too in said:
+            if counts_too and text is None and at > last.get((question, who), (-1, None))[0]:
+                last[question, who] = at, answer
+        counts: dict[str, dict[str, int]] = {}
+        for (question, _), (_, answer) in last.items():
+            if answer is not None:
+                of_question = counts.setdefault(question, {})
+                of_question[answer] = of_question.get(answer, 0) + 1
+        written = {(each[2], each[3]) for each in said if each[5] is not None}
+        return counts, dict(Counter(question for question, _ in written))
 
 
 class FakeStatistics:

@@ -4,8 +4,12 @@ import re
 from collections.abc import Awaitable, Callable
 
 from bot.campaign_file import Fault, Malformed
+from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
-from bot.core.campaigns import Campaign, CampaignQuestion, Progress, offered, share
+from bot.core.campaigns import Campaign, CampaignQuestion, Progress
+from bot.core.replies import Picture, transaction_id
+from bot.insist import post
+from bot.results import chart, in_words, of_question, progress_line, state_in_words
 from bot.texts import Texts
 
 _TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
@@ -25,12 +29,6 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
     "yaml": "campaign fault yaml",
     "model_type": "campaign fault yaml",
     "too_long": "campaign fault too long",
-}
-_STATES = {
-    "draft": "campaign draft",
-    "running": "campaign running",
-    "closing": "campaign closing",
-    "closed": "campaign closed",
 }
 
 
@@ -63,7 +61,11 @@ def _fault(texts: Texts, fault: Fault) -> str:
 async def _summary(call: Call, one: Campaign) -> str:
     rooms = await call.desk.campaigns.reach(one)
     key = "campaign made" if rooms else "campaign for nobody"
-    return call.texts(key, name=one.name, rooms=rooms, questions=len(one.questions))
+    words = {
+        "rooms": call.texts("rooms", n=rooms),
+        "questions": call.texts("questions", n=len(one.questions)),
+    }
+    return call.texts(key, name=one.name, **words)
 
 
 async def _preview(call: Call, name: str) -> str:
@@ -84,8 +86,8 @@ async def _launch(call: Call, name: str) -> str:
     if rooms is None:
         return call.texts("campaign not a draft", name=name)
     if rooms == 0:
-        return call.texts("campaign for nobody", name=name, rooms=0, questions=0)
-    return call.texts("campaign launched", name=name, rooms=rooms)
+        return call.texts("campaign for nobody", name=name)
+    return call.texts("campaign launched", name=name, rooms=call.texts("rooms", n=rooms))
 
 
 async def _close(call: Call, name: str) -> str:
@@ -95,7 +97,7 @@ async def _close(call: Call, name: str) -> str:
 
 async def _state(call: Call, name: str) -> str:
     progress = await call.desk.campaigns.progress(name) if name else None
-    return await _list(call) if progress is None else _progress(call.texts, name, progress)
+    return await _list(call) if progress is None else progress_line(call.texts, name, progress)
 
 
 async def _results(call: Call, name: str) -> str:
@@ -103,42 +105,27 @@ async def _results(call: Call, name: str) -> str:
     progress = await call.desk.campaigns.progress(name)
     if found is None or progress is None:
         return call.texts("campaign unknown", name=name[:40])
-    parts = [_result(call.texts, one, progress) for one in found.questions]
-    return "\n\n".join([_progress(call.texts, name, progress), *parts])
+    for one in found.questions:
+        await _show(call, one, progress)
+    return in_words(call.texts, found, progress)
 
 
-def _progress(texts: Texts, name: str, progress: Progress) -> str:
-    rate = progress.answered / progress.reached if progress.reached else 0.0
-    return texts(
-        "campaign progress",
-        name=name,
-        state=texts(_STATES[progress.state]),
-        rooms=progress.rooms,
-        reached=progress.reached,
-        declined=progress.declined,
-        answered=progress.answered,
-        rate=round(100 * rate),
-    )
-
-
-def _result(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
-    lines = [f"**{one.text}**", ""]
-    counts = {answer.id: 0 for answer in offered(one)}
-    counts |= progress.answers.get(one.key, {})
-    words = {answer.id: answer.text for answer in offered(one)}
-    lines += [
-        texts("campaign answer", answer=words[key], n=count, part=round(100 * part))
-        for key, count, part in share(counts)
-    ]
-    written = progress.texts.get(one.key, 0)
-    if written or one.kind == "text":
-        lines.append(texts("campaign texts", n=written))
-    return "\n".join(lines)
+async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> None:
+    """Send the answers to a question as a picture; the words are its caption."""
+    drawn = chart(call.texts, question, progress)
+    if drawn is None:
+        return
+    desk, prompt = call.desk, call.prompt
+    said = of_question(call.texts, question, progress)
+    shown = Picture(f"question-{question.key}.png", await png(drawn), *PICTURE_SIZE, said)
+    stage = f"picture {question.key}"
+    transaction = transaction_id(desk.matrix.device_id, prompt.event_id, stage, part=0, claim=0)
+    await post(desk, prompt.room_id, shown, transaction, name="picture")
 
 
 async def _list(call: Call) -> str:
     names = await call.desk.campaigns.names()
-    items = [f"- `{name}` : {call.texts(_STATES[state])}" for name, state in names[:20]]
+    items = [f"- `{name}` : {state_in_words(call.texts, state)}" for name, state in names[:20]]
     return "\n".join([call.texts("campaign how"), "", *items])
 
 

@@ -13,7 +13,10 @@ Kind = Literal["choice", "scale", "text"]
 
 SCALE: Final = tuple(PollAnswer(str(number), str(number)) for number in range(11))
 
+CLOSED: Final = 101  # the milestone behind 100 percent
+
 _SATURDAY = 5  # as `datetime.weekday` counts
+_QUARTER, _MANY = 25, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,10 @@ class Campaign:
         number = step - bool(self.message)
         return self.questions[number] if number >= 0 else None
 
+    def asked(self, key: str) -> CampaignQuestion | None:
+        """Return the question of that key, None where there is none."""
+        return next((one for one in self.questions if one.key == key), None)
+
     def step_of(self, key: str) -> int:
         """Return the step at which a question is asked."""
         return bool(self.message) + [one.key for one in self.questions].index(key)
@@ -143,6 +150,34 @@ class Sending:
     step: int
     due_at: float
     event_id: EventId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headway:
+    """How many of its rooms a campaign has dealt with, and what the admins know of that.
+
+    Attributes:
+        rooms: that it goes to.
+        done: of these, those that were reached or get nothing.
+        closed: it has ended, and so have its polls.
+        told: the last milestone that they were told of.
+    """
+
+    rooms: int
+    done: int
+    closed: bool
+    told: int
+
+    @property
+    def milestone(self) -> int:
+        """The last one that was passed: 0, 25, 50, 75 or 100 percent of the rooms, CLOSED.
+
+        Of a campaign for a few rooms, there are the last two.
+        """
+        if self.closed:
+            return CLOSED
+        passed = self.done * 100 // self.rooms if self.rooms else 0
+        return passed - passed % (_QUARTER if self.rooms >= _MANY else 100)
 
 
 @dataclass(frozen=True, slots=True)

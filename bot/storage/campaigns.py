@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
-from sqlalchemy import Row, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
+from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
 from bot.core.events import EventId, Message, Revision, Room, RoomId, Vote
 from bot.storage.database import Database
 from bot.storage.rows import date, seconds
@@ -20,11 +20,11 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 log = structlog.get_logger()
 
 _DAY: Final = 86_400.0
+_GOES_ON: Final = ("running", "closing")
 # What is read of answers, in this order.
 ANSWER_COLUMNS: Final = (
     *("campaign", "question", "person", "answer", "text", "answered_at", "counts"),
 )
-_AT_ONCE: Final = 5  # messages of a kind that are handed out to be sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +129,34 @@ class SqlCampaigns:
         return await self._database.run("launch", work, durable=True)
 
     async def running(self) -> Sequence[str]:
-        """Return the campaigns that have anything left to be sent."""
+        """Return the campaigns that have anything left to be sent, or told to the admins."""
+        untold = and_(campaigns.c.state == "closed", campaigns.c.told < CLOSED)
+        query = select(campaigns.c.name).where(or_(campaigns.c.state.in_(_GOES_ON), untold))
 
         async def work(connection: AsyncConnection) -> list[str]:
-            query = select(campaigns.c.name).where(campaigns.c.state.in_(("running", "closing")))
             return list(await connection.scalars(query.order_by(campaigns.c.id)))
 
         return await self._database.run("running", work)
 
-    async def due(self, name: str, now: float) -> tuple[Sequence[Sending], float | None]:
-        """Return what a campaign is to send by `now`, and when the next is due."""
+    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
+        """Return what a campaign is to send first by `now`, and when the next is due.
 
-        async def work(connection: AsyncConnection) -> tuple[list[Sending], float | None]:
-            row = (
-                await connection.execute(select(campaigns).where(campaigns.c.name == name))
-            ).one_or_none()
+        None once it has nothing left to send.
+        """
+        query = select(campaigns.c.id, campaigns.c.state, campaigns.c.ends_at).where(
+            campaigns.c.name == name, campaigns.c.state.in_(_GOES_ON)
+        )
+
+        async def work(
+            connection: AsyncConnection,
+        ) -> tuple[Sending | None, float | None] | None:
+            row = (await connection.execute(query)).one_or_none()
             if row is None:
-                return [], None
+                return None
             if row.state == "closing":
-                return await _ends(connection, row.id, name), None
+                return await _end(connection, row.id, name), None
             found = await _waiting(connection, row.id, name)
-            ready = [one for one in found if one.due_at <= now]
+            ready = next((one for one in found if one.due_at <= now), None)
             rest = [one.due_at for one in found if one.due_at > now]
             if row.ends_at is not None:
                 rest.append(seconds(row.ends_at))
@@ -269,30 +276,34 @@ class SqlCampaigns:
 
         Nobody is asked by two campaigns within a day.
         """
-        person = self._pseudonyms.of(room.person) if room.person else None
 
         async def work(connection: AsyncConnection) -> float | None:
-            refuses = exists().where(people.c.person == person, people.c.polls.is_(False))
-            none_here = exists().where(
-                choices.c.room_id == room.room_id,
-                choices.c.thread_root == "",
-                choices.c.polls.is_(False),
-            )
-            if await connection.scalar(select(or_(refuses, none_here))):
-                return None
-            number = await _number(connection, campaign)
-            theirs = or_(
-                recipients.c.room_id == room.room_id,
-                and_(recipients.c.person == person, recipients.c.person.is_not(None)),
-            )
-            last = await connection.scalar(
-                select(func.max(recipients.c.reached_at)).where(
-                    theirs, recipients.c.campaign_id != number
-                )
-            )
-            return now if last is None else max(now, seconds(last) + _DAY)
+            return await self._wanted(connection, room, await _number(connection, campaign), now)
 
         return await self._database.run("wanted", work)
+
+    async def _wanted(
+        self, connection: AsyncConnection, room: Room, number: int, now: float
+    ) -> float | None:
+        person = self._pseudonyms.of(room.person) if room.person else None
+        refuses = exists().where(people.c.person == person, people.c.polls.is_(False))
+        none_here = exists().where(
+            choices.c.room_id == room.room_id,
+            choices.c.thread_root == "",
+            choices.c.polls.is_(False),
+        )
+        if await connection.scalar(select(or_(refuses, none_here))):
+            return None
+        theirs = or_(
+            recipients.c.room_id == room.room_id,
+            and_(recipients.c.person == person, recipients.c.person.is_not(None)),
+        )
+        last = await connection.scalar(
+            select(func.max(recipients.c.reached_at)).where(
+                theirs, recipients.c.campaign_id != number
+            )
+        )
+        return now if last is None else max(now, seconds(last) + _DAY)
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         """Return the question that stands at an event of the room."""
@@ -319,15 +330,30 @@ class SqlCampaigns:
 
         return await self._database.run("asked_by", work)
 
-    async def begin(self, one: Sending) -> None:
-        """Record that a step may stand in its room from now on."""
+    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
+        """Record that a step may stand in its room from now on, where it may be sent by `now`.
 
-        async def work(connection: AsyncConnection) -> None:
+        Args:
+            one: which.
+            room: where.
+            now: in seconds since the epoch.
+            asks: it is of a survey; an announcement is for all.
+
+        Returns:
+            From when on it may be sent; None where the room wants none.
+        """
+
+        async def work(connection: AsyncConnection) -> float | None:
             number = await _number(connection, one.campaign)
-            here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
-            await connection.execute(update(recipients).where(*here).values(begun=True))
+            since = await self._wanted(connection, room, number, now) if asks else now
+            if since is not None and one.step > 0:
+                since = now  # it has begun before the other campaign
+            if since is not None and since <= now:
+                here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
+                await connection.execute(update(recipients).where(*here).values(begun=True))
+            return since
 
-        await self._database.run("campaign_begin", work)
+        return await self._database.run("campaign_begin", work)
 
     async def is_begun(self, room_id: RoomId) -> bool:
         """Tell whether a question may stand in a room that is not recorded yet."""
@@ -511,6 +537,45 @@ class SqlCampaigns:
 
         return await self._database.run("progress", work)
 
+    async def headway(self, name: str) -> Headway:
+        """Return how many of its rooms a launched campaign has dealt with."""
+        done = or_(recipients.c.reached_at.is_not(None), recipients.c.declined)
+
+        async def work(connection: AsyncConnection) -> Headway:
+            query = select(campaigns.c.id, campaigns.c.state, campaigns.c.told)
+            row = (await connection.execute(query.where(campaigns.c.name == name))).one()
+            counted = select(func.count(), func.count().filter(done))
+            of_it = counted.where(recipients.c.campaign_id == row.id)
+            rooms, dealt_with = (await connection.execute(of_it)).one()
+            return Headway(rooms, dealt_with, row.state == "closed", row.told)
+
+        return await self._database.run("headway", work)
+
+    async def told(self, name: str, milestone: int) -> None:
+        """Record of which milestone the admins were told."""
+
+        async def work(connection: AsyncConnection) -> None:
+            of_it = update(campaigns).where(campaigns.c.name == name)
+            await connection.execute(of_it.values(told=milestone))
+
+        await self._database.run("campaign_told", work)
+
+    async def result(
+        self, room_id: RoomId, event_id: EventId
+    ) -> tuple[str, Mapping[str, int]] | None:
+        """Return to which question a poll belongs, and how often each answer was chosen there."""
+        query = select(asks.c.campaign_id, asks.c.question).where(asks.c.event_id == event_id)
+
+        async def work(connection: AsyncConnection) -> tuple[str, Mapping[str, int]] | None:
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                return None
+            here = answers.c.room_id == room_id, answers.c.question == row.question
+            counts, _ = _tally(await _answers(connection, row.campaign_id, *here))
+            return row.question, counts.get(row.question, {})
+
+        return await self._database.run("result", work)
+
 
 async def _reopen(connection: AsyncConnection, number: int, *, poll: bool) -> bool:
     """Tell whether a campaign still runs; else what was sent last is to be ended as well."""
@@ -535,7 +600,10 @@ async def _number(connection: AsyncConnection, name: str) -> int:
 
 
 async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
-    """Return the first of what waits: who has answered goes on before others are begun with."""
+    """Return what waits, the first of each kind.
+
+    Who has answered goes on before others are begun with, and nobody is reminded before.
+    """
     there = recipients.c.campaign_id == number
     found: list[Sending] = []
     for begun in (recipients.c.step > 0, recipients.c.step == 0):
@@ -543,14 +611,14 @@ async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[
             select(recipients)
             .where(there, begun, recipients.c.due_at.is_not(None))
             .order_by(recipients.c.due_at, recipients.c.room_id)
-            .limit(_AT_ONCE)
+            .limit(1)
         )
         found += [_sending(row, name, "step") for row in rows]
     rows = await connection.execute(
         select(recipients)
         .where(there, recipients.c.remind_at.is_not(None))
         .order_by(recipients.c.remind_at, recipients.c.room_id)
-        .limit(_AT_ONCE)
+        .limit(1)
     )
     return found + [_sending(row, name, "remind") for row in rows]
 
@@ -562,7 +630,8 @@ def _sending(row: Row[Any], name: str, deed: Literal["step", "remind"]) -> Sendi
     return Sending(name, place, deed, row.step, seconds(at), event_id)
 
 
-async def _ends(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+async def _end(connection: AsyncConnection, number: int, name: str) -> Sending | None:
+    """Return the first poll that is to be ended, None for none."""
     found = await connection.execute(
         select(asks.c.event_id, asks.c.sent_at, recipients)
         .join(
@@ -574,19 +643,13 @@ async def _ends(connection: AsyncConnection, number: int, name: str) -> list[Sen
         )
         .where(asks.c.campaign_id == number, asks.c.poll, asks.c.ended.is_(False))
         .order_by(asks.c.sent_at, asks.c.event_id)
-        .limit(_AT_ONCE)
+        .limit(1)
     )
-    return [
-        Sending(
-            name,
-            _place(row.room_id, row.person, row.thread_root),
-            "end",
-            row.step,
-            seconds(row.sent_at),
-            EventId(row[0]),
-        )
-        for row in found
-    ]
+    row = found.one_or_none()
+    if row is None:
+        return None
+    place = _place(row.room_id, row.person, row.thread_root)
+    return Sending(name, place, "end", row.step, seconds(row.sent_at), EventId(row[0]))
 
 
 async def _close_if_done(connection: AsyncConnection, number: int) -> None:
@@ -598,14 +661,16 @@ async def _close_if_done(connection: AsyncConnection, number: int) -> None:
     )
 
 
-async def _answers(connection: AsyncConnection, number: int) -> list[_Answer]:
+async def _answers(
+    connection: AsyncConnection, number: int, *where: ColumnElement[bool]
+) -> list[_Answer]:
     query = select(
         answers.c.person,
         answers.c.question,
         answers.c.answer,
         answers.c.text.is_not(None),
         answers.c.timestamp,
-    ).where(answers.c.campaign_id == number, answers.c.counts)
+    ).where(answers.c.campaign_id == number, answers.c.counts, *where)
     found = await connection.execute(query.order_by(answers.c.timestamp, answers.c.event_id))
     return [_Answer(*row) for row in found]
 

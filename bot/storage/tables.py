@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    and_,
     false,
     func,
 )
@@ -225,6 +226,8 @@ campaigns = Table(
     Column("created_at", DateTime, nullable=False),
     Column("ends_at", DateTime, nullable=True),
     Column("closed_at", DateTime, nullable=True),
+    # The last milestone that the admins were told of, in percent; behind 100 that it is closed.
+    Column("told", Integer, nullable=False, server_default="0"),
 )
 
 recipients = Table(
@@ -269,12 +272,19 @@ asks = Table(
     Column("ended", Boolean, nullable=False, server_default=false()),
 )
 Index("ix_asks_room", asks.c.room_id, asks.c.sent_at)
+Index(
+    "ix_asks_open",
+    asks.c.campaign_id,
+    asks.c.sent_at,
+    asks.c.event_id,
+    **_where(and_(asks.c.poll, asks.c.ended.is_(False))),
+)
 
 answers = Table(
     "answers",
     metadata,
     Column("event_id", String, primary_key=True),
-    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False, index=True),
+    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False),
     Column("room_id", String, nullable=False),
     Column("question", String, nullable=False),
     Column("person", String, nullable=False),
@@ -283,6 +293,7 @@ answers = Table(
     Column("timestamp", BigInteger, nullable=False),
     Column("counts", Boolean, nullable=False),
 )
+Index("ix_answers_room", answers.c.campaign_id, answers.c.room_id)
 
 comments = Table(
     "comments",

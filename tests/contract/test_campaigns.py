@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bot.core.campaigns import Asked, Place, Progress, Recipient, Sending
+from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
 from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
 from bot.core.feedback import Circumstances
 from bot.ports import CampaignLedger, Opinions, Store
@@ -30,6 +30,8 @@ HERE, THERE = Place(ROOM), Place(SALON, direct=False)
 FIRST, SECOND = EventId("$first"), EventId("$second")
 VOTED_AT = int(MIDNIGHT + 10) * 1000
 ASKED = Asked("n", "1", HERE)
+ROOMS = (Room(ROOM, direct=True, person=AGENT), Room(SALON, direct=False))
+TO_HERE, TO_THERE = (Sending("n", place, "step", 0, MIDNIGHT) for place in (HERE, THERE))
 
 
 @dataclass
@@ -49,8 +51,11 @@ class Ledger:
             one, event_id, MIDNIGHT, question=(key, True), next_due=next_due, remind_at=None
         )
 
-    async def due(self, now: float = MIDNIGHT, name: str = "n") -> list[Sending]:
-        return [*(await self.campaigns.due(name, now))[0]]
+    async def first(self, now: float = MIDNIGHT, name: str = "n") -> Sending | None:
+        """Return what a campaign that goes on is to send first."""
+        found = await self.campaigns.due(name, now)
+        assert found is not None
+        return found[0]
 
     async def answer(self, said: Vote, answer: str | None, asked: Asked = ASKED) -> str:
         step = int(asked.question) - 1
@@ -103,32 +108,28 @@ class TestCampaigns:
     async def test_each_room_is_due_from_the_beginning_on(self, ledger: Ledger) -> None:
         await ledger.launch()
 
-        assert await ledger.campaigns.due("n", MIDNIGHT - 1) == ([], MIDNIGHT)
-        due, later = await ledger.campaigns.due("n", MIDNIGHT)
-        assert due == [
-            Sending("n", HERE, "step", 0, MIDNIGHT),
-            Sending("n", THERE, "step", 0, MIDNIGHT),
-        ]
-        assert later == ENDS
+        assert await ledger.campaigns.due("n", MIDNIGHT - 1) == (None, MIDNIGHT)
+        assert await ledger.campaigns.due("n", MIDNIGHT) == (TO_HERE, ENDS)
         assert not await ledger.campaigns.is_begun(ROOM)
-        await ledger.campaigns.begin(due[0])
+        begun = await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
+        assert begun == MIDNIGHT
         assert await ledger.campaigns.is_begun(ROOM)
         assert not await ledger.campaigns.is_begun(SALON)
-        await ledger.ask(due[0], FIRST)
+        await ledger.ask(TO_HERE, FIRST)
         assert not await ledger.campaigns.is_begun(ROOM)
+        assert await ledger.first() == TO_THERE
 
     async def test_a_question_waits_for_its_answer_and_the_next_one_is_due_then(
         self, ledger: Ledger
     ) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
-        assert [one.recipient for one in await ledger.due()] == [THERE]
+        assert await ledger.first() == TO_THERE
         assert await ledger.campaigns.asked(ROOM, FIRST) == ASKED
         assert await ledger.campaigns.asked(SALON, FIRST) is None
         assert await ledger.answer(cast(), "1") == "goes on"
-        [again, _] = await ledger.due(MIDNIGHT + 20)
+        again = await ledger.first(MIDNIGHT + 20)
         assert again == Sending("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
         await ledger.ask(again, SECOND, "2")
         last = Asked("n", "2", HERE)
@@ -142,8 +143,7 @@ class TestCampaigns:
 
     async def test_an_answer_that_is_told_twice_counts_once(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
         assert [await ledger.answer(cast(), "1") for _ in range(2)] == ["goes on", "goes on"]
         progress = await ledger.campaigns.progress("n")
@@ -154,8 +154,7 @@ class TestCampaigns:
         self, ledger: Ledger
     ) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
         async def counts() -> object:
             progress = await ledger.campaigns.progress("n")
@@ -171,8 +170,7 @@ class TestCampaigns:
 
     async def test_who_was_not_asked_and_who_is_late_do_not_count(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
         stranger = cast(sender=COLLEAGUE)
         late = cast(event_id="$2", at=int(ENDS * 1000) + 1)
@@ -181,11 +179,10 @@ class TestCampaigns:
 
     async def test_in_a_salon_everybody_counts_once(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [_, there] = await ledger.due()
-        await ledger.ask(there, FIRST, next_due=MIDNIGHT + 2)
+        await ledger.ask(TO_THERE, FIRST, next_due=MIDNIGHT + 2)
         place = replace(THERE, thread_root=FIRST)
 
-        [following, _] = await ledger.due(MIDNIGHT + 2)
+        following = await ledger.first(MIDNIGHT + 2)
         assert following == Sending("n", place, "step", 1, MIDNIGHT + 2, FIRST)
         asked = await ledger.campaigns.asked(SALON, FIRST)
         assert asked == Asked("n", "1", place)
@@ -201,8 +198,7 @@ class TestCampaigns:
 
     async def test_what_is_written_is_an_answer_too(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
         said = replace(message("Des sources.", event_id="$said"), timestamp=VOTED_AT)
 
         async def write() -> str:
@@ -214,8 +210,7 @@ class TestCampaigns:
 
     async def test_an_answer_that_is_withdrawn_counts_no_more(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
         await ledger.answer(cast(), "1")
         await ledger.answer(cast(event_id="$2", at=VOTED_AT + 1), "2")
 
@@ -230,71 +225,101 @@ class TestCampaigns:
         self, ledger: Ledger
     ) -> None:
         await ledger.launch(to=TO[:1])
-        [here] = await ledger.due()
         await ledger.campaigns.close("n", MIDNIGHT)
-        assert await ledger.campaigns.running() == []
-        await ledger.ask(here, FIRST, next_due=MIDNIGHT + 1)
+        assert await ledger.campaigns.due("n", MIDNIGHT) is None
+        await ledger.ask(TO_HERE, FIRST, next_due=MIDNIGHT + 1)
 
-        assert await ledger.campaigns.running() == ["n"]
-        [end] = await ledger.due(MIDNIGHT + 10)
+        end = await ledger.first(MIDNIGHT + 10)
+        assert end is not None
         assert (end.deed, end.event_id) == ("end", FIRST)
         await ledger.campaigns.ended(end)
-        assert await ledger.campaigns.running() == []
+        assert await ledger.campaigns.due("n", MIDNIGHT + 10) is None
 
     async def test_a_person_is_reminded_once_unless_they_have_answered(
         self, ledger: Ledger
     ) -> None:
         await ledger.launch()
-        [here, _] = await ledger.due()
+        await ledger.campaigns.decline(TO_THERE)
         await ledger.campaigns.sent(
-            here, FIRST, MIDNIGHT, question=("1", True), next_due=None, remind_at=MIDNIGHT + 60
+            TO_HERE, FIRST, MIDNIGHT, question=("1", True), next_due=None, remind_at=MIDNIGHT + 60
         )
 
-        [_, remind] = await ledger.due(MIDNIGHT + 60)
+        assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 60)
+        remind = await ledger.first(MIDNIGHT + 60)
         assert remind == Sending("n", HERE, "remind", 1, MIDNIGHT + 60, FIRST)
         await ledger.campaigns.reminded(remind)
-        assert [one.recipient for one in await ledger.due(MIDNIGHT + 60)] == [THERE]
+        assert await ledger.campaigns.due("n", MIDNIGHT + 60) == (None, ENDS)
 
     async def test_an_answer_makes_a_reminder_needless(self, ledger: Ledger) -> None:
         await ledger.launch(to=TO[:1])
-        [here] = await ledger.due()
         await ledger.campaigns.sent(
-            here, FIRST, MIDNIGHT, question=("1", True), next_due=None, remind_at=MIDNIGHT + 60
+            TO_HERE, FIRST, MIDNIGHT, question=("1", True), next_due=None, remind_at=MIDNIGHT + 60
         )
         await ledger.answer(cast(), "1")
 
-        assert [one.deed for one in await ledger.due(MIDNIGHT + 60)] == ["step"]
+        step = await ledger.first(MIDNIGHT + 60)
+        assert step is not None
+        assert step.deed == "step"
 
     async def test_what_is_put_off_is_due_later_and_what_is_declined_never(
         self, ledger: Ledger
     ) -> None:
         await ledger.launch()
-        [here, there] = await ledger.due()
-        await ledger.campaigns.put_off(here, MIDNIGHT + 300)
-        await ledger.campaigns.decline(there)
+        await ledger.campaigns.put_off(TO_HERE, MIDNIGHT + 300)
+        await ledger.campaigns.decline(TO_THERE)
 
-        assert await ledger.campaigns.due("n", MIDNIGHT) == ([], MIDNIGHT + 300)
-        [again] = await ledger.due(MIDNIGHT + 300)
-        assert again == replace(here, due_at=MIDNIGHT + 300)
+        assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
+        assert await ledger.first(MIDNIGHT + 300) == replace(TO_HERE, due_at=MIDNIGHT + 300)
         assert await ledger.campaigns.progress("n") == Progress("running", 2, 0, 1)
 
     async def test_a_closed_campaign_ends_its_polls_one_by_one(self, ledger: Ledger) -> None:
         await ledger.launch()
-        [here, there] = await ledger.due()
-        await ledger.ask(here, FIRST)
-        await ledger.ask(there, SECOND, next_due=MIDNIGHT + 2)
+        await ledger.ask(TO_HERE, FIRST)
+        await ledger.ask(TO_THERE, SECOND, next_due=MIDNIGHT + 2)
 
         assert await ledger.campaigns.close("n", MIDNIGHT + 100)
         assert not await ledger.campaigns.close("n", MIDNIGHT + 100)
-        ends = await ledger.due(MIDNIGHT + 100)
-        assert {(one.deed, one.event_id) for one in ends} == {("end", FIRST), ("end", SECOND)}
         assert await ledger.answer(cast(at=int(MIDNIGHT + 101) * 1000), "1") == "late"
         assert await ledger.answer(cast(event_id="$2"), "1") != "late"
-        for one in ends:
-            assert await ledger.campaigns.running() == ["n"]
-            await ledger.campaigns.ended(one)
-        assert await ledger.campaigns.running() == []
+        ends = []
+        while (found := await ledger.campaigns.due("n", MIDNIGHT + 200)) is not None:
+            assert found[0] is not None
+            assert found[0].deed == "end"
+            ends.append(found[0].event_id)
+            await ledger.campaigns.ended(found[0])
+        assert ends == [FIRST, SECOND]
         assert await ledger.campaigns.names() == [("n", "closed")]
+
+    async def test_what_a_poll_has_come_to_is_of_its_room(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        await ledger.ask(TO_HERE, FIRST)
+        await ledger.ask(TO_THERE, SECOND)
+        salon = Asked("n", "1", replace(THERE, thread_root=SECOND))
+        await ledger.answer(cast(), "2")
+        await ledger.answer(cast(sender=COLLEAGUE, event_id="$2"), "1")  # was not asked
+        for number, person in enumerate((AGENT, COLLEAGUE)):
+            said = cast(sender=person, event_id=f"$there{number}", target=SECOND)
+            await ledger.answer(said, "1", salon)
+
+        assert await ledger.campaigns.result(ROOM, FIRST) == ("1", {"2": 1})
+        assert await ledger.campaigns.result(SALON, SECOND) == ("1", {"1": 2})
+        assert await ledger.campaigns.result(ROOM, EventId("$other")) is None
+
+    async def test_the_admins_are_told_once_how_far_it_is(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        assert await ledger.campaigns.headway("n") == Headway(2, 0, closed=False, told=0)
+        await ledger.ask(TO_HERE, FIRST)
+        await ledger.campaigns.decline(TO_THERE)
+        await ledger.campaigns.told("n", 100)
+        assert await ledger.campaigns.headway("n") == Headway(2, 2, closed=False, told=100)
+
+        await ledger.campaigns.close("n", MIDNIGHT)
+        end = await ledger.first()
+        assert end is not None
+        await ledger.campaigns.ended(end)
+        assert await ledger.campaigns.running() == ["n"]
+        await ledger.campaigns.told("n", CLOSED)
+        assert await ledger.campaigns.running() == []
 
     async def test_a_campaign_without_polls_closes_at_once(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -303,16 +328,33 @@ class TestCampaigns:
         assert await ledger.campaigns.names() == [("n", "closed")]
 
     async def test_nobody_is_asked_by_two_campaigns_within_a_day(self, ledger: Ledger) -> None:
-        room = Room(ROOM, direct=True, person=AGENT)
+        room = ROOMS[0]
         await ledger.launch()
         await ledger.launch("m")
         assert await ledger.campaigns.wanted(room, "m", MIDNIGHT) == MIDNIGHT
-        [here, _] = await ledger.due()
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
         assert await ledger.campaigns.wanted(room, "n", MIDNIGHT) == MIDNIGHT
         assert await ledger.campaigns.wanted(room, "m", MIDNIGHT + 60) == MIDNIGHT + DAY
         assert await ledger.campaigns.wanted(room, "m", MIDNIGHT + 2 * DAY) == MIDNIGHT + 2 * DAY
+        other, now = replace(TO_HERE, campaign="m"), MIDNIGHT + 60
+        assert await ledger.campaigns.begin(other, room, now, asks=True) == MIDNIGHT + DAY
+        assert not await ledger.campaigns.is_begun(ROOM)
+        assert await ledger.campaigns.begin(other, room, now, asks=False) == now
+        assert await ledger.campaigns.is_begun(ROOM)
+
+    async def test_what_has_begun_goes_on_whatever_another_campaign_asks(
+        self, ledger: Ledger
+    ) -> None:
+        await ledger.launch()
+        await ledger.launch("m")
+        await ledger.ask(TO_HERE, FIRST, next_due=MIDNIGHT)
+        await ledger.ask(replace(TO_HERE, campaign="m"), SECOND)
+
+        second = await ledger.first()
+        assert second is not None
+        assert second.step == 1
+        assert await ledger.campaigns.begin(second, ROOMS[0], MIDNIGHT, asks=True) == MIDNIGHT
 
     @pytest.mark.parametrize("whose", [AGENT, ROOM])
     async def test_who_wants_no_polls_is_asked_by_none(
@@ -321,18 +363,17 @@ class TestCampaigns:
         await ledger.launch()
         await ledger.opinions.want_polls(whose, wanted=False)
 
-        room = Room(ROOM, direct=True, person=AGENT)
-        assert await ledger.campaigns.wanted(room, "n", MIDNIGHT) is None
-        other = Room(SALON, direct=False)
-        assert await ledger.campaigns.wanted(other, "n", MIDNIGHT) == MIDNIGHT
+        assert await ledger.campaigns.wanted(ROOMS[0], "n", MIDNIGHT) is None
+        assert await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True) is None
+        assert not await ledger.campaigns.is_begun(ROOM)
+        assert await ledger.campaigns.wanted(ROOMS[1], "n", MIDNIGHT) == MIDNIGHT
 
     async def test_votes_in_its_polls_are_admitted(self, ledger: Ledger) -> None:
         await ledger.launch(to=TO[:1])
         early, known = cast(target="$unknown"), cast(event_id="$2")
-        [here] = await ledger.due()
-        await ledger.campaigns.begin(here)
+        await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
         assert await ledger.store.admit(Batch((early,), "s1"), MIDNIGHT) == [early]
-        await ledger.ask(here, FIRST)
+        await ledger.ask(TO_HERE, FIRST)
 
         stray = cast(event_id="$3", target="$unknown")
         assert await ledger.store.admit(Batch((known, stray), "s2"), MIDNIGHT) == [known]

@@ -13,7 +13,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import Recipient
+from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
 from bot.core.statistics import FIGURES, Group, Only, Remark, Survey
@@ -322,8 +322,7 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: L
     there = [Recipient(ROOM, AGENT), Recipient(RoomId("!other:x"), COLLEAGUE)]
     await campaigns.launch("old", there, MIDNIGHT, None)
     await campaigns.launch("new", there[:1], MIDNIGHT, None)
-    due, _ = await campaigns.due("old", MIDNIGHT)
-    here = next(one for one in due if one.recipient.room_id == ROOM)
+    here = Sending("old", Place(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.asked(ROOM, poll)

@@ -140,7 +140,7 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
 ) -> None:
     name = "utile"
     direct = await talk(jason, administered.user_id)
-    made = f"La campagne {name} est prête : 2 question(s)"
+    made = f"La campagne {name} est prête : 2 questions"
     await told(nia, room_id, f"!sondage creer\n{CAMPAIGN.format(name=name)}", made)
     await administered.stop()
     await administered.start(BOT_FAIL="campaign.after:kill@2")
@@ -163,6 +163,8 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
         direct, lambda seen: seen.type == "org.matrix.msc3381.poll.end"
     )
     assert ended.content["m.relates_to"]["event_id"] == useful.event_id
+    assert ended.content[TEXT].endswith("Parfois : 1")
+    await nia.wait_for_message(room_id, lambda seen: f"Campagne {name}, terminée" in seen.body)
     assert await jason.tally(direct, useful.event_id) == {"2": 1}
     sent = [one for one in jason.messages(direct) if one.sender == administered.user_id]
     assert len([one for one in sent if TEXT in one.content and one.type != ended.type]) == 1

@@ -5,10 +5,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bot.core.campaigns import SCALE, Recipient
+from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
-from bot.core.replies import Anchor, Notice, Outgoing, Picture
+from bot.core.replies import Anchor, Notice, Outgoing, Picture, Wire
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
@@ -127,7 +127,9 @@ async def test_a_sequence_goes_on_with_each_answer_and_ends_with_thanks(story: O
 async def test_results_are_counted_in_the_admin_room(story: Office) -> None:
     story.people(3)
     async with story.run():
-        assert await story.launch(SEQUENCE) == FR("campaign launched", name="n", rooms=4)
+        assert await story.launch(SEQUENCE) == FR(
+            "campaign launched", name="n", rooms="4 conversations"
+        )
         await story.held.pass_time(1.0)
         await story.cast("1", 1)
         await story.held.pass_time(1.0)
@@ -140,7 +142,7 @@ async def test_results_are_counted_in_the_admin_room(story: Office) -> None:
         "campaign progress",
         name="n",
         state=FR("campaign running"),
-        rooms=4,
+        rooms="4 conversations",
         reached=4,
         declined=0,
         answered=1,
@@ -184,8 +186,7 @@ async def test_a_campaign_that_nobody_matches_says_so_and_sends_nothing(story: O
         made = await story.type(f"!sondage creer {definition}")
         launched = await story.type("!sondage lancer n")
 
-    assert made == FR("campaign for nobody", name="n", rooms=0, questions=1)
-    assert launched == FR("campaign for nobody", name="n", rooms=0, questions=0)
+    assert made == launched == FR("campaign for nobody", name="n")
     assert story.ledger.all["n"].state == "draft"
 
 
@@ -310,6 +311,100 @@ async def test_a_redacted_answer_and_an_edited_one_count_as_they_stand(story: Of
     assert story.ledger.said == {}
 
 
+def told(story: Office) -> list[str]:
+    """What the admins were told of campaigns on their way, without the words of commands."""
+    ids = {key for key, one in story.matrix.sent if isinstance(one, Notice) and one.to is None}
+    return [
+        one.text
+        for key, one in story.matrix.sent
+        if key in ids and isinstance(one, Notice) and story.matrix.places[key] == ADMIN_ROOM
+    ]
+
+
+async def test_the_admins_are_told_of_each_quarter_and_of_the_end(story: Office) -> None:
+    story.people(39)
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}quiet:\nper_minute: 5\n")
+        await story.type("!sondage lancer n")
+        await story.held.pass_time(10 * 60.0)
+        assert [one.count("Atteintes") for one in told(story)] == [1] * 4
+        reached = [int(one.split("Atteintes : ")[1].split()[0]) for one in told(story)]
+        assert reached == sorted(reached)
+        for part, number in zip((10, 20, 30, 40), reached, strict=True):
+            assert part <= number <= part + 6
+        await story.type("!sondage cloturer n")
+        await story.held.pass_time(10 * 60.0)
+
+    assert len(told(story)) == 5
+    assert FR("campaign closed") in told(story)[-1]
+    assert "Utile ?" in told(story)[-1]
+
+
+async def test_an_announcement_that_has_reached_everybody_is_closed(story: Office) -> None:
+    story.people(2)
+    async with story.run():
+        await story.type(f"!annonce creer\nname: n\nmessage: Bonjour\n{NEVER_QUIET}")
+        await story.type("!annonce lancer n")
+        await story.held.pass_time(60.0)
+
+    assert story.ledger.all["n"].state == "closed"
+    assert FR("campaign closed") in told(story)[-1]
+
+
+async def test_where_the_admins_cannot_be_told_the_campaign_goes_on(story: Office) -> None:
+    story.people(3)
+    put = story.matrix.put
+
+    async def refuse(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        if room_id == ADMIN_ROOM:
+            raise Forbidden("no")
+        return await put(room_id, wire, transaction)
+
+    async with story.run():
+        await story.type(f"!annonce creer\nname: n\nmessage: Bonjour\n{NEVER_QUIET}")
+        story.matrix.put = refuse  # type: ignore[method-assign, assignment]  # for one story
+        story.matrix.hear(replace(message("!annonce lancer n"), room_id=ADMIN_ROOM))
+        await story.held.pass_time(60.0)
+
+    assert story.ledger.all["n"].state == "closed"
+    assert story.ledger.all["n"].told == CLOSED
+
+
+async def test_results_come_with_a_picture_of_each_question_that_was_answered(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.launch(SEQUENCE)
+        await story.held.pass_time(1.0)
+        await story.cast("1", 1)
+        await story.type("!sondage resultats n")
+
+    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Picture)]
+    assert shown.data.startswith(b"\x89PNG")
+    assert "Utile ?" in shown.text
+    assert FR("campaign answer", answer="Oui", n=1, part=100) in shown.text
+
+
+async def test_polls_of_a_campaign_that_nobody_can_read_any_more_are_ended(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.launch(CHOICE)
+        await story.held.pass_time(1.0)
+    poll = story.last()
+    story.ledger.all["n"].definition = "name: ["
+    async with story.run():
+        story.matrix.hear()
+        await story.held.pass_time(DAY)
+        assert story.said()[1:] == []
+        assert await story.type("!sondage cloturer n") == FR("campaign ends", name="n")
+        await story.held.pass_time(60.0)
+
+    assert story.said()[1:] == [PollEnd(poll, FR("campaign over"))]
+    assert story.ledger.all["n"].state == "closed"
+    assert FR("campaign closed") in told(story)[-1]
+
+
 async def test_a_definition_that_breaks_costs_no_other(story: Office) -> None:
     await story.ledger.draft("broken", "name: [", 0.0)
     await story.ledger.launch("broken", [Recipient(ROOM, AGENT)], 0.0, None)
@@ -359,17 +454,17 @@ async def test_polls_are_ended_when_the_campaign_is_and_later_votes_do_not_count
         await story.launch(CHOICE)
         await story.held.pass_time(1.0)
         poll = story.last()
+        await story.cast("1", 1)
         assert await story.type("!sondage cloturer n") == FR("campaign ends", name="n")
         await story.held.pass_time(1.0)
-        assert story.said()[1:] == [PollEnd(poll, FR("campaign over"))]
+        assert story.said()[2:] == [PollEnd(poll, f"{FR('campaign over')} Oui : 1")]
         at = int(story.clock.now() * 1000)
-        await story.hear(vote("1", target=poll, event_id="$late", timestamp=at))
+        await story.hear(vote("2", target=poll, event_id="$late", timestamp=at))
 
     assert story.ledger.all["n"].state == "closed"
     progress = await story.ledger.progress("n")
     assert progress is not None
-    assert progress.answers == {}
-    assert len(story.said()) == 2
+    assert progress.answers == {"1": {"1": 1}}
 
 
 async def test_a_campaign_closes_by_itself_when_its_time_is_over(story: Office) -> None:
@@ -409,7 +504,7 @@ async def test_an_outage_only_delays_it(story: Office) -> None:
 @pytest.mark.parametrize("passage", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(
     ("port", "name"),
-    [("matrix", "put"), ("campaigns", "sent"), ("campaigns", "wanted"), ("campaigns", "due")],
+    [("matrix", "put"), ("campaigns", "sent"), ("campaigns", "begin"), ("campaigns", "due")],
 )
 async def test_wherever_a_process_ends_everybody_is_asked_once(
     story: Office, port: str, name: str, passage: int, *, after: bool

@@ -1,0 +1,89 @@
+"""What a campaign has come to so far, in words and as charts."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from bot.charts import Chart, Series
+from bot.core.campaigns import Campaign, CampaignQuestion, Progress, offered, share
+from bot.texts import Texts
+
+_STATES: Final = {
+    "draft": "campaign draft",
+    "running": "campaign running",
+    "closing": "campaign closing",
+    "closed": "campaign closed",
+}
+_WIDTH: Final = 110  # characters that fit below the bars, side by side
+_LONGEST_TITLE: Final = 80
+
+
+def state_in_words(texts: Texts, name: str) -> str:
+    """Return the word for a campaign's state."""
+    return texts(_STATES[name])
+
+
+def progress_line(texts: Texts, name: str, progress: Progress) -> str:
+    """Return how far the campaign of that name has come."""
+    rate = progress.answered / progress.reached if progress.reached else 0.0
+    return texts(
+        "campaign progress",
+        name=name,
+        state=state_in_words(texts, progress.state),
+        rooms=texts("rooms", n=progress.rooms),
+        reached=progress.reached,
+        declined=progress.declined,
+        answered=progress.answered,
+        rate=round(100 * rate),
+    )
+
+
+def in_words(texts: Texts, campaign: Campaign, progress: Progress) -> str:
+    """Return how far a campaign has come, and what was answered to each question."""
+    parts = [of_question(texts, one, progress) for one in campaign.questions]
+    return "\n\n".join([progress_line(texts, campaign.name, progress), *parts])
+
+
+def of_question(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
+    """Return how often each answer was chosen, and how many people have written something."""
+    lines = [f"**{one.text}**", ""]
+    words = {answer.id: answer.text for answer in offered(one)}
+    lines += [
+        texts("campaign answer", answer=words[key], n=count, part=round(100 * part))
+        for key, count, part in share(_counts(one, progress))
+    ]
+    written = progress.texts.get(one.key, 0)
+    if written or one.kind == "text":
+        lines.append(texts("campaign texts", n=written))
+    return "\n".join(lines)
+
+
+def of_poll(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int]) -> str:
+    """Return what a poll that ends has come to; of no known question, that it is over."""
+    chosen = [
+        texts("poll result", answer=answer.text, n=counts[answer.id])
+        for answer in (offered(one) if one else ())
+        if counts.get(answer.id)
+    ]
+    over = texts("campaign over")
+    return f"{over} {' · '.join(chosen)}" if chosen else over
+
+
+def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | None:
+    """Return the answers to a question as bars; None where there is none to be counted."""
+    counts = _counts(one, progress)
+    if not any(counts.values()):
+        return None
+    each = _WIDTH // len(counts)
+    labels = tuple(_short(answer.text, each) for answer in offered(one))
+    bars = Series(texts("campaign votes"), tuple(map(float, counts.values())))
+    return Chart("bar", _short(one.text, _LONGEST_TITLE), labels, (bars,))
+
+
+def _counts(one: CampaignQuestion, progress: Progress) -> dict[str, int]:
+    """Return how often each answer that the question offers was chosen, in its order."""
+    found = progress.answers.get(one.key, {})
+    return {answer.id: found.get(answer.id, 0) for answer in offered(one)}
+
+
+def _short(words: str, longest: int) -> str:
+    return words if len(words) <= longest else f"{words[: longest - 1].rstrip()}…"
