@@ -3,13 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from sqlalchemy import inspect
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bot.errors import StoreError
 from bot.health import Health
 from bot.storage.database import Database
-from bot.storage.tables import TALLIES
+from bot.storage.versions import check
 
 
 async def open_beside(place: Path | str, health: Health, *, writes: bool = False) -> Database:
@@ -31,15 +28,8 @@ async def open_beside(place: Path | str, health: Health, *, writes: bool = False
         else Database.on_postgresql(place, health, alone=False)
     )
     try:
-        await database.open(_check)
+        await database.open(lambda connection: connection.run_sync(check))
     except StoreError:
         await database.close()
         raise
     return database
-
-
-async def _check(connection: AsyncConnection) -> None:
-    """Raise StoreError where the tables are not there."""
-    latest = TALLIES["week"].name
-    if not await connection.run_sync(lambda sync: inspect(sync).has_table(latest)):
-        raise StoreError("the ledger was written by an older version: start the assistant once")

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from alembic import command
-from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -48,18 +46,11 @@ from bot.storage.tables import (
     recipients,
     replies,
 )
+from bot.storage.versions import upgrade
 
 log = structlog.get_logger()
 
 _TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
-
-
-def _upgrade(connection: Connection) -> None:
-    config = AlembicConfig()
-    config.set_main_option("script_location", "bot.storage:migrations")
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 class SqlStore:
@@ -365,7 +356,7 @@ class SqlStore:
 
 async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
     try:
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(upgrade)
     except CommandError as error:
         raise StoreError(
             f"the ledger was written by another version of the assistant ({error}): run that"

@@ -46,6 +46,7 @@ ALL = Only()
 class Ledger:
     """A ledger that is written to, and read beside that."""
 
+    place: Path | str
     store: SqlStore
     opinions: SqlOpinions
     statistics: SqlStatistics
@@ -123,7 +124,7 @@ async def ledger(
         place = await new_database(server)
     store = await open_store(place)
     statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()))
-    yield Ledger(store, SqlOpinions(store.database, KEY), statistics)
+    yield Ledger(place, store, SqlOpinions(store.database, KEY), statistics)
     await statistics.close()
     await store.close()
 
@@ -300,17 +301,27 @@ async def test_who_reads_neither_writes_nor_holds_up_who_does(
         await ledger.statistics._database._once("x", writes, durable=True)
 
 
-async def test_a_ledger_of_an_older_version_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    store = await open_store(path)
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE alembic_version SET version_num = '0006'", "older version: start the assistant"),
+        ("UPDATE alembic_version SET version_num = '0999'", "newer version: run that version"),
+        ("DELETE FROM alembic_version", "no ledger in this database: the assistant has not run"),
+        ("DROP TABLE alembic_version", "no ledger in this database: the assistant has not run"),
+    ],
+)
+async def test_a_ledger_of_another_version_is_not_read(
+    ledger: Ledger, statement: str, told: str
+) -> None:
+    async def change(connection: AsyncConnection) -> None:
+        await connection.execute(sql(statement))
 
-    async def older(connection: AsyncConnection) -> None:
-        await connection.execute(sql("DROP TABLE weekly"))
+    await ledger.store.database.run("change", change)
+    with pytest.raises(StoreError, match=told):
+        await SqlStatistics.open(ledger.place, KEY, Health(FakeClock()))
 
-    await store.database.run("older", older)
-    await store.close()
-    with pytest.raises(StoreError, match="start the assistant once"):
-        await SqlStatistics.open(path, KEY, Health(FakeClock()))
+
+async def test_a_ledger_that_is_not_there_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has not run yet"):
         await SqlStatistics.open(tmp_path / "none.db", KEY, Health(FakeClock()))
 
