@@ -84,7 +84,8 @@ async def _bench(path: Path, turns: Turns) -> list[Row]:
 
 
 async def _pages(path: Path, turns: Turns) -> list[Row]:
-    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()))
+    store = await _open(path)
+    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
     app = application(statistics, DashboardSettings(public=True), _Clock())
     rows = [Row(label, goal=_GOAL) for label in _PAGES]
     pieces = Row("longest piece of the event loop, in all of these", goal=_LONGEST_PIECE)
@@ -102,6 +103,7 @@ async def _pages(path: Path, turns: Turns) -> list[Row]:
                     row.bot.append(spent.took)
                     pieces.bot.append(spent.longest)
     await statistics.close()
+    await store.close()
     return [*rows, pieces]
 
 

@@ -28,6 +28,7 @@ from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
 from bot.ports import Clock, Ledgers
 from bot.storage.campaigns import SqlCampaigns
+from bot.storage.database import Database
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
@@ -146,7 +147,7 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         parts.callback(asking.cancel)
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
-        await parts.enter_async_context(_dashboard(config, place, health.clock))
+        await parts.enter_async_context(_dashboard(config, place, store.database, health.clock))
         ledgers = Ledgers(
             SqlOpinions(store.database, key),
             SqlCampaigns(store.database, key),
@@ -164,14 +165,16 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
 
 
 @asynccontextmanager
-async def _dashboard(config: Config, place: Path | str, clock: Clock) -> AsyncIterator[None]:
+async def _dashboard(
+    config: Config, place: Path | str, ledger: Database, clock: Clock
+) -> AsyncIterator[None]:
     """Let people see the figures, which are read beside the ledger's own work."""
     if config.dashboard.port is None:
         yield
         return
     # What befalls its own connections says nothing of the ledger's: it has a health of its own.
     key = config.storage.key.get_secret_value()
-    statistics = await SqlStatistics.open(place, key, Health(clock))
+    statistics = await SqlStatistics.open(place, key, Health(clock), ledger)
     try:
         async with dashboard(statistics, config.dashboard, clock):
             yield

@@ -20,7 +20,7 @@ COMMITS: Final = (
     *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
     *("answered", "begin", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
     "share",
-    "want_polls",
+    *("want_polls", "publish"),
     *("draft", "launch", "campaign_sent", "reminded", "ended", "campaign_put_off", "decline"),
     *("answer", "close_campaign", "campaign_begin", "answer_withdrawn", "answer_amended"),
     *("campaign_told", "amend"),

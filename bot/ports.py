@@ -34,7 +34,7 @@ from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
 from bot.core.routing import Known
-from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey
+from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
 from bot.core.transcript import Said
 from bot.core.turns import History
 
@@ -398,9 +398,11 @@ class Statistics(Protocol):
 
     `by_step` returns those of each day or week that has any and begins from the first day to the
     last one, narrowed to a model and a domain; `by_group` those of each group that has any in all
-    of these. `remarks` returns the latest comments and `surveys` the latest campaigns that were
-    launched, the last one first. It waits and raises as
-    `Store` does.
+    of these. `published` returns those of the weeks that begin then and are over; what a week had
+    when it was first asked for is kept, and told ever after, whatever has changed since. Weeks
+    before the first one are kept no longer.
+    `remarks` returns the latest comments and `surveys` the latest campaigns that were launched,
+    the last one first. It waits and raises as `Store` does.
     """
 
     async def by_step(
@@ -408,6 +410,8 @@ class Statistics(Protocol):
     ) -> Mapping[date, Figures]: ...
 
     async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]: ...
+
+    async def published(self, first: date, last: date) -> Published: ...
 
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
 

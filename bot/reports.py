@@ -17,7 +17,6 @@ from bot.core.statistics import (
     Part,
     Step,
     answered,
-    by,
     first_of,
     quantile,
     satisfaction,
@@ -32,7 +31,6 @@ PUBLIC_WEEKS: Final = 12
 _LONGEST_BY_DAY: Final = 31  # days; of a longer period, weeks are shown
 _NBSP: Final = "\N{NO-BREAK SPACE}"
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
-_PUBLIC: Final[tuple[Part, ...]] = ("model", "domain", "place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +116,18 @@ async def report(statistics: Statistics, today: date, days: int, only: Only) -> 
 async def public_report(statistics: Statistics, today: date) -> PublicReport:
     """Return what everybody may see: of whole weeks alone, so that it changes once a week.
 
-    From one day to the next a moving period would tell what a single day holds.
+    From one day to the next a moving period would tell what a single day holds, and a week that
+    still changed what one person has just said.
     """
     end = first_of("week", today)
     first = end - timedelta(weeks=PUBLIC_WEEKS)
     last = end - timedelta(days=1)
-    weeks, others = showable(await statistics.by_step("week", first, last, Only()))
-    groups = await statistics.by_group("week", first, last)
-    whole = total(groups)
+    published = await statistics.published(first, last)
+    weeks, others = showable(published.weeks)
     if not (weeks or others):
         return PublicReport(first, last, Counter(), {}, Counter(), {})
-    parts: dict[Part, Shown] = {name: Shown(*showable(by(name, groups))) for name in _PUBLIC}
-    return PublicReport(first, last, whole, weeks, others, parts)
+    parts = {part: Shown(*showable(groups)) for part, groups in published.groups.items()}
+    return PublicReport(first, last, total(published.weeks), weeks, others, parts)
 
 
 async def picture(statistics: Statistics, today: date) -> tuple[bytes, str]:

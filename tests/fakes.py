@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Literal
 
 from typing_extensions import override
@@ -58,7 +58,20 @@ from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
 from bot.core.routing import Policy
-from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey, first_of
+from bot.core.statistics import (
+    PUBLIC_FIGURES,
+    PUBLIC_PARTS,
+    Figures,
+    Group,
+    Only,
+    Published,
+    Remark,
+    Step,
+    Survey,
+    by,
+    first_of,
+    total,
+)
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.delivery import Pace, Replying
@@ -1105,6 +1118,7 @@ class FakeStatistics:
 
     def __init__(self) -> None:
         self.figures: dict[tuple[date, Group], Figures] = {}
+        self.fixed: dict[date, dict[Group, Figures]] = {}  # of weeks that were asked for
         self.said: list[Remark] = []
         self.launched: list[Survey] = []
         self.error: Exception | None = None
@@ -1131,6 +1145,23 @@ class FakeStatistics:
             if first <= first_of(step, day) <= last:
                 groups.setdefault(group, Counter()).update(figures)
         return groups
+
+    async def published(self, first: date, last: date) -> Published:
+        self._answer()
+        mondays = {first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)}
+        for monday in mondays - self.fixed.keys():
+            groups = await self.by_group("week", monday, monday)
+            self.fixed[monday] = {
+                group: Counter({name: figures[name] for name in PUBLIC_FIGURES if figures[name]})
+                for group, figures in groups.items()
+            }
+        self.fixed = {monday: self.fixed[monday] for monday in sorted(mondays)}
+        every: dict[Group, Figures] = {}
+        for groups in self.fixed.values():
+            for group, figures in groups.items():
+                every.setdefault(group, Counter()).update(figures)
+        weeks = {monday: total(groups) for monday, groups in self.fixed.items() if groups}
+        return Published(weeks, {part: by(part, every) for part in PUBLIC_PARTS})
 
     async def remarks(self, only: Only, most: int) -> list[Remark]:
         self._answer()

@@ -17,6 +17,7 @@ Name = TypeVar("Name")
 
 SPANS: Final[tuple[Span, ...]] = ("first_words", "seconds")
 PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place", "tools", "prompt_version")
+PUBLIC_PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place")
 # Upper ends of the classes in which times are counted, in seconds; one more is open above.
 BOUNDS: Final = (
     *(0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
@@ -30,6 +31,12 @@ FIGURES: Final = (
     *(f"others_{answer}" for answer in RATINGS),
     *(f"why_{reason}" for reason in REASONS),
     *(f"{span}_{number}" for span in SPANS for number in range(len(BOUNDS) + 1)),
+)
+# Of these, what everybody may see.
+PUBLIC_FIGURES: Final = (
+    *("replies", "polls", "votes"),
+    *RATINGS,
+    *(f"seconds_{number}" for number in range(len(BOUNDS) + 1)),
 )
 LEAST: Final = 10  # ratings of a group that may be shown to everybody
 
@@ -66,6 +73,19 @@ class Only:
     def __contains__(self, group: Group) -> bool:
         """Tell whether the group's figures count."""
         return self.model in {None, group.model} and self.domain in {None, group.domain}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """PUBLIC_FIGURES of weeks that are over, as they were when each week was first asked for.
+
+    Attributes:
+        weeks: of each week that has any, by its Monday.
+        groups: of all the weeks together, for each of PUBLIC_PARTS by name.
+    """
+
+    weeks: Mapping[date, Figures]
+    groups: Mapping[Part, Mapping[str, Figures]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,29 @@
 """Figures of replies and ratings, read beside the assistant that makes them."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import ColumnElement, RowMapping, Table, func, select
+from sqlalchemy import ColumnElement, RowMapping, Table, delete, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.statistics import FIGURES, Figures, Group, Only, Remark, Step, Survey
+from bot.core.statistics import (
+    FIGURES,
+    PUBLIC_FIGURES,
+    PUBLIC_PARTS,
+    Figures,
+    Group,
+    Only,
+    Part,
+    Published,
+    Remark,
+    Step,
+    Survey,
+)
 from bot.health import Health
 from bot.storage.database import Database
 from bot.storage.reading import open_beside
@@ -21,35 +35,50 @@ from bot.storage.tables import (
     campaigns,
     circumstances,
     comments,
+    published,
     ratings,
     recipients,
 )
 
+_WEEK = timedelta(weeks=1)
+
 
 class SqlStatistics:
-    """The `Statistics` port, on connections of its own that only read."""
+    """The `Statistics` port: all is read on one database's connections.
 
-    def __init__(self, database: Database, secret: str) -> None:
-        """Take a database to read, and the operator's secret."""
-        self._database = database
+    What is published is written on the assistant's own, as SQLite has one writer.
+    """
+
+    def __init__(self, ledger: Database, secret: str, beside: Database | None = None) -> None:
+        """Take the databases, and the operator's secret.
+
+        Args:
+            ledger: the assistant's own, to write to.
+            secret: opens comments.
+            beside: the same one, to read without holding the assistant up; None to do it there.
+        """
+        self._ledger_database = ledger
+        self._database = beside or ledger
         self._seal = Seal(secret)
+        self._publishing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, place: Path | str, secret: str, health: Health) -> Self:
-        """Open the ledger that an assistant may be using.
+    async def open(cls, place: Path | str, secret: str, health: Health, ledger: Database) -> Self:
+        """Open the ledger that the assistant is using, to read beside that.
 
         Args:
             place: a SQLite file, or the libpq URL of a PostgreSQL database.
             secret: the operator's.
             health: is told of failures to read.
+            ledger: the same place as the assistant has it open.
 
         Raises:
             StoreError: it cannot be read, or is no ledger of this version.
         """
-        return cls(await open_beside(place, health), secret)
+        return cls(ledger, secret, await open_beside(place, health))
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections that are read on."""
         await self._database.close()
 
     async def by_step(
@@ -69,6 +98,43 @@ class SqlStatistics:
         rows = await self._sums(table, Group._fields, table.c.first.between(first, last))
         groups = {Group(*(row[name] for name in Group._fields)): _figures(row) for row in rows}
         return {group: figures for group, figures in groups.items() if figures}
+
+    async def published(self, first: date, last: date) -> Published:
+        """Return the figures of weeks that are over, as they were when first asked for.
+
+        Args:
+            first: the first Monday; weeks before it are forgotten when a week is published.
+            last: the last week begins by then.
+        """
+        mondays = [first + _WEEK * number for number in range((last - first) // _WEEK + 1)]
+        within, is_whole = published.c.first.between(first, last), published.c.part == ""
+        # One at a time: while nothing can be written there is one that tries, and what is read
+        # in two queries is not forgotten between them.
+        async with self._publishing:
+            wholes = await self._sums(published, ("first",), within, is_whole)
+            if missing := sorted({*mondays} - {row["first"] for row in wholes}):
+                await self._publish(missing, first)
+                wholes = await self._sums(published, ("first",), within, is_whole)
+            rows = await self._sums(published, ("part", "name"), within, ~is_whole)
+        groups: dict[Part, dict[str, Figures]] = {part: {} for part in PUBLIC_PARTS}
+        for row in rows:
+            if figures := _figures(row):
+                groups[row["part"]][row["name"]] = figures
+        weeks = {row["first"]: figures for row in wholes if (figures := _figures(row))}
+        return Published(weeks, groups)
+
+    async def _publish(self, mondays: Sequence[date], first: date) -> None:
+        """Fix the figures of weeks, and forget those before the first one.
+
+        It is on the disk when this returns: after a power cut a week would be fixed once more.
+        """
+
+        async def work(connection: AsyncConnection) -> None:
+            for monday in mondays:
+                await _fix(connection, monday)
+            await connection.execute(delete(published).where(published.c.first < first))
+
+        await self._ledger_database.run("publish", work, durable=True)
 
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]:
         """Return the latest comments, opened, the last one first."""
@@ -131,7 +197,7 @@ class SqlStatistics:
         self, table: Table, names: Sequence[str], *wanted: ColumnElement[bool]
     ) -> Sequence[RowMapping]:
         columns = [table.c[name] for name in names]
-        sums = [func.sum(table.c[name]).label(name) for name in FIGURES]
+        sums = [func.sum(table.c[name]).label(name) for name in FIGURES if name in table.c]
         query = select(*columns, *sums).where(*wanted).group_by(*columns).order_by(*columns)
 
         async def work(connection: AsyncConnection) -> Sequence[RowMapping]:
@@ -140,5 +206,21 @@ class SqlStatistics:
         return await self._database.run("statistics", work)
 
 
+async def _fix(connection: AsyncConnection, monday: date) -> None:
+    """Copy a week's figures, unless it is published: the row of its whole settles that."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    weekly, columns = TALLIES["week"], published.c.keys()
+    sums = [func.coalesce(func.sum(weekly.c[name]), 0) for name in PUBLIC_FIGURES]
+    is_its = weekly.c.first == monday
+    whole = select(literal(monday), literal(""), literal(""), *sums).where(is_its)
+    copied = insert(published).from_select(columns, whole).on_conflict_do_nothing()
+    if not (await connection.execute(copied)).rowcount:
+        return
+    for part in PUBLIC_PARTS:
+        name = weekly.c[part]
+        groups = select(literal(monday), literal(part), name, *sums).where(is_its).group_by(name)
+        await connection.execute(insert(published).from_select(columns, groups))
+
+
 def _figures(row: RowMapping) -> Figures:
-    return Counter({name: int(row[name]) for name in FIGURES if row[name]})
+    return Counter({name: int(row[name]) for name in FIGURES if row.get(name)})

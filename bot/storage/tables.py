@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
 )
 
-from bot.core.statistics import FIGURES, Group, Step
+from bot.core.statistics import FIGURES, PUBLIC_FIGURES, Group, Step
 
 metadata = MetaData()
 
@@ -321,3 +321,15 @@ def _tallies(name: str) -> Table:
 # Kept in the transactions that change replies and ratings: a page over a million of them cannot
 # count them itself, nor add up the days of a year.
 TALLIES: dict[Step, Table] = {"day": _tallies("daily"), "week": _tallies("weekly")}
+
+# Of weeks that everybody has been shown, as they were then: sums over one thing alone that groups
+# have in common. The row whose part is "" is the week's whole, also where that is nothing: a week
+# that has it is published.
+published = Table(
+    "published",
+    metadata,
+    Column("first", Date, primary_key=True),
+    Column("part", String, primary_key=True),  # "model", "domain" or "place"; "" for the whole
+    Column("name", String, primary_key=True),  # "" for unknown, and of the whole
+    *(Column(name, Integer, nullable=False) for name in PUBLIC_FIGURES),
+)

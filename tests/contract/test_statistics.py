@@ -1,5 +1,7 @@
 """Figures of days and weeks: whatever happens to ratings, they are what counting gives."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -9,6 +11,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,14 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
-from bot.core.statistics import FIGURES, Group, Only, Remark, Survey
+from bot.core.statistics import FIGURES, Group, Only, Published, Remark, Survey
 from bot.errors import StoreError
+from bot.failpoints import Failpoints
 from bot.health import Health
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
+from bot.storage.reading import open_beside
 from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
-from bot.storage.tables import TALLIES
+from bot.storage.tables import TALLIES, published
 from tests.contract.test_store import KEY, new_database, open_store, server
 from tests.fakes import FakeClock
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
@@ -35,7 +40,10 @@ __all__ = ["server"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DAY = 86_400.0
+WEEK = 7 * DAY
 FIRST, SECOND = date(2023, 11, 14), date(2023, 11, 15)
+MONDAY = date(2023, 11, 13)  # of their week
+BEFORE = MONDAY - timedelta(weeks=1)
 ELSEWHERE = UserId("@other:agriculture.test")
 HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
@@ -100,6 +108,15 @@ class Ledger:
 
         return await self.store.database.run("kept", work)
 
+    async def published_rows(self) -> list[tuple[date, str, str]]:
+        """Return the keys of the rows that are kept of published weeks."""
+        query = select(published.c.first, published.c.part, published.c.name)
+
+        async def work(connection: AsyncConnection) -> list[tuple[date, str, str]]:
+            return sorted((*row,) for row in await connection.execute(query))
+
+        return await self.store.database.run("rows", work)
+
     async def count_anew(self) -> None:
         """Let the migration count all replies and ratings."""
 
@@ -123,7 +140,7 @@ async def ledger(
         assert server is not None
         place = await new_database(server)
     store = await open_store(place)
-    statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()))
+    statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()), store.database)
     yield Ledger(place, store, SqlOpinions(store.database, KEY), statistics)
     await statistics.close()
     await store.close()
@@ -254,6 +271,115 @@ async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger:
     assert await ledger.statistics.by_group("day", date(2020, 1, 1), date(2020, 1, 2)) == {}
 
 
+async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_since(
+    ledger: Ledger,
+) -> None:
+    await ledger.answer("$1", wait=0.0)
+    await ledger.ask("$1")
+    await ledger.count("$1", "no")
+    await ledger.answer("$2", replace(HOW, model="large", direct=False, first_words=0.3))
+    await ledger.rate("$2", "yes", event_id="$2-yes")
+    await ledger.rate("$2", "no", sender=COLLEAGUE, event_id="$theirs")
+    small = {"replies": 1, "polls": 1, "votes": 1, "no": 1, "seconds_5": 1}
+    large = {"replies": 1, "yes": 1, "seconds_5": 1}
+    both = {"replies": 2, "polls": 1, "votes": 1, "yes": 1, "no": 1, "seconds_5": 2}
+    expected = Published(
+        {MONDAY: Counter(both)},
+        {
+            "model": {"small": Counter(small), "large": Counter(large)},
+            "domain": {"tchap.test": Counter(both)},
+            "place": {"direct": Counter(small), "salon": Counter(large)},
+        },
+    )
+    assert await ledger.statistics.published(BEFORE, MONDAY) == expected
+
+    await ledger.count("$1", "yes", at=9, event_id="$late-vote")
+    await ledger.opinions.withdraw(EventId("$2-yes"))
+    await ledger.answer("$1", replace(HOW, model="other"), at=MIDNIGHT + WEEK)
+    await ledger.answer("$late", replace(HOW, model="late"), at=MIDNIGHT + DAY)
+    await ledger.answer("$earlier", at=MIDNIGHT - WEEK)
+
+    assert await ledger.statistics.published(BEFORE, MONDAY) == expected
+    live = await ledger.statistics.by_step("week", BEFORE, MONDAY, ALL)
+    assert live[MONDAY] != both
+    assert BEFORE in live  # which had no figures when it was published
+
+
+async def test_a_week_stays_as_it_was_while_others_come_and_go(ledger: Ledger) -> None:
+    for ago in range(3):
+        await ledger.answer(f"${ago}", at=MIDNIGHT - ago * WEEK)
+    after, before = MONDAY + timedelta(weeks=1), BEFORE - timedelta(weeks=1)
+    await ledger.statistics.published(before, MONDAY)
+    for ago in range(-1, 3):
+        await ledger.answer(f"$late-{ago}", at=MIDNIGHT - ago * WEEK)
+
+    moved = await ledger.statistics.published(BEFORE, after)
+
+    assert {day: figures["replies"] for day, figures in moved.weeks.items()} == dict.fromkeys(
+        (BEFORE, MONDAY, after), 1
+    )
+    assert moved.groups["place"] == {"direct": {"replies": 3, "seconds_5": 3}}
+    rows = await ledger.published_rows()
+    assert {day for day, *_ in rows} == {BEFORE, MONDAY, after}
+    parts = [("", ""), ("domain", "tchap.test"), ("model", "small"), ("place", "direct")]
+    assert [(part, name) for day, part, name in rows if day == after] == parts
+
+
+async def test_a_week_without_figures_is_published_as_such(ledger: Ledger) -> None:
+    nothing = Published({}, {"model": {}, "domain": {}, "place": {}})
+    assert await ledger.statistics.published(MONDAY, MONDAY) == nothing
+
+    await ledger.answer()
+
+    assert await ledger.statistics.published(MONDAY, MONDAY) == nothing
+    assert await ledger.published_rows() == [(MONDAY, "", "")]
+
+
+async def test_what_is_not_known_has_an_empty_name(ledger: Ledger) -> None:
+    await ledger.answer(how=replace(HOW, model=None))
+
+    told = await ledger.statistics.published(MONDAY, MONDAY)
+
+    assert told.groups["model"] == {"": {"replies": 1, "seconds_5": 1}}
+    assert (MONDAY, "model", "") in await ledger.published_rows()
+
+
+async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> None:
+    databases = [
+        await open_beside(ledger.place, Health(FakeClock()), writes=True) for _ in range(3)
+    ]
+    others = [SqlStatistics(database, KEY) for database in databases]
+    told: list[Published] = []
+
+    async def ask(statistics: SqlStatistics) -> None:
+        told.append(await statistics.published(BEFORE, MONDAY))
+
+    await asyncio.gather(
+        *(ask(one) for one in (ledger.statistics, ledger.statistics, *others)),
+        *(ledger.answer(f"${number}") for number in range(3)),
+    )
+    # One more has seen that it is missing, and comes late.
+    await ledger.answer("$later", replace(HOW, model="later"))
+    await others[0]._publish([BEFORE, MONDAY], BEFORE)
+    await ask(others[0])
+
+    assert told == [told[0]] * 6
+    for database in databases:
+        await database.close()
+
+
+async def test_a_try_that_stands_although_it_failed_is_not_done_twice(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+    monkeypatch.setattr("bot.storage.database.armed", Failpoints("publish.after:enospc"))
+    await ledger.answer()
+
+    told = await ledger.statistics.published(MONDAY, MONDAY)
+
+    assert told.weeks == {MONDAY: {"replies": 1, "seconds_5": 1}}
+
+
 async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Ledger) -> None:
     await ledger.answer("$1")
     await ledger.rate("$1", "no")
@@ -318,12 +444,12 @@ async def test_a_ledger_of_another_version_is_not_read(
 
     await ledger.store.database.run("change", change)
     with pytest.raises(StoreError, match=told):
-        await SqlStatistics.open(ledger.place, KEY, Health(FakeClock()))
+        await open_beside(ledger.place, Health(FakeClock()))
 
 
 async def test_a_ledger_that_is_not_there_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has not run yet"):
-        await SqlStatistics.open(tmp_path / "none.db", KEY, Health(FakeClock()))
+        await open_beside(tmp_path / "none.db", Health(FakeClock()))
 
 
 async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: Ledger) -> None:

@@ -66,11 +66,12 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     path = tmp_path_factory.mktemp("site") / "ledger.db"
-    await (await SqlStore.open(path, BOT, KEY, Health(FakeClock()))).close()
+    store = await SqlStore.open(path, BOT, KEY, Health(FakeClock()))
     fill(path, KEY, Sample(9000))
-    statistics = await SqlStatistics.open(path, KEY, Health(FakeClock()))
+    statistics = await SqlStatistics.open(path, KEY, Health(FakeClock()), store.database)
     yield Site(path, statistics)
     await statistics.close()
+    await store.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

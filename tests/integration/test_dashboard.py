@@ -16,14 +16,24 @@ from multidict import CIMultiDict
 from typing_extensions import override
 
 from bot.config import DashboardSettings
+from bot.core.events import Batch, EventId
+from bot.core.feedback import Circumstances, Rating
 from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey
 from bot.dashboard.access import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
+from bot.failpoints import Failpoints
+from bot.health import Health
+from bot.ports import Statistics
+from bot.storage.opinions import SqlOpinions
+from bot.storage.statistics import SqlStatistics
+from bot.storage.store import SqlStore
 from tests.fakes import FakeClock, FakeStatistics
+from tests.make import AGENT, BOT, message, prompt, reaction
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "t" * 32
+TOKEN, KEY = "t" * 32, "k" * 32
+WEEK = 7 * 86_400.0
 TODAY = datetime.fromtimestamp(FakeClock().now(), UTC).date()
 DIRECT = Group("small", "a.test", "direct", "", "v1")
 SALON = Group("large", "b.test", "salon", "", "v1")
@@ -50,7 +60,7 @@ def statistics() -> FakeStatistics:
 
 @asynccontextmanager
 async def running(
-    statistics: FakeStatistics, clock: FakeClock, **settings: object
+    statistics: Statistics, clock: FakeClock, **settings: object
 ) -> AsyncIterator[Client]:
     made = application(statistics, DashboardSettings.model_validate(settings), clock)
     # Cookies of an address are kept by hand: their jar would refuse `Secure` ones over HTTP.
@@ -309,6 +319,66 @@ class TestPublicPage:
             for path in ("/statistiques", "/publics/satisfaction-clair.svg"):
                 assert (await get(client, path))[0] == 404
             assert "Statistiques publiques" not in (await get(client))[1]
+
+
+class TestPublishedWeeks:
+    """The public page over a ledger."""
+
+    @pytest_asyncio.fixture
+    async def ledger(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[SqlStore]:
+        """A ledger with twelve ratings of the week before."""
+        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, Health(clock))
+        for number in range(12):
+            asked = prompt(message(event_id=f"${number}"))
+            await store.admit(Batch(asked.messages, f"s{number}"), clock.now())
+            how, at = Circumstances(AGENT, direct=True, model="small"), clock.now() - WEEK
+            await SqlOpinions(store.database, KEY).answered(asked, how, lambda _: None, at)
+            await self.rate(store, number, "yes")
+        yield store
+        await store.close()
+
+    @pytest_asyncio.fixture
+    async def page(
+        self, ledger: SqlStore, tmp_path: Path, clock: FakeClock
+    ) -> AsyncIterator[Client]:
+        place, health = tmp_path / "ledger.db", Health(clock)
+        statistics = await SqlStatistics.open(place, KEY, health, ledger.database)
+        async with running(statistics, clock, public=True) as client:
+            yield client
+        await statistics.close()
+
+    async def rate(self, ledger: SqlStore, number: int, answer: Rating) -> None:
+        said = reaction("👍", event_id=f"${number}-{answer}", timestamp=len(answer))
+        opinions = SqlOpinions(ledger.database, KEY)
+        await opinions.rate(said, EventId(f"${number}"), answer, 0.0)
+
+    async def test_a_late_rating_is_shown_to_the_team_alone(
+        self, page: Client, ledger: SqlStore, clock: FakeClock
+    ) -> None:
+        status, before = await get(page, "/statistiques")
+        assert (status, "Avis 12 0 en partie, 0 non" in before) == (200, True)
+
+        await self.rate(ledger, 3, "partly")
+        clock.time += 31
+
+        assert await get(page, "/statistiques") == (200, before)
+        assert "Avis 12 1 en partie, 0 non" in (await get(page))[1]
+
+    async def test_where_nothing_can_be_written_no_figure_is_shown(
+        self, page: Client, ledger: SqlStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.dashboard.server._PATIENCE", 0.05)
+        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+        full = ",".join(f"publish.before:enospc@{number}" for number in range(1, 100))
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr("bot.storage.database.armed", Failpoints(full))
+            status, told = await get(page, "/statistiques")
+            assert (status, "Service indisponible" in told, "Avis" in told) == (503, True, False)
+            await self.rate(ledger, 3, "partly")
+
+        monkeypatch.undo()
+        status, told = await get(page, "/statistiques")
+        assert (status, "Avis 12 1 en partie, 0 non" in told) == (200, True)
 
 
 async def log_in(client: Client, token: str, **headers: str) -> ClientResponse:

@@ -75,6 +75,25 @@ async def test_everybody_sees_whole_weeks_alone(statistics: FakeStatistics) -> N
         assert about.weeks == {SUNDAY - 6 * DAY: about.whole}
 
 
+async def test_what_everybody_has_seen_of_a_week_is_not_changed(
+    statistics: FakeStatistics,
+) -> None:
+    statistics.add(SUNDAY - WEEK, DIRECT, replies=20, yes=20)
+    statistics.add(SUNDAY, DIRECT, replies=30, yes=20)
+    seen = await public_report(statistics, SUNDAY + DAY)
+
+    statistics.add(SUNDAY, DIRECT, yes=-1, no=1)  # another answer
+    statistics.add(SUNDAY - WEEK, DIRECT, replies=-1, yes=-1)  # redacted
+    statistics.add(SUNDAY - WEEK, SALON, replies=10, no=10)
+    statistics.add(SUNDAY + WEEK, SALON, replies=40, yes=11, no=4)
+
+    assert await public_report(statistics, SUNDAY + WEEK) == seen
+    later = await public_report(statistics, SUNDAY + WEEK + DAY)
+    assert later.whole == {"replies": 90, "yes": 51, "no": 4}
+    assert later.weeks == {**seen.weeks, SUNDAY + DAY: {"replies": 40, "yes": 11, "no": 4}}
+    assert later.groups["place"].groups["direct"] == seen.whole
+
+
 async def test_nobody_sees_a_group_of_fewer_than_ten_ratings(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=40, yes=31)
     statistics.add(SUNDAY - WEEK, DIRECT, replies=40, yes=30)
