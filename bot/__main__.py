@@ -8,10 +8,11 @@ import traceback
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
+from bot.core.exports import Format, What
 from bot.errors import AccountExpired, BotError, ConfigError, LoggedOut
 
 app = typer.Typer(
@@ -59,10 +60,8 @@ app.add_typer(feedback, name="feedback")
 @feedback.command()
 def export(
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
-    what: Annotated[
-        Literal["ratings", "comments", "answers", "shared"], typer.Option()
-    ] = "ratings",
-    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format")] = "csv",
+    what: Annotated[What, typer.Option()] = "ratings",
+    form: Annotated[Format, typer.Option("--format")] = "csv",
     output: Annotated[Path | None, typer.Option(help="A new file; else the screen.")] = None,
 ) -> None:
     """Write out what people think and have shared; the assistant may run meanwhile."""

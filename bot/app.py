@@ -29,6 +29,7 @@ from bot.matrix.session import Account, Vault
 from bot.ports import Clock, Ledgers
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
+from bot.storage.exports import exports
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
@@ -148,11 +149,9 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
         await parts.enter_async_context(_dashboard(config, place, store.database, health.clock))
-        ledgers = Ledgers(
-            SqlOpinions(store.database, key),
-            SqlCampaigns(store.database, key),
-            SqlStatistics(store.database, key),
-        )
+        opinions, campaigns = SqlOpinions(store.database, key), SqlCampaigns(store.database, key)
+        statistics = SqlStatistics(store.database, key)
+        ledgers = Ledgers(opinions, campaigns, statistics, exports(opinions, campaigns))
         assistant = Assistant(model, ledgers, replying, _behaviour(config))
         log.info(
             "started",

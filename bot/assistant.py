@@ -125,8 +125,8 @@ class Assistant:
         self._campaigns = Campaigns(replying, ledgers.campaigns, self._contexts, how.policy)
         self._desk = Desk(
             *(self._matrix, self._store, self._answers, self._changes, self._surveys),
-            *(self._campaigns, ledgers.statistics, how.settings.catalogue, how.about),
-            *(self._clock, how.policy.admins),
+            *(self._campaigns, ledgers.statistics, ledgers.exports, how.settings.catalogue),
+            *(how.about, self._clock, how.policy.admins),
         )
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again

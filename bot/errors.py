@@ -9,7 +9,8 @@ BotError
 │   │   └── NotMatrix             an answer that is not Matrix, as a proxy's page is
 │   ├── RateLimited             429, with the wait the homeserver asked for
 │   ├── Forbidden               the homeserver refuses this one request for good
-│   │   └── NotFound            what it asks for is not there, or not for the bot
+│   │   ├── NotFound              what it asks for is not there, or not for the bot
+│   │   └── TooLarge              what is sent is larger than it takes
 │   ├── LoggedOut               the access token is no longer valid
 │   └── AccountExpired          the Tchap account must be renewed by mail
 └── CompletionError           the model's backend, each with the key of what the person reads
@@ -77,6 +78,10 @@ class Forbidden(MatrixError):
 
 class NotFound(Forbidden):
     """There is no such thing on the homeserver, or the bot may not see it."""
+
+
+class TooLarge(Forbidden):
+    """What is sent is larger than the homeserver, or a proxy before it, takes."""
 
 
 class LoggedOut(MatrixError):

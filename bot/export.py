@@ -1,34 +1,24 @@
 """What an operator does with the ledger beside the assistant: files out, campaigns in."""
 
-import csv
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Final, TextIO
 
 from bot.app import SystemClock
 from bot.campaign_file import Malformed, read
 from bot.config import Config
 from bot.core.campaigns import Campaign
+from bot.core.exports import Format, What, head, line
 from bot.errors import ConfigError
 from bot.health import Health
-from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
-from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
+from bot.ports import Export
+from bot.storage.campaigns import SqlCampaigns
+from bot.storage.exports import exports
+from bot.storage.opinions import SqlOpinions
 from bot.storage.reading import open_beside
 
-_COLUMNS = {
-    "ratings": RATING_COLUMNS,
-    "comments": COMMENT_COLUMNS,
-    "answers": ANSWER_COLUMNS,
-    "shared": SHARED_COLUMNS,
-}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a cell one (OWASP: CSV injection)
-
-
-What = Literal["ratings", "comments", "answers", "shared"]
-Format = Literal["csv", "jsonl"]  # RFC 4180 with a line of names; one JSON object a line
+_AT_ONCE: Final = 10_000  # rows
 
 
 async def export(config: Config, what: What, form: Format, file: TextIO) -> int:
@@ -37,12 +27,14 @@ async def export(config: Config, what: What, form: Format, file: TextIO) -> int:
     Raises:
         StoreError: the ledger cannot be read.
     """
-    columns = _COLUMNS[what]
-    write = _csv(file, columns) if form == "csv" else _jsonl(file)
     number = 0
-    async for row in _rows(config, what):
-        write({name: _plain(row[name]) for name in columns})
-        number += 1
+    async with _opened(config) as tables:
+        table = tables[what]
+        file.write(head(table.columns, form))
+        async with aclosing(table.pages(_AT_ONCE)) as pages:
+            async for page in pages:
+                file.writelines(line(row, table.columns, form) for row in page)
+                number += len(page)
     return number
 
 
@@ -77,54 +69,10 @@ def _place(config: Config) -> tuple[Path | str, str]:
 
 
 @asynccontextmanager
-async def _opened(config: Config) -> AsyncIterator[tuple[SqlOpinions, SqlCampaigns]]:
+async def _opened(config: Config) -> AsyncIterator[Mapping[What, Export]]:
     place, key = _place(config)
     opinions = await SqlOpinions.open_to_read(place, key, Health(SystemClock()))
     try:
-        yield opinions, SqlCampaigns(opinions.database, key)
+        yield exports(opinions, SqlCampaigns(opinions.database, key))
     finally:
         await opinions.close()
-
-
-async def _rows(config: Config, what: What) -> AsyncIterator[Mapping[str, Any]]:
-    async with _opened(config) as (opinions, campaigns):
-        pages = {
-            "ratings": opinions.ratings,
-            "comments": opinions.comments,
-            "answers": campaigns.answers,
-            "shared": opinions.shared,
-        }
-        async for page in pages[what]():
-            for row in page:
-                yield row
-
-
-def _plain(value: object) -> object:
-    """Return a value as both formats can hold it: dates by RFC 3339."""
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
-    return value
-
-
-def _csv(file: TextIO, columns: tuple[str, ...]) -> Callable[[Mapping[str, object]], None]:
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-
-    def write(row: Mapping[str, object]) -> None:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-
-    return write
-
-
-def _cell(value: object) -> object:
-    """Return a value as a spreadsheet reads it, and never as a formula."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _jsonl(file: TextIO) -> Callable[[Mapping[str, object]], None]:
-    def write(row: Mapping[str, object]) -> None:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    return write

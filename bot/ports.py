@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from bot.core.campaigns import Asked, Headway, Progress, Recipient, Sending
 from bot.core.events import (
@@ -30,6 +30,7 @@ from bot.core.events import (
     UserId,
     Vote,
 )
+from bot.core.exports import What
 from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
 from bot.core.replies import Frozen, Outgoing, Own, Wire
@@ -59,6 +60,7 @@ class Matrix(Protocol):
     `freeze` returns what is to be sent as it goes over the wire, encrypted where the room is;
     `put` sends that, and never in clear where the room is encrypted by then; `send` does both. The
     same transaction id never makes two events, for a day (Synapse) and on the same device.
+    `upload_limit` returns how many bytes a file may have; None where the homeserver does not say.
     `shown` returns what the homeserver shows for an event, its newest edit where it has any; None
     where it is gone. Of what is as it was put, `Wire.is_shown_as` holds.
     `replies` lists the bot's own messages that relate to the prompt, as they stand, oldest first;
@@ -104,6 +106,8 @@ class Matrix(Protocol):
     ) -> History: ...
 
     def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]: ...
+
+    async def upload_limit(self) -> int | None: ...
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire: ...
 
@@ -419,12 +423,26 @@ class Statistics(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """A table of the ledger that can leave it as a file, with all that is sealed in it opened.
+
+    Attributes:
+        columns: in their order; a row may have more.
+        pages: reads all rows, so many at once; it waits and raises as `Store` does.
+    """
+
+    columns: tuple[str, ...]
+    pages: Callable[[int], AsyncGenerator[Sequence[Mapping[str, Any]], None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Ledgers:
     """What is kept besides prompts and replies."""
 
     opinions: Opinions
     campaigns: CampaignLedger
     statistics: Statistics
+    exports: Mapping[What, Export]
 
 
 class Clock(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 from typing_extensions import override
 
@@ -40,6 +40,7 @@ from bot.core.events import (
     UserId,
     Vote,
 )
+from bot.core.exports import What
 from bot.core.feedback import (
     ANSWERS,
     Ask,
@@ -56,7 +57,7 @@ from bot.core.feedback import (
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
-from bot.core.replies import Edit, Frozen, Notice, Outgoing, Own, Picture, Reply, Wire
+from bot.core.replies import Attachment, Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
 from bot.core.routing import Policy
 from bot.core.statistics import (
     PUBLIC_FIGURES,
@@ -77,7 +78,17 @@ from bot.core.turns import History
 from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.health import Health
-from bot.ports import Awaited, CampaignLedger, Choices, Claim, Exchange, Heard, Ledgers, Opinions
+from bot.ports import (
+    Awaited,
+    CampaignLedger,
+    Choices,
+    Claim,
+    Exchange,
+    Export,
+    Heard,
+    Ledgers,
+    Opinions,
+)
 from bot.texts import Texts, speak
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
@@ -88,6 +99,7 @@ class FakeMatrix:
     fetch_failure: MatrixError | None = None
     history_failure: MatrixError | None = None
     admin_room: RoomId | None = None
+    largest_upload: int | None = None
     device_id = "FAKE"
 
     def __init__(self, *, direct: bool = True) -> None:
@@ -241,6 +253,9 @@ class FakeMatrix:
         finally:
             self.attending -= 1
 
+    async def upload_limit(self) -> int | None:
+        return self.largest_upload
+
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
         self.wires.append(outgoing)
         return Wire("m.room.message", {"number": len(self.wires) - 1})
@@ -304,7 +319,7 @@ class FakeMatrix:
             at, me = 1_700_000_000_000, self.user_id
             asked = Message(event_id, ROOM, me, QUESTION, outgoing.text, at)
             self.messages[event_id] = self.known[event_id] = asked
-        if isinstance(outgoing, Notice | Poll | PollEnd | Picture):
+        if isinstance(outgoing, Notice | Poll | PollEnd | Attachment):
             return
         reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
@@ -365,7 +380,7 @@ class FakeMatrix:
                     shown[event_id] = outgoing.question
                 case PollEnd():
                     continue
-                case Picture():
+                case Attachment():
                     shown[event_id] = outgoing.text
                 case Notice():
                     shown[event_id] = outgoing.text
@@ -1177,6 +1192,16 @@ class FakeStatistics:
             raise self.error
 
 
+def exported(*rows: Mapping[str, object]) -> Export:
+    """Return a table with these rows."""
+
+    async def pages(at_once: int) -> AsyncGenerator[Sequence[Mapping[str, object]], None]:
+        for at in range(0, len(rows), at_once):
+            yield rows[at : at + at_once]
+
+    return Export(tuple(rows[0]) if rows else (), pages)
+
+
 class FakeClock:
     """Time that passes only when somebody sleeps; it then passes at once."""
 
@@ -1251,6 +1276,7 @@ class Story:
         self.opinions: Opinions | None = None  # other than the fake ledger's own
         self.campaigns: CampaignLedger | None = None
         self.statistics = FakeStatistics()
+        self.exports = {what: exported() for what in get_args(What)}
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
         self.stopping = asyncio.Event()
 
@@ -1267,6 +1293,7 @@ class Story:
             self.opinions or self.store.opinions,
             self.campaigns or self.store.campaigns,
             self.statistics,
+            self.exports,
         )
         return Assistant(self.model, ledgers, replying, how)
 

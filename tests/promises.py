@@ -33,7 +33,7 @@ from bot.core.events import (
 from bot.core.markdown import render
 from bot.core.models import ModelCard
 from bot.core.polls import Poll, PollEnd
-from bot.core.replies import Edit, Notice, Outgoing, Own, Picture, Reply, Wire
+from bot.core.replies import Attachment, Edit, Notice, Outgoing, Own, Reply, Wire
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
@@ -358,7 +358,7 @@ class Homeserver(FakeMatrix):
                 return Own(one.event_id, ids, reply.claim, final=reply.final, body=body)
             case Notice(text):
                 return Own(one.event_id, body=render(text).body)
-            case Poll() | PollEnd() | Picture():
+            case Poll() | PollEnd() | Attachment():
                 raise AssertionError("nobody is asked in these stories")
 
     @override
@@ -814,7 +814,7 @@ class World:
 def _said(one: Sent) -> str:
     outgoing = one.outgoing
     reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
-    assert not isinstance(reply, Poll | PollEnd | Picture)
+    assert not isinstance(reply, Poll | PollEnd | Attachment)
     to = to_of(outgoing)
     ids = to.event_ids if to else ()
     text = (

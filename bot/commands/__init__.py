@@ -3,6 +3,7 @@
 from bot.commands import (
     about,
     campaign,
+    export,
     feedback,
     guide,
     language,
@@ -17,6 +18,7 @@ from bot.commands import (
 __all__ = [
     "about",
     "campaign",
+    "export",
     "feedback",
     "guide",
     "language",

@@ -7,8 +7,7 @@ from bot.campaign_file import Fault, Malformed
 from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
 from bot.core.campaigns import Campaign, CampaignQuestion, Progress
-from bot.core.replies import Picture, transaction_id
-from bot.insist import post
+from bot.core.replies import Attachment
 from bot.results import chart, in_words, of_question, progress_line, state_in_words
 from bot.texts import Texts
 
@@ -115,12 +114,10 @@ async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> N
     drawn = chart(call.texts, question, progress)
     if drawn is None:
         return
-    desk, prompt = call.desk, call.prompt
     said = of_question(call.texts, question, progress)
-    shown = Picture(f"question-{question.key}.png", await png(drawn), *PICTURE_SIZE, said)
-    stage = f"picture {question.key}"
-    transaction = transaction_id(desk.matrix.device_id, prompt.event_id, stage, part=0, claim=0)
-    await post(desk, prompt.room_id, shown, transaction, name="picture")
+    name = f"question-{question.key}.png"
+    picture = Attachment(name, "image/png", await png(drawn), said, PICTURE_SIZE)
+    await call.attach(picture, question.key)
 
 
 async def _list(call: Call) -> str:

@@ -1,17 +1,23 @@
 """Commands by their names, and what each is given."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from bot.answers import Answers
 from bot.campaigns import Campaigns
 from bot.changes import Changes
 from bot.core.events import Conversation, Message, Prompt, UserId
+from bot.core.exports import What
 from bot.core.models import Catalogue, ModelCard
-from bot.ports import Clock, Matrix, Statistics, Store
+from bot.core.replies import Attachment, transaction_id
+from bot.insist import post
+from bot.ports import Clock, Export, Matrix, Statistics, Store
 from bot.surveys import Surveys
 from bot.texts import Language, Texts
+
+UPLOADING = 600.0  # seconds for which a file is tried: each try uploads everything anew
 
 _MODERATOR = 50  # power level (spec: m.room.power_levels, as clients name it)
 _NEAR = 0.5  # of difflib's ratio
@@ -30,7 +36,11 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What commands work with."""
+    """What commands work with.
+
+    Attributes:
+        exporting: held while a file is in memory: there is one at a time.
+    """
 
     matrix: Matrix
     store: Store
@@ -39,10 +49,12 @@ class Desk:
     surveys: Surveys
     campaigns: Campaigns
     statistics: Statistics
+    exports: Mapping[What, Export]
     catalogue: Catalogue
     about: About
     clock: Clock
     admins: frozenset[UserId] = frozenset()
+    exporting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,23 @@ class Call:
         """Tell whether it was typed in the admin room, by one of the admins."""
         here = self.desk.matrix.room(self.prompt.room_id).admin
         return here and self.sender in self.desk.admins
+
+    async def attach(self, one: Attachment, stage: str = "") -> None:
+        """Send a file to where the command was typed, once.
+
+        Args:
+            one: which.
+            stage: tells it from others that the same command sends.
+
+        Raises:
+            TooLarge: the homeserver takes no file of its size.
+            MatrixError: it cannot be sent.
+        """
+        desk, prompt = self.desk, self.prompt
+        shown = replace(one, thread_root=prompt.thread_root)
+        name = f"attachment {stage}"
+        transaction = transaction_id(desk.matrix.device_id, prompt.event_id, name, part=0, claim=0)
+        await post(desk, prompt.room_id, shown, transaction, name="attachment", within=UPLOADING)
 
     def said(self, words: str) -> Message:
         """Return the message as if it said only that."""

@@ -62,26 +62,26 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An `m.image` of the bot's own making.
+class Attachment:
+    """A file of the bot's own making: an `m.image` where it is a picture, else an `m.file`.
 
     Attributes:
         name: of the file.
-        data: PNG.
-        width: in pixels, as `height`.
-        text: what it shows, for who cannot see it.
+        mimetype: what its data are.
+        text: its caption, in Markdown; of a picture, what it shows, for who cannot see it.
+        size: of a picture, its width and height in pixels; None for any other file.
         thread_root: the thread that it stands in, None for the main timeline.
     """
 
     name: str
+    mimetype: str
     data: bytes = field(repr=False)
-    width: int
-    height: int
     text: str
+    size: tuple[int, int] | None = None
     thread_root: EventId | None = None
 
 
-Outgoing = Notice | Reply | Edit | Poll | PollEnd | Picture
+Outgoing = Notice | Reply | Edit | Poll | PollEnd | Attachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
         stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
-            of its events, "notice", "key missing", "poll helped", "poll why",
+            of its events, "notice", "picture", "file", "key missing", "poll helped", "poll why",
             "thanks helped", or "thanks why".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.

@@ -25,7 +25,7 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
-from bot.core.replies import Outgoing, Own, Picture, Wire
+from bot.core.replies import Attachment, Outgoing, Own, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
@@ -41,6 +41,7 @@ from bot.shield import to_the_end
 
 _TYPING_MS = 30_000
 _TYPING_AGAIN_SECONDS = 20
+_PIECE = 64 * 1024  # bytes of a file that are encrypted at once, in a thread
 
 log = structlog.get_logger()
 
@@ -220,21 +221,25 @@ class NioMatrix:
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
-        media = await self._upload(room_id, outgoing) if isinstance(outgoing, Picture) else None
+        media = None
+        if isinstance(outgoing, Attachment):
+            media = await self._upload(room_id, outgoing)
         said = event_type(outgoing)
         content = build(outgoing, self._rooms.latest(room_id), media)
         kind, sealed = await to_the_end(self._seal(room_id, said, content))
         return Wire(kind, sealed, {"type": said, "content": content})
 
-    async def _upload(self, room_id: RoomId, picture: Picture) -> dict[str, Any]:
+    async def _upload(self, room_id: RoomId, attached: Attachment) -> dict[str, Any]:
         """Upload the file, encrypted where the room is, and return where it is."""
+        data = attached.data
         with named():
+            encrypted = self._client.is_encrypted(room_id)
             uploading = self._client.upload(
-                lambda *_: picture.data,
-                "image/png",
-                picture.name,
-                encrypt=self._client.is_encrypted(room_id),
-                filesize=len(picture.data),
+                lambda *_: (data[at : at + _PIECE] for at in range(0, len(data), _PIECE)),
+                attached.mimetype,
+                None if encrypted else attached.name,  # it is no business of the homeserver's
+                encrypt=encrypted,
+                filesize=len(data),
             )
             response, keys = await to_the_end(uploading)
 
@@ -243,6 +248,14 @@ class NioMatrix:
 
         url = (await call(nio.UploadResponse, answer())).content_uri
         return {"file": {**keys, "url": url}} if keys else {"url": url}
+
+    async def upload_limit(self) -> int | None:
+        """Return how many bytes a file may have; None where the homeserver does not say."""
+        asked = self._client.content_repository_config()
+        try:
+            return (await call(nio.ContentRepositoryConfigResponse, asked)).upload_size
+        except Forbidden:  # it is an older one
+            return None
 
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
         """Send what is frozen, never in clear where the room is encrypted by now."""

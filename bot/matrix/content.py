@@ -5,7 +5,7 @@ from typing import Any
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, render
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
-from bot.core.replies import Anchor, Edit, Notice, Outgoing, Picture, Reply
+from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER, MESSAGE, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
@@ -29,8 +29,8 @@ def build(
 
     Args:
         outgoing: what the bot says.
-        media: of a picture, where its file is: `url`, or `file` with the keys to it (spec: sending
-            encrypted attachments).
+        media: of an attachment, where its file is: `url`, or `file` with the keys to it (spec:
+            sending encrypted attachments).
         latest: the room's last message; where it is not the prompt, the reply also quotes it.
     """
     match outgoing:
@@ -42,8 +42,8 @@ def build(
             return _edit(outgoing)
         case Poll():
             return _poll(outgoing)
-        case Picture():
-            return _picture(outgoing) | (media or {})
+        case Attachment():
+            return _attachment(outgoing) | (media or {})
         case PollEnd():
             return {
                 TEXT: outgoing.text,
@@ -136,22 +136,15 @@ def _relation(to: Prompt | Undecryptable | Anchor, latest: EventId | None) -> di
     return relation if latest in {None, *ids} else relation | quote
 
 
-def _picture(picture: Picture) -> dict[str, Any]:
-    """Build an image without its file; its caption says what it shows (spec: m.image)."""
-    content: dict[str, Any] = {
-        "msgtype": "m.image",
-        "body": picture.text,
-        "filename": picture.name,
-        "info": {
-            "mimetype": "image/png",
-            "size": len(picture.data),
-            "w": picture.width,
-            "h": picture.height,
-        },
-        "m.mentions": {},
-    }
-    if picture.thread_root is not None:
-        content["m.relates_to"] = _in_thread(picture.thread_root, picture.thread_root)
+def _attachment(one: Attachment) -> dict[str, Any]:
+    """Build an attachment without its file (spec: m.image and m.file, with their captions)."""
+    info: dict[str, Any] = {"mimetype": one.mimetype, "size": len(one.data)}
+    if one.size is not None:
+        info["w"], info["h"] = one.size
+    content = _text("m.file" if one.size is None else "m.image", render(one.text))
+    content |= {"filename": one.name, "info": info}
+    if one.thread_root is not None:
+        content["m.relates_to"] = _in_thread(one.thread_root, one.thread_root)
     return content
 
 

@@ -18,6 +18,7 @@ from bot.errors import (
     NotFound,
     NotMatrix,
     RateLimited,
+    TooLarge,
 )
 
 Ok = TypeVar("Ok", bound=nio.Response)
@@ -34,6 +35,7 @@ _KINDS: dict[str, type[MatrixError]] = {
     "ORG_MATRIX_EXPIRED_ACCOUNT": AccountExpired,
     "M_FORBIDDEN": NotFound,
     "M_NOT_FOUND": NotFound,
+    "M_TOO_LARGE": TooLarge,
 }
 
 
@@ -85,6 +87,8 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
         return LoggedOut(message, soft=True)
     if code == "M_UNKNOWN_TOKEN":
         return LoggedOut(message, soft=bool(response.soft_logout))
-    if code or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # a proxy's word, and it stays so
-        return _KINDS.get(code or "", Forbidden)(message)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # or a proxy's word, which has no code
+        code = code or "M_TOO_LARGE"
+    if code:
+        return _KINDS.get(code, Forbidden)(message)
     return NotMatrix(f"{message}: this is no Matrix answer")

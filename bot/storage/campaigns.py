@@ -1,7 +1,7 @@
 """Campaigns in the ledger: what is due where, what was asked, and who has answered what."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -478,7 +478,7 @@ class SqlCampaigns:
 
         return await self._database.run("close_campaign", work, durable=True)
 
-    async def answers(self, at_once: int = 10_000) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    async def answers(self, at_once: int) -> AsyncGenerator[Sequence[Mapping[str, Any]], None]:
         """Yield everything that was answered, one row for each vote or text, ANSWER_COLUMNS."""
         after = ""
         while page := await self._answers_behind(after, at_once):

@@ -1,6 +1,6 @@
 """What people think of replies, on SQLAlchemy: polls, votes, what of them counts, comments."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -62,9 +62,10 @@ from bot.storage.tables import (
 )
 from bot.storage.tallies import rating_counted, reply_counted
 
+Page = Sequence[Mapping[str, Any]]
+
 _DAY = 86_400.0
 _AT_ONCE = 100  # polls that are handed out to be sent
-_PAGE = 10_000  # rows that are read at once
 
 # What is read of ratings and comments, in this order.
 RATING_COLUMNS: Final = (
@@ -480,7 +481,7 @@ class SqlOpinions:
         """Return the name under which a person is kept."""
         return self._pseudonyms.of(user_id)
 
-    async def ratings(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    async def ratings(self, at_once: int) -> AsyncGenerator[Page, None]:
         """Yield what counts, one row for a person and a reply, with RATING_COLUMNS."""
         key = ratings.c.prompt_event_id, ratings.c.person
         after: tuple[str, ...] = ("", "")
@@ -488,7 +489,7 @@ class SqlOpinions:
             yield [self._named(row) for row in page]
             after = page[-1]["prompt_event_id"], page[-1]["person"]
 
-    async def comments(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    async def comments(self, at_once: int) -> AsyncGenerator[Page, None]:
         """Yield what was written, one row for each comment, with COMMENT_COLUMNS."""
         key, after = (comments.c.event_id,), ("",)
         while page := await self._database.run("comments", _page(comments, key, after, at_once)):
@@ -500,7 +501,7 @@ class SqlOpinions:
         prompt = row["prompt_event_id"]
         return row | {"reply": self._pseudonyms.of(prompt) if prompt else None}
 
-    async def shared(self, at_once: int = _PAGE) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    async def shared(self, at_once: int) -> AsyncGenerator[Page, None]:
         """Yield what was handed over, one row for each exchange, with SHARED_COLUMNS."""
         key, after = (shared.c.event_id,), ("",)
         while page := await self._database.run("shared", _page(shared, key, after, at_once)):

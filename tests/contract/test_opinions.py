@@ -97,7 +97,7 @@ class Ledger:
         assert isinstance(self.opinions, SqlOpinions)
         return [
             (row["prompt"], row["reply_text"])
-            async for page in self.opinions.shared()
+            async for page in self.opinions.shared(at_once=1)
             for row in page
         ]
 

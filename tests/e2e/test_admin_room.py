@@ -1,6 +1,11 @@
-"""The admin room, as the bot makes it on a real homeserver, and campaigns from it."""
+"""The admin room, as the bot makes it on a real homeserver, and what is done from it."""
 
+import csv
+import io
+import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 import pytest_asyncio
@@ -13,7 +18,7 @@ from tests.stand.model import ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import notice, related, spoken, talk, until
+from tests.stand.talk import TEXTS, notice, related, spoken, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -90,7 +95,7 @@ async def test_statistics_come_as_a_picture_with_their_words(
 ) -> None:
     await nia.write(room_id, "!stats")
     shown = await nia.wait_for_message(
-        room_id, lambda seen: seen.content.get("msgtype") == "m.image"
+        room_id, lambda seen: seen.content.get("filename") == "satisfaction.png"
     )
 
     assert shown.sender == administered.user_id
@@ -105,6 +110,48 @@ async def test_statistics_come_as_a_picture_with_their_words(
         "w": width,
         "h": height,
     }
+
+
+async def exported(nia: Person, room_id: RoomId, typed: str, suffix: str) -> Seen:
+    """Export something, and wait for the file."""
+    await nia.write(room_id, f"!exporter {typed}")
+    return await nia.wait_for_message(
+        room_id, lambda seen: str(seen.content.get("filename")).endswith(suffix)
+    )
+
+
+async def test_what_is_exported_comes_as_an_encrypted_file_with_all_rows_of_the_ledger(
+    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId
+) -> None:
+    direct = await talk(jason, administered.user_id)
+    said = ["=1+1 ; « à revoir », dit-il", "Deux mots"]
+    for comment in said:
+        typed = await jason.write(direct, f"!avis {comment}")
+        await notice(jason, direct, "feedback kept", typed)
+    with closing(sqlite3.connect(administered.directory / "data" / "ledger.db")) as ledger:
+        [(kept,)] = ledger.execute("SELECT count(*) FROM comments").fetchall()
+
+    table = await exported(nia, room_id, "commentaires", ".csv")
+    objects = await exported(nia, room_id, "commentaires jsonl", ".jsonl")
+    empty = await nia.write(room_id, "!exporter partages")
+    await notice(nia, room_id, "export empty", empty)
+    wrong = await nia.write(room_id, "!exporter tout")
+    await notice(nia, room_id, "export how", wrong)
+
+    for shown in (table, objects):
+        assert (shown.sender, shown.content["msgtype"]) == (administered.user_id, "m.file")
+        assert shown.body == TEXTS("exported", n=kept, what="commentaires")
+        assert shown.content["filename"].startswith("commentaires-20")
+        assert "url" not in shown.content
+    data = await nia.download(table.content["file"])
+    assert table.content["info"] == {"mimetype": "text/csv", "size": len(data)}
+    rows = [*csv.DictReader(io.StringIO(data.decode(), newline=""))]
+    assert len(rows) == kept
+    assert {f"'{said[0]}", said[1]} <= {row["comment"] for row in rows}
+    data = await nia.download(objects.content["file"])
+    assert objects.content["info"] == {"mimetype": "application/x-ndjson", "size": len(data)}
+    assert {*said} <= {json.loads(line)["comment"] for line in data.splitlines()}
+    assert "dit-il" not in administered.log.read_text("utf-8")
 
 
 CAMPAIGN = """\
@@ -156,6 +203,11 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
     await notice(jason, direct, "thanks")
     results = await told(nia, room_id, f"!sondage resultats {name}", f"Campagne {name}, en cours")
     assert "Parfois : 1 (100 %)" in results.body
+    shown = await nia.wait_for_message(
+        room_id, lambda seen: seen.content.get("filename") == "question-1.png"
+    )
+    assert "Parfois : 1 (100 %)" in shown.body
+    assert (await nia.download(shown.content["file"])).startswith(b"\x89PNG")
     assert "réponses écrites : 1" in results.body
 
     await told(nia, room_id, f"!sondage cloturer {name}", f"La campagne {name} prend fin")

@@ -55,8 +55,16 @@ class Synapse:
         *,
         limits: Literal["wide", "default"] = "wide",
         server_name: str = "stand.test",
+        uploads: str = "50M",
     ) -> None:
-        """Take an empty directory; "wide" limits never bite, "default" are Synapse's own."""
+        """Take an empty directory; "wide" limits never bite, "default" are Synapse's own.
+
+        Args:
+            directory: for all that the process writes.
+            limits: how often somebody may do something.
+            server_name: the part of user ids behind the colon.
+            uploads: how large a file may be.
+        """
         self.server_name = server_name
         self.log = directory / "synapse.log"
         self._port = free_port()
@@ -66,7 +74,7 @@ class Synapse:
         self._secret = secrets.token_urlsafe()
         self._admin_token: str | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._write_config(directory, wide=limits == "wide")
+        self._write_config(directory, uploads, wide=limits == "wide")
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -219,7 +227,7 @@ class Synapse:
                 raise RuntimeError(f"{method} {path}: {response.status} {reply}")
             return reply
 
-    def _write_config(self, directory: Path, *, wide: bool) -> None:
+    def _write_config(self, directory: Path, uploads: str, *, wide: bool) -> None:
         logging = directory / "logging.yaml"
         logging.write_text(json.dumps(_LOGGING))
         listener = {
@@ -234,6 +242,7 @@ class Synapse:
             "listeners": [listener],
             "database": {"name": "sqlite3", "args": {"database": str(self.database)}},
             "media_store_path": str(directory / "media"),
+            "max_upload_size": uploads,
             "log_config": str(logging),
             "signing_key": f"ed25519 stand {b64encode(secrets.token_bytes(32)).decode()}",
             "macaroon_secret_key": secrets.token_urlsafe(),

@@ -8,7 +8,7 @@ import pytest
 from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
-from bot.core.replies import Anchor, Notice, Outgoing, Picture, Wire
+from bot.core.replies import Anchor, Attachment, Notice, Outgoing, Wire
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
@@ -379,7 +379,7 @@ async def test_results_come_with_a_picture_of_each_question_that_was_answered(
         await story.cast("1", 1)
         await story.type("!sondage resultats n")
 
-    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Picture)]
+    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Attachment)]
     assert shown.data.startswith(b"\x89PNG")
     assert "Utile ?" in shown.text
     assert FR("campaign answer", answer="Oui", n=1, part=100) in shown.text
@@ -542,6 +542,6 @@ async def test_statistics_come_as_a_picture_with_their_words(story: Office) -> N
     async with story.run():
         await story.type("!stats")
 
-    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Picture)]
+    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Attachment)]
     assert shown.data.startswith(b"\x89PNG")
     assert shown.text.startswith("Du ")

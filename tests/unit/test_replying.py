@@ -6,7 +6,7 @@ import pytest
 from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import render
 from bot.core.polls import Poll, PollEnd
-from bot.core.replies import Edit, Notice, Picture, Reply, Wire
+from bot.core.replies import Attachment, Edit, Notice, Reply, Wire
 from bot.core.split import split
 from bot.delivery import Before, Pace, Replying
 from bot.errors import (
@@ -82,7 +82,7 @@ class Stage:
     def said(self) -> list[str]:
         """Every version of every message, as it was sent."""
         replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in self.matrix.sent]
-        told = [one for one in replies if not isinstance(one, Poll | PollEnd | Picture)]
+        told = [one for one in replies if not isinstance(one, Poll | PollEnd | Attachment)]
         return [one.text if isinstance(one, Notice) else FakeMatrix._text(one) for one in told]
 
     @property

@@ -24,8 +24,8 @@ COMMANDS = {
 }
 
 ADMIN_COMMANDS = {
-    FR: {"sondage", "annonce", "stats"},
-    EN: {"survey", "announcement", "statistics"},
+    FR: {"sondage", "annonce", "stats", "exporter"},
+    EN: {"survey", "announcement", "statistics", "export"},
 }
 
 

@@ -12,6 +12,8 @@ import nio
 import pytest
 
 from bot.core.events import Batch, Invite, Message, Prompt
+from bot.core.replies import Attachment
+from bot.errors import TooLarge
 from bot.matrix.client import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
@@ -23,11 +25,13 @@ from tests.stand.vault import health, vault
 
 
 @asynccontextmanager
-async def meeting(directory: Path) -> AsyncIterator[tuple[NioMatrix, NioPerson]]:
+async def meeting(
+    directory: Path, *, uploads: str = "50M"
+) -> AsyncIterator[tuple[NioMatrix, NioPerson]]:
     """Bring a bot and a person together on a homeserver of their own."""
     for name in ("synapse", "bot", "agent"):
         (directory / name).mkdir()
-    async with Synapse(directory / "synapse") as synapse:
+    async with Synapse(directory / "synapse", uploads=uploads) as synapse:
         bot = await synapse.register("bot", "secret")
         agent = await synapse.register("agent", "secret")
         matrix = NioMatrix(
@@ -119,6 +123,26 @@ async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_writ
                 await until((True, True))
             await until((True, True))  # one answer is done, the other goes on
         await until((True, False))
+
+
+async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path: Path) -> None:
+    async with meeting(tmp_path, uploads="300K") as (matrix, person):
+        batches = matrix.batches(None)
+        asked = await ask(matrix, person, batches)
+        while asked.room_id not in matrix._client.rooms:
+            await anext(batches)
+        limit = await matrix.upload_limit()
+        assert limit == 300 * 1024
+        whole, more = (
+            Attachment("a.csv", "text/csv", b"x" * size, "Tout.") for size in (limit, limit + 1)
+        )
+
+        await matrix.send(asked.room_id, whole, "file")
+        seen = await person.wait_for_message(asked.room_id, lambda one: one.body == "Tout.")
+        with pytest.raises(TooLarge):
+            await matrix.freeze(asked.room_id, more)
+
+        assert await person.download(seen.content["file"]) == whole.data
 
 
 async def test_the_rooms_key_is_with_the_person_before_there_is_anything_to_send(

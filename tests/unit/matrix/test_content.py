@@ -3,7 +3,7 @@ from dataclasses import replace
 from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
 from bot.core.polls import POLL, Poll, PollAnswer
-from bot.core.replies import Edit, Notice, Reply
+from bot.core.replies import Attachment, Edit, Notice, Reply
 from bot.matrix.content import build, event_type
 from bot.matrix.parse import MARKER, parse_message, parse_said
 from tests.make import BOT, ROOM, message, prompt
@@ -174,3 +174,25 @@ def test_a_poll_is_read_again_as_it_was_sent() -> None:
 
     assert isinstance(heard, Message)
     assert (heard.msgtype, heard.body) == (POLL, "Prêt ?")
+
+
+def test_a_file_has_a_caption_and_a_picture_its_size() -> None:
+    place = {"url": "mxc://tchap.test/x"}
+    file = Attachment("a.csv", "text/csv", b"1234", "**Deux** lignes.")
+    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3), EventId("$root"))
+
+    assert build(file, media=place) == {
+        "msgtype": "m.file",
+        "body": "Deux lignes.",
+        "format": "org.matrix.custom.html",
+        "formatted_body": "<p><strong>Deux</strong> lignes.</p>",
+        "filename": "a.csv",
+        "info": {"mimetype": "text/csv", "size": 4},
+        "m.mentions": {},
+        "url": "mxc://tchap.test/x",
+    }
+    shown = build(picture, media=place)
+    assert (shown["msgtype"], shown["info"]) == (
+        *("m.image", {"mimetype": "image/png", "size": 1, "w": 4, "h": 3}),
+    )
+    assert shown["m.relates_to"]["event_id"] == "$root"

@@ -14,6 +14,7 @@ from bot.errors import (
     NotFound,
     NotMatrix,
     RateLimited,
+    TooLarge,
 )
 from bot.matrix.failures import call
 
@@ -36,7 +37,9 @@ from bot.matrix.failures import call
         (404, "M_NOT_FOUND", NotFound),
         (404, "M_UNRECOGNIZED", Forbidden),
         (400, "M_UNKNOWN", Forbidden),
-        (413, None, Forbidden),
+        (413, None, TooLarge),
+        (413, "M_TOO_LARGE", TooLarge),
+        (400, "M_TOO_LARGE", TooLarge),
         (404, None, NotMatrix),
         (200, None, NotMatrix),
     ],

@@ -1,0 +1,85 @@
+"""`!exporter`: what the ledger has of opinions and answers, as a file in the admin room."""
+
+import io
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+import structlog
+
+from bot.commands.registry import UPLOADING, Call, command
+from bot.core.exports import TYPES, Format, What, head, line
+from bot.core.replies import Attachment
+from bot.errors import TooLarge
+from bot.insist import insist
+from bot.ports import Export
+from bot.texts import Language
+
+_WORDS: dict[str, What] = {
+    **dict.fromkeys(("avis", "ratings"), "ratings"),
+    **dict.fromkeys(("commentaires", "comments"), "comments"),
+    **dict.fromkeys(("reponses", "réponses", "answers"), "answers"),
+    **dict.fromkeys(("partages", "partagés", "shared"), "shared"),
+}
+_NAMES: dict[Language, dict[What, str]] = {  # of the files
+    "fr": {
+        "ratings": "avis",
+        "comments": "commentaires",
+        "answers": "reponses",
+        "shared": "partages",
+    },
+    "en": {name: name for name in _WORDS.values()},
+}
+_FORMATS: dict[str, Format] = {name: name for name in TYPES}
+_AT_ONCE = 50  # rows: to open and write them holds the loop up for some 10 ms
+_LARGEST = 50_000_000  # bytes, as the file is in memory until it is sent
+
+log = structlog.get_logger()
+
+
+@command("exporter", "export", admin=True)
+async def export(call: Call) -> str | None:
+    """Send a table as a file to the room in which it was asked for."""
+    word, *more = call.argument.lower().split() or [""]
+    what = _WORDS.get(word)
+    form = _FORMATS.get(" ".join(more) or "csv")
+    if what is None or form is None:
+        return call.texts("export how")
+    async with call.desk.exporting:
+        return await _send(call, what, form)
+
+
+async def _send(call: Call, what: What, form: Format) -> str | None:
+    desk = call.desk
+    # Some homeservers break the connection off where they are sent too much: so they are asked.
+    limit = await insist(desk.clock, desk.matrix.upload_limit, within=UPLOADING)
+    most = _LARGEST if limit is None else min(limit, _LARGEST)
+    word = _NAMES[call.texts.language][what]
+    name = f"{word}-{datetime.fromtimestamp(desk.clock.now(), UTC):%Y-%m-%d}.{form}"
+    try:
+        data, rows = await _written(desk.exports[what], form, most)
+        if rows == 0:
+            return call.texts("export empty")
+        said = call.texts("exported", n=rows, what=word)
+        await call.attach(Attachment(name, TYPES[form], data, said))
+    except TooLarge:
+        return call.texts("export too large", what=what, form=form, file=name)
+    log.info("exported", what=what, rows=rows)
+    return None
+
+
+async def _written(table: Export, form: Format, most: int) -> tuple[bytes, int]:
+    """Return a file and the number of its rows.
+
+    Raises:
+        TooLarge: it would have more than so many bytes.
+    """
+    file, rows = io.BytesIO(), 0
+    file.write(head(table.columns, form).encode())
+    async with aclosing(table.pages(_AT_ONCE)) as pages:
+        async for page in pages:
+            for row in page:
+                file.write(line(row, table.columns, form).encode())
+                if file.tell() > most:
+                    raise TooLarge(f"more than {most} bytes")
+            rows += len(page)
+    return file.getvalue(), rows

@@ -1,0 +1,18 @@
+"""What of the ledger leaves it as a file."""
+
+from collections.abc import Mapping
+
+from bot.core.exports import What
+from bot.ports import Export
+from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
+from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
+
+
+def exports(opinions: SqlOpinions, campaigns: SqlCampaigns) -> Mapping[What, Export]:
+    """Return every table that can be exported."""
+    return {
+        "ratings": Export(RATING_COLUMNS, opinions.ratings),
+        "comments": Export(COMMENT_COLUMNS, opinions.comments),
+        "answers": Export(ANSWER_COLUMNS, campaigns.answers),
+        "shared": Export(SHARED_COLUMNS, opinions.shared),
+    }
