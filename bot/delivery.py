@@ -122,6 +122,7 @@ class Delivery:
         if not found and any(prompt.event_id in one.answers for one in related):
             self.whole = True  # it is a part of another prompt, whose reply is seen to
             return
+        self.answered = found[-1].answers if found else ()
         if self.event_ids and self.event_ids[0] not in {one.event_id for one in found}:
             gone = await self._shown(self.event_ids[0]) is None
             self.silent = self.silent or gone
@@ -133,8 +134,7 @@ class Delivery:
         if found:
             self.whole = found[-1].final and found[0].claim == found[-1].claim
             self.worded = any(one.body.strip() for one in found)
-            self.answered = found[-1].answers
-            self._leave_out(found[-1].answers)
+            self._leave_out(self.answered)
 
     def _leave_out(self, answered: Sequence[EventId]) -> None:
         """Let the reply that stands be to what it answers, and to nothing that came later."""

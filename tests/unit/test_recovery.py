@@ -543,6 +543,23 @@ async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: R
     assert [one for one in room.matrix.sent if isinstance(one[1], Edit)] == []
 
 
+async def test_what_a_moderator_has_left_of_a_reply_goes_with_a_message_that_it_answers(
+    room: Room,
+) -> None:
+    room.says(LONG)
+    room.breaking = Breaking(1, only="store.finish", after=False)
+    room.matrix.hear(message(), message("Et la mer ?", event_id="$2"))
+    await room.live("$prompt", "$2")
+    assert room.store.joined == {"$2": "$prompt"}
+    assert len(room.replies) > 2
+    room.matrix.redacted.append(EventId("$sent0"))
+
+    room.matrix.hear(redaction("$2"), missed=True)
+    await room.live("$prompt", "$2", "$redaction")
+
+    assert room.replies == []
+
+
 async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
     room.says(SHORT)
     room.breaking = Breaking(1, only="store.freeze", after=True)
