@@ -34,7 +34,7 @@ from bot.matrix.content import build, event_type
 from bot.matrix.failures import call, named
 from bot.matrix.history import Enough, Histories
 from bot.matrix.parse import Heard, Json, identifier, mapping, parse_membership, parse_said
-from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms
+from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms, is_admin_rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.matrix.wire import ObjectResponse
 from bot.shield import to_the_end
@@ -91,11 +91,13 @@ class NioMatrix:
     async def open_admin_room(self, name: str) -> RoomId:
         """Return the room for the admins; make it where there is none.
 
-        It is private and encrypted; nobody in it can change that but the bot.
+        It is private and encrypted; nobody in it can change that but the bot. Where the answer to
+        an earlier request was lost, the room is there before a sync tells of it.
         """
-        there = next((one for one in self._rooms.rooms() if one.admin), None)
+        there = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
+        there = there or await self._find_admin_room()
         if there is not None:
-            return there.room_id
+            return there
         encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
         states: dict[str, dict[str, str]] = {
             "m.room.encryption": encryption,
@@ -115,6 +117,23 @@ class NioMatrix:
         }
         made = await self._ask("POST", ["createRoom"], body)
         return RoomId(identifier(made, "room_id"))
+
+    async def _find_admin_room(self) -> RoomId | None:
+        """Return the admin room among the rooms that no sync has told of yet."""
+        joined = await call(nio.JoinedRoomsResponse, self._client.joined_rooms())
+        for room_id in map(RoomId, joined.rooms):
+            if self._rooms.knows(room_id):
+                continue
+            reading = self._client.room_messages(
+                room_id,
+                direction=nio.MessageDirection.front,
+                limit=1,
+                message_filter={"types": ["m.room.create"]},
+            )
+            page = await call(nio.RoomMessagesResponse, reading)
+            if any(is_admin_rooms(mapping(one.source), self.user_id) for one in page.chunk):
+                return room_id
+        return None
 
     async def members(self, room_id: RoomId) -> frozenset[UserId]:
         """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""

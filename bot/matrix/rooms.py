@@ -46,6 +46,13 @@ _NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creato
 log = structlog.get_logger()
 
 
+def is_admin_rooms(create: Json, me: UserId) -> bool:
+    """Tell whether a state event is the `m.room.create` of an admin room that the bot has made."""
+    marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
+    mine = identifier(create, "sender") == me
+    return marked and mine and text(create, "type") == "m.room.create"
+
+
 class Rooms:
     """The homeserver's own word on each room. Nothing decrypted ever counts as state.
 
@@ -96,9 +103,11 @@ class Rooms:
 
     def _is_admin(self, room_id: RoomId) -> bool:
         """Tell whether the bot has made the room for its admins; nobody else can make one so."""
-        create = self._create.get(room_id, {})
-        marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
-        return marked and identifier(create, "sender") == self.me
+        return is_admin_rooms(self._create.get(room_id, {}), self.me)
+
+    def knows(self, room_id: RoomId) -> bool:
+        """Tell whether a sync has told that the bot is in the room."""
+        return room_id in self._members
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
         """Return the user's power level in the room (spec: m.room.power_levels).

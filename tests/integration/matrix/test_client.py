@@ -16,7 +16,7 @@ from bot.core.replies import Attachment
 from bot.errors import TooLarge
 from bot.matrix.client import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.rooms import Rooms
+from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms
 from bot.matrix.session import Account
 from tests.make import prompt
 from tests.stand.nio_person import NioPerson
@@ -123,6 +123,22 @@ async def test_the_person_sees_that_the_message_is_read_and_an_answer_being_writ
                 await until((True, True))
             await until((True, True))  # one answer is done, the other goes on
         await until((True, False))
+
+
+async def test_an_admin_room_is_made_once_though_no_sync_has_told_of_it(tmp_path: Path) -> None:
+    async with meeting(tmp_path) as (matrix, person):
+        marker = {"creation_content": {ROOM_MARKER: ADMIN}, "invite": [matrix.user_id]}
+        forged = (await person._call("POST", "/createRoom", marker))["room_id"]
+        batches = matrix.batches(None)
+        await matrix.join(await invitation(batches))
+        await person.wait_joined(forged, matrix.user_id)
+
+        made = [await matrix.open_admin_room("Administration") for _ in range(2)]
+
+        assert made[0] == made[1] != forged
+        while not any(one.admin for one in matrix.rooms()):
+            await anext(batches)
+        assert await matrix.open_admin_room("Administration") == made[0]
 
 
 async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path: Path) -> None:
