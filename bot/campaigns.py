@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -176,8 +177,11 @@ class Campaigns:
         now = self._clock.now()
         found = await self._ledger.due(name, now)
         if found is None:
-            await self._report(name)
-            return False
+            headway = await self._report(name)
+            if headway.told == headway.milestone:
+                return False
+            await self._clock.sleep(_AGAIN)
+            return True
         one, next_due = found
         ends = one is not None and one.deed == "end"
         if not ends and campaign.ends_at is not None and campaign.ends_at <= now:
@@ -208,15 +212,19 @@ class Campaigns:
         """Tell the admins of the last milestone that was passed, once; return how far it is."""
         headway = await self._ledger.headway(name)
         self._reports[name] = self._clock.monotonic() + _REPORTS
-        if headway.milestone > headway.told:
-            try:
-                await self._tell_admins(name, headway.milestone)
-            except ENDING:
-                raise
-            except MatrixError as error:  # the next milestone may be told again
-                log.warning("admins not told", campaign=name, reason=str(error))
-            await self._ledger.told(name, headway.milestone)
-        return headway
+        if headway.milestone <= headway.told:
+            return headway
+        try:
+            await self._tell_admins(name, headway.milestone)
+        except ENDING:
+            raise
+        except (HomeserverUnreachable, RateLimited) as error:
+            log.warning("admins told later", campaign=name, reason=str(error))
+            return headway
+        except MatrixError as error:
+            log.warning("admins not told", campaign=name, reason=str(error))
+        await self._ledger.told(name, headway.milestone)
+        return replace(headway, told=headway.milestone)
 
     async def _tell_admins(self, name: str, milestone: int) -> None:
         room = next((one for one in self._matrix.rooms() if one.admin), None)

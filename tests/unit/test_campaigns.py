@@ -370,6 +370,29 @@ async def test_where_the_admins_cannot_be_told_the_campaign_goes_on(story: Offic
     assert story.ledger.all["n"].told == CLOSED
 
 
+async def test_the_admins_are_told_once_the_homeserver_is_there_again(story: Office) -> None:
+    put, away = story.matrix.put, [True]
+
+    async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        if room_id == ADMIN_ROOM and away[0]:
+            raise HomeserverUnreachable("away")
+        return await put(room_id, wire, transaction)
+
+    await story.ledger.draft("n", f"name: n\nmessage: Bonjour\n{NEVER_QUIET}", 0.0)
+    await story.ledger.launch("n", [Recipient(ROOM, AGENT)], 0.0, None)
+    story.matrix.put = fail  # type: ignore[method-assign, assignment]  # for one story
+    async with story.run():
+        story.matrix.hear()
+        await story.held.pass_time(HOUR)
+        assert story.ledger.all["n"].state == "closed"
+        assert told(story) == []
+        away[0] = False
+        await story.held.pass_time(HOUR)
+
+    assert len(told(story)) == 1
+    assert FR("campaign closed") in told(story)[0]
+
+
 async def test_results_come_with_a_picture_of_each_question_that_was_answered(
     story: Office,
 ) -> None:
