@@ -60,6 +60,12 @@ async def room_id(administered: Bot, nia: Person) -> RoomId:
     return there
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def direct(administered: Bot, jason: JsPerson) -> RoomId:
+    """Jason's one direct message with the bot: a campaign goes to one of each person's."""
+    return await talk(jason, administered.user_id)
+
+
 async def test_it_is_private_and_encrypted_and_answers_commands_alone(
     nia: Person, administered: Bot, room_id: RoomId
 ) -> None:
@@ -121,9 +127,8 @@ async def exported(nia: Person, room_id: RoomId, typed: str, suffix: str) -> See
 
 
 async def test_what_is_exported_comes_as_an_encrypted_file_with_all_rows_of_the_ledger(
-    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId
+    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId, direct: RoomId
 ) -> None:
-    direct = await talk(jason, administered.user_id)
     said = ["=1+1 ; « à revoir », dit-il", "Deux mots"]
     for comment in said:
         typed = await jason.write(direct, f"!avis {comment}")
@@ -183,10 +188,9 @@ async def asks(person: Person, room_id: RoomId, begins: str) -> Seen:
 
 
 async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_killed(
-    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId
+    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId, direct: RoomId
 ) -> None:
     name = "utile"
-    direct = await talk(jason, administered.user_id)
     made = f"La campagne {name} est prête : 2 questions"
     await told(nia, room_id, f"!sondage creer\n{CAMPAIGN.format(name=name)}", made)
     await administered.stop()
