@@ -30,7 +30,7 @@ from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.insist import post
 from bot.logs import log_bug
 from bot.ports import CampaignLedger
-from bot.results import in_words, of_poll, progress_line
+from bot.results import of_poll, of_question, progress_line
 from bot.texts import Texts
 from bot.waiting import told_within
 
@@ -167,7 +167,7 @@ class Campaigns:
         """Send the next message, or wait for it; what comes first may be another by then.
 
         Of a campaign that is not known any more, nobody can say what it asks: its polls are ended
-        once the admins close it.
+        once it is over.
 
         Returns:
             Whether there is anything left to do.
@@ -177,30 +177,39 @@ class Campaigns:
         now = self._clock.now()
         found = await self._ledger.due(name, now)
         if found is None:
-            headway = await self._report(name)
-            if headway.told == headway.milestone:
-                return False
-            await self._clock.sleep(_AGAIN)
-            return True
-        one, next_due = found
-        ends = one is not None and one.deed == "end"
-        if not ends and campaign.ends_at is not None and campaign.ends_at <= now:
-            await self._ledger.close(name, campaign.ends_at)
-            return True
+            return not await self._is_told(name)
+        one, until = found
         quiet_until = next_time(campaign.quiet, now)
-        if one is not None and (known or ends) and quiet_until <= now:
+        if until is not None and until <= now:
+            await self._ledger.close(name, until)
+        elif one is None or not (known or one.begun or one.deed == "end"):
+            await self._rest(campaign, until, changed)
+        elif not known and one.deed != "end":  # nobody can say what may stand there
+            await self._decline(one)
+        elif quiet_until > now:
+            await self._rest(campaign, quiet_until, changed)
+        else:
             self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
             await self._try(campaign, one)
             if self._clock.monotonic() >= self._reports.get(name, 0.0):
                 await self._report(name)
-            return True
-        headway = await self._report(name)
-        if campaign.steps and not campaign.questions and headway.done == headway.rooms:
-            await self._ledger.close(name, now)  # nobody answers an announcement
-            return True
-        until = next_due if one is None or not known else quiet_until
-        await told_within(self._clock, changed, None if until is None else until - now)
         return True
+
+    async def _is_told(self, name: str) -> bool:
+        """Tell the admins of a campaign's end; False where they must be told later."""
+        headway = await self._report(name)
+        told = headway.told == headway.milestone
+        if not told:
+            await self._clock.sleep(_AGAIN)
+        return told
+
+    async def _rest(self, campaign: Campaign, until: float | None, changed: asyncio.Event) -> None:
+        """Wait for something to do; an announcement that everybody has got is over."""
+        headway, now = await self._report(campaign.name), self._clock.now()
+        if campaign.steps and not campaign.questions and headway.done == headway.rooms:
+            await self._ledger.close(campaign.name, now)
+        else:
+            await told_within(self._clock, changed, None if until is None else until - now)
 
     async def _keep_pace(self, name: str) -> None:
         """Wait until the campaign may send one more message."""
@@ -215,7 +224,8 @@ class Campaigns:
         if headway.milestone <= headway.told:
             return headway
         try:
-            await self._tell_admins(name, headway.milestone)
+            if not await self._tell_admins(name, headway.milestone):
+                return headway
         except ENDING:
             raise
         except (HomeserverUnreachable, RateLimited) as error:
@@ -226,20 +236,24 @@ class Campaigns:
         await self._ledger.told(name, headway.milestone)
         return replace(headway, told=headway.milestone)
 
-    async def _tell_admins(self, name: str, milestone: int) -> None:
+    async def _tell_admins(self, name: str, milestone: int) -> bool:
+        """Say how far a campaign is, and at its end what came of it; False where nobody is told.
+
+        What came of each question is a message of its own: an event holds 64 KiB.
+        """
         room = next((one for one in self._matrix.rooms() if one.admin), None)
         progress = await self._ledger.progress(name)
         if room is None or progress is None:
-            return
+            return False
         texts = (await self._contexts.chosen(Conversation(room.room_id, None))).texts
-        campaign = await self.find(name) if milestone == CLOSED else None
-        said = (
-            progress_line(texts, name, progress)
-            if campaign is None
-            else in_words(texts, campaign, progress)
-        )
-        stage = f"told {milestone}"
-        await self._send(room.room_id, Notice(said), EventId(name), stage)
+        campaign = await self.find(name)
+        said = [progress_line(texts, name, progress, campaign)]
+        if milestone == CLOSED and campaign is not None:
+            said += [of_question(texts, one, progress) for one in campaign.questions]
+        for number, words in enumerate(said):
+            stage = f"told {milestone} {number}"
+            await self._send(room.room_id, Notice(words), EventId(name), stage)
+        return True
 
     async def _try(self, campaign: Campaign, one: Sending) -> None:
         """Send one message, once, or put it off. Its errors end here."""
@@ -250,6 +264,9 @@ class Campaigns:
                 await self._do(campaign, one)
             except (HomeserverUnreachable, RateLimited) as error:
                 log.warning("campaign message put off", reason=str(error))
+                if isinstance(error, RateLimited):  # of the account, so of every room
+                    later = self._clock.monotonic() + error.retry_after
+                    self._slots[one.campaign] = max(self._slots[one.campaign], later)
                 await self._put_off(one)
             except ENDING:
                 raise  # the ledger or the login is gone: nothing is lost
@@ -409,8 +426,8 @@ class Campaigns:
             moves: the next question comes with it; else it is a comment on a poll.
         """
         campaign = await self.find(asked.campaign)
-        if campaign is None:
-            return "counts"
+        if campaign is None:  # nobody can say any more what it asks
+            return "late"
         follows = await self._ledger.answer(
             said,
             asked,

@@ -313,7 +313,8 @@ class CampaignLedger(Protocol):
     returns it, `names` every campaign with its state. `active` returns when something was last
     answered in each room. `launch` lets a draft begin, `close` ends it; False where it cannot be.
     `running` are those that have anything left to be sent or told; `due` returns what one is to
-    send first by `now`, and when to look again, None where it is over. `sent`, `reminded`,
+    send first by `now`, and when to look again (in the past: its time is over), None where it has
+    nothing left. `sent`, `reminded`,
     `ended`, `put_off` and `decline` record what became of it.
     `wanted` returns from when on a room may be asked, None where it wants no polls. `begin` does
     so too, and where a step `asks` nothing or is wanted by `now`, records that it may be sent from

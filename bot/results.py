@@ -14,6 +14,7 @@ _STATES: Final = {
     "closed": "campaign closed",
 }
 _WIDTH: Final = 110  # characters that fit below the bars, side by side
+_READABLE: Final = 9  # fewer characters of many answers say less than their numbers
 _LONGEST_TITLE: Final = 80
 
 
@@ -22,11 +23,12 @@ def state_in_words(texts: Texts, name: str) -> str:
     return texts(_STATES[name])
 
 
-def progress_line(texts: Texts, name: str, progress: Progress) -> str:
-    """Return how far the campaign of that name has come."""
+def progress_line(texts: Texts, name: str, progress: Progress, campaign: Campaign | None) -> str:
+    """Return how far the campaign of that name has come; None where it cannot be read."""
     rate = progress.answered / progress.reached if progress.reached else 0.0
+    asks = campaign is None or campaign.questions
     return texts(
-        "campaign progress",
+        "campaign progress" if asks else "announcement progress",
         name=name,
         state=state_in_words(texts, progress.state),
         rooms=texts("rooms", n=progress.rooms),
@@ -35,12 +37,6 @@ def progress_line(texts: Texts, name: str, progress: Progress) -> str:
         answered=progress.answered,
         rate=round(100 * rate),
     )
-
-
-def in_words(texts: Texts, campaign: Campaign, progress: Progress) -> str:
-    """Return how far a campaign has come, and what was answered to each question."""
-    parts = [of_question(texts, one, progress) for one in campaign.questions]
-    return "\n\n".join([progress_line(texts, campaign.name, progress), *parts])
 
 
 def of_question(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
@@ -74,7 +70,10 @@ def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | No
     if not any(counts.values()):
         return None
     each = _WIDTH // len(counts)
-    labels = tuple(_short(answer.text, each) for answer in offered(one))
+    labels = tuple(
+        _short(answer.text, each) if each >= _READABLE else str(number)
+        for number, answer in enumerate(offered(one), 1)
+    )
     bars = Series(texts("campaign votes"), tuple(map(float, counts.values())))
     return Chart("bar", _short(one.text, _LONGEST_TITLE), labels, (bars,))
 

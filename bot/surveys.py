@@ -24,6 +24,8 @@ from bot.core.events import (
 from bot.core.feedback import (
     ANSWERS,
     COMMAND,
+    LONGEST_COMMENT,
+    SHARE,
     THUMBS,
     Ask,
     AskPolicy,
@@ -272,14 +274,28 @@ class Surveys:
         log.info("comment kept")
 
     async def amend(self, revision: Revision) -> None:
-        """Let a comment, or a word that rates a reply, say what its edit says."""
-        command, rating = parse_command(revision.body), None
-        if command is not None:
-            name, argument = command
-            if name not in COMMAND or not argument.strip():
-                return
-            revision, rating = replace(revision, body=argument.strip()), rating_in(argument)
-        await self._opinions.amend(revision, rating, self._clock.now())
+        """Let a comment, or a word that rates a reply, say what its edit says.
+
+        What is no such command any more, and answers no poll, says nothing of a reply.
+        """
+        name, argument = parse_command(revision.body) or ("", "")
+        said, rating = "", None
+        if name in COMMAND:
+            said, rating = argument.strip(), rating_in(argument)
+            said = "" if said.lower().partition(" ")[0] in SHARE else said
+        elif not name and await self._answers_poll(revision):
+            said = revision.body
+        if len(said) <= LONGEST_COMMENT:
+            await self._opinions.amend(replace(revision, body=said), rating, self._clock.now())
+
+    async def _answers_poll(self, revision: Revision) -> bool:
+        room_id, target = revision.room_id, revision.target
+        said: object = self._matrix.known.get(target)
+        if said is None:  # an earlier process has heard it
+            fetch = partial(self._matrix.fetch, room_id, target)
+            said = await insist(self._clock, fetch, within=_PATIENCE)
+        quoted = said.replies_to if isinstance(said, Message) else None
+        return quoted is not None and await self._opinions.poll(room_id, quoted) is not None
 
     async def withdraw(self, redaction: Redaction) -> None:
         """Take back the vote, the thumb or the comment that was redacted."""

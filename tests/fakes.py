@@ -602,6 +602,7 @@ class FakeOpinions:
         self.said: dict[EventId, tuple[EventId, UserId, Opinion, bool]] = {}
         self.ratings: dict[tuple[EventId, UserId], tuple[str | None, str | None]] = {}
         self.comments: dict[EventId, tuple[EventId | None, UserId, str]] = {}
+        self.edits: dict[EventId, EventId] = {}  # by what they edit
         self.how: dict[EventId, Circumstances] = {}
         self.shared: dict[EventId, tuple[EventId, UserId, str, str]] = {}
         self.unwanted: set[str] = set()
@@ -790,11 +791,12 @@ class FakeOpinions:
             del self.said[event_id]
         else:
             return
-        if rating is None or prompt is None:
-            self.comments[event_id] = prompt, person, revision.body
-        else:
+        self.edits[event_id] = revision.event_id
+        if rating is not None and prompt is not None:
             opinion = Opinion("helped", rating, revision.timestamp)
             self.said[event_id] = prompt, person, opinion, True
+        elif revision.body:
+            self.comments[event_id] = prompt, person, revision.body
         if prompt is not None:
             self._rate_anew(prompt, person)
 
@@ -808,6 +810,10 @@ class FakeOpinions:
         self.shared.setdefault(said.event_id, (prompt, said.sender, *exchange))
 
     async def withdraw(self, event_id: EventId) -> None:
+        for said, edit in list(self.edits.items()):
+            if edit == event_id:
+                del self.edits[said]
+                await self.withdraw(said)
         self.comments.pop(event_id, None)
         kept = self.shared.items()
         self.shared = {key: one for key, one in kept if event_id not in {key, one[0]}}
@@ -872,6 +878,7 @@ class FakeCampaigns:
         self.said: dict[
             EventId, tuple[str, RoomId, str, UserId, str | None, str | None, int, bool]
         ] = {}
+        self.edits: dict[EventId, EventId] = {}  # by what they edit
         self._opinions = opinions
 
     async def draft(self, name: str, definition: str, at: float) -> bool:  # noqa: ARG002  # the port
@@ -905,13 +912,15 @@ class FakeCampaigns:
             return False
         one.state, one.closed_at = "closing", at
         for each in one.to.values():
-            each.due_at = each.remind_at = None
+            each.due_at, each.remind_at = each.due_at if each.begun else None, None
         self._close_if_done(name)
         return True
 
     def _close_if_done(self, name: str) -> None:
-        if not any(poll and of == name for of, _, _, _, poll in self.asks.values()):
-            self.all[name].state = "closed"
+        one = self.all[name]
+        left = any(poll and of == name for of, _, _, _, poll in self.asks.values())
+        if one.state == "closing" and not left and not any(to.begun for to in one.to.values()):
+            one.state = "closed"
 
     async def running(self) -> Sequence[str]:
         return [
@@ -924,13 +933,14 @@ class FakeCampaigns:
         one = self.all[name]
         if one.state not in {"running", "closing"}:
             return None
-        if one.state == "closing":
-            return next(iter(self._ends(name)), None), None
+        if one.state == "running" and one.ends_at is not None and one.ends_at <= now:
+            return None, one.ends_at
         found = []
         for room_id, to in one.to.items():
             place = Place(room_id, to.person is not None, to.root)
-            if to.due_at is not None:
-                found.append(Sending(name, place, "step", to.step, to.due_at, to.event_id))
+            if to.due_at is not None and (to.begun or one.state == "running"):
+                step = to.step, to.due_at, to.event_id, to.begun
+                found.append(Sending(name, place, "step", *step))
             if to.remind_at is not None:
                 found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
         found.sort(
@@ -938,9 +948,10 @@ class FakeCampaigns:
                 *(one.deed == "remind", one.step == 0, one.due_at, one.recipient.room_id),
             )
         )
+        found += self._ends(name) if one.state == "closing" else []
         ready = [sending for sending in found if sending.due_at <= now]
         rest = [sending.due_at for sending in found if sending.due_at > now]
-        rest += [one.ends_at] if one.ends_at is not None else []
+        rest += [one.ends_at] if one.ends_at is not None and one.state == "running" else []
         return next(iter(ready), None), min(rest, default=None)
 
     def _ends(self, name: str) -> list[Sending]:
@@ -977,6 +988,7 @@ class FakeCampaigns:
         if question is not None:
             key, poll = question
             self.asks.setdefault(event_id, (one.campaign, room_id, key, at, poll))
+        self._close_if_done(one.campaign)
 
     async def reminded(self, one: Sending) -> None:
         self.all[one.campaign].to[one.recipient.room_id].remind_at = None
@@ -999,6 +1011,7 @@ class FakeCampaigns:
     async def decline(self, one: Sending) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
         to.declined, to.due_at, to.remind_at, to.begun = True, None, None, False
+        self._close_if_done(one.campaign)
 
     async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
         if not self._opinions.unwanted.isdisjoint({room.person or "", room.room_id}):
@@ -1011,7 +1024,14 @@ class FakeCampaigns:
             and to.reached_at is not None
             and (room_id == room.room_id or room.person in {to.person} - {None})
         ]
-        return max([now, *(at + 86_400 for at in others)])
+        theirs = [
+            to.begun
+            for name, one in self.all.items()
+            for room_id, to in one.to.items()
+            if name != campaign
+            and (room_id == room.room_id or room.person in {to.person} - {None})
+        ]
+        return max([now + 300.0 * any(theirs), *(at + 86_400 for at in others)])
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         found = self.asks.get(event_id)
@@ -1022,6 +1042,8 @@ class FakeCampaigns:
 
     async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
         to = self.all[one.campaign].to[one.recipient.room_id]
+        if one.begun:
+            return now
         since = await self.wanted(room, one.campaign, now) if asks else now
         if since is not None and one.step > 0:
             since = now
@@ -1033,12 +1055,16 @@ class FakeCampaigns:
         return any(one.to[room_id].begun for one in self.all.values() if room_id in one.to)
 
     async def withdraw(self, event_id: EventId) -> None:
+        for said, edit in self.edits.items():
+            if edit == event_id:
+                self.said.pop(said, None)
         self.said.pop(event_id, None)
 
     async def amend(self, revision: Revision) -> None:
         found = self.said.get(revision.target)
         if found is not None and found[3] == revision.sender and found[5] is not None:
             self.said[revision.target] = (*found[:5], revision.body, *found[6:])
+            self.edits[revision.target] = revision.event_id
 
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
         """Tell whether that is a question of ours, or may be one that is not recorded yet."""
@@ -1059,10 +1085,15 @@ class FakeCampaigns:
         one, room_id = self.all[asked.campaign], asked.recipient.room_id
         to = one.to[room_id]
         closed = one.closed_at if one.closed_at is not None else one.ends_at
-        in_time = closed is None or said.timestamp / 1000 <= closed
+        stands = any(
+            of[:3] == (asked.campaign, room_id, asked.question) and of[4]
+            for of in self.asks.values()
+        )
+        in_time = stands or closed is None or said.timestamp / 1000 <= closed
         counts = in_time and to.person in {None, said.sender}
         text = said.body if isinstance(said, Message) else None
         row = (asked.question, said.sender, answer, text, said.timestamp, counts)
+        again = said.event_id in self.said
         self.said.setdefault(said.event_id, (asked.campaign, room_id, *row))
         if not counts:
             return "late"
@@ -1073,7 +1104,7 @@ class FakeCampaigns:
         to.completed = not more
         if more:
             return "goes on"
-        return "counts" if done else "thanks"
+        return "counts" if done and not again else "thanks"
 
     async def headway(self, name: str) -> Headway:
         one = self.all[name]
@@ -1104,7 +1135,7 @@ class FakeCampaigns:
             one.state,
             len(to),
             sum(each.reached for each in to),
-            sum(each.declined for each in to),
+            sum(each.declined and not each.reached for each in to),
             len({each[1] for each in said}),
             sum(each.completed for each in to),
             counts,

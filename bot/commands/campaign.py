@@ -8,7 +8,7 @@ from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
 from bot.core.campaigns import Campaign, CampaignQuestion, Progress
 from bot.core.replies import Attachment
-from bot.results import chart, in_words, of_question, progress_line, state_in_words
+from bot.results import chart, of_question, progress_line, state_in_words
 from bot.texts import Texts
 
 _TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
@@ -96,7 +96,10 @@ async def _close(call: Call, name: str) -> str:
 
 async def _state(call: Call, name: str) -> str:
     progress = await call.desk.campaigns.progress(name) if name else None
-    return await _list(call) if progress is None else progress_line(call.texts, name, progress)
+    if progress is None:
+        return await _list(call)
+    found = await call.desk.campaigns.find(name)
+    return progress_line(call.texts, name, progress, found)
 
 
 async def _results(call: Call, name: str) -> str:
@@ -106,15 +109,16 @@ async def _results(call: Call, name: str) -> str:
         return call.texts("campaign unknown", name=name[:40])
     for one in found.questions:
         await _show(call, one, progress)
-    return in_words(call.texts, found, progress)
+    return progress_line(call.texts, name, progress, found)
 
 
 async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> None:
-    """Send the answers to a question as a picture; the words are its caption."""
+    """Say what was answered to a question, as the caption of a picture where there is one."""
+    said = of_question(call.texts, question, progress)
     drawn = chart(call.texts, question, progress)
     if drawn is None:
+        await call.say(said, question.key)
         return
-    said = of_question(call.texts, question, progress)
     name = f"question-{question.key}.png"
     picture = Attachment(name, "image/png", await png(drawn), said, PICTURE_SIZE)
     await call.attach(picture, question.key)

@@ -2,7 +2,7 @@
 
 from bot.commands.registry import Call, command
 from bot.core.events import EventId
-from bot.core.feedback import COMMAND, rating_in
+from bot.core.feedback import COMMAND, LONGEST_COMMENT, SHARE, rating_in
 
 _WANTED = {"oui": True, "yes": True, "on": True, "non": False, "no": False, "off": False}
 _NOTED = {  # by what is wanted, and whether that is for a direct message
@@ -11,8 +11,6 @@ _NOTED = {  # by what is wanted, and whether that is for a direct message
     (False, True): "polls off here",
     (False, False): "polls off in salon",
 }
-_SHARE = {"partager", "share"}
-_LONGEST = 4_000  # characters of a comment
 
 
 @command(*COMMAND)
@@ -22,11 +20,11 @@ async def comment(call: Call) -> str:
     argument = call.argument.strip()
     if not argument:
         return call.texts("feedback how")
-    if len(argument) > _LONGEST:
-        return call.texts("feedback too long", n=_LONGEST)
+    if len(argument) > LONGEST_COMMENT:
+        return call.texts("feedback too long", n=LONGEST_COMMENT)
     about = await surveys.meant(call.prompt)
     first, _, rest = argument.lower().partition(" ")
-    if first in _SHARE:
+    if first in SHARE:
         return await _share(call, about, sure=_WANTED.get(rest.strip(), False))
     rating = rating_in(argument)
     if rating is None:

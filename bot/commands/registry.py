@@ -11,7 +11,7 @@ from bot.changes import Changes
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.exports import What
 from bot.core.models import Catalogue, ModelCard
-from bot.core.replies import Attachment, transaction_id
+from bot.core.replies import Attachment, Notice, transaction_id
 from bot.insist import post
 from bot.ports import Clock, Export, Matrix, Statistics, Store
 from bot.surveys import Surveys
@@ -117,6 +117,16 @@ class Call:
         name = f"attachment {stage}"
         transaction = transaction_id(desk.matrix.device_id, prompt.event_id, name, part=0, claim=0)
         await post(desk, prompt.room_id, shown, transaction, name="attachment", within=UPLOADING)
+
+    async def say(self, words: str, stage: str) -> None:
+        """Say something before the command's last word, once; `stage` tells it from the rest."""
+        desk, prompt = self.desk, self.prompt
+        device_id = desk.matrix.device_id
+        transaction = transaction_id(
+            device_id, prompt.event_id, f"notice {stage}", part=0, claim=0
+        )
+        notice = Notice(words, prompt)
+        await post(desk, prompt.room_id, notice, transaction, name="notice", within=UPLOADING)
 
     def said(self, words: str) -> Message:
         """Return the message as if it said only that."""

@@ -142,6 +142,7 @@ class Sending:
         step: which step, from 0 on.
         due_at: in seconds since the epoch.
         event_id: of a reminder and of an end, the question that it is about.
+        begun: it may stand in its room already.
     """
 
     campaign: str
@@ -150,6 +151,7 @@ class Sending:
     step: int
     due_at: float
     event_id: EventId | None = None
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ class Progress:
 
     Attributes:
         state: "draft", "running", "closing" (polls are being ended) or "closed".
-        rooms: that it goes to; of these, how many were reached, declined, and have answered
+        rooms: that it goes to; of these, how many were reached, get nothing, and have answered
             something, or everything.
         answers: of each question by its key: how many people chose each answer.
         texts: of each question by its key: how many people have written something.
@@ -235,9 +237,10 @@ def choose(
     fitting = [one for one in rooms if _fits(audience, one) and _lives(audience, one, active, now)]
     found = [one for one in fitting if not one.direct or (one.person and heeds(one.person))]
     found.sort(key=lambda one: hashlib.sha256(f"{campaign.name}\0{one.room_id}".encode()).digest())
-    people = {one.person or one.room_id: one for one in reversed(found)}  # each once
-    once = [one for one in found if people[one.person or one.room_id] is one]
-    return [Recipient(one.room_id, one.person) for one in once[: audience.sample]]
+    to = [Recipient(one.room_id, one.person if one.direct else None) for one in found]
+    people = {one.person or one.room_id: one for one in reversed(to)}  # each once
+    once = [one for one in to if people[one.person or one.room_id] is one]
+    return once[: audience.sample]
 
 
 def _fits(audience: Audience, room: Room) -> bool:
@@ -260,11 +263,11 @@ def next_time(quiet: Quiet | None, at: float) -> float:
     """Return the first moment from `at` on at which something may be sent (seconds, epoch)."""
     if quiet is None:
         return at
-    here = datetime.fromtimestamp(at, quiet.zone)
+    here = begun = datetime.fromtimestamp(at, quiet.zone)
     for _ in range(10):  # a weekend, and the nights around it
         end = _quiet_until(quiet, here)
         if end is None:
-            return max(here.timestamp(), at)
+            return at if here is begun else max(here.timestamp(), at)
         here = end
     raise ValueError("there is no moment that is not quiet")
 

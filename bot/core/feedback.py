@@ -15,6 +15,8 @@ REASONS: Final = ("inaccurate", "incomplete", "off_topic", "too_long", "sources"
 ANSWERS: Final[dict[Question, tuple[str, ...]]] = {"helped": RATINGS, "why": REASONS}
 THUMBS: Final[dict[str, Rating]] = {"👍": "yes", "👎": "no"}
 COMMAND: Final = ("avis", "feedback")  # its names, French and English
+SHARE: Final = {"partager", "share"}  # what stands behind it to hand an exchange over
+LONGEST_COMMENT: Final = 4_000  # characters
 
 _WORDS: Final[dict[str, Rating]] = {
     "oui": "yes",

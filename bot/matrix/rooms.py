@@ -89,12 +89,13 @@ class Rooms:
         rule = self._rules.get(room_id)
         person = self._people.get(room_id) or self._heroes.get(room_id)
         direct = rule == "direct" or (rule is None and room_id in self._people)
+        direct = direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
         return Room(
             room_id,
-            direct=direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS,
+            direct=direct,
             closed=room_id not in self._members or room_id in self._replaced,
             admin=self._is_admin(room_id),
-            person=person,
+            person=person if direct else None,
         )
 
     def rooms(self) -> list[Room]:
@@ -324,13 +325,11 @@ class Rooms:
         if summary is not None and summary.invited_member_count is not None:
             invited = summary.invited_member_count
         self._members[room_id] = (joined, invited)
-        match None if summary is None else summary.heroes:
-            case None:
-                pass  # they have not changed
-            case [hero]:
-                self._heroes[room_id] = UserId(hero)
-            case _:
-                self._heroes.pop(room_id, None)
+        heroes = None if summary is None else summary.heroes  # None: they have not changed
+        if joined + invited != _DIRECT_MEMBERS:
+            self._heroes.pop(room_id, None)  # of a room that has a name, nothing is told
+        elif heroes:
+            self._heroes[room_id] = UserId(heroes[0])
 
     def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
         heard = parse_event(event, room_id, self.me)

@@ -1,12 +1,25 @@
 """Campaigns in the ledger: what is due where, what was asked, and who has answered what."""
 
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +33,7 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 log = structlog.get_logger()
 
 _DAY: Final = 86_400.0
+_SOON: Final = 300.0  # seconds, after which is known what another campaign has asked
 _GOES_ON: Final = ("running", "closing")
 # What is read of answers, in this order.
 ANSWER_COLUMNS: Final = (
@@ -37,7 +51,7 @@ class _Answer:
 
 
 class SqlCampaigns:
-    """The `Campaigns` port, in the ledger's database."""
+    """The `CampaignLedger` port, in the ledger's database."""
 
     def __init__(self, database: Database, secret: str) -> None:
         """Take the ledger's database, and the operator's secret."""
@@ -141,28 +155,30 @@ class SqlCampaigns:
     async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
         """Return what a campaign is to send first by `now`, and when the next is due.
 
-        None once it has nothing left to send.
+        None once it has nothing left to send. Of one whose time is over, that is in the past: it
+        is to be closed.
         """
         query = select(campaigns.c.id, campaigns.c.state, campaigns.c.ends_at).where(
             campaigns.c.name == name, campaigns.c.state.in_(_GOES_ON)
         )
 
-        async def work(
-            connection: AsyncConnection,
-        ) -> tuple[Sending | None, float | None] | None:
+        async def work(connection: AsyncConnection) -> tuple[float | None, Sequence[Sending]]:
             row = (await connection.execute(query)).one_or_none()
             if row is None:
-                return None
+                return None, ()
             if row.state == "closing":
-                return await _end(connection, row.id, name), None
-            found = await _waiting(connection, row.id, name)
-            ready = next((one for one in found if one.due_at <= now), None)
-            rest = [one.due_at for one in found if one.due_at > now]
-            if row.ends_at is not None:
-                rest.append(seconds(row.ends_at))
-            return ready, min(rest, default=None)
+                return math.inf, await _last(connection, row.id, name)
+            ends_at = math.inf if row.ends_at is None else seconds(row.ends_at)
+            return ends_at, await _waiting(connection, row.id, name)
 
-        return await self._database.run("due_of", work)
+        ends_at, found = await self._database.run("due_of", work)
+        if ends_at is None:
+            return None
+        if ends_at <= now:
+            return None, ends_at
+        ready = next((one for one in found if one.due_at <= now), None)
+        rest = min([ends_at, *(one.due_at for one in found if one.due_at > now)])
+        return ready, None if rest == math.inf else rest
 
     async def sent(
         self,
@@ -198,7 +214,8 @@ class SqlCampaigns:
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
-            if not await _reopen(connection, number, poll=question is not None and question[1]):
+            runs = await _reopen(connection, number, poll=question is not None and question[1])
+            if not runs:
                 row.update(due_at=None, remind_at=None)
             # A step that was answered before this was recorded has gone on already.
             here = *_at(number, room_id), recipients.c.step == one.step
@@ -214,6 +231,8 @@ class SqlCampaigns:
                     poll=poll,
                 )
                 await connection.execute(statement.on_conflict_do_nothing())
+            if not runs:
+                await _close_if_done(connection, number)
 
         await self._database.run("campaign_sent", work, durable=True)
 
@@ -268,13 +287,15 @@ class SqlCampaigns:
                 .where(*_at(number, one.recipient.room_id))
                 .values(declined=True, due_at=None, remind_at=None, begun=False)
             )
+            await _close_if_done(connection, number)
 
         await self._database.run("decline", work)
 
     async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
         """Return from when on a room may be asked by a campaign; None where it wants none.
 
-        Nobody is asked by two campaigns within a day.
+        Nobody is asked by two campaigns within a day; while another may just ask, that is not
+        known yet.
         """
 
         async def work(connection: AsyncConnection) -> float | None:
@@ -298,12 +319,12 @@ class SqlCampaigns:
             recipients.c.room_id == room.room_id,
             and_(recipients.c.person == person, recipients.c.person.is_not(None)),
         )
-        last = await connection.scalar(
-            select(func.max(recipients.c.reached_at)).where(
-                theirs, recipients.c.campaign_id != number
-            )
-        )
-        return now if last is None else max(now, seconds(last) + _DAY)
+        others = select(
+            func.max(recipients.c.reached_at), func.count().filter(recipients.c.begun)
+        ).where(theirs, recipients.c.campaign_id != number)
+        last, begun = (await connection.execute(others)).one()
+        since = now + _SOON if begun else now
+        return since if last is None else max(since, seconds(last) + _DAY)
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         """Return the question that stands at an event of the room."""
@@ -344,10 +365,12 @@ class SqlCampaigns:
         """
 
         async def work(connection: AsyncConnection) -> float | None:
+            if one.begun:
+                return now  # it may stand there already: then it is to be known where
             number = await _number(connection, one.campaign)
             since = await self._wanted(connection, room, number, now) if asks else now
             if since is not None and one.step > 0:
-                since = now  # it has begun before the other campaign
+                since = now  # the sequence has begun before the other campaign
             if since is not None and since <= now:
                 here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
                 await connection.execute(update(recipients).where(*here).values(begun=True))
@@ -369,7 +392,8 @@ class SqlCampaigns:
         """Take back what an event has answered."""
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(answers).where(answers.c.event_id == event_id))
+            said = or_(answers.c.event_id == event_id, answers.c.edit_id == event_id)
+            await connection.execute(delete(answers).where(said))
 
         await self._database.run("answer_withdrawn", work, durable=True)
 
@@ -380,9 +404,8 @@ class SqlCampaigns:
 
         async def work(connection: AsyncConnection) -> None:
             theirs = answers.c.event_id == revision.target, answers.c.person == person
-            await connection.execute(
-                update(answers).where(*theirs, answers.c.text.is_not(None)).values(text=sealed)
-            )
+            written = update(answers).where(*theirs, answers.c.text.is_not(None))
+            await connection.execute(written.values(text=sealed, edit_id=revision.event_id))
 
         await self._database.run("answer_amended", work, durable=True)
 
@@ -427,15 +450,10 @@ class SqlCampaigns:
             number = await _number(connection, asked.campaign)
             here = _at(number, asked.recipient.room_id)
             to = (await connection.execute(select(recipients).where(*here))).one()
-            closed = await connection.scalar(
-                select(func.coalesce(campaigns.c.closed_at, campaigns.c.ends_at)).where(
-                    campaigns.c.id == number
-                )
-            )
-            in_time = closed is None or said.timestamp / 1000 <= seconds(closed)
+            in_time = await _is_in_time(connection, number, asked, said.timestamp / 1000)
             counts = in_time and to.person in {None, person}
             statement = self._insert(answers).values(campaign_id=number, counts=counts, **row)
-            await connection.execute(statement.on_conflict_do_nothing())
+            told = await connection.execute(statement.on_conflict_do_nothing())
             if not counts:
                 return "late"
             if to.person is None or (answer is None and text is None) or to.step != step + 1:
@@ -452,7 +470,8 @@ class SqlCampaigns:
             )
             if more:
                 return "goes on"
-            return "thanks" if to.completed_at is None else "counts"
+            again = not told.rowcount  # a crash may have come before the thanks
+            return "thanks" if again or to.completed_at is None else "counts"
 
         return await self._database.run("answer", work, durable=True)
 
@@ -468,11 +487,9 @@ class SqlCampaigns:
             )
             if number is None:
                 return False
-            await connection.execute(
-                update(recipients)
-                .where(recipients.c.campaign_id == number)
-                .values(due_at=None, remind_at=None)
-            )
+            of_it = update(recipients).where(recipients.c.campaign_id == number)
+            await connection.execute(of_it.values(remind_at=None))
+            await connection.execute(of_it.where(~recipients.c.begun).values(due_at=None))
             await _close_if_done(connection, number)
             return True
 
@@ -519,7 +536,7 @@ class SqlCampaigns:
                 select(
                     func.count(),
                     func.count(recipients.c.reached_at),
-                    func.count().filter(recipients.c.declined),
+                    func.count().filter(recipients.c.declined, recipients.c.reached_at.is_(None)),
                     func.count(recipients.c.completed_at),
                 ).where(recipients.c.campaign_id == row.id)
             )
@@ -606,13 +623,8 @@ async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[
     """
     there = recipients.c.campaign_id == number
     found: list[Sending] = []
-    for begun in (recipients.c.step > 0, recipients.c.step == 0):
-        rows = await connection.execute(
-            select(recipients)
-            .where(there, begun, recipients.c.due_at.is_not(None))
-            .order_by(recipients.c.due_at, recipients.c.room_id)
-            .limit(1)
-        )
+    for which in (recipients.c.step > 0, recipients.c.step == 0):
+        rows = await connection.execute(_due_first(number, which))
         found += [_sending(row, name, "step") for row in rows]
     rows = await connection.execute(
         select(recipients)
@@ -623,15 +635,37 @@ async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[
     return found + [_sending(row, name, "remind") for row in rows]
 
 
+def _due_first(number: int, which: ColumnElement[bool]) -> Select[Any]:
+    """Return the query for the step that is due first, among these."""
+    return (
+        select(recipients)
+        .where(recipients.c.campaign_id == number, which, recipients.c.due_at.is_not(None))
+        .order_by(recipients.c.due_at, recipients.c.room_id)
+        .limit(1)
+    )
+
+
 def _sending(row: Row[Any], name: str, deed: Literal["step", "remind"]) -> Sending:
     at = row.due_at if deed == "step" else row.remind_at
     place = _place(row.room_id, row.person, row.thread_root)
     event_id = EventId(row.event_id) if row.event_id else None
-    return Sending(name, place, deed, row.step, seconds(at), event_id)
+    begun = deed == "step" and row.begun
+    return Sending(name, place, deed, row.step, seconds(at), event_id, begun)
 
 
-async def _end(connection: AsyncConnection, number: int, name: str) -> Sending | None:
-    """Return the first poll that is to be ended, None for none."""
+async def _last(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+    """Return what a campaign that closes still has to send, the first of each kind.
+
+    What may stand already is sent once more under its id: only then it is known what to end.
+    """
+    query = _due_first(number, recipients.c.begun)
+    row = (await connection.execute(query)).one_or_none()
+    ends = await _end(connection, number, name)
+    return ([] if row is None else [_sending(row, name, "step")]) + ends
+
+
+async def _end(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+    """Return the first poll that is to be ended, if there is one."""
     found = await connection.execute(
         select(asks.c.event_id, asks.c.sent_at, recipients)
         .join(
@@ -645,18 +679,42 @@ async def _end(connection: AsyncConnection, number: int, name: str) -> Sending |
         .order_by(asks.c.sent_at, asks.c.event_id)
         .limit(1)
     )
-    row = found.one_or_none()
-    if row is None:
-        return None
-    place = _place(row.room_id, row.person, row.thread_root)
-    return Sending(name, place, "end", row.step, seconds(row.sent_at), EventId(row[0]))
+    return [
+        Sending(
+            name,
+            _place(row.room_id, row.person, row.thread_root),
+            "end",
+            row.step,
+            seconds(row.sent_at),
+            EventId(row[0]),
+        )
+        for row in found
+    ]
+
+
+async def _is_in_time(connection: AsyncConnection, number: int, asked: Asked, at: float) -> bool:
+    """Tell whether an answer of a moment counts: until the poll has ended, as clients count."""
+    query = select(campaigns.c.closed_at, campaigns.c.ends_at).where(campaigns.c.id == number)
+    closed_at, ends_at = (await connection.execute(query)).one()
+    closed = closed_at or ends_at
+    if closed is None or at <= seconds(closed):
+        return True
+    stands = exists().where(
+        asks.c.campaign_id == number,
+        asks.c.room_id == asked.recipient.room_id,
+        asks.c.question == asked.question,
+        asks.c.poll,
+        asks.c.ended.is_(False),
+    )
+    return bool(await connection.scalar(select(stands)))
 
 
 async def _close_if_done(connection: AsyncConnection, number: int) -> None:
-    left = exists().where(asks.c.campaign_id == number, asks.c.poll, asks.c.ended.is_(False))
+    opened = exists().where(asks.c.campaign_id == number, asks.c.poll, asks.c.ended.is_(False))
+    begun = exists().where(recipients.c.campaign_id == number, recipients.c.begun)
     await connection.execute(
         update(campaigns)
-        .where(campaigns.c.id == number, campaigns.c.state == "closing", ~left)
+        .where(campaigns.c.id == number, campaigns.c.state == "closing", ~opened, ~begun)
         .values(state="closed")
     )
 

@@ -368,7 +368,7 @@ class SqlOpinions:
         """Let what its author has said of a reply, in a message, be what the edit says.
 
         Args:
-            revision: whose body is a comment, where it is no rating.
+            revision: whose body is a comment, where it is no rating; empty, it says nothing.
             rating: what it says in one word; of no reply it rates nothing, and is a comment.
             at: now, in seconds since the epoch.
         """
@@ -395,11 +395,14 @@ class SqlOpinions:
         at: float,
     ) -> None:
         person, event_id = self._pseudonyms.of(revision.sender), revision.target
-        if rating is None or prompt is None:
-            await self._keep(connection, event_id, prompt, person, revision.body, at)
-        else:
-            opinion = Opinion("helped", rating, revision.timestamp)
+        table = comments
+        if rating is not None and prompt is not None:
+            table, opinion = opinions, Opinion("helped", rating, revision.timestamp)
             await self._take_in(connection, event_id, EventId(prompt), person, opinion)
+        elif revision.body:
+            await self._keep(connection, event_id, prompt, person, revision.body, at)
+        by_edit = update(table).where(table.c.event_id == event_id)
+        await connection.execute(by_edit.values(edit_id=revision.event_id))
         if prompt is not None:
             await self._rate_anew(connection, prompt, person, at)
 
@@ -429,12 +432,13 @@ class SqlOpinions:
         async def work(connection: AsyncConnection) -> None:
             planned = polls.c.prompt_event_id == event_id, polls.c.event_id.is_(None)
             await connection.execute(delete(polls).where(*planned))
-            await connection.execute(delete(comments).where(comments.c.event_id == event_id))
+            said = or_(comments.c.event_id == event_id, comments.c.edit_id == event_id)
+            await connection.execute(delete(comments).where(said))
             gone_with = or_(shared.c.event_id == event_id, shared.c.prompt_event_id == event_id)
             await connection.execute(delete(shared).where(gone_with))
             gone = await connection.execute(
                 delete(opinions)
-                .where(opinions.c.event_id == event_id)
+                .where(or_(opinions.c.event_id == event_id, opinions.c.edit_id == event_id))
                 .returning(opinions.c.prompt_event_id, opinions.c.person, opinions.c.timestamp)
             )
             for prompt, person, timestamp in gone.all():

@@ -31,6 +31,11 @@ def _where(condition: Any) -> dict[str, Any]:  # noqa: ANN401  # SQLAlchemy's ow
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
+def _edit_id() -> Column[str]:
+    """Return the column for the edit whose words a row has: with it, these are gone."""
+    return Column("edit_id", String, nullable=True)
+
+
 account = Table(
     "account",
     metadata,
@@ -185,6 +190,7 @@ opinions = Table(
     Column("timestamp", BigInteger, nullable=False),  # the homeserver's, in milliseconds
     Column("poll_id", ForeignKey("polls.id"), nullable=True),  # of a vote
     Column("counts", Boolean, nullable=False),  # False: late, or of somebody who was not asked
+    _edit_id(),
 )
 Index("ix_opinions_reply", opinions.c.prompt_event_id, opinions.c.person)
 
@@ -255,7 +261,10 @@ Index(
     **_where(recipients.c.due_at.is_not(None)),
 )
 Index(
-    "ix_recipients_remind", recipients.c.remind_at, **_where(recipients.c.remind_at.is_not(None))
+    "ix_recipients_remind",
+    recipients.c.campaign_id,
+    recipients.c.remind_at,
+    **_where(recipients.c.remind_at.is_not(None)),
 )
 Index("ix_recipients_room", recipients.c.room_id)
 Index("ix_recipients_person", recipients.c.person, **_where(recipients.c.person.is_not(None)))
@@ -292,6 +301,7 @@ answers = Table(
     Column("text", LargeBinary, nullable=True),  # sealed
     Column("timestamp", BigInteger, nullable=False),
     Column("counts", Boolean, nullable=False),
+    _edit_id(),
 )
 Index("ix_answers_room", answers.c.campaign_id, answers.c.room_id)
 
@@ -303,8 +313,11 @@ comments = Table(
     Column("person", String, nullable=False),
     Column("written_at", DateTime, nullable=False),
     Column("comment", LargeBinary, nullable=False),  # sealed
+    _edit_id(),
 )
 Index("ix_comments_written", comments.c.written_at)
+for _column in (opinions.c.edit_id, answers.c.edit_id, comments.c.edit_id):
+    Index(f"ix_{_column.table.name}_edit", _column, **_where(_column.is_not(None)))
 
 
 def _tallies(name: str) -> Table:

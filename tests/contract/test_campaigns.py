@@ -15,7 +15,7 @@ from bot.storage.campaigns import SqlCampaigns
 from bot.storage.opinions import SqlOpinions
 from tests.contract.test_store import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
-from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, vote
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, revision, vote
 from tests.stand.postgres import Postgres
 
 __all__ = ["server"]
@@ -172,10 +172,14 @@ class TestCampaigns:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
 
-        stranger = cast(sender=COLLEAGUE)
-        late = cast(event_id="$2", at=int(ENDS * 1000) + 1)
-        assert [await ledger.answer(one, "1") for one in (stranger, late)] == ["late", "late"]
-        assert await ledger.campaigns.progress("n") == Progress("running", 2, 1)
+        assert await ledger.answer(cast(sender=COLLEAGUE), "1") == "late"
+        await ledger.campaigns.close("n", MIDNIGHT + 100)
+        end = await ledger.first()
+        assert end is not None
+        await ledger.campaigns.ended(end)
+        late = cast(event_id="$2", at=int(MIDNIGHT + 101) * 1000)
+        assert await ledger.answer(late, "1") == "late"
+        assert await ledger.campaigns.progress("n") == Progress("closed", 2, 1)
 
     async def test_in_a_salon_everybody_counts_once(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -235,6 +239,71 @@ class TestCampaigns:
         await ledger.campaigns.ended(end)
         assert await ledger.campaigns.due("n", MIDNIGHT + 10) is None
 
+    async def test_what_may_stand_already_is_sent_once_more_before_a_campaign_is_closed(
+        self, ledger: Ledger
+    ) -> None:
+        await ledger.launch()
+        await ledger.campaigns.begin(TO_THERE, ROOMS[1], MIDNIGHT, asks=True)
+
+        await ledger.campaigns.close("n", MIDNIGHT)
+        again = await ledger.first()
+        assert again == replace(TO_THERE, begun=True)
+        await ledger.opinions.want_polls(SALON, wanted=False)
+        assert await ledger.campaigns.begin(again, ROOMS[1], MIDNIGHT, asks=True) == MIDNIGHT
+        await ledger.ask(again, FIRST, next_due=MIDNIGHT + 2)
+        assert not await ledger.campaigns.is_begun(SALON)
+        end = await ledger.first()
+        assert end is not None
+        assert (end.deed, end.event_id) == ("end", FIRST)
+        await ledger.campaigns.ended(end)
+        assert await ledger.campaigns.due("n", MIDNIGHT) is None
+
+    @pytest.mark.parametrize("poll", [True, False])
+    async def test_what_may_stand_keeps_a_campaign_open_until_it_is_known(
+        self, ledger: Ledger, *, poll: bool
+    ) -> None:
+        await ledger.launch()
+        await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
+        await ledger.campaigns.close("n", MIDNIGHT)
+        assert await ledger.campaigns.names() == [("n", "closing")]
+
+        if poll:
+            await ledger.campaigns.decline(TO_HERE)
+        else:
+            await ledger.campaigns.sent(
+                TO_HERE, FIRST, MIDNIGHT, question=None, next_due=None, remind_at=None
+            )
+        assert await ledger.campaigns.names() == [("n", "closed")]
+
+    async def test_a_campaign_whose_time_is_over_says_so(self, ledger: Ledger) -> None:
+        await ledger.launch()
+
+        assert await ledger.campaigns.due("n", ENDS) == (None, ENDS)
+
+    async def test_the_end_of_a_poll_that_was_put_off_is_due_later(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        await ledger.ask(TO_HERE, FIRST)
+        await ledger.campaigns.close("n", MIDNIGHT)
+        end = await ledger.first()
+        assert end is not None
+        await ledger.campaigns.put_off(end, MIDNIGHT + 300)
+
+        assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
+        assert await ledger.first(MIDNIGHT + 300) == replace(end, due_at=MIDNIGHT + 300)
+
+    async def test_a_redacted_edit_takes_its_words_along(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        await ledger.ask(TO_HERE, FIRST)
+        said = replace(message("Rien.", event_id="$said"), timestamp=VOTED_AT)
+        await ledger.campaigns.answer(said, ASKED, None, step=0, steps=1, at=MIDNIGHT)
+        await ledger.campaigns.amend(revision("Un secret.", event_id="$edit", target="$said"))
+
+        await ledger.campaigns.withdraw(EventId("$edit"))
+
+        progress = await ledger.campaigns.progress("n")
+        assert progress is not None
+        assert progress.texts == {}
+
     async def test_a_person_is_reminded_once_unless_they_have_answered(
         self, ledger: Ledger
     ) -> None:
@@ -279,8 +348,8 @@ class TestCampaigns:
 
         assert await ledger.campaigns.close("n", MIDNIGHT + 100)
         assert not await ledger.campaigns.close("n", MIDNIGHT + 100)
-        assert await ledger.answer(cast(at=int(MIDNIGHT + 101) * 1000), "1") == "late"
-        assert await ledger.answer(cast(event_id="$2"), "1") != "late"
+        # As clients count: until the poll itself has ended.
+        assert await ledger.answer(cast(at=int(MIDNIGHT + 101) * 1000), "1") != "late"
         ends = []
         while (found := await ledger.campaigns.due("n", MIDNIGHT + 200)) is not None:
             assert found[0] is not None
@@ -337,6 +406,8 @@ class TestCampaigns:
         assert await ledger.campaigns.wanted(room, "n", MIDNIGHT) == MIDNIGHT
         assert await ledger.campaigns.wanted(room, "m", MIDNIGHT + 60) == MIDNIGHT + DAY
         assert await ledger.campaigns.wanted(room, "m", MIDNIGHT + 2 * DAY) == MIDNIGHT + 2 * DAY
+        await ledger.campaigns.begin(TO_THERE, ROOMS[1], MIDNIGHT, asks=True)
+        assert await ledger.campaigns.wanted(ROOMS[1], "m", MIDNIGHT) == MIDNIGHT + 300
         other, now = replace(TO_HERE, campaign="m"), MIDNIGHT + 60
         assert await ledger.campaigns.begin(other, room, now, asks=True) == MIDNIGHT + DAY
         assert not await ledger.campaigns.is_begun(ROOM)

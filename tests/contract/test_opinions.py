@@ -394,6 +394,31 @@ class TestOpinions:
         assert await ledger.comments() == {}
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 
+    async def test_an_edit_that_says_nothing_or_is_redacted_takes_all_along(
+        self, ledger: Ledger
+    ) -> None:
+        await ledger.answer()
+        about = EventId("$prompt")
+        for number in range(2):
+            said = message("Trop long.", event_id=f"$c{number}")
+            await ledger.opinions.comment(said, about, MIDNIGHT)
+            rated = message("!avis oui", event_id=f"$r{number}")
+            await ledger.opinions.rate(rated, about, "yes", MIDNIGHT)
+
+        for target in ("$c0", "$r0"):
+            nothing = revision("", event_id="$e0", target=target)
+            await ledger.opinions.amend(nothing, None, MIDNIGHT)
+        secret = revision("Un secret.", event_id="$e1", target="$c1")
+        await ledger.opinions.amend(secret, None, MIDNIGHT)
+        await ledger.opinions.amend(revision("non", event_id="$e2", target="$r1"), "no", MIDNIGHT)
+        assert await ledger.comments() == {"$c1": ("$prompt", "Un secret.")}
+        assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
+        for edit in ("$e1", "$e2"):
+            await ledger.opinions.withdraw(EventId(edit))
+
+        assert await ledger.comments() == {}
+        assert await ledger.ratings() == {}
+
     async def test_no_edit_changes_a_vote(self, ledger: Ledger) -> None:
         await ledger.ask()
         await ledger.opinions.count(cast("yes"), MIDNIGHT + 1)

@@ -9,7 +9,7 @@ from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
 from bot.core.replies import Anchor, Attachment, Notice, Outgoing, Wire
-from bot.errors import Forbidden, HomeserverUnreachable
+from bot.errors import Forbidden, HomeserverUnreachable, RateLimited
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, redaction, revision, vote
@@ -148,11 +148,13 @@ async def test_results_are_counted_in_the_admin_room(story: Office) -> None:
         answered=1,
         rate=25,
     )
-    assert told.startswith(progress)
-    assert FR("campaign answer", answer="Oui", n=1, part=100) in told
-    assert FR("campaign answer", answer="7", n=1, part=100) in told
-    assert FR("campaign texts", n=1) in told
-    assert "Mieux" not in told
+    assert told == progress
+    words = [one.text for one in story.said(ADMIN_ROOM) if isinstance(one, Notice | Attachment)]
+    useful, number, missing = (one for one in words if one.startswith("**"))
+    assert FR("campaign answer", answer="Oui", n=1, part=100) in useful
+    assert FR("campaign answer", answer="7", n=1, part=100) in number
+    assert FR("campaign texts", n=1) in missing
+    assert not [one for one in words if "Mieux" in one]
 
 
 async def test_nobody_else_is_obeyed(story: Office) -> None:
@@ -335,9 +337,9 @@ async def test_the_admins_are_told_of_each_quarter_and_of_the_end(story: Office)
         await story.type("!sondage cloturer n")
         await story.held.pass_time(10 * 60.0)
 
-    assert len(told(story)) == 5
-    assert FR("campaign closed") in told(story)[-1]
-    assert "Utile ?" in told(story)[-1]
+    assert len(told(story)) == 6
+    assert FR("campaign closed") in told(story)[-2]
+    assert told(story)[-1].startswith("**Utile ?**")
 
 
 async def test_an_announcement_that_has_reached_everybody_is_closed(story: Office) -> None:
@@ -426,6 +428,114 @@ async def test_polls_of_a_campaign_that_nobody_can_read_any_more_are_ended(
     assert story.said()[1:] == [PollEnd(poll, FR("campaign over"))]
     assert story.ledger.all["n"].state == "closed"
     assert FR("campaign closed") in told(story)[-1]
+
+
+async def test_a_campaign_that_nobody_can_read_is_over_when_its_time_is(story: Office) -> None:
+    await story.ledger.draft("n", "name: [", 0.0)
+    now = story.clock.now()
+    await story.ledger.launch("n", [Recipient(ROOM, AGENT)], now, now + HOUR)
+    async with story.run():
+        story.matrix.hear()
+        await story.held.pass_time(2 * HOUR)
+
+    assert story.ledger.all["n"].state == "closed"
+    assert story.said() == []
+
+
+async def test_what_is_said_to_a_campaign_that_nobody_can_read_is_not_called_kept(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.launch("name: n\nquestions:\n- {question: a, type: text}\n")
+        await story.held.pass_time(1.0)
+        story.ledger.all["n"].definition = "name: ["
+        await story.hear(replace(message("Mieux.", event_id="$said"), replies_to=story.last()))
+
+    assert story.ledger.said == {}
+    answered = story.said()[-1]
+    assert isinstance(answered, Notice)
+    assert answered.text == FR("campaign late")
+
+
+@pytest.mark.parametrize("ended", ["by its admins", "by its time"])
+async def test_a_poll_whose_sending_was_in_doubt_is_ended_with_its_campaign(
+    story: Office, ended: str
+) -> None:
+    put = story.matrix.put
+    story.held.time = datetime(2026, 11, 27, tzinfo=ZoneInfo("UTC")).timestamp() - MIDNIGHT
+
+    async def lose(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        event_id = await put(room_id, wire, transaction)
+        if room_id == ROOM and lost[0]:
+            raise HomeserverUnreachable("the answer is lost")
+        return event_id
+
+    lost = [True]
+    async with story.run():
+        story.matrix.put = lose  # type: ignore[method-assign, assignment]  # for one story
+        await story.launch(f"{CHOICE}ends: 2026-11-28\n")
+        await story.held.pass_time(40.0)
+        assert story.said() == [UTILE]
+        assert story.ledger.asks == {}
+        if ended == "by its admins":
+            await story.type("!sondage cloturer n")
+        await story.held.pass_time(2 * DAY)
+        assert story.ledger.all["n"].state == "closing"
+        lost[0] = False
+        await story.held.pass_time(HOUR)
+
+    assert [type(one) for one in story.said()] == [Poll, PollEnd]
+    assert story.ledger.all["n"].state == "closed"
+
+
+async def test_two_campaigns_that_begin_together_ask_a_person_a_day_apart(story: Office) -> None:
+    for name in ("n", "m"):
+        definition = f"{CHOICE.replace('name: n', f'name: {name}')}{NEVER_QUIET}"
+        await story.ledger.draft(name, definition, 0.0)
+        await story.ledger.launch(name, [Recipient(ROOM, AGENT)], story.clock.now(), None)
+    put = story.matrix.put
+
+    async def slowly(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        await story.clock.sleep(1.0)
+        return await put(room_id, wire, transaction)
+
+    story.matrix.put = slowly  # type: ignore[method-assign, assignment]  # for one story
+    async with story.run():
+        story.matrix.hear()
+        await story.held.pass_time(DAY - HOUR)
+        assert story.said() == [UTILE]
+        await story.held.pass_time(2 * HOUR)
+
+    assert story.said() == [UTILE, UTILE]
+
+
+async def test_a_salon_of_two_is_a_salon(story: Office) -> None:
+    story.matrix.others[SALON] = Room(SALON, direct=False, person=COLLEAGUE)
+    async with story.run():
+        await story.launch(f"{SEQUENCE}audience: {{rooms: salons}}\n")
+        await story.held.pass_time(10.0)
+
+    root = next(key for key, place in story.matrix.places.items() if place == SALON)
+    assert story.said(SALON)[1] == replace(UTILE, thread_root=root, latest=root)
+
+
+async def test_a_limit_of_the_account_holds_for_every_room(story: Office) -> None:
+    story.people(50)
+    put, tries = story.matrix.put, [0]
+
+    async def refuse(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        if room_id != ADMIN_ROOM:
+            tries[0] += 1
+            raise RateLimited("429", 120.0)
+        return await put(room_id, wire, transaction)
+
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}{NEVER_QUIET}")
+        story.matrix.put = refuse  # type: ignore[method-assign, assignment]  # for one story
+        await story.type("!sondage lancer n")
+        await story.held.pass_time(10 * 60.0)
+
+    assert tries[0] <= 6
 
 
 async def test_a_definition_that_breaks_costs_no_other(story: Office) -> None:

@@ -303,8 +303,12 @@ async def test_a_reply_may_be_rated_by_a_word(
         ("!avis oui", "!avis Trop long.", None, "Trop long."),
         ("!avis Trop court.", "!avis Trop long.", None, "Trop long."),
         ("!avis Trop court.", "!feedback yes", ("yes", None), None),
-        ("!avis Trop court.", "!avis", None, "Trop court."),
-        ("!avis Trop court.", "!aide", None, "Trop court."),
+        ("!avis Trop court.", "!avis", None, None),
+        ("!avis Trop court.", "!aide", None, None),
+        ("!avis Trop court.", "Quel est le salaire de Nia ?", None, None),
+        ("!avis oui", "oui", None, None),
+        ("!avis Trop court.", "!avis partager oui", None, None),
+        ("!avis Trop court.", "!avis " + "x" * 4_001, None, "Trop court."),
     ],
 )
 async def test_an_edit_of_the_command_says_something_else(

@@ -175,7 +175,7 @@ def test_the_person_of_a_direct_message_is_its_other_member_where_no_list_says_s
 
     hear(rooms, sync([]))  # they have not changed
     assert rooms.room(ROOM).person == AGENT
-    hear(rooms, sync([], heroes=[]))
+    hear(rooms, sync([], heroes=[], members=(1, 0)))
     assert rooms.room(ROOM).person is None
     hear(rooms, sync([], heroes=[AGENT, COLLEAGUE], members=(3, 0)))
     assert (rooms.room(ROOM).direct, rooms.room(ROOM).person) == (False, None)
