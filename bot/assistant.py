@@ -29,6 +29,7 @@ from bot.core.events import (
     Pending,
     Prompt,
     Redaction,
+    Revision,
     RoomId,
     Upgraded,
 )
@@ -133,6 +134,7 @@ class Assistant:
         self._synced = asyncio.Event()  # the rooms are known
         self._doubtful: set[EventId] = set()  # that an earlier process may have dealt with
         self._unanswered: set[EventId] = set()  # of these, to which no reply is an answer
+        self._noting: dict[EventId, asyncio.Event] = {}  # set once what one says is taken in
 
     async def run(self, stopping: asyncio.Event | None = None) -> None:
         """Take in batch after batch; what an earlier process left unfinished comes first.
@@ -223,6 +225,8 @@ class Assistant:
                 work = partial(self._instead, event, intent, work)
         if left is not None:
             self._doubtful.add(event.event_id)
+        if isinstance(intent, Run | Comment | Rate | Count):
+            self._noting[event.event_id] = asyncio.Event()
         tasks.create_task(self._handle(event, intent, work, answering))
 
     def _begin(self, intent: Intent) -> Work:
@@ -255,6 +259,8 @@ class Assistant:
                 await self._store.finish(*dict.fromkeys((event.event_id, *done)))
             finally:
                 self._doubtful.discard(event.event_id)
+                if (noted := self._noting.pop(event.event_id, None)) is not None:
+                    noted.set()
                 if answering is not None:
                     self._answers.finish(answering)
         if answering is not None and answering.reply.left_out:
@@ -281,9 +287,7 @@ class Assistant:
             case Run():
                 await self._run(intent)
             case Amend(revision):
-                await self._surveys.amend(revision)
-                await self._campaigns.amend(revision)
-                await self._changes.amend(revision)
+                await self._amend(revision)
             case Rate() | Count() | Comment():
                 await self._note(intent)
             case Withdraw(redaction, begun):
@@ -407,7 +411,22 @@ class Assistant:
                 if key is not None:
                     await self._explain(prompt, key)
 
+    async def _amend(self, revision: Revision) -> None:
+        await self._noted(revision.target)
+        await self._surveys.amend(revision)
+        await self._campaigns.amend(revision)
+        await self._changes.amend(revision)
+
+    async def _noted(self, event_id: EventId) -> None:
+        """Wait until what an event says is taken in, where that was just heard.
+
+        What changes it, or takes it back, would find nothing to change.
+        """
+        if (noting := self._noting.get(event_id)) is not None:
+            await noting.wait()
+
     async def _withdraw(self, redaction: Redaction, *, begun: bool) -> None:
+        await self._noted(redaction.target)
         await self._surveys.withdraw(redaction)
         await self._campaigns.withdraw(redaction.target)
         begun = begun or redaction.event_id in self._doubtful

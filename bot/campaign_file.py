@@ -1,6 +1,7 @@
 """A campaign as people write it: YAML, with the line and the field of every fault."""
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
@@ -26,9 +27,27 @@ _MOST_QUESTIONS = 20
 _MOST_FAULTS = 20
 _LATEST = 4_000_000_000.0  # seconds since the epoch: in the year 2096
 
+# What XML 1.0 cannot hold: no picture could show it.
+_NO_TEXT = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+
+
+def _shown(text: str) -> str:
+    if _NO_TEXT.search(text):
+        raise PydanticCustomError("characters", "a character that nobody can see")
+    return text
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000)]
+Words = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=300),
+    AfterValidator(_shown),
+]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000),
+    AfterValidator(_shown),
+]
 
 
 class Malformed(Exception):
@@ -169,11 +188,17 @@ def read(text: str) -> Campaign:
     if len(text) > _LONGEST:
         raise Malformed([(0, "", "too_long")])
     try:
+        # Nested in each other, references take for ever to be resolved.
+        if found := {_at(one) for one in yaml.parse(text) if isinstance(one, yaml.AliasEvent)}:
+            raise Malformed([(line, "", "yaml") for line in sorted(found)[:_MOST_FAULTS]])
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, LookupError) as error:
+        # The last two are PyYAML's for a value that is not what its tag says.
         mark = getattr(error, "problem_mark", None)
         raise Malformed([(mark.line + 1 if mark else 0, "", "yaml")]) from error
+    if twice := list(_twice(node)):
+        raise Malformed(twice[:_MOST_FAULTS])
     try:
         return _Campaign.model_validate(values).campaign()
     except ValidationError as error:
@@ -181,7 +206,25 @@ def read(text: str) -> Campaign:
         raise Malformed([_fault(node, one) for one in details[:_MOST_FAULTS]]) from error
 
 
-def _fault(node: Any, detail: ErrorDetails) -> Fault:  # noqa: ANN401  # PyYAML's nodes have no types
+def _at(found: Any) -> int:  # noqa: ANN401  # PyYAML's nodes and events have no types
+    return int(found.start_mark.line) + 1
+
+
+def _twice(node: Any) -> Iterator[Fault]:  # noqa: ANN401  # as above
+    """Yield the fields that are there twice: PyYAML takes the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            yield from _twice(one)
+    elif isinstance(node, yaml.MappingNode):
+        known = set[str]()
+        for key, value in node.value:
+            if str(key.value) in known:
+                yield _at(key), str(key.value), "twice"
+            known.add(str(key.value))
+            yield from _twice(value)
+
+
+def _fault(node: Any, detail: ErrorDetails) -> Fault:  # noqa: ANN401  # as above
     return _line(node, detail["loc"]), ".".join(map(str, detail["loc"])), detail["type"]
 
 

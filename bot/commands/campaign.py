@@ -25,6 +25,8 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
     "ends": "campaign fault ends",
     "latest": "campaign fault latest",
     "clock": "campaign fault clock",
+    "characters": "campaign fault characters",
+    "twice": "campaign fault twice",
     "yaml": "campaign fault yaml",
     "model_type": "campaign fault yaml",
     "too_long": "campaign fault too long",

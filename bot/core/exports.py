@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -15,7 +16,9 @@ TYPES: Final[dict[Format, str]] = {
     "jsonl": "application/x-ndjson",  # nothing is registered for it; most say this
 }
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what makes a cell one (OWASP: CSV injection)
+# What makes a cell a formula (OWASP: CSV injection). A spreadsheet that parts cells by another
+# character than ours, as a French one does, finds cells inside a text.
+_FORMULA: Final = re.compile(r"(?:^|(?<=[;,\t\r\n]))(?=[ \"']*[=+\-@＝＋－＠\t\r\n])")  # noqa: RUF001  # full width, as these are meant
 
 
 def head(columns: Sequence[str], form: Format) -> str:
@@ -48,4 +51,4 @@ def _cell(value: object) -> object:
     """Return a value as a spreadsheet reads it, and never as a formula."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return _FORMULA.sub("'", value) if isinstance(value, str) else value

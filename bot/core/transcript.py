@@ -104,6 +104,7 @@ class Transcript:
             case Message(msgtype=msgtype) if msgtype in {POLL, QUESTION}:
                 if event.sender == self.me:
                     _note(self._asks, event.event_id)
+                self._say(event)  # what could not be read until now is no text
             case _:
                 self._say(event)
 

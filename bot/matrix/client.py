@@ -130,7 +130,10 @@ class NioMatrix:
                 limit=1,
                 message_filter={"types": ["m.room.create"]},
             )
-            page = await call(nio.RoomMessagesResponse, reading)
+            try:
+                page = await call(nio.RoomMessagesResponse, reading)
+            except Forbidden:  # the bot is out again
+                continue
             if any(is_admin_rooms(mapping(one.source), self.user_id) for one in page.chunk):
                 return room_id
         return None

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, EventId, Message, Revision, UserId, Vote
+from bot.core.events import Delta, EventId, Message, Redaction, Revision, UserId, Vote
 from bot.core.feedback import AskPolicy
 from bot.core.polls import Poll, PollAnswer
 from bot.core.replies import Anchor, Notice, Reply
@@ -323,6 +323,32 @@ async def test_an_edit_of_the_command_says_something_else(
     assert story.asked_of.ratings.get((EventId("$prompt"), AGENT)) == rating
     kept = story.asked_of.comments.get(EventId("$typed"))
     assert kept == (None if comment is None else ("$prompt", AGENT, comment))
+
+
+@pytest.mark.parametrize(
+    ("change", "comments"),
+    [(redaction("$typed"), []), (revision("!avis Trop court.", target="$typed"), ["Trop court."])],
+    ids=["redacted", "edited"],
+)
+async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
+    story: Asked, change: Redaction | Revision, comments: list[str]
+) -> None:
+    story.feedback = AskPolicy("never")
+    keep, gate = story.asked_of.comment, asyncio.Event()
+
+    async def slowly(said: Message, prompt: EventId | None, at: float) -> None:
+        await gate.wait()
+        await keep(said, prompt, at)
+
+    story.asked_of.comment = slowly  # type: ignore[method-assign]  # for one story
+    async with story.run():
+        await story.hear(message())
+        story.matrix.hear(message("!avis Trop long.", event_id="$typed"), change)
+        await story.settle()
+        gate.set()
+        await story.until(lambda: story.done("$typed", change.event_id))
+
+    assert [text for _, _, text in story.asked_of.comments.values()] == comments
 
 
 async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(story: Asked) -> None:

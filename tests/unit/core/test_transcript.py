@@ -78,6 +78,15 @@ def test_answers_in_a_survey_are_none_of_the_conversation(
     assert bodies(found) == ["Bonjour", "Ah."]
 
 
+def test_a_poll_whose_key_comes_late_is_unreadable_no_more() -> None:
+    sealed = undecryptable(event_id="$poll")
+    read = warm(message("Bonjour"), sealed)
+
+    read.reveal(message("Prêt ?", event_id="$poll", sender=COLLEAGUE, msgtype=POLL))
+
+    assert bodies(read) == ["Bonjour"]
+
+
 def test_only_the_bots_own_messages_are_replies() -> None:
     forged = replace(message(event_id="$forged"), answers=(EventId("$prompt"),))
 
