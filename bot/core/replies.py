@@ -154,8 +154,8 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
         device_id: the bot's device, which the homeserver keeps such ids for.
         prompt: the event that is answered.
         stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
-            of its events, "notice", "picture", "file", "key missing", "poll helped", "poll why",
-            "thanks helped", or "thanks why".
+            of its events, "notice …", "attachment …", "key missing", "poll helped", "poll why",
+            "thanks helped", "thanks why", or "campaign …".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

@@ -266,6 +266,7 @@ Index(
     recipients.c.remind_at,
     **_where(recipients.c.remind_at.is_not(None)),
 )
+Index("ix_recipients_begun", recipients.c.campaign_id, **_where(recipients.c.begun))
 Index("ix_recipients_room", recipients.c.room_id)
 Index("ix_recipients_person", recipients.c.person, **_where(recipients.c.person.is_not(None)))
 

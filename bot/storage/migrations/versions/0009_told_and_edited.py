@@ -18,6 +18,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("poll = 1 AND ended IS 0"),
         postgresql_where=sa.text("poll AND ended IS false"),
     )
+    op.create_index(
+        "ix_recipients_begun",
+        "recipients",
+        ["campaign_id"],
+        sqlite_where=sa.text("begun = 1"),
+        postgresql_where=sa.text("begun"),
+    )
     op.drop_index("ix_recipients_remind", "recipients")
     _index_reminders(["campaign_id", "remind_at"])
     for table in ("comments", "opinions", "answers"):
@@ -46,6 +53,7 @@ def downgrade() -> None:
     for table in ("comments", "opinions", "answers"):
         op.drop_index(f"ix_{table}_edit", table)
         op.drop_column(table, "edit_id")
+    op.drop_index("ix_recipients_begun", "recipients")
     op.drop_index("ix_recipients_remind", "recipients")
     _index_reminders(["remind_at"])
     op.drop_index("ix_asks_open", "asks")
