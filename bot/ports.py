@@ -404,8 +404,9 @@ class Statistics(Protocol):
     `by_step` returns those of each day or week that has any and begins from the first day to the
     last one, narrowed to a model and a domain; `by_group` those of each group that has any in all
     of these. `published` returns those of the weeks that begin then and are over; what a week had
-    when it was first asked for is kept, and told ever after, whatever has changed since. Weeks
-    before the first one are kept no longer.
+    when it was first asked for is kept, and told ever after, whatever has changed since; one with
+    too few ratings waits, and is told with the next as one `chunk`. Weeks before the first one are
+    kept no longer, and wait no longer.
     `remarks` returns the latest comments and `surveys` the latest campaigns that were launched,
     the last one first. It waits and raises as `Store` does.
     """

@@ -20,7 +20,6 @@ from bot.core.statistics import (
     first_of,
     quantile,
     satisfaction,
-    showable,
     total,
 )
 from bot.ports import Statistics
@@ -62,32 +61,25 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Groups that may be shown to everybody, and the sum of the others."""
-
-    groups: Mapping[str, Figures]
-    others: Figures
-
-
-@dataclass(frozen=True, slots=True)
 class PublicReport:
     """What everybody may see of the last whole weeks; no figure is of fewer than ten ratings.
 
     Attributes:
         first: the first Monday.
         last: the last Sunday.
-        whole: the sum of all figures; none where there are too few ratings.
-        weeks: the figures of weeks with enough ratings.
-        other_weeks: the sum of the others.
-        groups: by "model", "domain" and "place".
+        weeks: the figures of each week with enough ratings, and of those that waited for it.
+        groups: by "model", "domain" and "place", and there by name, or OTHERS.
     """
 
     first: date
     last: date
-    whole: Figures
     weeks: Mapping[date, Figures]
-    other_weeks: Figures
-    groups: Mapping[Part, Shown]
+    groups: Mapping[Part, Mapping[str, Figures]]
+
+    @property
+    def whole(self) -> Figures:
+        """The sum of all figures."""
+        return total(self.weeks)
 
 
 async def report(statistics: Statistics, today: date, days: int, only: Only) -> Report:
@@ -123,11 +115,7 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
     first = end - timedelta(weeks=PUBLIC_WEEKS)
     last = end - timedelta(days=1)
     published = await statistics.published(first, last)
-    weeks, others = showable(published.weeks)
-    if not (weeks or others):
-        return PublicReport(first, last, Counter(), {}, Counter(), {})
-    parts = {part: Shown(*showable(groups)) for part, groups in published.groups.items()}
-    return PublicReport(first, last, total(published.weeks), weeks, others, parts)
+    return PublicReport(first, last, published.weeks, published.groups)
 
 
 async def picture(statistics: Statistics, today: date) -> tuple[bytes, str]:

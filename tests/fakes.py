@@ -69,9 +69,8 @@ from bot.core.statistics import (
     Remark,
     Step,
     Survey,
-    by,
+    chunk,
     first_of,
-    total,
 )
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
@@ -1164,7 +1163,8 @@ class FakeStatistics:
 
     def __init__(self) -> None:
         self.figures: dict[tuple[date, Group], Figures] = {}
-        self.fixed: dict[date, dict[Group, Figures]] = {}  # of weeks that were asked for
+        # By part and name, of weeks that were asked for.
+        self.fixed: dict[date, dict[tuple[str, str], Figures]] = {}
         self.said: list[Remark] = []
         self.launched: list[Survey] = []
         self.error: Exception | None = None
@@ -1194,20 +1194,19 @@ class FakeStatistics:
 
     async def published(self, first: date, last: date) -> Published:
         self._answer()
-        mondays = {first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)}
-        for monday in mondays - self.fixed.keys():
-            groups = await self.by_group("week", monday, monday)
-            self.fixed[monday] = {
-                group: Counter({name: figures[name] for name in PUBLIC_FIGURES if figures[name]})
-                for group, figures in groups.items()
-            }
-        self.fixed = {monday: self.fixed[monday] for monday in sorted(mondays)}
-        every: dict[Group, Figures] = {}
-        for groups in self.fixed.values():
-            for group, figures in groups.items():
-                every.setdefault(group, Counter()).update(figures)
-        weeks = {monday: total(groups) for monday, groups in self.fixed.items() if groups}
-        return Published(weeks, {part: by(part, every) for part in PUBLIC_PARTS})
+        mondays = [first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)]
+        since = first  # the first week that is in no chunk
+        for monday in mondays:
+            if monday not in self.fixed:
+                groups = await self.by_group("week", since, monday)
+                self.fixed[monday] = chunk(
+                    {group: _public(figures) for group, figures in groups.items()}
+                )
+            if self.fixed[monday]:
+                since = monday + timedelta(weeks=1)
+        self.fixed = {monday: self.fixed[monday] for monday in mondays}
+        weeks = {monday: rows["", ""] for monday, rows in self.fixed.items() if rows}
+        return Published(weeks, {part: self._published(part) for part in PUBLIC_PARTS})
 
     async def remarks(self, only: Only, most: int) -> list[Remark]:
         self._answer()
@@ -1217,10 +1216,22 @@ class FakeStatistics:
         self._answer()
         return self.launched[:most]
 
+    def _published(self, part: str) -> dict[str, Figures]:
+        names: dict[str, Figures] = {}
+        for rows in self.fixed.values():
+            for (its, name), figures in rows.items():
+                if its == part:
+                    names.setdefault(name, Counter()).update(figures)
+        return names
+
     def _answer(self) -> None:
         self.asked += 1
         if self.error:
             raise self.error
+
+
+def _public(figures: Figures) -> Figures:
+    return Counter({name: figures[name] for name in PUBLIC_FIGURES if figures[name]})
 
 
 def exported(*rows: Mapping[str, object]) -> Export:

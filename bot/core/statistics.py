@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
 from bot.core.feedback import RATINGS, REASONS
 
 Step = Literal["day", "week"]
 Span = Literal["first_words", "seconds"]
 Part = Literal["model", "domain", "place", "tools", "prompt_version"]
-Name = TypeVar("Name")
 
 SPANS: Final[tuple[Span, ...]] = ("first_words", "seconds")
 PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place", "tools", "prompt_version")
@@ -39,6 +38,9 @@ PUBLIC_FIGURES: Final = (
     *(f"seconds_{number}" for number in range(len(BOUNDS) + 1)),
 )
 LEAST: Final = 10  # ratings of a group that may be shown to everybody
+# In the place of a name, of the sum of groups that are not shown: blank, as neither a model's id
+# nor a server name can be.
+OTHERS: Final = "\n"
 
 Figures = Counter[str]  # of FIGURES; what is not there is 0
 
@@ -80,8 +82,8 @@ class Published:
     """PUBLIC_FIGURES of weeks that are over, as they were when each week was first asked for.
 
     Attributes:
-        weeks: of each week that has any, by its Monday.
-        groups: of all the weeks together, for each of PUBLIC_PARTS by name.
+        weeks: of each chunk, by the Monday of its last week.
+        groups: of all chunks together, for each of PUBLIC_PARTS by name, or OTHERS.
     """
 
     weeks: Mapping[date, Figures]
@@ -211,7 +213,7 @@ def total(groups: Mapping[Group, Figures] | Mapping[date, Figures]) -> Figures:
     return whole
 
 
-def showable(groups: Mapping[Name, Figures]) -> tuple[dict[Name, Figures], Figures]:
+def showable(groups: Mapping[str, Figures]) -> tuple[dict[str, Figures], Figures]:
     """Return the groups that may be shown to everybody, and the sum of all others.
 
     A group of fewer than LEAST ratings is among the others. So that it does not come out as the
@@ -225,8 +227,27 @@ def showable(groups: Mapping[Name, Figures]) -> tuple[dict[Name, Figures], Figur
     for figures in rest:
         others.update(figures)
     while rest and rated(others) < LEAST and shown:
-        smallest = min(shown, key=lambda name: rated(shown[name]))
+        smallest = min(shown, key=lambda name: (rated(shown[name]), name))
         others.update(shown.pop(smallest))
     if rated(others) < LEAST:
         others = Counter()
     return shown, others
+
+
+def chunk(groups: Mapping[Group, Figures]) -> dict[tuple[str, str], Figures]:
+    """Return the rows by which weeks are published together, by part and name; none for too few.
+
+    The row of ("", "") is the whole, and the rows of each of PUBLIC_PARTS, that of OTHERS among
+    them, add up to it. Each row has LEAST ratings or more: who subtracts the page of one week from
+    that of another is left with rows of the chunks that only one of them has, and nothing smaller.
+    """
+    whole = total(groups)
+    if rated(whole) < LEAST:
+        return {}
+    rows = {("", ""): whole}
+    for part in PUBLIC_PARTS:
+        shown, others = showable(by(part, groups))
+        rows |= {(part, name): figures for name, figures in shown.items()}
+        if others:
+            rows[part, OTHERS] = others
+    return rows

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bot import french
 from bot.core.feedback import REASONS
-from bot.core.statistics import LEAST, Figures, answered, quantile, rated, satisfaction
+from bot.core.statistics import LEAST, OTHERS, Figures, answered, quantile, rated, satisfaction
 from bot.reports import PERIODS, within
 
 FOLDER: Final = Path(__file__).parent
@@ -33,6 +33,7 @@ HEADERS: Final = {
 CHART_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 _UNKNOWN: Final[dict[str, str]] = {"tools": "Sans outil"}
+_OTHERS: Final = f"Groupes de moins de {LEAST} avis par semaine, réunis"
 _PLACES: Final = {"direct": "Message direct", "salon": "Salon"}
 _STATES: Final = {"running": "en cours", "closing": "se termine", "closed": "terminée"}
 _ANSWERS: Final = {"yes": "Oui", "partly": "En partie", "no": "Non"}
@@ -88,13 +89,11 @@ class Pages:
 
 
 def rows(part: str, groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    """Return a table's rows, those with most replies first, by names for people."""
-    unknown = _UNKNOWN.get(part, "Non précisé")
-    ranked = sorted(groups.items(), key=lambda one: (-one[1]["replies"], one[0]))
-    return [
-        ((_PLACES.get(name, name) if part == "place" else name) or unknown, figures)
-        for name, figures in ranked
-    ]
+    """Return a table's rows, those with most replies first, OTHERS last, by names for people."""
+    names = {"": _UNKNOWN.get(part, "Non précisé"), OTHERS: _OTHERS}
+    names |= _PLACES if part == "place" else {}
+    ranked = sorted(groups.items(), key=lambda one: (one[0] == OTHERS, -one[1]["replies"], one[0]))
+    return [(names.get(name, name), figures) for name, figures in ranked]
 
 
 def by_first_day(series: Mapping[date, Figures]) -> list[tuple[str, Figures]]:

@@ -167,7 +167,7 @@ class Dashboard:
             "public",
             report=about,
             week_rows=by_first_day(about.weeks),
-            tables={part: rows(part, shown.groups) for part, shown in about.groups.items()},
+            tables={part: rows(part, groups) for part, groups in about.groups.items()},
         )
         page.headers["Cache-Control"] = "public, max-age=300"
         return page

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import ColumnElement, RowMapping, Table, delete, func, literal, select
+from sqlalchemy import ColumnElement, RowMapping, Table, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +23,7 @@ from bot.core.statistics import (
     Remark,
     Step,
     Survey,
+    chunk,
 )
 from bot.health import Health
 from bot.storage.database import Database
@@ -118,8 +119,7 @@ class SqlStatistics:
             rows = await self._sums(published, ("part", "name"), within, ~is_whole)
         groups: dict[Part, dict[str, Figures]] = {part: {} for part in PUBLIC_PARTS}
         for row in rows:
-            if figures := _figures(row):
-                groups[row["part"]][row["name"]] = figures
+            groups[row["part"]][row["name"]] = _figures(row)
         weeks = {row["first"]: figures for row in wholes if (figures := _figures(row))}
         return Published(weeks, groups)
 
@@ -131,7 +131,7 @@ class SqlStatistics:
 
         async def work(connection: AsyncConnection) -> None:
             for monday in mondays:
-                await _fix(connection, monday)
+                await _fix(connection, monday, first)
             await connection.execute(delete(published).where(published.c.first < first))
 
         await self._ledger_database.run("publish", work, durable=True)
@@ -206,20 +206,37 @@ class SqlStatistics:
         return await self._database.run("statistics", work)
 
 
-async def _fix(connection: AsyncConnection, monday: date) -> None:
-    """Copy a week's figures, unless it is published: the row of its whole settles that."""
+async def _fix(connection: AsyncConnection, monday: date, first: date) -> None:
+    """Publish a week, with those before it, from the first one on, that have waited for it.
+
+    What is published already stays: the row of the whole, written first, settles that.
+    """
+    chunks = published.c.part != "", published.c.first < monday
+    last = (await connection.execute(select(func.max(published.c.first)).where(*chunks))).scalar()
+    since = first if last is None else max(first, last + _WEEK)
+    weekly = TALLIES["week"]
+    names = [weekly.c[part] for part in PUBLIC_PARTS]
+    sums = [func.sum(weekly.c[name]).label(name) for name in PUBLIC_FIGURES]
+    query = select(*names, *sums).where(weekly.c.first.between(since, monday)).group_by(*names)
+    found = (await connection.execute(query)).mappings()
+    unread = {"tools": "", "prompt_version": ""}
+    rows = chunk(
+        {
+            Group(**{part: row[part] for part in PUBLIC_PARTS}, **unread): _figures(row)
+            for row in found
+        }
+    )
+    whole = _row(monday, "", "", rows.pop(("", ""), Counter()))
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    weekly, columns = TALLIES["week"], published.c.keys()
-    sums = [func.coalesce(func.sum(weekly.c[name]), 0) for name in PUBLIC_FIGURES]
-    is_its = weekly.c.first == monday
-    whole = select(literal(monday), literal(""), literal(""), *sums).where(is_its)
-    copied = insert(published).from_select(columns, whole).on_conflict_do_nothing()
-    if not (await connection.execute(copied)).rowcount:
-        return
-    for part in PUBLIC_PARTS:
-        name = weekly.c[part]
-        groups = select(literal(monday), literal(part), name, *sums).where(is_its).group_by(name)
-        await connection.execute(insert(published).from_select(columns, groups))
+    marked = insert(published).values(whole).on_conflict_do_nothing()
+    if (await connection.execute(marked)).rowcount and rows:
+        parts = [_row(monday, *key, figures) for key, figures in rows.items()]
+        await connection.execute(insert(published), parts)
+
+
+def _row(monday: date, part: str, name: str, figures: Figures) -> dict[str, object]:
+    counts = {figure: figures[figure] for figure in PUBLIC_FIGURES}
+    return {"first": monday, "part": part, "name": name, **counts}
 
 
 def _figures(row: RowMapping) -> Figures:

@@ -337,13 +337,14 @@ def _tallies(name: str) -> Table:
 TALLIES: dict[Step, Table] = {"day": _tallies("daily"), "week": _tallies("weekly")}
 
 # Of weeks that everybody has been shown, as they were then: sums over one thing alone that groups
-# have in common. The row whose part is "" is the week's whole, also where that is nothing: a week
-# that has it is published.
+# have in common, none of fewer than LEAST ratings. The row whose part is "" is the whole of a week
+# and of those before it that have waited: a week that has it is published. Where these have too
+# few ratings, it is all noughts, there is no other row, and they wait for the next week.
 published = Table(
     "published",
     metadata,
     Column("first", Date, primary_key=True),
     Column("part", String, primary_key=True),  # "model", "domain" or "place"; "" for the whole
-    Column("name", String, primary_key=True),  # "" for unknown, and of the whole
+    Column("name", String, primary_key=True),  # "" for unknown, and of the whole; OTHERS
     *(Column(name, Integer, nullable=False) for name in PUBLIC_FIGURES),
 )

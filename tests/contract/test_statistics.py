@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,7 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Circumstances, Rating
-from bot.core.statistics import FIGURES, Group, Only, Published, Remark, Survey
+from bot.core.statistics import (
+    FIGURES,
+    OTHERS,
+    PUBLIC_FIGURES,
+    PUBLIC_PARTS,
+    Figures,
+    Group,
+    Only,
+    Published,
+    Remark,
+    Survey,
+    rated,
+)
 from bot.errors import StoreError
 from bot.failpoints import Failpoints
 from bot.health import Health
@@ -30,7 +42,7 @@ from bot.storage.statistics import SqlStatistics
 from bot.storage.store import SqlStore
 from bot.storage.tables import TALLIES, published
 from tests.contract.test_store import KEY, new_database, open_store, server
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, FakeStatistics
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres
 from tests.stand.sample import migration
@@ -48,6 +60,7 @@ ELSEWHERE = UserId("@other:agriculture.test")
 HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
 ALL = Only()
+Rows = dict[tuple[str, str], Figures]  # by part and name
 
 
 @dataclass
@@ -94,6 +107,34 @@ class Ledger:
         said = reaction("👍", event_id=event_id, sender=sender, timestamp=len(event_id))
         await self.opinions.rate(said, EventId(name), answer, MIDNIGHT)
 
+    async def rated(
+        self,
+        count: int,
+        name: str,
+        answer: Rating = "yes",
+        how: Circumstances = HOW,
+        at: float = MIDNIGHT,
+    ) -> None:
+        """Make so many replies that are rated."""
+        for number in range(count):
+            await self.answer(f"{name}-{number}", how, at=at)
+            await self.rate(f"{name}-{number}", answer, event_id=f"{name}-{number}-r")
+
+    async def tally(self, weeks: Mapping[tuple[date, Group], Figures]) -> None:
+        """Let these be the figures of weeks, whatever there was."""
+        table = TALLIES["week"]
+        rows = [
+            {"first": monday, **group._asdict(), **{name: figures[name] for name in FIGURES}}
+            for (monday, group), figures in weeks.items()
+        ]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(table.delete())
+            if rows:
+                await connection.execute(table.insert(), rows)
+
+        await self.store.database.run("tally", work)
+
     async def kept(self) -> list[tuple[object, ...]]:
         """Return the rows of both tables that are not all noughts."""
         counted = " + ".join(f"abs({name})" for name in FIGURES)
@@ -108,14 +149,25 @@ class Ledger:
 
         return await self.store.database.run("kept", work)
 
-    async def published_rows(self) -> list[tuple[date, str, str]]:
-        """Return the keys of the rows that are kept of published weeks."""
-        query = select(published.c.first, published.c.part, published.c.name)
+    async def published_rows(self) -> dict[date, Rows]:
+        """Return the rows that are kept of published weeks, by Monday."""
 
-        async def work(connection: AsyncConnection) -> list[tuple[date, str, str]]:
-            return sorted((*row,) for row in await connection.execute(query))
+        async def work(connection: AsyncConnection) -> dict[date, Rows]:
+            weeks: dict[date, Rows] = {}
+            for row in (await connection.execute(select(published))).mappings():
+                figures = Counter({name: row[name] for name in PUBLIC_FIGURES})
+                weeks.setdefault(row["first"], {})[row["part"], row["name"]] = figures
+            return weeks
 
         return await self.store.database.run("rows", work)
+
+    async def publish_anew(self) -> None:
+        """Forget what is published."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(published.delete())
+
+        await self.store.database.run("forget", work)
 
     async def count_anew(self) -> None:
         """Let the migration count all replies and ratings."""
@@ -277,12 +329,12 @@ async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_sinc
     await ledger.answer("$1", wait=0.0)
     await ledger.ask("$1")
     await ledger.count("$1", "no")
-    await ledger.answer("$2", replace(HOW, model="large", direct=False, first_words=0.3))
-    await ledger.rate("$2", "yes", event_id="$2-yes")
-    await ledger.rate("$2", "no", sender=COLLEAGUE, event_id="$theirs")
-    small = {"replies": 1, "polls": 1, "votes": 1, "no": 1, "seconds_5": 1}
-    large = {"replies": 1, "yes": 1, "seconds_5": 1}
-    both = {"replies": 2, "polls": 1, "votes": 1, "yes": 1, "no": 1, "seconds_5": 2}
+    await ledger.rated(9, "$small", "no")
+    await ledger.rated(10, "$2", how=replace(HOW, model="large", direct=False, first_words=0.3))
+    await ledger.rate("$2-0", "no", sender=COLLEAGUE, event_id="$theirs")
+    small = {"replies": 10, "polls": 1, "votes": 1, "no": 10, "seconds_5": 10}
+    large = {"replies": 10, "yes": 10, "seconds_5": 10}
+    both = {"replies": 20, "polls": 1, "votes": 1, "yes": 10, "no": 10, "seconds_5": 20}
     expected = Published(
         {MONDAY: Counter(both)},
         {
@@ -294,10 +346,10 @@ async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_sinc
     assert await ledger.statistics.published(BEFORE, MONDAY) == expected
 
     await ledger.count("$1", "yes", at=9, event_id="$late-vote")
-    await ledger.opinions.withdraw(EventId("$2-yes"))
+    await ledger.opinions.withdraw(EventId("$2-0-r"))
     await ledger.answer("$1", replace(HOW, model="other"), at=MIDNIGHT + WEEK)
-    await ledger.answer("$late", replace(HOW, model="late"), at=MIDNIGHT + DAY)
-    await ledger.answer("$earlier", at=MIDNIGHT - WEEK)
+    await ledger.rated(10, "$late", how=replace(HOW, model="late"), at=MIDNIGHT + DAY)
+    await ledger.rated(10, "$earlier", at=MIDNIGHT - WEEK)
 
     assert await ledger.statistics.published(BEFORE, MONDAY) == expected
     live = await ledger.statistics.by_step("week", BEFORE, MONDAY, ALL)
@@ -307,41 +359,151 @@ async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_sinc
 
 async def test_a_week_stays_as_it_was_while_others_come_and_go(ledger: Ledger) -> None:
     for ago in range(3):
-        await ledger.answer(f"${ago}", at=MIDNIGHT - ago * WEEK)
+        await ledger.rated(10, f"${ago}", at=MIDNIGHT - ago * WEEK)
     after, before = MONDAY + timedelta(weeks=1), BEFORE - timedelta(weeks=1)
     await ledger.statistics.published(before, MONDAY)
     for ago in range(-1, 3):
-        await ledger.answer(f"$late-{ago}", at=MIDNIGHT - ago * WEEK)
+        await ledger.rated(10, f"$late-{ago}", at=MIDNIGHT - ago * WEEK)
 
     moved = await ledger.statistics.published(BEFORE, after)
 
     assert {day: figures["replies"] for day, figures in moved.weeks.items()} == dict.fromkeys(
-        (BEFORE, MONDAY, after), 1
+        (BEFORE, MONDAY, after), 10
     )
-    assert moved.groups["place"] == {"direct": {"replies": 3, "seconds_5": 3}}
+    assert moved.groups["place"] == {"direct": {"replies": 30, "yes": 30, "seconds_5": 30}}
     rows = await ledger.published_rows()
-    assert {day for day, *_ in rows} == {BEFORE, MONDAY, after}
-    parts = [("", ""), ("domain", "tchap.test"), ("model", "small"), ("place", "direct")]
-    assert [(part, name) for day, part, name in rows if day == after] == parts
+    assert rows.keys() == {BEFORE, MONDAY, after}
+    parts = {("", ""), ("domain", "tchap.test"), ("model", "small"), ("place", "direct")}
+    assert rows[after].keys() == parts
 
 
 async def test_a_week_without_figures_is_published_as_such(ledger: Ledger) -> None:
     nothing = Published({}, {"model": {}, "domain": {}, "place": {}})
     assert await ledger.statistics.published(MONDAY, MONDAY) == nothing
 
-    await ledger.answer()
+    await ledger.rated(10, "$late")
 
     assert await ledger.statistics.published(MONDAY, MONDAY) == nothing
-    assert await ledger.published_rows() == [(MONDAY, "", "")]
+    assert await ledger.published_rows() == {MONDAY: {("", ""): Counter()}}
+
+
+async def test_weeks_of_few_ratings_wait_until_they_have_enough_together(ledger: Ledger) -> None:
+    after = MONDAY + timedelta(weeks=1)
+    weeks = {(BEFORE, GROUP): Counter(replies=50, yes=9), (MONDAY, GROUP): Counter(replies=7)}
+    await ledger.tally(weeks)
+    assert (await ledger.statistics.published(BEFORE, MONDAY)).weeks == {}
+    weeks[BEFORE, GROUP] += Counter(no=2)  # late
+    weeks[after, GROUP] = Counter(replies=1, partly=1)
+    await ledger.tally(weeks)
+
+    told = await ledger.statistics.published(BEFORE, after)
+
+    chunk = {"replies": 58, "yes": 9, "no": 2, "partly": 1}
+    assert told.weeks == {after: chunk}
+    assert told.groups["model"] == {"small": chunk}
+    assert (await ledger.statistics.published(MONDAY, after)).weeks == {after: chunk}
+
+
+async def test_what_waits_is_forgotten_with_its_week(ledger: Ledger) -> None:
+    await ledger.tally({(BEFORE, GROUP): Counter(yes=9), (MONDAY, GROUP): Counter(yes=9)})
+    await ledger.statistics.published(BEFORE, BEFORE)
+
+    assert (await ledger.statistics.published(MONDAY, MONDAY)).weeks == {}
+
+
+async def test_a_group_is_hidden_in_the_week_in_which_it_is_small(ledger: Ledger) -> None:
+    rare = GROUP._replace(domain="agriculture.test")
+    weeks = {
+        (BEFORE, GROUP): Counter(yes=30),
+        (BEFORE, rare): Counter(yes=20),
+        (MONDAY, GROUP): Counter(yes=40),
+        (MONDAY, rare): Counter(no=1),
+    }
+    await ledger.tally(weeks)
+
+    early = await ledger.statistics.published(BEFORE, BEFORE)
+    later = await ledger.statistics.published(BEFORE, MONDAY)
+
+    shown = {"tchap.test": {"yes": 30}, "agriculture.test": {"yes": 20}}
+    assert early.groups["domain"] == shown
+    assert later.groups["domain"] == {**shown, OTHERS: {"yes": 40, "no": 1}}
+    assert later.groups["model"] == {"small": {"yes": 90, "no": 1}}
+
+
+GROUPS = st.builds(
+    Group,
+    model=st.sampled_from(["", "small", "large"]),
+    domain=st.sampled_from(["a.test", "b.test", "c.test"]),
+    place=st.sampled_from(["direct", "salon"]),
+    tools=st.sampled_from(["", "web"]),
+    prompt_version=st.just("1234"),
+)
+RATED = st.tuples(st.integers(0, 3), GROUPS, st.integers(0, 12))  # weeks ago, of whom, how many
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(weeks=st.lists(st.lists(RATED, max_size=6), min_size=1, max_size=8))
+async def test_kept_pages_differ_by_sums_of_ten_ratings_or_more(
+    ledger: Ledger, weeks: list[list[tuple[int, Group, int]]]
+) -> None:
+    await ledger.publish_anew()
+    fake, page, chunks = FakeStatistics(), Published({}, {}), dict[date, Rows]()
+    for number, ratings in enumerate(weeks):
+        monday = MONDAY + timedelta(weeks=number)
+        for ago, group, count in ratings:
+            fake.add(monday - timedelta(weeks=ago), group, replies=1, yes=count)
+        await ledger.tally(fake.figures)
+        first = monday - timedelta(weeks=2)
+
+        before, page = page, await ledger.statistics.published(first, monday)
+        was, chunks = chunks, await ledger.published_rows()
+
+        assert page == await fake.published(first, monday)
+        come = [rows for day, rows in chunks.items() if day not in was]
+        gone = [rows for day, rows in was.items() if day not in chunks]
+        assert all(was[day] == chunks[day] for day in was.keys() & chunks.keys())
+        assert moved(sums(before), sums(page)) == moved(added(gone), added(come))
+        for rows in come:
+            assert all(rated(figures) >= 10 for figures in rows.values()) or not any(
+                figures.total() for figures in rows.values()
+            )
+            for part in PUBLIC_PARTS:
+                its = (figures for (of, _), figures in rows.items() if of == part)
+                assert sum(its, Counter()) == rows["", ""]
+
+
+def sums(page: Published) -> Rows:
+    """Return all that a page shows, by part and name."""
+    rows: Rows = {("", ""): sum(page.weeks.values(), Counter())}
+    for part, groups in page.groups.items():
+        rows |= {(part, name): figures for name, figures in groups.items()}
+    return rows
+
+
+def added(chunks: list[Rows]) -> Rows:
+    every: Rows = {}
+    for rows in chunks:
+        for key, figures in rows.items():
+            every.setdefault(key, Counter()).update(figures)
+    return every
+
+
+def moved(before: Rows, after: Rows) -> Rows:
+    """Return by what figures differ."""
+    differences: Rows = {}
+    for key in before.keys() | after.keys():
+        differences[key] = Counter(after.get(key, {}))
+        differences[key].subtract(before.get(key, {}))
+    return {key: figures for key, figures in differences.items() if any(figures.values())}
 
 
 async def test_what_is_not_known_has_an_empty_name(ledger: Ledger) -> None:
-    await ledger.answer(how=replace(HOW, model=None))
+    await ledger.rated(10, "$1", how=replace(HOW, model=None))
 
     told = await ledger.statistics.published(MONDAY, MONDAY)
 
-    assert told.groups["model"] == {"": {"replies": 1, "seconds_5": 1}}
-    assert (MONDAY, "model", "") in await ledger.published_rows()
+    assert told.groups["model"] == {"": {"replies": 10, "yes": 10, "seconds_5": 10}}
+    assert ("model", "") in (await ledger.published_rows())[MONDAY]
 
 
 async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> None:
@@ -350,20 +512,23 @@ async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> N
     ]
     others = [SqlStatistics(database, KEY) for database in databases]
     told: list[Published] = []
+    await ledger.rated(4, "$waits", at=MIDNIGHT - WEEK)
+    await ledger.rated(10, "$enough")
 
     async def ask(statistics: SqlStatistics) -> None:
         told.append(await statistics.published(BEFORE, MONDAY))
 
     await asyncio.gather(
         *(ask(one) for one in (ledger.statistics, ledger.statistics, *others)),
-        *(ledger.answer(f"${number}") for number in range(3)),
+        *(ledger.rated(1, f"${number}") for number in range(3)),
     )
     # One more has seen that it is missing, and comes late.
-    await ledger.answer("$later", replace(HOW, model="later"))
+    await ledger.rated(10, "$later", how=replace(HOW, model="later"))
     await others[0]._publish([BEFORE, MONDAY], BEFORE)
     await ask(others[0])
 
     assert told == [told[0]] * 6
+    assert 14 <= rated(told[0].weeks[MONDAY]) <= 17
     for database in databases:
         await database.close()
 
@@ -371,13 +536,13 @@ async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> N
 async def test_a_try_that_stands_although_it_failed_is_not_done_twice(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await ledger.rated(10, "$1")
     monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
     monkeypatch.setattr("bot.storage.database.armed", Failpoints("publish.after:enospc"))
-    await ledger.answer()
 
     told = await ledger.statistics.published(MONDAY, MONDAY)
 
-    assert told.weeks == {MONDAY: {"replies": 1, "seconds_5": 1}}
+    assert told.weeks == {MONDAY: {"replies": 10, "yes": 10, "seconds_5": 10}}
 
 
 async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Ledger) -> None:

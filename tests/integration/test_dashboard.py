@@ -304,10 +304,10 @@ class TestPublicPage:
         async with running(statistics, clock, public=True) as client:
             status, page = await get(client, "/statistiques?jours=7&modele=small")
         assert status == 200
-        assert "Avis 66" in page  # with six of three weeks ago
+        assert "Avis 66" in page  # with six of three weeks ago, which have waited
         assert "small 90 40 30 0 10" in page
         assert "other 60 12" in page
-        assert "Groupes de moins de 10 avis, réunis 38 14" in page
+        assert "Groupes de moins de 10 avis par semaine, réunis 38 14" in page
         assert "c.test" not in page
         assert "large" not in page
         assert "alert" not in page

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from bot.core.statistics import Group, Only, rated
+from bot.core.statistics import OTHERS, Group, Only, rated
 from bot.reports import CHARTS, PERIODS, in_words, picture, public_report, report
 from tests.fakes import FakeStatistics
 
@@ -91,30 +91,53 @@ async def test_what_everybody_has_seen_of_a_week_is_not_changed(
     later = await public_report(statistics, SUNDAY + WEEK + DAY)
     assert later.whole == {"replies": 90, "yes": 51, "no": 4}
     assert later.weeks == {**seen.weeks, SUNDAY + DAY: {"replies": 40, "yes": 11, "no": 4}}
-    assert later.groups["place"].groups["direct"] == seen.whole
+    assert later.groups["place"] == {"direct": seen.whole, "salon": later.weeks[SUNDAY + DAY]}
 
 
 async def test_nobody_sees_a_group_of_fewer_than_ten_ratings(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=40, yes=31)
     statistics.add(SUNDAY - WEEK, DIRECT, replies=40, yes=30)
     statistics.add(SUNDAY - WEEK, SALON, replies=9, no=9)
-    statistics.add(SUNDAY - 2 * WEEK, DIRECT, replies=3, no=3)
 
     about = await public_report(statistics, SUNDAY + DAY)
 
-    assert rated(about.whole) == 73
-    assert {day: rated(one) for day, one in about.weeks.items()} == {SUNDAY - 13 * DAY: 39}
-    assert rated(about.other_weeks) == 34  # with the smallest of the others
-    for shown in about.groups.values():
-        assert (shown.groups, rated(shown.others)) == ({}, 73)  # "large" would be the difference
+    assert {day: rated(one) for day, one in about.weeks.items()} == {
+        SUNDAY - 13 * DAY: 39,
+        SUNDAY - 6 * DAY: 31,
+    }
+    names = {"model": "small", "domain": "a.test", "place": "direct"}
+    for part, groups in about.groups.items():
+        counts = {name: rated(figures) for name, figures in groups.items()}
+        assert counts == {names[part]: 31, OTHERS: 39}  # nine would be the difference
 
 
-async def test_fewer_than_ten_ratings_in_all_are_nothing(statistics: FakeStatistics) -> None:
-    statistics.add(SUNDAY, DIRECT, replies=500, yes=9)
+async def test_a_week_of_fewer_than_ten_ratings_waits_for_the_next(
+    statistics: FakeStatistics,
+) -> None:
+    statistics.add(SUNDAY - WEEK, DIRECT, replies=500, yes=9)
+    early = await public_report(statistics, SUNDAY - WEEK + DAY)
+    statistics.add(SUNDAY, SALON, replies=1, no=1)
 
-    about = await public_report(statistics, SUNDAY + DAY)
+    later = await public_report(statistics, SUNDAY + DAY)
 
-    assert (about.whole, about.weeks, about.other_weeks, about.groups) == ({}, {}, {}, {})
+    assert (early.whole, early.weeks) == ({}, {})
+    assert not any(early.groups.values())
+    assert later.weeks == {SUNDAY - 6 * DAY: {"replies": 501, "yes": 9, "no": 1}}
+    assert later.groups["place"] == {OTHERS: later.whole}
+
+
+@pytest.mark.parametrize(("weeks", "shown"), [(11, 10), (12, 0)])
+async def test_a_week_waits_no_longer_than_it_would_be_shown(
+    statistics: FakeStatistics, weeks: int, shown: int
+) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=9, yes=9)
+    for number in range(weeks):
+        await public_report(statistics, SUNDAY + DAY + number * WEEK)
+    statistics.add(SUNDAY + weeks * WEEK, DIRECT, replies=1, yes=1)
+
+    about = await public_report(statistics, SUNDAY + DAY + weeks * WEEK)
+
+    assert rated(about.whole) == shown
 
 
 async def test_a_picture_comes_with_words_that_say_the_same(statistics: FakeStatistics) -> None:

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from bot.core.statistics import (
     BOUNDS,
     LEAST,
+    OTHERS,
+    PUBLIC_PARTS,
     Figures,
     Group,
     Only,
     Share,
     answered,
     by,
+    chunk,
     first_of,
     quantile,
     rated,
@@ -174,3 +177,69 @@ def test_nothing_that_is_shown_and_no_difference_is_small(sizes: dict[str, int])
     assert sum(map(rated, shown.values())) + rated(others) in {everything, 0}
     hidden = everything - sum(map(rated, shown.values()))
     assert not shown or hidden == 0 or hidden >= LEAST
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        (0, 0, {}),
+        (4, 5, {}),
+        (4, 6, {"small": 0, "large": 0, OTHERS: 10}),
+        (10, 0, {"small": 0, "large": 0, OTHERS: 10}),  # replies without a rating
+        (9, 90, {"small": 0, "large": 0, OTHERS: 99}),
+        (10, 90, {"small": 10, "large": 90, OTHERS: 0}),
+    ],
+)
+def test_a_chunk_shows_what_has_enough_ratings_and_the_sum_of_all_else(
+    small: int, large: int, expected: dict[str, int]
+) -> None:
+    groups = {
+        SMALL: Counter(replies=100, yes=small),
+        LARGE: Counter(replies=100, no=large),
+    }
+
+    rows = chunk(groups)
+
+    assert rows.get(("", "")) == (total(groups) if expected else None)
+    for name, number in expected.items():
+        assert rated(rows.get(("model", name), Counter())) == number
+    assert {part for part, _ in rows} == ({"", *PUBLIC_PARTS} if expected else set())
+
+
+def test_what_is_not_known_is_a_name_beside_the_others() -> None:
+    unknown = {SMALL._replace(model=""): Counter(yes=10), SMALL: Counter(yes=20)}
+    few = {LARGE: Counter(yes=4), LARGE._replace(model="medium"): Counter(yes=6)}
+
+    rows = chunk({**unknown, **few})
+
+    models = {name: rated(figures) for (part, name), figures in rows.items() if part == "model"}
+    assert models == {"": 10, "small": 20, OTHERS: 10}
+
+
+@given(
+    groups=st.dictionaries(
+        st.builds(
+            Group,
+            st.sampled_from(["", "a", "b", "c"]),
+            st.sampled_from(["a.fr", "b.fr"]),
+            st.sampled_from(["direct", "salon"]),
+            st.just(""),
+            st.just("v1"),
+        ),
+        st.builds(
+            lambda yes, replies: Counter(yes=yes, replies=replies),
+            st.integers(0, 15),
+            st.integers(0, 20),
+        ),
+    )
+)
+def test_each_row_of_a_chunk_has_enough_and_each_parts_rows_are_its_whole(
+    groups: dict[Group, Figures],
+) -> None:
+    rows = chunk(groups)
+
+    assert bool(rows) == (rated(total(groups)) >= LEAST)
+    assert all(rated(figures) >= LEAST for figures in rows.values())
+    for part in PUBLIC_PARTS if rows else ():
+        its = [figures for (of, _), figures in rows.items() if of == part]
+        assert sum(its, Counter()) == total(groups) == rows["", ""]
