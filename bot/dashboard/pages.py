@@ -35,7 +35,7 @@ CHART_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 _UNKNOWN: Final[dict[str, str]] = {"tools": "Sans outil"}
 _OTHERS: Final = f"Groupes de moins de {LEAST} avis par semaine, réunis"
 _PLACES: Final = {"direct": "Message direct", "salon": "Salon"}
-_STATES: Final = {"running": "en cours", "closing": "se termine", "closed": "terminée"}
+_STATES: Final = {"running": "en cours", "closing": "en cours de clôture", "closed": "terminée"}
 _ANSWERS: Final = {"yes": "Oui", "partly": "En partie", "no": "Non"}
 _REASONS: Final = {
     "inaccurate": "Inexacte",
