@@ -220,24 +220,26 @@ class Assistant:
             answering = self._answers.begin(intent.prompt, remarks, before)
             work = partial(self._answer, answering)
         else:
-            work = self._begin(intent)
+            work = self._begin(event.event_id, intent)
             if left is not None and left.begun and isinstance(event, Message):
                 work = partial(self._instead, event, intent, work)
         if left is not None:
             self._doubtful.add(event.event_id)
-        if isinstance(intent, Run | Comment | Rate | Count):
-            self._noting[event.event_id] = asyncio.Event()
         tasks.create_task(self._handle(event, intent, work, answering))
 
-    def _begin(self, intent: Intent) -> Work:
+    def _begin(self, event_id: EventId, intent: Intent) -> Work:
         """Do what cannot wait for a turn of the loop; return the rest."""
         match intent:
+            case Withdraw(redaction):
+                self._changes.let_go(redaction)
             case Run(prompt):
                 self._answers.part(prompt.conversation)
             case Stop(reaction):
                 self._answers.part_of(reaction.room_id, reaction.target)
             case Amend(revision) if again := self._changes.restart(revision):
                 return partial(self._see_through, again)
+        if isinstance(intent, Run | Comment | Rate | Count | Amend):
+            self._noting.setdefault(event_id, asyncio.Event())
         return partial(self._perform, intent)
 
     async def _handle(
@@ -259,8 +261,7 @@ class Assistant:
                 await self._store.finish(*dict.fromkeys((event.event_id, *done)))
             finally:
                 self._doubtful.discard(event.event_id)
-                if (noted := self._noting.pop(event.event_id, None)) is not None:
-                    noted.set()
+                self._note_down(event.event_id)
                 if answering is not None:
                     self._answers.finish(answering)
         if answering is not None and answering.reply.left_out:
@@ -415,7 +416,12 @@ class Assistant:
         await self._noted(revision.target)
         await self._surveys.amend(revision)
         await self._campaigns.amend(revision)
+        self._note_down(revision.event_id)  # what follows may take as long as an answer
         await self._changes.amend(revision)
+
+    def _note_down(self, event_id: EventId) -> None:
+        if (noting := self._noting.pop(event_id, None)) is not None:
+            noting.set()
 
     async def _noted(self, event_id: EventId) -> None:
         """Wait until what an event says is taken in, where that was just heard.

@@ -1,6 +1,7 @@
 """Campaigns on their way: each message to each room once, at a set pace, never at night."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -187,7 +188,7 @@ class Campaigns:
         elif not known and one.deed != "end":  # nobody can say what may stand there
             await self._decline(one)
         elif quiet_until > now:
-            await self._rest(campaign, quiet_until, changed)
+            await self._rest(campaign, min(quiet_until, until or quiet_until), changed)
         else:
             self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
             await self._try(campaign, one)
@@ -206,6 +207,8 @@ class Campaigns:
     async def _rest(self, campaign: Campaign, until: float | None, changed: asyncio.Event) -> None:
         """Wait for something to do; an announcement that everybody has got is over."""
         headway, now = await self._report(campaign.name), self._clock.now()
+        if headway.told < headway.milestone:
+            until = min(now + _AGAIN, until or math.inf)
         if campaign.steps and not campaign.questions and headway.done == headway.rooms:
             await self._ledger.close(campaign.name, now)
         else:

@@ -97,18 +97,26 @@ class Changes:
         if is_last(await self._said(prompt), prompt):
             await self._answer_again(await self._asked(prompt.room_id, prompt.event_id))
 
+    def let_go(self, redaction: Redaction) -> None:
+        """Begin nothing more under a root that is gone, and end what is being written."""
+        room_id, root = redaction.room_id, redaction.target
+        self._gone[root] = None
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        for answering in self._answers.of_thread(room_id, root):
+            if answering.reply.visible and root not in answering.prompt.event_ids:
+                answering.reply.stop("thread gone")
+            else:
+                answering.reply.silence()
+
     async def withdraw(self, redaction: Redaction, *, begun: bool = False) -> None:
-        """End what hangs on what was redacted; a prompt takes its reply along.
+        """End what hangs on what was redacted and let go; a prompt takes its reply along.
 
         Args:
             redaction: what is gone.
             begun: an earlier process may have answered it, and the ledger not know.
         """
         room_id, target = redaction.room_id, redaction.target
-        self._gone[target] = None
-        if len(self._gone) > _REMEMBERED:
-            del self._gone[next(iter(self._gone))]
-        self._end_thread(room_id, target)
         running = await self._running(room_id, target)
         if running is not None:
             if await running.withdraw(target):
@@ -125,14 +133,6 @@ class Changes:
         await self._take_away(room_id, reply)
         if running is not None and not reply:  # nothing told of it, whatever was being sent
             await self._answer_rest(running)
-
-    def _end_thread(self, room_id: RoomId, root: EventId) -> None:
-        """Begin nothing more under a root that is gone, and end what is being written."""
-        for answering in self._answers.of_thread(room_id, root):
-            if answering.reply.visible and root not in answering.prompt.event_ids:
-                answering.reply.stop("thread gone")
-            else:
-                answering.reply.silence()
 
     async def _answer_rest(self, ended: Answering) -> None:
         """Answer what is still asked of a prompt that was ended for one of its messages."""

@@ -252,6 +252,7 @@ class Opinions(Protocol):
     `count` takes in a vote, once however often it is told, and plans the next question where
     there is one; None where it does not count: for a poll that is not ours, too late, or of
     somebody who was not asked. `rate` takes in what somebody says of a reply without a poll.
+    `is_said` tells whether an event has said something of a reply in words, that still counts.
     `comment` keeps a comment, and `amend` lets it, or a word that was taken for a rating, say what
     the edit by its author says: another rating, or else a comment. `withdraw` takes
     back what an event has said, what was shared of a prompt, or planned about it; it tells of no
@@ -290,6 +291,8 @@ class Opinions(Protocol):
     ) -> None: ...
 
     async def comment(self, said: Message, prompt: EventId | None, at: float) -> None: ...
+
+    async def is_said(self, event_id: EventId) -> bool: ...
 
     async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None: ...
 

@@ -278,24 +278,28 @@ class Surveys:
 
         What is no such command any more, and answers no poll, says nothing of a reply.
         """
+        if not await self._opinions.is_said(revision.target):
+            return
         name, argument = parse_command(revision.body) or ("", "")
         said, rating = "", None
         if name in COMMAND:
             said, rating = argument.strip(), rating_in(argument)
-            said = "" if said.lower().partition(" ")[0] in SHARE else said
-        elif not name and await self._answers_poll(revision):
+            too_long = len(said) > LONGEST_COMMENT
+            said = "" if too_long or said.lower().partition(" ")[0] in SHARE else said
+        elif not name and not await self._is_command(revision):
             said = revision.body
-        if len(said) <= LONGEST_COMMENT:
-            await self._opinions.amend(replace(revision, body=said), rating, self._clock.now())
+        await self._opinions.amend(replace(revision, body=said), rating, self._clock.now())
 
-    async def _answers_poll(self, revision: Revision) -> bool:
+    async def _is_command(self, revision: Revision) -> bool:
+        """Tell whether what is edited was a command, as whatever answers no poll of ours."""
         room_id, target = revision.room_id, revision.target
         said: object = self._matrix.known.get(target)
         if said is None:  # an earlier process has heard it
-            fetch = partial(self._matrix.fetch, room_id, target)
-            said = await insist(self._clock, fetch, within=_PATIENCE)
-        quoted = said.replies_to if isinstance(said, Message) else None
-        return quoted is not None and await self._opinions.poll(room_id, quoted) is not None
+            said = await insist(self._clock, partial(self._matrix.fetch, room_id, target))
+        if not isinstance(said, Message):  # it cannot be read: its words alone are known
+            return False
+        quoted = said.replies_to
+        return quoted is None or await self._opinions.poll(room_id, quoted) is None
 
     async def withdraw(self, redaction: Redaction) -> None:
         """Take back the vote, the thumb or the comment that was redacted."""

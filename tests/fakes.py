@@ -774,6 +774,10 @@ class FakeOpinions:
     ) -> None:
         self.comments[said.event_id] = prompt, said.sender, said.body
 
+    async def is_said(self, event_id: EventId) -> bool:
+        said = self.said.get(event_id)
+        return event_id in self.comments or (said is not None and said[2].poll is None)
+
     async def amend(
         self,
         revision: Revision,
@@ -944,7 +948,8 @@ class FakeCampaigns:
                 found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
         found.sort(
             key=lambda one: (
-                *(one.deed == "remind", one.step == 0, one.due_at, one.recipient.room_id),
+                *(one.deed == "remind", not one.begun, one.step == 0, one.due_at),
+                one.recipient.room_id,
             )
         )
         found += self._ends(name) if one.state == "closing" else []
@@ -1043,6 +1048,8 @@ class FakeCampaigns:
         to = self.all[one.campaign].to[one.recipient.room_id]
         if one.begun:
             return now
+        if self.all[one.campaign].state != "running":
+            return None
         since = await self.wanted(room, one.campaign, now) if asks else now
         if since is not None and one.step > 0:
             since = now

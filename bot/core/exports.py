@@ -18,7 +18,8 @@ TYPES: Final[dict[Format, str]] = {
 
 # What makes a cell a formula (OWASP: CSV injection). A spreadsheet that parts cells by another
 # character than ours, as a French one does, finds cells inside a text.
-_FORMULA: Final = re.compile(r"(?:^|(?<=[;,\t\r\n]))(?=[ \"']*[=+\-@＝＋－＠\t\r\n])")  # noqa: RUF001  # full width, as these are meant
+_SIGNS: Final = "=+\\-@＝＋－＠"  # noqa: RUF001  # full width, as these are meant
+_FORMULA: Final = re.compile(rf"^(?=[ \"']*[{_SIGNS}\t\r\n])|(?<=[;,\t\r\n])(?=[ \"']*[{_SIGNS}])")
 
 
 def head(columns: Sequence[str], form: Format) -> str:

@@ -361,13 +361,18 @@ class SqlCampaigns:
             asks: it is of a survey; an announcement is for all.
 
         Returns:
-            From when on it may be sent; None where the room wants none.
+            From when on it may be sent; None where the room wants none, or it is over.
         """
 
         async def work(connection: AsyncConnection) -> float | None:
             if one.begun:
                 return now  # it may stand there already: then it is to be known where
-            number = await _number(connection, one.campaign)
+            query = select(campaigns.c.id, campaigns.c.state).where(
+                campaigns.c.name == one.campaign
+            )
+            number, state = (await connection.execute(query)).one()
+            if state != "running":  # since it was handed out
+                return None
             since = await self._wanted(connection, room, number, now) if asks else now
             if since is not None and one.step > 0:
                 since = now  # the sequence has begun before the other campaign
@@ -619,11 +624,12 @@ async def _number(connection: AsyncConnection, name: str) -> int:
 async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
     """Return what waits, the first of each kind.
 
-    Who has answered goes on before others are begun with, and nobody is reminded before.
+    What may stand already comes first, then who has answered: they go on before others are begun
+    with, and nobody is reminded before.
     """
     there = recipients.c.campaign_id == number
     found: list[Sending] = []
-    for which in (recipients.c.step > 0, recipients.c.step == 0):
+    for which in (recipients.c.begun, recipients.c.step > 0, recipients.c.step == 0):
         rows = await connection.execute(_due_first(number, which))
         found += [_sending(row, name, "step") for row in rows]
     rows = await connection.execute(

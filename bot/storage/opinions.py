@@ -10,6 +10,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -363,6 +364,16 @@ class SqlOpinions:
             .values(event_id=event_id, **row)
             .on_conflict_do_update(index_elements=["event_id"], set_=row)
         )
+
+    async def is_said(self, event_id: EventId) -> bool:
+        """Tell whether a message has rated a reply by a word, or is a comment."""
+        rated = exists().where(opinions.c.event_id == event_id, opinions.c.poll_id.is_(None))
+        written = exists().where(comments.c.event_id == event_id)
+
+        async def work(connection: AsyncConnection) -> bool:
+            return bool(await connection.scalar(select(or_(rated, written))))
+
+        return await self._database.run("is_said", work)
 
     async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None:
         """Let what its author has said of a reply, in a message, be what the edit says.

@@ -276,6 +276,20 @@ class TestCampaigns:
             )
         assert await ledger.campaigns.names() == [("n", "closed")]
 
+    async def test_nothing_begins_once_a_campaign_is_closed(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        await ledger.campaigns.close("n", MIDNIGHT)
+
+        begun = await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=False)
+        assert begun is None
+        assert not await ledger.campaigns.is_begun(ROOM)
+
+    async def test_what_may_stand_already_comes_first(self, ledger: Ledger) -> None:
+        await ledger.launch()
+        await ledger.campaigns.begin(TO_THERE, ROOMS[1], MIDNIGHT, asks=True)
+
+        assert await ledger.first() == replace(TO_THERE, begun=True)
+
     async def test_a_campaign_whose_time_is_over_says_so(self, ledger: Ledger) -> None:
         await ledger.launch()
 

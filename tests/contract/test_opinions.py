@@ -405,6 +405,8 @@ class TestOpinions:
             rated = message("!avis oui", event_id=f"$r{number}")
             await ledger.opinions.rate(rated, about, "yes", MIDNIGHT)
 
+        known = [await ledger.opinions.is_said(EventId(one)) for one in ("$c0", "$r0", "$other")]
+        assert known == [True, True, False]
         for target in ("$c0", "$r0"):
             nothing = revision("", event_id="$e0", target=target)
             await ledger.opinions.amend(nothing, None, MIDNIGHT)

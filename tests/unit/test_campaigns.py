@@ -488,6 +488,59 @@ async def test_a_poll_whose_sending_was_in_doubt_is_ended_with_its_campaign(
     assert story.ledger.all["n"].state == "closed"
 
 
+async def test_nothing_is_asked_any_more_once_the_admins_have_closed_it(story: Office) -> None:
+    begin, closing = story.ledger.begin, asyncio.Event()
+
+    async def late(*arguments: object, **more: object) -> object:
+        closing.set()
+        await story.ledger.close("n", story.clock.now())
+        return await begin(*arguments, **more)  # type: ignore[arg-type]  # as the port's
+
+    story.ledger.begin = late  # type: ignore[method-assign, assignment]  # for one story
+    async with story.run():
+        await story.launch(CHOICE)
+        await story.held.pass_time(HOUR)
+
+    assert closing.is_set()
+    assert story.said() == []
+    assert story.ledger.all["n"].state == "closed"
+    assert not await story.ledger.is_begun(ROOM)
+
+
+async def test_a_milestone_that_could_not_be_told_is_told_later(story: Office) -> None:
+    put, away = story.matrix.put, [True]
+
+    async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        if room_id == ADMIN_ROOM and away[0]:
+            raise HomeserverUnreachable("away")
+        return await put(room_id, wire, transaction)
+
+    await story.ledger.draft("n", f"{CHOICE}{NEVER_QUIET}", 0.0)
+    await story.ledger.launch("n", [Recipient(ROOM, AGENT)], 0.0, None)
+    story.matrix.put = fail  # type: ignore[method-assign, assignment]  # for one story
+    async with story.run():
+        story.matrix.hear()
+        await story.held.pass_time(HOUR)
+        assert told(story) == []
+        away[0] = False
+        await story.held.pass_time(HOUR)
+
+    assert len(told(story)) == 1
+
+
+async def test_a_campaign_that_ends_in_quiet_hours_is_over_then(story: Office) -> None:
+    friday = datetime(2026, 11, 27, 17, 59, tzinfo=ZoneInfo("Europe/Paris"))
+    story.held.time = friday.timestamp() - MIDNIGHT
+    definition = "name: n\nends: 2026-11-27 20:00\nquestions:\n- {question: a, type: text}\n"
+    story.people(9)
+    async with story.run():
+        await story.type(f"!sondage creer\n{definition}per_minute: 1\n")
+        await story.type("!sondage lancer n")
+        await story.held.pass_time(3 * HOUR)
+
+    assert story.ledger.all["n"].state == "closed"
+
+
 async def test_two_campaigns_that_begin_together_ask_a_person_a_day_apart(story: Office) -> None:
     for name in ("n", "m"):
         definition = f"{CHOICE.replace('name: n', f'name: {name}')}{NEVER_QUIET}"

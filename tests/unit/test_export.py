@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bot.core.events import EventId
+from bot.core.exports import line
 from bot.core.replies import Attachment, Notice
 from bot.errors import TooLarge
 from bot.ports import Export
@@ -231,3 +232,22 @@ async def test_nobody_else_gets_any(story: Office) -> None:
     assert story.said(ADMIN_ROOM) == []
     [told] = [one.text for one in story.said() if isinstance(one, Notice)]
     assert told.startswith(FR("command unknown", name="exporter"))
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("Merci ;=1+1\n+2", "Merci ;'=1+1\n'+2"),
+        ("\uff1d1", "'\uff1d1"),
+        ('" =1', "'\" =1"),
+        ("\t=1", "'\t'=1"),
+        ("Bonjour,\n\nMerci, 3-4 = -1", "Bonjour,\n\nMerci, 3-4 = -1"),
+        ("a,\r\nb", "a,\r\nb"),
+    ],
+)
+def test_no_text_makes_a_formula_whatever_parts_its_cells(text: str, cell: str) -> None:
+    [[found]] = csv.reader(io.StringIO(line({"x": text}, ["x"], "csv"), newline=""))
+
+    assert found == cell
+    assert json.loads(line({"x": text}, ["x"], "jsonl")) == {"x": text}

@@ -308,7 +308,7 @@ async def test_a_reply_may_be_rated_by_a_word(
         ("!avis Trop court.", "Quel est le salaire de Nia ?", None, None),
         ("!avis oui", "oui", None, None),
         ("!avis Trop court.", "!avis partager oui", None, None),
-        ("!avis Trop court.", "!avis " + "x" * 4_001, None, "Trop court."),
+        ("!avis Trop court.", "!avis " + "x" * 4_001, None, None),
     ],
 )
 async def test_an_edit_of_the_command_says_something_else(
@@ -349,6 +349,55 @@ async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
         await story.until(lambda: story.done("$typed", change.event_id))
 
     assert [text for _, _, text in story.asked_of.comments.values()] == comments
+
+
+async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(story: Asked) -> None:
+    story.feedback = AskPolicy("never")
+    keep, gate = story.asked_of.comment, asyncio.Event()
+
+    async def slowly(said: Message, prompt: EventId | None, at: float) -> None:
+        await gate.wait()
+        await keep(said, prompt, at)
+
+    story.asked_of.comment = slowly  # type: ignore[method-assign]  # for one story
+    async with story.run():
+        await story.hear(message())
+        edit = revision("!avis Un secret.", target="$typed")
+        story.matrix.hear(message("!avis Bien.", event_id="$typed"), edit, redaction("$edit"))
+        await story.settle()
+        gate.set()
+        await story.until(lambda: story.done("$typed", "$edit", "$redaction"))
+
+    assert story.asked_of.comments == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_an_edited_reply_to_a_poll_is_a_comment_after_a_restart_too(
+    story: Asked, *, known: bool
+) -> None:
+    async with story.run():
+        poll = await story.ask()
+        await story.hear(replace(message("Bien.", event_id="$said"), replies_to=poll))
+        if not known:
+            story.matrix.known.clear()
+        await story.hear(revision("Trop long.", target="$said"))
+
+    assert [text for _, _, text in story.asked_of.comments.values()] == ["Trop long."]
+
+
+async def test_an_outage_costs_no_edit_of_a_prompt(story: Asked) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await story.hear(message())
+        story.matrix.known.clear()
+        story.matrix.fetch_failure = HomeserverUnreachable("away")
+        story.matrix.hear(revision("Bonsoir", target="$prompt"))
+        await story.held.pass_time(200.0)
+        story.matrix.fetch_failure = None
+        await story.held.pass_time(100.0)
+        await story.until(lambda: story.done("$edit"))
+
+    assert len(story.model.requests) == 2
 
 
 async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(story: Asked) -> None:
