@@ -30,6 +30,7 @@ _FONT_FILES: Final = [
     str(Path(font_source_sans_pro.__path__[0]) / "files" / f"SourceSansPro-{weight}.ttf")
     for weight in ("Regular", "Semibold")
 ]
+_FEW: Final = 6  # of what bars count: more lines are as far apart as they are whole
 _KEPT: Final = 64  # charts, by what they show
 
 
@@ -159,6 +160,9 @@ def _drawn(chart: Chart, theme: Theme, title: str) -> Any:  # noqa: ANN401  # py
     )
     drawing.add_xml_filter(_without_script)
     drawing.x_labels = list(chart.labels)
+    most = max((value or 0 for series in chart.series for value in series.values), default=0)
+    if chart.kind == "bar" and 0 < most <= _FEW:
+        drawing.y_labels = list(range(int(most) + 1))  # nothing is counted by halves
     for series in chart.series:
         drawing.add(series.name, _values(series))
     return drawing

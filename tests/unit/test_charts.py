@@ -49,6 +49,17 @@ def test_each_value_is_a_dot_and_what_is_missing_is_none() -> None:
     assert "Aucune donnée" in svg(GAPS, "light")
 
 
+@pytest.mark.parametrize(
+    ("counts", "scale"), [((1.0, 0.0), ["0", "1"]), ((2.0, 3.0), ["0", "1", "2", "3"])]
+)
+def test_nothing_is_counted_by_halves(counts: tuple[float, ...], scale: list[str]) -> None:
+    chart = Chart("bar", "Réponses", ("Oui", "Non"), (Series("A", counts),))
+
+    document = elements(svg(chart, "light"))
+    [axis] = [one for one in document if one.get("class") == "axis y always_show"]
+    assert [one.text for one in axis.iter() if one.tag.endswith("}text")] == scale
+
+
 def test_the_themes_differ_and_the_same_chart_is_drawn_once() -> None:
     assert svg(LINE, "light") != svg(LINE, "dark")
     assert svg(LINE, "light") is svg(LINE, "light")
