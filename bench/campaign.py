@@ -29,6 +29,7 @@ from bot.storage.store import SqlStore
 ROOMS = 10_000
 PER_MINUTE = 600.0
 MESSAGES = 3  # to each room: what introduces the question, the question, its end
+_ADMIN_ROOM = RoomId("!admin:x")  # told of how far it is
 _ME, _KEY = UserId("@assistant:x"), "k" * 32
 _CARD = ModelCard("small", "small", "small", 32_000, 1_000, None)
 _DEFINITION = f"""\
@@ -101,13 +102,14 @@ class _Stub:
         return Room(room_id, direct=True, person=UserId(f"@agent{room_id}"))
 
     def rooms(self) -> list[Room]:
-        return [self.room(RoomId(f"!{number}:x")) for number in range(ROOMS)]
+        admin = Room(_ADMIN_ROOM, direct=False, admin=True)
+        return [admin, *(self.room(RoomId(f"!{number}:x")) for number in range(ROOMS))]
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
         return Wire("m.room.message", {})
 
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
-        if transaction_id not in self.transactions:
+        if room_id != _ADMIN_ROOM and transaction_id not in self.transactions:
             self.transactions.add(transaction_id)
             self.sent[room_id] += 1
         if len(self.transactions) == self.stop_at:

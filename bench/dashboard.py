@@ -41,8 +41,9 @@ _PAGES: Final = {
     "page, 90 days": "/?jours=90",
     "page, 365 days": "/?jours=365",
     "page, 365 days, one model and one domain": (
-        "/?jours=365&modele=openai/gpt-oss-120b&domaine=agent.dinum.test"
+        "/?jours=365&modele=exemple/moyen&domaine=exemple.finances.test"
     ),
+    "the same, of which there is nothing": "/?jours=365&modele=x&domaine=y",
     "public page": "/statistiques",
     "a chart of 365 days": "/graphiques/satisfaction-clair.svg?jours=365",
 }

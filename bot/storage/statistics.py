@@ -42,6 +42,7 @@ from bot.storage.tables import (
 )
 
 _WEEK = timedelta(weeks=1)
+_LOOKED_AT = 5_000  # comments: who looks for what few have written need not wait for all
 
 
 class SqlStatistics:
@@ -137,18 +138,22 @@ class SqlStatistics:
         await self._ledger_database.run("publish", work, durable=True)
 
     async def remarks(self, only: Only, most: int) -> Sequence[Remark]:
-        """Return the latest comments, opened, the last one first."""
+        """Return the latest comments, opened, the last one first.
+
+        Those of one model or domain are looked for among the last _LOOKED_AT of all.
+        """
+        among = most if only == Only() else _LOOKED_AT
+        last = comments.c.written_at.desc()
+        latest = select(comments).order_by(last).limit(among).subquery()
         query = (
-            select(comments, ratings.c.answer)
+            select(latest, ratings.c.answer)
             .outerjoin(
                 ratings,
-                (ratings.c.prompt_event_id == comments.c.prompt_event_id)
-                & (ratings.c.person == comments.c.person),
+                (ratings.c.prompt_event_id == latest.c.prompt_event_id)
+                & (ratings.c.person == latest.c.person),
             )
-            .outerjoin(
-                circumstances, circumstances.c.prompt_event_id == comments.c.prompt_event_id
-            )
-            .order_by(comments.c.written_at.desc())
+            .outerjoin(circumstances, circumstances.c.prompt_event_id == latest.c.prompt_event_id)
+            .order_by(latest.c.written_at.desc())
             .limit(most)
         )
         if only.model is not None:
