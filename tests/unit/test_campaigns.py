@@ -9,7 +9,7 @@ from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
 from bot.core.replies import Anchor, Attachment, Notice, Outgoing, Wire
-from bot.errors import Forbidden, HomeserverUnreachable, RateLimited
+from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from bot.texts import speak
 from tests.fakes import FakeCampaigns, HeldClock, Story
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, redaction, revision, vote
@@ -81,6 +81,18 @@ class Office(Story):
         """Create and launch a campaign; return what the bot says."""
         await self.type(f"!sondage creer\n{definition}{NEVER_QUIET}")
         return await self.type("!sondage lancer n")
+
+    def refuse(self, error: MatrixError, *rooms: RoomId) -> list[RoomId]:
+        """Let sends to these rooms fail until the list is empty that is returned."""
+        put, refused = self.matrix.put, list(rooms)
+
+        async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+            if room_id in refused:
+                raise error
+            return await put(room_id, wire, transaction)
+
+        self.matrix.put = fail  # type: ignore[method-assign, assignment]  # for one story
+        return refused
 
     async def cast_in(self, place: int, answer: str) -> None:
         """Vote in the message that was sent as that one of the room."""
@@ -355,16 +367,9 @@ async def test_an_announcement_that_has_reached_everybody_is_closed(story: Offic
 
 async def test_where_the_admins_cannot_be_told_the_campaign_goes_on(story: Office) -> None:
     story.people(3)
-    put = story.matrix.put
-
-    async def refuse(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
-        if room_id == ADMIN_ROOM:
-            raise Forbidden("no")
-        return await put(room_id, wire, transaction)
-
     async with story.run():
         await story.type(f"!annonce creer\nname: n\nmessage: Bonjour\n{NEVER_QUIET}")
-        story.matrix.put = refuse  # type: ignore[method-assign, assignment]  # for one story
+        story.refuse(Forbidden("no"), ADMIN_ROOM)
         story.matrix.hear(replace(message("!annonce lancer n"), room_id=ADMIN_ROOM))
         await story.held.pass_time(60.0)
 
@@ -373,22 +378,15 @@ async def test_where_the_admins_cannot_be_told_the_campaign_goes_on(story: Offic
 
 
 async def test_the_admins_are_told_once_the_homeserver_is_there_again(story: Office) -> None:
-    put, away = story.matrix.put, [True]
-
-    async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
-        if room_id == ADMIN_ROOM and away[0]:
-            raise HomeserverUnreachable("away")
-        return await put(room_id, wire, transaction)
-
     await story.ledger.draft("n", f"name: n\nmessage: Bonjour\n{NEVER_QUIET}", 0.0)
     await story.ledger.launch("n", [Recipient(ROOM, AGENT)], 0.0, None)
-    story.matrix.put = fail  # type: ignore[method-assign, assignment]  # for one story
+    away = story.refuse(HomeserverUnreachable("away"), ADMIN_ROOM)
     async with story.run():
         story.matrix.hear()
         await story.held.pass_time(HOUR)
         assert story.ledger.all["n"].state == "closed"
         assert told(story) == []
-        away[0] = False
+        away.clear()
         await story.held.pass_time(HOUR)
 
     assert len(told(story)) == 1
@@ -508,21 +506,14 @@ async def test_nothing_is_asked_any_more_once_the_admins_have_closed_it(story: O
 
 
 async def test_a_milestone_that_could_not_be_told_is_told_later(story: Office) -> None:
-    put, away = story.matrix.put, [True]
-
-    async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
-        if room_id == ADMIN_ROOM and away[0]:
-            raise HomeserverUnreachable("away")
-        return await put(room_id, wire, transaction)
-
     await story.ledger.draft("n", f"{CHOICE}{NEVER_QUIET}", 0.0)
     await story.ledger.launch("n", [Recipient(ROOM, AGENT)], 0.0, None)
-    story.matrix.put = fail  # type: ignore[method-assign, assignment]  # for one story
+    away = story.refuse(HomeserverUnreachable("away"), ADMIN_ROOM)
     async with story.run():
         story.matrix.hear()
         await story.held.pass_time(HOUR)
         assert told(story) == []
-        away[0] = False
+        away.clear()
         await story.held.pass_time(HOUR)
 
     assert len(told(story)) == 1

@@ -61,6 +61,17 @@ class Asked(Story):
         await self.until(lambda: {*ids} <= self.store.finished)
         await self.settle()
 
+    def hold_comments(self) -> asyncio.Event:
+        """Keep no comment before the event is set."""
+        keep, gate = self.asked_of.comment, asyncio.Event()
+
+        async def slowly(said: Message, prompt: EventId | None, at: float) -> None:
+            await gate.wait()
+            await keep(said, prompt, at)
+
+        self.asked_of.comment = slowly  # type: ignore[method-assign]  # for one story
+        return gate
+
     async def settle(self) -> None:
         """Let what is due be done."""
         await self.held.pass_time(0.0)
@@ -334,13 +345,7 @@ async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
     story: Asked, change: Redaction | Revision, comments: list[str]
 ) -> None:
     story.feedback = AskPolicy("never")
-    keep, gate = story.asked_of.comment, asyncio.Event()
-
-    async def slowly(said: Message, prompt: EventId | None, at: float) -> None:
-        await gate.wait()
-        await keep(said, prompt, at)
-
-    story.asked_of.comment = slowly  # type: ignore[method-assign]  # for one story
+    gate = story.hold_comments()
     async with story.run():
         await story.hear(message())
         story.matrix.hear(message("!avis Trop long.", event_id="$typed"), change)
@@ -353,13 +358,7 @@ async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
 
 async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(story: Asked) -> None:
     story.feedback = AskPolicy("never")
-    keep, gate = story.asked_of.comment, asyncio.Event()
-
-    async def slowly(said: Message, prompt: EventId | None, at: float) -> None:
-        await gate.wait()
-        await keep(said, prompt, at)
-
-    story.asked_of.comment = slowly  # type: ignore[method-assign]  # for one story
+    gate = story.hold_comments()
     async with story.run():
         await story.hear(message())
         edit = revision("!avis Un secret.", target="$typed")
