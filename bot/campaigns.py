@@ -379,10 +379,11 @@ class Campaigns:
         asked = await self._asked(vote.room_id, vote.target)
         if asked is None:
             return False
-        question = await self._question(asked)
-        if question is not None:
+        campaign = await self.find(asked.campaign)
+        question = campaign.asked(asked.question) if campaign else None
+        if campaign is not None and question is not None:
             answers = {one.id for one in offered(question)}
-            await self._answer(vote, asked, chosen(vote.answers, answers))
+            await self._answer(campaign, vote, asked, chosen(vote.answers, answers))
         return True
 
     async def comment(self, comment: Comment) -> str | None:
@@ -391,9 +392,12 @@ class Campaigns:
         asked = await self._asked(said.room_id, comment.poll)
         if asked is None:
             return "poll unknown"
-        question = await self._question(asked)
+        campaign = await self.find(asked.campaign)
+        if campaign is None:  # nobody can say any more what it asks
+            return _SAID["late"]
+        question = campaign.asked(asked.question)
         text = question is not None and question.kind == "text"
-        follows = await self._answer(said, asked, None, moves=text)
+        follows = await self._answer(campaign, said, asked, None, moves=text)
         return _SAID.get(follows, "feedback kept")
 
     async def withdraw(self, event_id: EventId) -> None:
@@ -413,24 +417,24 @@ class Campaigns:
                 return asked or await self._ledger.asked(room_id, event_id)
             await changed.wait()
 
-    async def _question(self, asked: Asked) -> CampaignQuestion | None:
-        campaign = await self.find(asked.campaign)
-        return campaign.asked(asked.question) if campaign else None
-
     async def _answer(
-        self, said: Vote | Message, asked: Asked, answer: str | None, *, moves: bool = True
+        self,
+        campaign: Campaign,
+        said: Vote | Message,
+        asked: Asked,
+        answer: str | None,
+        *,
+        moves: bool = True,
     ) -> str:
         """Take in an answer, and return what follows.
 
         Args:
+            campaign: which asks.
             said: a vote, or a text.
             asked: what it answers.
             answer: which answer a vote chooses.
             moves: the next question comes with it; else it is a comment on a poll.
         """
-        campaign = await self.find(asked.campaign)
-        if campaign is None:  # nobody can say any more what it asks
-            return "late"
         follows = await self._ledger.answer(
             said,
             asked,
