@@ -145,9 +145,10 @@ def _safe_inline(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
-    """Return the link, the host behind it unless it says so itself; its words if no link may be.
+    """Return the link, which ends with its host unless its words name it; else its words alone.
 
-    The body, where nothing can be clicked, has the whole address behind the words.
+    The host stands within the link: clients would make a link of their own of one beside it, to
+    another address. The body, where nothing can be clicked, has the whole address instead.
     """
     target = destination(str(opening.attrs["href"]))
     if target is None:
@@ -162,7 +163,7 @@ def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
     honest = names_site(said, site)
     whole = honest and _MARKDOWN.normalizeLink(said) in {href, address}
     shown = _text("" if honest else f" ({site})", plain="" if whole else f" ({address})")
-    return [opening, *inside, closing, shown]
+    return [opening, *inside, shown, closing]
 
 
 def _without_tables(tokens: Iterable[Token]) -> Iterator[Token]:

@@ -1,7 +1,9 @@
 import re
+from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 import pytest
+from typing_extensions import override
 
 from bot.core.markdown import render
 
@@ -21,12 +23,12 @@ def body(source: str) -> str:
     [
         (
             "[la note](https://x.gouv.fr/a?b=c&d#e)",
-            '<a href="https://x.gouv.fr/a?b=c&amp;d#e">la note</a> (x.gouv.fr)',
+            '<a href="https://x.gouv.fr/a?b=c&amp;d#e">la note (x.gouv.fr)</a>',
             "la note (https://x.gouv.fr/a?b=c&d#e)",
         ),
         (
             "[n][r]\n\n[r]: HTTPS://X.gouv.fr:8443/A 'titre'",
-            '<a href="https://x.gouv.fr:8443/A">n</a> (x.gouv.fr:8443)',
+            '<a href="https://x.gouv.fr:8443/A">n (x.gouv.fr:8443)</a>',
             "n (https://x.gouv.fr:8443/A)",
         ),
         (
@@ -44,8 +46,18 @@ def body(source: str) -> str:
         ("<a@b.fr>", '<a href="mailto:a@b.fr">a@b.fr</a>', "a@b.fr"),
         (
             "[moi](mailto:a@b.fr?bcc=x@evil.test)",
-            '<a href="mailto:a@b.fr">moi</a> (a@b.fr)',
+            '<a href="mailto:a@b.fr">moi (a@b.fr)</a>',
             "moi (a@b.fr)",
+        ),
+        (
+            "[**la *loi*** `n`](https://x.fr/a)",
+            '<a href="https://x.fr/a"><strong>la <em>loi</em></strong> <code>n</code> (x.fr)</a>',
+            "la loi n (https://x.fr/a)",
+        ),
+        (
+            "**[voir](https://x.fr)**",
+            '<strong><a href="https://x.fr">voir (x.fr)</a></strong>',
+            "voir (https://x.fr)",
         ),
     ],
 )
@@ -74,9 +86,54 @@ def test_a_link_shows_where_it_leads(source: str, link: str, shown_in_body: str)
 def test_a_link_cannot_hide_its_host(source: str, host: str) -> None:
     rendered = render(source)
     assert [urlsplit(href).netloc for href in HREF.findall(rendered.formatted_body)] == [host]
-    assert rendered.formatted_body.endswith(f"</a> ({host})</p>")
+    assert rendered.formatted_body.endswith(f" ({host})</a></p>")
     assert f" (https://{host}" in rendered.body
     assert rendered.body.isprintable()
+
+
+class Outside(HTMLParser):
+    """What stands outside of links, where clients make links of whatever looks like an address."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self._inside = False
+        self.feed(html)
+        self.close()
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = self._inside or tag == "a"
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "a"
+
+    @override
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._inside else data
+
+
+LINKS = ["[la loi](https://hote.fr/a)", "[](https://hote.fr)", "<https://hote.fr/a?b>"]
+LINKS += ["[a](https://autre.fr@hote.fr)", "[autre.fr](https://hote.fr)", "<moi@hote.fr>"]
+LINKS += [
+    "[*a* **b** `c`](mailto:moi@hote.fr?subject=x)",
+    "[r]",
+    "[a][r]",
+    "[![i](h)](<//hote.fr>)",
+]
+LINKS += ["[![i](https://hote.fr/i.png)](https://hote.fr/a)", "![i](https://hote.fr/i.png)"]
+LINKS += ["[a](https://matrix.to/#/@moi:hote.fr)", "[a](javascript:hote.fr)"]
+PLACES = ["{}", "# {}", "- {}\n- {}", "> {}", "**a {} b**", "~~{}~~", "- [x] {}", "a {}, {}\\\n{}"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_address_stands_beside_a_link(place: str) -> None:
+    for link in LINKS:
+        rendered = render(place.replace("{}", link) + "\n\n[r]: https://hote.fr/r")
+        assert not re.search(
+            r"hote|autre|https?:|mailto:|@", Outside(rendered.formatted_body).text
+        )
 
 
 NO_LINKS = ["javascript:alert(1)", "JaVaScRiPt:x", "java&#10;script:x", "vbscript:x", "data:,x"]
