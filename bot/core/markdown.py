@@ -45,7 +45,7 @@ _MARKDOWN.validateLink = bool  # type: ignore[method-assign,assignment]  # bot.c
 
 _CLEANER = nh3.Cleaner(
     tags={
-        *("p", "br", "hr", "h1", "h2", "h3", "h4", "ul", "ol", "li", "blockquote"),
+        *("p", "br", "hr", "h3", "h4", "ul", "ol", "li", "blockquote"),
         *("pre", "code", "strong", "em", "del", "a"),
     },
     attributes={"a": {"href"}, "code": {"class"}, "ol": {"start"}},
@@ -125,8 +125,8 @@ def _safe(tokens: Iterable[Token]) -> Iterator[Token]:
     for token in tokens:
         if token.type == "inline":
             token.children = list(_safe_inline(token.children or ()))
-        elif token.tag in {"h5", "h6"}:
-            token.tag = "h4"
+        elif token.type in {"heading_open", "heading_close"}:
+            token.tag = "h3" if token.tag in {"h1", "h2"} else "h4"
         yield token
 
 

@@ -14,7 +14,7 @@ from bot.core.visible import visible
 VOID = {"br", "hr"}
 TAGS = {
     *VOID,
-    *("p", "h1", "h2", "h3", "h4", "ul", "ol", "li", "blockquote"),
+    *("p", "h3", "h4", "ul", "ol", "li", "blockquote"),
     *("pre", "code", "strong", "em", "del", "a"),
 }
 ATTRIBUTES = {"a": {"href"}, "code": {"class"}, "ol": {"start"}}
@@ -88,7 +88,7 @@ def test_common_markdown_becomes_the_html_that_tchap_shows() -> None:
         "3. trois\n4. quatre\n\n> cité\n\n---"
     )
     assert html(source) == (
-        "<h1>Titre</h1>\n"
+        "<h3>Titre</h3>\n"
         "<p>Un <strong>mot</strong> <em>fin</em> <del>faux</del> <code>code</code></p>\n"
         "<ul>\n<li>un</li>\n<li>deux</li>\n</ul>\n"
         '<ol start="3">\n<li>trois</li>\n<li>quatre</li>\n</ol>\n'
@@ -120,9 +120,13 @@ def test_an_unfinished_fence_is_code_already() -> None:
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4, 5, 6])
-def test_no_heading_is_deeper_than_h4(level: int) -> None:
-    tag = f"h{min(level, 4)}"
+def test_a_heading_is_no_larger_than_a_message_needs(level: int) -> None:
+    tag = "h3" if level <= 2 else "h4"
     assert html("#" * level + " Titre") == f"<{tag}>Titre</{tag}>"
+
+
+def test_an_underlined_heading_is_one_of_the_upper_levels() -> None:
+    assert html("Titre\n===\n\nPartie\n---") == "<h3>Titre</h3>\n<h3>Partie</h3>"
 
 
 def test_a_table_becomes_a_list_whose_items_name_the_columns() -> None:
