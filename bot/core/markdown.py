@@ -16,7 +16,8 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 from bot.core.links import destination, names_site
-from bot.core.plain import words, write
+from bot.core.plain import text, words, write
+from bot.core.tables import as_lists
 from bot.core.visible import visible
 
 # Bytes that body and formatted_body may take as JSON: three quarters (base64) of what an event
@@ -24,7 +25,6 @@ from bot.core.visible import visible
 SIZE_LIMIT = 44_000
 
 _NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
-_REPEATED_NAMES = 5_000  # characters of column names that the rows of one table may repeat
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 
 
@@ -105,7 +105,7 @@ def render(part: Part | str) -> Rendered:
     tokens = _MARKDOWN.parse(source)
     if _too_deep(tokens):
         return fallback
-    tokens = list(_without_tables(_safe(tokens)))
+    tokens = list(as_lists(_safe(tokens)))
     html = _CLEANER.clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
     # Again visible: an entity such as &#x202e; has become its character.
     rendered = Rendered(visible(write(tokens)).strip(), visible(html).strip())
@@ -135,7 +135,7 @@ def _safe_inline(tokens: Iterable[Token]) -> Iterator[Token]:
     stream = iter(tokens)
     for token in stream:
         if token.type == "image":
-            yield _text(words([token]))
+            yield text(words([token]))
         elif token.type == "link_open":
             inside = takewhile(lambda inner: inner.type != "link_close", stream)
             yield from _link(token, list(_safe_inline(inside)))
@@ -159,60 +159,8 @@ def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
     address = href.removeprefix("mailto:")
     said = visible(words(inside)).strip()
     if not said:
-        return [opening, _text(site, plain=address), closing]
+        return [opening, text(site, plain=address), closing]
     honest = names_site(said, site)
     whole = honest and _MARKDOWN.normalizeLink(said) in {href, address}
-    shown = _text("" if honest else f" ({site})", plain="" if whole else f" ({address})")
+    shown = text("" if honest else f" ({site})", plain="" if whole else f" ({address})")
     return [opening, *inside, shown, closing]
-
-
-def _without_tables(tokens: Iterable[Token]) -> Iterator[Token]:
-    """Replace tables by lists: Tchap's mobile clients do not lay tables out."""
-    stream = iter(tokens)
-    for token in stream:
-        if token.type != "table_open":
-            yield token
-            continue
-        rows: list[list[list[Token]]] = []
-        for inner in takewhile(lambda inner: inner.type != "table_close", stream):
-            if inner.type == "tr_open":
-                rows.append([])
-            elif inner.type == "inline":
-                rows[-1].append(inner.children or [])
-        yield from _as_list(rows)
-
-
-def _as_list(rows: list[list[list[Token]]]) -> Iterator[Token]:
-    """Write each row as an item "Name: value; Name: value", without the empty cells.
-
-    The names are an item of their own instead where there is nothing to name yet, or where
-    repeating them would fill the message; empty cells are dashes then.
-    """
-    names = [words(cell).strip() for cell in rows[0]]
-    named = 0 < (len(rows) - 1) * sum(map(len, names)) <= _REPEATED_NAMES
-    yield Token("bullet_list_open", "ul", 1, block=True)
-    for row in rows[1:] if named else rows:
-        filled = [bool(words(cell).strip()) for cell in row]
-        if not any(filled):
-            continue
-        children: list[Token] = []
-        for name, cell, full in zip(names, row, filled, strict=True):
-            if full or not named:
-                children += [_text("; ")] if children else []
-                children += [*_strong(name), _text(": ")] if name and named else []
-                children += cell if full else [_text("-")]
-        yield Token("list_item_open", "li", 1, block=True)
-        yield Token("paragraph_open", "p", 1, hidden=True, block=True)
-        yield Token("inline", "", 0, children=children)
-        yield Token("paragraph_close", "p", -1, hidden=True, block=True)
-        yield Token("list_item_close", "li", -1, block=True)
-    yield Token("bullet_list_close", "ul", -1, block=True)
-
-
-def _strong(content: str) -> Sequence[Token]:
-    return Token("strong_open", "strong", 1), _text(content), Token("strong_close", "strong", -1)
-
-
-def _text(content: str, plain: str | None = None) -> Token:
-    """Return a text token, with what the body says instead."""
-    return Token("text", "", 0, content=content, meta={} if plain is None else {"plain": plain})

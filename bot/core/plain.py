@@ -7,6 +7,11 @@ from textwrap import indent
 from markdown_it.token import Token
 
 
+def text(content: str, plain: str | None = None) -> Token:
+    """Return a text token; `plain` is what the body says in its place."""
+    return Token("text", "", 0, content=content, meta={} if plain is None else {"plain": plain})
+
+
 def words(tokens: Iterable[Token]) -> str:
     """Return what inline tokens say, without markup.
 

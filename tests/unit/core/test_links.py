@@ -127,6 +127,14 @@ LINKS += ["[a](https://matrix.to/#/@moi:hote.fr)", "[a](javascript:hote.fr)"]
 PLACES = ["{}", "# {}", "- {}\n- {}", "> {}", "**a {} b**", "~~{}~~", "- [x] {}", "a {}, {}\\\n{}"]
 
 
+PLACES += [
+    "| {} | a | b |\n|---|---|---|\n| {} | {} | c |",
+    "| {} | a |\n|---|---|",
+    "| {} |\n|-|",
+]
+PLACES += ["| a | b |\n|---|---|\n| {} | {} |", "| | |\n|---|---|\n| {} | |", "| a |\n|-|\n| {} |"]
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_no_address_stands_beside_a_link(place: str) -> None:
     for link in LINKS:

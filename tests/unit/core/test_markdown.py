@@ -129,33 +129,6 @@ def test_an_underlined_heading_is_one_of_the_upper_levels() -> None:
     assert html("Titre\n===\n\nPartie\n---") == "<h3>Titre</h3>\n<h3>Partie</h3>"
 
 
-def test_a_table_becomes_a_list_whose_items_name_the_columns() -> None:
-    rendered = render("| Nom | *Âge* | |\n|:--|--:|---|\n| Jean | 3 | x |\n| **Zoé** | | a<br>b |")
-    assert rendered.formatted_body == (
-        "<ul>\n<li><strong>Nom</strong>: Jean; <strong>Âge</strong>: 3; x</li>\n"
-        "<li><strong>Nom</strong>: <strong>Zoé</strong>; a<br>\nb</li>\n</ul>"
-    )
-    assert rendered.body == "- Nom: Jean; Âge: 3; x\n- Nom: Zoé; a\n  b"
-
-
-def test_a_table_without_rows_yet_shows_its_columns() -> None:
-    assert body("| Nom | Âge |\n|---|---|\n") == "- Nom; Âge"
-
-
-def test_a_table_without_names_is_the_list_of_its_rows() -> None:
-    assert body("| | |\n|---|---|\n| Nom | Jean |\n| Âge | |\n| | |\n") == "- Nom; Jean\n- Âge; -"
-
-
-def test_a_table_in_a_list_stays_in_its_item() -> None:
-    assert body("- voir\n\n  | a | b |\n  |---|---|\n  | 1 | 2 |\n") == "- voir\n\n  - a: 1; b: 2"
-
-
-def test_names_that_would_fill_the_message_stand_once() -> None:
-    name = "une colonne au nom bien long " * 10
-    rendered = render(f"| {name} | b |\n|---|---|\n" + "| | x |\n" * 100)
-    assert rendered.body == f"- {name.strip()}; b" + "\n- -; x" * 100
-
-
 @pytest.mark.parametrize(
     ("source", "shown"),
     [
