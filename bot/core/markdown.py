@@ -12,6 +12,7 @@ from itertools import accumulate, takewhile
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
@@ -25,6 +26,7 @@ from bot.core.visible import visible
 SIZE_LIMIT = 44_000
 
 _NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
+_BOX = re.compile(r"\[([ xX])\][ \t]+(?=\S|$)")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 
 
@@ -39,8 +41,24 @@ def _line_break(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # ma
     return True
 
 
+def _check_boxes(state: StateCore) -> None:
+    """Read "[x] " and "[ ] " at the start of a list's item as a box, ticked or not.
+
+    It runs before escaped brackets and entities become text, which no box is made of.
+    """
+    for item, paragraph, inline in zip(
+        state.tokens, state.tokens[1:], state.tokens[2:], strict=False
+    ):
+        if (item.type, paragraph.type) != ("list_item_open", "paragraph_open"):
+            continue
+        first = next(iter(inline.children or ()), None)
+        if first and first.type == "text" and (box := _BOX.match(first.content)):
+            first.content = f"{'☐' if box[1] == ' ' else '☑'} {first.content[box.end() :]}"
+
+
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "maxNesting": _NESTING})
 _MARKDOWN.enable(["table", "strikethrough"]).inline.ruler.before("autolink", "br", _line_break)
+_MARKDOWN.core.ruler.before("text_join", "check_boxes", _check_boxes)
 _MARKDOWN.validateLink = bool  # type: ignore[method-assign,assignment]  # bot.core.links decides
 
 _CLEANER = nh3.Cleaner(

@@ -253,3 +253,24 @@ def test_no_word_is_lost_at_any_depth(nested: str) -> None:
 def test_a_megabyte_is_rendered_as_it_stands() -> None:
     source = "mot\n" * 250_000
     assert render(source).body == source.strip()
+
+
+def test_a_task_of_a_list_has_a_box() -> None:
+    rendered = render("- [x] fait\n- [X] **deux**\n- [ ] `trois`\n\n1. [ ] [a](https://b.fr)")
+    assert rendered.body == "- ☑ fait\n- ☑ deux\n- ☐ trois\n\n1. ☐ a (https://b.fr)"
+    assert "<li>☑ <strong>deux</strong></li>\n<li>☐ <code>trois</code></li>" in (
+        rendered.formatted_body
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("[x] a", "a [x] b", "- a [ ] b", "- [] a", "- [x]a", "- [y] a", "- [ ]", "> [x] a"),
+        *("- `[x] a`", "- \\[x] a", "- &#91;x] a", "- [x](http://b.fr) a", "- **[x] a**"),
+        *("- [x] a\n\n[x]: http://b.fr", "```\n- [x] a\n```", "    - [x] a", "- a\n\n  [x] b"),
+        *("| [x] a |\n|---|", "- # [x] a", "![- [x] a](b)"),
+    ],
+)
+def test_a_box_is_nowhere_else(source: str) -> None:
+    assert not {"☐", "☑"} & set(body(source))
