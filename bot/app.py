@@ -133,7 +133,7 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
         await parts.enter_async_context(serve(health, config.health.host, config.health.port))
         key = config.storage.key.get_secret_value()
         vault = Vault(_private(directory / "matrix"), key, config.storage.keep_keys_days)
-        matrix = NioMatrix(_account(config), vault, health)
+        matrix = NioMatrix(_account(config), vault, health, tables=config.reply.tables)
         parts.push_async_callback(matrix.close)
         matrix.take()  # before anything is done to the ledger that another process may use
         database = config.storage.database

@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from bot.core.events import server_name
 from bot.core.feedback import AskPolicy
+from bot.core.markdown import Tables
 from bot.core.models import Catalogue, ModelCard
 from bot.errors import ConfigError
 from bot.settings_source import (
@@ -272,6 +273,9 @@ class ReplySettings(Section):
     )
     drain_seconds: float = Field(
         25.0, ge=0, description="seconds for replies under way to end when the process is stopped"
+    )
+    tables: Tables = Field(
+        "list", description="how tables are shown: as lists, or as tables on web and desktop alone"
     )
 
 

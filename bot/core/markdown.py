@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate, takewhile
+from typing import Literal
 
 import nh3
 from markdown_it import MarkdownIt
@@ -61,16 +62,28 @@ _MARKDOWN.enable(["table", "strikethrough"]).inline.ruler.before("autolink", "br
 _MARKDOWN.core.ruler.before("text_join", "check_boxes", _check_boxes)
 _MARKDOWN.validateLink = bool  # type: ignore[method-assign,assignment]  # bot.core.links decides
 
-_CLEANER = nh3.Cleaner(
-    tags={
-        *("p", "br", "hr", "h3", "h4", "ul", "ol", "li", "blockquote"),
-        *("pre", "code", "strong", "em", "del", "a"),
-    },
-    attributes={"a": {"href"}, "code": {"class"}, "ol": {"start"}},
-    link_rel=None,
-    url_schemes={"http", "https", "mailto"},
-    url_relative="deny",
-)
+_TAGS = {
+    *("p", "br", "hr", "h3", "h4", "ul", "ol", "li", "blockquote"),
+    *("pre", "code", "strong", "em", "del", "a"),
+}
+Tables = Literal["list", "table"]  # how formatted_body shows them; the body always has lists
+
+
+def _cleaner(*more_tags: str) -> nh3.Cleaner:
+    """Return what lets nothing through but what is written here, all of it in the spec's list."""
+    return nh3.Cleaner(
+        tags={*_TAGS, *more_tags},
+        attributes={"a": {"href"}, "code": {"class"}, "ol": {"start"}},
+        link_rel=None,
+        url_schemes={"http", "https", "mailto"},
+        url_relative="deny",
+    )
+
+
+_CLEANERS: dict[Tables, nh3.Cleaner] = {
+    "list": _cleaner(),
+    "table": _cleaner("table", "thead", "tbody", "tr", "th", "td"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +124,14 @@ def verbatim(source: str) -> Rendered:
     return Rendered(body, f"<p>{escape(body, quote=False)}</p>".replace("\n", "<br>"))
 
 
-def render(part: Part | str) -> Rendered:
+def render(part: Part | str, *, tables: Tables = "list") -> Rendered:
     """Return what shows the Markdown (CommonMark, tables, strikethrough), finished or not.
 
     What would not fit one event once rendered, or nests too deeply, is shown verbatim.
+
+    Args:
+        part: the Markdown.
+        tables: whether its tables are shown as lists or as they are.
     """
     source = visible(part if isinstance(part, str) else part.opening + part.source)
     fallback = verbatim(source)
@@ -123,10 +140,12 @@ def render(part: Part | str) -> Rendered:
     tokens = _MARKDOWN.parse(source)
     if _too_deep(tokens):
         return fallback
-    tokens = list(as_lists(_safe(tokens)))
-    html = _CLEANER.clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+    tokens = list(_safe(tokens))
+    listed = list(as_lists(tokens))
+    shown = listed if tables == "list" else tokens
+    html = _CLEANERS[tables].clean(_MARKDOWN.renderer.render(shown, _MARKDOWN.options, {}))
     # Again visible: an entity such as &#x202e; has become its character.
-    rendered = Rendered(visible(write(tokens)).strip(), visible(html).strip())
+    rendered = Rendered(visible(write(listed)).strip(), visible(html).strip())
     return rendered if rendered.size <= SIZE_LIMIT else fallback
 
 

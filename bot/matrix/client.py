@@ -25,6 +25,7 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
+from bot.core.markdown import Tables
 from bot.core.replies import Attachment, Outgoing, Own, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
@@ -49,11 +50,14 @@ log = structlog.get_logger()
 class NioMatrix:
     """The `Matrix` port: one account, one device."""
 
-    def __init__(self, account: Account, vault: Vault, health: Health) -> None:
+    def __init__(
+        self, account: Account, vault: Vault, health: Health, *, tables: Tables = "list"
+    ) -> None:
         self._session = Session(account, vault)
         self._client = self._session.client
         self._client.limited = health.limited
         self._health = health
+        self._tables = tables
         self._histories = Histories(self._client, account.user_id)
         self._rooms = Rooms(account.user_id, health, self._histories)
         self._typing: Counter[RoomId] = Counter()  # answers being written
@@ -247,7 +251,7 @@ class NioMatrix:
         if isinstance(outgoing, Attachment):
             media = await self._upload(room_id, outgoing)
         said = event_type(outgoing)
-        content = build(outgoing, self._rooms.latest(room_id), media)
+        content = build(outgoing, self._rooms.latest(room_id), media, tables=self._tables)
         kind, sealed = await to_the_end(self._seal(room_id, said, content))
         return Wire(kind, sealed, {"type": said, "content": content})
 

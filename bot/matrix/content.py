@@ -3,7 +3,7 @@
 from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
-from bot.core.markdown import Rendered, render
+from bot.core.markdown import Rendered, Tables, render
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER, MESSAGE, TEXT
@@ -23,7 +23,11 @@ def event_type(outgoing: Outgoing) -> str:
 
 
 def build(
-    outgoing: Outgoing, latest: EventId | None = None, media: dict[str, Any] | None = None
+    outgoing: Outgoing,
+    latest: EventId | None = None,
+    media: dict[str, Any] | None = None,
+    *,
+    tables: Tables = "list",
 ) -> dict[str, Any]:
     """Return the content to send.
 
@@ -32,14 +36,15 @@ def build(
         media: of an attachment, where its file is: `url`, or `file` with the keys to it (spec:
             sending encrypted attachments).
         latest: the room's last message; where it is not the prompt, the reply also quotes it.
+        tables: how the tables of a reply are shown.
     """
     match outgoing:
         case Notice():
             return _notice(outgoing)
         case Reply():
-            return _reply(outgoing) | {"m.relates_to": _relation(outgoing.prompt, latest)}
+            return _reply(outgoing, tables) | {"m.relates_to": _relation(outgoing.prompt, latest)}
         case Edit():
-            return _edit(outgoing)
+            return _edit(outgoing, tables)
         case Poll():
             return _poll(outgoing)
         case Attachment():
@@ -52,8 +57,8 @@ def build(
             }
 
 
-def _edit(edit: Edit) -> dict[str, Any]:
-    new = _reply(edit.reply)
+def _edit(edit: Edit, tables: Tables) -> dict[str, Any]:
+    new = _reply(edit.reply, tables)
     first_line = new["body"].split("\n", 1)[0][:_FALLBACK_LENGTH]
     return {
         "msgtype": new["msgtype"],
@@ -94,9 +99,9 @@ def _notice(notice: Notice) -> dict[str, Any]:
     return content
 
 
-def _reply(reply: Reply) -> dict[str, Any]:
+def _reply(reply: Reply, tables: Tables) -> dict[str, Any]:
     above, below = [[render(line) for line in lines] for lines in (reply.above, reply.added)]
-    shown = [*above, render(reply.part), *below]
+    shown = [*above, render(reply.part, tables=tables), *below]
     rendered = Rendered(
         "\n\n".join(one.body for one in shown if one.body),
         "".join(one.formatted_body for one in shown),

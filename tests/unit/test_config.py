@@ -105,6 +105,7 @@ class TestWhatIsAccepted:
         assert config.matrix.device_name == "Assistant IA"
         assert config.model.max_tokens == 2048
         assert config.reply.edit_interval == 2.0
+        assert config.reply.tables == "list"
         assert config.language == "fr"
 
     def test_a_section_or_setting_left_empty_has_its_defaults(self, tmp_path: Path) -> None:
@@ -653,6 +654,7 @@ class TestEachSetting:
             ("conversation.idle_minutes", [0, -1], "must be greater than 0"),
             ("conversation.age_limit_hours", [0], "must be greater than or equal to 1"),
             ("conversation.salon_replies", ["fil"], "must be 'thread' or 'inline'"),
+            ("reply.tables", ["html"], "must be 'list' or 'table'"),
             ("reply.at_once", [0], "must be greater than or equal to 1"),
             ("reply.line_after", [0], "must be greater than or equal to 1"),
             (

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from bot.core.markdown import SIZE_LIMIT, Part, render
+from bot.core.markdown import SIZE_LIMIT, Part, Tables, render
 from bot.core.visible import visible
 
 VOID = {"br", "hr"}
@@ -17,6 +17,7 @@ TAGS = {
     *("p", "h3", "h4", "ul", "ol", "li", "blockquote"),
     *("pre", "code", "strong", "em", "del", "a"),
 }
+TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td"}
 ATTRIBUTES = {"a": {"href"}, "code": {"class"}, "ol": {"start"}}
 
 FRAGMENTS = st.sampled_from(
@@ -188,10 +189,14 @@ def test_nothing_is_rendered_as_nothing() -> None:
     assert Page(html("\n \n")).text.strip() == ""
 
 
-@given(ANYTHING)
-def test_only_what_is_allowed_gets_out(source: str) -> None:
-    page = Page(html(source))
-    assert {tag for tag, _ in page.tags} <= TAGS
+MODES: list[tuple[Tables, set[str]]] = [("list", TAGS), ("table", TAGS | TABLE_TAGS)]
+
+
+@given(ANYTHING, st.sampled_from(MODES))
+def test_only_what_is_allowed_gets_out(source: str, mode: tuple[Tables, set[str]]) -> None:
+    tables, allowed = mode
+    page = Page(render(source, tables=tables).formatted_body)
+    assert {tag for tag, _ in page.tags} <= allowed
     assert all(set(attributes) <= ATTRIBUTES.get(tag, set()) for tag, attributes in page.tags)
     assert all(re.match(r"https?://[a-z0-9]|mailto:[^@]+@", href) for href, _ in page.links)
     assert page.depth <= 100

@@ -103,6 +103,22 @@ def test_names_that_would_fill_the_message_stand_once() -> None:
     assert body(source) == f"a_; {name.strip()}_; c\n" + "\n- –_; –_; x" * 100  # noqa: RUF001
 
 
+def test_a_table_may_be_shown_as_one() -> None:
+    source = "| [a](http://h.fr/x) | b |\n|:--|--:|\n| ![i](http://h.fr) | **1**<br>2 |"
+    rendered = render(source, tables="table")
+    assert rendered.body == render(source).body
+    assert rendered.formatted_body.replace("\n", "") == (
+        '<table><thead><tr><th><a href="http://h.fr/x">a (h.fr)</a></th><th>b</th></tr></thead>'
+        "<tbody><tr><td>i</td><td><strong>1</strong><br>2</td></tr></tbody></table>"
+    )
+
+
+def test_no_other_tag_is_written_for_a_table() -> None:
+    source = "<table><caption>a</caption></table>\n\n| a | b |\n|---|---|\n"
+    tags = set(re.findall(r"<(\w+)", render(source, tables="table").formatted_body))
+    assert tags == {"p", "table", "thead", "tr", "th"}
+
+
 CELLS = st.text("abcé0 €:?*`", max_size=6)
 
 

@@ -79,6 +79,19 @@ def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:
     assert content[MARKER]["added"] == ["(2)"]
 
 
+def test_a_table_is_shown_as_one_where_that_is_wanted() -> None:
+    reply = Reply(PROMPT, Part("| a | b |\n|---|---|\n| 1 | 2 |"), "small", ("*Coupé.*",))
+
+    listed = build(reply)
+    shown = build(reply, tables="table")
+    edited = build(Edit(EventId("$reply"), reply), tables="table")
+
+    assert "<table>" not in listed["formatted_body"]
+    assert "<td>1</td>" in shown["formatted_body"]
+    assert shown["body"] == listed["body"]
+    assert edited["m.new_content"]["formatted_body"] == shown["formatted_body"]
+
+
 def test_a_notice_names_what_it_answers() -> None:
     content = build(Notice("Non.", PROMPT))
 
