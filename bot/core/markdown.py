@@ -18,6 +18,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 from bot.core.links import destination, names_site
+from bot.core.maths import read_formulas
 from bot.core.plain import text, words, write
 from bot.core.tables import as_lists
 from bot.core.visible import visible
@@ -59,6 +60,7 @@ def _check_boxes(state: StateCore) -> None:
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "maxNesting": _NESTING})
 _MARKDOWN.enable(["table", "strikethrough"]).inline.ruler.before("autolink", "br", _line_break)
+read_formulas(_MARKDOWN)
 _MARKDOWN.core.ruler.before("text_join", "check_boxes", _check_boxes)
 _MARKDOWN.validateLink = bool  # type: ignore[method-assign,assignment]  # bot.core.links decides
 
@@ -159,11 +161,18 @@ def _too_deep(tokens: Iterable[Token]) -> bool:
 
 
 def _safe(tokens: Iterable[Token]) -> Iterator[Token]:
+    after, hidden = "", False
     for token in tokens:
         if token.type == "inline":
             token.children = list(_safe_inline(token.children or ()))
+        elif token.type == "paragraph_open":
+            # In a tight list's item, a second one is a formula, or what follows it.
+            hidden = token.hidden = token.hidden and after != "paragraph_close"
+        elif token.type == "paragraph_close":
+            token.hidden = hidden
         elif token.type in {"heading_open", "heading_close"}:
             token.tag = "h3" if token.tag in {"h1", "h2"} else "h4"
+        after = token.type
         yield token
 
 

@@ -29,6 +29,7 @@ FRAGMENTS = st.sampled_from(
         *("&#x202e;", "&#12;", "&lt;", "&amp;", '"', "\u202e", "\u200b", "\U000e0041", "\0", "\r"),
         *("\ud83d", "\u2028", "@room", "@a:b.fr", "https://matrix.to/#/@a:b.fr", "mailto:a@b.fr"),
         *("<br>", "<b>", "<!--", "<img src=http://h.fr>"),
+        *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\frac{", "x^2", "_{", "}", "\\text{", "\\\\"),
     ]
 )
 ANYTHING = st.text(st.characters()) | st.lists(FRAGMENTS | st.text(max_size=5)).map("".join)
