@@ -21,6 +21,19 @@ _HEAD_LIMIT = 400  # characters of such lines that are worth repeating
 
 _CONTAINERS = re.compile(r"(?:\s|>|(?:[-+*]|\d{1,9}[.)])(?=\s))*")  # signs of lists and quotes
 _MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what continues a grapheme
+# A sign, what closes quotes and emphasis behind it, and spaces, before what begins a sentence: no
+# small letter, and nothing that would be a list's sign at the beginning of a part.
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…])([.!?…]+)(?:[»”\"’')\]*_]|[\xa0\u202f](?=[»”]))* +"  # noqa: RUF001
+    r"(?=(?:[«“\"(\[*_`]+[\xa0\u202f]?)?[^\W_a-zà-öø-ÿœ])(?!\d+[.)]\s)"
+)
+_LAST_WORD = re.compile(r"[^\s(«“\"'’]*$")  # noqa: RUF001
+_LONGEST_WORD = 12
+_ABBREVIATION = re.compile(  # an item's number and initials too: "1.", "M.", "p. ex.", "J.-C."
+    r"\d{1,3}|\w(?:[.-]+\w)*|mmes?|mlles?|mm|me|dr|pr|ste?|al|art|cf|chap|éd|env|etc|ex|fig|max"
+    r"|min|n°|nos?|op|pp|réf|suiv|tél|vol",
+    re.IGNORECASE,
+)
 _GRAPHEME = 16  # characters of one grapheme that a cut within a word spares
 
 
@@ -56,8 +69,8 @@ def _room(rest: str, opening: str, limit: int) -> int:
 def _cut(text: str, opening: str) -> tuple[int, str]:
     """Return where to cut, before the text's last character, and what the next part repeats.
 
-    A line is cut only where no cut between lines leaves a quarter of the part, at a space if
-    there is one.
+    A line is cut only where no cut between lines leaves a quarter of the part: at a sentence's
+    end, else at a space, else anywhere.
     """
     whole = opening + text
     tokens = blocks(whole)
@@ -68,7 +81,11 @@ def _cut(text: str, opening: str) -> tuple[int, str]:
         if fitting := [number for number in numbers if least < starts[number] <= last]:
             number = max(fitting)
             return starts[number] - len(opening), _repeated(tokens, lines, number)
-    cut = whole.rfind(" ", least, last) + 1 or _between_graphemes(whole, len(opening), last)
+    cut = (
+        max((end for end in _sentence_ends(whole) if least < end <= last), default=0)
+        or whole.rfind(" ", least, last) + 1
+        or _between_graphemes(whole, len(opening), last)
+    )
     number = bisect_right(starts, cut) - 1
     fences = [token for token in tokens if token.type == "fence"]
     return cut - len(opening), _repeated(fences, lines, number)
@@ -92,6 +109,14 @@ def _lines_to_cut_at(tokens: list[Token], lines: list[str]) -> Iterator[list[int
             if token.map and token.level == level and token.type == "list_item_open"
         ]
     yield [number for number, line in enumerate(lines) if line.strip("`~> \t\r\n")]
+
+
+def _sentence_ends(text: str) -> Iterator[int]:
+    """Yield where the sentences end that another one follows: the places where that begins."""
+    for end in _SENTENCE_END.finditer(text):
+        before = _LAST_WORD.search(text, max(0, end.start() - _LONGEST_WORD), end.start())
+        if not (end[1] == "." and before and _ABBREVIATION.fullmatch(before[0])):
+            yield end.end()
 
 
 def _between_graphemes(text: str, start: int, cut: int) -> int:

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,12 @@ def test_later_parts_are_numbered_for_the_reader_alone() -> None:
         ("- un\n  deux\n  - trois\n    quatre", 30, ["- un\n  deux\n", "  - trois\n    quatre"]),
         ("un deux\ntrois quatre", 18, ["un deux\n", "trois quatre"]),
         ("un deux trois", 10, ["un deux ", "trois"]),
+        ("Un. Deux trois", 12, ["Un. ", "Deux trois"]),
+        ("Un deux. Trois ! Quatre cinq", 24, ["Un deux. Trois ! ", "Quatre cinq"]),
+        ("Oui. « Non. » (Si !) Peut-être", 26, ["Oui. « Non. » (Si !) ", "Peut-être"]),
+        ("**Un.** Deux trois quatre", 20, ["**Un.** ", "Deux trois quatre"]),
+        ("Un. Deux trois quatre cinq", 24, ["Un. Deux trois quatre ", "cinq"]),
+        ("Un. Deux\ntrois quatre", 15, ["Un. Deux\n", "trois quatre"]),
         ("abcdefgh", 5, ["abcde", "fgh"]),
         ("abcde\u0301fgh", 5, ["abcd", "e\u0301fgh"]),
         ("ab👩🏽\u200d🚀c", 5, ["ab", "👩🏽\u200d🚀c"]),
@@ -104,6 +111,44 @@ def test_later_parts_are_numbered_for_the_reader_alone() -> None:
 )
 def test_a_cut_is_where_it_hurts_least(source: str, limit: int, expected: list[str]) -> None:
     assert sources(split(source, limit)) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("l'art. L. 121", "le n°. 5", "M. Dupont", "Mme. Martin", "cf. Annexe", "p. ex. Paris"),
+        *(
+            "etc. Les",
+            "3.14 Puis",
+            "J.-C. Les",
+            "c.-à-d. Les",
+            "… et",
+            "1. Les",
+            "a. b",
+            "fin. - Un",
+        ),
+        *("fin. # Un", "fin. 2. Un", "fin. * Un", "fin. > Un", "fin. + Un", "a.b Un", "(cf. Un"),
+    ],
+)
+def test_a_point_within_a_sentence_is_no_end_of_it(words: str) -> None:
+    first, _ = sources(split(f"Un mot {words} deux trois quatre", len(words) + 18))
+    assert first == f"Un mot {words} deux "
+
+
+def test_a_long_paragraph_is_cut_between_sentences() -> None:
+    source = (
+        "L'agent lit l'art. 5 de la loi, c'est-à-dire 3,5 pages. Il répond à M. Dupont. " * 200
+    )
+    *full, last = sources(split(source))
+    assert len(full) == 2
+    assert all(part.endswith((" pages. ", " Dupont. ")) for part in [*full, last])
+
+
+@pytest.mark.parametrize("unit", [".", ". ", ".)", "! ", "…\xa0", ".»", " ", "A. "])
+def test_many_signs_take_no_time(unit: str) -> None:
+    started = time.process_time()
+    split("a" + unit * 6_000)
+    assert time.process_time() - started < 2
 
 
 CODE = [f"x{number} = {number}" for number in range(40)]
