@@ -10,6 +10,7 @@ from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
 from tests.stand.bot import Bot
+from tests.stand.js_person import JsPerson
 from tests.stand.model import CUT_UTF8, Answer, ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
@@ -63,6 +64,33 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     assert answer.content[MARKER] == expected
     first = answer.versions[0].content
     assert first["m.relates_to"] == {"rel_type": "m.reference", "event_id": prompt}
+
+
+async def test_the_bot_types_from_the_prompt_until_its_reply_is_whole(
+    jason: JsPerson, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(jason, bot.user_id)
+    thought, written = asyncio.Event(), asyncio.Event()
+    model.when("think first", Answer(text=SKY, gate=thought))
+    model.when("write slowly", Answer(text=SKY, gate=written, after=80, tokens_per_second=40))
+    typing = jason.observed.typing[room_id, bot.user_id]
+
+    prompt = await jason.send(room_id, "Please think first")
+    await until(lambda: typing == [True])
+    thought.set()
+    await reply(jason, room_id, prompt, SKY)
+    await until(lambda: typing == [True, False])
+
+    prompt = await jason.send(room_id, "Please write slowly")
+    await begun(jason, room_id, prompt, lambda seen: len(seen.versions) > 1)
+    assert typing == [
+        True,
+        False,
+        True,
+    ]  # had the first version ended it, that would have been told before the second
+    written.set()
+    await reply(jason, room_id, prompt, SKY)
+    await until(lambda: typing == [True, False, True, False])
 
 
 async def test_a_follow_up_is_asked_together_with_the_turns_before_it(

@@ -135,6 +135,8 @@ class JsPerson(Person):
             record = json.loads(line)
             if "event" in record:
                 self.observed.see(record["room_id"], record["event"], record["failure"])
+            elif "typing" in record:
+                self.observed.typing[record["room_id"], record["user_id"]].append(record["typing"])
             else:
                 self._settle(record)
         raise EOFError("the js person's process has ended")

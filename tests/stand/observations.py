@@ -67,10 +67,12 @@ class Observations:
 
     Attributes:
         state: content of the current state events, by room, type and state key.
+        typing: by room and person, each change of whether they type; of a JsPerson's rooms alone.
     """
 
     def __init__(self) -> None:
         self.state: dict[tuple[RoomId, str, str], JSON] = {}
+        self.typing: defaultdict[tuple[RoomId, UserId], list[bool]] = defaultdict(list)
         self._set_at: dict[tuple[RoomId, str, str], int] = {}  # `origin_server_ts` of each
         self._messages: defaultdict[RoomId, dict[EventId, Seen]] = defaultdict(dict)
         self._changes: defaultdict[RoomId, list[Seen]] = defaultdict(list)

@@ -3,6 +3,7 @@
 //   in:  {"id": 1, "command": "send_event", "arguments": {…}}
 //   out: {"id": 1, "result": …} or {"id": 1, "error": "…"}
 //        {"room_id": "!…", "event": {…}, "failure": null or why it could not be decrypted}
+//        {"room_id": "!…", "user_id": "@…", "typing": whether they type}
 
 import readline from "node:readline";
 import * as sdk from "matrix-js-sdk";
@@ -41,6 +42,9 @@ const commands = {
         await client.initRustCrypto({ useIndexedDB: false });
         crypto = client.getCrypto();
         client.on(sdk.ClientEvent.Event, tellInOrder);
+        client.on(sdk.RoomMemberEvent.Typing, (_, { roomId, userId, typing }) => {
+            say({ room_id: roomId, user_id: userId, typing });
+        });
         const synced = new Promise((resolve) => client.once(sdk.ClientEvent.Sync, resolve));
         await client.startClient({ initialSyncLimit: 100 });
         const state = await synced;
