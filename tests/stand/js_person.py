@@ -3,18 +3,39 @@
 import asyncio
 import itertools
 import json
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import override
 
 from bot.core.events import EventId, RoomId, UserId
 from tests.stand import node
-from tests.stand.observations import JSON
+from tests.stand.observations import JSON, Seen, Version
 from tests.stand.person import Person, Refused
 
 _LONGEST_LINE = 1 << 24
 _ANSWER_SECONDS = 30.0
 _STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A room as a client holds it that has read it backwards: each message as it stands.
+
+    Attributes:
+        main: the main timeline, oldest first: all but state and edits.
+        threads: each thread's own timeline by its root, which is the first in it.
+    """
+
+    main: list[Seen]
+    threads: dict[EventId, list[Seen]]
+
+    @property
+    def messages(self) -> dict[EventId, Seen]:
+        """All that can be found in either, by its id."""
+        timelines = [self.main, *self.threads.values()]
+        return {seen.event_id: seen for timeline in timelines for seen in timeline}
 
 
 class JsPerson(Person):
@@ -92,6 +113,31 @@ class JsPerson(Person):
         counts: dict[str, int] | None = await self._ask("tally", room_id=room_id, event_id=poll)
         return counts
 
+    async def page_back(self, room_id: RoomId, *, limit: int = 20) -> Read:
+        """Read a room from its end to its beginning with a client that has no cache.
+
+        So a reloaded Element shows a room: its client knows the last event from the first sync,
+        and all others by pagination. That is a second matrix-js-sdk client in this process, with
+        threads on, as a new device that gets the room's keys from this one and is logged out
+        afterwards. Main timeline and threads are each read through a `TimelineWindow` (Element's
+        TimelinePanel), hence `MatrixClient.paginateEventTimeline`, which sorts each page by
+        `Room.partitionThreadedEvents` and drops what `EventTimelineSet.canContain` refuses; the
+        threads are those of `Room.fetchRoomThreads`. Edits and redactions are the SDK's doing.
+
+        Args:
+            room_id: a room that this person is in.
+            limit: events a page.
+        """
+        password = self._password
+        read = await self._ask("page_back", room_id=room_id, password=password, limit=limit)
+        return Read(
+            [_seen(room_id, tile) for tile in read["main"]],
+            {
+                EventId(root): [_seen(room_id, tile) for tile in tiles]
+                for root, tiles in read["threads"].items()
+            },
+        )
+
     @override
     async def _connect(self) -> None:
         if not node.is_installed(node.JS_PERSON):
@@ -157,3 +203,18 @@ class JsPerson(Person):
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(error)
+
+
+def _seen(room_id: RoomId, tile: JSON) -> Seen:
+    event, failure = tile["event"], tile["failure"]
+    event_id, at = event["event_id"], event["origin_server_ts"]
+    standing = Version(event_id, event["content"], at, time.monotonic())
+    return Seen(
+        room_id,
+        event_id,
+        event["sender"],
+        event["type"],
+        () if failure else (standing,),
+        failure,
+        tile["redacted"],
+    )

@@ -124,7 +124,115 @@ const commands = {
               }
             : null;
     },
+
+    // What a client without a cache holds of a room once it has read it to its beginning. It is a
+    // device of its own, with the room's keys: after a reload an app has its keys, but no timeline.
+    async page_back({ room_id, password, limit }) {
+        const other = await logIn(password);
+        try {
+            const keys = await crypto.exportRoomKeys();
+            const theirs = keys.filter((key) => key.room_id === room_id);
+            await other.getCrypto().importRoomKeys(theirs);
+            const room = await enter(other, room_id);
+            return await readBack(other, room, limit);
+        } finally {
+            await other.logout(true);
+        }
+    },
 };
+
+async function logIn(password) {
+    const { baseUrl } = client;
+    const login = await sdk.createClient({ baseUrl }).loginRequest({
+        type: "m.login.password",
+        identifier: { type: "m.id.user", user: client.getUserId() },
+        password,
+    });
+    const other = sdk.createClient({
+        baseUrl,
+        userId: login.user_id,
+        deviceId: login.device_id,
+        accessToken: login.access_token,
+        timelineSupport: true,
+    });
+    await other.initRustCrypto({ useIndexedDB: false });
+    return other;
+}
+
+// Starts a client as Element does, but with one room, and the last of its events alone.
+async function enter(other, room_id) {
+    const filter = new sdk.Filter(other.getUserId());
+    filter.setDefinition({ room: { rooms: [room_id], timeline: { limit: 1 } } });
+    const synced = new Promise((resolve) => other.once(sdk.ClientEvent.Sync, resolve));
+    await other.startClient({
+        filter,
+        initialSyncLimit: 1,
+        lazyLoadMembers: true,
+        pendingEventOrdering: sdk.PendingEventOrdering.Detached,
+        threadSupport: true,
+    });
+    const state = await synced;
+    if (state !== sdk.SyncState.Prepared) throw new Error(`first sync: ${state}`);
+    return other.getRoom(room_id);
+}
+
+async function readBack(other, room, limit) {
+    const main = await pages(other, room.getUnfilteredTimelineSet(), limit);
+    await room.createThreadsTimelineSets();
+    await room.fetchRoomThreads();
+    const threads = {};
+    for (const thread of room.getThreads()) {
+        while (!thread.initialEventsFetched) {
+            await new Promise((resolve) => thread.once(sdk.ThreadEvent.Update, resolve));
+        }
+        threads[thread.id] = await pages(other, thread.timelineSet, limit);
+    }
+    const shown = async (window) => (await tiles(other, window)).map(describeTile);
+    const read = { main: await shown(main), threads: {} };
+    for (const id in threads) read.threads[id] = await shown(threads[id]);
+    return read;
+}
+
+// Element's TimelinePanel looks at a timeline through such a window, and scrolls it.
+async function pages(other, timelineSet, limit) {
+    const window = new sdk.TimelineWindow(other, timelineSet, { windowLimit: Number.MAX_VALUE });
+    await window.load(undefined, limit);
+    while (window.canPaginate(sdk.Direction.Backward)) {
+        await window.paginate(sdk.Direction.Backward, limit);
+    }
+    return window;
+}
+
+// The window's messages, once nothing of them is being decrypted or replaced any more.
+async function tiles(other, window) {
+    for (;;) {
+        const events = window.getEvents();
+        const all = events.flatMap((event) => [event, event.replacingEvent() ?? event]);
+        const waiting = all.filter((one) => one.isBeingDecrypted() || one.shouldAttemptDecryption());
+        await Promise.all(waiting.map((one) => other.decryptEventIfNeeded(one)));
+        await new Promise(setImmediate); // what waits for these decryptions goes first
+        if (!waiting.length) return events.filter((event) => !event.isState() && !isEdit(event));
+    }
+}
+
+const isEdit = (event) => event.isRelation(sdk.RelationType.Replace);
+
+// As it stands: with its edits and redactions, as the SDK applies them.
+function describeTile(event) {
+    const failure = event.isDecryptionFailure() ? event.decryptionFailureReason : null;
+    const relation = event.getWireContent()["m.relates_to"];
+    return {
+        event: {
+            event_id: event.getId(),
+            sender: event.getSender(),
+            type: event.getType(),
+            origin_server_ts: event.getTs(),
+            content: { ...event.getContent(), ...(relation && { "m.relates_to": relation }) },
+        },
+        redacted: event.isRedacted(),
+        failure,
+    };
+}
 
 // Decryption is asynchronous: without the queue a later event could be told before an earlier one.
 let told = Promise.resolve();
