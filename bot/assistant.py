@@ -410,7 +410,7 @@ class Assistant:
                 if not await self._surveys.comment(said):
                     key = await self._campaigns.comment(said)
                 if key is not None:
-                    await self._explain(prompt, key)
+                    await self._explain(prompt, key, unanswered=False)
 
     async def _amend(self, revision: Revision) -> None:
         await self._noted(revision.target)
@@ -471,11 +471,12 @@ class Assistant:
             here = await self._contexts.chosen(Conversation(room_id, None))
             await self._say(Notice(here.texts(welcome.key)), room_id, welcome.event_id)
 
-    async def _explain(self, prompt: Prompt, key: str) -> None:
-        """Send the sentence named `key` in answer to a prompt."""
+    async def _explain(self, prompt: Prompt, key: str, *, unanswered: bool = True) -> None:
+        """Send the sentence named `key`, in place of an answer to the prompt or beside one."""
         chosen = await self._contexts.chosen(prompt.conversation)
         sentence = chosen.texts(key, hours=round(self._age_limit / 3600))
-        await self._say(Notice(sentence, prompt), prompt.room_id, prompt.event_id)
+        notice = Notice(sentence, prompt, unanswered=unanswered)
+        await self._say(notice, prompt.room_id, prompt.event_id)
 
     async def _apologise(self, intent: Intent) -> None:
         """Tell the person that there is no answer, if the room still takes a word of the bot."""
@@ -490,10 +491,13 @@ class Assistant:
 
     async def _say(self, notice: Notice, room_id: RoomId, cause: EventId) -> None:
         """Send one notice, once, however often it is tried."""
-        answered = cause not in self._unanswered
-        if cause in self._doubtful and await self._was_said(notice, answered=answered):
-            log.info("said before")
-            return
+        prompt = notice.to
+        if cause in self._doubtful and isinstance(prompt, Prompt):
+            unsaid = await self._unsaid(notice, prompt, answered=cause not in self._unanswered)
+            if unsaid is None:
+                log.info("said before")
+                return
+            notice = unsaid
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
         wire = await insist(self._clock, lambda: self._matrix.freeze(room_id, notice))
 
@@ -506,14 +510,27 @@ class Assistant:
 
         await insist(self._clock, put)
 
-    async def _was_said(self, notice: Notice, *, answered: bool) -> bool:
-        """Tell whether an earlier process has said this, or answered where that counts.
+    async def _unsaid(self, notice: Notice, prompt: Prompt, *, answered: bool) -> Notice | None:
+        """Return what is still to be said, None where an earlier process has said it.
 
-        The homeserver knows transaction ids for a day, and a ledger may come from a backup.
+        The homeserver knows transaction ids for a day, and a ledger may come from a backup. What
+        cannot be read may have said it, too: then only that is said.
+
+        Args:
+            notice: what would be said.
+            prompt: what it is about.
+            answered: whether an answer to the prompt counts for it.
         """
-        prompt = notice.to
-        if not isinstance(prompt, Prompt):
-            return False
-        related = await insist(self._clock, lambda: self._matrix.replies(prompt))
+        since = await insist(
+            self._clock, lambda: self._matrix.own_since(prompt.room_id, prompt.event_ids)
+        )
         body = render(notice.text).body
-        return any((one.final and answered) or one.body == body for one in related)
+        if any((one.final and answered) or one.body == body for one in since.about):
+            return None
+        unreadable = since.unreadable_in(prompt.thread_root)
+        if since.whole and not unreadable:
+            return notice
+        log.error("notice perhaps sent", unreadable=unreadable, all_read=since.whole)
+        texts = (await self._contexts.chosen(prompt.conversation)).texts
+        doubt = replace(notice, text=texts("perhaps answered"))
+        return None if any(one.body == render(doubt.text).body for one in since.about) else doubt

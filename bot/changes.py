@@ -128,7 +128,8 @@ class Changes:
             return
         reply: Sequence[EventId] = exchange.reply
         if begun:
-            traces = await insist(self._clock, lambda: self._matrix.traces(room_id, target))
+            since = await insist(self._clock, lambda: self._matrix.own_since(room_id, (target,)))
+            traces = [one.event_id for one in since.about if target in one.answers]
             reply = list(dict.fromkeys((*reply, *traces)))
         await self._take_away(room_id, reply)
         if running is not None and not reply:  # nothing told of it, whatever was being sent

@@ -8,7 +8,17 @@ from functools import partial
 import structlog
 
 from bot.core.events import EventId, Message, Prompt
-from bot.core.replies import IN_STEAD, Edit, Frozen, Notice, Outgoing, Reply, Wire, transaction_id
+from bot.core.replies import (
+    IN_STEAD,
+    Edit,
+    Frozen,
+    Notice,
+    Outgoing,
+    OwnSince,
+    Reply,
+    Wire,
+    transaction_id,
+)
 from bot.errors import ENDING
 from bot.failpoints import armed
 from bot.health import Health
@@ -60,8 +70,8 @@ class Silenced(Exception):  # ends one send, and is caught by whoever writes the
 class Delivery:
     """Sends the messages of a reply, each under one id whatever happens between two tries.
 
-    They are in the ledger by their ids, and relate to the prompt: a process that comes after a
-    crash goes on in the same ones, and so does who answers once more. The final version is in the
+    They are in the ledger by their ids, and name the prompt: a process that comes after a crash
+    goes on in the same ones, and so does who answers once more. The final version is in the
     ledger before any of it is sent, sealed: such a process sends it as it is.
 
     Attributes:
@@ -78,6 +88,7 @@ class Delivery:
         worded: that has words of the model.
         left_out: messages that a reply of an earlier process does not answer; they are no part of
             the prompt any more.
+        doubtful: whether an earlier process may have sent a reply that cannot be found.
     """
 
     def __init__(self, to: Replying, prompt: Prompt) -> None:
@@ -86,6 +97,7 @@ class Delivery:
         self.claimed: tuple[EventId, ...] = ()
         self.claim = 0
         self.fresh = self.used = self.silent = self.whole = self.worded = False
+        self.doubtful = False
         self.answered: tuple[EventId, ...] = ()
         self.events = 0
         self.left_out: tuple[Message, ...] = ()
@@ -99,7 +111,7 @@ class Delivery:
         self._frozen = await self.take_up(again=before is not Before.NOTHING)
         self.fresh = self.claim == 1
         if before is not Before.NOTHING:
-            await self._look()
+            await self._look(before)
 
     async def take_up(self, *, again: bool = True) -> tuple[Frozen, ...]:
         """Claim the prompt; return what an earlier process has left to be sent."""
@@ -109,14 +121,15 @@ class Delivery:
         self.event_ids = list(claim.event_ids)
         return claim.frozen
 
-    async def _look(self) -> None:
+    async def _look(self, before: Before) -> None:
         """Find in the room what an earlier process has sent, whatever the ledger knows of it.
 
         The ledger may be older than the room: the process ended before it could record a message,
         or the ledger comes from a backup. A reply that was redacted meanwhile is not gone on with.
         """
-        prompt, matrix = self.prompt, self._to.matrix
-        related = await insist(self._to.clock, lambda: matrix.replies(prompt))
+        prompt = self.prompt
+        since = await self._own_since()
+        related = since.about
         self._notices = [one.event_id for one in related if not one.answers]
         found = [one for one in related if one.answers[:1] == (prompt.event_id,)]
         if not found and any(prompt.event_id in one.answers for one in related):
@@ -135,6 +148,31 @@ class Delivery:
             self.whole = found[-1].final and found[0].claim == found[-1].claim
             self.worded = any(one.body.strip() for one in found)
             self._leave_out(self.answered)
+        elif not self.event_ids and before is not Before.WHOLE:  # else it is asked for once more
+            self.doubtful = await self._may_hide_reply(since)
+
+    async def _own_since(self) -> OwnSince:
+        """Return what the bot has sent since the prompt."""
+        prompt, matrix = self.prompt, self._to.matrix
+        return await insist(
+            self._to.clock, lambda: matrix.own_since(prompt.room_id, prompt.event_ids)
+        )
+
+    async def _may_hide_reply(self, since: OwnSince) -> bool:
+        """Tell whether a reply may stand that was not found: nobody must be answered twice.
+
+        It may be unread, or behind as many messages as are read. What the ledger knows as the
+        reply to another prompt is none.
+        """
+        prompt, store = self.prompt, self._to.store
+        hidden = [
+            event_id
+            for event_id in since.unreadable_in(prompt.thread_root)
+            if await store.exchange(prompt.room_id, event_id) is None
+        ]
+        if hidden or not since.whole:
+            log.error("reply perhaps sent", unreadable=hidden, all_read=since.whole)
+        return bool(hidden) or not since.whole
 
     def _leave_out(self, answered: Sequence[EventId]) -> None:
         """Let the reply that stands be to what it answers, and to nothing that came later."""
@@ -164,7 +202,8 @@ class Delivery:
         Args:
             changed: what is asked has other words by now.
         """
-        if not changed and await self._is_right():
+        in_doubt = self.doubtful and any(one.part != IN_STEAD for one in self._frozen)
+        if not (changed or in_doubt) and await self._is_right():
             return True
         if self._frozen:
             self._frozen = ()
@@ -238,7 +277,7 @@ class Delivery:
         """Say this in place of a reply, once, or beside the reply that is to stay."""
         if self.prompt.event_ids != self.claimed:
             await self.take_up()
-        nothing_stands = self.fresh and not self.event_ids
+        nothing_stands = self.fresh and not self.event_ids and not self.doubtful
         stage, claim = ("first", 0) if nothing_stands else ("notice", self.claim)
         transaction = self._transaction(stage, 0, claim)
         frozen = self._fix(IN_STEAD, transaction, None, await self._wire(notice))

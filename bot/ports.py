@@ -33,7 +33,7 @@ from bot.core.events import (
 from bot.core.exports import What
 from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
 from bot.core.models import ModelCard
-from bot.core.replies import Frozen, Outgoing, Own, Wire
+from bot.core.replies import Frozen, Outgoing, OwnSince, Wire
 from bot.core.routing import Known
 from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
 from bot.core.transcript import Said
@@ -63,8 +63,8 @@ class Matrix(Protocol):
     `upload_limit` returns how many bytes a file may have; None where the homeserver does not say.
     `shown` returns what the homeserver shows for an event, its newest edit where it has any; None
     where it is gone. Of what is as it was put, `Wire.is_shown_as` holds.
-    `replies` lists the bot's own messages that relate to the prompt, as they stand, oldest first;
-    `traces` those in the timeline that answer an event, which may be redacted by now.
+    `own_since` returns what the bot has sent since the first message of a prompt, which may be
+    redacted by now: what is about the prompt, and what cannot be read.
     `edits` lists the edits of an event that is not redacted yet; `redact` takes one away.
     """
 
@@ -117,9 +117,7 @@ class Matrix(Protocol):
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None: ...
 
-    async def replies(self, prompt: Prompt) -> Sequence[Own]: ...
-
-    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince: ...
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
 

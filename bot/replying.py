@@ -187,8 +187,8 @@ class GrowingReply:
             while True:
                 changed, prompt = self._reworded, self.prompt
                 settled = await self._delivery.settled(changed=changed)
-                if self._reworded == changed and self.prompt is prompt:
-                    return settled  # else something else is asked since
+                if self._reworded == changed and self.prompt is prompt:  # else it is asked anew
+                    return settled or self._delivery.doubtful
         return False
 
     def speak(self, texts: Texts) -> None:
@@ -417,6 +417,8 @@ class GrowingReply:
             self.outcome = Outcome(whole=True) if self.event_ids else None
         elif self._ending is Ending.ABANDONED:
             await self._mark(self._texts("model truncated"))
+        elif delivery.doubtful:
+            await self._say_instead(self._texts("perhaps answered"))
         else:
             await self._complete()
 
@@ -429,8 +431,7 @@ class GrowingReply:
         nothing_stands = delivery.fresh and not self.event_ids
         if not text.strip():
             if self._keeps or nothing_stands:
-                notice = Notice("\n\n".join((*self._above, *added)), delivery.prompt)
-                await delivery.say_instead(notice)
+                await self._say_instead(*self._above, *added)
                 return
             if stopped and await self._mark(*added):
                 return
@@ -441,6 +442,10 @@ class GrowingReply:
             self._stand(number, reply)
         await delivery.verify(final.keys() - missing.keys())
         self._tell(text)
+
+    async def _say_instead(self, *sentences: str) -> None:
+        notice = Notice("\n\n".join(sentences), self.prompt, unanswered=True)
+        await self._delivery.say_instead(notice)
 
     async def _fall_short(self, error: Exception) -> None:
         """Mark what stands as incomplete where no more of it can be had."""

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -57,7 +57,17 @@ from bot.core.feedback import (
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
-from bot.core.replies import Attachment, Edit, Frozen, Notice, Outgoing, Own, Reply, Wire
+from bot.core.replies import (
+    Attachment,
+    Edit,
+    Frozen,
+    Notice,
+    Outgoing,
+    Own,
+    OwnSince,
+    Reply,
+    Wire,
+)
 from bot.core.routing import Policy
 from bot.core.statistics import (
     PUBLIC_FIGURES,
@@ -92,6 +102,18 @@ from bot.texts import Texts, speak
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 
+def _thread(outgoing: Outgoing) -> EventId | None:
+    match outgoing:
+        case Reply(prompt) | Edit(_, Reply(prompt)):
+            return prompt.thread_root
+        case Notice(to=to):
+            return to.thread_root if to else None
+        case Poll() | Attachment():
+            return outgoing.thread_root
+        case PollEnd():
+            return None
+
+
 class FakeMatrix:
     """A homeserver of one room: records what the bot does, and remembers transaction ids."""
 
@@ -99,6 +121,8 @@ class FakeMatrix:
     history_failure: MatrixError | None = None
     admin_room: RoomId | None = None
     largest_upload: int | None = None
+    undecryptable: Collection[EventId] = ()  # of what was sent, whose keys are gone
+    bounded = False  # more was sent than is read
     device_id = "FAKE"
 
     def __init__(self, *, direct: bool = True) -> None:
@@ -283,30 +307,33 @@ class FakeMatrix:
             return None
         return self.shadows.pop(event_id, None) or self._wire_of.get(event_id)
 
-    async def replies(self, prompt: Prompt) -> Sequence[Own]:
-        """Return them as the homeserver does: of what is redacted, none."""
-        gone, found = self._gone(), dict[EventId, Own]()
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:  # noqa: ARG002  # the port
+        """Return it as the homeserver does: of what is redacted, nothing."""
+        ids, gone, found = set(prompt), self._gone(), dict[EventId, Own]()
         for event_id, outgoing in self.sent:
             match outgoing:
                 case Edit(target, reply) if target in found:
                     found[target] = self._own(target, reply)
-                case Reply() if outgoing.prompt.event_id == prompt.event_id:
+                case Reply() if ids & set(outgoing.prompt.event_ids):
                     found[event_id] = self._own(event_id, outgoing)
-                case Notice(text, Prompt() as to) if to.event_id == prompt.event_id:
+                case Notice(text, Prompt() as to) if ids & set(to.event_ids):
                     found[event_id] = Own(event_id, body=render(text).body)
-        return [one for key, one in found.items() if key not in gone]
+        about = tuple(one for key, one in found.items() if key not in {*gone, *self.undecryptable})
+        return OwnSince(about, self._hidden(), whole=not self.bounded)
+
+    def _hidden(self) -> tuple[Undecryptable, ...]:
+        """Return the bot's own messages whose keys are gone."""
+        threads = {key: _thread(outgoing) for key, outgoing in self.sent}
+        return tuple(
+            Undecryptable(key, ROOM, self.user_id, "lost", 0, thread_root=threads[key])
+            for key in threads
+            if key in self.undecryptable and key not in self._gone()
+        )
 
     @staticmethod
     def _own(event_id: EventId, reply: Reply) -> Own:
         ids, body = reply.prompt.event_ids, render(Part(reply.part.source)).body
         return Own(event_id, ids, reply.claim, final=reply.final, body=body)
-
-    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:  # noqa: ARG002  # the port
-        return [
-            key
-            for key, outgoing in self.sent
-            if isinstance(outgoing, Reply) and event_id in outgoing.prompt.event_ids
-        ]
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
         """Let the history have what was just sent, without the bot's own lines."""
@@ -318,6 +345,15 @@ class FakeMatrix:
             at, me = 1_700_000_000_000, self.user_id
             asked = Message(event_id, ROOM, me, QUESTION, outgoing.text, at)
             self.messages[event_id] = self.known[event_id] = asked
+        if isinstance(outgoing, Notice) and isinstance(outgoing.to, Prompt):
+            to, at = outgoing.to, outgoing.to.messages[-1].timestamp
+            said = Message(
+                *(event_id, to.room_id, self.user_id, "m.notice", outgoing.text, at),
+                thread_root=to.thread_root,
+                about=to.event_ids,
+                unanswered=outgoing.unanswered,
+            )
+            self.messages[event_id] = self.known[event_id] = said
         if isinstance(outgoing, Notice | Poll | PollEnd | Attachment):
             return
         reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing

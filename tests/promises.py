@@ -33,7 +33,7 @@ from bot.core.events import (
 from bot.core.markdown import render
 from bot.core.models import ModelCard
 from bot.core.polls import Poll, PollEnd
-from bot.core.replies import Attachment, Edit, Notice, Outgoing, Own, Reply, Wire
+from bot.core.replies import Attachment, Edit, Notice, Outgoing, Own, OwnSince, Reply, Wire
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
@@ -45,7 +45,7 @@ SALON = RoomId("!salon:tchap.test")
 DAY = 86_400.0
 STORE = frozenset({"admit", "claim", "sent", "freeze", "finish", "noticed"})
 WRITES = frozenset({"put", "redact"})
-READS = frozenset({"fetch", "history", "replies", "shown", "edits", "traces"})
+READS = frozenset({"fetch", "history", "own_since", "shown", "edits"})
 
 _TOLERATED = 5_000  # milliseconds by which the homeserver's clock may go back: repairs take 7 s
 _START = 1_000.0
@@ -334,22 +334,15 @@ class Homeserver(FakeMatrix):
         return found.wire if found else None
 
     @override
-    async def replies(self, prompt: Prompt) -> Sequence[Own]:
-        """Return what relates to the prompt, by the relations that the real ones have."""
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+        """Return what names the prompt, as the markers of the real ones do."""
         self._read()
-        return [
-            self._as_own(one)
-            for one in self.own.values()
-            if self._relates(one.outgoing, prompt) and self.stands(one.event_id)
-        ]
+        about = [one for one in self.own.values() if self._names(one.outgoing, prompt)]
+        return OwnSince(tuple(self._as_own(one) for one in about if self.stands(one.event_id)))
 
-    def _relates(self, outgoing: Outgoing, prompt: Prompt) -> bool:
-        to = to_of(outgoing)
-        if to is None or isinstance(outgoing, Edit) or to.thread_root != prompt.thread_root:
-            return False
-        if to.thread_root is None:
-            return to.event_id == prompt.event_id
-        return to.event_ids[-1] in prompt.event_ids
+    def _names(self, outgoing: Outgoing, prompt: Sequence[EventId]) -> bool:
+        to = None if isinstance(outgoing, Edit) else to_of(outgoing)
+        return to is not None and not set(prompt).isdisjoint(to.event_ids)
 
     def _as_own(self, one: Sent) -> Own:
         match (self.stands(one.event_id) or one).outgoing:
@@ -360,17 +353,6 @@ class Homeserver(FakeMatrix):
                 return Own(one.event_id, body=render(text).body)
             case Poll() | PollEnd() | Attachment():
                 raise AssertionError("nobody is asked in these stories")
-
-    @override
-    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
-        self._read()
-        return [
-            key
-            for key, one in self.own.items()
-            if isinstance(one.outgoing, Reply)
-            and event_id in one.outgoing.prompt.event_ids
-            and self.stands(key)
-        ]
 
     @override
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:

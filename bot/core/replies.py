@@ -25,11 +25,13 @@ class Notice:
     Attributes:
         to: what it answers, None where it answers nothing (the welcome).
         asks: a reply to it is an answer in a survey, and no prompt.
+        unanswered: whether it stands in place of an answer to that prompt.
     """
 
     text: str
     to: Prompt | Undecryptable | Anchor | None = None
     asks: bool = False
+    unanswered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A message of the bot's own that relates to a prompt, as it stands.
+    """A message of the bot's own that is about a prompt, as it stands.
 
     Attributes:
         answers: of a reply, the messages that it answers; of a notice, none.
@@ -140,6 +142,25 @@ class Own:
     claim: int = 0
     final: bool = False
     body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSince:
+    """What the bot has sent since a prompt, as far as that was read.
+
+    Attributes:
+        about: the messages that say that they are about the prompt, oldest first.
+        unreadable: those that cannot be decrypted: each of them may be about it, too.
+        whole: whether nothing was left unread behind them, but what follows a whole reply.
+    """
+
+    about: tuple[Own, ...] = ()
+    unreadable: tuple[Undecryptable, ...] = ()
+    whole: bool = True
+
+    def unreadable_in(self, thread_root: EventId | None) -> list[EventId]:
+        """Return those that cannot be decrypted in a thread, or in the main timeline."""
+        return [one.event_id for one in self.unreadable if one.thread_root == thread_root]
 
 
 def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, claim: int) -> str:

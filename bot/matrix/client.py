@@ -22,11 +22,12 @@ from bot.core.events import (
     Revision,
     Room,
     RoomId,
+    Undecryptable,
     Upgraded,
     UserId,
 )
 from bot.core.markdown import Tables
-from bot.core.replies import Attachment, Outgoing, Own, Wire
+from bot.core.replies import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
@@ -251,9 +252,20 @@ class NioMatrix:
         if isinstance(outgoing, Attachment):
             media = await self._upload(room_id, outgoing)
         said = event_type(outgoing)
-        content = build(outgoing, self._rooms.latest(room_id), media, tables=self._tables)
+        quoting = self._is_followed(room_id, outgoing)
+        content = build(outgoing, quoting=quoting, media=media, tables=self._tables)
         kind, sealed = await to_the_end(self._seal(room_id, said, content))
         return Wire(kind, sealed, {"type": said, "content": content})
+
+    def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
+        """Tell whether other messages stand between what is answered and its answer."""
+        match outgoing:
+            case Reply(prompt) | Notice(to=Prompt() as prompt):
+                return self._rooms.is_followed(room_id, prompt.event_ids)
+            case Notice(to=Undecryptable(event_id)):
+                return self._rooms.is_followed(room_id, (event_id,))
+            case _:
+                return False
 
     async def _upload(self, room_id: RoomId, attached: Attachment) -> dict[str, Any]:
         """Upload the file, encrypted where the room is, and return where it is."""
@@ -291,7 +303,7 @@ class NioMatrix:
             to_the_end(self._client.put(room_id, kind, content, transaction_id)),
         )
         event_id = EventId(response.event_id)
-        if mapping(content.get("m.relates_to")).get("rel_type") != "m.replace":
+        if "rel_type" not in mapping(content.get("m.relates_to")):
             self._rooms.note_sent(room_id, event_id)
         if wire.clear is not None:
             self._hear_own(room_id, event_id, wire.clear)
@@ -305,13 +317,9 @@ class NioMatrix:
         """Return what the homeserver shows for an event; None where it is gone."""
         return await self._histories.shown(room_id, event_id)
 
-    async def replies(self, prompt: Prompt) -> Sequence[Own]:
-        """Return the bot's own messages that relate to the prompt, as they stand, oldest first."""
-        return await self._histories.replies(prompt)
-
-    async def traces(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
-        """Return the bot's messages in the timeline that answer an event, oldest first."""
-        return await self._histories.traces(room_id, event_id)
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+        """Return what the bot has sent since the first message of a prompt; see `OwnMessages`."""
+        return await self._histories.own_since(room_id, prompt)
 
     async def _seal(
         self, room_id: RoomId, kind: str, content: dict[str, Any]

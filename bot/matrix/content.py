@@ -1,12 +1,13 @@
 """The JSON of what the bot says: pure builders of event contents."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, Tables, render
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
-from bot.matrix.parse import MARKER, MESSAGE, TEXT
+from bot.matrix.parse import MARKER, MESSAGE, NOTICE_MARKER, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
 
@@ -24,25 +25,25 @@ def event_type(outgoing: Outgoing) -> str:
 
 def build(
     outgoing: Outgoing,
-    latest: EventId | None = None,
-    media: dict[str, Any] | None = None,
     *,
+    quoting: bool = False,
+    media: dict[str, Any] | None = None,
     tables: Tables = "list",
 ) -> dict[str, Any]:
     """Return the content to send.
 
     Args:
         outgoing: what the bot says.
+        quoting: whether a reply or notice in the main timeline shows what it answers.
         media: of an attachment, where its file is: `url`, or `file` with the keys to it (spec:
             sending encrypted attachments).
-        latest: the room's last message; where it is not the prompt, the reply also quotes it.
         tables: how the tables of a reply are shown.
     """
     match outgoing:
         case Notice():
-            return _notice(outgoing)
+            return _notice(outgoing) | _relation(outgoing.to, quoting=quoting)
         case Reply():
-            return _reply(outgoing, tables) | {"m.relates_to": _relation(outgoing.prompt, latest)}
+            return _reply(outgoing, tables) | _relation(outgoing.prompt, quoting=quoting)
         case Edit():
             return _edit(outgoing, tables)
         case Poll():
@@ -95,7 +96,9 @@ def _notice(notice: Notice) -> dict[str, Any]:
     if notice.asks:
         content[QUESTION] = {}
     if notice.to is not None:
-        content["m.relates_to"] = _relation(notice.to, None)
+        content[NOTICE_MARKER] = _named(_ids(notice.to))
+    if notice.unanswered:
+        content[NOTICE_MARKER]["unanswered"] = True
     return content
 
 
@@ -108,9 +111,7 @@ def _reply(reply: Reply, tables: Tables) -> dict[str, Any]:
     )
     added = reply.part.opening.split("\n")[:1] if reply.part.opening else []  # its number
     added += [line for one in (*above, *below) for line in one.body.split("\n")]
-    marker: dict[str, Any] = {"model": reply.model, "prompt": reply.prompt.event_id}
-    if joined := reply.prompt.event_ids[1:]:
-        marker["joined"] = list(joined)
+    marker = {"model": reply.model} | _named(reply.prompt.event_ids)
     if reply.claim:
         marker["claim"] = reply.claim
     if reply.final:
@@ -128,17 +129,29 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def _relation(to: Prompt | Undecryptable | Anchor, latest: EventId | None) -> dict[str, Any]:
-    """Relate to what is answered: in its thread, or by a reference that `/relations` can find.
+def _named(ids: Sequence[EventId]) -> dict[str, Any]:
+    """Name a prompt, message by message, as both markers do."""
+    first, *joined = ids
+    return {"prompt": first} | ({"joined": joined} if joined else {})
 
-    In the main timeline it is quoted where another message came between.
+
+def _ids(to: Prompt | Undecryptable | Anchor) -> tuple[EventId, ...]:
+    return to.event_ids if isinstance(to, Prompt) else (to.event_id,)
+
+
+def _relation(
+    to: Prompt | Undecryptable | Anchor | None, *, quoting: bool
+) -> dict[str, dict[str, Any]]:
+    """Relate to what is answered in its thread; in the main timeline at most quote it.
+
+    A message there must not have a `rel_type`: a client that pages back drops it while the event
+    that it relates to is not loaded yet (matrix-js-sdk, `Room.eventShouldLiveIn`).
     """
-    ids = to.event_ids if isinstance(to, Prompt) else (to.event_id,)
-    if to.thread_root is not None:
-        return _in_thread(to.thread_root, ids[-1])
-    quote = {"m.in_reply_to": {"event_id": ids[-1]}}
-    relation = {"rel_type": "m.reference", "event_id": to.event_id}
-    return relation if latest in {None, *ids} else relation | quote
+    if to is not None and to.thread_root is not None:
+        return {"m.relates_to": _in_thread(to.thread_root, _ids(to)[-1])}
+    if to is not None and quoting:
+        return {"m.relates_to": {"m.in_reply_to": {"event_id": _ids(to)[-1]}}}
+    return {}
 
 
 def _attachment(one: Attachment) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
-from bot.core.replies import Own, Wire
+from bot.core.replies import OwnSince, Wire
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
 from bot.errors import Forbidden, NotFound
@@ -34,18 +34,15 @@ from bot.matrix.parse import (
     Json,
     Membership,
     identifier,
-    latest_edit,
     mapping,
-    parse_event,
     parse_membership,
     text,
     timestamp,
 )
 from bot.matrix.safe_client import SafeClient, Turns
+from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
 from bot.matrix.wire import ObjectResponse
 
-_PAGE = 100
-_PAGES = 10  # as far back as a conversation is read
 _LINKS = 10  # of a chain of replies
 _WARM_CHARACTERS = 16_000_000  # of all conversations in memory
 _WARM_CONVERSATIONS = 2_000
@@ -212,62 +209,15 @@ class Histories:
         shown = edit or source
         return Wire(text(shown, "type"), mapping(shown.get("content")))
 
-    async def replies(self, prompt: Prompt) -> list[Own]:
-        """Return the bot's own messages that relate to the prompt, as they stand, oldest first.
-
-        Those in the main timeline refer to it, those of a thread quote it there.
-        """
-        root, found = prompt.thread_root, list[Own]()
-        kind = RelationshipType.thread if root else RelationshipType.reference
-        async for page in self._relations(prompt.room_id, root or prompt.event_id, kind):
-            for event in page:
-                own = await self._own(event, prompt)
-                found[:0] = [own] if own is not None else []
-        return found
-
-    async def _own(self, event: Any, prompt: Prompt) -> Own | None:  # noqa: ANN401  # any of nio's
-        """Return the event as it stands where it is the bot's and relates to the prompt."""
-        source = mapping(event.source)
-        content = mapping(source.get("content"))
-        relation = mapping(content.get("m.relates_to"))
-        quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
-        in_thread = text(relation, "rel_type") == "m.thread"  # whose root may be the prompt
-        ids = {quoted, "" if in_thread else identifier(relation, "event_id")}
-        if identifier(source, "sender") != self._me or ids.isdisjoint(prompt.event_ids):
-            return None
-        heard = await self._heard([event], prompt.room_id)
-        if not heard or not isinstance(heard[0], Message):
-            return None
-        newest = heard[-1] if isinstance(heard[-1], Message | Revision) else heard[0]
-        own, body = heard[0], newest.body if newest.answers else text(content, "body")
-        return Own(own.event_id, newest.answers, newest.claim, final=newest.final, body=body)
-
-    async def traces(self, room_id: RoomId, event_id: EventId) -> list[EventId]:
-        """Return the bot's messages that answer an event, oldest first, as far back as it stands.
-
-        Of what is redacted a homeserver need not list what refers to it, so the timeline is read.
-        """
-        found, start = list[EventId](), None
-        for _ in range(_PAGES):
-            page = await self._page(room_id, start)
-            heard = await self._heard(page.chunk, room_id)
-            found[:0] = [
-                one.event_id
-                for one in reversed(heard)
-                if isinstance(one, Message) and one.sender == self._me and event_id in one.answers
-            ]
-            reached = any(
-                identifier(mapping(one.source), "event_id") == event_id for one in page.chunk
-            )
-            start = page.end
-            if reached or not start:
-                break
-        return found
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+        """Return what the bot has sent since the first message of a prompt."""
+        reading = OwnMessages(self._client, self._me, room_id, prompt)
+        return await reading.read(prompt[0])
 
     async def _page(self, room_id: RoomId, start: str | None) -> nio.RoomMessagesResponse:
         """Return a page of the timeline, newest first, from the present or where one has ended."""
         request = self._client.room_messages(
-            room_id, start=start, limit=_PAGE, message_filter=_FILTER
+            room_id, start=start, limit=PAGE, message_filter=_FILTER
         )
         return await call(nio.RoomMessagesResponse, request)
 
@@ -311,7 +261,7 @@ class Histories:
         room_id = transcript.conversation.room_id
         events: list[Heard] = []
         start: str | None = None
-        for _ in range(_PAGES):
+        for _ in range(PAGES):
             page = await self._page(room_id, start)
             fresh = _since_invitation(page.chunk, self._me)
             events[:0] = await self._heard(fresh[::-1], room_id)
@@ -325,36 +275,21 @@ class Histories:
         transcript.put_before(_readable(events))
 
     async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
-        """Return nio's events as ours, each followed by the edit that is bundled with it."""
-        found: list[Heard] = []
-        turns = Turns()
-        for event in events:
-            await turns.next()
-            heard = parse_event(event, room_id, self._me)
-            if heard is None:
-                continue
-            found.append(heard)
-            edit = latest_edit(event)
-            if edit is not None and isinstance(heard, Message):
-                bundled = self._client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
-                revision = parse_event(bundled, room_id, self._me)
-                if isinstance(revision, Revision):
-                    found.append(revision)
-        return found
+        return await read_events(self._client, events, room_id, self._me)
 
     async def _relations(
         self, room_id: RoomId, event_id: EventId, kind: RelationshipType
     ) -> AsyncIterator[list[Any]]:
         """Yield the events that relate so to another one, newest first, a page at a time."""
         following: str | None = None
-        for _ in range(_PAGES):
+        for _ in range(PAGES):
             request = nio.Api.room_get_event_relations(
                 self._client.access_token,
                 room_id,
                 event_id,
                 kind,
                 paginate_from=following,
-                limit=_PAGE,
+                limit=PAGE,
             )
             try:
                 page = await call(
@@ -448,7 +383,7 @@ class Histories:
         """
         there = {"join", "invite"} if invited else {"join"}
         source, arrival = membership, math.inf
-        for _ in range(_PAGES):
+        for _ in range(PAGES):
             member = parse_membership(source)
             if member is None or member.now not in there:
                 return arrival

@@ -32,6 +32,7 @@ TEXT = "org.matrix.msc1767.text"  # extensible events, as polls have it
 MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
+NOTICE_MARKER = "fr.gouv.assistant.notice"  # on what the bot itself says to somebody
 
 # Under the name that clients send, and the one of the final MSC3381.
 POLL_STARTS = (POLL, "m.poll.start")
@@ -200,6 +201,8 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         answers=_answers(content),
         claim=_claim(content),
         final=_is_final(content),
+        about=_named(content, NOTICE_MARKER) if msgtype == "m.notice" else (),
+        unanswered=mapping(content.get(NOTICE_MARKER)).get("unanswered") is True,
     )
 
 
@@ -378,7 +381,12 @@ def _unquoted(formatted: str) -> str:
 
 def _answers(content: Json) -> tuple[EventId, ...]:
     """Return what a generated message answers: its prompt, and what was joined to that."""
-    marker = mapping(content.get(MARKER))
+    return _named(content, MARKER)
+
+
+def _named(content: Json, name: str) -> tuple[EventId, ...]:
+    """Return the prompt that a marker names, message by message."""
+    marker = mapping(content.get(name))
     joined = marker.get("joined")
     ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
     return tuple(map(EventId, _ids(ids)))

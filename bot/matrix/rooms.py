@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import nio
@@ -28,6 +28,7 @@ from bot.health import Health
 from bot.matrix.crypto import WITHHELD
 from bot.matrix.history import Histories
 from bot.matrix.parse import (
+    Heard,
     Json,
     Membership,
     identifier,
@@ -73,7 +74,7 @@ class Rooms:
         self._create: dict[RoomId, Json] = {}  # the room's m.room.create
         self._visibility: dict[RoomId, str] = {}
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
-        self._latest: dict[RoomId, EventId] = {}
+        self._latest: dict[RoomId, EventId] = {}  # message of the main timeline, no edit
         self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
         self._replaced: set[RoomId] = set()
         self._closed: list[RoomId] = []
@@ -170,12 +171,17 @@ class Rooms:
         closed, self._closed = tuple(self._closed), []
         return closed
 
-    def latest(self, room_id: RoomId) -> EventId | None:
-        """Return the last message event of the room, edits not counted."""
-        return self._latest.get(room_id)
+    def is_followed(self, room_id: RoomId, prompt: Collection[EventId]) -> bool:
+        """Tell whether the main timeline ends with what is neither of a prompt nor about it."""
+        latest = self._latest.get(room_id)
+        if latest is None or latest in prompt:
+            return False
+        known = self.known.get(latest)
+        is_about = known is not None and known.sender == self.me
+        return not (is_about and known and {*known.answers, *known.about} & set(prompt))
 
     def note_sent(self, room_id: RoomId, event_id: EventId) -> None:
-        """Note that the bot's own message is now the room's last one."""
+        """Note that the bot's own message is now the last one of the room's main timeline."""
         self._latest[room_id] = event_id
 
     def hear(
@@ -339,10 +345,7 @@ class Rooms:
             self.redact(heard)
         else:
             self._histories.hear(heard)
-        if (
-            isinstance(heard, Message | Undecryptable)
-            and getattr(heard, "refers_to", None) is None
-        ):
+        if _says_in_main(heard):
             self._latest[room_id] = heard.event_id
         if isinstance(heard, Message):
             self.remember(heard)
@@ -378,3 +381,10 @@ class Rooms:
             self._levels[room_id] = content
         elif kind == "m.room.tombstone" and identifier(content, "replacement_room"):
             self._replaced.add(room_id)
+
+
+def _says_in_main(heard: Heard) -> bool:
+    """Tell whether it is a message in the room's main timeline, no edit and no vote."""
+    if isinstance(heard, Undecryptable) and heard.refers_to is not None:
+        return False
+    return isinstance(heard, Message | Undecryptable) and heard.thread_root is None

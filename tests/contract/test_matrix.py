@@ -63,6 +63,12 @@ class Meeting:
         assert event.event_id == event_id
         return prompt(event)
 
+    async def own_since(self, asked: Prompt) -> list[Own]:
+        """Return what is about a prompt, where that is all there is to know."""
+        since = await self.matrix.own_since(asked.room_id, asked.event_ids)
+        assert (since.unreadable, since.whole) == ((), True)
+        return list(since.about)
+
     async def last(self, asked: Prompt, number: int) -> list[tuple[str, bool]]:
         """Return the last messages of the conversation, and whether they are the bot's."""
         history = await self.matrix.history(asked, lambda _: False)
@@ -313,7 +319,7 @@ class TestMatrix:
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Retrouvé ?"), joined.matrix, joined.room_id
         asked = replace(asked, thread_root=asked.event_id if in_thread else None)
-        assert await matrix.replies(asked) == []
+        assert await joined.own_since(asked) == []
         name = f"found-{in_thread}"
         notice = await matrix.send(room_id, Notice("Un *instant*.", asked), f"{name}-n")
         first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
@@ -324,18 +330,29 @@ class TestMatrix:
         said = Own(notice, body=render("Un *instant*.").body)
         ids = asked.event_ids
         begun = [Own(first, ids, body="Deux"), Own(second, ids, body="Trois"), Own(third, ids)]
-        assert await matrix.replies(asked) == [said, *begun]
+        assert await joined.own_since(asked) == [said, *begun]
 
         whole = replace(reply(asked, "Trois."), claim=2, final=True)
         await matrix.send(room_id, Edit(second, whole), f"{name}-4")
 
         begun[1] = replace(begun[1], claim=2, final=True, body="Trois.")
-        assert await matrix.replies(asked) == [said, *begun]
+        assert await joined.own_since(asked) == [said, *begun]
         found = await matrix.fetch(room_id, second)
         assert isinstance(found, Message)
         assert (found.body, found.claim, found.final) == ("Trois.", 2, True)
         await matrix.redact(room_id, first, f"{name}-redact")
-        assert await matrix.replies(asked) == [said, *begun[1:]]
+        assert await joined.own_since(asked) == [said, *begun[1:]]
+
+    async def test_what_was_sent_to_other_prompts_and_to_nobody_is_not_found(
+        self, joined: Meeting
+    ) -> None:
+        first, second = [await joined.prompt(one) for one in ("Un ?", "Deux ?")]
+        matrix, room_id = joined.matrix, joined.room_id
+        await matrix.send(room_id, Notice("Bonjour."), "other-n")
+        await matrix.send(room_id, reply(first, "Un."), "other-1")
+        ours = await matrix.send(room_id, reply(second, "Deux."), "other-2")
+
+        assert [one.event_id for one in await joined.own_since(second)] == [ours]
 
     async def test_what_answers_a_redacted_prompt_is_found_in_the_timeline(
         self, joined: Meeting
@@ -347,7 +364,7 @@ class TestMatrix:
         await joined.take_back(asked.event_id)
         await joined.heard(Redaction)
 
-        assert await matrix.traces(room_id, asked.event_id) == [first, second]
+        assert [one.event_id for one in await joined.own_since(asked)] == [first, second]
 
     async def test_t10_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
         notice = Notice("Une seule fois.")

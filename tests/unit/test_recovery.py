@@ -2,14 +2,14 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import pytest
 from typing_extensions import override
 
-from bot.core.events import Delta, Event, EventId
+from bot.core.events import Delta, Event, EventId, RoomId
 from bot.core.markdown import render
 from bot.core.replies import Edit, Wire
 from bot.core.split import split
@@ -25,7 +25,7 @@ LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(4
 OPERATIONS = 25  # more than any of the stories has
 
 _STORE = ("admit", "claim", "sent", "freeze", "finish")
-_MATRIX = ("put", "freeze", "shown", "replies", "redact", "edits", "fetch")
+_MATRIX = ("put", "freeze", "shown", "own_since", "redact", "edits", "fetch")
 
 
 @dataclass
@@ -405,7 +405,7 @@ async def test_half_a_reply_is_marked_that_cannot_be_looked_for(
     async def fail(*_: object) -> NoReturn:
         raise failure
 
-    monkeypatch.setattr(FakeMatrix, "replies", fail)
+    monkeypatch.setattr(FakeMatrix, "own_since", fail)
     room.matrix.hear(missed=True)
     await room.live("$prompt")
 
@@ -487,13 +487,13 @@ async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> No
 async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:
     asked, gate = list[object](), asyncio.Event()
 
-    async def refuse(prompt: object) -> NoReturn:
-        asked.append(prompt)
+    async def refuse(room_id: RoomId, prompt: Sequence[EventId]) -> NoReturn:
+        asked.append((room_id, prompt))
         if len(asked) > 1:  # to see whether that was said before
             await gate.wait()
         raise Forbidden("not to be listed")
 
-    room.matrix.replies = refuse  # type: ignore[method-assign]  # in place of a room's
+    room.matrix.own_since = refuse  # type: ignore[method-assign]  # in place of a room's
     room.says("Deux.")
     async with room.run():
         room.matrix.hear(message(), missed=True)

@@ -2,9 +2,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from bot.core.events import Batch, Delta, EventId, Usage
-from bot.core.markdown import render
+from bot.core.markdown import Part, render
 from bot.core.polls import Poll, PollEnd
 from bot.core.replies import Attachment, Edit, Notice, Reply, Wire
 from bot.core.split import split
@@ -220,7 +221,9 @@ async def test_an_unfinished_completion_is_never_shown_as_whole(
 async def test_a_failure_before_the_first_word_is_one_notice(stage: Stage) -> None:
     await stage.stream(ModelBusy("429"))
 
-    assert [sent for _, sent in stage.matrix.sent] == [Notice(TEXTS("model busy"), PROMPT)]
+    assert [sent for _, sent in stage.matrix.sent] == [
+        Notice(TEXTS("model busy"), PROMPT, unanswered=True)
+    ]
 
 
 async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
@@ -232,7 +235,9 @@ async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
 async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:
     await stage.stream(Delta(" \n"), END)
 
-    assert [sent for _, sent in stage.matrix.sent] == [Notice(TEXTS("model empty"), PROMPT)]
+    assert [sent for _, sent in stage.matrix.sent] == [
+        Notice(TEXTS("model empty"), PROMPT, unanswered=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -390,6 +395,72 @@ async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     await stage.answer(stage.reply(Before.BEGUN), [Delta("Le ciel est gris."), END])
 
     assert stage.shown == ["Le ciel est gris."]
+
+
+def forget(stage: Stage) -> None:
+    """Let the ledger know nothing of the reply, and the homeserver no transaction id any more."""
+    stage.store.replies.clear()
+    stage.store.frozen.clear()
+    stage.matrix.transactions.clear()
+
+
+@pytest.mark.parametrize("before", [Before.PERHAPS, Before.BEGUN])
+@pytest.mark.parametrize("hidden", ["unreadable", "too far"])
+async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_the_history(
+    stage: Stage, before: Before, hidden: str
+) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    forget(stage)
+    stage.matrix.undecryptable = {EventId("$sent0")}
+    stage.matrix.bounded = hidden == "too far"
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            await stage.answer(stage.reply(before), [Delta("Le ciel est gris."), END])
+
+    mark = Notice(TEXTS("perhaps answered"), PROMPT, unanswered=True)
+    assert [sent for _, sent in stage.matrix.sent][1:] == [mark]
+    assert [one["log_level"] for one in logs if one["event"] == "reply perhaps sent"][:1] == [
+        "error"
+    ]
+
+
+async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt(
+    stage: Stage,
+) -> None:
+    await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+    other = prompt(SECOND)
+    await stage.store.claim(other)
+    sent = await stage.matrix.send(other.room_id, Reply(other, Part("La mer."), "m"), "other")
+    await stage.store.sent(SECOND.event_id, 0, sent)
+    stage.matrix.undecryptable = {sent}
+
+    await stage.answer(stage.reply(Before.PERHAPS), [Delta("Le ciel est bleu."), END])
+
+    assert stage.shown == ["La mer.", "Le ciel est bleu."]
+
+
+async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: Stage) -> None:
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    forget(stage)
+    stage.matrix.undecryptable = {EventId("$sent0")}
+    await stage.answer(stage.reply(Before.PERHAPS))
+
+    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel est gris."), END])
+
+    assert stage.shown[1:] == [TEXTS("perhaps answered"), "Le ciel est gris."]
+
+
+async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt(
+    stage: Stage,
+) -> None:
+    elsewhere = prompt(message(event_id="$root", thread_root="$root"))
+    sent = await stage.matrix.send(elsewhere.room_id, Reply(elsewhere, Part("Là."), "m"), "there")
+    stage.matrix.undecryptable = {sent}
+
+    await stage.answer(stage.reply(Before.PERHAPS), [Delta("Le ciel est bleu."), END])
+
+    assert stage.shown == ["Là.", "Le ciel est bleu."]
 
 
 @pytest.mark.parametrize(
@@ -936,7 +1007,7 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
     await stage.answer(stage.reply(Before.WHOLE), script)
 
     assert stage.shown == ["Le ciel est bleu.", *[TEXTS(key)] * 2]
-    assert stage.notices == [Notice(TEXTS(key), PROMPT)] * 2
+    assert stage.notices == [Notice(TEXTS(key), PROMPT, unanswered=True)] * 2
     assert stage.store.replies[FIRST.event_id] == {0: EventId("$sent0")}
 
 

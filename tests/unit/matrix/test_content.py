@@ -1,18 +1,22 @@
 from dataclasses import replace
 
+import pytest
+
 from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
 from bot.core.polls import POLL, Poll, PollAnswer
-from bot.core.replies import Attachment, Edit, Notice, Reply
+from bot.core.replies import Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.content import build, event_type
-from bot.matrix.parse import MARKER, parse_message, parse_said
-from tests.make import BOT, ROOM, message, prompt
+from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_message, parse_said
+from tests.make import BOT, ROOM, message, prompt, undecryptable
 
 PROMPT = prompt()
+UNREADABLE = undecryptable()
+ASKED = Poll("Prêt ?", (PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
 
 
-def test_a_reply_refers_to_its_prompt() -> None:
-    content = build(Reply(PROMPT, Part("Le **ciel**."), "small"), PROMPT.event_id)
+def test_a_reply_is_a_plain_message_that_names_its_prompt_in_its_marker() -> None:
+    content = build(Reply(PROMPT, Part("Le **ciel**."), "small"))
 
     assert content == {
         "msgtype": "m.text",
@@ -21,24 +25,45 @@ def test_a_reply_refers_to_its_prompt() -> None:
         "formatted_body": render("Le **ciel**.").formatted_body,
         "m.mentions": {},
         MARKER: {"model": "small", "prompt": "$prompt", "added": []},
-        "m.relates_to": {"rel_type": "m.reference", "event_id": "$prompt"},
     }
 
 
-def test_a_reply_quotes_its_prompt_when_another_message_came_between() -> None:
-    content = build(Reply(PROMPT, Part("Oui."), "small"), EventId("$later"))
+@pytest.mark.parametrize("outgoing", [Reply(PROMPT, Part("Oui."), "m"), Notice("Non.", PROMPT)])
+def test_what_answers_quotes_it_when_another_message_came_between(
+    outgoing: Reply | Notice,
+) -> None:
+    content = build(outgoing, quoting=True)
 
-    assert content["m.relates_to"] == {
-        "rel_type": "m.reference",
-        "event_id": "$prompt",
-        "m.in_reply_to": {"event_id": "$prompt"},
-    }
+    assert content["m.relates_to"] == {"m.in_reply_to": {"event_id": "$prompt"}}
+
+
+@pytest.mark.parametrize("quoting", [False, True])
+@pytest.mark.parametrize(
+    "outgoing",
+    [
+        Reply(PROMPT, Part("Oui."), "small"),
+        Reply(PROMPT, Part("suite", "(2)\n\n"), "small"),
+        Notice("Non.", PROMPT),
+        Notice("Bonjour."),
+        Notice("Quoi ?", asks=True),
+        Notice("Illisible.", UNREADABLE),
+        ASKED,
+        Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3)),
+        Attachment("a.csv", "text/csv", b"1", "Des chiffres."),
+    ],
+)
+def test_nothing_in_a_main_timeline_has_a_relation_that_paging_back_would_drop(
+    outgoing: Outgoing, *, quoting: bool
+) -> None:
+    relation = build(outgoing, quoting=quoting).get("m.relates_to", {})
+
+    assert relation.keys() <= {"m.in_reply_to"}
 
 
 def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None:
     asked = prompt(message(thread_root="$root"))
 
-    content = build(Reply(asked, Part("Oui."), "small"), EventId("$later"))
+    content = build(Reply(asked, Part("Oui."), "small"), quoting=True)
 
     assert content["m.relates_to"] == {
         "rel_type": "m.thread",
@@ -51,21 +76,19 @@ def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None
 def test_an_edit_carries_the_new_text_once() -> None:
     reply = Reply(PROMPT, Part("Première ligne.\n\nSeconde **ligne**."), "small")
 
-    content = build(Edit(EventId("$reply"), reply), EventId("$later"))
+    content = build(Edit(EventId("$reply"), reply), quoting=True)
 
-    new = build(reply, PROMPT.event_id)
-    del new["m.relates_to"]
     assert content == {
         "msgtype": "m.text",
         "body": "* Première ligne.",
         "m.mentions": {},
-        "m.new_content": new,
+        "m.new_content": build(reply),
         "m.relates_to": {"rel_type": "m.replace", "event_id": "$reply"},
     }
 
 
 def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
-    content = build(Reply(PROMPT, Part("Le ciel"), "small", ("*Coupé.*",)), PROMPT.event_id)
+    content = build(Reply(PROMPT, Part("Le ciel"), "small", ("*Coupé.*",)))
 
     assert content["body"] == "Le ciel\n\nCoupé."
     assert content["formatted_body"].rstrip().endswith("<p><em>Coupé.</em></p>")
@@ -73,7 +96,7 @@ def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
 
 
 def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:
-    content = build(Reply(PROMPT, Part("suite", "(2)\n\n"), "small"), PROMPT.event_id)
+    content = build(Reply(PROMPT, Part("suite", "(2)\n\n"), "small"))
 
     assert content["body"] == "(2)\n\nsuite"
     assert content[MARKER]["added"] == ["(2)"]
@@ -92,17 +115,24 @@ def test_a_table_is_shown_as_one_where_that_is_wanted() -> None:
     assert edited["m.new_content"]["formatted_body"] == shown["formatted_body"]
 
 
-def test_a_notice_names_what_it_answers() -> None:
-    content = build(Notice("Non.", PROMPT))
+def test_a_notice_names_what_it_is_about_and_whether_it_stands_for_an_answer() -> None:
+    asked = prompt(message(event_id="$1"), message(event_id="$2"))
+    source = {"type": "m.room.message", "event_id": "$n", "sender": BOT}
 
-    assert content["msgtype"] == "m.notice"
-    assert content["m.relates_to"] == {"rel_type": "m.reference", "event_id": "$prompt"}
-    assert MARKER not in content
-    assert "m.relates_to" not in build(Notice("Bonjour."))
+    told, failed = [
+        parse_message(source | {"content": build(one)}, ROOM, BOT)
+        for one in (Notice("Non.", asked), Notice("Non.", asked, unanswered=True))
+    ]
+
+    assert isinstance(told, Message)
+    assert isinstance(failed, Message)
+    assert (told.about, told.unanswered, told.answers) == (("$1", "$2"), False, ())
+    assert (failed.about, failed.unanswered) == (("$1", "$2"), True)
+    assert NOTICE_MARKER not in build(Notice("Bonjour."))
 
 
 def test_a_reply_names_the_claim_that_its_text_is_of() -> None:
-    content = build(Reply(PROMPT, Part("Oui."), "small", claim=3), PROMPT.event_id)
+    content = build(Reply(PROMPT, Part("Oui."), "small", claim=3))
 
     assert content[MARKER]["claim"] == 3
 
@@ -111,16 +141,11 @@ def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> Non
     asked = prompt(message(event_id="$1"), message(event_id="$2"), message(event_id="$3"))
     reply = Reply(asked, Part("Oui."), "small")
 
-    content = build(reply, EventId("$later"))
+    content = build(reply, quoting=True)
 
     assert content[MARKER]["prompt"] == "$1"
     assert content[MARKER]["joined"] == ["$2", "$3"]
-    assert content["m.relates_to"] == {
-        "rel_type": "m.reference",
-        "event_id": "$1",
-        "m.in_reply_to": {"event_id": "$3"},
-    }
-    assert "m.in_reply_to" not in build(reply, EventId("$2"))["m.relates_to"]
+    assert content["m.relates_to"] == {"m.in_reply_to": {"event_id": "$3"}}
 
 
 def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None:
@@ -146,12 +171,9 @@ def test_an_edit_read_again_is_the_same() -> None:
     assert (heard.body, heard.answers, heard.target) == ("Le ciel", ("$prompt",), "$r")
 
 
-ASKED = Poll("Prêt ?", (PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
-
-
 def test_a_poll_is_sent_in_the_names_that_clients_show_and_as_text() -> None:
     assert event_type(ASKED) == "org.matrix.msc3381.poll.start"
-    assert build(ASKED, EventId("$later")) == {
+    assert build(ASKED, quoting=True) == {
         "org.matrix.msc1767.text": "Prêt ?\n1. Oui\n2. Non",
         "org.matrix.msc3381.poll.start": {
             "question": {"org.matrix.msc1767.text": "Prêt ?"},

@@ -156,7 +156,7 @@ async def test_what_is_enough_is_asked_of_the_conversation_as_it_stands() -> Non
 async def test_no_more_pages_are_read_than_would_ever_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(history, "_PAGES", 3)
+    monkeypatch.setattr(history, "PAGES", 3)
     client = Pages(*([said(f"{number}")] for number in range(9)))
 
     assert bodies((await read(Histories(client, BOT))).said) == ["2", "1", "0"]

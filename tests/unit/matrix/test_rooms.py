@@ -27,6 +27,7 @@ from bot.core.turns import History
 from bot.health import Health
 from bot.matrix import rooms as module
 from bot.matrix.history import Histories
+from bot.matrix.parse import MARKER, NOTICE_MARKER
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
@@ -64,6 +65,13 @@ def said(body: str, event_id: str) -> dict[str, Any]:
         "origin_server_ts": 1,
         "content": {"msgtype": "m.text", "body": body},
     }
+
+
+def own(event_id: str, marker: str, prompt: str) -> dict[str, Any]:
+    event = said("x", event_id) | {"sender": BOT}
+    msgtype = "m.text" if marker == MARKER else "m.notice"
+    event["content"] |= {"msgtype": msgtype, marker: {"prompt": prompt}}
+    return event
 
 
 def sync(
@@ -262,22 +270,49 @@ def test_the_bot_does_not_hear_itself() -> None:
     rooms = new_rooms()
 
     assert hear(rooms, sync([said("mine", "$1") | {"sender": BOT}])) == []
-    assert rooms.latest(ROOM) == "$1"
+    assert rooms.is_followed(ROOM, [EventId("$asked")])
 
 
-def test_the_last_message_is_known_and_edits_do_not_count() -> None:
+def related(itself: str, **relation: object) -> dict[str, Any]:
+    event = said("x", itself)
+    event["content"] |= {"m.relates_to": relation}
+    return event
+
+
+@pytest.mark.parametrize(
+    ("later", "followed"),
+    [
+        ([], False),
+        ([said("Et ?", "$other")], True),
+        ([related("$edit", rel_type="m.replace", event_id="$asked")], False),
+        ([related("$thread", rel_type="m.thread", event_id="$root")], False),
+        ([own("$reply", MARKER, "$asked")], False),
+        ([own("$notice", NOTICE_MARKER, "$asked")], False),
+        ([own("$reply", MARKER, "$other")], True),
+        ([own("$notice", NOTICE_MARKER, "$other")], True),
+        ([own("$welcome", "x", "$asked")], True),
+        ([own("$reply", MARKER, "$asked") | {"sender": AGENT}], True),  # forged
+        ([own("$reply", MARKER, "$asked"), said("Et ?", "$other")], True),
+        ([said("Et ?", "$other"), own("$reply", MARKER, "$asked")], False),  # its next part
+    ],
+)
+def test_a_prompt_is_followed_where_others_have_spoken_since(
+    later: list[dict[str, Any]], *, followed: bool
+) -> None:
     rooms = new_rooms()
-    edit = said("* x", "$2")
-    edit["content"] |= {
-        "m.new_content": {"msgtype": "m.text", "body": "x"},
-        "m.relates_to": {"rel_type": "m.replace", "event_id": "$1"},
-    }
 
-    hear(rooms, sync([said("hi", "$1"), edit]))
+    hear(rooms, sync([said("Quoi ?", "$asked"), *later]))
 
-    assert rooms.latest(ROOM) == "$1"
-    rooms.note_sent(ROOM, EventId("$mine"))
-    assert rooms.latest(ROOM) == "$mine"
+    assert rooms.is_followed(ROOM, [EventId("$before"), EventId("$asked")]) is followed
+
+
+def test_what_was_just_sent_follows_a_prompt_as_well() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([said("Quoi ?", "$asked")]))
+
+    rooms.note_sent(ROOM, EventId("$welcome"))
+
+    assert rooms.is_followed(ROOM, [EventId("$asked")])
 
 
 def created(version: str, **content: object) -> dict[str, Any]:
@@ -375,7 +410,7 @@ def test_a_vote_that_cannot_be_read_is_no_message_of_the_conversation() -> None:
 
     assert isinstance(event, Undecryptable)
     assert event.refers_to == "$poll"
-    assert rooms.latest(ROOM) == "$said"
+    assert not rooms.is_followed(ROOM, [EventId("$said")])
 
 
 def test_the_bots_own_message_that_cannot_be_read_is_none() -> None:

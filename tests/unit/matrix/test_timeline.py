@@ -1,0 +1,212 @@
+"""What the bot has sent since a prompt, on a homeserver that answers when it is told to."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import nio
+import pytest
+from typing_extensions import override
+
+from bot.core.events import EventId
+from bot.core.markdown import Part
+from bot.core.replies import Edit, Notice, Outgoing, Own, OwnSince, Reply
+from bot.matrix import timeline, wire
+from bot.matrix.content import build
+from bot.matrix.safe_client import SafeClient
+from bot.matrix.timeline import OwnMessages
+from bot.matrix.wire import ObjectResponse
+from tests.make import AGENT, BOT, ROOM, message, prompt
+from tests.stand.observations import JSON
+
+FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")
+ASKED = prompt(FIRST, SECOND)
+CIPHERTEXT = {
+    "algorithm": "m.megolm.v1.aes-sha2",
+    "ciphertext": "AwgAEnACgAkLmt6qF84IK++J7UDH2Za1YVchHyprqTqsg",
+    "device_id": "BOT",
+    "sender_key": "key",
+    "session_id": "lost",
+}
+
+
+def event(event_id: str, content: JSON, **changed: Any) -> JSON:  # noqa: ANN401  # JSON
+    whole = {"type": "m.room.message", "event_id": event_id, "sender": BOT, "content": content}
+    return whole | {"origin_server_ts": 10, "room_id": ROOM} | changed
+
+
+def sent(event_id: str, outgoing: Outgoing, **changed: Any) -> JSON:  # noqa: ANN401  # JSON
+    return event(event_id, build(outgoing), **changed)
+
+
+def reply(text: str, event_id: str = "$reply", *, final: bool = False) -> JSON:
+    return sent(event_id, Reply(ASKED, Part(text), "small", final=final))
+
+
+def unreadable(itself: str, **relation: object) -> JSON:
+    content = CIPHERTEXT | ({"m.relates_to": relation} if relation else {})
+    return event(itself, content, type="m.room.encrypted")
+
+
+class Forward(SafeClient):
+    """Hands out what follows an event, oldest first, a page at a time."""
+
+    def __init__(self, *pages: Sequence[JSON], after: Sequence[JSON] = ()) -> None:
+        super().__init__("http://x", BOT, "BOT")
+        self.restore_login(BOT, "BOT", "token")
+        self.pages = pages
+        self.after = after
+        self.asked: list[str] = []
+        self.filters: list[JSON] = []
+        self.gone = False
+
+    @override
+    async def room_messages(
+        self, room_id: str, start: str, message_filter: JSON, **_: object
+    ) -> Any:
+        self.asked.append(start)
+        self.filters.append(message_filter)
+        place = int(start)
+        body: JSON = {"chunk": self.pages[place], "start": start}
+        if place + 1 < len(self.pages):
+            body["end"] = str(place + 1)
+        return wire.read(nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,))
+
+    @override
+    async def _send(
+        self,
+        response_class: type[nio.Response],
+        method: str,
+        path: str,
+        *_: Any,  # nio's
+        **__: Any,  # nio's
+    ) -> Any:
+        assert response_class is ObjectResponse
+        asked = urlsplit(path)
+        self.asked.append(unquote(asked.path.partition("/rooms/")[2]))
+        self.filters.append(json.loads(parse_qs(asked.query)["filter"][0]))
+        body: JSON = {"events_after": self.after, "end": "0" if self.pages else None}
+        if self.gone:
+            body = {"errcode": "M_NOT_FOUND", "error": "gone"}
+        return wire.read(response_class, json.dumps(body).encode(), ())
+
+
+async def since(client: Forward) -> OwnSince:
+    return await OwnMessages(client, BOT, ROOM, ASKED.event_ids).read(FIRST.event_id)
+
+
+def ids(found: OwnSince) -> list[str]:
+    return [one.event_id for one in found.about]
+
+
+async def test_the_history_is_read_forward_from_the_prompt_for_the_bots_messages_alone() -> None:
+    client = Forward([reply("Un")], [reply("Deux", "$later")])
+
+    found = await since(client)
+
+    assert client.asked == [f"{ROOM}/context/{FIRST.event_id}", "0", "1"]
+    assert all(one["senders"] == [BOT] for one in client.filters)
+    assert all(one["types"] == ["m.room.message", "m.room.encrypted"] for one in client.filters)
+    assert ids(found) == ["$reply", "$later"]
+    assert (found.unreadable, found.whole) == ((), True)
+
+
+async def test_behind_a_whole_reply_nothing_is_read() -> None:
+    client = Forward([reply("Un.", final=True)], [reply("Deux", "$later")])
+
+    found = await since(client)
+
+    assert ids(found) == ["$reply"]
+    assert found.whole
+
+
+async def test_what_comes_with_the_context_counts_as_well() -> None:
+    client = Forward(after=[reply("Un")])
+
+    assert ids(await since(client)) == ["$reply"]
+
+
+async def test_a_reply_is_found_as_its_bundled_edit_has_it() -> None:
+    newer = Edit(EventId("$reply"), Reply(ASKED, Part("Deux."), "m", claim=2, final=True))
+    bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
+    client = Forward([reply("Un") | {"unsigned": bundled}])
+
+    [own] = (await since(client)).about
+
+    assert own == Own(EventId("$reply"), ASKED.event_ids, 2, final=True, body="Deux.")
+
+
+LEGACY = {"rel_type": "m.reference", "event_id": FIRST.event_id}
+QUOTING = {"m.in_reply_to": {"event_id": SECOND.event_id}}
+
+
+@pytest.mark.parametrize("relation", [LEGACY, LEGACY | QUOTING, QUOTING])
+@pytest.mark.parametrize(
+    "said", [Reply(ASKED, Part("Un"), "m"), Notice("Non."), Notice("Non.", ASKED)]
+)
+async def test_a_message_with_a_relation_in_the_history_is_understood_as_before(
+    said: Outgoing, relation: JSON
+) -> None:
+    client = Forward([event("$old", build(said) | {"m.relates_to": relation})])
+
+    assert ids(await since(client)) == ["$old"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        reply("Un") | {"sender": AGENT},  # who forges the marker
+        sent("$n", Notice("Bonjour.")),
+        sent("$r", Reply(prompt(message(event_id="$other")), Part("Un"), "m")),
+        event("$t", {"msgtype": "m.notice", "body": "Fil", "m.relates_to": {
+            "rel_type": "m.thread", "event_id": FIRST.event_id,
+            "is_falling_back": True, "m.in_reply_to": {"event_id": "$elsewhere"},
+        }}),
+        event("$gone", {}, unsigned={"redacted_because": {"type": "m.room.redaction"}}),
+        event("$odd", {"msgtype": 3, "body": []}),
+    ],
+)  # fmt: skip
+async def test_what_is_about_something_else_in_the_history_is_no_reply(other: JSON) -> None:
+    assert await since(Forward([other])) == OwnSince()
+
+
+async def test_what_cannot_be_read_in_the_history_may_be_a_reply() -> None:
+    hidden = [
+        unreadable("$plain"),
+        unreadable("$quoting", **{"m.in_reply_to": {"event_id": "$x"}}),
+        unreadable("$thread", rel_type="m.thread", event_id="$root"),
+        unreadable("$ours", rel_type="m.reference", event_id=FIRST.event_id),
+        unreadable("$edit", rel_type="m.replace", event_id="$reply"),
+        unreadable("$theirs", rel_type="m.reference", event_id="$other"),
+        event("$redacted", {}, type="m.room.encrypted", unsigned={"redacted_because": {}}),
+        unreadable("$agents") | {"sender": AGENT},
+    ]
+
+    found = await since(Forward(hidden))
+
+    assert found.about == ()
+    assert found.unreadable_in(None) == ["$plain", "$quoting", "$ours"]
+    assert found.unreadable_in(EventId("$root")) == ["$thread"]
+
+
+async def test_a_history_that_is_longer_than_is_read_is_not_known_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timeline, "PAGES", 3)
+    pages = [[sent(f"$n{number}", Notice("Bonjour."))] for number in range(5)]
+    client = Forward(*pages)
+
+    found = await since(client)
+
+    assert client.asked[1:] == ["0", "1", "2"]
+    assert not found.whole
+    assert (await since(Forward(*pages[:3]))).whole
+    assert (await since(Forward(*pages[:2], [reply("Un.", final=True)], *pages))).whole
+
+
+async def test_of_a_prompt_that_is_gone_from_the_history_nothing_is_told() -> None:
+    client = Forward([reply("Un")])
+    client.gone = True
+
+    assert await since(client) == OwnSince()
