@@ -27,7 +27,7 @@ class _Line:
         clock = SystemClock()
         matrix, store = cast("Matrix", None), cast("Store", None)
         replying = Replying(matrix, store, clock, _PACE, Health(clock))
-        self._answers = Answers(replying, speak("fr"), _AT_ONCE)
+        self._answers = Answers(replying, speak("fr"), _AT_ONCE, join_seconds=60.0)
         self._open: list[Answering] = []
 
     def fill(self) -> None:

@@ -96,9 +96,20 @@ class Answering:
 class Answers:
     """Every answer that is waiting or being written, in the order in which they were asked for."""
 
-    def __init__(self, replying: Replying, texts: Texts, at_once: int) -> None:
-        """Take what every reply needs, what the bot says where nobody has chosen, and N."""
+    def __init__(
+        self, replying: Replying, texts: Texts, at_once: int, join_seconds: float
+    ) -> None:
+        """Prepare for answers.
+
+        Args:
+            replying: what every reply needs.
+            texts: what the bot says where nobody has chosen.
+            at_once: answers that are written at the same time.
+            join_seconds: within which a message follows the one before to be of one prompt, by
+                the homeserver's time.
+        """
         self.lanes = Lanes(at_once)
+        self._join_ms = join_seconds * 1000
         self._replying = replying
         self._texts = texts
         self._open: list[Answering] = []
@@ -107,20 +118,24 @@ class Answers:
     def join(self, prompt: Prompt, joined_to: EventId | None) -> Answering | None:
         """Return the answer that the prompt has become a part of, None where it needs its own.
 
-        What one person sends in a row makes one prompt, until anything of the reply is visible;
-        what an earlier process has joined stays joined.
+        What one person sends in a row, each message soon after the one before, makes one prompt
+        until anything of the reply is visible; what an earlier process has joined stays joined.
         """
         if joined_to is None:
             before = self._last(prompt.conversation)
             if before is None or before.parted or not before.reply.unseen:
                 return None
-            if before.prompt.sender != prompt.sender:
+            if before.prompt.sender != prompt.sender or not self._is_soon(prompt, before.prompt):
                 return None
         elif (before := self.of(prompt.room_id, joined_to)) is None:
             return None
         if len(before.prompt.messages) == MOST_MESSAGES:
             return None
         return before if before.join(prompt.messages[0]) else None
+
+    def _is_soon(self, prompt: Prompt, before: Prompt) -> bool:
+        said_at, last = prompt.messages[0].timestamp, before.messages[-1].timestamp
+        return said_at - last <= self._join_ms
 
     def part(self, conversation: Conversation) -> None:
         """Note that something else was said after the last prompt of the conversation."""

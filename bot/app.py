@@ -243,6 +243,7 @@ def _behaviour(config: Config) -> Behaviour:
         config.feedback.policy(),
         config.model.fallback_card,
         config.model.queue_timeout,
+        conversation.join_seconds,
     )
 
 

@@ -86,6 +86,7 @@ class Behaviour:
         feedback: who is asked whether a reply has helped, and when.
         fallback: who answers where the model that was chosen cannot; None for nobody.
         queue_timeout: seconds for which an answer waits while a model's quota is used up.
+        join_seconds: within which a message follows the one before to be of one prompt.
     """
 
     policy: Policy
@@ -95,6 +96,7 @@ class Behaviour:
     feedback: AskPolicy
     fallback: ModelCard | None = None
     queue_timeout: float = 120.0
+    join_seconds: float = 60.0
 
 
 class _Drained(Exception):  # ends one run, never leaves this module
@@ -117,7 +119,7 @@ class Assistant:
         self._contexts = Contexts(
             self._matrix, self._store, self._clock, self._completion, how.settings
         )
-        self._answers = Answers(replying, self._texts, how.at_once)
+        self._answers = Answers(replying, self._texts, how.at_once, how.join_seconds)
         again = partial(self._answer_also, before=Before.WHOLE)
         self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
         self._surveys = Surveys(

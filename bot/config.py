@@ -255,6 +255,9 @@ class ConversationSettings(Section):
     age_limit_hours: float = Field(
         24.0, ge=1, description="hours after which a message is too old to be answered"
     )
+    join_seconds: float = Field(
+        60.0, ge=0, description="seconds in which a message follows another to be one prompt"
+    )
     salon_replies: Literal["thread", "inline"] = Field(
         "thread", description="where a reply in a salon goes"
     )

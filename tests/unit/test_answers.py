@@ -59,6 +59,34 @@ async def test_what_a_person_sends_in_a_row_is_one_prompt_with_one_reply(story: 
     assert story.matrix.attending == 0
 
 
+@pytest.mark.parametrize(
+    ("said_at", "prompts"),
+    [
+        ([0, 60], [("$0", "$1")]),
+        ([0, 60.001], [("$0",), ("$1",)]),
+        ([0, 50, 100, 150], [("$0", "$1", "$2", "$3")]),  # each follows the one before
+        ([0, 50, 111, 112], [("$0", "$1"), ("$2", "$3")]),
+        ([0, -5], [("$0", "$1")]),  # two homeservers' clocks
+        ([0, 180, 360], [("$0",), ("$1",), ("$2",)]),
+    ],
+)
+@pytest.mark.parametrize("missed", [False, True])
+async def test_messages_that_follow_each_other_soon_are_one_prompt_whenever_they_are_heard(
+    story: Story, said_at: list[float], prompts: list[tuple[EventId, ...]], *, missed: bool
+) -> None:
+    """Those said minutes apart are answered one by one, in order, be the bot away or busy."""
+    said = [
+        replace(message(event_id=f"${number}"), timestamp=1_700_000_000_000 + round(at * 1000))
+        for number, at in enumerate(said_at)
+    ]
+
+    async with story.run():
+        story.matrix.hear(*said, missed=missed)
+        await story.until(lambda: story.done(*(one.event_id for one in said)))
+
+    assert answered(story) == prompts
+
+
 async def test_who_watches_is_told_how_many_wait_and_since_when() -> None:
     clock = HeldClock()
     story, gate = Story(clock), asyncio.Event()
