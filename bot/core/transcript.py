@@ -34,6 +34,7 @@ class Said:
         mine: the bot's own reply; notices of the bot are never among these.
         answers: of a reply, the messages that it answers.
         readable: False where its key is missing.
+        unanswered: whether a notice stands in place of an answer to it.
     """
 
     event_id: EventId
@@ -44,6 +45,7 @@ class Said:
     answers: tuple[EventId, ...] = ()
     replies_to: EventId | None = None
     readable: bool = True
+    unanswered: bool = False
 
     @property
     def before(self) -> tuple[EventId, ...]:
@@ -84,6 +86,8 @@ class Transcript:
     _redacted: dict[EventId, None] = field(default_factory=dict)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
     _asks: dict[EventId, None] = field(default_factory=dict)  # polls and questions of the bot's
+    # Notices in place of an answer, and to which messages.
+    _failures: dict[EventId, tuple[EventId, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -105,6 +109,10 @@ class Transcript:
                 if event.sender == self.me:
                     _note(self._asks, event.event_id)
                 self._say(event)  # what could not be read until now is no text
+            case Message(unanswered=True) if event.sender == self.me:
+                self._failures[event.event_id] = event.about
+                if len(self._failures) > _IDS:
+                    del self._failures[next(iter(self._failures))]
             case _:
                 self._say(event)
 
@@ -170,7 +178,22 @@ class Transcript:
                 replies.setdefault(behind[-1], []).append(one)
             else:
                 rest.append(one)
-        return [each for one in rest for each in (one, *replies.get(one.event_id, ()))]
+        in_order = [each for one in rest for each in (one, *replies.get(one.event_id, ()))]
+        unanswered = self._unanswered(in_order)
+        return [
+            replace(one, unanswered=True) if one.event_id in unanswered else one
+            for one in in_order
+        ]
+
+    def _unanswered(self, said: Sequence[Said]) -> set[EventId]:
+        """Return the messages that got a notice in place of an answer, or a reply without words.
+
+        Where any of them is answered after all, as by `!refaire`, that counts.
+        """
+        replies = [one for one in said if one.mine]
+        failed = {key for about in self._failures.values() for key in about}
+        failed.update(key for one in replies if not one.body.strip() for key in one.answers)
+        return failed - {key for one in replies if one.body.strip() for key in one.answers}
 
     def get(self, event_id: EventId) -> Said | None:
         """Return one message as it stands, None where it is not here."""
@@ -211,6 +234,7 @@ class Transcript:
         self._edits[edited] = {edit.event_id: edit for edit in newest}
 
     def _redact(self, target: EventId) -> None:
+        self._failures.pop(target, None)
         one, known = self._said.get(target), not self.whole
         if one is not None:
             self._drop(one)

@@ -119,9 +119,13 @@ def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
 
 
 def _earlier(said: Sequence[Said], prompt: Prompt) -> list[Said]:
-    """Return what was said before the prompt; of a prompt in many messages, before the last."""
+    """Return what was said before the prompt; of a prompt in many messages, before the last.
+
+    Prompts that got no answer are left out: a question that was too long would fail every later
+    one as well.
+    """
     ids = set(prompt.event_ids)
-    before = said[: _up_to(said, ids)]
+    before = [one for one in said[: _up_to(said, ids)] if not one.unanswered]
     return [one for one in before if one.event_id not in ids and ids.isdisjoint(one.answers)]
 
 

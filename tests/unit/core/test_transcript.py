@@ -96,6 +96,50 @@ def test_only_the_bots_own_messages_are_replies() -> None:
     assert (second.answers, mine.answers) == ((), ("$forged",))
 
 
+def failure(*about: str, event_id: str = "$notice", sender: UserId = BOT) -> Message:
+    """Return a notice that stands in place of an answer."""
+    notice = message("Erreur.", event_id=event_id, sender=sender, msgtype="m.notice")
+    return replace(notice, about=tuple(map(EventId, about)), unanswered=True)
+
+
+LATE = reply("$prompt", event_id="$late")
+EMPTY = reply("$prompt", body=" ")
+FILLED = own_edit("Oui.", "$edit", "$prompt")
+TOLD = replace(failure("$prompt"), unanswered=False)
+
+
+@pytest.mark.parametrize(
+    ("heard", "unanswered"),
+    [
+        ([failure("$prompt")], True),
+        ([failure("$prompt"), failure("$prompt", event_id="$again")], True),
+        ([failure("$prompt"), LATE], False),  # `!refaire`
+        ([reply("$prompt"), failure("$prompt")], False),  # what stood stays
+        ([EMPTY], True),  # only lines of the bot's own, "in the queue" and what failed
+        ([EMPTY, FILLED], False),
+        ([failure("$prompt", sender=AGENT)], False),  # forged
+        ([TOLD], False),
+        ([failure("$other")], False),
+        ([failure("$prompt"), redaction("$notice")], False),
+        ([], False),
+    ],
+)
+def test_a_prompt_that_got_a_notice_in_place_of_an_answer_is_known_in_the_history(
+    heard: list[Heard], *, unanswered: bool
+) -> None:
+    asked, *_ = warm(message(), *heard).messages()
+
+    assert asked.unanswered is unanswered
+
+
+def test_what_failed_is_known_of_all_messages_of_a_prompt_however_it_is_read() -> None:
+    events = [message(event_id="$1"), message(event_id="$2"), message(event_id="$3")]
+
+    found = [read(*events, failure("$1", "$2")).messages() for read in (warm, cold)]
+
+    assert [[one.unanswered for one in said] for said in found] == [[True, True, False]] * 2
+
+
 @pytest.mark.parametrize("fill", [cold, warm])
 def test_what_is_no_text_or_of_another_conversation_is_left_out(
     fill: Callable[..., Transcript],

@@ -71,6 +71,27 @@ def test_a_prompt_whose_key_came_late_is_asked_though_the_conversation_lacks_it(
     assert build(history=missing) == Context([Turn("user", "Et demain ?")])
 
 
+FAILED = replace(said("Résumez ces mille pages.", "$long"), unanswered=True)
+
+
+def test_a_prompt_that_got_no_answer_is_in_no_later_context() -> None:
+    assert words(build(said("Heure ?"), reply("Midi.", "$Heure ?"), FAILED)) == [
+        *("Heure ?", "Midi.", "Et demain ?"),
+    ]
+
+
+def test_a_prompt_that_got_no_answer_counts_where_one_replies_to_it() -> None:
+    history = History([FAILED, ASKED], chain=[FAILED])
+
+    assert words(build(history=history)) == ["Résumez ces mille pages.", "Et demain ?"]
+
+
+def test_what_is_asked_once_more_is_asked_though_it_got_no_answer() -> None:
+    history = History([replace(ASKED, unanswered=True)])
+
+    assert words(build(history=history)) == ["Et demain ?"]
+
+
 def test_commands_and_what_is_empty_are_no_turns() -> None:
     earlier = [
         said("!aide"),
