@@ -267,7 +267,7 @@ class ReplySettings(Section):
     """How a reply grows in the room."""
 
     first_after: float = Field(
-        0.8, ge=0, description="seconds after the first token until words show, sentence or not"
+        1.5, ge=0, description="seconds after the first token until words show, sentence or not"
     )
     edit_interval: float = Field(2.0, ge=1, description="seconds between two edits of one reply")
     at_once: int = Field(20, ge=1, description="replies that are written at the same time, in all")

@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 
 from bot.core.events import EventId, Message, Prompt
+from bot.core.first_words import LEAST
 from bot.core.replies import (
     IN_STEAD,
     Edit,
@@ -36,11 +37,13 @@ class Pace:
 
     Attributes:
         line_after: until who waits is told why, and between two such lines.
+        least: visible characters of the first words, no seconds.
     """
 
     first_after: float
     edit_interval: float
     line_after: float
+    least: int = LEAST
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,9 @@ class GrowingReply:
 
     def _new_draft(self) -> Draft:
         pace = self._to.pace
-        draft = Draft(first_after=pace.first_after, edit_interval=pace.edit_interval)
+        draft = Draft(
+            first_after=pace.first_after, edit_interval=pace.edit_interval, least=pace.least
+        )
         if self._shown_at is not None:
             draft.postpone(self._shown_at + pace.edit_interval)
         return draft
@@ -353,7 +355,8 @@ class GrowingReply:
     async def _due(self) -> bool:
         """Wait until something is due to be shown; False when the reply is over."""
         while not self._over:
-            due_at = self._draft.due_at() if self._draft.text else self._line_at()
+            due = [self._draft.due_at(), None if self._draft.is_shown else self._line_at()]
+            due_at = min((one for one in due if one is not None), default=None)
             wait = None
             if due_at is not None and self._ending is None:
                 wait = due_at - self._to.clock.monotonic()
@@ -378,14 +381,14 @@ class GrowingReply:
     async def _show(self) -> None:
         """Put what stands now into the room; a refused edit gives way to a newer one."""
         draft, claim = self._draft, self._delivery.claim  # they may change meanwhile
-        text = draft.text
+        text = draft.version(self._to.clock.monotonic())
         line = "" if text or self._line is None else self._line()
         if not text and line == self._shown_line:
             self._put_line_off()
             return
         *full, growing = split(text)
         replies = [self._reply(number, part) for number, part in enumerate(full)]
-        reply = self._reply(len(full), growing)
+        reply = replace(self._reply(len(full), growing), unfinished=True)
         if not text:
             reply = replace(self._reply(0, Part("")), above=(line,))
         for number, part in enumerate(replies):
@@ -529,7 +532,7 @@ class GrowingReply:
     def _reply(self, number: int, part: Part, added: tuple[str, ...] = ()) -> Reply:
         above = self._above if number == 0 else ()
         delivery = self._delivery
-        return Reply(delivery.prompt, part, self._model, added, above, delivery.claim)
+        return Reply(delivery.prompt, part, self._model, added, above, claim=delivery.claim)
 
     async def _put(self, number: int, reply: Reply, stage: str, claim: int) -> None:
         """Bring part `number` to `reply`: post it, edit it, or leave it where it is that already.

@@ -1352,7 +1352,7 @@ class Story:
         self.matrix, self.model, self.store = FakeMatrix(), FakeModel(), FakeStore()
         self.clock = clock or FakeClock()
         self.texts: Texts = speak("fr")
-        self.pace = Pace(0.8, 2.0, 10.0)
+        self.pace = Pace(0.8, 2.0, 10.0, least=1)
         self.policy = Policy(BOT, ("tchap.test",), age_limit=10 * 365 * 86_400)
         self.at_once = 20
         self.catalogue = CATALOGUE

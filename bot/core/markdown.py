@@ -29,6 +29,12 @@ SIZE_LIMIT = 44_000
 
 _NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
 _BOX = re.compile(r"\[([ xX])\][ \t]+(?=\S|$)")
+_TICKS = re.compile(r"\\.|`+", re.DOTALL)  # an escaped character opens nothing
+_CLOSING = {ord("~"): "~~"}  # a delimiter of which stands for two signs
+UNFINISHED = " …"  # behind a version that is not final; never the model's
+
+# What ends a formatted body whose last words stand in a paragraph, a heading or an item.
+_TAIL = re.compile(r"(?:</(?:p|h[1-6]|li|ul|ol|blockquote)>\s*)+\Z")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 
 
@@ -120,6 +126,32 @@ def blocks(source: str) -> list[Token]:
     return _MARKDOWN.block.parse(visible(source), _MARKDOWN, {}, []) or []
 
 
+def open_marks(paragraph: str) -> str:
+    """Return the signs that would close what a paragraph leaves open: code, emphasis, strikes."""
+    code = _open_code(paragraph)
+    ticks = "" if code is None else code[0]
+    before = visible(paragraph if code is None else paragraph[: code.start()])
+    state = StateInline(before, _MARKDOWN, {}, [])
+    _MARKDOWN.inline.tokenize(state)
+    for rule in _MARKDOWN.inline.ruler2.getRules(""):
+        rule(state)
+    opened = [one for one in state.delimiters if one.open and not one.close and one.end < 0]
+    return ticks + "".join(_CLOSING.get(one.marker, chr(one.marker)) for one in reversed(opened))
+
+
+def _open_code(paragraph: str) -> re.Match[str] | None:
+    """Return the backticks that open a code span without an end, None for none."""
+    place = 0
+    while ticks := _TICKS.search(paragraph, place):
+        end = None
+        if ticks[0][0] == "`":
+            end = re.compile(rf"(?<!`){ticks[0]}(?!`)").search(paragraph, ticks.end())
+            if end is None:
+                return ticks
+        place = end.end() if end else ticks.end()
+    return None
+
+
 def verbatim(source: str) -> Rendered:
     """Return the Markdown itself as the text to show: its size grows with the source alone."""
     body = visible(source).strip()
@@ -149,6 +181,16 @@ def render(part: Part | str, *, tables: Tables = "list") -> Rendered:
     # Again visible: an entity such as &#x202e; has become its character.
     rendered = Rendered(visible(write(listed)).strip(), visible(html).strip())
     return rendered if rendered.size <= SIZE_LIMIT else fallback
+
+
+def unfinished(rendered: Rendered) -> Rendered:
+    """Return a text with the sign behind its last words that more of it is to come."""
+    html = rendered.formatted_body
+    tail = _TAIL.search(html)
+    if tail is None:
+        return Rendered(rendered.body + UNFINISHED, f"{html}<p>{UNFINISHED.strip()}</p>")
+    words, tags = html[: tail.start()].rstrip(), tail[0]
+    return Rendered(rendered.body + UNFINISHED, words + UNFINISHED + tags)
 
 
 def _too_deep(tokens: Iterable[Token]) -> bool:

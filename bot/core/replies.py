@@ -44,6 +44,7 @@ class Reply:
         added: lines below the text.
         claim: the number of the claim under which the text was made: parts of one have the same.
         final: with it, the reply is whole. Two that differ in these alone say the same.
+        unfinished: whether more of the text is to come, which a sign behind it says.
     """
 
     prompt: Prompt
@@ -51,6 +52,7 @@ class Reply:
     model: str
     added: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
+    unfinished: bool = False
     claim: int = field(default=0, compare=False)
     final: bool = field(default=False, compare=False)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
-from bot.core.markdown import Rendered, Tables, render
+from bot.core.markdown import Rendered, Tables, render, unfinished
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import MARKER, MESSAGE, NOTICE_MARKER, TEXT
@@ -104,7 +104,8 @@ def _notice(notice: Notice) -> dict[str, Any]:
 
 def _reply(reply: Reply, tables: Tables) -> dict[str, Any]:
     above, below = [[render(line) for line in lines] for lines in (reply.above, reply.added)]
-    shown = [*above, render(reply.part, tables=tables), *below]
+    text = render(reply.part, tables=tables)
+    shown = [*above, unfinished(text) if reply.unfinished else text, *below]
     rendered = Rendered(
         "\n\n".join(one.body for one in shown if one.body),
         "".join(one.formatted_body for one in shown),
@@ -116,6 +117,8 @@ def _reply(reply: Reply, tables: Tables) -> dict[str, Any]:
         marker["claim"] = reply.claim
     if reply.final:
         marker["final"] = True
+    if reply.unfinished:
+        marker["unfinished"] = True
     return _text("m.text", rendered) | {MARKER: marker | {"added": added}}
 
 

@@ -4,7 +4,7 @@ import hashlib
 import html
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeGuard, cast
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ from bot.core.events import (
     UserId,
     Vote,
 )
+from bot.core.markdown import UNFINISHED
 from bot.core.polls import MOST_ANSWERS, POLL, QUESTION
 
 MESSAGE = "m.room.message"
@@ -403,6 +404,14 @@ def _is_final(content: Json) -> bool:
     return mapping(content.get(MARKER)).get("final") is True
 
 
+def _without_sign(body: str, lines: Collection[str]) -> str:
+    """Return a body without the sign that more is to come, which only the bot's lines follow."""
+    said = body.split("\n")
+    while said and (not said[-1] or said[-1] in lines):
+        said.pop()
+    return "\n".join(said).removesuffix(UNFINISHED)
+
+
 def _ids(values: Iterable[object]) -> Iterator[str]:
     """Yield those that can be ids, not without end: they are kept."""
     ids = (one for one in values if _can_be_id(one))
@@ -416,6 +425,8 @@ def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:
         set(added) if isinstance(added, list) and all(isinstance(x, str) for x in added) else ()
     )
     body = text(content, "body")
+    if mapping(content.get(MARKER)).get("unfinished") is True:
+        body = _without_sign(body, lines)
     if lines:
         return "\n".join(line for line in body.split("\n") if line not in lines).strip()
     if quoting:

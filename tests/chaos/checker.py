@@ -1,6 +1,6 @@
 """Judges a room's history: each prompt has one reply, and what stands there is the whole text.
 
-It knows of the bot only what the bot promises: its marker, and what a reply relates to.
+It knows of the bot only what the bot promises: its markers, and what a message relates to.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bot.core.events import EventId, UserId
 from bot.core.markdown import render
-from bot.matrix.parse import MARKER
+from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.chaos.story import tell
 from tests.stand.observations import JSON
 
@@ -113,7 +113,7 @@ def _stand(original: JSON, edits: Sequence[JSON]) -> Standing:
     )
     content = newest["content"].get("m.new_content", {}) if newest else original["content"]
     readable = (newest or original)["type"] == "m.room.message"
-    marker = content.get(MARKER) if readable else None
+    marker = (content.get(MARKER) or content.get(NOTICE_MARKER)) if readable else None
     if marker:
         answers = (EventId(marker["prompt"]), *map(EventId, marker.get("joined", [])))
     else:

@@ -4,7 +4,7 @@ import pytest
 
 from bot.core.events import EventId, UserId
 from bot.core.markdown import render
-from bot.matrix.parse import MARKER
+from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.story import ask, numbers, tell
 from tests.stand.observations import JSON
@@ -31,7 +31,6 @@ def content(text: str, *answers: EventId) -> JSON:
         "body": shown.body,
         "formatted_body": shown.formatted_body,
         MARKER: {"prompt": prompt, "joined": joined},
-        "m.relates_to": {"rel_type": "m.reference", "event_id": prompt},
     }
 
 
@@ -97,7 +96,7 @@ def test_the_reply_to_another_prompt_is_none() -> None:
 
 def test_two_replies_are_one_too_many_whatever_they_say() -> None:
     cut = event("$r3", content(tell([1])[:40], ONE))
-    notice = event("$n", {"body": "Désolé", "m.relates_to": {"m.in_reply_to": {"event_id": ONE}}})
+    notice = event("$n", {"body": "Désolé", NOTICE_MARKER: {"prompt": ONE}})
     again = event("$r4", content(tell([1]), ONE))
 
     for second in (cut, notice, again, event("$r", BOTH)):
@@ -105,8 +104,7 @@ def test_two_replies_are_one_too_many_whatever_they_say() -> None:
 
 
 def test_a_notice_alone_is_no_answer() -> None:
-    relation = {"rel_type": "m.reference", "event_id": ONE}
-    notice = event("$n", {"body": "Désolé", "m.relates_to": relation})
+    notice = event("$n", {"body": "Désolé", NOTICE_MARKER: {"prompt": ONE}})
 
     assert found(notice, OTHER) == ([1], [])
 

@@ -21,7 +21,7 @@ from tests.stand.nio_person import NioPerson
 from tests.stand.observations import JSON, Seen
 from tests.stand.person import Person, Refused
 from tests.stand.synapse import Synapse
-from tests.stand.talk import answers, begun, replies_to, said
+from tests.stand.talk import answers, begun, related, replies_to, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -120,8 +120,7 @@ def notices(person: Person, room_id: RoomId, about: EventId) -> list[Seen]:
     return [
         seen
         for seen in person.messages(room_id)
-        if seen.content.get("msgtype") == "m.notice"
-        and seen.content.get("m.relates_to", {}).get("event_id") == about
+        if seen.content.get("msgtype") == "m.notice" and about in related(seen)
     ]
 
 

@@ -13,8 +13,9 @@ from bot.core.polls import POLL
 from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot
 from tests.stand.nio_person import NioPerson
-from tests.stand.observations import JSON, Seen
+from tests.stand.observations import Seen
 from tests.stand.person import Refused
+from tests.stand.talk import related
 
 _POLL_SECONDS = 0.02
 _SYNC_SECONDS = 20.0
@@ -165,7 +166,7 @@ class Dialogue:
             seen
             for seen in self.agent.messages(self.room_id)
             if (seen.sender, seen.type) == (self.bot.user_id, "m.room.message")
-            and any(_relates(version.content, prompt) for version in seen.versions)
+            and prompt in related(seen)
         ]
         for seen in answers:
             if seen.content.get("msgtype") == "m.notice":
@@ -177,7 +178,3 @@ def _question(poll: Seen) -> Question:
     start = poll.content[POLL]
     answers = {one["id"]: one[TEXT] for one in start["answers"]}
     return Question(poll.event_id, start["question"][TEXT], answers)
-
-
-def _relates(content: JSON, prompt: EventId) -> bool:
-    return bool(content.get("m.relates_to", {}).get("event_id") == prompt)

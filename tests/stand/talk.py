@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import render
-from bot.matrix.parse import MARKER
+from bot.matrix.parse import MARKER, NOTICE_MARKER
 from bot.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.model import Exchange, ScriptedModel
@@ -77,9 +77,13 @@ async def notice(
 
 
 def related(seen: Seen) -> set[EventId]:
-    """Return the events that a message names as what it relates to or replies to."""
-    relation = seen.versions[0].content.get("m.relates_to", {})
+    """Return the events that a message names as what it relates to, or is about."""
+    content = seen.versions[0].content
+    relation = content.get("m.relates_to", {})
     found = {relation.get("event_id"), relation.get("m.in_reply_to", {}).get("event_id")}
+    for marker in (MARKER, NOTICE_MARKER):
+        named = content.get(marker, {})
+        found |= {named.get("prompt"), *named.get("joined", [])}
     return found - {None}
 
 

@@ -277,7 +277,7 @@ async def test_what_was_joined_and_begun_before_a_crash_goes_on_in_the_same_mess
         story.matrix.hear(message("Deux", event_id="$2"))
         await story.until(lambda: story.shown == ["Un."])
     gate.set()
-    story.model.script = (Delta("Un. Deux."), END)
+    story.model.script = (Delta("Un, deux."), END)
     story.model.requests.clear()
 
     async with story.run():
@@ -285,7 +285,7 @@ async def test_what_was_joined_and_begun_before_a_crash_goes_on_in_the_same_mess
         await story.until(lambda: story.done("$1", "$2", "$3"))
 
     assert asked(story) == ["Un\n\nDeux", "Trois"]
-    assert story.shown == ["Un. Deux."] * 2
+    assert story.shown == ["Un, deux."] * 2
     assert answered(story) == [("$1", "$2"), ("$3",)]
     [edit] = [sent for _, sent in story.matrix.sent if isinstance(sent, Edit)]
     assert edit.reply.prompt.event_ids == ("$1", "$2")

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -43,7 +44,7 @@ class Stage:
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), clock or FakeClock()
-        pace, health = Pace(0.8, 2.0, 10.0), Health(self.clock)
+        pace, health = Pace(0.8, 2.0, 10.0, least=1), Health(self.clock)
         self.to = Replying(self.matrix, self.store, self.clock, pace, health)
         self.asked = PROMPT
         self.above: list[str] = []
@@ -133,11 +134,62 @@ async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage)
         tasks.create_task(
             stage.stream(Delta("Le ciel est bleu. Par"), gate, Delta("ce que."), END)
         )
-        await stage.matrix.until(lambda: stage.shown == ["Le ciel est bleu. Par"])
+        await stage.matrix.until(lambda: stage.shown == ["Le ciel est bleu."])
         gate.set()
 
     assert stage.shown == ["Le ciel est bleu. Parce que."]
     assert isinstance(stage.matrix.sent[-1][1], Edit)
+
+
+async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stage.stream(Delta("Un. "), first, Delta("Deux. "), second, END))
+        await stage.matrix.until(lambda: stage.shown == ["Un."])
+        stage.clock.time += 2.0
+        first.set()
+        await stage.matrix.until(lambda: stage.shown == ["Un. Deux."])
+        second.set()
+
+    sent = [one.reply if isinstance(one, Edit) else one for _, one in stage.matrix.sent]
+    assert [one.unfinished for one in sent if isinstance(one, Reply)] == [True, True, False]
+
+
+async def test_the_line_of_who_waits_stays_until_there_are_first_words(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    """A sign or two of the model are nothing to read."""
+    stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
+    reply, more = stage.reply(), asyncio.Event()
+    script: Script = [Delta("1. "), more, Delta("Un bilan du trimestre. Puis"), asyncio.Event()]
+    tasks.create_task(stage.answer(reply, script))
+    await settle()
+    stage.clock.time += 10.0
+    reply.say(lambda: "*Je prépare.*")
+    await stage.matrix.until(lambda: stage.shown == ["*Je prépare.*"])
+    stage.clock.time += 2.0
+    more.set()
+
+    await stage.matrix.until(lambda: stage.shown == ["1. Un bilan du trimestre."])
+    reply.silence()
+
+
+async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
+    await stage.stream(Delta("Le ciel est bleu."), END)
+    stage.clock.time += 10.0
+    more = asyncio.Event()
+    script: Script = [Delta("Le ciel"), more, Delta(" est gris aujourd’hui. Il"), asyncio.Event()]
+    reply = stage.reply(Before.WHOLE)
+    tasks.create_task(stage.answer(reply, script))
+    await settle()
+    assert stage.shown == ["Le ciel est bleu."]
+    more.set()
+
+    await stage.matrix.until(lambda: stage.shown == ["Le ciel est gris aujourd’hui."])
+    reply.silence()
 
 
 async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None:
@@ -156,8 +208,10 @@ async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None
     assert len(stage.matrix.sent) == 3
 
 
-async def test_a_final_version_that_was_an_edit_is_read_back_as_well(stage: Stage) -> None:
-    """The last edit says all; the homeserver shows another all the same."""
+async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
+    stage: Stage,
+) -> None:
+    """The last edit says all, and that more is to come; the homeserver shows another."""
     first, second = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(Delta("Un. "), first, Delta("Deux. "), second, END))
@@ -168,7 +222,7 @@ async def test_a_final_version_that_was_an_edit_is_read_back_as_well(stage: Stag
         stage.matrix.shadows[EventId("$sent0")] = Wire("m.room.message", {"number": 0})
         second.set()
 
-    assert stage.said == ["Un.", "Un. Deux.", "Un. Deux."]
+    assert stage.said == ["Un.", *["Un. Deux."] * 3]
     assert not stage.matrix.shadows
 
 
@@ -326,7 +380,7 @@ async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -
     stage.matrix.failures = [Forbidden("kicked")]
 
     with pytest.raises(Forbidden):
-        await asyncio.wait_for(stage.stream(Delta("Un. "), *[Delta("x")] * 50, never), 5)
+        await asyncio.wait_for(stage.stream(Delta("Un. "), *[Delta("X")] * 50, never), 5)
 
 
 async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: Stage) -> None:
@@ -876,7 +930,7 @@ async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped
     assert stage.shown == [TEXTS("stopped")]
 
 
-@pytest.mark.parametrize("text", ["Un. Deux", LONG])
+@pytest.mark.parametrize("text", ["Un. ", LONG])
 async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
     stage: Stage, tasks: asyncio.TaskGroup, text: str
 ) -> None:

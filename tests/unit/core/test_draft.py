@@ -1,10 +1,13 @@
 import pytest
 
 from bot.core.draft import Draft
+from bot.core.first_words import LEAST
+
+SENTENCE = "Le ciel est bleu ce matin."
 
 
-def draft(*pieces: tuple[str, float]) -> Draft:
-    one = Draft(first_after=0.8, edit_interval=2.0)
+def draft(*pieces: tuple[str, float], least: int = LEAST) -> Draft:
+    one = Draft(first_after=1.5, edit_interval=2.0, least=least)
     for text, now in pieces:
         one.add(text, now)
     return one
@@ -15,17 +18,34 @@ def test_nothing_is_due_before_the_first_token() -> None:
     assert draft(("", 1.0), (" \n", 2.0)).due_at() is None
 
 
-@pytest.mark.parametrize("text", ["Oui. ", "Vraiment ? ", "« Oui. » Puis", "Titre\n", "Fin…\n"])
-def test_a_whole_sentence_is_due_at_once(text: str) -> None:
-    due_at = draft(("", 1.0), (text, 5.0)).due_at()
+@pytest.mark.parametrize("text", ["Un. ", f"{SENTENCE} Puis", f"{SENTENCE}\n\n", "## Titre\n\nUn"])
+def test_a_whole_sentence_or_block_is_due_at_once(text: str) -> None:
+    one = draft(("", 1.0), (text, 5.0), least=1)
+
+    due_at = one.due_at()
 
     assert due_at is not None
     assert due_at <= 5.0
+    assert text.startswith(one.version(5.0))
+    assert one.version(5.0)
 
 
-@pytest.mark.parametrize("text", ["Le ciel", "3.14", "https://a.fr", "M"])
-def test_less_than_a_sentence_is_due_a_moment_after_the_first_token(text: str) -> None:
-    assert draft((text[0], 5.0), (text[1:], 5.5)).due_at() == pytest.approx(5.8)
+def test_the_newest_text_is_shown_from_the_second_version_on() -> None:
+    one = draft((f"{SENTENCE} Pu", 5.0))
+    first = one.version(5.0)
+    one.shown(first, 5.1)
+    one.add("is **la", 5.2)
+
+    assert first == SENTENCE
+    assert one.version(7.1) == f"{SENTENCE} Puis **la"
+
+
+def test_white_space_alone_is_no_newer_version() -> None:
+    one = draft((SENTENCE, 5.0), (" ", 5.0))
+    one.shown(one.version(5.0), 5.1)
+    one.add(" \n\n", 5.2)
+
+    assert one.due_at() is None
 
 
 def test_a_later_version_waits_for_the_interval() -> None:
@@ -44,7 +64,7 @@ def test_what_stands_already_is_not_shown_again() -> None:
 
 
 def test_nothing_is_due_before_the_homeserver_allows() -> None:
-    one = draft(("Oui. ", 5.0))
+    one = draft((f"{SENTENCE} ", 5.0))
     one.postpone(9.0)
 
     assert one.due_at() == pytest.approx(9.0)

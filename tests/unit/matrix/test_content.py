@@ -1,6 +1,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
@@ -93,6 +95,60 @@ def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
     assert content["body"] == "Le ciel\n\nCoupé."
     assert content["formatted_body"].rstrip().endswith("<p><em>Coupé.</em></p>")
     assert content[MARKER]["added"] == ["Coupé."]
+
+
+@pytest.mark.parametrize(
+    ("source", "body", "html"),
+    [
+        ("Le ciel", "Le ciel …", "<p>Le ciel …</p>"),
+        ("Le **ciel**", "Le ciel …", "<p>Le <strong>ciel</strong> …</p>"),
+        ("- Un\n- Deux", "- Un\n- Deux …", "<ul>\n<li>Un</li>\n<li>Deux …</li>\n</ul>"),
+        ("> Cité", "> Cité …", "<blockquote>\n<p>Cité …</p>\n</blockquote>"),
+        ("### Titre", "Titre …", None),
+        ("```\nx = 1\n```", "x = 1 …", "<pre><code>x = 1\n</code></pre><p>…</p>"),
+        ("Un\n\n---", "Un\n\n--- …", "<p>Un</p>\n<hr><p>…</p>"),
+        ("[a](https://exemple.test/a)", None, None),
+    ],
+)
+def test_a_version_that_is_not_final_ends_in_a_sign_that_is_read_by_nobody_but_people(
+    source: str, body: str | None, html: str | None
+) -> None:
+    growing = Reply(PROMPT, Part(source), "small", unfinished=True)
+    content = build(growing)
+
+    assert content["body"].endswith(" …")
+    assert body in {None, content["body"]}
+    assert html in {None, content["formatted_body"].replace("<hr />", "<hr>")}
+    assert "…" in content["formatted_body"]
+    assert content[MARKER]["unfinished"] is True
+    event = {"type": "m.room.message", "event_id": "$r", "sender": BOT}
+    for one in (content, build(Edit(EventId("$r"), growing))):
+        heard = parse_message(event | {"content": one}, ROOM, BOT)
+        assert isinstance(heard, Message | Revision)
+        assert heard.body == render(source).body.strip()
+    final = build(replace(growing, unfinished=False, final=True))
+    assert "…" not in final["body"] + final["formatted_body"]
+
+
+@given(st.text(max_size=200))
+def test_whatever_the_model_writes_it_is_read_again_without_the_sign(source: str) -> None:
+    growing = Reply(PROMPT, Part(source), "small", unfinished=True)
+    event = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(growing)}
+
+    heard = parse_message(event, ROOM, BOT)
+
+    assert isinstance(heard, Message)
+    assert heard.body.strip() == render(source).body.strip()
+
+
+def test_an_ellipsis_of_the_model_stays() -> None:
+    final = Reply(PROMPT, Part("Il attend …"), "small", final=True)
+    event = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(final)}
+
+    heard = parse_message(event, ROOM, BOT)
+
+    assert isinstance(heard, Message)
+    assert heard.body == "Il attend …"
 
 
 def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:

@@ -1,0 +1,67 @@
+"""Where sentences end in French and English text: not at abbreviations, numbers or list signs."""
+
+import re
+from collections.abc import Iterator
+
+# Words that are written with a dot, in lower case and without it; single letters are, too.
+_WORDS = """
+al ann approx arr art av bd bibl boul bull cf ch chap cie circ col coll comm conf cons déc dec
+décr dép dept dir dr éd ed env etc étym ex fam fasc féd févr fig fr gal gén gouv hab ibid id inf
+int inv jan janv juill jur lég lib lieut liv loc ltd max mgr min mlle mm mme mrs ms mr mus n° nb
+no nos nov obs oct op p.ex pag pp prof ps pt qq ref réf req rev rubr sec sect sept seq ss st ste
+suiv sup suppl sv tab tél tel tit trad univ vol vs
+"""
+ABBREVIATIONS = frozenset(_WORDS.split())
+
+_END = re.compile(
+    r"(?P<sign>[.!?…]+)"
+    r"(?:[\"'»”\u2019)\]*_~]|[\u00a0\u202f ]»)*"  # what closes behind it, a quotation or emphasis
+    r"(?=\s)"
+)
+_WORD = re.compile(r"[^\s\"«»“”(\[*_~\u2019']+\Z")
+_NUMBER = re.compile(r"\d[\d.,/\u00a0\u202f-]*\Z|[IVXLCDM]+\Z")
+_DOTTED = re.compile(r"[^\W\d_]{1,2}\.[.-]*(?:[^\W\d_]{1,2}[.-]+)*[^\W\d_]{1,3}\Z")  # "c.-à-d"
+_NEXT = re.compile(r"\s*(\S?)")
+_LONGEST = 60  # characters before a dot that tell what it is
+_LINE_START = re.compile(r"(?:\A|\n)[\s>*_+-]*\Z")
+
+
+def sentence_ends(text: str) -> Iterator[int]:
+    """Yield the offsets right behind whole sentences, in order.
+
+    A sentence is whole once white space follows its last sign. What may be an abbreviation, a
+    number or the sign of a list ends none, nor does what goes on in lower case.
+    """
+    for found in _END.finditer(text):
+        following = _NEXT.match(text, found.end())
+        letter = following[1] if following else ""
+        if not letter.islower() and not _goes_on(text, found, letter):
+            yield found.end()
+
+
+def is_abbreviation(word: str) -> bool:
+    """Tell whether a word, written with a dot, is an abbreviation or an initial."""
+    plain = word.lower().removesuffix(".")
+    short = plain.rpartition("\u2019")[2].rpartition("'")[2]
+    return (
+        (len(short) == 1 and short.isalpha())
+        or short in ABBREVIATIONS
+        or plain in ABBREVIATIONS
+        or _DOTTED.match(plain) is not None
+    )
+
+
+def _goes_on(text: str, found: re.Match[str], following: str) -> bool:
+    """Tell whether a dot ends no sentence, as far as the text shows by now."""
+    if found["sign"] != "." or found.start() == 0:
+        return False
+    before = text[max(found.start() - _LONGEST, 0) : found.start()]
+    word = _WORD.search(before)
+    if word is None:
+        return False
+    if is_abbreviation(word[0]):
+        return True
+    if _NUMBER.match(word[0]):  # a list's sign, or a number whose rest comes
+        at_start = _LINE_START.search(before[: word.start()]) is not None
+        return at_start or not following or following.isdigit()
+    return following.isdigit()
