@@ -24,10 +24,10 @@ _MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what cont
 # A sign, what closes quotes and emphasis behind it, and spaces, before what begins a sentence: no
 # small letter, and nothing that would be a list's sign at the beginning of a part.
 _SENTENCE_END = re.compile(
-    r"(?<![.!?…])([.!?…]+)(?:[»”\"’')\]*_]|[\xa0\u202f](?=[»”]))* +"  # noqa: RUF001
+    r"(?<![.!?…])([.!?…]+)(?:[»”\"’')\]*_]|[\xa0\u202f](?=[»”]))* +"
     r"(?=(?:[«“\"(\[*_`]+[\xa0\u202f]?)?[^\W_a-zà-öø-ÿœ])(?!\d+[.)]\s)"
 )
-_LAST_WORD = re.compile(r"[^\s(«“\"'’]*$")  # noqa: RUF001
+_LAST_WORD = re.compile(r"[^\s(«“\"'’]*$")
 _LONGEST_WORD = 12
 _ABBREVIATION = re.compile(  # an item's number and initials too: "1.", "M.", "p. ex.", "J.-C."
     r"\d{1,3}|\w(?:[.-]+\w)*|mmes?|mlles?|mm|me|dr|pr|ste?|al|art|cf|chap|éd|env|etc|ex|fig|max"
