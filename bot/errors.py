@@ -11,6 +11,7 @@ BotError
 │   ├── Forbidden               the homeserver refuses this one request for good
 │   │   ├── NotFound              what it asks for is not there, or not for the bot
 │   │   └── TooLarge              what is sent is larger than it takes
+│   ├── NotEncrypted            a room of the bot's making lacks the encryption it was made with
 │   ├── LoggedOut               the access token is no longer valid
 │   └── AccountExpired          the Tchap account must be renewed by mail
 └── CompletionError           the model's backend, each with the key of what the person reads
@@ -82,6 +83,10 @@ class NotFound(Forbidden):
 
 class TooLarge(Forbidden):
     """What is sent is larger than the homeserver, or a proxy before it, takes."""
+
+
+class NotEncrypted(MatrixError):
+    """A room of the bot's making lacks the encryption it was made with: nothing is said there."""
 
 
 class LoggedOut(MatrixError):

@@ -35,8 +35,18 @@ from bot.matrix import sync
 from bot.matrix.content import build, event_type
 from bot.matrix.failures import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.parse import Heard, Json, identifier, mapping, parse_membership, parse_said
-from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms, is_admin_rooms
+from bot.matrix.parse import (
+    ADMIN,
+    ROOM_MARKER,
+    Heard,
+    Json,
+    identifier,
+    is_admin_rooms,
+    mapping,
+    parse_membership,
+    parse_said,
+)
+from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.matrix.wire import ObjectResponse
 from bot.shield import to_the_end
@@ -98,10 +108,15 @@ class NioMatrix:
 
         It is private and encrypted; nobody in it can change that but the bot. Where the answer to
         an earlier request was lost, the room is there before a sync tells of it.
+
+        Raises:
+            NotEncrypted: the room is there, and was never made to its end.
         """
         there = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
-        there = there or await self._find_admin_room()
         if there is not None:
+            await self._client.is_encrypted(there)
+            return there
+        if (there := await self._find_admin_room()) is not None:
             return there
         encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
         states: dict[str, dict[str, str]] = {
@@ -120,7 +135,8 @@ class NioMatrix:
                 for kind, content in states.items()
             ],
         }
-        made = await self._ask("POST", ["createRoom"], body)
+        async with self._client.making:
+            made = await self._ask("POST", ["createRoom"], body)
         return RoomId(identifier(made, "room_id"))
 
     async def _find_admin_room(self) -> RoomId | None:
@@ -271,7 +287,7 @@ class NioMatrix:
         """Upload the file, encrypted where the room is, and return where it is."""
         data = attached.data
         with named():
-            encrypted = self._client.is_encrypted(room_id)
+            encrypted = await self._client.is_encrypted(room_id)
             uploading = self._client.upload(
                 lambda *_: (data[at : at + _PIECE] for at in range(0, len(data), _PIECE)),
                 attached.mimetype,

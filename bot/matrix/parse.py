@@ -35,6 +35,8 @@ MARKER = (
 )
 NOTICE_MARKER = "fr.gouv.assistant.notice"  # on what the bot itself says to somebody
 
+ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
+
 # Under the name that clients send, and the one of the final MSC3381.
 POLL_STARTS = (POLL, "m.poll.start")
 POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
@@ -333,6 +335,13 @@ def parse_membership(source: Json) -> Membership | None:
         return None
     before = text(mapping(mapping(source.get("unsigned")).get("prev_content")), "membership")
     return Membership(EventId(event_id), UserId(user_id), now, before)
+
+
+def is_admin_rooms(create: Json, me: str) -> bool:
+    """Tell whether a state event is the `m.room.create` of an admin room that the bot has made."""
+    marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
+    mine = identifier(create, "sender") == me
+    return marked and mine and text(create, "type") == "m.room.create"
 
 
 def timestamp(source: Json) -> int:

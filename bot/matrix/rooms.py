@@ -32,26 +32,19 @@ from bot.matrix.parse import (
     Json,
     Membership,
     identifier,
+    is_admin_rooms,
     mapping,
     parse_event,
     parse_membership,
     text,
 )
 
-ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
 _DIRECT_MEMBERS = 2
 _CREATOR_LEVEL = 100  # where the room has no power levels
 _KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
 _NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creators have a number
 
 log = structlog.get_logger()
-
-
-def is_admin_rooms(create: Json, me: UserId) -> bool:
-    """Tell whether a state event is the `m.room.create` of an admin room that the bot has made."""
-    marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
-    mine = identifier(create, "sender") == me
-    return marked and mine and text(create, "type") == "m.room.create"
 
 
 class Rooms:

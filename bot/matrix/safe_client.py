@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -13,11 +14,11 @@ from aiohttp import ClientResponse
 from nio.responses import EmptyResponse
 from typing_extensions import override
 
-from bot.errors import HomeserverUnreachable, MatrixError
+from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, NotFound
 from bot.matrix import wire
 from bot.matrix.crypto import BAD, Rotation, SafeOlm
 from bot.matrix.failures import call
-from bot.matrix.parse import Json, identifier, mapping, text
+from bot.matrix.parse import Json, identifier, is_admin_rooms, mapping, text
 from bot.matrix.store import CryptoStore
 
 _LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
@@ -27,6 +28,7 @@ _USERS_A_QUERY = 40
 _DEVICES_A_CLAIM = 30
 _TRIES = 5  # of sharing a key while members come and go
 _AGAIN_SECONDS = 60.0  # until users and devices that gave no keys are asked again
+_MAKING_SECONDS = 60.0  # for which a homeserver may be at work on a room, at the most
 
 log = structlog.get_logger()
 
@@ -50,10 +52,12 @@ class SafeClient(nio.AsyncClient):
 
     Attributes:
         limited: is told of each request that the homeserver answers 429.
+        making: held while the homeserver is asked to make a room.
     """
 
     olm: SafeOlm | None
     limited: Callable[[], None] | None = None
+    making: asyncio.Lock
 
     def open_store(self, store: CryptoStore) -> None:
         """Take up the device's keys, or make them where the store is new.
@@ -70,6 +74,9 @@ class SafeClient(nio.AsyncClient):
         self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
         self._unserved: dict[str, float] = {}  # rooms with devices without the key, the same
         self._changed: set[str] = set()  # rooms in which somebody or some device is new
+        self.making = asyncio.Lock()
+        self._made: set[str] = set()  # rooms that the bot has made: they are all encrypted
+        self._bare: dict[str, float] = {}  # of these, when the first was found not to be so yet
 
     @property
     def machine(self) -> SafeOlm:
@@ -138,6 +145,8 @@ class SafeClient(nio.AsyncClient):
             self.rooms.pop(room_id, None)
             self._unserved.pop(room_id, None)
             self._changed.discard(room_id)
+            self._made.discard(room_id)
+            self._bare.pop(room_id, None)
             self.machine.outbound_group_sessions.pop(room_id, None)
             self.machine.rotations.pop(room_id, None)
 
@@ -203,8 +212,7 @@ class SafeClient(nio.AsyncClient):
             return
         if text(source, "type") == "m.room.member" and not isinstance(event, nio.RoomMemberEvent):
             self._ask_members(room)  # who came or left is not told in a way that nio can read
-        if text(source, "type") == "m.room.encryption" and source["state_key"] == "":
-            self._encrypt(room, source)
+        self._take_kind(room, source)
         try:
             if isinstance(event, nio.RoomMemberEvent):
                 if room.handle_membership(event):
@@ -218,6 +226,13 @@ class SafeClient(nio.AsyncClient):
                 room_id=room.room_id,
                 reason=type(error).__name__,
             )
+
+    def _take_kind(self, room: nio.MatrixRoom, source: Json) -> None:
+        """Note that a room is encrypted, or is to be as the bot has made it."""
+        if text(source, "type") == "m.room.encryption" and source["state_key"] == "":
+            self._encrypt(room, source)
+        elif is_admin_rooms(source, str(self.user_id)):
+            self._made.add(room.room_id)
 
     def _ask_members(self, room: nio.MatrixRoom) -> None:
         """Trust in nothing about who is in the room; the next send asks."""
@@ -347,13 +362,56 @@ class SafeClient(nio.AsyncClient):
                 await self._share(room)
             raise HomeserverUnreachable("the room's members change while its key is shared")
 
-    def is_encrypted(self, room_id: str) -> bool:
-        """Tell whether what is sent to a room is encrypted."""
+    async def is_encrypted(self, room_id: str) -> bool:
+        """Tell whether what is sent to a room is encrypted.
+
+        A sync that waits tells of a room while the homeserver still makes it: the bot is in it
+        before the rest of its state is there. Of a room that the bot itself makes, the homeserver
+        is asked until it says how the room is encrypted.
+
+        Raises:
+            HomeserverUnreachable: it may still be at work on the room.
+            NotEncrypted: it was never made to its end.
+            MatrixError: the bot is not in the room.
+        """
+        room = self._room(room_id)
+        if not room.encrypted and room_id in self._made:
+            async with self.making:  # else it would be asked too early
+                await self._learn_encryption(self._room(room_id))
         return bool(self._room(room_id).encrypted)
 
+    async def _learn_encryption(self, room: nio.MatrixRoom) -> None:
+        """Ask how a room of the bot's making is encrypted, unless a sync has told meanwhile."""
+        if room.encrypted:
+            return
+        path = f"/_matrix/client/v3/rooms/{quote(room.room_id, safe='')}/state/m.room.encryption"
+        try:
+            found = await call(wire.ObjectResponse, self._send(wire.ObjectResponse, "GET", path))
+        except NotFound:
+            raise self._not_encrypted(room.room_id) from None
+        self._bare.pop(room.room_id, None)
+        self._encrypt(room, {"content": found.source})
+
+    def _not_encrypted(self, room_id: str) -> MatrixError:
+        """Return what to raise of a room that has no encryption: yet, or at all."""
+        now = asyncio.get_running_loop().time()
+        if now - self._bare.setdefault(room_id, now) < _MAKING_SECONDS:
+            return HomeserverUnreachable("the homeserver is still making the admin room")
+        error = NotEncrypted(
+            f"the admin room {room_id} is not encrypted, as the homeserver did not make it to its"
+            " end: nothing is said there; let the homeserver's administrators delete it and start"
+            " the assistant again, which makes another"
+        )
+        log.error("room not encrypted", room_id=room_id, reason=str(error))
+        return error
+
     async def prepare(self, room_id: str) -> None:
-        """Do ahead what sending into the room will need; see `ready` for what it raises."""
-        if self._room(room_id).encrypted:
+        """Do ahead what sending into the room will need.
+
+        Raises:
+            MatrixError: as `is_encrypted` and `ready`.
+        """
+        if await self.is_encrypted(room_id):
             await self.ready(room_id)
 
     def _room(self, room_id: str) -> nio.MatrixRoom:

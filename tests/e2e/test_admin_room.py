@@ -6,11 +6,12 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from bot.core.events import RoomId
+from bot.core.events import RoomId, UserId
 from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
@@ -83,6 +84,69 @@ async def test_it_is_private_and_encrypted_and_answers_commands_alone(
     again = await nia.write(room_id, "!help")
     await notice(nia, room_id, "help admin", again)
     assert len(spoken(nia, room_id, administered.user_id)) == asked + 1
+
+
+async def welcomed(nia: Person, synapse: Synapse, bot: UserId) -> RoomId:
+    """Return the room that a bot has made, once it has greeted and helped Nia there."""
+    await until(lambda: bool(synapse.said_by(bot)))
+    [(there, _)] = synapse.said_by(bot)
+    await until(lambda: (there, "m.room.member", nia.user_id) in nia.observed.state)
+    await nia.join(there)
+    helped = await nia.write(there, "!aide")
+    await notice(nia, there, "help admin", helped)
+    return there
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_a_welcome_to_an_admin_room_is_encrypted_though_the_sync_tells_of_half_a_room(
+    number: int,
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    nia: Person,
+    tmp_path: Path,
+) -> None:
+    """A waiting sync tells of the bot's own joining while the homeserver still makes the room."""
+    user_id = await synapse.register(f"welcoming-{number}", "secret")
+    account = {"homeserver": synapse.url, "user_id": user_id, "password": "secret"}
+    async with Bot(
+        tmp_path,
+        user_id,
+        launch,
+        matrix=account | {"admins": [nia.user_id]},
+        model={"base_url": model.url, "name": "scripted"},
+        log={"level": "debug"},
+    ):
+        there = await welcomed(nia, synapse, user_id)
+
+    assert synapse.said_by(user_id) == [(there, "m.room.encrypted")] * 2
+
+
+@pytest.mark.parametrize("failing", ["create.after", "notice.before", "notice.after"])
+async def test_a_welcome_to_an_admin_room_is_said_once_though_the_bot_is_killed(
+    failing: str,
+    synapse: Synapse,
+    model: ScriptedModel,
+    launch: Launch,
+    nia: Person,
+    tmp_path: Path,
+) -> None:
+    user_id = await synapse.register(f"killed-{failing}", "secret")
+    account = {"homeserver": synapse.url, "user_id": user_id, "password": "secret"}
+    killed = Bot(
+        tmp_path,
+        user_id,
+        launch,
+        matrix=account | {"admins": [nia.user_id]},
+        model={"base_url": model.url, "name": "scripted"},
+        log={"level": "debug"},
+    )
+    await killed.begin(BOT_FAIL=f"{failing}:kill")
+    await until(lambda: not killed.runs)
+    async with killed:
+        there = await welcomed(nia, synapse, user_id)
+
+    assert synapse.said_by(user_id) == [(there, "m.room.encrypted")] * 2
 
 
 async def test_it_is_made_once_however_often_the_bot_starts(

@@ -7,8 +7,10 @@ import json
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -168,6 +170,16 @@ class Synapse:
         """Return who is joined to the room, as the homeserver itself has it."""
         found = await self._administer("GET", f"rooms/{room_id}/members")
         return [str(user_id) for user_id in found["members"]]
+
+    def said_by(self, user_id: UserId) -> list[tuple[RoomId, str]]:
+        """Return room and type of each message of an account, as the database holds them."""
+        query = (
+            "SELECT room_id, type FROM events"
+            " WHERE sender = ? AND type IN ('m.room.message', 'm.room.encrypted')"
+            " ORDER BY stream_ordering"
+        )
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            return [(RoomId(room), kind) for room, kind in database.execute(query, [user_id])]
 
     async def _administer(
         self, method: str, path: str, body: dict[str, Any] | None = None

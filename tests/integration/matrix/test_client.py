@@ -16,7 +16,8 @@ from bot.core.replies import Attachment
 from bot.errors import TooLarge
 from bot.matrix.client import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.rooms import ADMIN, ROOM_MARKER, Rooms
+from bot.matrix.parse import ADMIN, ROOM_MARKER
+from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
 from tests.make import prompt
 from tests.stand.nio_person import NioPerson

@@ -16,14 +16,15 @@ import vodozemac
 from nio.crypto import OlmAccount, OutboundGroupSession
 from nio.responses import EmptyResponse
 from nio.rooms import MatrixRoom
+from structlog.testing import capture_logs
 from unpaddedbase64 import encode_base64
 
 from bot.core.events import Message, RoomId, Undecryptable, UserId
-from bot.errors import MatrixError, StoreError
+from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreError
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
-from bot.matrix.parse import parse_event
+from bot.matrix.parse import ADMIN, ROOM_MARKER, parse_event
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.session import Session
 from bot.matrix.store import CryptoStore
@@ -300,6 +301,7 @@ class Homeserver:
         refused: how many requests for an answer of a class are refused.
         devices: by user id, the devices that a query brings.
         members: of the room.
+        encryption: the content of its m.room.encryption, None while it has none.
         keys: the one-time key that a claim brings for each device, by user id.
     """
 
@@ -309,6 +311,7 @@ class Homeserver:
         self.refused: Counter[type[nio.Response]] = Counter()
         self.devices: dict[str, dict[str, Any]] = {}
         self.members: set[str] = set()
+        self.encryption: dict[str, Any] | None = None
         self.keys: dict[str, dict[str, Any]] = {}
         self.meanwhile: Callable[[type[nio.Response]], None] = lambda _: None
         self.gate: asyncio.Event | None = None
@@ -359,7 +362,12 @@ class Homeserver:
         if kind is nio.JoinedMembersResponse:
             members = [nio.RoomMember(user, "", "") for user in self.members]
             return nio.JoinedMembersResponse(members, ROOM)
-        return EmptyResponse()
+        return self._encryption() if kind is wire.ObjectResponse else EmptyResponse()
+
+    def _encryption(self) -> nio.Response:
+        if self.encryption is None:
+            return nio.ErrorResponse("Event not found.", "M_NOT_FOUND")
+        return wire.ObjectResponse(self.encryption)
 
     async def took(self, given: dict[str, object]) -> nio.Response:
         """Take one message of the Olm machine's own, or refuse it."""
@@ -434,6 +442,84 @@ async def test_a_room_key_goes_to_every_device_before_the_first_message(
     asked = len(homeserver.asked)
     await send(client)
     assert len(homeserver.asked) == asked + 1  # nothing but the message
+
+
+MEGOLM = {"algorithm": "m.megolm.v1.aes-sha2"}
+
+
+async def make(client: SafeClient, *, by: str = "@bot:x", encrypted: bool = False) -> None:
+    """Let a sync tell that the bot is in an admin room, and perhaps no more of its state."""
+    create = state("m.room.create", {ROOM_MARKER: ADMIN}) | {"sender": by}
+    joined = state("m.room.member", {"membership": "join"}, "@bot:x")
+    sealed = [state("m.room.encryption", MEGOLM)] if encrypted else []
+    token = f"s-{len(sealed)}"  # nio passes over a token that it knows
+    await client.receive_response(sync(next_batch=token, **room(create, joined, *sealed)))
+
+
+async def test_a_welcome_is_encrypted_though_no_sync_has_told_that_the_room_is(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    await make(client)
+    homeserver.encryption = MEGOLM
+
+    assert (await send(client))["ciphertext"]
+    assert await client.is_encrypted(ROOM)
+    assert homeserver.count(wire.ObjectResponse) == 1
+    assert homeserver.count(nio.RoomSendResponse) == 1
+
+
+async def test_a_welcome_waits_while_the_homeserver_makes_the_room(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    await make(client)
+    async with client.making:
+        sending = asyncio.get_running_loop().create_task(send(client))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert homeserver.asked == []
+        homeserver.encryption = MEGOLM
+
+    assert (await sending)["ciphertext"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by a sync", "on asking"])
+async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
+    client: SafeClient, homeserver: Homeserver, *, told: bool
+) -> None:
+    await make(client)
+
+    for what in (client.prepare(ROOM), client.is_encrypted(ROOM), send(client)):
+        with pytest.raises(HomeserverUnreachable, match="still making"):
+            await what
+    assert homeserver.count(nio.RoomSendResponse) == 0
+
+    if told:
+        await make(client, encrypted=True)
+    else:
+        homeserver.encryption = MEGOLM
+    assert (await send(client))["ciphertext"]
+
+
+async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
+    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.safe_client._MAKING_SECONDS", 0.0)
+    await make(client)
+
+    with capture_logs() as logs, pytest.raises(NotEncrypted, match="delete it and start"):
+        await send(client)
+
+    assert homeserver.count(nio.RoomSendResponse) == 0
+    assert [(one["event"], one["log_level"]) for one in logs] == [("room not encrypted", "error")]
+
+
+async def test_a_room_of_somebody_else_s_is_in_clear_as_they_made_it(
+    client: SafeClient, homeserver: Homeserver
+) -> None:
+    await make(client, by=BOSS)
+
+    assert (await send(client))["msgtype"] == "m.text"
+    assert homeserver.count(wire.ObjectResponse) == 0
 
 
 async def test_t3_a_send_cancelled_while_it_shares_does_not_block_the_room(
