@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,8 @@ sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != pyga
 Theme = Literal["light", "dark"]
 Kind = Literal["line", "bar"]
 
-_SIZE: Final = (920, 340)
 _ZOOM: Final = 2.0  # of pictures: they are looked at on dense screens
-PICTURE_SIZE: Final = (round(_SIZE[0] * _ZOOM), round(_SIZE[1] * _ZOOM))  # pixels
-_LABELS: Final = 13  # as many fit below a chart
+_LETTER: Final = 0.55  # of the font's size, the width of a letter
 _FONT: Final = "Source Sans Pro"
 _FONT_FILES: Final = [
     str(Path(font_source_sans_pro.__path__[0]) / "files" / f"SourceSansPro-{weight}.ttf")
@@ -69,6 +68,48 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class _Layout:
+    """How large a drawing is, and the letters in it, in units of its own.
+
+    Attributes:
+        size: width and height.
+        sides: what is left free around the drawing, and for the scale on its left.
+        label: font size of the scale, of what stands below the chart, and of the legend.
+        title: font size.
+        least: labels that are shown below the chart in any case.
+    """
+
+    size: tuple[int, int]
+    sides: tuple[int, int]
+    label: int
+    title: int
+    least: int = 1
+
+    @property
+    def _below(self) -> float:
+        """How wide the chart itself is, in font sizes of a label."""
+        return (self.size[0] - 2 * self.sides[0] - self.sides[1]) / self.label
+
+    def labels_below(self, letters: int) -> int:
+        """Return how many labels of so many letters have room side by side, a letter apart."""
+        return max(self.least, int(self._below / (1 + letters * _LETTER)))
+
+    def letters_below(self, labels: int) -> int:
+        """Return how many letters each of so many labels may have."""
+        return int((self._below / labels - 1) / _LETTER)
+
+
+# A page has all of a screen. A client shows a picture in a room's timeline some 340 pixels wide:
+# no letter of it may be smaller than 10 pixels then.
+_PAGE: Final = _Layout((920, 340), (12, 52), label=14, title=20, least=13)
+_PICTURE: Final = _Layout((510, 400), (16, 60), label=16, title=18)
+PICTURE_SIZE: Final = (  # pixels
+    round(_PICTURE.size[0] * _ZOOM),
+    round(_PICTURE.size[1] * _ZOOM),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class _Colours:
     ink: str
     faint: str
@@ -85,7 +126,17 @@ _COLOURS: Final[dict[Theme, _Colours]] = {
 @lru_cache(maxsize=_KEPT)
 def svg(chart: Chart, theme: Theme) -> str:
     """Return the chart as an SVG document that names no other resource."""
-    return str(_drawn(chart, theme, "").render(is_unicode=True))
+    return str(_drawn(chart, theme, "", _PAGE).render(is_unicode=True))
+
+
+def pictured(chart: Chart) -> str:
+    """Return the SVG document of a picture: with its title, in letters for a small one."""
+    return str(_drawn(chart, "light", chart.title, _PICTURE).render(is_unicode=True))
+
+
+def letters_below(labels: int) -> int:
+    """Return how many letters each of so many labels may have, side by side below a picture."""
+    return _PICTURE.letters_below(labels)
 
 
 async def png(chart: Chart) -> bytes:
@@ -96,14 +147,13 @@ async def png(chart: Chart) -> bytes:
     Raises:
         OSError: it cannot be started, or ends without a picture.
     """
-    document = str(_drawn(chart, "light", chart.title).render(is_unicode=True))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        picture, _ = await process.communicate(document.encode())
+        picture, _ = await process.communicate(pictured(chart).encode())
     finally:
         if process.returncode is None:
             process.kill()
@@ -126,15 +176,15 @@ def rasterised(document: str) -> bytes:
     )
 
 
-def _drawn(chart: Chart, theme: Theme, title: str) -> Any:  # noqa: ANN401  # pygal has no hints
+def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # noqa: ANN401  # pygal has no hints
     empty = all(value is None for series in chart.series for value in series.values)
     draw = pygal.Line if chart.kind == "line" else pygal.Bar
     drawing = draw(
-        style=_style(_COLOURS[theme]),
+        style=_style(_COLOURS[theme], layout),
         css=("file://style.css", "file://graph.css", _css(theme)),
         js=(),
-        width=_SIZE[0],
-        height=_SIZE[1],
+        width=layout.size[0],
+        height=layout.size[1],
         title=title or None,
         range=(0, chart.top) if chart.top else None,
         min_scale=4,
@@ -148,10 +198,10 @@ def _drawn(chart: Chart, theme: Theme, title: str) -> Any:  # noqa: ANN401  # py
         truncate_label=-1,
         truncate_legend=-1,
         show_minor_x_labels=False,
-        x_labels_major_every=math.ceil(len(chart.labels) / _LABELS) or None,
+        x_labels_major_every=_every(chart.labels, layout),
         dots_size=3,
         allow_interruptions=True,
-        margin=12,
+        margin=layout.sides[0],
         spacing=10,
         print_values=False,
         show_y_labels=not empty,
@@ -166,6 +216,12 @@ def _drawn(chart: Chart, theme: Theme, title: str) -> Any:  # noqa: ANN401  # py
     for series in chart.series:
         drawing.add(series.name, _values(series))
     return drawing
+
+
+def _every(labels: Sequence[str], layout: _Layout) -> int | None:
+    """Return of how many labels one is shown; None where there is none."""
+    longest = max(map(len, labels), default=0)
+    return math.ceil(len(labels) / layout.labels_below(longest)) or None
 
 
 def _without_script(root: ET.Element) -> ET.Element:
@@ -185,7 +241,7 @@ def _values(series: Series) -> list[Any]:
     ]
 
 
-def _style(colours: _Colours) -> Style:
+def _style(colours: _Colours, layout: _Layout) -> Style:
     return Style(
         background="transparent",
         plot_background="transparent",
@@ -195,11 +251,11 @@ def _style(colours: _Colours) -> Style:
         colors=colours.series,
         opacity=".9",
         font_family=f"{_FONT}, system-ui, sans-serif",
-        label_font_size=14,
-        major_label_font_size=14,
-        legend_font_size=15,
-        title_font_size=20,
-        no_data_font_size=22,
+        label_font_size=layout.label,
+        major_label_font_size=layout.label,
+        legend_font_size=layout.label + 1,
+        title_font_size=layout.title,
+        no_data_font_size=layout.title + 2,
         ci_colors=(colours.ink, colours.ink),
     )
 

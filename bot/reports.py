@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from bot import french
-from bot.charts import Chart, Series, png
+from bot.charts import Chart, Series
 from bot.core.statistics import (
     BOUNDS,
     Figures,
@@ -118,14 +118,17 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
     return PublicReport(first, last, published.weeks, published.groups)
 
 
-async def picture(statistics: Statistics, today: date) -> tuple[bytes, str]:
-    """Return a PNG of the last 30 days' satisfaction, and a text that says the same.
-
-    Raises:
-        OSError: the picture cannot be drawn.
-    """
-    about = await report(statistics, today, 30, Only())
-    return await png(CHARTS["satisfaction"](about.series, about.step)), in_words(about)
+def satisfaction_shown(about: Report) -> str:
+    """Return the alternative text of the picture of a report's satisfaction, in French."""
+    share = satisfaction(about.whole)
+    shown = (
+        f"Courbe de la part de «{_NBSP}Oui{_NBSP}» dans les avis, par {_STEPS[about.step]},"
+        f" du {french.day(about.first)} au {french.day(about.last)}."
+    )
+    if share is None:
+        return f"{shown} Aucun avis."
+    whole = _many(share.whole, "avis", "avis")
+    return f"{shown} En tout, {french.percent(share.value)} de «{_NBSP}Oui{_NBSP}» sur {whole}."
 
 
 def in_words(about: Report) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from bot.charts import Chart, Series
+from bot.charts import Chart, Series, letters_below
 from bot.core.campaigns import Campaign, CampaignQuestion, Progress, offered, share
 from bot.texts import Texts
 
@@ -13,9 +13,9 @@ _STATES: Final = {
     "closing": "campaign closing",
     "closed": "campaign closed",
 }
-_WIDTH: Final = 110  # characters that fit below the bars, side by side
 _READABLE: Final = 9  # fewer characters of many answers say less than their numbers
 _LONGEST_TITLE: Final = 80
+_OFTEN: Final = 3  # answers that the alternative text names
 
 
 def state_in_words(texts: Texts, name: str) -> str:
@@ -42,7 +42,11 @@ def progress_line(texts: Texts, name: str, progress: Progress, campaign: Campaig
 def of_question(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
     """Return how often each answer was chosen, and how many people have written something."""
     lines = [f"**{one.text}**", ""]
-    words = {answer.id: answer.text for answer in offered(one)}
+    numbers = _are_numbered(one)
+    words = {
+        answer.id: f"{number} – {answer.text}" if numbers else answer.text  # noqa: RUF001  # a dash
+        for number, answer in enumerate(offered(one), 1)
+    }
     lines += [
         texts("campaign answer", answer=words[key], n=count, part=round(100 * part))
         for key, count, part in share(_counts(one, progress))
@@ -65,17 +69,39 @@ def of_poll(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int
 
 
 def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | None:
-    """Return the answers to a question as bars; None where there is none to be counted."""
+    """Return the answers to a question as bars; None where there is none to be counted.
+
+    Where the answers' words have no room below the bars, their numbers stand there.
+    """
     counts = _counts(one, progress)
     if not any(counts.values()):
         return None
-    each = _WIDTH // len(counts)
+    each, numbers = letters_below(len(counts)), _are_numbered(one)
     labels = tuple(
-        _short(answer.text, each) if each >= _READABLE else str(number)
+        str(number) if numbers else _short(answer.text, each)
         for number, answer in enumerate(offered(one), 1)
     )
     bars = Series(texts("campaign votes"), tuple(map(float, counts.values())))
     return Chart("bar", _short(one.text, _LONGEST_TITLE), labels, (bars,))
+
+
+def chart_shown(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
+    """Return the alternative text of that chart's picture: what it shows, and its longest bars."""
+    counts = _counts(one, progress)
+    often = sorted(offered(one), key=lambda answer: -counts[answer.id])[:_OFTEN]
+    longest = [
+        texts("poll result", answer=answer.text, n=counts[answer.id])
+        for answer in often
+        if counts[answer.id]
+    ]
+    return texts("campaign picture", question=one.text, answers=" · ".join(longest))
+
+
+def _are_numbered(one: CampaignQuestion) -> bool:
+    """Tell whether the answers' words have no room below the bars."""
+    answers = offered(one)
+    each = letters_below(len(answers)) if answers else _READABLE
+    return each < min(_READABLE, max((len(answer.text) for answer in answers), default=0))
 
 
 def _counts(one: CampaignQuestion, progress: Progress) -> dict[str, int]:

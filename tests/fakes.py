@@ -416,7 +416,7 @@ class FakeMatrix:
                 case PollEnd():
                     continue
                 case Attachment():
-                    shown[event_id] = outgoing.text
+                    shown[event_id] = outgoing.body
                 case Notice():
                     shown[event_id] = outgoing.text
         gone = self._gone()

@@ -8,7 +8,7 @@ from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
 from bot.core.campaigns import Campaign, CampaignQuestion, Progress
 from bot.core.replies import Attachment
-from bot.results import chart, of_question, progress_line, state_in_words
+from bot.results import chart, chart_shown, of_question, progress_line, state_in_words
 from bot.texts import Texts
 
 _TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
@@ -115,14 +115,14 @@ async def _results(call: Call, name: str) -> str:
 
 
 async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> None:
-    """Say what was answered to a question, as the caption of a picture where there is one."""
-    said = of_question(call.texts, question, progress)
+    """Say what was answered to a question, then show it where there is anything to count."""
+    await call.say(of_question(call.texts, question, progress), question.key)
     drawn = chart(call.texts, question, progress)
     if drawn is None:
-        await call.say(said, question.key)
         return
     name = f"question-{question.key}.png"
-    picture = Attachment(name, "image/png", await png(drawn), said, PICTURE_SIZE)
+    alternative = chart_shown(call.texts, question, progress)
+    picture = Attachment(name, "image/png", await png(drawn), alternative, PICTURE_SIZE)
     await call.attach(picture, question.key)
 
 

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 @command("exporter", "export", admin=True)
-async def export(call: Call) -> str | None:
+async def export(call: Call) -> str:
     """Send a table as a file to the room in which it was asked for."""
     word, *more = call.argument.lower().split() or [""]
     what = _WORDS.get(word)
@@ -48,7 +48,7 @@ async def export(call: Call) -> str | None:
         return await _send(call, what, form)
 
 
-async def _send(call: Call, what: What, form: Format) -> str | None:
+async def _send(call: Call, what: What, form: Format) -> str:
     desk = call.desk
     # Some homeservers break the connection off where they are sent too much: so they are asked.
     limit = await insist(desk.clock, desk.matrix.upload_limit, within=UPLOADING)
@@ -59,12 +59,11 @@ async def _send(call: Call, what: What, form: Format) -> str | None:
         data, rows = await _written(desk.exports[what], form, most)
         if rows == 0:
             return call.texts("export empty")
-        said = call.texts("exported", n=rows, what=word)
-        await call.attach(Attachment(name, TYPES[form], data, said))
+        await call.attach(Attachment(name, TYPES[form], data))
     except TooLarge:
         return call.texts("export too large", what=what, form=form, file=name)
     log.info("exported", what=what, rows=rows)
-    return None
+    return call.texts("exported", n=rows, what=word, file=name)
 
 
 async def _written(table: Export, form: Format, most: int) -> tuple[bytes, int]:

@@ -1,16 +1,24 @@
-"""`!stats`: what people think of the replies of the last 30 days, as a picture and in words."""
+"""`!stats`: what people think of the replies of the last 30 days, in words and as a picture."""
 
 from datetime import UTC, datetime
 
-from bot.charts import PICTURE_SIZE
+from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
 from bot.core.replies import Attachment
-from bot.reports import picture
+from bot.core.statistics import Only
+from bot.reports import CHARTS, in_words, report, satisfaction_shown
+
+_DAYS = 30
 
 
 @command("stats", "statistics", admin=True)
 async def show_statistics(call: Call) -> None:
-    """Send the picture, whose caption says the same."""
+    """Say the figures, then show them: they stand there even where the picture fails."""
     today = datetime.fromtimestamp(call.desk.clock.now(), UTC).date()
-    drawn, said = await picture(call.desk.statistics, today)
-    await call.attach(Attachment("satisfaction.png", "image/png", drawn, said, PICTURE_SIZE))
+    about = await report(call.desk.statistics, today, _DAYS, Only())
+    await call.say(in_words(about), "statistics")
+    drawn = await png(CHARTS["satisfaction"](about.series, about.step))
+    alternative = satisfaction_shown(about)
+    await call.attach(
+        Attachment("satisfaction.png", "image/png", drawn, alternative, PICTURE_SIZE)
+    )

@@ -70,9 +70,10 @@ class Attachment:
     """A file of the bot's own making: an `m.image` where it is a picture, else an `m.file`.
 
     Attributes:
-        name: of the file.
+        name: of the file, with its extension.
         mimetype: what its data are.
-        text: its caption, in Markdown; of a picture, what it shows, for who cannot see it.
+        alternative: of a picture, what it shows, in plain words for who cannot see it. Nothing
+            else may be told in it: clients show no captions.
         size: of a picture, its width and height in pixels; None for any other file.
         thread_root: the thread that it stands in, None for the main timeline.
     """
@@ -80,9 +81,14 @@ class Attachment:
     name: str
     mimetype: str
     data: bytes = field(repr=False)
-    text: str
+    alternative: str = ""
     size: tuple[int, int] | None = None
     thread_root: EventId | None = None
+
+    @property
+    def body(self) -> str:
+        """What stands for it in words: a picture's alternative text, any other file's name."""
+        return self.name if self.size is None else self.alternative
 
 
 Outgoing = Notice | Reply | Edit | Poll | PollEnd | Attachment

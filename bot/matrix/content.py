@@ -158,12 +158,21 @@ def _relation(
 
 
 def _attachment(one: Attachment) -> dict[str, Any]:
-    """Build an attachment without its file (spec: m.image and m.file, with their captions)."""
+    """Build an attachment without its file (spec: m.image and m.file).
+
+    Its `info` is of the file before it is encrypted. Clients show a file, and save it, under its
+    `body`, which is the name therefore; of a picture they read it out. None shows it as a caption.
+    """
     info: dict[str, Any] = {"mimetype": one.mimetype, "size": len(one.data)}
     if one.size is not None:
         info["w"], info["h"] = one.size
-    content = _text("m.file" if one.size is None else "m.image", render(one.text))
-    content |= {"filename": one.name, "info": info}
+    content: dict[str, Any] = {
+        "msgtype": "m.file" if one.size is None else "m.image",
+        "body": one.body,
+        "filename": one.name,
+        "info": info,
+        "m.mentions": {},
+    }
     if one.thread_root is not None:
         content["m.relates_to"] = _in_thread(one.thread_root, one.thread_root)
     return content

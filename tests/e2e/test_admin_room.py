@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId, UserId
+from bot.core.markdown import render
 from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
@@ -160,16 +161,22 @@ async def test_it_is_made_once_however_often_the_bot_starts(
     assert administered.said("admin invited") == 1
 
 
-async def test_statistics_come_as_a_picture_with_their_words(
+async def test_statistics_are_said_before_their_picture_and_not_in_its_caption(
     nia: Person, administered: Bot, room_id: RoomId
 ) -> None:
-    await nia.write(room_id, "!stats")
+    asked = await nia.write(room_id, "!stats")
     shown = await nia.wait_for_message(
         room_id, lambda seen: seen.content.get("filename") == "satisfaction.png"
     )
 
+    said = [one for one in nia.messages(room_id) if asked in related(one)]
+    assert [one.content["msgtype"] for one in said] == ["m.notice"]
+    assert said[0].body.startswith("Du ")
+    order = [one.event_id for one in nia.messages(room_id)]
+    assert order.index(said[0].event_id) < order.index(shown.event_id)
     assert shown.sender == administered.user_id
-    assert shown.body.startswith("Du ")
+    assert shown.content["msgtype"] == "m.image"
+    assert shown.body.startswith("Courbe de la part de")
     assert "url" not in shown.content
     picture = await nia.download(shown.content["file"])
     assert picture.startswith(b"\x89PNG")
@@ -183,14 +190,18 @@ async def test_statistics_come_as_a_picture_with_their_words(
 
 
 async def exported(nia: Person, room_id: RoomId, typed: str, suffix: str) -> Seen:
-    """Export something, and wait for the file."""
-    await nia.write(room_id, f"!exporter {typed}")
-    return await nia.wait_for_message(
+    """Export something, and wait for the file, and the notice that names it."""
+    asked = await nia.write(room_id, f"!exporter {typed}")
+    file = await nia.wait_for_message(
         room_id, lambda seen: str(seen.content.get("filename")).endswith(suffix)
     )
+    await nia.wait_for_message(
+        room_id, lambda seen: asked in related(seen) and file.body in seen.body
+    )
+    return file
 
 
-async def test_what_is_exported_comes_as_an_encrypted_file_with_all_rows_of_the_ledger(
+async def test_what_is_exported_is_an_encrypted_file_with_all_rows_and_no_caption(
     nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId, direct: RoomId
 ) -> None:
     said = ["=1+1 ; « à revoir », dit-il", "Deux mots"]
@@ -209,8 +220,10 @@ async def test_what_is_exported_comes_as_an_encrypted_file_with_all_rows_of_the_
 
     for shown in (table, objects):
         assert (shown.sender, shown.content["msgtype"]) == (administered.user_id, "m.file")
-        assert shown.body == TEXTS("exported", n=kept, what="commentaires")
-        assert shown.content["filename"].startswith("commentaires-20")
+        assert shown.body == shown.content["filename"]
+        assert shown.body.startswith("commentaires-20")
+        words = TEXTS("exported", n=kept, what="commentaires", file=shown.body)
+        assert render(words).body in {one.body for one in nia.messages(room_id)}
         assert "url" not in shown.content
     data = await nia.download(table.content["file"])
     assert table.content["info"] == {"mimetype": "text/csv", "size": len(data)}
@@ -273,7 +286,9 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
     shown = await nia.wait_for_message(
         room_id, lambda seen: seen.content.get("filename") == "question-1.png"
     )
-    assert "Parfois : 1 (100 %)" in shown.body
+    useful_words = "Parfois : 1 (100 %)"
+    await nia.wait_for_message(room_id, lambda seen: useful_words in seen.body)
+    assert "Parfois : 1" in shown.body
     assert (await nia.download(shown.content["file"])).startswith(b"\x89PNG")
     await nia.wait_for_message(room_id, lambda seen: "réponses écrites : 1" in seen.body)
 

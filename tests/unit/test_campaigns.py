@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from bot.charts import PICTURE_SIZE
 from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
 from bot.core.polls import Poll, PollAnswer, PollEnd
@@ -161,7 +162,7 @@ async def test_results_are_counted_in_the_admin_room(story: Office) -> None:
         rate=25,
     )
     assert told == progress
-    words = [one.text for one in story.said(ADMIN_ROOM) if isinstance(one, Notice | Attachment)]
+    words = [one.text for one in story.said(ADMIN_ROOM) if isinstance(one, Notice)]
     useful, number, missing = (one for one in words if one.startswith("**"))
     assert FR("campaign answer", answer="Oui", n=1, part=100) in useful
     assert FR("campaign answer", answer="7", n=1, part=100) in number
@@ -393,7 +394,7 @@ async def test_the_admins_are_told_once_the_homeserver_is_there_again(story: Off
     assert FR("campaign closed") in told(story)[0]
 
 
-async def test_results_come_with_a_picture_of_each_question_that_was_answered(
+async def test_results_are_said_before_a_picture_of_each_question_and_not_in_its_caption(
     story: Office,
 ) -> None:
     async with story.run():
@@ -402,10 +403,39 @@ async def test_results_come_with_a_picture_of_each_question_that_was_answered(
         await story.cast("1", 1)
         await story.type("!sondage resultats n")
 
-    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Attachment)]
+    shown = next(one for one in story.said(ADMIN_ROOM) if isinstance(one, Attachment))
+    place = story.said(ADMIN_ROOM).index(shown)
+    first, *more = story.said(ADMIN_ROOM)[place - 1 : place] + story.said(ADMIN_ROOM)[place + 1 :]
+    assert isinstance(first, Notice)
+    assert "Utile ?" in first.text
+    assert FR("campaign answer", answer="Oui", n=1, part=100) in first.text
+    assert shown.name == "question-1.png"
     assert shown.data.startswith(b"\x89PNG")
-    assert "Utile ?" in shown.text
-    assert FR("campaign answer", answer="Oui", n=1, part=100) in shown.text
+    votes = FR("poll result", answer="Oui", n=1)
+    assert shown.body == FR("campaign picture", question="Utile ?", answers=votes)
+    assert [type(one) for one in more] == [Notice] * 3  # two questions without any, and the whole
+
+
+MANY = """\
+name: n
+questions:
+- question: Lequel ?
+  answers: [Tous les jours, Parfois, Rarement, Jamais ou presque, Je ne sais pas]
+"""
+
+
+async def test_where_the_words_have_no_room_in_the_picture_their_numbers_are_said(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.launch(MANY)
+        await story.held.pass_time(1.0)
+        await story.cast("4", 1)
+        await story.type("!sondage resultats n")
+
+    said = [one.text for one in story.said(ADMIN_ROOM) if isinstance(one, Notice)]
+    answer = FR("campaign answer", answer="4 – Jamais ou presque", n=1, part=100)  # noqa: RUF001  # a dash
+    assert any(answer in one for one in said)
 
 
 async def test_polls_of_a_campaign_that_nobody_can_read_any_more_are_ended(
@@ -715,10 +745,59 @@ async def test_wherever_a_process_ends_everybody_is_asked_once(
         assert story.said(room.room_id) == [Notice("Bonjour"), UTILE]
 
 
-async def test_statistics_come_as_a_picture_with_their_words(story: Office) -> None:
+async def test_statistics_are_said_before_their_picture_and_not_in_its_caption(
+    story: Office,
+) -> None:
+    async with story.run():
+        told = await story.type("!stats")
+
+    said, shown = story.said(ADMIN_ROOM)
+    assert isinstance(said, Notice)
+    assert said.text == told
+    assert told.startswith("Du ")
+    assert isinstance(shown, Attachment)
+    assert (shown.name, shown.size) == ("satisfaction.png", PICTURE_SIZE)
+    assert shown.data.startswith(b"\x89PNG")
+    assert shown.body.startswith("Courbe de la part de")
+
+
+@pytest.mark.parametrize("sent", [0, 1, 2])
+async def test_statistics_are_said_and_shown_once_in_that_order_over_a_crash(
+    story: Office, sent: int
+) -> None:
+    put, left = story.matrix.put, sent
+    reached = asyncio.Event()
+
+    async def end(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        nonlocal left
+        if left == 0:
+            reached.set()
+            await asyncio.Event().wait()
+        left -= 1
+        return await put(room_id, wire, transaction)
+
+    story.matrix.put = end  # type: ignore[method-assign, assignment]  # for one story
+    async with story.run():
+        story.matrix.hear(replace(message("!stats", event_id="$stats"), room_id=ADMIN_ROOM))
+        await story.until(lambda: reached.is_set() or story.done("$stats"))
+    story.store.finished.discard(EventId("$stats"))
+    story.matrix.put = put  # type: ignore[method-assign]  # for one story
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$stats"))
+
+    assert [type(one) for one in story.said(ADMIN_ROOM)] == [Notice, Attachment]
+
+
+async def test_the_figures_are_said_though_the_picture_cannot_be_drawn(
+    story: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
     async with story.run():
         await story.type("!stats")
 
-    [shown] = [one for one in story.said(ADMIN_ROOM) if isinstance(one, Attachment)]
-    assert shown.data.startswith(b"\x89PNG")
-    assert shown.text.startswith("Du ")
+    said, apology = story.said(ADMIN_ROOM)
+    assert isinstance(said, Notice)
+    assert said.text.startswith("Du ")
+    assert isinstance(apology, Notice)
+    assert apology.text == FR("bug")

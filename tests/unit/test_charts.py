@@ -1,12 +1,13 @@
 """Charts as documents and pictures: what is in them, and what is not."""
 
+import re
 import struct
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
 
-from bot.charts import Chart, Series, Theme, png, svg
+from bot.charts import PICTURE_SIZE, Chart, Series, Theme, letters_below, pictured, png, svg
 
 LINE = Chart(
     "line",
@@ -66,11 +67,76 @@ def test_the_themes_differ_and_the_same_chart_is_drawn_once() -> None:
 
 
 @ALL
-async def test_a_picture_is_a_png_of_twice_the_size(chart: Chart) -> None:
+async def test_a_picture_is_a_png_of_the_size_that_is_told_for_it(chart: Chart) -> None:
     picture = await png(chart)
     assert picture.startswith(b"\x89PNG\r\n")
-    assert struct.unpack(">II", picture[16:24]) == (1840, 680)
-    assert len(picture) < 150_000
+    assert struct.unpack(">II", picture[16:24]) == PICTURE_SIZE
+    assert len(picture) < 100_000
+
+
+SHOWN = 340  # pixels, as wide as clients show a picture in a room's timeline
+SMALLEST = 10  # pixels, of a letter that can be read
+
+
+def letters(document: str) -> list[tuple[str, float]]:
+    """Return each text of a document, with its size where the picture is shown so wide."""
+    root = ET.fromstring(document)  # noqa: S314  # our own
+    width = float((root.get("viewBox") or "").split()[2])
+    sheet = "".join(one.text or "" for one in root.iter() if one.tag.endswith("}style"))
+    rules = re.findall(r"#\S+ ([^{},]+)\{[^}]*font-size:([\d.]+)px", sheet)
+    found = []
+
+    def look(one: ET.Element, around: list[set[str]]) -> None:
+        around = [*around, {*(one.get("class") or "").split()}]
+        if one.tag.endswith("}text"):
+            sizes = [float(size) for selector, size in rules if meets(selector, around)]
+            found.append((one.text or "", sizes[-1] * SHOWN / width))  # the last rule holds
+        for child in one:
+            look(child, around)
+
+    look(root, [])
+    return found
+
+
+def meets(selector: str, around: list[set[str]]) -> bool:
+    """Tell whether a text is meant by a selector of classes, as pygal writes them."""
+    steps = [{*step.split(".")[1:]} for step in selector.split()]
+    left = iter(around[:-1])
+    outer = all(any(step <= classes for classes in left) for step in steps[:-1])
+    return outer and steps[-1] <= around[-1]
+
+
+LONG = Chart(
+    "line",
+    "Part de « Oui » dans les avis des trente derniers jours, en moyenne, par jour",
+    tuple(f"{day} sept." for day in range(1, 31)),
+    (Series("A", (50.0,) * 30), Series("B", (60.0,) * 30)),
+    " %",
+    100,
+)
+
+
+@pytest.mark.parametrize("chart", [LINE, BARS, EMPTY, GAPS, LONG])
+def test_every_letter_of_a_picture_can_be_read_where_a_client_shows_it(chart: Chart) -> None:
+    shown = letters(pictured(chart))
+    assert any(chart.title.startswith(text) for text, _ in shown if text)
+    assert min(size for _, size in shown) >= SMALLEST
+
+
+@pytest.mark.parametrize("labels", [2, 3, 4, 5, 11, 20])
+def test_labels_of_as_many_letters_as_have_room_below_a_picture_are_all_shown(labels: int) -> None:
+    each = letters_below(labels)
+    names = tuple(f"{number:x<{each}}"[:each] for number in range(labels))
+    chart = Chart("bar", "", names, (Series("A", (1.0,) * labels),))
+
+    shown = {text for text, _ in letters(pictured(chart))}
+
+    assert each < 1 or {*names} <= shown
+
+
+def test_labels_that_have_no_room_below_a_picture_are_left_out() -> None:
+    shown = [text for text, _ in letters(pictured(LONG))]
+    assert [text for text in shown if text in LONG.labels] == [*LONG.labels[::8]]
 
 
 async def test_a_picture_has_its_words_without_a_font_of_the_system() -> None:

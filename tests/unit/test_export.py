@@ -46,16 +46,18 @@ def files(story: Office) -> list[Attachment]:
     return [one for _, one in sent]
 
 
-async def test_a_table_comes_as_a_file_that_says_how_many_rows_it_has(story: Office) -> None:
+async def test_a_table_comes_as_a_file_without_a_caption_and_a_notice_names_it(
+    story: Office,
+) -> None:
     story.exports["comments"] = exported(*COMMENTS)
     async with story.run():
         told = await story.type("!exporter commentaires")
 
-    said = FR("exported", n=2, what="commentaires")
-    assert files(story) == [
-        Attachment(f"commentaires-{DAY}.csv", "text/csv", TABLE.encode(), said)
-    ]
-    assert told == ""
+    name = f"commentaires-{DAY}.csv"
+    assert files(story) == [Attachment(name, "text/csv", TABLE.encode())]
+    assert files(story)[0].body == name
+    assert told == FR("exported", n=2, what="commentaires", file=name)
+    assert name in told
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,11 @@ async def test_the_language_of_the_room_names_the_file(story: Office) -> None:
     story.matrix.levels[AGENT] = 50
     async with story.run():
         await story.type("!langue en")
-        await story.type("!export answers csv")
+        told = await story.type("!export answers csv")
 
     [file] = files(story)
-    assert (file.name, file.text) == (
-        *(f"answers-{DAY}.csv", EN("exported", n=1, what="answers")),
-    )
+    assert file.name == f"answers-{DAY}.csv"
+    assert told == EN("exported", n=1, what="answers", file=file.name)
     assert file.data == b"x\r\ntrue\r\n"
 
 
@@ -113,12 +114,12 @@ async def test_it_stands_in_the_thread_in_which_it_was_asked_for(story: Office) 
 async def test_all_pages_are_in_it(story: Office) -> None:
     story.exports["ratings"] = exported(*({"number": number} for number in range(450)))
     async with story.run():
-        await story.type("!exporter avis")
+        told = await story.type("!exporter avis")
 
     [file] = files(story)
     rows = csv.DictReader(io.StringIO(file.data.decode(), newline=""))
     assert [int(row["number"]) for row in rows] == [*range(450)]
-    assert file.text == FR("exported", n=450, what="avis")
+    assert told == FR("exported", n=450, what="avis", file=file.name)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +149,9 @@ async def test_what_the_homeserver_would_not_take_is_left_to_the_command_line(
         told = await story.type("!exporter commentaires")
 
     name = f"commentaires-{DAY}.csv"
-    expected = FR("export too large", what="comments", form="csv", file=name)
-    assert (told, len(files(story))) == ((expected, 0) if short else ("", 1))
+    large = FR("export too large", what="comments", form="csv", file=name)
+    whole = FR("exported", n=2, what="commentaires", file=name)
+    assert (told, len(files(story))) == ((large, 0) if short else (whole, 1))
 
 
 async def test_so_is_what_it_does_not_take_though_it_did_not_say_so(story: Office) -> None:
@@ -207,7 +209,7 @@ async def test_one_file_at_a_time_is_in_memory(story: Office) -> None:
     assert most == [1]
 
 
-async def test_a_crash_makes_no_second_file(story: Office) -> None:
+async def test_a_crash_makes_no_second_file_or_notice(story: Office) -> None:
     story.exports["ratings"] = exported({"x": 1})
     async with story.run():
         await story.type("!exporter avis")
@@ -217,7 +219,7 @@ async def test_a_crash_makes_no_second_file(story: Office) -> None:
         story.matrix.hear()
         await story.until(lambda: story.done("$typed1"))
 
-    assert len(files(story)) == 1
+    assert [type(one) for one in story.said(ADMIN_ROOM)] == [Attachment, Notice]
     assert len([one for one in story.matrix.wires if isinstance(one, Attachment)]) == 2
 
 

@@ -5,13 +5,18 @@ from datetime import date, timedelta
 import pytest
 
 from bot.core.statistics import OTHERS, Group, Only, rated
-from bot.reports import CHARTS, PERIODS, in_words, picture, public_report, report
+from bot.reports import CHARTS, PERIODS, in_words, public_report, report, satisfaction_shown
 from tests.fakes import FakeStatistics
 
 SUNDAY = date(2026, 11, 15)
 DIRECT = Group("small", "a.test", "direct", "", "v1")
 SALON = Group("large", "b.test", "salon", "web", "v1")
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
+
+
+def plain(words: str) -> str:
+    """Return words with ordinary spaces alone."""
+    return words.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture
@@ -140,25 +145,30 @@ async def test_a_week_waits_no_longer_than_it_would_be_shown(
     assert rated(about.whole) == shown
 
 
-async def test_a_picture_comes_with_words_that_say_the_same(statistics: FakeStatistics) -> None:
+async def test_the_words_say_all_and_a_pictures_alternative_what_it_shows(
+    statistics: FakeStatistics,
+) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1500, yes=72, partly=17, no=11, polls=130, votes=61)
     statistics.add(SUNDAY, DIRECT, seconds_6=900, seconds_9=100)
 
-    drawn, words = await picture(statistics, SUNDAY)
+    about = await report(statistics, SUNDAY, 30, Only())
 
-    assert drawn.startswith(b"\x89PNG")
-    plain = words.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
-    assert plain == (
+    assert plain(in_words(about)) == (
         "Du 17 octobre 2026 au 15 novembre 2026 : 72 % de « Oui » sur 100 avis (intervalle de"
         " confiance à 95 % : de 63 % à 80 %), 17 « En partie », 11 « Non ». 1 500 réponses."
         " Temps de réponse médian : 4,6 s ; 9 réponses sur 10 en moins de 5 s."
         " Sondages : 61 réponses sur 130 envois (47 %)."
+    )
+    assert plain(satisfaction_shown(about)) == (
+        "Courbe de la part de « Oui » dans les avis, par jour, du 17 octobre 2026 au"
+        " 15 novembre 2026. En tout, 72 % de « Oui » sur 100 avis."
     )
 
 
 async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> None:
     about = await report(statistics, SUNDAY, 30, Only())
     assert in_words(about).endswith("aucun avis. 0 réponse.")
+    assert satisfaction_shown(about).endswith("Aucun avis.")
 
 
 async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:

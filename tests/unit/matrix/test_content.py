@@ -267,22 +267,21 @@ def test_a_poll_is_read_again_as_it_was_sent() -> None:
     assert (heard.msgtype, heard.body) == (POLL, "Prêt ?")
 
 
-def test_a_file_has_a_caption_and_a_picture_its_size() -> None:
+def test_a_file_has_its_name_for_a_caption_and_a_picture_what_it_shows() -> None:
     place = {"url": "mxc://tchap.test/x"}
-    file = Attachment("a.csv", "text/csv", b"1234", "**Deux** lignes.")
+    file = Attachment("a.csv", "text/csv", b"1234")
     picture = Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3), EventId("$root"))
 
     assert build(file, media=place) == {
         "msgtype": "m.file",
-        "body": "Deux lignes.",
-        "format": "org.matrix.custom.html",
-        "formatted_body": "<p><strong>Deux</strong> lignes.</p>",
+        "body": "a.csv",
         "filename": "a.csv",
         "info": {"mimetype": "text/csv", "size": 4},
         "m.mentions": {},
         "url": "mxc://tchap.test/x",
     }
     shown = build(picture, media=place)
+    assert (shown["body"], shown["filename"]) == ("Du bleu.", "a.png")
     assert (shown["msgtype"], shown["info"]) == (
         *("m.image", {"mimetype": "image/png", "size": 1, "w": 4, "h": 3}),
     )
