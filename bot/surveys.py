@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import structlog
 
@@ -43,7 +44,7 @@ from bot.delivery import Replying
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.insist import insist, post
 from bot.logs import log_bug
-from bot.ports import Opinions
+from bot.ports import Exchange, Opinions
 from bot.texts import Texts
 from bot.waiting import told_within
 
@@ -69,6 +70,8 @@ _POLLS: dict[Question, tuple[str, dict[str, str]]] = {
         },
     ),
 }
+
+Shared = Literal["shared", "share how", "not shared", "nothing to share"]
 
 log = structlog.get_logger()
 
@@ -320,23 +323,45 @@ class Surveys:
         exchange = await self._store.exchange(prompt.room_id, quoted)
         return exchange.prompt[0] if exchange is not None and exchange.reply else None
 
-    async def share(self, said: Message, prompt: EventId) -> bool:
-        """Keep the words of a prompt and its reply, as they stand; False where that cannot be.
+    async def share(self, said: Message, about: EventId | None, *, sure: bool) -> Shared:
+        """Keep the words of a prompt and its reply, as they stand, where the person is sure.
 
-        Only who has asked may hand them over.
+        Only who has asked may hand them over. Where no answer has come, or it holds lines of the
+        bot's own alone, or is gone, nothing is kept.
+
+        Args:
+            said: the command.
+            about: an event that is a message of either; None for nothing.
+            sure: the person has been told what it means.
+
+        Returns:
+            What to say, by its key.
         """
         room_id = said.room_id
-        exchange = await self._store.exchange(room_id, prompt)
+        exchange = None if about is None else await self._whole(room_id, about)
         if exchange is None or not exchange.reply:
-            return False
-        asked = await self._words(room_id, exchange.prompt, said.sender)
+            return "nothing to share"
         replied = await self._words(room_id, exchange.reply, self._matrix.user_id)
-        if asked is None or replied is None:
-            return False
+        if replied is None or not replied.strip():
+            return "nothing to share"
+        if not sure:
+            return "share how"
+        asked = await self._words(room_id, exchange.prompt, said.sender)
+        if asked is None:
+            return "not shared"
         both = asked, replied
         await self._opinions.share(said, exchange.prompt[0], both, self._clock.now())
         log.info("exchange shared")
-        return True
+        return "shared"
+
+    async def _whole(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
+        """Return a prompt and its reply, once that is whole where it is being written."""
+        exchange = await self._store.exchange(room_id, event_id)
+        running = self._answers.of(room_id, exchange.prompt[0]) if exchange else None
+        if running is None or not running.reply.visible:
+            return exchange
+        await running.done.wait()
+        return await self._store.exchange(room_id, event_id)
 
     async def _words(
         self, room_id: RoomId, event_ids: Sequence[EventId], sender: UserId

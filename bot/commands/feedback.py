@@ -1,7 +1,6 @@
 """`!avis`: what one thinks of the last reply, in a word or in many. `!sondages`: no more polls."""
 
 from bot.commands.registry import Call, command
-from bot.core.events import EventId
 from bot.core.feedback import COMMAND, LONGEST_COMMENT, SHARE, rating_in
 
 _WANTED = {"oui": True, "yes": True, "on": True, "non": False, "no": False, "off": False}
@@ -22,10 +21,10 @@ async def comment(call: Call) -> str:
         return call.texts("feedback how")
     if len(argument) > LONGEST_COMMENT:
         return call.texts("feedback too long", n=LONGEST_COMMENT)
-    about = await surveys.meant(call.prompt)
     first, _, rest = argument.lower().partition(" ")
     if first in SHARE:
-        return await _share(call, about, sure=_WANTED.get(rest.strip(), False))
+        return await _share(call, sure=_WANTED.get(rest.strip(), False))
+    about = await surveys.meant(call.prompt)
     rating = rating_in(argument)
     if rating is None:
         await surveys.keep(call.said(argument), about)
@@ -35,14 +34,16 @@ async def comment(call: Call) -> str:
     return call.texts("thanks")
 
 
-async def _share(call: Call, about: EventId | None, *, sure: bool) -> str:
-    """Hand the exchange over to the team once the person has said so twice."""
-    if about is None:
-        return call.texts("nothing to rate")
-    if not sure:
-        return call.texts("share how")
-    shared = await call.desk.surveys.share(call.prompt.messages[0], about)
-    return call.texts("shared" if shared else "not shared")
+async def _share(call: Call, *, sure: bool) -> str:
+    """Hand the exchange over to the team once the person has said so twice.
+
+    Without a reply that it is about, it is the last one of the conversation. Where the last prompt
+    has got no answer, the one before is not meant.
+    """
+    desk, prompt = call.desk, call.prompt
+    quotes = prompt.messages[0].replies_to is not None
+    about = await (desk.surveys.meant(prompt) if quotes else desk.changes.last(prompt))
+    return call.texts(await desk.surveys.share(prompt.messages[0], about, sure=sure))
 
 
 @command("sondages", "surveys")

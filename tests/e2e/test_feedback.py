@@ -12,6 +12,7 @@ from bot.core.polls import POLL
 from bot.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.js_person import JsPerson
+from tests.stand.model import Answer, ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.talk import TEXTS, begun, meet, notice, talk, until
@@ -188,6 +189,38 @@ async def test_a_reply_to_a_poll_is_kept_sealed_and_gone_once_it_is_redacted(
     await nia.redact(room_id, said)
 
     await until(lambda: not rows(curious, "SELECT 1 FROM comments WHERE event_id = ?", said))
+
+
+async def test_where_the_last_prompt_got_no_answer_sharing_says_so_and_stores_nothing(
+    person: Person, curious: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(person, curious.user_id)
+    none = await person.write(room_id, "!avis partager oui")
+    await notice(person, room_id, "nothing to share", none)
+    answered = await person.write(room_id, "Quel temps fait-il ?")
+    shareable = await begun(person, room_id, answered)
+    model.when("Et demain", Answer(mode="verbatim", status=403, body=b"{}"))
+    refused = await person.write(room_id, "Et demain ?")
+    await notice(person, room_id, "model refused", refused)
+
+    for typed in ("!avis partager", "!avis partager oui"):
+        asked = await person.write(room_id, typed)
+        await notice(person, room_id, "nothing to share", asked)
+    assert shared(curious, room_id) == []
+
+    handed = await person.write(room_id, "!avis partager oui", replying_to=shareable.event_id)
+    await notice(person, room_id, "shared", handed)
+    assert shared(curious, room_id) == [(handed, answered)]
+
+
+def shared(bot: Bot, room_id: RoomId) -> Sequence[Any]:
+    """Return what was handed over in a room, or kept of a reply there as a comment."""
+    in_room = "IN (SELECT event_id FROM inbox WHERE room_id = ?)"
+    kept = "SELECT event_id, prompt_event_id FROM"
+    query = (
+        f"{kept} shared WHERE event_id {in_room} UNION {kept} comments WHERE event_id {in_room}"
+    )
+    return rows(bot, query, room_id, room_id)
 
 
 async def test_who_refuses_polls_gets_none(nia: Person, curious: Bot) -> None:

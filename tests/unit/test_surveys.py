@@ -9,7 +9,13 @@ from bot.core.events import Delta, EventId, Message, Redaction, Revision, UserId
 from bot.core.feedback import AskPolicy
 from bot.core.polls import Poll, PollAnswer
 from bot.core.replies import Anchor, Notice, Reply
-from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused
+from bot.errors import (
+    Forbidden,
+    HomeserverUnreachable,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnreachable,
+)
 from bot.texts import speak
 from tests.fakes import FakeOpinions, HeldClock, Story
 from tests.make import (
@@ -459,7 +465,131 @@ async def test_where_nothing_was_answered_nothing_can_be_handed_over(story: Aske
     async with story.run():
         await story.hear(message("!avis partager oui"))
 
-    assert story.shown == [FR("nothing to rate")]
+    assert story.shown == [FR("nothing to share")]
+    assert story.asked_of.shared == {}
+
+
+async def answer_of(story: Asked, *script: Delta | Exception | asyncio.Event) -> None:
+    """Let a first prompt be answered, and a second one get what the model makes of it."""
+    await story.hear(message("Quelle heure ?"))
+    story.model.script = script
+    story.matrix.hear(message("Et demain ?", event_id="$second"))
+
+
+REFUSED = [
+    pytest.param([ModelUnreachable("away")], id="the model is away"),
+    pytest.param([ModelTimeout("too slow")], id="it is too slow"),
+    pytest.param([ModelRefused("403")], id="it is refused"),
+    pytest.param([Delta(" "), END], id="it says nothing"),
+    pytest.param([ValueError("bug")], id="a bug"),
+]
+
+
+@pytest.mark.parametrize("lined", [False, True], ids=["a notice", "a line of the bot's own"])
+@pytest.mark.parametrize("script", REFUSED)
+@pytest.mark.parametrize("typed", ["!avis partager", "!avis partager oui"])
+async def test_where_the_last_prompt_got_no_answer_the_one_before_is_not_handed_over(
+    story: Asked, script: Sequence[Delta | Exception], typed: str, *, lined: bool
+) -> None:
+    story.feedback, gate = AskPolicy("never"), asyncio.Event()
+    story.pace = replace(story.pace, line_after=0.01 if lined else 10.0)
+    second = EventId("$second")
+    async with story.run():
+        await answer_of(story, gate, *script)
+        if lined:
+            await story.until(lambda: len(story.model.requests) == 2)
+            story.clock.time += 1.0
+            await story.until(lambda: second in story.store.replies)
+        gate.set()
+        while not story.done(second):
+            await story.held.pass_time(5.0)  # it may be asked again
+        replied = second in story.store.replies
+        await story.hear(message(typed, event_id="$share"))
+
+    assert replied is lined
+    assert story.shown[-1] == FR("nothing to share")
+    assert story.asked_of.shared == {}
+    assert story.asked_of.comments == {}
+
+
+async def test_what_was_stopped_before_its_first_word_is_not_handed_over(story: Asked) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await answer_of(story, asyncio.Event())
+        await story.until(lambda: len(story.model.requests) == 2)
+        await story.hear(message("!avis partager oui", event_id="$early"))
+        assert story.shown[-1] == FR("nothing to share")
+        await story.hear(message("!stop", event_id="$stop"))
+        await story.until(lambda: story.done("$second"))
+        await story.hear(message("!avis partager oui", event_id="$share"))
+
+    assert story.shown[-1] == FR("nothing to share")
+    assert story.asked_of.shared == {}
+
+
+async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
+    story: Asked,
+) -> None:
+    story.feedback, gate = AskPolicy("never"), asyncio.Event()
+    async with story.run():
+        await answer_of(story, Delta("Il fera beau demain. "), gate, Delta("Oui."), END)
+        await story.until(lambda: EventId("$second") in story.store.replies)
+        story.matrix.hear(message("!avis partager oui", event_id="$share"))
+        await story.settle()
+        assert story.asked_of.shared == {}
+        gate.set()
+        await story.until(lambda: story.done("$share"))
+
+    kept = ("$second", AGENT, "Et demain ?", "Il fera beau demain. Oui.")
+    assert story.asked_of.shared == {EventId("$share"): kept}
+    assert story.shown[-1] == FR("shared")
+
+
+@pytest.mark.parametrize("quoting", [True, False])
+async def test_an_answer_that_was_redacted_is_not_handed_over(
+    story: Asked, *, quoting: bool
+) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await story.hear(message("Quelle heure ?"))
+        [(reply, _)] = story.matrix.sent
+        story.matrix.hear(redaction(reply, event_id="$gone", sender=COLLEAGUE))
+        await story.until(lambda: story.done("$gone"))
+        share = message("!avis partager oui", event_id="$share")
+        await story.hear(replace(share, replies_to=reply if quoting else None))
+
+    assert story.shown[-1] == FR("nothing to share")
+    assert story.asked_of.shared == {}
+
+
+async def test_a_notice_that_is_replied_to_is_not_handed_over_and_a_poll_stands_for_its_reply(
+    story: Asked,
+) -> None:
+    async with story.run():
+        poll = await story.ask(message("Quelle heure ?"))
+        await story.hear(message("!modele", event_id="$typed"))
+        notice = story.matrix.sent[-1][0]
+        share = message("!avis partager oui", event_id="$1")
+        await story.hear(replace(share, replies_to=notice))
+        assert story.shown[-1] == FR("nothing to share")
+        assert story.asked_of.shared == {}
+        await story.hear(replace(share, event_id=EventId("$2"), replies_to=poll))
+
+    kept = ("$prompt", AGENT, "Quelle heure ?", "Bonjour.")
+    assert story.asked_of.shared == {EventId("$2"): kept}
+
+
+async def test_an_older_answer_is_handed_over_where_it_is_replied_to(story: Asked) -> None:
+    story.feedback = AskPolicy("never")
+    async with story.run():
+        await answer_of(story, ModelRefused("403"))
+        await story.until(lambda: story.done("$second"))
+        reply = story.matrix.sent[0][0]
+        share = message("!avis partager oui", event_id="$share")
+        await story.hear(replace(share, replies_to=reply))
+
+    kept = ("$prompt", AGENT, "Quelle heure ?", "Bonjour.")
+    assert story.asked_of.shared == {EventId("$share"): kept}
 
 
 async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: Asked) -> None:
