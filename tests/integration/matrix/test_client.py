@@ -11,12 +11,12 @@ from urllib.parse import quote
 import nio
 import pytest
 
-from bot.core.events import Batch, Invite, Message, Prompt
-from bot.core.replies import Attachment
-from bot.errors import TooLarge
+from bot.core.events import Batch, Invite, Message, Prompt, RoomId
+from bot.core.replies import Attachment, Notice, Wire
+from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
 from bot.matrix.client import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.parse import ADMIN, ROOM_MARKER
+from bot.matrix.parse import ADMIN, ROOM_MARKER, identifier
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account
 from tests.make import prompt
@@ -140,6 +140,56 @@ async def test_an_admin_room_is_made_once_though_no_sync_has_told_of_it(tmp_path
         while not any(one.admin for one in matrix.rooms()):
             await anext(batches)
         assert await matrix.open_admin_room("Administration") == made[0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Notice("Campagne terminée."),
+        Attachment("a.csv", "text/csv", b"x"),
+        Attachment("a.png", "image/png", b"x", "Un point.", (1, 1)),
+    ],
+    ids=["a notice", "a file", "a picture"],
+)
+async def test_what_is_said_in_an_admin_room_that_is_still_being_made_is_encrypted(
+    tmp_path: Path, said: Notice | Attachment
+) -> None:
+    async with meeting(tmp_path) as (matrix, _):
+        batches = matrix.batches(None)
+        await anext(batches)  # so that the next one waits, and tells of the room at once
+        making = asyncio.get_running_loop().create_task(matrix.open_admin_room("Administration"))
+        while not (there := [one for one in matrix.rooms() if one.admin]):
+            await anext(batches)
+        room_id = there[0].room_id
+
+        event_id = await matrix.send(room_id, said, "at-once")
+
+        assert await making == room_id
+        shown = await matrix.shown(room_id, event_id)
+        assert shown is not None
+        assert shown.type == "m.room.encrypted"
+        assert {"url", "body", "filename"}.isdisjoint(shown.content)
+
+
+async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with meeting(tmp_path) as (matrix, _):
+        batches = matrix.batches(None)
+        body = {"preset": "private_chat", "creation_content": {ROOM_MARKER: ADMIN}}
+        room_id = RoomId(identifier(await matrix._ask("POST", ["createRoom"], body), "room_id"))
+        while not matrix.room(room_id).admin:
+            await anext(batches)
+        with pytest.raises(HomeserverUnreachable):
+            await matrix.freeze(room_id, Notice("Bonjour."))
+
+        monkeypatch.setattr("bot.matrix.safe_client._MAKING_SECONDS", 0.0)
+        with pytest.raises(NotEncrypted):
+            await matrix.freeze(room_id, Notice("Bonjour."))
+        with pytest.raises(NotEncrypted):
+            await matrix.put(room_id, Wire("m.room.message", {"body": "Bonjour."}), "late")
+        with pytest.raises(NotEncrypted):
+            await matrix.open_admin_room("Administration")
 
 
 async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path: Path) -> None:
