@@ -23,6 +23,7 @@ _NUMBER = re.compile(r"\d[\d.,/\u00a0\u202f-]*\Z|[IVXLCDM]+\Z")
 _DOTTED = re.compile(r"[^\W\d_]{1,2}\.[.-]*(?:[^\W\d_]{1,2}[.-]+)*[^\W\d_]{1,3}\Z")  # "c.-à-d"
 _NEXT = re.compile(r"\s*(\S?)")
 _LONGEST = 60  # characters before a dot that tell what it is
+_LONGEST_ITEM = 3  # digits of a number that may be a list item's, also within a line
 _LINE_START = re.compile(r"(?:\A|\n)[\s>*_+-]*\Z")
 
 
@@ -63,5 +64,6 @@ def _goes_on(text: str, found: re.Match[str], following: str) -> bool:
         return True
     if _NUMBER.match(word[0]):  # a list's sign, or a number whose rest comes
         at_start = _LINE_START.search(before[: word.start()]) is not None
-        return at_start or not following or following.isdigit()
+        short = word[0].isdigit() and len(word[0]) <= _LONGEST_ITEM
+        return short or at_start or not following or following.isdigit()
     return following.isdigit()

@@ -9,6 +9,7 @@ from unicodedata import category
 from markdown_it.token import Token
 
 from bot.core.markdown import Part, blocks, verbatim
+from bot.core.sentences import sentence_ends
 from bot.core.visible import LINE_END
 
 PART_LIMIT = 6_000  # characters of the model's Markdown
@@ -21,19 +22,9 @@ _HEAD_LIMIT = 400  # characters of such lines that are worth repeating
 
 _CONTAINERS = re.compile(r"(?:\s|>|(?:[-+*]|\d{1,9}[.)])(?=\s))*")  # signs of lists and quotes
 _MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what continues a grapheme
-# A sign, what closes quotes and emphasis behind it, and spaces, before what begins a sentence: no
-# small letter, and nothing that would be a list's sign at the beginning of a part.
-_SENTENCE_END = re.compile(
-    r"(?<![.!?…])([.!?…]+)(?:[»”\"’')\]*_]|[\xa0\u202f](?=[»”]))* +"
-    r"(?=(?:[«“\"(\[*_`]+[\xa0\u202f]?)?[^\W_a-zà-öø-ÿœ])(?!\d+[.)]\s)"
-)
-_LAST_WORD = re.compile(r"[^\s(«“\"'’]*$")
-_LONGEST_WORD = 12
-_ABBREVIATION = re.compile(  # an item's number and initials too: "1.", "M.", "p. ex.", "J.-C."
-    r"\d{1,3}|\w(?:[.-]+\w)*|mmes?|mlles?|mm|me|dr|pr|ste?|al|art|cf|chap|éd|env|etc|ex|fig|max"
-    r"|min|n°|nos?|op|pp|réf|suiv|tél|vol",
-    re.IGNORECASE,
-)
+# Between sentences of one line: spaces, and nothing behind them that would be a list's sign at the
+# beginning of a part.
+_BETWEEN = re.compile(r" +(?=\S)(?!(?:\d+[.)]|[-+*>#]+)\s)")
 _GRAPHEME = 16  # characters of one grapheme that a cut within a word spares
 
 
@@ -82,7 +73,7 @@ def _cut(text: str, opening: str) -> tuple[int, str]:
             number = max(fitting)
             return starts[number] - len(opening), _repeated(tokens, lines, number)
     cut = (
-        max((end for end in _sentence_ends(whole) if least < end <= last), default=0)
+        max((end for end in _sentence_starts(whole) if least < end <= last), default=0)
         or whole.rfind(" ", least, last) + 1
         or _between_graphemes(whole, len(opening), last)
     )
@@ -111,12 +102,12 @@ def _lines_to_cut_at(tokens: list[Token], lines: list[str]) -> Iterator[list[int
     yield [number for number, line in enumerate(lines) if line.strip("`~> \t\r\n")]
 
 
-def _sentence_ends(text: str) -> Iterator[int]:
-    """Yield where the sentences end that another one follows: the places where that begins."""
-    for end in _SENTENCE_END.finditer(text):
-        before = _LAST_WORD.search(text, max(0, end.start() - _LONGEST_WORD), end.start())
-        if not (end[1] == "." and before and _ABBREVIATION.fullmatch(before[0])):
-            yield end.end()
+def _sentence_starts(text: str) -> Iterator[int]:
+    """Yield where sentences begin behind others of the same line."""
+    for end in sentence_ends(text):
+        between = _BETWEEN.match(text, end)
+        if between is not None:
+            yield between.end()
 
 
 def _between_graphemes(text: str, start: int, cut: int) -> int:
