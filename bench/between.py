@@ -26,11 +26,13 @@ _LONGEST_BODY = 1 << 26
 _SENTENCE = "Here stands one more sentence of exactly nine words."
 
 # The first has no end of a sentence before its end: one event. The second is 100 words at the
-# pace of a model; its first word is a sentence: it is to be shown at once. The others, for many
-# at once, are 200 and 400 words.
+# pace of a model; its first word is a sentence, and long enough to be shown at once. The others,
+# for many at once, are 200 and 400 words.
 ANSWERS = {
     "short": Answer(text="This is one short sentence without another."),
-    "streamed": Answer(text=" ".join(["Noted.", *[_SENTENCE] * 11]), tokens_per_second=40),
+    "streamed": Answer(
+        text=" ".join(["Straightforwardly-noted.", *[_SENTENCE] * 11]), tokens_per_second=40
+    ),
     "crowd": Answer(text=" ".join([*[_SENTENCE] * 22, "That's all."]), tokens_per_second=40),
     "stream of people": Answer(
         text=" ".join([*[_SENTENCE] * 44, "That is all, really."]), tokens_per_second=40

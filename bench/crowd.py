@@ -18,6 +18,7 @@ from bench.between import ANSWERS, Addresses
 from bench.rig import Exchange, cpu_seconds, program, running
 from bench.rows import faults, ranks, rounded
 from bot.core.events import EventId, RoomId, UserId
+from bot.core.markdown import UNFINISHED
 from tests.stand.bot import Bot
 from tests.stand.observations import JSON
 from tests.stand.person import Person
@@ -248,7 +249,8 @@ class Crowd:
     def _answered(self, room_id: RoomId, prompt: str, sent: float, accepted: float) -> Answered:
         asked, reply = self._person.messages(room_id)[-2:]
         assert asked.body == prompt, "not one message for a prompt"
-        words = [str(version.content["body"]) for version in reply.versions]
+        bodies = (str(version.content["body"]) for version in reply.versions)
+        words = [body.removesuffix(UNFINISHED) for body in bodies]
         assert all(map(words[-1].startswith, words)), "a version says what the model did not"
         return Answered(prompt, sent, accepted, reply.versions[-1].at, len(words))
 

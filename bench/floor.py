@@ -14,8 +14,8 @@ import time
 
 import aiohttp
 
-_FIRST_AFTER = 0.8
-_SENTENCE = re.compile(r"[.!?]\s")
+_FIRST_AFTER = 1.5
+_SENTENCE = re.compile(r".{19,}[.!?]\s")
 _FILTER = json.dumps({"presence": {"types": []}, "room": {"ephemeral": {"types": []}}})
 
 

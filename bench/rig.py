@@ -14,6 +14,7 @@ import msgspec
 
 from bench.between import ANSWERS, Addresses, Notes
 from bot.core.events import EventId, RoomId, UserId
+from bot.core.markdown import UNFINISHED
 from tests.stand.bot import Bot
 from tests.stand.nio_person import NioPerson
 from tests.stand.observations import Seen
@@ -137,7 +138,8 @@ class Rig:
         new = [one for one in self._person.messages(client.room_id) if one.event_id not in known]
         assert [one.event_id for one in new] == [event_id, seen.event_id], f"not one reply: {new}"
         words = [str(version.content["body"]) for version in seen.versions]
-        assert all(map(text.startswith, words)), f"a version says what the model did not: {words}"
+        told = [one.removesuffix(UNFINISHED) for one in words]
+        assert all(map(text.startswith, told)), f"a version says what the model did not: {told}"
         assert words.index(text) == len(words) - 1, f"a version came after the last: {words}"
         return Reply(prompt, event_id, cpu, seen.versions[0].at, seen.versions[-1].at)
 

@@ -16,7 +16,7 @@ from bot.texts import speak
 _AT_ONCE = 20
 _WAITING = 1000
 _ROUNDS = 10
-_PACE = Pace(first_after=0.8, edit_interval=2.0, line_after=10.0)
+_PACE = Pace(first_after=1.5, edit_interval=2.0, line_after=10.0)
 _LINE = f"{_WAITING} waiting"
 
 

@@ -108,8 +108,10 @@ def _thread(outgoing: Outgoing) -> EventId | None:
             return prompt.thread_root
         case Notice(to=to):
             return to.thread_root if to else None
-        case Poll() | Attachment():
+        case Poll():
             return outgoing.thread_root
+        case Attachment(to=to):
+            return to.thread_root if to else None
         case PollEnd():
             return None
 

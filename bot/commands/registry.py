@@ -113,7 +113,7 @@ class Call:
             MatrixError: it cannot be sent.
         """
         desk, prompt = self.desk, self.prompt
-        shown = replace(one, thread_root=prompt.thread_root)
+        shown = replace(one, to=prompt)
         name = f"attachment {stage}"
         transaction = transaction_id(desk.matrix.device_id, prompt.event_id, name, part=0, claim=0)
         await post(desk, prompt.room_id, shown, transaction, name="attachment", within=UPLOADING)

@@ -67,8 +67,8 @@ class Message:
         answers: of what an assistant has generated, the messages that it answers.
         claim: of that, which parts are of one text: they have the same number.
         final: with it, the answer is whole.
-        about: the messages that a notice of an assistant is about.
-        unanswered: whether that notice stands in place of an answer to them.
+        about: the messages that a notice or file of an assistant is about.
+        unanswered: whether that stands in place of an answer to them.
     """
 
     event_id: EventId

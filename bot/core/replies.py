@@ -75,7 +75,7 @@ class Attachment:
         alternative: of a picture, what it shows, in plain words for who cannot see it. Nothing
             else may be told in it: clients show no captions.
         size: of a picture, its width and height in pixels; None for any other file.
-        thread_root: the thread that it stands in, None for the main timeline.
+        to: the command that it answers, in whose thread it stands.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Attachment:
     data: bytes = field(repr=False)
     alternative: str = ""
     size: tuple[int, int] | None = None
-    thread_root: EventId | None = None
+    to: Prompt | None = None
 
     @property
     def body(self) -> str:

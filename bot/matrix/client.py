@@ -274,10 +274,16 @@ class NioMatrix:
         return Wire(kind, sealed, {"type": said, "content": content})
 
     def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
-        """Tell whether other messages stand between what is answered and its answer."""
+        """Tell whether other messages stand between what is answered and its answer.
+
+        What itself replies to a message of a thread is not quoted: matrix-js-sdk takes such a
+        chain for a part of the thread (`Room.eventShouldLiveIn`), and shows it nowhere.
+        """
         match outgoing:
             case Reply(prompt) | Notice(to=Prompt() as prompt):
-                return self._rooms.is_followed(room_id, prompt.event_ids)
+                before = self._rooms.known.get(prompt.messages[-1].replies_to or EventId(""))
+                in_thread = before is not None and before.thread_root is not None
+                return not in_thread and self._rooms.is_followed(room_id, prompt.event_ids)
             case Notice(to=Undecryptable(event_id)):
                 return self._rooms.is_followed(room_id, (event_id,))
             case _:

@@ -173,9 +173,9 @@ def _attachment(one: Attachment) -> dict[str, Any]:
         "info": info,
         "m.mentions": {},
     }
-    if one.thread_root is not None:
-        content["m.relates_to"] = _in_thread(one.thread_root, one.thread_root)
-    return content
+    if one.to is not None:
+        content[NOTICE_MARKER] = _named(one.to.event_ids)
+    return content | _relation(one.to, quoting=False)
 
 
 def _in_thread(root: EventId, latest: EventId) -> dict[str, Any]:

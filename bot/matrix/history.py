@@ -310,10 +310,15 @@ class Histories:
                 return
 
     async def _chain(self, prompt: Prompt, transcript: Transcript, membership: Json) -> list[Said]:
-        """Return what the prompt replies to, and what that replies to, oldest first."""
+        """Return what the prompt replies to, and what that replies to, oldest first.
+
+        In a thread that was begun on an answer of the bot's, what that has answered comes before.
+        """
         chain: dict[EventId, Said] = {}
-        for message in prompt.messages:
-            links, found = [message.replies_to], dict[EventId, Said]()
+        root = transcript.get(transcript.conversation.thread_root or EventId(""))
+        begun: list[EventId | None] = [*root.answers] if root is not None else []
+        for ends in (begun, *([message.replies_to] for message in prompt.messages)):
+            links, found = ends, dict[EventId, Said]()
             while links and len(chain) + len(found) < _LINKS:
                 link = links.pop()
                 if link is None or link in chain or link in found:

@@ -204,7 +204,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         answers=_answers(content),
         claim=_claim(content),
         final=_is_final(content),
-        about=_named(content, NOTICE_MARKER) if msgtype == "m.notice" else (),
+        about=_named(content, NOTICE_MARKER),
         unanswered=mapping(content.get(NOTICE_MARKER)).get("unanswered") is True,
     )
 

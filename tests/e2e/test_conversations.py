@@ -80,6 +80,61 @@ async def test_a_prompt_is_answered_in_the_main_timeline_with_what_was_said_befo
     ]
 
 
+async def test_a_thread_that_is_begun_on_an_answer_goes_on_from_it(
+    person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
+) -> None:
+    room_id = await talk(person, assistant.user_id, encrypted=encrypted)
+    first = await person.write(room_id, "Que mange un renne")
+    answer = await reply(person, room_id, first, "You said: Que mange un renne.")
+
+    inside = await person.write(room_id, "Et en hiver", thread=answer.event_id)
+    second = await begun(person, room_id, inside)
+
+    relation = second.versions[0].content["m.relates_to"]
+    assert (relation["rel_type"], relation["event_id"]) == ("m.thread", answer.event_id)
+    assert turns(request(model, "Et en hiver")) == [
+        ("user", "Que mange un renne"),
+        ("assistant", "You said: Que mange un renne."),
+        ("user", "Et en hiver"),
+    ]
+
+
+async def test_an_answer_quotes_its_prompt_where_other_messages_came_between(
+    person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
+) -> None:
+    room_id = await talk(person, assistant.user_id, encrypted=encrypted)
+    gate = asyncio.Event()
+    model.when("Un poème", Answer(text="Voici un poème entier.", after=0, gate=gate))
+    first = await person.write(room_id, "Un poème")
+    await asked(model, "Un poème")
+    command = await person.write(room_id, "!apropos")
+    told = await person.wait_for_message(room_id, lambda seen: command in related(seen))
+    gate.set()
+
+    answer = await reply(person, room_id, first, "Voici un poème entier.")
+
+    assert "m.relates_to" not in told.versions[0].content
+    assert answer.versions[0].content["m.relates_to"] == {"m.in_reply_to": {"event_id": first}}
+
+
+async def test_a_prompt_without_an_answer_is_in_no_later_context(
+    person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
+) -> None:
+    room_id = await talk(person, assistant.user_id, encrypted=encrypted)
+    model.when("mille pages", Answer(mode="verbatim", status=401, body=b"{}"))
+    failed = await person.write(room_id, "Résumez ces mille pages")
+    await notice(person, room_id, "model refused", to=failed)
+    model.when("mille pages", Answer())
+
+    shorter = await person.write(room_id, "Que dit la loi")
+    await begun(person, room_id, shorter)
+    again = await person.write(room_id, "Et alors", replying_to=failed)
+    await begun(person, room_id, again)
+
+    assert turns(request(model, "Que dit la loi")) == [("user", "Que dit la loi")]
+    assert turns(request(model, "Et alors"))[0] == ("user", "Résumez ces mille pages")
+
+
 async def test_a_prompt_in_a_thread_is_answered_there_with_the_thread_and_its_root(
     person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
 ) -> None:

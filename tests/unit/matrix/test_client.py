@@ -1,5 +1,6 @@
 """What the port makes of single events, on a homeserver that answers when it is told to."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bot.core.events import EventId, Message, Undecryptable
+from bot.core.markdown import Part
+from bot.core.replies import Notice, Reply
 from bot.errors import HomeserverUnreachable
 from bot.matrix.client import NioMatrix
 from bot.matrix.failures import named
@@ -97,3 +100,17 @@ def test_what_is_no_http_is_not_quoted(error: Exception) -> None:
 
     assert "secret" not in str(told.value)
     assert type(error).__name__ in str(told.value)
+
+
+@pytest.mark.parametrize(("root", "quotes"), [(None, True), ("$root", False)])
+async def test_an_answer_never_quotes_a_prompt_that_replies_into_a_thread(
+    tmp_path: Path, root: str | None, *, quotes: bool
+) -> None:
+    """matrix-js-sdk would show it neither there nor in the main timeline."""
+    port = await matrix(tmp_path)
+    port._rooms.remember(message(event_id="$inside", thread_root=root))
+    asked = prompt(replace(message(), replies_to=EventId("$inside")))
+    port._rooms.note_sent(ROOM, EventId("$other"))
+
+    assert port._is_followed(ROOM, Reply(asked, Part("Oui."), "small")) is quotes
+    assert port._is_followed(ROOM, Notice("Non.", asked)) is quotes

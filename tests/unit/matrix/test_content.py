@@ -13,6 +13,7 @@ from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_message, parse_said
 from tests.make import BOT, ROOM, message, prompt, undecryptable
 
 PROMPT = prompt()
+IN_THREAD = prompt(message(thread_root="$root"))
 UNREADABLE = undecryptable()
 ASKED = Poll("Prêt ?", (PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
 
@@ -270,7 +271,7 @@ def test_a_poll_is_read_again_as_it_was_sent() -> None:
 def test_a_file_has_its_name_for_a_caption_and_a_picture_what_it_shows() -> None:
     place = {"url": "mxc://tchap.test/x"}
     file = Attachment("a.csv", "text/csv", b"1234")
-    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3), EventId("$root"))
+    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3), IN_THREAD)
 
     assert build(file, media=place) == {
         "msgtype": "m.file",
