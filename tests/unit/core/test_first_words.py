@@ -11,10 +11,11 @@ from bot.core.draft import Draft
 from bot.core.first_words import LEAST, begun, visible_length, whole
 from bot.core.markdown import render
 from bot.core.sentences import is_abbreviation
+from tests.stand.french_answers import ANSWERS
 
 LOREM = "Le télétravail est un droit dans la fonction publique."
 
-ANSWERS = [
+HARD = [
     ("Selon l’art. 5 de la loi n° 2016-151 du 11 févr. 2016, M. Dupont peut télétravailler trois"
     " jours par semaine. Il en fait la demande à Mme Durand, cheffe de service."),
     ("**Oui.** L’administration a un mois pour répondre ; son silence vaut refus. Voir"
@@ -44,10 +45,13 @@ ANSWERS = [
 ]  # fmt: skip
 
 
+TEXTS = [*ANSWERS, *HARD]
+
+
 @st.composite
 def streamed(draw: st.DrawFn) -> list[str]:
     """Return an answer, cut into tokens anywhere."""
-    text = draw(st.sampled_from(ANSWERS) | st.lists(st.sampled_from(ANSWERS)).map("\n\n".join))
+    text = draw(st.sampled_from(TEXTS) | st.lists(st.sampled_from(TEXTS)).map("\n\n".join))
     cuts = draw(st.lists(st.integers(0, len(text)), max_size=200))
     return [text[start:end] for start, end in pairwise(sorted({0, *cuts, len(text)}))]
 
