@@ -132,7 +132,9 @@ async def test_a_prompt_without_an_answer_is_in_no_later_context(
     await begun(person, room_id, again)
 
     assert turns(request(model, "Que dit la loi")) == [("user", "Que dit la loi")]
-    assert turns(request(model, "Et alors"))[0] == ("user", "Résumez ces mille pages")
+    role, words = turns(request(model, "Et alors"))[0]
+    assert role == "user"
+    assert words.startswith("Résumez ces mille pages")
 
 
 async def test_a_prompt_in_a_thread_is_answered_there_with_the_thread_and_its_root(

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from bot.core.events import RoomId
-from bot.core.markdown import render
+from bot.core.markdown import UNFINISHED, render
 from bot.matrix.parse import MARKER
 from tests.stand.bot import Bot
 from tests.stand.js_person import JsPerson
@@ -54,7 +54,8 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     bodies = [str(version.content["body"]) for version in answer.versions]
     final = render(SKY).body
     assert len(bodies) >= 2
-    assert all(final.startswith(body) for body in bodies)
+    assert all(final.startswith(body.removesuffix(UNFINISHED)) for body in bodies)
+    assert [body.endswith(UNFINISHED) for body in bodies] == [True] * (len(bodies) - 1) + [False]
     assert bodies == sorted(bodies, key=len)
     assert answer.failure is None
     assert answer.content["msgtype"] == "m.text"

@@ -22,7 +22,7 @@ from tests.stand.model import Answer, ScriptedModel
 from tests.stand.observations import JSON
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import TEXTS, begun, replies_to, reply, request, talk, until
+from tests.stand.talk import TEXTS, begun, replies_to, reply, request, so_far, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -275,7 +275,7 @@ async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_
     room_id = await talk(nia, bot.user_id)
     asking = f"Contez un long phare à {'un serveur' if body is TOO_LARGE else 'un relais'}"
     prompt = await nia.write(room_id, asking)
-    await begun(nia, room_id, prompt, lambda seen: seen.body == cut)
+    await begun(nia, room_id, prompt, lambda seen: so_far(seen) == cut)
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     with meddler.rule("PUT", "/send/", "answer", times=1, status=status, body=body) as refused:

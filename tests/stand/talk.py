@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from bot.core.events import EventId, RoomId, UserId
-from bot.core.markdown import render
+from bot.core.markdown import UNFINISHED, render
 from bot.matrix.parse import MARKER, NOTICE_MARKER
 from bot.texts import Texts
 from tests.stand.bot import Bot
@@ -76,8 +76,18 @@ async def notice(
     )
 
 
+def so_far(seen: Seen) -> str:
+    """Return what a message says, without the sign that more is to come."""
+    return seen.body.removesuffix(UNFINISHED)
+
+
 def related(seen: Seen) -> set[EventId]:
-    """Return the events that a message names as what it relates to, or is about."""
+    """Return the events that a message names as what it relates to, or is about.
+
+    Of what this person cannot read, there are none.
+    """
+    if not seen.versions:
+        return set()
     content = seen.versions[0].content
     relation = content.get("m.relates_to", {})
     found = {relation.get("event_id"), relation.get("m.in_reply_to", {}).get("event_id")}
