@@ -135,7 +135,7 @@ class Answers:
 
     def _is_soon(self, prompt: Prompt, before: Prompt) -> bool:
         said_at, last = prompt.messages[0].timestamp, before.messages[-1].timestamp
-        return said_at - last <= self._join_ms
+        return abs(said_at - last) <= self._join_ms  # one that came late was not said behind it
 
     def part(self, conversation: Conversation) -> None:
         """Note that something else was said after the last prompt of the conversation."""

@@ -56,8 +56,9 @@ from bot.core.routing import (
     Stop,
     Welcome,
     Withdraw,
+    parse_command,
 )
-from bot.delivery import Before, Replying
+from bot.delivery import Before, Replying, hidden_messages
 from bot.errors import ENDING, Forbidden, MatrixError
 from bot.failpoints import armed
 from bot.hearing import Hearing
@@ -267,7 +268,9 @@ class Assistant:
                 if answering is not None:
                     self._answers.finish(answering)
         if answering is not None and answering.reply.left_out:
-            await self._answer_also(replace(answering.prompt, messages=answering.reply.left_out))
+            rest = replace(answering.prompt, messages=answering.reply.left_out)
+            before = Before.PERHAPS if answering.reply.doubtful else Before.NOTHING
+            await self._answer_also(rest, before)
 
     async def _do(self, event: Event, intent: Intent, work: Work) -> None:
         """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
@@ -477,7 +480,8 @@ class Assistant:
         """Send the sentence named `key`, in place of an answer to the prompt or beside one."""
         chosen = await self._contexts.chosen(prompt.conversation)
         sentence = chosen.texts(key, hours=round(self._age_limit / 3600))
-        notice = Notice(sentence, prompt, unanswered=unanswered)
+        asks = unanswered and parse_command(prompt.body) is None  # a command is answered by that
+        notice = Notice(sentence, prompt, unanswered=asks)
         await self._say(notice, prompt.room_id, prompt.event_id)
 
     async def _apologise(self, intent: Intent) -> None:
@@ -529,7 +533,7 @@ class Assistant:
         body = render(notice.text).body
         if any((one.final and answered) or one.body == body for one in since.about):
             return None
-        unreadable = since.unreadable_in(prompt.thread_root)
+        unreadable = await hidden_messages(self._store, prompt, since)
         if since.whole and not unreadable:
             return notice
         log.error("notice perhaps sent", unreadable=unreadable, all_read=since.whole)

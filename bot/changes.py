@@ -131,6 +131,9 @@ class Changes:
             since = await insist(self._clock, lambda: self._matrix.own_since(room_id, (target,)))
             traces = [one.event_id for one in since.about if target in one.answers]
             reply = list(dict.fromkeys((*reply, *traces)))
+            if since.unreadable or not since.whole:
+                unreadable = [one.event_id for one in since.unreadable]
+                log.error("reply perhaps left", unreadable=unreadable, all_read=since.whole)
         await self._take_away(room_id, reply)
         if running is not None and not reply:  # nothing told of it, whatever was being sent
             await self._answer_rest(running)
@@ -177,6 +180,8 @@ class Changes:
     async def last(self, prompt: Prompt) -> EventId | None:
         """Return the last reply of the prompt's conversation, or a later prompt without any."""
         for one in reversed(await self._said(prompt)):
+            if one.failed:
+                continue
             asks = one.body.strip() and parse_command(one.body) is None
             if one.mine or (asks and await self._store.exchange(prompt.room_id, one.event_id)):
                 return one.event_id

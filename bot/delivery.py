@@ -70,6 +70,18 @@ class Silenced(Exception):  # ends one send, and is caught by whoever writes the
     """Nothing more is to be sent."""
 
 
+async def hidden_messages(store: Store, prompt: Prompt, since: OwnSince) -> list[EventId]:
+    """Return the bot's messages that may be about a prompt and cannot be read.
+
+    What the ledger knows as the reply to another prompt is none of them.
+    """
+    return [
+        event_id
+        for event_id in since.unreadable_for(prompt)
+        if await store.exchange(prompt.room_id, event_id) is None
+    ]
+
+
 class Delivery:
     """Sends the messages of a reply, each under one id whatever happens between two tries.
 
@@ -153,6 +165,8 @@ class Delivery:
             self._leave_out(self.answered)
         elif not self.event_ids and before is not Before.WHOLE:  # else it is asked for once more
             self.doubtful = await self._may_hide_reply(since)
+            if self.doubtful:  # each of the others may well have its answer
+                self._leave_out(self.prompt.event_ids[:1])
 
     async def _own_since(self) -> OwnSince:
         """Return what the bot has sent since the prompt."""
@@ -162,17 +176,8 @@ class Delivery:
         )
 
     async def _may_hide_reply(self, since: OwnSince) -> bool:
-        """Tell whether a reply may stand that was not found: nobody must be answered twice.
-
-        It may be unread, or behind as many messages as are read. What the ledger knows as the
-        reply to another prompt is none.
-        """
-        prompt, store = self.prompt, self._to.store
-        hidden = [
-            event_id
-            for event_id in since.unreadable_in(prompt.thread_root)
-            if await store.exchange(prompt.room_id, event_id) is None
-        ]
+        """Tell whether a reply may stand that was not found: nobody must be answered twice."""
+        hidden = await hidden_messages(self._to.store, self.prompt, since)
         if hidden or not since.whole:
             log.error("reply perhaps sent", unreadable=hidden, all_read=since.whole)
         return bool(hidden) or not since.whole

@@ -123,6 +123,11 @@ class GrowingReply:
         """What it answers."""
         return self._delivery.prompt
 
+    @property
+    def doubtful(self) -> bool:
+        """Tell whether it may stand already and cannot be found, and nobody asks once more."""
+        return self._delivery.doubtful and not self._reworded
+
     def tells_of(self, event_id: EventId) -> bool:
         """Tell whether it may answer the message, or is one of its own messages."""
         delivery = self._delivery
@@ -131,7 +136,7 @@ class GrowingReply:
     @property
     def unseen(self) -> bool:
         """Tell whether what is asked may still change, and nothing of it is visible."""
-        return not (self._over or self.ended.is_set() or self.visible)
+        return not (self._over or self.ended.is_set() or self.visible or self.doubtful)
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
@@ -188,7 +193,7 @@ class GrowingReply:
                 changed, prompt = self._reworded, self.prompt
                 settled = await self._delivery.settled(changed=changed)
                 if self._reworded == changed and self.prompt is prompt:  # else it is asked anew
-                    return settled or self._delivery.doubtful
+                    return settled or self.doubtful
         return False
 
     def speak(self, texts: Texts) -> None:
@@ -420,7 +425,7 @@ class GrowingReply:
             self.outcome = Outcome(whole=True) if self.event_ids else None
         elif self._ending is Ending.ABANDONED:
             await self._mark(self._texts("model truncated"))
-        elif delivery.doubtful:
+        elif self.doubtful:
             await self._say_instead(self._texts("perhaps answered"))
         else:
             await self._complete()

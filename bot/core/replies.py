@@ -166,9 +166,15 @@ class OwnSince:
     unreadable: tuple[Undecryptable, ...] = ()
     whole: bool = True
 
-    def unreadable_in(self, thread_root: EventId | None) -> list[EventId]:
-        """Return those that cannot be decrypted in a thread, or in the main timeline."""
-        return [one.event_id for one in self.unreadable if one.thread_root == thread_root]
+    def unreadable_for(self, prompt: Prompt) -> list[EventId]:
+        """Return those that cannot be decrypted and stand where a reply to the prompt may stand.
+
+        That is its thread; of a prompt in the main timeline also there, or in a thread of its own,
+        as the setting of the room may have been another.
+        """
+        root = prompt.messages[0].thread_root
+        places = {root} if root is not None else {None, *prompt.event_ids}
+        return [one.event_id for one in self.unreadable if one.thread_root in places]
 
 
 def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, claim: int) -> str:

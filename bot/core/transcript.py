@@ -31,10 +31,11 @@ class Said:
 
     Attributes:
         body: what can be seen of it; "" where it cannot be read.
-        mine: the bot's own reply; notices of the bot are never among these.
+        mine: the bot's own reply, or a notice in place of one; no other notice is among these.
         answers: of a reply, the messages that it answers.
         readable: False where its key is missing.
         unanswered: whether a notice stands in place of an answer to it.
+        failed: whether it is such a notice; an edit may make the answer of it.
     """
 
     event_id: EventId
@@ -46,6 +47,7 @@ class Said:
     replies_to: EventId | None = None
     readable: bool = True
     unanswered: bool = False
+    failed: bool = False
 
     @property
     def before(self) -> tuple[EventId, ...]:
@@ -58,14 +60,16 @@ def said(event: Message | Undecryptable, me: UserId) -> Said:
     if isinstance(event, Undecryptable):
         return Said(event.event_id, event.sender, "", event.timestamp, readable=False)
     mine = event.sender == me
+    failed = mine and event.unanswered
     return Said(
         event.event_id,
         event.sender,
-        visible(event.body),
+        "" if failed else visible(event.body),
         event.timestamp,
         mine=mine,
-        answers=event.answers if mine else (),
+        answers=(event.about if failed else event.answers) if mine else (),
         replies_to=event.replies_to,
+        failed=failed,
     )
 
 
@@ -86,8 +90,6 @@ class Transcript:
     _redacted: dict[EventId, None] = field(default_factory=dict)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
     _asks: dict[EventId, None] = field(default_factory=dict)  # polls and questions of the bot's
-    # Notices in place of an answer, and to which messages.
-    _failures: dict[EventId, tuple[EventId, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -109,10 +111,6 @@ class Transcript:
                 if event.sender == self.me:
                     _note(self._asks, event.event_id)
                 self._say(event)  # what could not be read until now is no text
-            case Message(unanswered=True) if event.sender == self.me:
-                self._failures[event.event_id] = event.about
-                if len(self._failures) > _IDS:
-                    del self._failures[next(iter(self._failures))]
             case _:
                 self._say(event)
 
@@ -191,9 +189,8 @@ class Transcript:
         Where any of them is answered after all, as by `!refaire`, that counts.
         """
         replies = [one for one in said if one.mine]
-        failed = {key for about in self._failures.values() for key in about}
-        failed.update(key for one in replies if not one.body.strip() for key in one.answers)
-        return failed - {key for one in replies if one.body.strip() for key in one.answers}
+        answered = {key for one in replies if one.body.strip() for key in one.answers}
+        return {key for one in replies for key in one.answers} - answered
 
     def get(self, event_id: EventId) -> Said | None:
         """Return one message as it stands, None where it is not here."""
@@ -211,7 +208,9 @@ class Transcript:
 
     def _belongs(self, event: Message | Undecryptable) -> bool:
         if isinstance(event, Message) and event.msgtype not in TEXT:
-            return False
+            failed = event.unanswered and event.sender == self.me
+            if not failed:
+                return False
         root = self.conversation.thread_root
         ids = {event.thread_root} if root is None else {event.thread_root, event.event_id}
         return event.event_id not in self._redacted and root in ids
@@ -234,7 +233,6 @@ class Transcript:
         self._edits[edited] = {edit.event_id: edit for edit in newest}
 
     def _redact(self, target: EventId) -> None:
-        self._failures.pop(target, None)
         one, known = self._said.get(target), not self.whole
         if one is not None:
             self._drop(one)
@@ -249,7 +247,8 @@ class Transcript:
         if not edits:
             return one
         newest = edits[next(reversed(edits))]
-        return replace(one, body=newest.body, answers=newest.answers if one.mine else ())
+        answers = newest.answers if one.mine else ()
+        return replace(one, body=newest.body, answers=answers, failed=one.failed and not answers)
 
 
 def _when_edited(event: Message | Undecryptable | Revision) -> tuple[int, str]:

@@ -68,10 +68,12 @@ def build_context(
     """
     said = history.said
     earlier = _earlier(said, prompt)
-    kept = _since_new(earlier, heeds)
-    heard = kept
+    heard = _since_new(earlier, heeds)
+    kept = heard
     if direct and prompt.conversation.thread_root is None:
-        kept = _since_silence(kept, prompt, idle_limit)
+        kept = _since_silence(heard, prompt, idle_limit)
+    # What got no answer is left out: a question that was too long would fail the next as well.
+    heard, kept = ([one for one in part if not one.unanswered] for part in (heard, kept))
     silent = bool(_spoken(heard)) and not _spoken(kept)
     here = {one.event_id for one in kept} | set(prompt.event_ids)
     kept = [*(one for one in history.chain if one.event_id not in here), *kept]
@@ -84,7 +86,8 @@ def build_context(
         ),
         _asked(_body(said, prompt), speakers.get(prompt.sender)),
     ]
-    since = max((place for place, one in enumerate(kept, 1) if one.mine), default=0)
+    replies = (place for place, one in enumerate(kept, 1) if one.mine and not one.failed)
+    since = max(replies, default=0)
     unreadable = sum(not one.readable for one in kept[since:]) + history.lost
     return Context(turns, silent and not history.chain, unreadable)
 
@@ -100,14 +103,16 @@ def enough(said: Sequence[Said], prompt: Prompt, idle_limit: float, characters: 
     """
     earlier = _earlier(said, prompt)
     kept = _since_silence(_since_new(earlier), prompt, idle_limit)
-    return len(kept) < len(earlier) or sum(len(one.body) for one in kept) > characters
+    counted = sum(len(one.body) for one in kept if not one.unanswered)
+    return len(kept) < len(earlier) or counted > characters
 
 
 def is_last(said: Sequence[Said], prompt: Prompt) -> bool:
     """Tell whether no reply of the conversation answers a later prompt."""
     ids = set(prompt.event_ids)
     later = said[_up_to(said, ids) :]
-    return not any(one.mine and ids.isdisjoint(one.answers) for one in later)
+    replies = (one for one in later if one.mine and not one.failed)
+    return all(not ids.isdisjoint(one.answers) for one in replies)
 
 
 def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
@@ -119,13 +124,9 @@ def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
 
 
 def _earlier(said: Sequence[Said], prompt: Prompt) -> list[Said]:
-    """Return what was said before the prompt; of a prompt in many messages, before the last.
-
-    Prompts that got no answer are left out: a question that was too long would fail every later
-    one as well.
-    """
+    """Return what was said before the prompt; of a prompt in many messages, before the last."""
     ids = set(prompt.event_ids)
-    before = [one for one in said[: _up_to(said, ids)] if not one.unanswered]
+    before = said[: _up_to(said, ids)]
     return [one for one in before if one.event_id not in ids and ids.isdisjoint(one.answers)]
 
 

@@ -1,18 +1,22 @@
 """Read a room's timeline: its events as ours, and what the bot itself has sent since a prompt."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import nio
+import structlog
 
 from bot.core.events import EventId, Message, Revision, RoomId, Undecryptable, UserId
 from bot.core.replies import Own, OwnSince
-from bot.errors import NotFound
+from bot.errors import Forbidden
 from bot.matrix.failures import call
-from bot.matrix.parse import Heard, identifier, latest_edit, mapping, parse_event, text
+from bot.matrix.parse import Heard, Json, identifier, latest_edit, mapping, parse_event, text
 from bot.matrix.safe_client import SafeClient, Turns
 from bot.matrix.wire import ObjectResponse
+
+log = structlog.get_logger()
 
 PAGE = 100  # events
 PAGES = 10  # as far as a timeline is read, forward or back
@@ -30,13 +34,24 @@ async def read_events(
         if heard is None:
             continue
         found.append(heard)
-        edit = latest_edit(event)
-        if edit is not None and isinstance(heard, Message):
-            bundled = client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
-            revision = parse_event(bundled, room_id, me)
-            if isinstance(revision, Revision):
-                found.append(revision)
+        if isinstance(heard, Message) and (edit := _newest_edit(client, event, room_id, me)):
+            found.append(edit)
     return found
+
+
+def _newest_edit(
+    client: SafeClient,
+    event: Any,  # noqa: ANN401  # any of nio's
+    room_id: RoomId,
+    me: UserId,
+) -> Revision | None:
+    """Return the edit that is bundled with an event, None where there is none to read."""
+    edit = latest_edit(event)
+    if edit is None:
+        return None
+    bundled = client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
+    revision = parse_event(bundled, room_id, me)
+    return revision if isinstance(revision, Revision) else None
 
 
 class OwnMessages:
@@ -58,26 +73,29 @@ class OwnMessages:
             "types": ["m.room.message", "m.room.encrypted"],
             "lazy_load_members": True,
         }
-        self._about: list[Own] = []
-        self._unreadable: list[Undecryptable] = []
+        self._about: dict[EventId, Own] = {}  # a homeserver may tell of an event twice
+        self._unreadable: dict[EventId, Undecryptable] = {}
 
     async def read(self, first: EventId) -> OwnSince:
         """Read from the message `first` on, as far as it takes, and no further than PAGES.
 
-        Behind a whole reply nothing more is looked for. Of a message that is not there, nothing
-        can be told.
+        Behind a whole reply nothing more is looked for. Where the homeserver does not tell what
+        follows the message, what was read is not known to be all.
 
         Raises:
             MatrixError: the homeserver does not hand the messages out.
         """
         try:
             events, end = await self._begin(first)
-        except NotFound:
-            return OwnSince()
+        except Forbidden as error:
+            log.warning("history not read", event_id=first, reason=str(error))
+            return OwnSince(whole=False)
         await self._take(events)
+        if end is None:
+            return self._found(whole=self._is_whole())
         for _ in range(PAGES):
-            if end is None or self._is_whole():
-                return self._found(whole=True)
+            if self._is_whole():
+                break
             page = await call(
                 nio.RoomMessagesResponse,
                 self._client.room_messages(
@@ -89,8 +107,10 @@ class OwnMessages:
                 ),
             )
             await self._take(page.chunk)
+            if not page.end or page.end == end:
+                return self._found(whole=True)
             end = page.end
-        return self._found(whole=end is None or self._is_whole())
+        return self._found(whole=self._is_whole())
 
     async def _begin(self, first: EventId) -> tuple[list[Any], str | None]:
         """Return what the homeserver tells right behind an event, and the token to go on with.
@@ -113,37 +133,49 @@ class OwnMessages:
         return events, text(source, "end") or None
 
     def _is_whole(self) -> bool:
-        return bool(self._about) and self._about[-1].final
+        return bool(self._about) and list(self._about.values())[-1].final
 
     def _found(self, *, whole: bool) -> OwnSince:
-        return OwnSince(tuple(self._about), tuple(self._unreadable), whole)
+        return OwnSince(tuple(self._about.values()), tuple(self._unreadable.values()), whole)
 
     async def _take(self, events: Sequence[Any]) -> None:
+        turns = Turns()
         for event in events:
+            await turns.next()
             source = mapping(getattr(event, "source", None))
             if identifier(source, "sender") != self._me:
                 continue
-            heard = await read_events(self._client, [event], self._room_id, self._me)
-            match heard:
-                case [Undecryptable() as one]:
-                    if one.session_id and one.refers_to in {None, *self._prompt}:
-                        self._unreadable.append(one)
-                case [Message() as one, *edits] if not self._prompt.isdisjoint(
-                    {*one.answers, *one.about, *_related(source)}
-                ):
-                    newest = edits[-1] if edits and isinstance(edits[-1], Revision) else one
-                    content = mapping(source.get("content"))
-                    body = newest.body if newest.answers else text(content, "body")
-                    self._about.append(
-                        Own(
-                            *(one.event_id, newest.answers, newest.claim),
-                            final=newest.final,
-                            body=body,
-                        )
-                    )
+            heard = parse_event(event, self._room_id, self._me)
+            edit = _newest_edit(self._client, event, self._room_id, self._me)
+            if isinstance(heard, Undecryptable):
+                self._take_unreadable(heard, edit)
+            elif isinstance(heard, Message):
+                self._take_message(heard, edit or heard, source)
+
+    def _take_unreadable(self, one: Undecryptable, edit: Revision | None) -> None:
+        """Take in what has no key; its newest edit may have one, and name the prompt."""
+        if edit is not None and edit.answers:
+            if not self._prompt.isdisjoint(edit.answers):
+                self._about[one.event_id] = _own(one, edit)
+        elif one.session_id and one.refers_to in {None, *self._prompt}:
+            self._unreadable[one.event_id] = one
+
+    def _take_message(self, one: Message, newest: Message | Revision, source: Json) -> None:
+        if self._prompt.isdisjoint({*one.answers, *one.about, *_related(source)}):
+            return
+        own = _own(one, newest)
+        if not newest.answers:
+            own = replace(own, body=text(mapping(source.get("content")), "body"))
+        self._about[one.event_id] = own
 
 
-def _related(source: Any) -> set[str]:  # noqa: ANN401  # any event's JSON
+def _own(first: Message | Undecryptable, newest: Message | Revision) -> Own:
+    """Return a message of the bot's in its newest version."""
+    told = first.event_id, newest.answers, newest.claim
+    return Own(*told, final=newest.final, body=newest.body)
+
+
+def _related(source: Json) -> set[str]:
     """Return what an event relates to or quotes, but for the thread that it stands in."""
     relation = mapping(mapping(source.get("content")).get("m.relates_to"))
     quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")

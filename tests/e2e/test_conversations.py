@@ -137,6 +137,28 @@ async def test_a_prompt_without_an_answer_is_in_no_later_context(
     assert words.startswith("Résumez ces mille pages")
 
 
+async def test_an_answer_in_place_of_a_notice_is_known_after_a_restart(
+    nia: Person, assistant: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(nia, assistant.user_id)
+    model.when("capitale du Bhoutan", Answer(mode="verbatim", status=401, body=b"{}"))
+    failed = await nia.write(room_id, "La capitale du Bhoutan")
+    await notice(nia, room_id, "model refused", to=failed)
+    model.when("capitale du Bhoutan", Answer(text="C'est Thimphou, au nord-ouest."))
+    await nia.write(room_id, "!refaire")
+    await begun(nia, room_id, failed)
+    await assistant.restart()
+
+    after = await nia.write(room_id, "Et sa population")
+    await begun(nia, room_id, after)
+
+    assert turns(request(model, "Et sa population")) == [
+        ("user", "La capitale du Bhoutan"),
+        ("assistant", "C'est Thimphou, au nord-ouest."),
+        ("user", "Et sa population"),
+    ]
+
+
 async def test_a_prompt_in_a_thread_is_answered_there_with_the_thread_and_its_root(
     person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
 ) -> None:

@@ -9,7 +9,7 @@ from bot.core.replies import Edit, Notice, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.texts import Language, speak
 from tests.fakes import HeldClock, Story
-from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction
+from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction, revision
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -67,6 +67,7 @@ async def test_what_a_person_sends_in_a_row_is_one_prompt_with_one_reply(story: 
         ([0, 50, 100, 150], [("$0", "$1", "$2", "$3")]),  # each follows the one before
         ([0, 50, 111, 112], [("$0", "$1"), ("$2", "$3")]),
         ([0, -5], [("$0", "$1")]),  # two homeservers' clocks
+        ([600, 0], [("$0",), ("$1",)]),  # a late key
         ([0, 180, 360], [("$0",), ("$1",), ("$2",)]),
     ],
 )
@@ -85,6 +86,56 @@ async def test_messages_that_follow_each_other_soon_are_one_prompt_whenever_they
         await story.until(lambda: story.done(*(one.event_id for one in said)))
 
     assert answered(story) == prompts
+
+
+async def in_doubt(story: Story) -> asyncio.Event:
+    """Let a prompt wait for its turn that an earlier process may have answered."""
+    gate = asyncio.Event()
+    story.model.script = (gate, Delta("Bonjour."), END)
+    story.matrix.hear(message("Un fil", event_id="$thread", thread_root="$root"))
+    await until_asked(story, 1)
+    story.matrix.bounded = True
+    story.matrix.hear(message("Bonjour", event_id="$1"), missed=True)
+    await story.until(lambda: "$1" in story.matrix.attended)
+    return gate
+
+
+async def test_who_asks_again_behind_a_prompt_in_doubt_is_answered(story: Story) -> None:
+    story.at_once = 1
+    async with story.run():
+        gate = await in_doubt(story)
+        story.matrix.hear(message("Alors ?", event_id="$2"))
+        await story.until(lambda: "$2" in story.matrix.attended)
+        gate.set()
+        await story.until(lambda: story.done("$1", "$2"))
+
+    assert story.shown == ["Bonjour.", TEXTS("perhaps answered"), "Bonjour."]
+    assert answered(story)[-1] == ("$2",)
+
+
+async def test_what_joined_a_prompt_in_doubt_before_that_was_known_is_looked_for_by_itself(
+    story: Story,
+) -> None:
+    story.matrix.bounded = True
+    async with story.run():
+        story.matrix.hear(message(event_id="$1"), message("Et ?", event_id="$2"), missed=True)
+        await story.until(lambda: story.done("$1", "$2"))
+
+    assert story.shown == [TEXTS("perhaps answered")] * 2
+    assert asked(story) == []
+
+
+async def test_an_edit_of_a_prompt_in_doubt_asks_for_an_answer(story: Story) -> None:
+    story.at_once = 1
+    async with story.run():
+        gate = await in_doubt(story)
+        story.matrix.hear(revision("Bonsoir", target="$1"))
+        await story.until(lambda: EventId("$edit") in story.store.events)
+        gate.set()
+        await story.until(lambda: story.done("$1", "$edit"))
+
+    assert story.shown == ["Bonjour."] * 2
+    assert asked(story)[-1] == "Bonsoir"
 
 
 async def test_who_watches_is_told_how_many_wait_and_since_when() -> None:

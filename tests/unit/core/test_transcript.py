@@ -127,9 +127,38 @@ TOLD = replace(failure("$prompt"), unanswered=False)
 def test_a_prompt_that_got_a_notice_in_place_of_an_answer_is_known_in_the_history(
     heard: list[Heard], *, unanswered: bool
 ) -> None:
-    asked, *_ = warm(message(), *heard).messages()
+    redacted = [one for one in heard if isinstance(one, Redaction)]
+    for read in (warm, cold)[: 1 if redacted else 2]:
+        asked, *_ = read(message(), *heard).messages()
 
-    assert asked.unanswered is unanswered
+        assert asked.unanswered is unanswered
+
+
+@pytest.mark.parametrize("read", [cold, warm])
+def test_an_answer_that_takes_the_place_of_a_notice_in_the_history_is_an_answer(
+    read: Callable[..., Transcript],
+) -> None:
+    """By `!refaire`: both have the transaction id of the reply's first message."""
+    answered = replace(
+        own_edit("Oui.", "$edit", "$prompt", timestamp=1), target=EventId("$notice")
+    )
+
+    asked, answer, later = read(
+        message(), failure("$prompt"), answered, message("Et ?", event_id="$later")
+    ).messages()
+
+    assert (asked.unanswered, answer.failed, answer.body) == (False, False, "Oui.")
+    assert answer.answers == ("$prompt",)
+    assert later.event_id == "$later"
+
+
+def test_a_notice_in_place_of_an_answer_leads_back_to_the_prompt() -> None:
+    read = warm(message(), failure("$prompt"))
+
+    notice = read.get(EventId("$notice"))
+
+    assert notice is not None
+    assert (notice.failed, notice.body, notice.before) == (True, "", ("$prompt",))
 
 
 def test_what_failed_is_known_of_all_messages_of_a_prompt_however_it_is_read() -> None:
@@ -137,7 +166,8 @@ def test_what_failed_is_known_of_all_messages_of_a_prompt_however_it_is_read() -
 
     found = [read(*events, failure("$1", "$2")).messages() for read in (warm, cold)]
 
-    assert [[one.unanswered for one in said] for said in found] == [[True, True, False]] * 2
+    asked = [[one for one in said if not one.mine] for said in found]
+    assert [[one.unanswered for one in said] for said in asked] == [[True, True, False]] * 2
 
 
 @pytest.mark.parametrize("fill", [cold, warm])

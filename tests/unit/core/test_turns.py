@@ -80,6 +80,35 @@ def test_a_prompt_that_got_no_answer_is_in_no_later_context() -> None:
     ]
 
 
+def test_a_prompt_without_an_answer_breaks_the_silence_all_the_same() -> None:
+    earlier = [said("Heure ?", ago=4000), reply("Midi.", "$Heure ?", ago=4000)]
+    tried = replace(said("Et demain ?", "$tried", ago=1000), unanswered=True)
+
+    context = build(*earlier, tried)
+
+    assert words(context) == ["Heure ?", "Midi.", "Et demain ?"]
+    assert not context.silent
+
+
+def test_a_silence_before_prompts_without_an_answer_alone_is_none_to_tell_of() -> None:
+    old = replace(said("Vieux", ago=9000), unanswered=True)
+
+    assert build(old) == Context([Turn("user", "Et demain ?")])
+
+
+def test_a_new_conversation_begins_though_the_command_got_no_answer() -> None:
+    anew = replace(said("!nouveau"), unanswered=True)
+
+    assert words(build(said("Secret"), anew)) == ["Et demain ?"]
+
+
+def test_a_later_prompt_without_an_answer_leaves_the_one_before_the_last() -> None:
+    failed = replace(reply("", "$later", event_id="$notice"), failed=True)
+
+    assert is_last([ASKED, said("Encore", "$later"), failed], PROMPT)
+    assert not is_last([ASKED, said("Encore", "$later"), reply("Oui", "$later")], PROMPT)
+
+
 def test_a_prompt_that_got_no_answer_counts_where_one_replies_to_it() -> None:
     history = History([FAILED, ASKED], chain=[FAILED])
 

@@ -9,7 +9,7 @@ import nio
 import pytest
 from typing_extensions import override
 
-from bot.core.events import EventId
+from bot.core.events import EventId, Prompt
 from bot.core.markdown import Part
 from bot.core.replies import Edit, Notice, Outgoing, Own, OwnSince, Reply
 from bot.matrix import timeline, wire
@@ -59,7 +59,8 @@ class Forward(SafeClient):
         self.after = after
         self.asked: list[str] = []
         self.filters: list[JSON] = []
-        self.gone = False
+        self.refusal = ""
+        self.stuck = False
 
     @override
     async def room_messages(
@@ -69,8 +70,8 @@ class Forward(SafeClient):
         self.filters.append(message_filter)
         place = int(start)
         body: JSON = {"chunk": self.pages[place], "start": start}
-        if place + 1 < len(self.pages):
-            body["end"] = str(place + 1)
+        if self.stuck or place + 1 < len(self.pages):
+            body["end"] = start if self.stuck else str(place + 1)
         return wire.read(nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,))
 
     @override
@@ -87,8 +88,8 @@ class Forward(SafeClient):
         self.asked.append(unquote(asked.path.partition("/rooms/")[2]))
         self.filters.append(json.loads(parse_qs(asked.query)["filter"][0]))
         body: JSON = {"events_after": self.after, "end": "0" if self.pages else None}
-        if self.gone:
-            body = {"errcode": "M_NOT_FOUND", "error": "gone"}
+        if self.refusal:
+            body = {"errcode": self.refusal, "error": "no"}
         return wire.read(response_class, json.dumps(body).encode(), ())
 
 
@@ -186,8 +187,9 @@ async def test_what_cannot_be_read_in_the_history_may_be_a_reply() -> None:
     found = await since(Forward(hidden))
 
     assert found.about == ()
-    assert found.unreadable_in(None) == ["$plain", "$quoting", "$ours"]
-    assert found.unreadable_in(EventId("$root")) == ["$thread"]
+    assert found.unreadable_for(ASKED) == ["$plain", "$quoting", "$ours"]
+    in_thread = prompt(message(thread_root="$root"))
+    assert found.unreadable_for(in_thread) == ["$thread"]
 
 
 async def test_a_history_that_is_longer_than_is_read_is_not_known_whole(
@@ -205,8 +207,55 @@ async def test_a_history_that_is_longer_than_is_read_is_not_known_whole(
     assert (await since(Forward(*pages[:2], [reply("Un.", final=True)], *pages))).whole
 
 
-async def test_of_a_prompt_that_is_gone_from_the_history_nothing_is_told() -> None:
-    client = Forward([reply("Un")])
-    client.gone = True
+async def test_a_reply_in_a_thread_of_its_own_may_be_hidden_from_the_main_timeline() -> None:
+    """Where replies in salons go may have been set otherwise when it was sent."""
+    own = unreadable("$own", rel_type="m.thread", event_id=SECOND.event_id)
 
-    assert await since(client) == OwnSince()
+    assert (await since(Forward([own]))).unreadable_for(ASKED) == ["$own"]
+
+
+async def test_an_event_that_is_told_twice_in_the_history_counts_once() -> None:
+    client = Forward([reply("Un"), unreadable("$x")], [reply("Un"), unreadable("$x")])
+    client.after = [reply("Un")]
+
+    found = await since(client)
+
+    assert ids(found) == ["$reply"]
+    assert found.unreadable_for(ASKED) == ["$x"]
+
+
+async def test_a_history_that_ends_where_it_began_is_whole() -> None:
+    client = Forward([reply("Un")])
+    client.stuck = True
+
+    found = await since(client)
+
+    assert client.asked[1:] == ["0"]
+    assert (ids(found), found.whole) == (["$reply"], True)
+
+
+async def test_an_unreadable_message_whose_edit_can_be_read_is_what_that_says() -> None:
+    def edited(asked: Prompt) -> JSON:
+        newer = Edit(EventId("$first"), Reply(asked, Part("Deux."), "m", claim=2, final=True))
+        bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
+        return unreadable("$first") | {"unsigned": bundled}
+
+    ours, others = [
+        await since(Forward([edited(one)])) for one in (ASKED, prompt(message(event_id="$other")))
+    ]
+
+    assert ours.about == (Own(EventId("$first"), ASKED.event_ids, 2, final=True, body="Deux."),)
+    assert (ours.unreadable, others) == ((), OwnSince())
+
+
+@pytest.mark.parametrize("code", ["M_NOT_FOUND", "M_FORBIDDEN", "M_UNRECOGNIZED"])
+async def test_where_the_history_is_not_handed_out_a_reply_may_stand(code: str) -> None:
+    client = Forward([reply("Un")])
+    client.refusal = code
+
+    assert await since(client) == OwnSince(whole=False)
+
+
+async def test_a_history_whose_end_is_not_told_is_not_known_whole() -> None:
+    assert await since(Forward()) == OwnSince(whole=False)
+    assert (await since(Forward(after=[reply("Un.", final=True)]))).whole
