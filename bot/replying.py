@@ -386,7 +386,11 @@ class GrowingReply:
     async def _show(self) -> None:
         """Put what stands now into the room; a refused edit gives way to a newer one."""
         draft, claim = self._draft, self._delivery.claim  # they may change meanwhile
-        text = draft.version(self._to.clock.monotonic())
+        now = self._to.clock.monotonic
+        text = draft.version(now())
+        line_at = None if text else self._line_at()
+        if not text and (line_at is None or line_at > now()):
+            return  # there are no first words yet
         line = "" if text or self._line is None else self._line()
         if not text and line == self._shown_line:
             self._put_line_off()
@@ -398,7 +402,6 @@ class GrowingReply:
             reply = replace(self._reply(0, Part("")), above=(line,))
         for number, part in enumerate(replies):
             await self._put(number, part, "final", claim)
-        now = self._to.clock.monotonic
         try:
             await self._put(len(full), reply, f"edit:{self._edits}", claim)
         except MatrixError as error:

@@ -13,7 +13,6 @@ _STATES: Final = {
     "closing": "campaign closing",
     "closed": "campaign closed",
 }
-_READABLE: Final = 9  # fewer characters of many answers say less than their numbers
 _LONGEST_TITLE: Final = 80
 _OFTEN: Final = 3  # answers that the alternative text names
 
@@ -100,8 +99,8 @@ def chart_shown(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
 def _are_numbered(one: CampaignQuestion) -> bool:
     """Tell whether the answers' words have no room below the bars."""
     answers = offered(one)
-    each = letters_below(len(answers)) if answers else _READABLE
-    return each < min(_READABLE, max((len(answer.text) for answer in answers), default=0))
+    each = letters_below(len(answers)) if answers else 0
+    return each < max((len(answer.text) for answer in answers), default=0)
 
 
 def _counts(one: CampaignQuestion, progress: Progress) -> dict[str, int]:

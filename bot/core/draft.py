@@ -2,6 +2,8 @@
 
 from bot.core.first_words import LEAST, begun, whole
 
+_WHOLE = 0  # in place of how few whole words: a sentence or block
+
 
 class Draft:
     """The text so far, and the pace at which a person gets to see it.
@@ -21,7 +23,8 @@ class Draft:
         self._started: float | None = None
         self._shown_at: float | None = None
         self._shown_length = 0
-        self._steps: tuple[int, list[tuple[float, str]]] = (0, [])  # of a text of that length
+        self._found: dict[int, str] = {}  # in a text of `_found_of` characters, by `least`
+        self._found_of = 0
 
     @property
     def text(self) -> str:
@@ -53,7 +56,10 @@ class Draft:
         """
         if self.is_shown:
             return self.text
-        return next((words for at, words in self._first_words() if at <= now), "")
+        if self._started is None:
+            return ""
+        due = [least for at, least in self._steps(self._started) if at <= now]
+        return next(filter(None, map(self._search, (_WHOLE, *due))), "")
 
     def shown(self, text: str, now: float) -> None:
         """Note that `text` stands in the room since `now` (monotonic seconds)."""
@@ -71,22 +77,22 @@ class Draft:
         allowed = self._started
         if self._shown_at is not None:
             allowed = self._shown_at + self._edit_interval
-        if self.is_shown:
+        if self.is_shown or self._search(_WHOLE):
             return allowed
-        first = next(iter(self._first_words()), None)
-        return None if first is None else max(first[0], allowed)
+        steps = (at for at, least in self._steps(self._started) if self._found.get(least) != "")
+        at = next(steps, None)
+        return None if at is None else max(at, allowed)
 
-    def _first_words(self) -> list[tuple[float, str]]:
-        """Return what may be shown first and from when on, the best and earliest first."""
-        if self._started is None:
-            return []
-        if self._steps[0] != self._length:
-            text, least = self.text, self._least
-            later, last = self._started + self._first_after, self._started + 2 * self._first_after
-            steps = [
-                (self._started, whole(text, least)),
-                (later, begun(text, least)),
-                (last, begun(text, 1)),
-            ]
-            self._steps = self._length, [(at, words) for at, words in steps if words]
-        return self._steps[1]
+    def _steps(self, started: float) -> list[tuple[float, int]]:
+        """Return from when on how few whole words may be shown."""
+        later, last = started + self._first_after, started + 2 * self._first_after
+        return [(later, self._least), (last, 1)]
+
+    def _search(self, least: int) -> str:
+        """Look for first words once in each text; for such as have only begun, when it is time."""
+        if self._found_of != self._length:
+            self._found, self._found_of = {}, self._length
+        if least not in self._found:
+            wanted = whole(self.text, self._least) if least == _WHOLE else begun(self.text, least)
+            self._found[least] = wanted
+        return self._found[least]

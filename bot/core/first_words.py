@@ -10,28 +10,26 @@ from typing import Final
 
 from markdown_it.token import Token
 
-from bot.core.markdown import blocks, open_marks, render
+from bot.core.markdown import blocks, is_closed, open_marks, render, without_open
 from bot.core.sentences import is_abbreviation, sentence_ends
 from bot.core.visible import LINE_END
 
 LEAST: Final = 20  # visible characters of the first version
-_LONGEST = 4_000  # characters that are searched for its end
+_LONGEST = 2_000  # characters that are searched for its end
+_CANDIDATES = 20  # ends that are looked at, the last ones
+_DROPPED = 4  # words that say nothing and are left out at the end, and blocks
 
 _LIST_SIGN = re.compile(r"^[^\S\n]*(?:[-+*>•]|\d{1,9}[.)])(?:[^\S\n]+|$)", re.MULTILINE)
 _EMPTY_ITEM = re.compile(r"(?:\A|\n)[\s>]*(?:[-+*•#>]+|\d{1,9}[.)])\Z")
-_WHOLE_WORDS = re.compile(r".*\s[^\W\d_]{2,}[.!?…]\Z|.*(?=\s)", re.DOTALL)
-_LAST_WORD = re.compile(r"[^\S\n]*(\S+)(?:[^\S\n][.!?…:;,»)]+)?\Z")
-_MARKS = "*_`~\"'«»“”\u2019()[]"
-_NUMBER = re.compile(r"[\d.,:/°%€$+\u00a0\u202f-]+\Z")
+_WHOLE_LAST_WORD = re.compile(r"\s[^\W\d_]{2,}[.!?…]\Z")
+_WORD = re.compile(r"\S+(?:[\u00a0\u202f ][!?…:;»]+(?!\S))?")
+_MARKS = "*_`~\"'«»“”’()[]"
+_NUMBER = re.compile(r"[\d.,:;/°%€$+\u00a0\u202f-]+\Z")
 _WORDLIKE = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
-
-_OPEN_LINK = re.compile(r"!?\[([^\[\]]*)(?:\]\([^()]*)?\Z")
-_OPEN_OTHER = re.compile(  # an address in angle brackets, maths
-    r"(?:<[a-z][^<>\s]*|\\\((?:(?!\\\)).)*|\\\[(?:(?!\\\]).)*|\$\$(?:(?!\$\$).)*)\Z",
-    re.DOTALL | re.IGNORECASE,
-)
-_ROW = re.compile(r"[^\S\n]*\|")  # of a table that may still begin
+# A line of a table whose second line may not have come yet.
+_ROW = re.compile(r"^(?:[^\S\n]*[>+*-]?[^\S\n]*\||[^\n|]*[^\s|][^\S\n]\|[^\S\n])", re.MULTILINE)
+_UNSPACED = 60  # characters without a space, as some scripts have none
 
 
 def whole(text: str, least: int = LEAST) -> str:
@@ -43,10 +41,14 @@ def whole(text: str, least: int = LEAST) -> str:
     if len(text) > _LONGEST:
         return text if visible_length(text[:_LONGEST]) >= least else ""
     layout = _Layout(text)
-    for end in sorted({*layout.block_ends(), *layout.sentence_ends()}, reverse=True):
-        found = layout.text[:end].rstrip()
-        if not _EMPTY_ITEM.search(found):
-            return found if visible_length(found) >= least else ""
+    ends = dict.fromkeys(layout.block_ends())
+    sentences = {end: start for end, start in layout.sentence_ends() if end not in ends}
+    candidates = sorted({**sentences, **ends}.items(), reverse=True)[:_CANDIDATES]
+    for end, start in candidates:
+        found = text[:end].rstrip()
+        if _EMPTY_ITEM.search(found) or not (start is None or is_closed(text[start:end])):
+            continue
+        return found if visible_length(found) >= least else ""
     return ""
 
 
@@ -55,21 +57,27 @@ def begun(text: str, least: int = LEAST) -> str:
 
     It never ends with what says nothing alone: a sign, an abbreviation, a number that may go on.
     """
-    cut = _WHOLE_WORDS.match(text)
-    if cut is None:
-        return ""
-    words = cut[0].rstrip()
-    found = _without_last(words, whole_line="\n" in text[len(words) : cut.end() + 1])
-    says = any(
+    text = text[:_LONGEST]
+    words = text if _WHOLE_LAST_WORD.search(text) else _whole_words(text)
+    found = _without_last(words.rstrip(), whole_line="\n" in text[len(words.rstrip()) :])
+    length = visible_length(found)
+    says = length >= LEAST or any(
         _LETTER.search(word) and not is_abbreviation(word.strip(_MARKS)) for word in found.split()
     )
-    return found if says and visible_length(found) >= least else ""
+    return found if says and length >= max(least, 1) else ""
 
 
 def visible_length(text: str) -> int:
     """Return how many characters of the text can be read: no Markdown, no signs of lists."""
-    body = _LIST_SIGN.sub("", render(text).body)
+    body = _LIST_SIGN.sub("", render(text).body) if text else ""
     return len(" ".join(body.split()))
+
+
+def _whole_words(text: str) -> str:
+    """Return the text without its last word, which may go on; some scripts have no spaces."""
+    end = max(text.rfind(space) for space in " \n\t\u00a0\u202f")
+    last = text[end + 1 :]
+    return text if len(last) > _UNSPACED and not last.isascii() else text[: end + 1]
 
 
 def _without_last(text: str, *, whole_line: bool) -> str:
@@ -79,7 +87,7 @@ def _without_last(text: str, *, whole_line: bool) -> str:
         text: whole words.
         whole_line: whether the last line is whole, too.
     """
-    while text:
+    for _ in range(_DROPPED):
         layout = _Layout(text)
         last = layout.last
         if last is None or not last.map:
@@ -87,19 +95,24 @@ def _without_last(text: str, *, whole_line: bool) -> str:
         start, end = layout.place(last)
         if last.type != "inline":
             kept = _shown(last, text[start:end], whole_line=whole_line)
-            if kept:
-                return text[:start] + kept
-            text, whole_line = text[:start].rstrip(), True
-            continue
-        closed = _OPEN_OTHER.sub("", _OPEN_LINK.sub(r"\1", text[start:])).rstrip()
-        word = _LAST_WORD.search(closed)
-        if word is not None and _says_nothing(word[1], closed):
-            closed = closed[: word.start()]
-        shorter = (text[:start] + closed).rstrip()
-        if shorter == text:
-            return text + open_marks(last.content)
-        text = shorter
+        else:
+            kept = _closed(text[start:])
+        if kept:
+            return text[:start] + kept
+        text, whole_line = text[:start].rstrip(), True
     return ""
+
+
+def _closed(share: str) -> str:
+    """Return a paragraph without its last words that say nothing, and with its Markdown closed."""
+    shown = share[: row.start()] if (row := _ROW.search(share)) else share
+    shown = without_open(shown).rstrip()
+    words = list(_WORD.finditer(shown))
+    for _ in range(_DROPPED):
+        if not words or not _says_nothing(words[-1][0], shown):
+            break
+        shown = shown[: words.pop().start()].rstrip()
+    return shown + open_marks(shown) if words else ""
 
 
 def _shown(block: Token, lines: str, *, whole_line: bool) -> str:
@@ -116,11 +129,11 @@ def _shown(block: Token, lines: str, *, whole_line: bool) -> str:
 
 def _says_nothing(word: str, text: str) -> bool:
     """Tell whether a text does better without its last word, until more of it is there."""
-    plain = word.strip(_MARKS)
+    plain = word.strip(_MARKS + "\u00a0\u202f :;!?")
     return (
         not _WORDLIKE.search(plain)
         or _NUMBER.fullmatch(plain) is not None
-        or _EMPTY_ITEM.search(text) is not None
+        or _EMPTY_ITEM.search(text[-len(word) - 12 :]) is not None
         or is_abbreviation(plain)
     )
 
@@ -148,33 +161,41 @@ class _Layout:
 
         Another one begins behind it, or an empty line, which ends no code.
         """
-        code = [one for one in self._tokens if one.type in {"fence", "code_block"}]
-        inside = {line for one in code if one.map for line in range(one.map[0] + 1, one.map[1])}
+        inside = self._code_lines()
         for token in self._tokens:
             if token.map and token.nesting >= 0 and token.type != "inline":
                 yield self._starts[token.map[0]]
         for number, (start, end) in enumerate(pairwise(self._starts)):
-            if end > start and not self.text[start:end].strip() and number not in inside:
+            line = self.text[start:end]
+            if line and not line.strip() and LINE_END.search(line) and number not in inside:
                 yield start
 
-    def sentence_ends(self) -> Iterator[int]:
-        """Yield where sentences end in paragraphs, also of lists and quotations."""
+    def _code_lines(self) -> set[int]:
+        """Return the numbers of lines within code; a fence that is open goes on to the end."""
+        inside = set[int]()
+        for token in self._tokens:
+            if token.type in {"fence", "code_block"} and token.map:
+                first, end = token.map
+                last = self.text[self._starts[first] : self._starts[end]].rstrip().splitlines()
+                is_open = token.type == "fence" and not (
+                    len(last) > 1 and last[-1].strip(" \t>").startswith(token.markup)
+                )
+                inside.update(range(first + 1, len(self._starts) if is_open else end))
+        return inside
+
+    def sentence_ends(self) -> Iterator[tuple[int, int]]:
+        """Yield where sentences end in paragraphs, and where each paragraph begins."""
         for token in self._tokens:
             if token.type != "inline" or not token.map:
                 continue
             start, end = self.place(token)
             share = self.text[start:end]
-            yield from (start + one for one in sentence_ends(share) if _is_closed(share[:one]))
+            if row := _ROW.search(share):
+                share = share[: row.start()]
+            yield from ((start + one, start) for one in sentence_ends(share))
 
 
 _WORDED = {"inline", "fence", "code_block", "table"}
-
-
-def _is_closed(share: str) -> bool:
-    """Tell whether nothing of a paragraph's Markdown is open at its end."""
-    if _OPEN_LINK.search(share) or _OPEN_OTHER.search(share):
-        return False
-    return not open_marks(share)
 
 
 def _without_rows(tokens: list[Token]) -> Iterator[Token]:
@@ -186,7 +207,7 @@ def _without_rows(tokens: list[Token]) -> Iterator[Token]:
                 if inner.type == "table_close":
                     break
             yield Token("table", "", 0, map=token.map)
-        elif token.type == "inline" and _ROW.match(token.content):
+        elif token.type == "inline" and token.content.startswith("|"):
             yield Token("table", "", 0, map=token.map)
         else:
             yield token

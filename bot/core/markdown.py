@@ -29,7 +29,15 @@ SIZE_LIMIT = 44_000
 
 _NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
 _BOX = re.compile(r"\[([ xX])\][ \t]+(?=\S|$)")
+_CELL_BOX = re.compile(r"\[([ xX])\]")
+_BOXES = {" ": "☐", "x": "☑", "X": "☑"}
 _TICKS = re.compile(r"\\.|`+", re.DOTALL)  # an escaped character opens nothing
+_OPEN_LINK = re.compile(r"(?<!\\)!?\[([^\[\]]*)(?:\]\([^()]*)?\Z")
+_OPEN_OTHER = re.compile(  # an address in angle brackets, maths
+    r"(?:<[a-z][^<>\s]*|\\\((?:(?!\\\)).)*|\\\[(?:(?!\\\]).)*|\$\$(?:(?!\$\$).)*"
+    r"|(?<!\$)\$(?=[^\s$])[^$\n]*\\[^$\n]*)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
 _CLOSING = {ord("~"): "~~"}  # a delimiter of which stands for two signs
 UNFINISHED = " …"  # behind a version that is not final; never the model's
 
@@ -50,18 +58,22 @@ def _line_break(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # ma
 
 
 def _check_boxes(state: StateCore) -> None:
-    """Read "[x] " and "[ ] " at the start of a list's item as a box, ticked or not.
+    """Read "[x]" and "[ ]" as boxes: before the words of a list's item, alone in a table's cell.
 
     It runs before escaped brackets and entities become text, which no box is made of.
     """
-    for item, paragraph, inline in zip(
-        state.tokens, state.tokens[1:], state.tokens[2:], strict=False
-    ):
-        if (item.type, paragraph.type) != ("list_item_open", "paragraph_open"):
+    tokens = state.tokens
+    for before, opening, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        in_item = (before.type, opening.type) == ("list_item_open", "paragraph_open")
+        if not in_item and opening.type != "td_open":
             continue
         first = next(iter(inline.children or ()), None)
-        if first and first.type == "text" and (box := _BOX.match(first.content)):
-            first.content = f"{'☐' if box[1] == ' ' else '☑'} {first.content[box.end() :]}"
+        if first is None or first.type != "text":
+            continue
+        if in_item and (box := _BOX.match(first.content)):
+            first.content = f"{_BOXES[box[1]]} {first.content[box.end() :]}"
+        elif not in_item and (box := _CELL_BOX.fullmatch(inline.content)):
+            first.content = _BOXES[box[1]]
 
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "maxNesting": _NESTING})
@@ -137,6 +149,19 @@ def open_marks(paragraph: str) -> str:
         rule(state)
     opened = [one for one in state.delimiters if one.open and not one.close and one.end < 0]
     return ticks + "".join(_CLOSING.get(one.marker, chr(one.marker)) for one in reversed(opened))
+
+
+def is_closed(paragraph: str) -> bool:
+    """Tell whether a paragraph leaves nothing open: emphasis, code, a link, maths."""
+    opens = paragraph.count("[") - paragraph.count("]")
+    if opens > 0 or without_open(paragraph) != paragraph:
+        return False
+    return not open_marks(paragraph)
+
+
+def without_open(paragraph: str) -> str:
+    """Return a paragraph with the words of an open link alone, and without open maths."""
+    return _OPEN_LINK.sub(r"\1", _OPEN_OTHER.sub("", paragraph))
 
 
 def _open_code(paragraph: str) -> re.Match[str] | None:

@@ -12,11 +12,13 @@ no nos nov obs oct op p.ex pag pp prof ps pt qq ref réf req rev rubr sec sect s
 suiv sup suppl sv tab tél tel tit trad univ vol vs
 """
 ABBREVIATIONS = frozenset(_WORDS.split())
+_UNDOTTED = frozenset({"art", "cf", "m", "mlle", "mm", "mme", "mmes", "n°", "nº"})
 
 _END = re.compile(
-    r"(?P<sign>[.!?…]+)"
-    r"(?:[\"'»”\u2019)\]*_~]|[\u00a0\u202f ]»)*"  # what closes behind it, a quotation or emphasis
+    r"(?<![.!?…])(?P<sign>[.!?…]{1,8})"
+    r"(?:[\"'»”’)\]*_~]|[\u00a0\u202f ]»){0,8}"  # what closes behind it: a quotation, emphasis
     r"(?=\s)"
+    r"|(?P<wide>[。！？]+[」』”]?)"  # scripts without spaces
 )
 _WORD = re.compile(r"[^\s\"«»“”(\[*_~\u2019']+\Z")
 _NUMBER = re.compile(r"\d[\d.,/\u00a0\u202f-]*\Z|[IVXLCDM]+\Z")
@@ -34,6 +36,9 @@ def sentence_ends(text: str) -> Iterator[int]:
     number or the sign of a list ends none, nor does what goes on in lower case.
     """
     for found in _END.finditer(text):
+        if found["wide"]:
+            yield found.end()
+            continue
         following = _NEXT.match(text, found.end())
         letter = following[1] if following else ""
         if not letter.islower() and not _goes_on(text, found, letter):
@@ -41,8 +46,10 @@ def sentence_ends(text: str) -> Iterator[int]:
 
 
 def is_abbreviation(word: str) -> bool:
-    """Tell whether a word, written with a dot, is an abbreviation or an initial."""
+    """Tell whether a word is an abbreviation or an initial: with its dot, or of those without."""
     plain = word.lower().removesuffix(".")
+    if not word.endswith("."):
+        return plain.rpartition("’")[2] in _UNDOTTED
     short = plain.rpartition("\u2019")[2].rpartition("'")[2]
     return (
         (len(short) == 1 and short.isalpha())
@@ -60,7 +67,7 @@ def _goes_on(text: str, found: re.Match[str], following: str) -> bool:
     word = _WORD.search(before)
     if word is None:
         return False
-    if is_abbreviation(word[0]):
+    if is_abbreviation(f"{word[0]}."):
         return True
     if _NUMBER.match(word[0]):  # a list's sign, or a number whose rest comes
         at_start = _LINE_START.search(before[: word.start()]) is not None

@@ -8,7 +8,7 @@ from unicodedata import category
 
 from markdown_it.token import Token
 
-from bot.core.markdown import Part, blocks, verbatim
+from bot.core.markdown import Part, blocks, is_closed, verbatim
 from bot.core.sentences import sentence_ends
 from bot.core.visible import LINE_END
 
@@ -22,9 +22,10 @@ _HEAD_LIMIT = 400  # characters of such lines that are worth repeating
 
 _CONTAINERS = re.compile(r"(?:\s|>|(?:[-+*]|\d{1,9}[.)])(?=\s))*")  # signs of lists and quotes
 _MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what continues a grapheme
-# Between sentences of one line: spaces, and nothing behind them that would be a list's sign at the
-# beginning of a part.
-_BETWEEN = re.compile(r" +(?=\S)(?!(?:\d+[.)]|[-+*>#]+)\s)")
+# Between sentences of one paragraph: white space, and nothing behind it that would be a list's
+# sign at the beginning of a part.
+_BETWEEN = re.compile(r"[ \n]+(?=\S)(?!(?:\d+[.)]|[-+*>#]+)\s)")
+_CANDIDATES = 20  # ends of sentences that are looked at, the last ones
 _GRAPHEME = 16  # characters of one grapheme that a cut within a word spares
 
 
@@ -60,23 +61,27 @@ def _room(rest: str, opening: str, limit: int) -> int:
 def _cut(text: str, opening: str) -> tuple[int, str]:
     """Return where to cut, before the text's last character, and what the next part repeats.
 
-    A line is cut only where no cut between lines leaves a quarter of the part: at a sentence's
-    end, else at a space, else anywhere.
+    A paragraph is cut only where no cut between blocks or items leaves a quarter of the part:
+    between two sentences, else between lines, else at a space if there is one.
     """
     whole = opening + text
     tokens = blocks(whole)
     starts = [0, *(line.end() for line in LINE_END.finditer(whole))]
     lines = [whole[start:end] for start, end in pairwise([*starts, len(whole)])]
     least, last = len(opening) + len(text) // 4, len(whole) - 1
-    for numbers in _lines_to_cut_at(tokens, lines):
+    *blocks_and_items, any_line = _lines_to_cut_at(tokens, lines)
+    for numbers in blocks_and_items:
         if fitting := [number for number in numbers if least < starts[number] <= last]:
             number = max(fitting)
             return starts[number] - len(opening), _repeated(tokens, lines, number)
-    cut = (
-        max((end for end in _sentence_starts(whole) if least < end <= last), default=0)
-        or whole.rfind(" ", least, last) + 1
-        or _between_graphemes(whole, len(opening), last)
-    )
+    sentences = [one for one in _sentences(whole, tokens, starts) if least < one[0] <= last]
+    closed = (one for one, share in sentences[: -_CANDIDATES - 1 : -1] if is_closed(share))
+    cut = next(closed, 0)
+    fitting = [number for number in any_line if least < starts[number] <= last]
+    if not cut and fitting:
+        number = max(fitting)
+        return starts[number] - len(opening), _repeated(tokens, lines, number)
+    cut = cut or whole.rfind(" ", least, last) + 1 or _between_graphemes(whole, len(opening), last)
     number = bisect_right(starts, cut) - 1
     fences = [token for token in tokens if token.type == "fence"]
     return cut - len(opening), _repeated(fences, lines, number)
@@ -102,12 +107,19 @@ def _lines_to_cut_at(tokens: list[Token], lines: list[str]) -> Iterator[list[int
     yield [number for number, line in enumerate(lines) if line.strip("`~> \t\r\n")]
 
 
-def _sentence_starts(text: str) -> Iterator[int]:
-    """Yield where sentences begin behind others of the same line."""
-    for end in sentence_ends(text):
-        between = _BETWEEN.match(text, end)
-        if between is not None:
-            yield between.end()
+def _sentences(text: str, tokens: list[Token], starts: list[int]) -> Iterator[tuple[int, str]]:
+    """Yield where sentences begin behind others of the same paragraph, and that up to there."""
+    in_table = 0
+    for token in tokens:
+        in_table += (token.type == "table_open") - (token.type == "table_close")
+        if token.type != "inline" or not token.map or in_table:
+            continue
+        first, end = (starts[line] if line < len(starts) else len(text) for line in token.map)
+        share = text[first:end]
+        for sentence in sentence_ends(share):
+            between = _BETWEEN.match(share, sentence)
+            if between is not None:
+                yield first + between.end(), share[:sentence]
 
 
 def _between_graphemes(text: str, start: int, cut: int) -> int:

@@ -6,10 +6,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it.token import Token
 
+from bot.core import first_words
 from bot.core.draft import Draft
 from bot.core.first_words import LEAST, begun, visible_length, whole
-from bot.core.markdown import render
+from bot.core.markdown import blocks, render
 from bot.core.sentences import is_abbreviation
 from tests.stand.french_answers import ANSWERS
 
@@ -197,10 +199,13 @@ def test_first_words_without_a_sentence_are_due_a_moment_after_the_first_token()
 def test_few_first_words_are_due_later_and_a_sign_alone_never() -> None:
     few = draft(("Je pense ", 5.0))
 
+    assert few.due_at() == pytest.approx(6.5)
+    assert few.version(6.5) == ""
     assert few.due_at() == pytest.approx(8.0)
     assert (few.version(7.9), few.version(8.0)) == ("", "Je pense")
-    assert draft(("1. ", 5.0)).due_at() is None
-    assert draft(("L’art. ", 5.0)).due_at() is None
+    for alone in (draft(("1. ", 5.0)), draft(("L’art. ", 5.0))):
+        assert alone.version(9.0) == ""
+        assert alone.due_at() is None
 
 
 def test_first_words_that_come_late_are_due_at_once() -> None:
@@ -211,6 +216,78 @@ def test_first_words_that_come_late_are_due_at_once() -> None:
     assert due_at is not None
     assert due_at <= 20.0
     assert one.version(20.0) == "1. Un bilan"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ", ".join(map(str, range(400))),
+        "\n".join(map(str, range(400))),
+        "\n\n".join(map(str, range(400))),
+        "A C G T " * 200,
+        "a\n" * 900,
+        "Bonjour. " * 200,
+        ".\n" * 900,
+        "!" * 1_900,
+        "**a " * 400,
+    ],
+    ids=range(9),
+)
+def test_whatever_is_written_its_markdown_is_read_a_few_times_at_most(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(source: str) -> list[Token]:
+        read.append(source)
+        return blocks(source)
+
+    monkeypatch.setattr(first_words, "blocks", counted)
+    whole(text)
+    begun(text, LEAST)
+    begun(text, 1)
+
+    assert len(read) <= 10
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1", "1, 2, 3, 4, 5, 6, 7,"),
+        ('```json\n{\n "nom": "Dupont",\n "a', '```json\n{\n "nom": "Dupont",'),
+        ("Voici le tableau demandé :\n| Service | Agents |\n|--", "Voici le tableau demandé :"),
+        ("Voici le tableau :\n\nService | Agents | Budget\n--", "Voici le tableau :"),
+        ("On note \\[ x = \\frac{a}{b} et ensuite la", "On note"),
+        ("Il y a ", "Il y a"),
+        ("Le délai court jusqu’à ", "Le délai court jusqu’à"),
+        (
+            "你好，我是一个助手，可以帮助您处理行政事务" * 4,
+            "你好，我是一个助手，可以帮助您处理行政事务" * 4,
+        ),
+    ],
+)
+def test_what_has_begun_is_shown_as_far_as_it_can_be_read(text: str, shown: str) -> None:
+    assert begun(text, 1) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{\n "nom": "Dupont Jean",\n "',
+        "```python\ndef somme(premier, second):\n ",
+        "1. Lancez :\n   ```bash\n   make test && make check\n  ",
+        "L’agent public doit en faire la demande à\n\t",
+        "Voir [le code [du] travail. Puis](https://a.fr/x",
+    ],
+)
+def test_what_is_still_open_is_not_whole(text: str) -> None:
+    assert whole(text) == ""
+
+
+def test_scripts_without_spaces_have_sentences_as_well() -> None:
+    sentence = "你好，我是一个助手，可以帮助您处理行政事务，包括证件。"
+
+    assert whole(f"{sentence}我") == sentence
 
 
 def test_a_long_text_is_shown_as_it_stands() -> None:

@@ -280,3 +280,16 @@ def test_a_task_of_a_list_has_a_box() -> None:
 )
 def test_a_box_is_nowhere_else(source: str) -> None:
     assert not {"☐", "☑"} & set(body(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "body"),
+    [
+        ("| Tâche | Fait |\n|---|---|\n| Relire | [x] |\n| Envoyer | [ ] |",
+         "Tâche\u00a0: Fait\n\n- Relire\u00a0: ☑\n- Envoyer\u00a0: ☐"),
+        ("| Tâche | Fait |\n|---|---|\n| Relire | [x] oui |",
+         "Tâche\u00a0: Fait\n\n- Relire\u00a0: [x] oui"),
+    ],
+)  # fmt: skip
+def test_a_box_alone_in_a_cell_is_one_as_well(source: str, body: str) -> None:
+    assert render(source).body == body
