@@ -7,7 +7,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
 from bot.health import Health
-from bot.listening import listening
+from bot.listening import listening, web_application
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ def application(health: Health) -> web.Application:
         text = generate_latest(health.registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application()
+    app = web_application()
     app.add_routes(
         [
             web.get("/livez", livez),
