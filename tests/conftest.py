@@ -15,7 +15,12 @@ settings.register_profile("house", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("house")
 
 _TESTS = Path(__file__).parent
-_MARKS = {"integration": "integration", "contract": "integration", "e2e": "e2e"}
+_MARKS = {
+    "integration": "integration",
+    "contract": "integration",
+    "hostile": "integration",
+    "e2e": "e2e",
+}
 
 
 @pytest.hookimpl(trylast=True)

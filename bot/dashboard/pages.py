@@ -25,7 +25,8 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": browsers would send forms with `Origin: null`, which access.py refuses.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -79,10 +80,13 @@ class Pages:
             "reasons": {name: _REASONS[name] for name in REASONS},
         }
 
+    def text(self, name: str, status: int, values: Mapping[str, object]) -> str:
+        """Return a page's HTML."""
+        return self._templates.get_template(f"{name}.html").render({"status": status, **values})
+
     def page(self, name: str, status: int, values: Mapping[str, object]) -> web.Response:
         """Return a page that is kept by nobody."""
-        template = self._templates.get_template(f"{name}.html")
-        text = template.render({"status": status, **values})
+        text = self.text(name, status, values)
         response = web.Response(text=text, status=status, content_type="text/html")
         response.headers["Cache-Control"] = "no-store"
         return response

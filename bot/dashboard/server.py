@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -13,9 +14,11 @@ from bot.charts import Theme, svg
 from bot.config import DashboardSettings
 from bot.core.statistics import PARTS, Figures, Only, Step, by
 from bot.dashboard.access import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
+from bot.dashboard.files import FRESH_SECONDS, File
+from bot.dashboard.kept import Kept
 from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, Pages, by_first_day, rows
 from bot.errors import StoreError
-from bot.listening import listening
+from bot.listening import listening, web_application
 from bot.logs import log_bug
 from bot.ports import Clock, Statistics
 from bot.reports import (
@@ -30,12 +33,16 @@ from bot.reports import (
 _FRESH_SECONDS: Final = 30.0  # for which a report is shown again: a page and its charts are one
 _PATIENCE: Final = 20.0  # seconds for the ledger, which may be away
 _REPORTS: Final = 64  # that are kept
+_PUBLIC: Final = 16  # pages and charts of today; there are seven
 _REMARKS: Final = 20  # that are shown
 _SURVEYS: Final = 20
 _LONGEST_NAME: Final = 255  # of a domain or a model, in characters
 _PERIOD: Final = 30  # days, where none is chosen
 _LARGEST_FORM: Final = 4096  # bytes
 _FORM: Final = "application/x-www-form-urlencoded"
+_FORM_SECONDS: Final = 10.0  # in which it is there
+_CHARSETS: Final = {None, "utf-8", "utf8"}
+_READ: Final = {"GET", "HEAD"}
 _THEMES: Final[dict[str, Theme]] = {"clair": "light", "sombre": "dark"}
 
 log = structlog.get_logger()
@@ -65,7 +72,7 @@ def application(
 ) -> web.Application:
     """Return what answers, wherever it listens."""
     dashboard = Dashboard(statistics, settings, clock)
-    app = web.Application(middlewares=[dashboard.guard], client_max_size=_LARGEST_FORM)
+    app = web_application(dashboard.guard, largest_body=_LARGEST_FORM)
     app.add_routes(
         [
             web.get("/", dashboard.show),
@@ -97,12 +104,16 @@ class Dashboard:
         self._clock = clock
         self._access = Access(settings, clock)
         self._pages = Pages()
-        self._reports: dict[object, tuple[float, Report | PublicReport]] = {}
+        self._reports: Kept[Report] = Kept(clock, _FRESH_SECONDS, _REPORTS)
+        self._public_reports: Kept[PublicReport] = Kept(clock, FRESH_SECONDS, 1)
+        self._files: Kept[File] = Kept(clock, FRESH_SECONDS, _PUBLIC)
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let nothing out but pages, with headers that keep browsers from all they need not do."""
         try:
+            if request.method not in _READ and is_from_elsewhere(request):
+                raise web.HTTPForbidden  # noqa: TRY301  # it gets a page like every other one
             async with asyncio.timeout(_PATIENCE):
                 response = await handler(request)
         except web.HTTPException as error:
@@ -123,8 +134,12 @@ class Dashboard:
         return page
 
     def _page(self, name: str, *, status: int = 200, **values: object) -> web.Response:
-        shared = {"public": self._public, "asks": self._access.asks, "inside": False}
-        return self._pages.page(name, status, shared | values)
+        return self._pages.page(name, status, self._shared | values)
+
+    @property
+    def _shared(self) -> dict[str, object]:
+        """What each page is told."""
+        return {"public": self._public, "asks": self._access.asks, "inside": False}
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Return the dashboard, or send to the login."""
@@ -157,24 +172,37 @@ class Dashboard:
         """Return one of the dashboard's charts."""
         if not self._access.allows(request):
             raise web.HTTPForbidden
+        drawing = _drawing(request)
         about = await self._report(*_chosen(request))
-        return await _drawn(request, about.series, about.step)
+        drawn = await drawing.draw(about.series, about.step)
+        headers = {"Content-Security-Policy": CHART_POLICY, "Cache-Control": "no-store"}
+        return web.Response(text=drawn, content_type="image/svg+xml", headers=headers)
 
-    async def show_public(self, _: web.Request) -> web.StreamResponse:
+    async def show_public(self, request: web.Request) -> web.StreamResponse:
         """Return what everybody may see."""
-        about = await self._public_report()
-        page = self._page(
-            "public",
-            report=about,
-            week_rows=by_first_day(about.weeks),
-            tables={part: rows(part, groups) for part, groups in about.groups.items()},
-        )
-        page.headers["Cache-Control"] = "public, max-age=300"
-        return page
+
+        async def make() -> File:
+            about = await self._public_report(today)
+            values: dict[str, object] = {
+                "report": about,
+                "week_rows": by_first_day(about.weeks),
+                "tables": {part: rows(part, groups) for part, groups in about.groups.items()},
+            }
+            text = self._pages.text("public", 200, self._shared | values)
+            return File(text.encode(), "text/html")
+
+        today = self._today()
+        return (await self._files.get(today, make)).answer(request)
 
     async def public_chart(self, request: web.Request) -> web.StreamResponse:
         """Return one of the charts that everybody may see."""
-        return await _drawn(request, (await self._public_report()).weeks, "week")
+
+        async def make() -> File:
+            drawn = await drawing.draw((await self._public_report(today)).weeks, "week")
+            return File(drawn.encode(), "image/svg+xml", CHART_POLICY)
+
+        today, drawing = self._today(), _drawing(request)
+        return (await self._files.get((today, drawing), make)).answer(request)
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         """Return the login's form."""
@@ -188,11 +216,10 @@ class Dashboard:
         """Begin a session where the token is right."""
         if not self._access.asks:
             raise web.HTTPNotFound
-        if is_from_elsewhere(request):
-            raise web.HTTPForbidden
+        token = await _token(request)  # first: many may be on their way when the door is locked
         if self._access.is_locked(request):
             return self._page("login", status=429, wrong=False, locked=True)
-        session = self._access.log_in(request, await _token(request))
+        session = self._access.log_in(request, token)
         if session is None:
             log.warning("dashboard login refused")
             return self._page("login", status=401, wrong=True, locked=False)
@@ -209,8 +236,6 @@ class Dashboard:
 
     async def log_out(self, request: web.Request) -> web.StreamResponse:
         """End the session."""
-        if is_from_elsewhere(request):
-            raise web.HTTPForbidden
         self._access.log_out(request)
         response = _see_other("connexion")
         response.del_cookie(COOKIE, httponly=True, samesite="Strict", secure=is_secure(request))
@@ -221,29 +246,41 @@ class Dashboard:
 
     async def _report(self, days: int, only: Only) -> Report:
         today = self._today()
-        found = self._kept((today, days, only))
-        if not isinstance(found, Report):
-            found = await report(self._statistics, today, days, only)
-            self._keep((today, days, only), found)
-        return found
 
-    async def _public_report(self) -> PublicReport:
-        today = self._today()
-        found = self._kept(today)
-        if not isinstance(found, PublicReport):
-            found = await public_report(self._statistics, today)
-            self._keep(today, found)
-        return found
+        async def make() -> Report:
+            return await report(self._statistics, today, days, only)
 
-    def _kept(self, key: object) -> Report | PublicReport | None:
-        until, found = self._reports.get(key, (0.0, None))
-        return found if self._clock.monotonic() < until else None
+        return await self._reports.get((today, days, only), make)
 
-    def _keep(self, key: object, found: Report | PublicReport) -> None:
-        self._reports.pop(key, None)
-        while len(self._reports) >= _REPORTS:
-            del self._reports[next(iter(self._reports))]
-        self._reports[key] = self._clock.monotonic() + _FRESH_SECONDS, found
+    async def _public_report(self, today: date) -> PublicReport:
+        async def make() -> PublicReport:
+            return await public_report(self._statistics, today)
+
+        return await self._public_reports.get(today, make)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """A chart that is asked for, and how it is to look."""
+
+    name: str
+    theme: Theme
+
+    async def draw(self, series: Mapping[date, Figures], step: Step) -> str:
+        """Return it as an SVG document; a thread makes it."""
+        return await asyncio.to_thread(svg, CHARTS[self.name](series, step), self.theme)
+
+
+def _drawing(request: web.Request) -> _Drawing:
+    """Return which chart is asked for.
+
+    Raises:
+        web.HTTPNotFound: there is none of that name.
+    """
+    name, theme = request.match_info["name"], _THEMES.get(request.match_info["theme"])
+    if name not in CHARTS or theme is None:
+        raise web.HTTPNotFound
+    return _Drawing(name, theme)
 
 
 def _chosen(request: web.Request) -> tuple[int, Only]:
@@ -264,11 +301,10 @@ def _chosen(request: web.Request) -> tuple[int, Only]:
 
 def _file(name: str, kind: str) -> Handler:
     """Return what answers with a file of ours."""
-    body = (FOLDER / name).read_bytes()
+    file = File((FOLDER / name).read_bytes(), kind)
 
-    async def answer(_: web.Request) -> web.StreamResponse:
-        kept = {"Cache-Control": "max-age=300"}
-        return web.Response(body=body, content_type=kind, headers=kept)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return file.answer(request)
 
     return answer
 
@@ -281,21 +317,16 @@ async def _token(request: web.Request) -> str:
     """Return what was typed.
 
     Raises:
-        web.HTTPException: it is no form of ours.
+        web.HTTPException: it is no form of ours, or not there in time.
     """
-    if request.content_type != _FORM:
+    charset = request.charset
+    if request.content_type != _FORM or (charset and charset.lower()) not in _CHARSETS:
         raise web.HTTPUnsupportedMediaType
     try:
-        return str((await request.post()).get("jeton", ""))
-    except ValueError as error:  # bytes that are no UTF-8
+        async with asyncio.timeout(_FORM_SECONDS):
+            return str((await request.post()).get("jeton", ""))
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout from error
+    except (ValueError, ConnectionError, web.RequestPayloadError) as error:
+        # Bytes that are no UTF-8; a body that is cut, or not what its length or coding says.
         raise web.HTTPBadRequest from error
-
-
-async def _drawn(request: web.Request, series: Mapping[date, Figures], step: Step) -> web.Response:
-    make = CHARTS.get(request.match_info["name"])
-    theme = _THEMES.get(request.match_info["theme"])
-    if make is None or theme is None:
-        raise web.HTTPNotFound
-    drawn = await asyncio.to_thread(svg, make(series, step), theme)
-    headers = {"Content-Security-Policy": CHART_POLICY, "Cache-Control": "no-store"}
-    return web.Response(text=drawn, content_type="image/svg+xml", headers=headers)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientResponse, CookieJar
+from aiohttp import ClientResponse, ClientSession, CookieJar, TCPConnector
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 from multidict import CIMultiDict
@@ -18,7 +18,7 @@ from typing_extensions import override
 from bot.config import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Circumstances, Rating
-from bot.core.statistics import Figures, Group, Only, Remark, Step, Survey
+from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
 from bot.dashboard.access import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
@@ -214,7 +214,8 @@ async def test_browsers_are_kept_from_all_they_need_not_do(client: Client, path:
         assert policy.startswith("default-src 'none'; style-src 'self'; img-src 'self'; form-")
         assert "unsafe" not in policy
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert response.headers["Referrer-Policy"] == "no-referrer"
+        # Under "no-referrer" browsers would send the login's form with `Origin: null` (Fetch).
+        assert response.headers["Referrer-Policy"] == "same-origin"
         assert response.headers["X-Frame-Options"] == "DENY"
 
 
@@ -283,6 +284,36 @@ async def test_a_bug_is_told_by_a_page_without_its_words(
     assert "secret-word" not in page + "".join(capsys.readouterr())
 
 
+PUBLIC = [
+    "/statistiques",
+    *[f"/publics/{name}-clair.svg" for name in ("satisfaction", "reponses", "temps")],
+    "/publics/temps-sombre.svg",
+]
+
+
+class Held(FakeStatistics):
+    """A ledger that answers when the test lets it, and counts who reads what is public."""
+
+    def __init__(self, kept: FakeStatistics) -> None:
+        super().__init__()
+        self._kept = kept
+        self.begun, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.reads = 0
+
+    @override
+    async def published(self, first: date, last: date) -> Published:
+        self.reads += 1
+        self.begun.set()
+        await self.goes_on.wait()
+        return await self._kept.published(first, last)
+
+
+async def kept(client: Client, path: str) -> bytes:
+    async with client.get(path) as response:
+        assert response.status == 200
+        return await response.read()
+
+
 class TestPublicPage:
     async def test_nobody_needs_to_log_in(
         self, statistics: FakeStatistics, clock: FakeClock
@@ -311,6 +342,72 @@ class TestPublicPage:
         assert "c.test" not in page
         assert "large" not in page
         assert "alert" not in page
+
+    @pytest.mark.parametrize("path", PUBLIC)
+    async def test_it_is_made_once_a_minute_however_many_ask(
+        self, statistics: FakeStatistics, clock: FakeClock, path: str
+    ) -> None:
+        held = Held(statistics)
+        async with running(held, clock, public=True) as client:
+            asks = [asyncio.ensure_future(kept(client, path)) for _ in range(30)]
+            await held.begun.wait()
+            held.goes_on.set()
+            answers = {await one for one in asks}
+            assert len(answers) == 1
+            clock.time += 59
+            answers.add(await kept(client, f"{path}?x=1"))
+            assert (len(answers), held.reads) == (1, 1)
+            clock.time += 2
+            assert await kept(client, path) in answers
+            assert held.reads == 2
+
+    @pytest.mark.parametrize("path", PUBLIC)
+    async def test_what_fails_is_told_all_who_wait_and_tried_again(
+        self, statistics: FakeStatistics, clock: FakeClock, path: str
+    ) -> None:
+        held = Held(statistics)
+        async with running(held, clock, public=True) as client:
+            statistics.error = StoreError("the ledger …: disk I/O error")
+            asks = [asyncio.ensure_future(get(client, path)) for _ in range(10)]
+            await held.begun.wait()
+            held.goes_on.set()
+            assert {(await one)[0] for one in asks} == {503}
+            statistics.error = None
+            assert (await get(client, path))[0] == 200
+
+    @pytest.mark.parametrize("path", [*PUBLIC, "/style.css", "/icon.svg"])
+    async def test_a_browser_that_has_it_gets_it_once(self, client: Client, path: str) -> None:
+        async with client.get(path) as response:
+            tag, whole = response.headers["ETag"], await response.read()
+            assert response.headers["Cache-Control"] == "public, max-age=60"
+        for known, status in (
+            *((tag, 304), (f"W/{tag}", 304), (f'"x", {tag}', 304), ("*", 304)),
+            *(('"x"', 200), ("", 200), (tag.strip('"'), 200), ('"', 200)),
+        ):
+            async with client.get(path, headers={"If-None-Match": known}) as response:
+                assert response.status == status, known
+                assert await response.read() == (b"" if status == 304 else whole)
+                assert (response.headers["ETag"], response.headers["Cache-Control"]) == (
+                    tag,
+                    "public, max-age=60",
+                )
+
+    async def test_a_week_that_is_over_is_shown_at_once(
+        self, statistics: FakeStatistics, clock: FakeClock
+    ) -> None:
+        statistics.add(TODAY, DIRECT, yes=41)
+        week_over = datetime.combine(
+            TODAY + timedelta(days=7 - TODAY.weekday()), datetime.min.time(), UTC
+        ).timestamp()
+        async with running(statistics, clock, public=True) as client:
+            clock.time += week_over - clock.now() - 1
+            async with client.get("/statistiques") as response:
+                before = response.headers["ETag"]
+                assert "Avis 147" not in words(await response.text())
+            clock.time += 1
+            async with client.get("/statistiques", headers={"If-None-Match": before}) as response:
+                assert response.status == 200
+                assert "Avis 147" in words(await response.text())
 
     async def test_it_is_not_there_unless_wanted(
         self, statistics: FakeStatistics, clock: FakeClock
@@ -388,6 +485,15 @@ async def log_in(client: Client, token: str, **headers: str) -> ClientResponse:
     )
 
 
+async def guess_from(client: Client, address: str) -> int:
+    """Return the status that a wrong token gets from an address of this machine."""
+    async with (
+        ClientSession(connector=TCPConnector(local_addr=(address, 0))) as http,
+        http.post(client.make_url("/connexion"), data={"jeton": "x"}) as response,
+    ):
+        return response.status
+
+
 class TestToken:
     @pytest_asyncio.fixture
     async def client(self, statistics: FakeStatistics, clock: FakeClock) -> AsyncIterator[Client]:
@@ -446,6 +552,99 @@ class TestToken:
         assert "Attendez une minute" in words(await (await log_in(client, "x")).text())
         clock.time += 61
         assert (await log_in(client, TOKEN)).status == 303
+
+    async def test_a_login_ends_the_one_before(self, client: Client) -> None:
+        first = (await log_in(client, TOKEN)).cookies[COOKIE].value
+        await log_in(client, TOKEN)
+        assert (await get(client))[0] == 200
+        client.session.cookie_jar.clear()
+        assert (await get(client, "/", {"Cookie": f"{COOKIE}={first}"}))[0] == 303
+
+    async def test_guesses_that_are_on_their_way_count_as_well(self, client: Client) -> None:
+        goes_on = asyncio.Event()
+
+        async def form() -> AsyncIterator[bytes]:
+            yield b"jeton="
+            await goes_on.wait()
+            yield b"x"
+
+        async def guess() -> int:
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            async with client.post("/connexion", data=form(), headers=headers) as response:
+                return response.status
+
+        guesses = [asyncio.ensure_future(guess()) for _ in range(40)]
+        assert (await get(client, "/connexion"))[0] == 200  # in order: they have begun
+        goes_on.set()
+        assert sorted([await one for one in guesses]) == [401] * 10 + [429] * 30
+
+    async def test_who_guesses_is_known_among_many(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.dashboard.access._MOST", 3)
+        found = [
+            await guess_from(client, f"127.0.0.{number}")
+            for number in [*range(2, 9), *[9] * 10, 8, 9]
+        ]
+        assert found == [401] * 18 + [429]
+
+    async def test_a_form_that_does_not_come_is_not_waited_for(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bot.dashboard.server._FORM_SECONDS", 0.05)
+
+        async def form() -> AsyncIterator[bytes]:
+            yield b"jeton="
+            await asyncio.Event().wait()
+
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        async with client.post("/connexion", data=form(), headers=headers) as response:
+            assert response.status == 408
+
+    @pytest.mark.parametrize(
+        ("headers", "comes_from_us"),
+        [
+            ({}, True),
+            *[({"Sec-Fetch-Site": site}, True) for site in ("same-origin", "none")],
+            *[({"Sec-Fetch-Site": site}, False) for site in ("cross-site", "same-site", "", "x")],
+            ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, True),
+            ({"Sec-Fetch-Site": "cross-site", "Origin": "http://dash.test"}, False),
+            *[
+                ({"Origin": origin, "Host": host}, True)
+                for origin, host in (
+                    ("http://dash.test", "dash.test"),
+                    ("http://dash.test", "dash.test:80"),
+                    ("https://dash.test", "dash.test"),  # TLS ends at a proxy
+                    ("https://dash.test", "DASH.test:443"),
+                    ("http://dash.test:8080", "dash.test:8080"),
+                    ("http://[::1]:8080", "[::1]:8080"),
+                )
+            ],
+            *[
+                ({"Origin": origin, "Host": host}, False)
+                for origin, host in (
+                    *[(odd, "dash.test") for odd in ("null", "", "dash.test", "file://", "x://[")],
+                    ("http://evil.test", "dash.test"),
+                    ("http://dash.test.evil.test", "dash.test"),
+                    ("http://dash.test:8080", "dash.test"),
+                    ("http://dash.test", "dash.test:8080"),
+                    ("https://dash.test:80", "dash.test"),
+                    ("ftp://dash.test", "dash.test"),
+                    ("http://dash.test@evil.test", "dash.test"),
+                    ("http://", ""),
+                )
+            ],
+        ],
+    )
+    async def test_only_a_page_of_ours_changes_anything(
+        self, client: Client, headers: dict[str, str], *, comes_from_us: bool
+    ) -> None:
+        await log_in(client, TOKEN)
+        for path, status in (("/connexion", 303), ("/deconnexion", 303), ("/x", 404)):
+            async with client.post(
+                path, data={"jeton": TOKEN}, headers=headers, allow_redirects=False
+            ) as response:
+                assert response.status == (status if comes_from_us else 403)
 
     async def test_another_site_can_neither_log_in_nor_out(self, client: Client) -> None:
         assert (await log_in(client, TOKEN, Sec_Fetch_Site="cross-site")).status == 403
