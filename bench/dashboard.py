@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from rich.table import Table
 from typing_extensions import override
 
+from bench import visitors
 from bench.rows import Row, table
 from bench.turns import Turns
 from bot.app import SystemClock
@@ -49,13 +50,17 @@ _PAGES: Final = {
 }
 
 
-class _Clock(SystemClock):
-    """A clock by which nothing is fresh when it is asked for again."""
+class _AtTheEnd(SystemClock):
+    """A clock whose day is the sample's last one."""
 
     @override
     def now(self) -> float:
         """Return the sample's end."""
         return _SAMPLE.end.timestamp()
+
+
+class _Clock(_AtTheEnd):
+    """A clock by which nothing is fresh when it is asked for again."""
 
     @override
     def monotonic(self) -> float:
@@ -80,7 +85,7 @@ def table_of(rows: Sequence[Row]) -> Table:
 async def _bench(path: Path, turns: Turns) -> list[Row]:
     await (await _open(path)).close()
     await asyncio.to_thread(fill, path, _KEY, _SAMPLE)
-    measured = [*await _pages(path, turns), await _grouping(path)]
+    measured = [*await _pages(path, turns), *await _visited(path), await _grouping(path)]
     return [*measured, await _counting(path), *await _ratings(path)]
 
 
@@ -106,6 +111,17 @@ async def _pages(path: Path, turns: Turns) -> list[Row]:
     await statistics.close()
     await store.close()
     return [*rows, pieces]
+
+
+async def _visited(path: Path) -> list[Row]:
+    """Measure an answer beside people who look at the public statistics."""
+    store = await _open(path)
+    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
+    app = application(statistics, DashboardSettings(public=True), _AtTheEnd())
+    rows = await visitors.bench(app)
+    await statistics.close()
+    await store.close()
+    return rows
 
 
 async def _grouping(path: Path) -> Row:
