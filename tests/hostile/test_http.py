@@ -178,6 +178,8 @@ async def ports() -> AsyncIterator[Ports]:
     health = Health(FakeClock(), version="1.2.3")
     health.synced()
     async with AsyncExitStack() as servers:
+        patch = servers.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("bot.dashboard.server._FORM_SECONDS", 1.0)  # some bodies have no end
         found = {}
         for name, login in LOGINS.items():
             found[name] = free_port()
