@@ -342,8 +342,9 @@ def _decide_message(
     reason = _no_prompt(message, policy)
     if reason is None and readable and not message.body.strip():
         reason = "empty message"
-    if reason is None and not room.direct:
-        reason = around.passes_by(command=command is not None)
+    if reason is None:
+        is_command = command is not None
+        reason = around.goes_on() if room.direct else around.passes_by(command=is_command)
     if reason is not None:
         return Ignore(reason)
     prompt = _prompt(message, room, policy)
@@ -411,6 +412,14 @@ class _Around:
             return _OTHER_BOT
         heeded = self.commands() if command else self.addresses()
         return None if heeded else "not addressed to the bot"
+
+    def goes_on(self) -> str | None:
+        """Return why another assistant goes on with what the bot has said, None where it does not.
+
+        The two would answer each other for ever. What a person forwards answers somebody else.
+        """
+        prompt = self._look(self.message.answers[0]) if self.message.answers else None
+        return _OTHER_BOT if prompt is not None and prompt.sender == self.policy.me else None
 
     def addresses(self) -> bool:
         """Tell whether the message is for the bot.

@@ -186,13 +186,50 @@ def test_where_the_bot_can_no_longer_speak_only_what_needs_no_word_is_done(
     assert isinstance(decide(event, room, POLICY, {}), Ignore) is ignored
 
 
-def test_what_another_assistant_says_is_ignored_but_a_person_may_forward_it_in_private() -> None:
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("thread", [None, "$reply", "$root"])
+@pytest.mark.parametrize("body", ["Bonjour", "!redo", "@assistant bonjour"])
+@pytest.mark.parametrize(
+    ("named", "is_prompt"),
+    [
+        (("$mine",), False),  # of two assistants, one goes on with what the other has said
+        (("$mine", "$theirs"), False),
+        (("$notice",), False),
+        (("$theirs",), True),  # in a direct message, a person forwards an answer
+        (("$elsewhere",), True),
+        (("$gone",), True),
+    ],
+)
+def test_what_another_assistant_answers_to_the_bot_is_never_a_prompt(
+    named: tuple[str, ...], body: str, thread: str | None, *, is_prompt: bool, direct: bool
+) -> None:
+    """In a salon, nothing that an assistant has generated is."""
+    mine = message(event_id="$mine", sender=BOT)
+    known: Known = {
+        EventId("$mine"): mine,
+        EventId("$reply"): mine,
+        EventId("$root"): message(event_id="$root"),
+        EventId("$notice"): message(event_id="$notice", sender=BOT, msgtype="m.notice"),
+        EventId("$theirs"): message(event_id="$theirs", sender=COLLEAGUE),
+        EventId("$elsewhere"): replace(mine, room_id=RoomId("!elsewhere:tchap.test")),
+        EventId("$gone"): None,
+    }
     generated = replace(
-        said(), answers=(EventId("$of another assistant"),), mentions=frozenset({BOT})
+        message(body, thread_root=thread),
+        answers=tuple(map(EventId, named)),
+        mentions=frozenset({BOT}),
     )
 
-    assert isinstance(decide(generated, SALON, POLICY, {}), Ignore)
-    assert isinstance(decide(generated, DIRECT, POLICY, {}), Answer)
+    intent = decide(generated, DIRECT if direct else SALON, POLICY, known)
+
+    assert isinstance(intent, Answer | Run) is (is_prompt and direct)
+    assert isinstance(intent, Ignore) is not (is_prompt and direct)
+
+
+def test_whose_prompt_was_answered_is_looked_up() -> None:
+    generated = replace(message(), answers=(EventId("$1"), EventId("$2")))
+
+    assert decide(generated, DIRECT, POLICY, {}) == Look(EventId("$1"))
 
 
 @pytest.mark.parametrize("thread", [None, "$root"])
