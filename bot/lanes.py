@@ -79,11 +79,21 @@ class Lanes:
     one round (N turns) before: ahead of those that have just had a turn, behind those that wait
     for longer. As a busy room and a busy person could so keep each other waiting for ever,
     patience ends: who has been passed over in a room for a hundred rounds is the next.
+
+    Order alone does not help who comes while one person's long answers hold all turns. So a room
+    or person that has its share of the N already gets another turn only while fewer than half of
+    all are taken: the rest is kept for who comes.
     """
 
-    def __init__(self, at_once: int) -> None:
-        """Serve `at_once` tickets at a time, not counting free ones."""
+    def __init__(self, at_once: int, share: float = 1.0) -> None:
+        """Serve `at_once` tickets at a time, not counting free ones.
+
+        Args:
+            at_once: N.
+            share: the part of it that is one person's, or one room's; one turn at least.
+        """
         self._at_once = at_once
+        self._share = max(1, int(at_once * share))
         self._waiting: dict[Ticket, None] = {}  # a set in the order of arrival
         self._turns: dict[Conversation, Ticket] = {}
         self._given = 0  # turns so far: the clock of fairness
@@ -145,17 +155,31 @@ class Lanes:
         if self._closed:
             return None
         rooms, people = self._running()
-        full = rooms.total() >= self._at_once
+        taken = rooms.total()
+        full = taken >= self._at_once
         if full and not any(ticket.free for ticket in self._waiting):
             return None  # a thousand that wait shall cost who comes next to nothing
         first: dict[Conversation, Ticket] = {}
         for ticket in self._waiting:
             if ticket.conversation not in self._turns:
                 first.setdefault(ticket.conversation, ticket)
-        ready = (ticket for ticket in first.values() if ticket.free or not full)
+        half_free = taken * 2 < self._at_once
+        ready = (
+            ticket
+            for ticket in first.values()
+            if ticket.free
+            or (not full and (half_free or self._is_due_more(ticket, rooms, people)))
+        )
         return min(
             ready, key=lambda one: self._claim(one, rooms, people, self._served), default=None
         )
+
+    def _is_due_more(
+        self, ticket: Ticket, rooms: Counter[RoomId], people: Counter[UserId]
+    ) -> bool:
+        """Tell whether neither its room nor its person has its share, or patience has ended."""
+        has = max(rooms[ticket.room_id], people[ticket.person])
+        return has < self._share or self._is_passed_over(ticket, self._served)
 
     def _running(self) -> tuple[Counter[RoomId], Counter[UserId]]:
         """Count the answers that run in each room, and for each person."""
@@ -183,11 +207,14 @@ class Lanes:
         if ticket.free:
             return ()
         room, person, since = ticket.room_id, ticket.person, ticket.since
-        passed_over = max(served[room, person], since)
-        if self._given - passed_over > _PATIENCE * self._at_once:
-            return (0, passed_over)
+        if self._is_passed_over(ticket, served):
+            return (0, max(served[room, person], since))
         ahead = sorted((rooms[room], people[person]), reverse=True)
         return (1, *ahead, max(served[room], served[person], since), max(served[person], since))
+
+    def _is_passed_over(self, ticket: Ticket, served: Counter[_Sharer]) -> bool:
+        last = max(served[ticket.room_id, ticket.person], ticket.since)
+        return self._given - last > _PATIENCE * self._at_once
 
     def _rank(self) -> dict[Ticket, int]:
         """Estimate everybody's place, without going through the turns one by one.

@@ -1,6 +1,7 @@
 import asyncio
+import itertools
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import strategies as st
@@ -175,6 +176,74 @@ def test_a_busy_room_and_a_busy_person_do_not_keep_each_other_waiting_for_ever()
     assert 10 < rounds <= 201
 
 
+ANN, ANN_X = ("ann", None), ("ann", "x")  # who asks, and in which room; None for one of its own
+
+
+@pytest.mark.parametrize(
+    ("at_once", "share", "asked", "running"),
+    [
+        # Alone, one has more than a share, as long as half is left to who comes.
+        (20, 0.25, [(ANN, 25)], {"ann": 10}),
+        (20, 0.25, [(ANN_X, 25)], {"ann": 10}),
+        (20, 0.25, [(ANN, 4)], {"ann": 4}),
+        # Who comes next is served at once, up to a share.
+        (20, 0.25, [(ANN, 25), (("bob", None), 1), (("cat", None), 1)], {"bob": 1, "cat": 1}),
+        (20, 0.25, [(ANN, 25), (("bob", None), 25)], {"ann": 10, "bob": 5}),
+        (20, 0.25, [(ANN, 25), (("bob", None), 25), (("cat", None), 25)], {"cat": 5}),
+        # A room of many people has no more than one person.
+        (20, 0.25, [((f"p{n}", "x"), 1) for n in range(25)] + [(("bob", None), 5)], {"bob": 5}),
+        (20, 0.25, [((f"p{n}", "x"), 1) for n in range(25)], {f"p{n}": n < 10 for n in range(25)}),
+        # Many people in many rooms have all.
+        (20, 0.25, [((f"p{n}", None), 1) for n in range(25)], {"p19": 1, "p20": 0}),
+        # One turn is everybody's share, however few there are.
+        (1, 0.25, [(ANN, 2)], {"ann": 1}),
+        (2, 0.25, [(ANN, 2)], {"ann": 1}),
+        (2, 0.25, [(ANN, 2), (("bob", None), 2)], {"ann": 1, "bob": 1}),
+        (4, 0.25, [(ANN, 9), (("bob", None), 9)], {"ann": 2, "bob": 1}),
+        (20, 0.5, [(ANN, 25), (("bob", None), 25)], {"ann": 10, "bob": 10}),
+        (20, 1.0, [(ANN, 25), (("bob", None), 1)], {"ann": 20, "bob": 0}),
+    ],
+)
+def test_one_person_or_room_has_a_share_of_all_turns(
+    at_once: int,
+    share: float,
+    asked: Sequence[tuple[tuple[str, str | None], int]],
+    running: Mapping[str, int],
+) -> None:
+    lanes = Lanes(at_once, share)
+    rooms = itertools.count()
+    tickets = [
+        ticket
+        for (person, room), times in asked
+        for _ in range(times)
+        for ticket in queue(lanes, person, thread(room or f"own{next(rooms)}", next(rooms)))
+    ]
+
+    found = Counter(str(ticket.person) for ticket in turns(tickets))
+
+    assert {person: found[person] for person in running} == running
+
+
+def test_who_holds_more_than_a_share_gets_no_further_turn_while_half_is_taken() -> None:
+    lanes = Lanes(20, 0.25)
+    flood = queue(lanes, "ann", *(thread("x", number) for number in range(40)))
+    others = [queue(lanes, f"p{n}", main(f"p{n}"))[0] for n in range(12)]
+
+    for ticket in turns(flood):
+        ticket.drop()
+        assert len(turns(others)) >= 10  # the first ten at once, the others when one ends
+    assert turns(others) == others
+    assert sum(lanes.holds(one) for one in flood) == 5
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_whoever_exceeds_a_share_is_served_in_the_end(share: float) -> None:
+    lanes = Lanes(4, share)
+    flood = queue(lanes, "ann", *(thread("x", number) for number in range(30)))
+
+    assert served([*flood, *queue(lanes, "bob", main("y"))]).count("ann") == 30
+
+
 def test_places_are_told_by_the_rule_by_which_turns_are_given() -> None:
     lanes = Lanes(1)
     tickets = [
@@ -283,11 +352,12 @@ def test_nothing_is_remembered_of_those_who_are_long_gone() -> None:
 class AnyLanes(RuleBasedStateMachine):
     """Whatever is asked, ended and given up, in whatever order."""
 
+    at_once, share = 2, 1.0
     asked = Bundle[Ticket]("asked")
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes = Lanes(2)
+        self.lanes = Lanes(self.at_once, self.share)
         self.all: list[Ticket] = []
 
     @rule(
@@ -314,18 +384,30 @@ class AnyLanes(RuleBasedStateMachine):
             self.all.remove(ticket)
 
     @invariant()
-    def at_most_two_run_and_never_two_in_one_conversation(self) -> None:
+    def so_many_run_at_most_and_never_two_in_one_conversation(self) -> None:
         running = turns(self.all)
-        assert sum(not ticket.free for ticket in running) <= 2
+        assert sum(not ticket.free for ticket in running) <= self.at_once
         assert max(Counter(one.conversation for one in running).values(), default=0) <= 1
 
     @invariant()
     def nobody_waits_who_need_not(self) -> None:
         running = turns(self.all)
-        full = sum(not ticket.free for ticket in running) == 2
+        taken = sum(not ticket.free for ticket in running)
         busy = {ticket.conversation for ticket in running}
         waiting = [one for one in self.all if one not in running]
-        assert all(one.conversation in busy or (full and not one.free) for one in first(waiting))
+        assert all(
+            one.conversation in busy
+            or (not one.free and (taken == self.at_once or self.has_its_share(one, taken)))
+            for one in first(waiting)
+        )
+
+    def has_its_share(self, ticket: Ticket, taken: int) -> bool:
+        running = [one for one in turns(self.all) if not one.free]
+        has = max(
+            sum(one.room_id == ticket.room_id for one in running),
+            sum(one.person == ticket.person for one in running),
+        )
+        return has >= max(1, int(self.at_once * self.share)) and taken * 2 >= self.at_once
 
     @invariant()
     def conversations_are_served_in_order(self) -> None:
@@ -357,4 +439,11 @@ def first(waiting: Sequence[Ticket]) -> list[Ticket]:
     return list({one.conversation: one for one in reversed(waiting)}.values())
 
 
+class AnyLanesInShares(AnyLanes):
+    """The same where a person, and a room, have a share."""
+
+    at_once, share = 4, 0.5
+
+
 TestAnyLanes = AnyLanes.TestCase
+TestAnyLanesInShares = AnyLanesInShares.TestCase
