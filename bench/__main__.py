@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import campaign, conversations, crowd, crypto, dashboard
+from bench import campaign, conversations, crowd, crypto, dashboard, share
 from bench.figures import figures, table_of_figures, table_of_requests
 from bench.rig import start
 from bench.rows import DRIFT_LIMIT
@@ -22,7 +22,7 @@ _FEWEST = 5
 _PAUSE_SECONDS = 0.3
 _WIDTH = 180
 _PACKAGES = ("matrix-nio", "vodozemac", "openai", "aiohttp", "matrix-synapse")
-_PARTS = "replies", "crypto", "conversations", "campaign", "dashboard"
+_PARTS = "replies", "crypto", "conversations", "campaign", "dashboard", "share"
 
 
 @contextmanager
@@ -105,6 +105,16 @@ def ratings(console: Console) -> None:
             console.print(f"goal missed: {row.label}")
 
 
+def flood(console: Console) -> None:
+    """Measure and print; AssertionError where there was no flood."""
+    with _conditions(console) as directory:
+        found = asyncio.run(share.bench(directory))
+    console.print(f"Of the flood, {found.left} replies were not whole when all others were done.")
+    console.print(found.table())
+    if found.missed:
+        console.print("goal missed: what others wait in a flood")
+
+
 def main() -> None:
     """Run all of it or one part, with as many rounds as asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -128,6 +138,8 @@ def main() -> None:
         console.print(campaign.table(found))
     if "dashboard" in parts:
         ratings(console)
+    if "share" in parts:
+        flood(console)
 
 
 if __name__ == "__main__":

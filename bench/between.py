@@ -27,7 +27,7 @@ _SENTENCE = "Here stands one more sentence of exactly nine words."
 
 # The first has no end of a sentence before its end: one event. The second is 100 words at the
 # pace of a model; its first word is a sentence, and long enough to be shown at once. The others,
-# for many at once, are 200 and 400 words.
+# for many at once, are 200 and 400 words. The last one holds a turn for 15 s, and costs little.
 ANSWERS = {
     "short": Answer(text="This is one short sentence without another."),
     "streamed": Answer(
@@ -37,6 +37,7 @@ ANSWERS = {
     "stream of people": Answer(
         text=" ".join([*[_SENTENCE] * 44, "That is all, really."]), tokens_per_second=40
     ),
+    "flood": Answer(text=" ".join([*[_SENTENCE] * 6, "It is over at last."]), tokens_per_second=4),
 }
 
 

@@ -270,7 +270,7 @@ async def start(synapse: Synapse, directory: Path) -> AsyncIterator[tuple[Crowd,
             users[1],
             matrix={"homeserver": synapse.url, "user_id": users[1], "password": _PASSWORD},
             model={"base_url": model, "name": "scripted"},
-            reply={"edit_interval": EDIT_INTERVAL, "at_once": _AT_ONCE},
+            reply={"edit_interval": EDIT_INTERVAL, "at_once": _AT_ONCE, "share": 1},
         )
         _, floor_pid = await parts.enter_async_context(program(*floor))
         _, bot_pid = await parts.enter_async_context(running(bot))

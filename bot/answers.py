@@ -4,7 +4,15 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.core.events import MOST_MESSAGES, Conversation, EventId, Message, Prompt, RoomId
+from bot.core.events import (
+    MOST_MESSAGES,
+    Conversation,
+    EventId,
+    Message,
+    Prompt,
+    RoomId,
+    UserId,
+)
 from bot.delivery import Before, Replying
 from bot.health import Line
 from bot.lanes import Lanes, Ticket
@@ -97,7 +105,12 @@ class Answers:
     """Every answer that is waiting or being written, in the order in which they were asked for."""
 
     def __init__(
-        self, replying: Replying, texts: Texts, at_once: int, join_seconds: float
+        self,
+        replying: Replying,
+        texts: Texts,
+        at_once: int,
+        join_seconds: float,
+        share: float = 1.0,
     ) -> None:
         """Prepare for answers.
 
@@ -107,8 +120,9 @@ class Answers:
             at_once: answers that are written at the same time.
             join_seconds: within which a message follows the one before to be of one prompt, by
                 the homeserver's time.
+            share: the part of `at_once` that is one person's, or one room's, while others wait.
         """
-        self.lanes = Lanes(at_once)
+        self.lanes = Lanes(at_once, share)
         self._join_ms = join_seconds * 1000
         self._replying = replying
         self._texts = texts
@@ -121,6 +135,11 @@ class Answers:
         What one person sends in a row, each message soon after the one before, makes one prompt
         until anything of the reply is visible; what an earlier process has joined stays joined.
         """
+        before = self.joinable(prompt, joined_to)
+        return before if before and before.join(prompt.messages[0]) else None
+
+    def joinable(self, prompt: Prompt, joined_to: EventId | None = None) -> Answering | None:
+        """Return the answer that the prompt may become a part of, and leave it as it is."""
         if joined_to is None:
             before = self._last(prompt.conversation)
             if before is None or before.parted or not before.reply.unseen:
@@ -129,9 +148,7 @@ class Answers:
                 return None
         elif (before := self.of(prompt.room_id, joined_to)) is None:
             return None
-        if len(before.prompt.messages) == MOST_MESSAGES:
-            return None
-        return before if before.join(prompt.messages[0]) else None
+        return None if len(before.prompt.messages) == MOST_MESSAGES else before
 
     def _is_soon(self, prompt: Prompt, before: Prompt) -> bool:
         said_at, last = prompt.messages[0].timestamp, before.messages[-1].timestamp
@@ -216,6 +233,11 @@ class Answers:
         """Tell whether anything else of the conversation is being answered, or to be answered."""
         last = self._last(conversation)
         return last is not None and last.prompt.event_id != prompt
+
+    def last_to(self, conversation: Conversation, sender: UserId) -> Answering | None:
+        """Return the last answer to somebody in a conversation that is not whole yet."""
+        found = [one for one in self._open if one.prompt.conversation == conversation]
+        return next((one for one in reversed(found) if one.prompt.sender == sender), None)
 
     def _last(self, conversation: Conversation) -> Answering | None:
         found = [one for one in self._open if one.prompt.conversation == conversation]

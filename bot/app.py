@@ -244,6 +244,8 @@ def _behaviour(config: Config) -> Behaviour:
         config.model.fallback_card,
         config.model.queue_timeout,
         conversation.join_seconds,
+        config.reply.share,
+        config.limits.limits(),
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn
 
@@ -34,6 +34,7 @@ from bot.core.events import (
     Upgraded,
 )
 from bot.core.feedback import AskPolicy
+from bot.core.limits import Limits
 from bot.core.markdown import render
 from bot.core.models import ModelCard
 from bot.core.replies import Notice, transaction_id
@@ -65,6 +66,7 @@ from bot.hearing import Hearing
 from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
+from bot.limits import Ceilings
 from bot.logs import log_bug
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.surveys import Surveys
@@ -88,6 +90,8 @@ class Behaviour:
         fallback: who answers where the model that was chosen cannot; None for nobody.
         queue_timeout: seconds for which an answer waits while a model's quota is used up.
         join_seconds: within which a message follows the one before to be of one prompt.
+        share: the part of `at_once` that is one person's, or one room's, while others wait.
+        limits: what one person may ask for.
     """
 
     policy: Policy
@@ -98,6 +102,8 @@ class Behaviour:
     fallback: ModelCard | None = None
     queue_timeout: float = 120.0
     join_seconds: float = 60.0
+    share: float = 0.25
+    limits: Limits = field(default_factory=Limits)
 
 
 class _Drained(Exception):  # ends one run, never leaves this module
@@ -120,9 +126,12 @@ class Assistant:
         self._contexts = Contexts(
             self._matrix, self._store, self._clock, self._completion, how.settings
         )
-        self._answers = Answers(replying, self._texts, how.at_once, how.join_seconds)
+        self._answers = Answers(replying, self._texts, how.at_once, how.join_seconds, how.share)
+        self._ceilings = Ceilings(replying, self._answers, how.limits)
         again = partial(self._answer_also, before=Before.WHOLE)
-        self._changes = Changes(replying, self._answers, self._contexts, self._hearing, again)
+        self._changes = Changes(
+            *(replying, self._answers, self._contexts, self._hearing, self._ceilings), again
+        )
         self._surveys = Surveys(
             replying, ledgers.opinions, self._answers, self._contexts, how.feedback
         )
@@ -205,13 +214,14 @@ class Assistant:
     ) -> None:
         """Begin to do what the event asks for; answers and welcomes get their place at once."""
         answering = None
+        if isinstance(intent, Answer) and self._answers.of(event.room_id, event.event_id):
+            return  # a change of mind was quicker
+        intent = self._ceilings.admit(intent, left, late=bool(remarks))
         if isinstance(intent, Welcome):
             lane = Conversation(intent.room_id, None)
             ticket = self._answers.lanes.queue(lane, self._matrix.user_id, free=True)
             work: Work = partial(self._welcome, intent, ticket)
         elif isinstance(intent, Answer):
-            if self._answers.of(event.room_id, event.event_id) is not None:
-                return  # a change of mind was quicker
             begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
             alone = begun and joined_to is None  # it has a reply of its own
             first = None if alone else self._answers.join(intent.prompt, joined_to)
@@ -258,6 +268,7 @@ class Assistant:
         ):
             try:
                 await self._do(event, intent, work)
+                self._ceilings.spoke(intent)
                 if answering is not None:
                     await self._surveys.answered(answering)
                 done = answering.done_with if answering else ()
@@ -301,7 +312,8 @@ class Assistant:
             case Stop(reaction):
                 await self._changes.stop(reaction)
             case Redo(reaction):
-                await self._changes.redo(reaction.room_id, reaction.target, reaction.sender)
+                asked = reaction.room_id, reaction.target, reaction.sender, reaction.event_id
+                await self._changes.redo(*asked)
             case Accept(invite):
                 await insist(self._clock, partial(self._join, invite))
             case Follow(upgraded):

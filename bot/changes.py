@@ -19,7 +19,7 @@ from bot.core.events import (
     RoomId,
     UserId,
 )
-from bot.core.replies import transaction_id
+from bot.core.replies import Anchor, Notice, transaction_id
 from bot.core.routing import Answer, parse_command
 from bot.core.transcript import Said
 from bot.core.turns import is_last
@@ -27,7 +27,8 @@ from bot.delivery import Replying
 from bot.errors import Forbidden
 from bot.failpoints import armed
 from bot.hearing import Hearing
-from bot.insist import insist
+from bot.insist import insist, post
+from bot.limits import Ceilings
 from bot.ports import Exchange, Heard
 
 _REMEMBERED = 10_000  # redacted events
@@ -47,15 +48,18 @@ class Changes:
         answers: Answers,
         contexts: Contexts,
         hearing: Hearing,
+        ceilings: Ceilings,
         answer: Callable[[Prompt], Awaitable[None]],
     ) -> None:
         """Take what every reply needs, those on their way, and what answers in place of one."""
+        self._to = to
         self._matrix = to.matrix
         self._store = to.store
         self._clock = to.clock
         self._answers = answers
         self._contexts = contexts
         self._hearing = hearing
+        self._ceilings = ceilings
         self._answer = answer
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
@@ -72,7 +76,9 @@ class Changes:
             now = replace(one, body=revision.body)
             mine = one.event_id == revision.target
             if mine and isinstance(self._hearing.decide(now, begun), Answer):
-                return running if running.reply.restart() else None
+                cause = revision.event_id
+                allowed = self._ceilings.allows("regenerations", running.prompt, cause)
+                return running if allowed and running.reply.restart() else None
         return None
 
     async def amend(self, revision: Revision) -> None:
@@ -87,15 +93,15 @@ class Changes:
             return
         running = self._answers.of(revision.room_id, revision.target)
         if running is not None:
-            restarted = running.reply.restart()
-            await running.done.wait()
-            if not restarted:
-                await self.amend(revision)  # the prompt may hold more by now
-            return
-        if self._answers.is_passed(prompt):
-            return
-        if is_last(await self._said(prompt), prompt):
-            await self._answer_again(await self._asked(prompt.room_id, prompt.event_id))
+            if await self._may_ask_again(prompt, revision.event_id):
+                restarted = running.reply.restart()
+                await running.done.wait()
+                if not restarted:
+                    await self.amend(revision)  # the prompt may hold more by now
+        elif not self._answers.is_passed(prompt) and is_last(await self._said(prompt), prompt):
+            prompt = await self._asked(prompt.room_id, prompt.event_id)
+            if prompt is not None and await self._may_ask_again(prompt, revision.event_id):
+                await self._answer_again(prompt)
 
     def let_go(self, redaction: Redaction) -> None:
         """Begin nothing more under a root that is gone, and end what is being written."""
@@ -163,19 +169,42 @@ class Changes:
         if running is not None and running.prompt.sender == reaction.sender:
             await running.stop()
 
-    async def redo(self, room_id: RoomId, event_id: EventId, asker: UserId) -> str | None:
+    async def redo(
+        self, room_id: RoomId, event_id: EventId, asker: UserId, cause: EventId
+    ) -> str | None:
         """Answer once more what the event is a message of, in the same reply.
 
+        Args:
+            room_id: where.
+            event_id: a message of the prompt or of its reply.
+            asker: who wants it.
+            cause: the event that says so.
+
         Returns:
-            The key of the sentence that says why not, None where it is done.
+            The key of the sentence that says why not, None where it is done, or that was said.
         """
         prompt = await self._asked(room_id, event_id)
         if prompt is None:
             return "nothing to redo"
         if prompt.sender != asker:
             return "not yours to redo"
-        await self._answer_again(prompt)
+        if await self._may_ask_again(prompt, cause):
+            await self._answer_again(prompt)
         return None
+
+    async def _may_ask_again(self, prompt: Prompt, cause: EventId) -> bool:
+        """Tell whether the model may be asked anew for that cause; the person is told, if not."""
+        if self._ceilings.allows("regenerations", prompt, cause):
+            return True
+        key = self._ceilings.sentence("regenerations", prompt.sender, cause)
+        if key is not None:
+            texts = (await self._contexts.chosen(prompt.conversation)).texts
+            root = prompt.thread_root
+            notice = Notice(texts(key), None if root is None else Anchor(prompt.event_id, root))
+            stage, device_id = "notice ceiling", self._matrix.device_id
+            transaction = transaction_id(device_id, cause, stage, part=0, claim=0)
+            await post(self._to, prompt.room_id, notice, transaction, name="notice")
+        return False
 
     async def last(self, prompt: Prompt) -> EventId | None:
         """Return the last reply of the prompt's conversation, or a later prompt without any."""

@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from bot.core.events import server_name
 from bot.core.feedback import AskPolicy
+from bot.core.limits import Limits
 from bot.core.markdown import Tables
 from bot.core.models import Catalogue, ModelCard
 from bot.errors import ConfigError
@@ -271,6 +272,9 @@ class ReplySettings(Section):
     )
     edit_interval: float = Field(2.0, ge=1, description="seconds between two edits of one reply")
     at_once: int = Field(20, ge=1, description="replies that are written at the same time, in all")
+    share: float = Field(
+        0.25, gt=0, le=1, description="of at_once, what one person or room has while others wait"
+    )
     line_after: float = Field(
         10.0, ge=1, description="seconds until a person who waits is told why"
     )
@@ -280,6 +284,30 @@ class ReplySettings(Section):
     tables: Tables = Field(
         "list", description="how tables are shown: as lists, or as tables on web and desktop alone"
     )
+
+
+class LimitsSettings(Section):
+    """What one person may ask for; 0 for as much as they like."""
+
+    prompts_per_hour: int = Field(120, ge=0, description="messages that are answered")
+    regenerations_per_hour: int = Field(60, ge=0, description="answers that are made anew")
+    comments_per_hour: int = Field(30, ge=0, description="comments on replies that are kept")
+    prompts_per_minute: int = Field(
+        20, ge=0, description="prompts after which a conversation is paused: a bot writes there"
+    )
+    quick_exchanges: int = Field(
+        6, ge=0, description="prompts in a row, each within 2 s of a reply, that do the same"
+    )
+
+    def limits(self) -> Limits:
+        """Return the limits."""
+        return Limits(
+            self.prompts_per_hour,
+            self.regenerations_per_hour,
+            self.comments_per_hour,
+            self.prompts_per_minute,
+            self.quick_exchanges,
+        )
 
 
 class FeedbackSettings(Section):
@@ -408,6 +436,9 @@ class Config(BaseSettings):
     )
     reply: ReplySettings = Field(
         default_factory=ReplySettings, description="how a reply grows in the room"
+    )
+    limits: LimitsSettings = Field(
+        default_factory=LimitsSettings, description="what one person may ask for"
     )
     feedback: FeedbackSettings = Field(
         default_factory=FeedbackSettings, description="what people are asked about replies"

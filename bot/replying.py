@@ -119,6 +119,11 @@ class GrowingReply:
         return self._delivery.left_out
 
     @property
+    def first_words_at(self) -> float | None:
+        """When the model's first words could be seen, in the clock's monotonic seconds."""
+        return None if self._first_words is None else self._begun_at + self._first_words
+
+    @property
     def prompt(self) -> Prompt:
         """What it answers."""
         return self._delivery.prompt

@@ -54,6 +54,7 @@ from bot.core.feedback import (
     answer_of,
     asks_why,
 )
+from bot.core.limits import Limits
 from bot.core.markdown import Part, render
 from bot.core.models import Catalogue, ModelCard
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
@@ -1357,6 +1358,8 @@ class Story:
         self.pace = Pace(0.8, 2.0, 10.0, least=1)
         self.policy = Policy(BOT, ("tchap.test",), age_limit=10 * 365 * 86_400)
         self.at_once = 20
+        self.share = 0.25
+        self.limits = Limits()
         self.catalogue = CATALOGUE
         self.fallback: ModelCard | None = None
         self.feedback = AskPolicy("never")
@@ -1374,7 +1377,9 @@ class Story:
             "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
         )
         how = Behaviour(
-            self.policy, settings, self.about, self.at_once, self.feedback, self.fallback
+            *(self.policy, settings, self.about, self.at_once, self.feedback, self.fallback),
+            share=self.share,
+            limits=self.limits,
         )
         ledgers = Ledgers(
             self.opinions or self.store.opinions,

@@ -30,6 +30,7 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
+from bot.core.limits import Limits
 from bot.core.markdown import render
 from bot.core.models import ModelCard
 from bot.core.polls import Poll, PollEnd
@@ -537,7 +538,8 @@ class Process(Story):
     def __init__(self, world: "World") -> None:
         super().__init__(world.clock)
         self.policy = replace(self.policy, age_limit=DAY)
-        self.at_once = 2
+        self.at_once, self.share = 2, 1.0
+        self.limits = Limits(0, 0, 0, 0, 0)  # chance asks faster than people
         self.matrix = cast("FakeMatrix", Door(world.homeserver, self, WRITES | READS))
         self.store = cast("FakeStore", Door(world.ledger, self, STORE))
         self.model = world.talker

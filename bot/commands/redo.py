@@ -11,6 +11,6 @@ async def redo(call: Call) -> str | None:
     key = (
         "nothing to redo"
         if target is None
-        else await changes.redo(prompt.room_id, target, call.sender)
+        else await changes.redo(prompt.room_id, target, call.sender, prompt.event_id)
     )
     return None if key is None else call.texts(key)

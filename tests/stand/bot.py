@@ -16,6 +16,15 @@ import yaml
 from bot.core.events import UserId
 from tests.stand import canaries
 
+# Whoever stands for people here asks faster than people do; who tries a limit gives it.
+UNLIMITED = {
+    "prompts_per_hour": 0,
+    "regenerations_per_hour": 0,
+    "comments_per_hour": 0,
+    "prompts_per_minute": 0,
+    "quick_exchanges": 0,
+}
+
 _START_SECONDS = 60.0
 _STOP_SECONDS = 35.0  # longer than the bot drains
 _POLL_SECONDS = 0.02
@@ -95,13 +104,17 @@ class Bot:
         launch: Launch = launch_cold,
         **sections: dict[str, Any],
     ) -> None:
-        """Write the configuration; `sections` are those of config.example.yaml."""
+        """Write the configuration; `sections` are those of config.example.yaml.
+
+        Where they say nothing of limits, there are none.
+        """
         self.user_id = user_id
         self.launch = launch
         self.directory = directory
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"
         self.key = "s" * 32
+        sections.setdefault("limits", dict(UNLIMITED))
         sections.setdefault("storage", {"directory": str(directory / "data"), "key": self.key})
         self.port: int | None = sections.get("dashboard", {}).get("port")
         self.config.write_text(yaml.safe_dump(sections))

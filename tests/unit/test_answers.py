@@ -380,7 +380,7 @@ async def test_two_that_were_begun_apart_before_a_crash_stay_apart(story: Story)
 
 
 async def test_so_many_are_answered_at_once(story: Story) -> None:
-    story.at_once = 2
+    story.at_once, story.share = 2, 1.0
     gates = [asyncio.Event() for _ in range(4)]
     async with story.run():
         for number, gate in enumerate(gates):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bot.config import Config, load
+from bot.core.limits import Limits
 from bot.core.models import ModelCard
 from bot.errors import ConfigError
 from bot.settings_source import names, variable
@@ -106,6 +107,8 @@ class TestWhatIsAccepted:
         assert config.model.max_tokens == 2048
         assert config.reply.edit_interval == 2.0
         assert config.reply.tables == "list"
+        assert config.reply.share == 0.25
+        assert config.limits.limits() == Limits()
         assert config.language == "fr"
 
     def test_a_section_or_setting_left_empty_has_its_defaults(self, tmp_path: Path) -> None:
@@ -590,7 +593,9 @@ class TestEachSetting:
     ) -> None:
         assert faults(tmp_path, content) == [sentence]
 
-    @pytest.mark.parametrize("section", ["conversation", "reply", "service", "log", "storage"])
+    @pytest.mark.parametrize(
+        "section", ["conversation", "reply", "limits", "service", "log", "storage"]
+    )
     @pytest.mark.parametrize("value", [SECRET, [SECRET]])
     def test_a_section_that_is_none_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, value: object
@@ -658,6 +663,14 @@ class TestEachSetting:
             ("conversation.salon_replies", ["fil"], "must be 'thread' or 'inline'"),
             ("reply.tables", ["html"], "must be 'list' or 'table'"),
             ("reply.at_once", [0], "must be greater than or equal to 1"),
+            ("reply.share", [0, -1], "must be greater than 0"),
+            ("reply.share", [1.1], "must be less than or equal to 1"),
+            ("limits.prompts_per_hour", [-1], "must be greater than or equal to 0"),
+            ("limits.regenerations_per_hour", [-1], "must be greater than or equal to 0"),
+            ("limits.comments_per_hour", [-1], "must be greater than or equal to 0"),
+            ("limits.prompts_per_minute", [-1], "must be greater than or equal to 0"),
+            ("limits.quick_exchanges", [-1], "must be greater than or equal to 0"),
+            ("limits.quick_exchanges", [0.5, SECRET], "must be a whole number"),
             ("reply.line_after", [0], "must be greater than or equal to 1"),
             (
                 "service.status_page",
