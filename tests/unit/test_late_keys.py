@@ -111,6 +111,24 @@ async def test_an_answer_after_ten_minutes_says_that_its_key_was_late(running: L
     assert [reply.added for reply in replies] == [(FR("key late"),)]
 
 
+async def test_messages_whose_key_comes_at_last_are_all_answered_at_once(
+    story: LateStory,
+) -> None:
+    """That many come from no bot: they were written one by one, an hour ago."""
+    story.limits = replace(story.limits, per_minute=2)
+    async with story.run():
+        places = [(f"${number}", f"$root{number}") for number in range(5)]
+        story.matrix.hear(*(undecryptable(one, thread_root=root) for one, root in places))
+        await story.until(lambda: len(story.store.events) == 5)
+        await story.held.pass_time(HOUR)
+        for one, root in places:
+            story.matrix.messages[EventId(one)] = message(event_id=one, thread_root=root)
+        story.matrix.hear(keys=[key_news()])
+        await story.until(lambda: story.done(*(one for one, _ in places)))
+
+    assert len(story.model.requests) == 5
+
+
 async def test_a_message_whose_key_never_comes_is_given_up_after_a_day(running: LateStory) -> None:
     await running.hear()
     await running.held.pass_time(DAY - 1)
