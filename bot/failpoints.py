@@ -28,7 +28,7 @@ COMMITS: Final = (
 # One request each that changes something on the homeserver.
 REQUESTS: Final = (
     *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
-    *("create", "invite", "campaign", "attachment"),
+    *("create", "invite", "campaign", "attachment", "enter"),
 )
 SITES: Final = (
     *(f"{name}.{when}" for name in COMMITS for when in ("before", "within", "after")),

@@ -52,7 +52,8 @@ class Matrix(Protocol):
     syncs so far have told; so does `known`, of earlier messages.
     `rooms` are those in which the bot can speak. `open_admin_room` returns the one for its admins,
     and makes it where there is none; `members` are those in a room or invited, `invite` adds one.
-    `follow` joins the room that takes the place of another.
+    `follow` joins the room that takes the place of another; Forbidden where that does not say so
+    itself, where who gave the other up has not the power to, or where it takes an invitation.
     `fetch` reads one event again, a message in its last version; None where it is gone.
     `history` returns the prompt's conversation; `enough` tells of what is read already whether
     older messages would count.

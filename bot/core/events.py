@@ -17,12 +17,18 @@ def server_name(user_id: UserId) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """The bot is invited into a room; `direct` is the inviter's `is_direct`."""
+    """The bot is invited into a room.
+
+    Attributes:
+        direct: the inviter's `is_direct`.
+        space: the room is a space, as far as the invitation tells.
+    """
 
     event_id: EventId
     room_id: RoomId
     sender: UserId
     direct: bool
+    space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +270,12 @@ class Room:
     """What routing must know of a room, as the homeserver's state says.
 
     Attributes:
-        closed: the bot can no longer speak there: it is out, or another room takes its place.
+        closed: the bot does not speak there: it is out, another room takes its place, or it is a
+            space or stray.
         admin: the bot has made it for those who administer it.
         person: of a direct message, the other one, where that is known.
+        space: it is a space, in which nobody talks.
+        stray: the bot came there because another room pointed there, and is not meant to be there.
     """
 
     room_id: RoomId
@@ -274,6 +283,8 @@ class Room:
     closed: bool = False
     admin: bool = False
     person: UserId | None = None
+    space: bool = False
+    stray: bool = False
 
 
 @dataclass(frozen=True, slots=True)

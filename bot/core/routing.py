@@ -209,6 +209,7 @@ _REACTIONS: Mapping[str, type[Stop | Redo | Rate]] = {
     "🔄": Redo,
     **dict.fromkeys(THUMBS, Rate),
 }
+_CLOSED = "the bot can no longer speak here"
 _OWN = "own message"
 _OTHER_BOT = "another bot"
 _NOT_ALLOWED = "sender's homeserver is not allowed"
@@ -259,17 +260,15 @@ def decide(
         known: what is known of earlier messages of the room.
         now: seconds since the epoch; None where the event is never too old.
     """
-    if room.closed and not isinstance(event, Invite | Left | Upgraded | Redaction):
-        return Ignore("the bot can no longer speak here")
+    if room.closed and not isinstance(event, Invite | Joined | Left | Upgraded | Redaction):
+        return Ignore(_CLOSED)
     match event:
         case Invite():
-            return (
-                Accept(event) if policy.allows(event.sender) else Decline(event.room_id, "decline")
-            )
+            return _decide_invite(event, policy)
         case Joined() | Left():
             return _decide_of_room(event, room, policy)
         case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction() | Vote():
-            return _decide_of_people(event, policy)
+            return _decide_of_people(event, room, policy)
         case Message():
             try:
                 return _decide_message(event, room, policy, known, now)
@@ -291,10 +290,22 @@ def begins_anew(body: str) -> bool:
     return command is not None and command[0] in _NEW_CONVERSATION
 
 
+def _decide_invite(event: Invite, policy: Policy) -> Intent:
+    if not policy.allows(event.sender):
+        return Decline(event.room_id, "decline")
+    return Decline(event.room_id, "decline space") if event.space else Accept(event)
+
+
 def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
     if isinstance(event, Left):
         alone = event.alone and not room.admin
         return Leave(event.room_id) if alone else Ignore("others are still here, or may come")
+    if room.space:  # the invitation did not tell
+        return Decline(event.room_id, "decline space")
+    if room.stray:
+        return Leave(event.room_id)
+    if room.closed:
+        return Ignore(_CLOSED)
     if room.admin:
         return Welcome(event.room_id, event.event_id, "welcome admin")
     salon = "welcome salon inline" if policy.inline else "welcome salon"
@@ -302,7 +313,9 @@ def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
 
 
 def _decide_of_people(
-    event: Upgraded | Undecryptable | Revision | Redaction | Reaction | Vote, policy: Policy
+    event: Upgraded | Undecryptable | Revision | Redaction | Reaction | Vote,
+    room: Room,
+    policy: Policy,
 ) -> Intent | Await:
     """Decide about what only people of allowed servers can ask for, and the bot never."""
     if event.sender == policy.me:
@@ -312,7 +325,7 @@ def _decide_of_people(
     if not policy.allows(event.sender):
         return Ignore(_NOT_ALLOWED)
     if isinstance(event, Upgraded):
-        return Follow(event)
+        return Ignore("a stray room leads nowhere") if room.stray else Follow(event)
     if event.sender in policy.bots:
         return Ignore(_OTHER_BOT)
     return _decide_of_person(event)

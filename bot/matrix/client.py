@@ -48,6 +48,7 @@ from bot.matrix.parse import (
 )
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
+from bot.matrix.successors import Successors
 from bot.matrix.wire import ObjectResponse
 from bot.shield import to_the_end
 
@@ -71,6 +72,7 @@ class NioMatrix:
         self._tables = tables
         self._histories = Histories(self._client, account.user_id)
         self._rooms = Rooms(account.user_id, health, self._histories)
+        self._successors = Successors(self._client, self._rooms)
         self._typing: Counter[RoomId] = Counter()  # answers being written
         self.user_id: UserId = account.user_id
 
@@ -176,7 +178,7 @@ class NioMatrix:
         return self._rooms.known
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
-        """Return the room that this one replaces, None for none."""
+        """Return the room that this one replaces, None where either does not say so."""
         return self._rooms.predecessor(room_id)
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
@@ -201,8 +203,8 @@ class NioMatrix:
             log.info("already out", room_id=room_id)
 
     async def follow(self, upgraded: Upgraded) -> None:
-        """Join the room that takes the place of one given up."""
-        await call(nio.JoinResponse, to_the_end(self._client.join(upgraded.replacement)))
+        """Join the room that takes the place of one given up; see `Successors.follow`."""
+        await self._successors.follow(upgraded)
 
     async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
         """Read one event again, a message in its last version; None where it is gone."""

@@ -36,6 +36,7 @@ MARKER = (
 NOTICE_MARKER = "fr.gouv.assistant.notice"  # on what the bot itself says to somebody
 
 ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
+FOLLOWING = "m.room.tombstone "  # and the room that points there: the reason of a joining
 
 # Under the name that clients send, and the one of the final MSC3381.
 POLL_STARTS = (POLL, "m.poll.start")
@@ -342,6 +343,18 @@ def is_admin_rooms(create: Json, me: str) -> bool:
     marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
     mine = identifier(create, "sender") == me
     return marked and mine and text(create, "type") == "m.room.create"
+
+
+def is_space(create: Json) -> bool:
+    """Tell whether a state event is the `m.room.create` of a space (spec: m.space)."""
+    made = text(create, "type") == "m.room.create"
+    return made and text(mapping(create.get("content")), "type") == "m.space"
+
+
+def predecessor(create: Json) -> RoomId | None:
+    """Return the room that an `m.room.create` says to replace, None for none."""
+    content = mapping(create.get("content"))
+    return RoomId(identifier(mapping(content.get("predecessor")), "room_id")) or None
 
 
 def timestamp(source: Json) -> int:

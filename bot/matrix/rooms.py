@@ -28,18 +28,22 @@ from bot.health import Health
 from bot.matrix.crypto import WITHHELD
 from bot.matrix.history import Histories
 from bot.matrix.parse import (
+    FOLLOWING,
     Heard,
     Json,
     Membership,
     identifier,
     is_admin_rooms,
+    is_space,
     mapping,
     parse_event,
     parse_membership,
+    predecessor,
     text,
 )
 
 _DIRECT_MEMBERS = 2
+_STATE_LEVEL = 50  # where the power levels name none for state events
 _CREATOR_LEVEL = 100  # where the room has no power levels
 _KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
 _NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creators have a number
@@ -69,7 +73,7 @@ class Rooms:
         self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
         self._latest: dict[RoomId, EventId] = {}  # message of the main timeline, no edit
         self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
-        self._replaced: set[RoomId] = set()
+        self._replaced: dict[RoomId, RoomId] = {}  # by what
         self._closed: list[RoomId] = []
         self.direct: dict[UserId, list[RoomId]] = {}
         self._people: dict[RoomId, UserId] = {}  # of `direct`, by room
@@ -84,12 +88,16 @@ class Rooms:
         person = self._people.get(room_id) or self._heroes.get(room_id)
         direct = rule == "direct" or (rule is None and room_id in self._people)
         direct = direct and sum(self._members.get(room_id, ())) <= _DIRECT_MEMBERS
+        space, stray = is_space(self._create.get(room_id, {})), self.is_stray(room_id)
+        gone = room_id not in self._members or room_id in self._replaced
         return Room(
             room_id,
             direct=direct,
-            closed=room_id not in self._members or room_id in self._replaced,
+            closed=gone or space or stray,
             admin=self._is_admin(room_id),
             person=person if direct else None,
+            space=space,
+            stray=stray,
         )
 
     def rooms(self) -> list[Room]:
@@ -125,6 +133,24 @@ class Rooms:
         level = mapping(mapping(levels).get("users")).get(user_id, default)
         return level if isinstance(level, int) else 0
 
+    def may_upgrade(self, room_id: RoomId, user_id: UserId) -> bool:
+        """Tell whether the user can give the room up for another (spec: room upgrades)."""
+        levels = mapping(self._levels.get(room_id))
+        default = levels.get("state_default", _STATE_LEVEL)
+        needed = mapping(levels.get("events")).get("m.room.tombstone", default)
+        # Where it is no number, nobody knows what the homeserver takes it for.
+        return isinstance(needed, int) and self.power_level(room_id, user_id) >= needed
+
+    def is_stray(self, room_id: RoomId) -> bool:
+        """Tell whether the bot has followed another room there, which this one does not replace.
+
+        Its own joining says whom it followed, so that this holds after a restart as well.
+        """
+        joining = mapping(self._memberships.get(room_id, {}).get("content"))
+        old = text(joining, "reason")
+        created = self._create.get(room_id, {})
+        return old.startswith(FOLLOWING) and old[len(FOLLOWING) :] != predecessor(created)
+
     def membership(self, room_id: RoomId) -> Json:
         """Return the bot's own `m.room.member` event, {} where the room is not known."""
         return self._memberships.get(room_id, {})
@@ -134,9 +160,19 @@ class Rooms:
         return self._visibility.get(room_id, "shared")
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
-        """Return the room that this one replaces (spec: m.room.create), None for none."""
-        content = mapping(self._create.get(room_id, {}).get("content"))
-        return RoomId(identifier(mapping(content.get("predecessor")), "room_id")) or None
+        """Return the room that this one replaces, None where either of them does not say so.
+
+        Anybody can make a room that says so alone, or point to one that does not.
+        """
+        before = predecessor(self._create.get(room_id, {}))
+        return before if before and self._replaced.get(before) == room_id else None
+
+    def _inherit(self, room_id: RoomId) -> None:
+        """Let what replaces a direct message be one with the same person."""
+        before = self.predecessor(room_id)
+        person = self._people.get(before) if before else None
+        if person is not None:
+            self.note_direct(person, room_id)
 
     def remember(self, message: Message) -> None:
         """Remember who sent a message, and to whom, unless it has been redacted."""
@@ -189,8 +225,10 @@ class Rooms:
         """
         for event in response.account_data_events:
             self._hear_account_data(getattr(event, "type", ""), getattr(event, "content", None))
+        spaces = getattr(response, "spaces", ())
         for room_id, invitation in response.rooms.invite.items():
-            yield self._hear_invitation(RoomId(room_id), invitation)
+            space = room_id in spaces
+            yield self._hear_invitation(RoomId(room_id), invitation, space=space)
         for room_id, joined in response.rooms.join.items():
             heard = self._hear_room(RoomId(room_id), joined, first=first)
             yield [] if fresh else heard
@@ -201,7 +239,7 @@ class Rooms:
         facts = self._rules, self._members, self._latest, self._create, self._levels
         for of_rooms in (*facts, self._memberships, self._visibility, self._heroes):
             of_rooms.pop(room_id, None)
-        self._replaced.discard(room_id)
+        self._replaced.pop(room_id, None)
         self._histories.forget(room_id)
         self._closed.append(room_id)
 
@@ -241,7 +279,9 @@ class Rooms:
         if room_id not in rooms:
             rooms.append(room_id)
 
-    def _hear_invitation(self, room_id: RoomId, invitation: nio.InviteInfo) -> list[Event]:
+    def _hear_invitation(
+        self, room_id: RoomId, invitation: nio.InviteInfo, *, space: bool
+    ) -> list[Event]:
         for event in invitation.invite_state:
             if (
                 isinstance(event, nio.InviteMemberEvent)
@@ -249,9 +289,8 @@ class Rooms:
                 and event.membership == "invite"
             ):
                 direct = mapping(event.content).get("is_direct") is True
-                return [
-                    Invite(EventId(f"invite:{room_id}"), room_id, UserId(event.sender), direct)
-                ]
+                event_id, sender = EventId(f"invite:{room_id}"), UserId(event.sender)
+                return [Invite(event_id, room_id, sender, direct, space)]
         return []
 
     def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
@@ -290,9 +329,6 @@ class Rooms:
         if not isinstance(upgraded, Upgraded):
             return []
         self._closed.append(room_id)
-        for user_id, rooms in self.direct.items():
-            if room_id in rooms:
-                self.note_direct(user_id, upgraded.replacement)
         return [upgraded]
 
     def _hear_member(
@@ -370,10 +406,13 @@ class Rooms:
             self._visibility[room_id] = text(content, "history_visibility") or "shared"
         elif kind == "m.room.create":
             self._create[room_id] = source
+            self._inherit(room_id)
         elif kind == "m.room.power_levels":
             self._levels[room_id] = content
         elif kind == "m.room.tombstone" and identifier(content, "replacement_room"):
-            self._replaced.add(room_id)
+            replacement = RoomId(identifier(content, "replacement_room"))
+            self._replaced[room_id] = replacement
+            self._inherit(replacement)
 
 
 def _says_in_main(heard: Heard) -> bool:

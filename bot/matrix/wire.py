@@ -6,7 +6,7 @@ event without `sender_key` (which the spec has deprecated, MSC3700) for a broken
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import nio
 import structlog
 from nio.responses import RoomEventRelationsResponse
 
-from bot.matrix.parse import Json, is_text, mapping, text
+from bot.matrix.parse import Json, is_space, is_text, mapping, text
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
 _DEEPEST = 100  # levels of nesting; events of the spec have some five
@@ -31,9 +31,11 @@ class SyncResponse(nio.SyncResponse):
     Attributes:
         unused_fallback_key_types: the algorithms for which the homeserver holds a fallback key
             that nobody has claimed; None where it does not say (spec: one-time and fallback keys).
+        spaces: of the rooms to which there is an invitation, those that it says to be spaces.
     """
 
     unused_fallback_key_types: tuple[str, ...] | None = None
+    spaces: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -116,7 +118,15 @@ def _read_sync(body: dict[str, Any]) -> nio.Response:
     return SyncResponse(
         **vars(response),
         unused_fallback_key_types=tuple(types) if isinstance(types, list) else None,
+        spaces=frozenset(_spaces(body)),
     )
+
+
+def _spaces(body: dict[str, Any]) -> Iterator[str]:
+    for room_id, room in mapping(mapping(body.get("rooms")).get("invite")).items():
+        events = mapping(mapping(room).get("invite_state")).get("events")
+        if any(is_space(mapping(one)) for one in (events if isinstance(events, list) else [])):
+            yield room_id
 
 
 def _repair_sync(body: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, EventId, Joined, Left, RoomId, Turn, Upgraded
+from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.transcript import Said
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
@@ -375,6 +375,27 @@ async def test_the_room_that_replaces_another_is_joined(story: Story) -> None:
         await story.until(lambda: story.done("$tombstone"))
 
     assert story.matrix.followed == [NEW]
+
+
+async def test_an_invitation_to_a_space_is_declined_with_a_reason(story: Story) -> None:
+    async with story.run():
+        story.matrix.hear(replace(invite(), space=True))
+        await story.until(lambda: bool(story.matrix.left))
+
+    assert story.matrix.left == [(ROOM, TEXTS("decline space"))]
+    assert story.matrix.joined == []
+
+
+async def test_a_room_that_the_bot_was_led_to_is_left_without_a_word(story: Story) -> None:
+    story.matrix.others[ROOM] = Room(ROOM, direct=False, closed=True, stray=True)
+    story.matrix.closed.add(ROOM)
+    async with story.run():
+        story.matrix.hear(JOINED, message())
+        await story.until(lambda: story.done("$join"))
+
+    assert story.matrix.left == [(ROOM, None)]
+    assert story.matrix.sent == []
+    assert story.model.requests == []
 
 
 async def test_a_room_that_lets_nobody_in_is_waited_for(story: Story) -> None:

@@ -62,6 +62,9 @@ OTHER_BOT = UserId("@polls:tchap.test")
 STRANGER = UserId("@a:evil.test")
 POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"), frozenset({OTHER_BOT}))
 DIRECT, SALON = Room(ROOM, direct=True), Room(ROOM, direct=False)
+SPACE = Room(ROOM, direct=False, closed=True, space=True)
+STRAY = Room(ROOM, direct=False, closed=True, stray=True)
+SPACE_INVITE = replace(invite(), space=True)
 JOINED = Joined(EventId("$join"), ROOM)
 UPGRADED = Upgraded(EventId("$stone"), ROOM, AGENT, RoomId("!new:tchap.test"))
 DAY = 86_400
@@ -107,6 +110,12 @@ MY_NOTICE = said("$root", BOT, msgtype="m.notice")
     [
         (invite(), SALON, Accept(invite())),
         (invite(STRANGER), SALON, Decline(ROOM, "decline")),
+        (SPACE_INVITE, SALON, Decline(ROOM, "decline space")),
+        (replace(SPACE_INVITE, sender=STRANGER), SALON, Decline(ROOM, "decline")),
+        (JOINED, SPACE, Decline(ROOM, "decline space")),
+        (JOINED, STRAY, Leave(ROOM)),
+        (JOINED, replace(SALON, closed=True), Ignore("the bot can no longer speak here")),
+        (UPGRADED, STRAY, Ignore("a stray room leads nowhere")),
         (JOINED, DIRECT, Welcome(ROOM, EventId("$join"), "welcome")),
         (JOINED, SALON, Welcome(ROOM, EventId("$join"), "welcome salon")),
         (Left(EventId("$l"), ROOM, alone=True), DIRECT, Leave(ROOM)),
@@ -184,6 +193,16 @@ def test_where_the_bot_can_no_longer_speak_only_what_needs_no_word_is_done(
     room = replace(DIRECT, closed=True)
 
     assert isinstance(decide(event, room, POLICY, {}), Ignore) is ignored
+
+
+@pytest.mark.parametrize("room", [SPACE, STRAY], ids=["space", "stray"])
+@pytest.mark.parametrize(
+    "event", [said(mentions=(BOT,)), revision(), reaction("🔄"), vote("yes"), undecryptable()]
+)
+def test_nothing_that_is_said_in_a_space_or_a_stray_room_is_for_the_bot(
+    room: Room, event: Event
+) -> None:
+    assert isinstance(decide(event, room, POLICY, {}), Ignore)
 
 
 @pytest.mark.parametrize("direct", [True, False])

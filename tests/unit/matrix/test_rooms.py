@@ -27,7 +27,7 @@ from bot.core.turns import History
 from bot.health import Health
 from bot.matrix import rooms as module
 from bot.matrix.history import Histories
-from bot.matrix.parse import MARKER, NOTICE_MARKER
+from bot.matrix.parse import FOLLOWING, MARKER, NOTICE_MARKER
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
@@ -475,33 +475,135 @@ def tombstone(**changed: object) -> dict[str, Any]:
     return DIRECT | {"type": "m.room.tombstone", "event_id": "$t", "content": content} | changed
 
 
-def test_a_room_given_up_is_closed_and_what_replaces_it_stays_a_direct_message() -> None:
+NEW = RoomId("!new:x")
+
+
+def joining(room_id: RoomId, *state: dict[str, Any]) -> nio.SyncResponse:
+    """Return a sync that tells of the bot's joining of another room, with two members."""
+    response = sync([], state=[member("join"), *state])
+    response.rooms.join[room_id] = response.rooms.join.pop(ROOM)
+    return response
+
+
+def replacing(room_id: str = ROOM, **content: object) -> dict[str, Any]:
+    before = {"room_id": room_id, "event_id": "$t"}
+    return created("11", predecessor=before, **content)
+
+
+def test_a_room_given_up_is_closed() -> None:
     rooms = new_rooms()
-    hear(rooms, sync([], direct={AGENT: [ROOM]}))
 
     heard = hear(rooms, sync([tombstone()]))
 
-    assert heard == [Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:x"))]
+    assert heard == [Upgraded(EventId("$t"), ROOM, AGENT, NEW)]
     assert rooms.take_closed() == (ROOM,)
     assert rooms.take_closed() == ()
     assert rooms.room(ROOM).closed
-    assert rooms.direct == {AGENT: [ROOM, "!new:x"]}
 
 
-def test_a_room_given_up_long_ago_is_not_heard_of_again() -> None:
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_what_replaces_a_direct_message_is_one_with_the_same_person(first: str) -> None:
     rooms = new_rooms()
+    hear(rooms, sync([], direct={AGENT: [ROOM]}))
+    told = [sync([tombstone()]), joining(NEW, replacing())]
+    for response in told if first == "old" else reversed(told):
+        hear(rooms, response)
 
-    assert hear(rooms, sync([], state=[tombstone()]), first=True) == []
-    assert rooms.take_closed() == ()
+    assert rooms.direct == {AGENT: [ROOM, NEW]}
+    assert rooms.room(NEW).direct
+    assert rooms.predecessor(NEW) == ROOM
+
+
+def test_a_restart_knows_what_replaces_a_direct_message() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=[tombstone()], direct={AGENT: [ROOM]}), first=True)
+    hear(rooms, joining(NEW, replacing()), first=True)
+
+    assert rooms.room(NEW).direct
+
+
+@pytest.mark.parametrize(
+    ("stone", "create"),
+    [
+        (tombstone(), created("11")),
+        (tombstone(), replacing("!other:x")),
+        (tombstone(content={"replacement_room": "!other:x"}), replacing()),
+        (None, replacing()),
+    ],
+    ids=["only pointed to", "of another", "another is pointed to", "only says so"],
+)
+def test_a_room_inherits_nothing_where_one_of_both_does_not_say_so(
+    stone: dict[str, Any] | None, create: dict[str, Any]
+) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([stone] if stone else [], direct={AGENT: [ROOM]}))
+    hear(rooms, joining(NEW, create))
+
+    assert rooms.predecessor(NEW) is None
+    assert not rooms.room(NEW).direct
+    assert rooms.direct == {AGENT: [ROOM]}
+
+
+@pytest.mark.parametrize(
+    ("state", "may"),
+    [
+        ([created("11")], True),
+        ([created("11"), levels(users={AGENT: 100})], True),
+        ([created("11"), levels(users={AGENT: 50})], True),
+        ([created("11"), levels(users={AGENT: 49})], False),
+        ([created("11"), levels(users={AGENT: 50}, state_default=60)], False),
+        ([created("11"), levels(users={AGENT: 50}, events={"m.room.tombstone": 100})], False),
+        ([created("11"), levels(users={AGENT: 0}, events={"m.room.tombstone": 0})], True),
+        ([created("12"), levels(events={"m.room.tombstone": 150})], True),
+        ([created("11"), levels(users={AGENT: 100}, events={"m.room.tombstone": "1"})], False),
+        ([created("11"), levels(users={AGENT: 100}, state_default=None)], False),
+        ([created("11"), levels(users={AGENT: 100}, events=[])], True),
+        ([], False),
+    ],
+)
+def test_who_has_the_power_for_a_tombstone_may_give_a_room_up(
+    state: list[dict[str, Any]], *, may: bool
+) -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=state))
+
+    assert rooms.may_upgrade(ROOM, AGENT) is may
+
+
+@pytest.mark.parametrize(
+    ("reason", "create", "stray"),
+    [
+        (f"{FOLLOWING}{ROOM}", replacing(), False),
+        (f"{FOLLOWING}{ROOM}", created("11"), True),
+        (f"{FOLLOWING}{ROOM}", replacing("!other:x"), True),
+        (f"{FOLLOWING}{ROOM}", None, True),
+        (f"{FOLLOWING}", created("11"), True),
+        ("Bonjour", created("11"), False),
+        (None, created("11"), False),
+        (3, created("11"), False),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_room_that_the_bot_was_led_to_is_stray_where_it_does_not_replace_the_other(
+    reason: object, create: dict[str, Any] | None, *, stray: bool, first: bool
+) -> None:
+    rooms = new_rooms()
+    arrival = member("join")
+    arrival["content"]["reason"] = reason
+    told = [said("@assistant", "$1")]
+    hear(rooms, sync(told, state=[arrival, *([create] if create else [])]), first=first)
+
+    assert rooms.room(ROOM).stray is stray
+    assert rooms.room(ROOM).closed is stray
+    assert [one.room_id for one in rooms.rooms()] == ([] if stray else [ROOM])
+
+
+def test_a_space_is_no_room_to_speak_in() -> None:
+    rooms = new_rooms()
+    hear(rooms, sync([], state=[created("11", type="m.space")]))
+
+    assert rooms.room(ROOM).space
     assert rooms.room(ROOM).closed
-
-
-def test_a_room_names_the_one_that_it_replaces() -> None:
-    rooms = new_rooms()
-    hear(rooms, sync([], state=[created("11", predecessor={"room_id": "!old:x"})]))
-
-    assert rooms.predecessor(ROOM) == "!old:x"
-    assert rooms.predecessor(RoomId("!unknown:x")) is None
 
 
 @pytest.mark.parametrize("odd", [None, 3, {}, {"room_id": 3}])

@@ -40,6 +40,27 @@ def test_the_unused_fallback_keys_are_read() -> None:
     assert sync(**{key: "x"}).unused_fallback_key_types is None
 
 
+CREATE = {"type": "m.room.create", "state_key": "", "sender": ADA}
+
+
+@pytest.mark.parametrize(
+    ("state", "space"),
+    [
+        ([CREATE | {"content": {"type": "m.space"}}], True),
+        ([CREATE | {"content": {}}], False),
+        ([CREATE | {"content": {"type": ["m.space"]}}], False),
+        ([CREATE | {"type": "m.room.name", "content": {"type": "m.space"}}], False),
+        ([3, None, {"content": {"type": "m.space"}}], False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_an_invitation_tells_whether_it_is_to_a_space(state: object, *, space: bool) -> None:
+    rooms = {"invite": {"!a:x": {"invite_state": {"events": state}}}}
+
+    assert sync(rooms=rooms).spaces == ({"!a:x"} if space else set())
+
+
 MALFORMED: list[Any] = [
     *(3, None, [], "x", {}),
     {"user_id": MALLORY, "device_id": "D", "algorithms": []},
