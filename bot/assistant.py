@@ -16,6 +16,7 @@ from bot.arrivals import Arrivals
 from bot.asking import Recourse
 from bot.campaigns import Campaigns
 from bot.changes import Changes
+from bot.clear_text import ClearText
 from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
 from bot.completion import Completion
@@ -53,6 +54,7 @@ from bot.core.routing import (
     Policy,
     Rate,
     Redo,
+    Refuse,
     Run,
     Stop,
     Welcome,
@@ -141,6 +143,7 @@ class Assistant:
             *(self._campaigns, ledgers.statistics, ledgers.exports, how.settings.catalogue),
             *(how.about, self._clock, how.policy.admins),
         )
+        self._clear_text = ClearText(self._store, self._clock)
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
         self._synced = asyncio.Event()  # the rooms are known
@@ -301,6 +304,8 @@ class Assistant:
         match intent:
             case Explain(prompt, key):
                 await self._explain(prompt, key)
+            case Refuse():
+                await self._refuse(intent)
             case Run():
                 await self._run(intent)
             case Amend(revision):
@@ -495,6 +500,17 @@ class Assistant:
         asks = unanswered and parse_command(prompt.body) is None  # a command is answered by that
         notice = Notice(sentence, prompt, unanswered=asks)
         await self._say(notice, prompt.room_id, prompt.event_id)
+
+    async def _refuse(self, refused: Refuse) -> None:
+        """Say why nothing is made of what came in clear, where that was not said today."""
+        event, prompt = refused.event, refused.prompt
+        if not await self._clear_text.is_due(event):
+            return
+        place = Conversation(event.room_id, None) if prompt is None else prompt.conversation
+        sentence = (await self._contexts.chosen(place)).texts(refused.key, sender=event.sender)
+        notice = Notice(sentence, prompt, unanswered=prompt is not None)
+        await self._say(notice, event.room_id, event.event_id)
+        await self._store.noticed(event, self._clock.now())
 
     async def _apologise(self, intent: Intent) -> None:
         """Tell the person that there is no answer, if the room still takes a word of the bot."""

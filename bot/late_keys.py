@@ -294,6 +294,7 @@ class LateKeys:
         opener = known.get(root)
         return (
             opener is not None
+            and not opener.exposed
             and opener.sender == message.sender
             and self._matrix.user_id in opener.mentions
         )

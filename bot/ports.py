@@ -39,6 +39,7 @@ from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, S
 from bot.core.transcript import Said
 from bot.core.turns import History
 
+Unheeded = Undecryptable | Message | Revision | Vote
 Heard = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
 
 
@@ -206,8 +207,9 @@ class Store(Protocol):
     `exchange` returns the prompt and reply that an event is a message of, None for none.
     `choose` records choices for a conversation (a thread root of None stands for all of the
     room); `choices` returns those that hold in it.
-    `noticed` records when a message's sender was told that it cannot be read; `last_notice`
-    returns when that last was so in the room, whichever the message, None for never.
+    `noticed` records when a message's sender was told that it cannot be read, or that it counts
+    for nothing as it came in clear; `last_notice` returns when that last was so in the room,
+    whichever the message, None for never.
     """
 
     async def sync_token(self) -> str | None: ...
@@ -230,7 +232,7 @@ class Store(Protocol):
 
     async def choices(self, conversation: Conversation) -> Choices: ...
 
-    async def noticed(self, message: Undecryptable, at: float) -> None: ...
+    async def noticed(self, message: Unheeded, at: float) -> None: ...
 
     async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None: ...
 

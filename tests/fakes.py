@@ -98,6 +98,7 @@ from bot.ports import (
     Heard,
     Ledgers,
     Opinions,
+    Unheeded,
 )
 from bot.texts import Texts, speak
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
@@ -609,7 +610,7 @@ class FakeStore:
         for event_id in event_ids:
             self.frozen.pop(event_id, None)
 
-    async def noticed(self, message: Undecryptable, at: float) -> None:
+    async def noticed(self, message: Unheeded, at: float) -> None:
         if message.event_id in self.events:
             self.senders[message.event_id] = message.sender
             self.notices[message.event_id] = at

@@ -75,6 +75,8 @@ class Message:
         final: with it, the answer is whole.
         about: the messages that a notice or file of an assistant is about.
         unanswered: whether that stands in place of an answer to them.
+        exposed: it came in clear although the room was encrypted by then: anybody with a hand on
+            the homeserver may have written it.
     """
 
     event_id: EventId
@@ -92,6 +94,7 @@ class Message:
     final: bool = False
     about: tuple[EventId, ...] = ()
     unanswered: bool = False
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,11 @@ class Undecryptable:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """An edit (`m.replace`) of an earlier message: its new body, as a `Message` has it."""
+    """An edit (`m.replace`) of an earlier message: its new body, as a `Message` has it.
+
+    Attributes:
+        exposed: as a `Message` has it.
+    """
 
     event_id: EventId
     room_id: RoomId
@@ -129,6 +136,7 @@ class Revision:
     answers: tuple[EventId, ...] = ()
     claim: int = 0
     final: bool = False
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,7 @@ class Vote:
         answers: the ids that are chosen, none where an earlier vote is taken back.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
         fingerprint: as a `Message` has it.
+        exposed: as a `Message` has it.
     """
 
     event_id: EventId
@@ -176,6 +185,7 @@ class Vote:
     answers: tuple[str, ...]
     timestamp: int
     fingerprint: str | None = None
+    exposed: bool = False
 
 
 Change = Revision | Redaction | Reaction | Vote

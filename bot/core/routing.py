@@ -59,6 +59,19 @@ class Explain:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """Do nothing of what came in clear in an encrypted room, and say why, once a day.
+
+    Attributes:
+        prompt: what the sentence named `key` is a reply to, None for nothing.
+    """
+
+    event: Message | Revision | Vote
+    prompt: Prompt | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Amend:
     """What was asked is asked in other words now."""
 
@@ -181,6 +194,7 @@ Intent = (
     Answer
     | Run
     | Explain
+    | Refuse
     | Amend
     | Withdraw
     | Stop
@@ -260,6 +274,15 @@ def decide(
         known: what is known of earlier messages of the room.
         now: seconds since the epoch; None where the event is never too old.
     """
+    intent = _decide(event, room, policy, known, now)
+    if isinstance(event, Message | Revision | Vote) and event.exposed:
+        return _unless_exposed(event, intent, room, policy)
+    return intent
+
+
+def _decide(
+    event: Event, room: Room, policy: Policy, known: Known, now: float | None
+) -> Intent | Await | Look:
     if room.closed and not isinstance(event, Invite | Joined | Left | Upgraded | Redaction):
         return Ignore(_CLOSED)
     match event:
@@ -380,6 +403,20 @@ def _decide_admin(message: Message, policy: Policy, command: tuple[str, str] | N
     return Run(Prompt((message,), Conversation(message.room_id, root), root), *command)
 
 
+def _unless_exposed(
+    event: Message | Revision | Vote, intent: Intent | Await | Look, room: Room, policy: Policy
+) -> Intent | Await | Look:
+    """Refuse what an event in clear asks for, as anybody with a hand on the homeserver may.
+
+    In the admin room all of it is told of, commands or not: no client of an admin sends it so.
+    """
+    told = room.admin and not room.closed and event.sender != policy.me
+    if isinstance(intent, Look) or (isinstance(intent, Ignore) and not told):
+        return intent
+    prompt = intent.prompt if isinstance(intent, Answer | Run | Explain | Comment) else None
+    return Refuse(event, prompt, "clear text admin" if room.admin else "clear text")
+
+
 def _no_prompt(message: Message, policy: Policy) -> str | None:
     """Return why the message asks nothing of any bot, None where it may."""
     reasons = {
@@ -481,4 +518,6 @@ class _Around:
         if event_id not in self.known:
             raise _Unknown(event_id)
         found = self.known[event_id]
-        return found if found and found.room_id == self.message.room_id else None
+        if found is None or found.exposed:  # nobody knows who said it
+            return None
+        return found if found.room_id == self.message.room_id else None

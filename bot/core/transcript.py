@@ -103,6 +103,8 @@ class Transcript:
         What the bot sends is heard first with its host's clock, then with the homeserver's.
         """
         match event:
+            case Message(exposed=True) | Revision(exposed=True):
+                pass  # nobody knows who says it
             case Redaction(target=target):
                 self._redact(target)
             case Revision():

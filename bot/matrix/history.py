@@ -71,6 +71,9 @@ class Histories:
     """The transcripts of the conversations that were last asked for, kept up by what is heard.
 
     Nothing of them is ever written to a disk.
+
+    Attributes:
+        sealed: since when what is said in a room is encrypted, in the homeserver's milliseconds.
     """
 
     def __init__(self, client: SafeClient, me: UserId) -> None:
@@ -82,7 +85,16 @@ class Histories:
         self._arrivals: dict[RoomId, float] = {}
         self._people: OrderedDict[tuple[RoomId, UserId], _Person] = OrderedDict()
         self._heard_members = 0
+        self.sealed: dict[RoomId, float] = {}
         self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
+
+    def sealed_since(self, room_id: RoomId) -> float | None:
+        """Return since when what is said in a room is encrypted, None where it is not.
+
+        What an earlier process knew of is encrypted even if the homeserver tells nothing of it.
+        """
+        before = 0.0 if room_id in self._client.sealed_before else None
+        return self.sealed.get(room_id, before)
 
     def hear(self, event: Heard) -> None:
         """Take in what has been said, edited or redacted, by the bot as well."""
@@ -275,7 +287,8 @@ class Histories:
         transcript.put_before(_readable(events))
 
     async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
-        return await read_events(self._client, events, room_id, self._me)
+        since = self.sealed_since(room_id)
+        return await read_events(self._client, events, room_id, self._me, since)
 
     async def _relations(
         self, room_id: RoomId, event_id: EventId, kind: RelationshipType
@@ -333,10 +346,11 @@ class Histories:
     async def _quoted(self, prompt: Prompt, event_id: EventId, membership: Json) -> Said | None:
         """Return a message of the same room that is not in the conversation.
 
-        None for what was said before the bot came; what is gone counts as unreadable.
+        None for what was said before the bot came. What is gone counts as unreadable, and so does
+        what came in clear.
         """
         events = _readable(await self.fetch(prompt.room_id, event_id))
-        if not events or isinstance(events[0], Revision):
+        if not events or isinstance(events[0], Revision) or _is_exposed(events[0]):
             return Said(event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False)
         if events[0].timestamp < await self._arrival(prompt.room_id, membership):
             return None
@@ -436,6 +450,10 @@ def _readable(events: Sequence[Heard]) -> list[Message | Undecryptable | Revisio
         for event in events
         if isinstance(event, Message | Undecryptable | Revision) and not _refers(event)
     ]
+
+
+def _is_exposed(event: Message | Undecryptable) -> bool:
+    return isinstance(event, Message) and event.exposed
 
 
 def _refers(event: Heard) -> bool:

@@ -74,8 +74,18 @@ class Membership:
     before: str
 
 
-def parse_event(event: object, room_id: RoomId, me: UserId) -> Heard | None:
-    """Read one of nio's events, decrypted where that could be done."""
+def parse_event(
+    event: object, room_id: RoomId, me: UserId, sealed_since: float | None = None
+) -> Heard | None:
+    """Read one of nio's events, decrypted where that could be done.
+
+    Args:
+        event: nio's.
+        room_id: where.
+        me: the bot.
+        sealed_since: since when what is said there is encrypted, in the homeserver's
+            milliseconds; None where it is not.
+    """
     source = mapping(getattr(event, "source", None))
     if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
         return parse_undecryptable(source, room_id)
@@ -88,8 +98,10 @@ def parse_event(event: object, room_id: RoomId, me: UserId) -> Heard | None:
         return _parse_upgrade(source, room_id)
     heard = parse_said(source, room_id, me)
     if isinstance(heard, Message | Vote):
-        return replace(heard, fingerprint=getattr(event, "fingerprint", None))
-    return heard
+        heard = replace(heard, fingerprint=getattr(event, "fingerprint", None))
+    if heard is None or not in_clear or sealed_since is None:
+        return heard
+    return replace(heard, exposed=heard.timestamp >= sealed_since)
 
 
 def latest_edit(event: object) -> Json | None:

@@ -40,6 +40,7 @@ from bot.matrix.parse import (
     parse_membership,
     predecessor,
     text,
+    timestamp,
 )
 
 _DIRECT_MEMBERS = 2
@@ -240,6 +241,7 @@ class Rooms:
         for of_rooms in (*facts, self._memberships, self._visibility, self._heroes):
             of_rooms.pop(room_id, None)
         self._replaced.pop(room_id, None)
+        self._histories.sealed.pop(room_id, None)
         self._histories.forget(room_id)
         self._closed.append(room_id)
 
@@ -295,6 +297,7 @@ class Rooms:
 
     def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
         known = room_id in self._members
+        since = self._hear_encryption(room_id, info, known=known)
         self._count_members(room_id, info.summary)
         arrival: Joined | None = None
         for event in info.state:
@@ -307,7 +310,7 @@ class Rooms:
         for event in info.timeline.events:
             source = mapping(getattr(event, "source", None))
             if getattr(event, "decrypted", False) or "state_key" not in source:
-                heard += self._hear_message(room_id, event)
+                heard += self._hear_message(room_id, event, since)
                 continue
             self._hear_state(room_id, source)
             heard += self._hear_upgrade(room_id, event)
@@ -315,6 +318,32 @@ class Rooms:
             if member is not None:
                 arrival = self._hear_member(room_id, member, heard) or arrival
         return [arrival, *heard] if arrival else heard
+
+    def _hear_encryption(
+        self, room_id: RoomId, info: nio.RoomInfo, *, known: bool
+    ) -> float | None:
+        """Return since when what a response tells of the room is encrypted, None where it is not.
+
+        Where the room was encrypted before, the dates of what is heard do not count: whoever
+        writes an event dates it.
+        """
+        before = self._histories.sealed_since(room_id) if known else None
+        for event in (*info.state, *info.timeline.events):
+            source = mapping(getattr(event, "source", None))
+            is_state = not getattr(event, "decrypted", False) and source.get("state_key") == ""
+            if is_state and text(source, "type") == "m.room.encryption":
+                self._seal(room_id, source)
+            elif is_state and is_admin_rooms(source, self.me):
+                self._histories.sealed[room_id] = 0.0  # it is made so
+        return self._histories.sealed_since(room_id) if before is None else 0.0
+
+    def _seal(self, room_id: RoomId, source: Json) -> None:
+        """Take in an `m.room.encryption`: a room that is encrypted stays so.
+
+        Since when is not told where the event replaces another.
+        """
+        again = "replaces_state" in mapping(source.get("unsigned"))
+        self._histories.sealed.setdefault(room_id, 0.0 if again else float(timestamp(source)))
 
     def _hear_membership(self, room_id: RoomId, source: Json) -> Membership | None:
         member = parse_membership(source)
@@ -366,8 +395,8 @@ class Rooms:
         elif heroes:
             self._heroes[room_id] = UserId(heroes[0])
 
-    def _hear_message(self, room_id: RoomId, event: object) -> list[Event]:
-        heard = parse_event(event, room_id, self.me)
+    def _hear_message(self, room_id: RoomId, event: object, since: float | None) -> list[Event]:
+        heard = parse_event(event, room_id, self.me, since)
         if heard is None:
             return []
         if isinstance(heard, Redaction):
@@ -392,7 +421,8 @@ class Rooms:
     def _begin_thread(self, message: Message) -> None:
         """Note that a mention of the bot in a main timeline opens a conversation of its own."""
         in_salon = not self.room(message.room_id).direct
-        if in_salon and message.thread_root is None and self.me in message.mentions:
+        is_first = message.thread_root is None and not message.exposed
+        if in_salon and is_first and self.me in message.mentions:
             conversation = Conversation(message.room_id, message.event_id)
             self._histories.begin(conversation, message)
 

@@ -53,11 +53,13 @@ class SafeClient(nio.AsyncClient):
     Attributes:
         limited: is told of each request that the homeserver answers 429.
         making: held while the homeserver is asked to make a room.
+        sealed_before: rooms that were encrypted before this process, whatever is told of them.
     """
 
     olm: SafeOlm | None
     limited: Callable[[], None] | None = None
     making: asyncio.Lock
+    sealed_before: frozenset[str] = frozenset()
 
     def open_store(self, store: CryptoStore) -> None:
         """Take up the device's keys, or make them where the store is new.
@@ -69,6 +71,7 @@ class SafeClient(nio.AsyncClient):
         self.olm = SafeOlm(str(self.user_id), str(self.device_id), store)
         self.encrypted_rooms = store.load_encrypted_rooms()
         self._saved = set(self.encrypted_rooms)
+        self.sealed_before = frozenset(self._saved)
         self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._querying = asyncio.Lock()
         self._silent: dict[str, float] = {}  # users without an answer, and when to ask again

@@ -23,18 +23,29 @@ PAGES = 10  # as far as a timeline is read, forward or back
 
 
 async def read_events(
-    client: SafeClient, events: Sequence[Any], room_id: RoomId, me: UserId
+    client: SafeClient,
+    events: Sequence[Any],
+    room_id: RoomId,
+    me: UserId,
+    sealed_since: float | None = None,
 ) -> list[Heard]:
-    """Return nio's events as ours, each followed by the edit that is bundled with it."""
+    """Return nio's events as ours, each followed by the edit that is bundled with it.
+
+    An edit in clear where the room is encrypted changes nothing. For `sealed_since` see
+    `parse_event`.
+    """
     found: list[Heard] = []
     turns = Turns()
     for event in events:
         await turns.next()
-        heard = parse_event(event, room_id, me)
+        heard = parse_event(event, room_id, me, sealed_since)
         if heard is None:
             continue
         found.append(heard)
-        if isinstance(heard, Message) and (edit := _newest_edit(client, event, room_id, me)):
+        edit = None
+        if isinstance(heard, Message):
+            edit = _newest_edit(client, event, room_id, me, sealed_since)
+        if edit is not None and not edit.exposed:
             found.append(edit)
     return found
 
@@ -44,13 +55,14 @@ def _newest_edit(
     event: Any,  # noqa: ANN401  # any of nio's
     room_id: RoomId,
     me: UserId,
+    sealed_since: float | None = None,
 ) -> Revision | None:
     """Return the edit that is bundled with an event, None where there is none to read."""
     edit = latest_edit(event)
     if edit is None:
         return None
     bundled = client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
-    revision = parse_event(bundled, room_id, me)
+    revision = parse_event(bundled, room_id, me, sealed_since)
     return revision if isinstance(revision, Revision) else None
 
 

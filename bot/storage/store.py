@@ -23,14 +23,13 @@ from bot.core.events import (
     Invite,
     Prompt,
     RoomId,
-    Undecryptable,
     UserId,
     Vote,
 )
 from bot.core.replies import Frozen
 from bot.errors import StoreError
 from bot.health import Health
-from bot.ports import Choices, Claim, Exchange
+from bot.ports import Choices, Claim, Exchange, Unheeded
 from bot.shield import to_the_end
 from bot.storage import rows
 from bot.storage.database import Database, probe
@@ -325,8 +324,8 @@ class SqlStore:
 
         return await self._database.run("choices", work)
 
-    async def noticed(self, message: Undecryptable, at: float) -> None:
-        """Record that the message's sender was told at `at` that it cannot be read."""
+    async def noticed(self, message: Unheeded, at: float) -> None:
+        """Record that the message's sender was told at `at` why nothing is made of it."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(

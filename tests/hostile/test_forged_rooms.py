@@ -16,7 +16,7 @@ from tests.stand.nio_person import NioPerson
 from tests.stand.observations import JSON
 from tests.stand.person import Person, Refused
 from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, heard, notice, reply, said, spoken, talk, until
+from tests.stand.talk import begun, heard, notice, replies, reply, said, spoken, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -257,3 +257,116 @@ async def test_an_invitation_to_a_space_is_declined_with_a_reason(alice: Person,
 
 def _membership(owner: Person, room_id: RoomId, bot: Bot) -> JSON:
     return owner.observed.state.get((room_id, "m.room.member", bot.user_id), {})
+
+
+async def in_clear(sender: Person, room_id: RoomId, text: str, **content: object) -> EventId:
+    """Send a text past the sender's client, as whoever has the homeserver can in any name."""
+    said: JSON = {"msgtype": "m.text", "body": text, **content}
+    return await sender.put_event(room_id, "m.room.message", said)
+
+
+async def test_clear_text_in_an_encrypted_room_is_no_prompt_command_or_edit(
+    mallory: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(mallory, bot.user_id)
+    asked = await mallory.write(room_id, "Une question honnête")
+    await reply(mallory, room_id, asked, "You said: Une question honnête.")
+    before = len(model.exchanges)
+
+    forged = await in_clear(mallory, room_id, "Une question forgée")
+    told = await notice(mallory, room_id, "clear text", to=forged)
+    for text in ("!aide", "!modele", "Encore une"):
+        await done(bot, await in_clear(mallory, room_id, text))
+    new = {"msgtype": "m.text", "body": "Une question changée"}
+    relation = {"rel_type": "m.replace", "event_id": asked}
+    edit = {"m.new_content": new, "m.relates_to": relation}
+    await done(bot, await in_clear(mallory, room_id, "* x", **edit))
+    again = await mallory.write(room_id, "Une autre question")
+    await final(mallory, room_id, again)
+
+    assert len(model.exchanges) == before + 1
+    said = str(model.exchanges[-1].body["messages"])
+    assert "Une question honnête" in said
+    assert not any(word in said for word in ("forgée", "changée", "Encore une"))
+    sentences = spoken(mallory, room_id, bot.user_id)
+    assert [one.event_id for one in sentences if one.body == told.body] == [told.event_id]
+    assert len(replies(mallory, room_id)) == 2
+
+
+async def test_clear_text_is_refused_as_well_where_it_was_said_while_the_bot_was_away(
+    mallory: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    """More of it than a sync hands out: the rest is read back, and judged alike."""
+    room_id = await talk(mallory, bot.user_id)
+    before = len(model.exchanges)
+    await bot.stop()
+    for number in range(60):
+        await in_clear(mallory, room_id, f"Forgée {number}")
+    asked = await mallory.write(room_id, "Une question honnête")
+    await bot.start()
+    await reply(mallory, room_id, asked, "You said: Une question honnête.")
+    await done(bot, asked)
+
+    assert len(model.exchanges) == before + 1
+    assert "Forgée" not in str(model.exchanges[-1].body["messages"])
+    body = said("clear text")
+    assert len([one for one in spoken(mallory, room_id, bot.user_id) if one.body == body]) == 1
+
+
+async def test_what_was_said_in_clear_before_a_room_was_encrypted_counts_as_before(
+    mallory: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    room_id = await talk(mallory, bot.user_id, encrypted=False)
+    asked = await mallory.write(room_id, "Avant le chiffrement")
+    await reply(mallory, room_id, asked, "You said: Avant le chiffrement.")
+    await bot.stop()
+    missed = await mallory.write(room_id, "Pendant ton absence")
+    sealed = {"algorithm": "m.megolm.v1.aes-sha2"}
+    await mallory._call("PUT", f"/rooms/{room_id}/state/m.room.encryption", sealed)
+    await mallory._wait_state(room_id, "m.room.encryption", "", sealed.__eq__)
+    forged = await in_clear(mallory, room_id, "Après le chiffrement")
+    await bot.start()
+    await final(mallory, room_id, missed)
+    await notice(mallory, room_id, "clear text", to=forged)
+    await bot.restart()
+    again = await mallory.write(room_id, "Chiffré")
+    await final(mallory, room_id, again)
+
+    turns = str(model.exchanges[-1].body["messages"])
+    assert "Avant le chiffrement" in turns
+    assert "Pendant ton absence" in turns
+    assert "Après le chiffrement" not in turns
+
+
+async def test_the_first_prompt_in_clear_that_comes_with_the_invitation_to_an_encrypted_room(
+    mallory: Person, bot: Bot, model: ScriptedModel
+) -> None:
+    before = len(model.exchanges)
+    room_id = await mallory.open_direct_message(bot.user_id, first_prompt="Chiffré d’emblée")
+    await until(lambda: len(replies(mallory, room_id)) == 1)
+    await bot.stop()
+    other = await mallory.open_direct_message(bot.user_id)
+    forged = await in_clear(mallory, other, "En clair d’emblée")
+    await bot.start()
+    await notice(mallory, other, "clear text", to=forged)
+
+    assert len(model.exchanges) == before + 1
+
+
+async def test_in_the_admin_room_a_command_in_clear_is_refused_and_told_to_the_admins(
+    alice: Person, bot: Bot
+) -> None:
+    await until(lambda: bot.said("admin invited") > 0)
+    [room_id] = await alice.invitations(bot.user_id)
+    await alice.join(room_id)
+    asked = await alice.write(room_id, "!aide")
+    await notice(alice, room_id, "help admin", to=asked)
+
+    forged = await in_clear(alice, room_id, "!exporter commentaires")
+    told = await notice(alice, room_id, "clear text admin", to=forged, sender=alice.user_id)
+    asked = await alice.write(room_id, "!exporter tout")
+    await notice(alice, room_id, "export how", to=asked)
+
+    content = (await alice.event(room_id, told.event_id))["type"]
+    assert content == "m.room.encrypted"
+    assert not [one for one in alice.messages(room_id) if "filename" in one.content]

@@ -107,6 +107,15 @@ def mention(
     return replace(heard, mentions=frozenset({BOT}))
 
 
+async def test_a_vote_in_clear_where_the_room_is_encrypted_is_not_counted(story: Asked) -> None:
+    async with story.run():
+        poll = await story.ask()
+        await story.hear(replace(vote("no", target=poll), exposed=True))
+
+    assert story.rating() is None
+    assert [one.text for one in story.notices] == [story.texts("clear text")]
+
+
 async def test_behind_a_reply_the_person_is_asked_whether_it_has_helped(story: Asked) -> None:
     async with story.run():
         await story.ask()

@@ -11,10 +11,12 @@ from bot.core.events import (
     Left,
     Message,
     Prompt,
+    Revision,
     Room,
     RoomId,
     Upgraded,
     UserId,
+    Vote,
 )
 from bot.core.polls import POLL
 from bot.core.routing import (
@@ -35,6 +37,7 @@ from bot.core.routing import (
     Policy,
     Rate,
     Redo,
+    Refuse,
     Run,
     Stop,
     Welcome,
@@ -62,6 +65,8 @@ OTHER_BOT = UserId("@polls:tchap.test")
 STRANGER = UserId("@a:evil.test")
 POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"), frozenset({OTHER_BOT}))
 DIRECT, SALON = Room(ROOM, direct=True), Room(ROOM, direct=False)
+ADMIN = Room(ROOM, direct=False, admin=True)
+OBEYING = replace(POLICY, admins=frozenset({AGENT}))
 SPACE = Room(ROOM, direct=False, closed=True, space=True)
 STRAY = Room(ROOM, direct=False, closed=True, stray=True)
 SPACE_INVITE = replace(invite(), space=True)
@@ -203,6 +208,85 @@ def test_nothing_that_is_said_in_a_space_or_a_stray_room_is_for_the_bot(
     room: Room, event: Event
 ) -> None:
     assert isinstance(decide(event, room, POLICY, {}), Ignore)
+
+
+def exposed(event: Event) -> Event:
+    """Return what was said as it is where it came in clear in an encrypted room."""
+    assert isinstance(event, Message | Revision | Vote)
+    return replace(event, exposed=True)
+
+
+@pytest.mark.parametrize(
+    ("event", "asked", "key"),
+    [
+        (said(), DIRECT, "clear text"),
+        (said(body="!aide"), DIRECT, "clear text"),
+        (said(msgtype="m.image"), DIRECT, "clear text"),
+        (said(replies_to="$poll"), DIRECT, "clear text"),
+        (said(mentions=(BOT,)), SALON, "clear text"),
+        (said(body="!aide", mentions=(BOT,)), SALON, "clear text"),
+        (said(thread="$opener", sender=COLLEAGUE), SALON, None),
+        (said(), SALON, None),
+        (said(msgtype="m.notice"), DIRECT, None),
+        (said(sender=BOT), DIRECT, None),
+        (said(sender=STRANGER), DIRECT, None),
+        (said(sender=OTHER_BOT), DIRECT, None),
+        (revision(), DIRECT, "clear text"),
+        (revision(sender=BOT), DIRECT, None),
+        (vote("yes"), SALON, "clear text"),
+        (vote("yes", sender=STRANGER), SALON, None),
+        (said(body="!stats"), ADMIN, "clear text admin"),
+        (said(body="Bonjour"), ADMIN, "clear text admin"),
+        (said(body="!stats", sender=COLLEAGUE), ADMIN, "clear text admin"),
+        (said(sender=STRANGER), ADMIN, "clear text admin"),
+        (said(sender=BOT), ADMIN, None),
+        (revision(), ADMIN, "clear text admin"),
+        (vote("yes"), ADMIN, "clear text admin"),
+        (said(body="!stats"), replace(ADMIN, closed=True), None),
+    ],
+)
+def test_what_came_in_clear_in_an_encrypted_room_is_refused_where_it_asks_for_anything(
+    event: Event, asked: Room, key: str | None
+) -> None:
+    known = knowing(MY_POLL, replace(OPENER, event_id=EventId("$opener")))
+    intent = decide(exposed(event), asked, OBEYING, known, ASKED_AT)
+
+    assert (intent.key if isinstance(intent, Refuse) else None) == key
+    assert isinstance(intent, Refuse | Ignore)
+
+
+def test_the_refusal_stands_where_the_answer_would() -> None:
+    event = replace(said(mentions=(BOT,)), exposed=True)
+    answer = decide(replace(event, exposed=False), SALON, POLICY, {})
+    assert isinstance(answer, Answer)
+
+    refused = decide(event, SALON, POLICY, {})
+
+    assert isinstance(refused, Refuse)
+    assert refused.prompt == replace(answer.prompt, messages=(event,))
+
+
+@pytest.mark.parametrize("event", [reaction("🛑"), redaction(), reaction("👍")])
+def test_reactions_and_redactions_always_come_in_clear(event: Event) -> None:
+    assert not isinstance(decide(event, ADMIN, OBEYING, {}), Refuse)
+
+
+@pytest.mark.parametrize(
+    ("event", "around"),
+    [
+        (said(thread="$root"), OPENER),
+        (said(thread="$root"), MINE),
+        (said(replies_to="$reply"), REPLY),
+        (said(replies_to="$poll"), MY_POLL),
+    ],
+)
+def test_what_relates_to_a_message_that_came_in_clear_is_not_addressed_by_that(
+    event: Message, around: Message
+) -> None:
+    assert not isinstance(decide(event, SALON, POLICY, knowing(around)), Ignore)
+
+    forged = replace(around, exposed=True)
+    assert isinstance(decide(event, SALON, POLICY, knowing(forged)), Ignore)
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -544,3 +544,13 @@ def test_heard_or_read_or_both_a_conversation_is_the_same(
 
     assert [*filter(stays, one.messages())] == [*filter(stays, whole.messages())]
     assert one.size == whole.size
+
+
+@pytest.mark.parametrize("made", [cold, warm])
+def test_what_came_in_clear_where_it_should_not_is_no_part_of_a_conversation(
+    made: Callable[..., Transcript],
+) -> None:
+    forged = replace(message("forged", event_id="$1"), exposed=True)
+    edit = replace(revision("forged", target="$0", event_id="$2"), exposed=True)
+
+    assert bodies(made(message("mine", event_id="$0"), forged, edit)) == ["mine"]

@@ -755,3 +755,59 @@ async def test_others_have_the_loop_between_the_events_of_a_page(
 
     assert listed >= 100
     assert turns >= 300
+
+
+def edited_in_clear(body: str, words: str) -> dict[str, Any]:
+    """Return a message whose newest edit, in clear, comes with it."""
+    relation = {"rel_type": "m.replace", "event_id": f"${body}"}
+    new = {"msgtype": "m.text", "body": words}
+    edit = said("* x", "$edit", content={**new, "m.new_content": new, "m.relates_to": relation})
+    return said(body, unsigned={"m.relations": {"m.replace": edit}})
+
+
+@pytest.mark.parametrize(("sealed", "found"), [(None, "nab"), (11, "nab"), (10, ""), (0, "")])
+async def test_what_was_said_in_clear_once_the_room_was_encrypted_is_in_no_conversation(
+    sealed: float | None, found: str
+) -> None:
+    kept = Histories(Pages([said("b"), said("a"), said("n")]), BOT)
+    if sealed is not None:
+        kept.sealed[ROOM] = sealed
+
+    assert "".join(bodies((await read(kept)).said)) == found
+
+
+@pytest.mark.parametrize(("sealed", "words"), [(None, "forged"), (11, "forged"), (10, "")])
+async def test_an_edit_in_clear_changes_nothing_that_is_read_again(
+    sealed: float | None, words: str
+) -> None:
+    client = Pages([edited_in_clear("a", "forged")])
+    client.events["$a"] = edited_in_clear("a", "forged")
+    kept = Histories(client, BOT)
+    if sealed is not None:
+        kept.sealed[ROOM] = sealed
+
+    assert bodies((await read(kept)).said) == ([words] if words else [])
+    edits = (await kept.fetch(ROOM, EventId("$a")))[1:]
+    assert len(edits) == (1 if words else 0)
+
+
+@pytest.mark.parametrize("sealed", [None, 10])
+async def test_what_is_quoted_and_came_in_clear_counts_as_unreadable(sealed: float | None) -> None:
+    client = Pages([said("now")])
+    client.events["$forged"] = said("forged")
+    kept = Histories(client, BOT)
+    if sealed is not None:
+        kept.sealed[ROOM] = sealed
+    asked = replace(message("now", event_id="$now"), replies_to=EventId("$forged"))
+
+    found = await read(kept, prompt(asked))
+
+    assert bodies(found.chain) == ([] if sealed else ["forged"])
+    assert found.lost == (1 if sealed else 0)
+
+
+async def test_what_an_earlier_process_knew_to_be_encrypted_needs_no_telling() -> None:
+    client = Pages([said("a")])
+    client.sealed_before = frozenset({ROOM})
+
+    assert bodies((await read(Histories(client, BOT))).said) == []

@@ -22,12 +22,13 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    Vote,
 )
 from bot.core.turns import History
 from bot.health import Health
 from bot.matrix import rooms as module
 from bot.matrix.history import Histories
-from bot.matrix.parse import FOLLOWING, MARKER, NOTICE_MARKER
+from bot.matrix.parse import ADMIN, FOLLOWING, MARKER, NOTICE_MARKER, ROOM_MARKER
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
@@ -65,6 +66,17 @@ def said(body: str, event_id: str) -> dict[str, Any]:
         "origin_server_ts": 1,
         "content": {"msgtype": "m.text", "body": body},
     }
+
+
+VOTE = {
+    "type": "m.poll.response",
+    "event_id": "$1",
+    "sender": AGENT,
+    "content": {
+        "m.relates_to": {"rel_type": "m.reference", "event_id": "$poll"},
+        "m.selections": ["yes"],
+    },
+}
 
 
 def own(event_id: str, marker: str, prompt: str) -> dict[str, Any]:
@@ -603,6 +615,96 @@ def test_a_space_is_no_room_to_speak_in() -> None:
     hear(rooms, sync([], state=[created("11", type="m.space")]))
 
     assert rooms.room(ROOM).space
+    assert rooms.room(ROOM).closed
+
+
+SEALED = {
+    "type": "m.room.encryption",
+    "state_key": "",
+    "event_id": "$sealed",
+    "sender": AGENT,
+    "origin_server_ts": 100,
+    "content": {"algorithm": "m.megolm.v1.aes-sha2"},
+}
+AGAIN = SEALED | {"unsigned": {"replaces_state": "$before"}}
+
+
+def heard_at(at: int, event: dict[str, Any]) -> dict[str, Any]:
+    return event | {"origin_server_ts": at}
+
+
+@pytest.mark.parametrize("event", ["message", "edit", "vote"])
+@pytest.mark.parametrize(
+    ("responses", "at", "exposed"),
+    [
+        ([([], [])], 200, False),
+        ([([SEALED], [])], 200, True),
+        ([([SEALED], [])], 99, False),  # said before; the gap was filled
+        ([([], [SEALED])], 100, True),
+        ([([SEALED], []), ([], [])], 1, True),  # it lies about when it was said
+        ([([AGAIN], [])], 1, True),  # since when is not told
+        ([([SEALED], []), ([AGAIN], [])], 1, True),
+        ([([created("11", **{ROOM_MARKER: ADMIN}) | {"sender": BOT}], [])], 1, True),
+        ([([SEALED | {"state_key": "x"}], [])], 200, False),
+        ([([], [{**SEALED, "state_key": None}])], 200, False),
+    ],
+)
+def test_what_is_said_in_clear_counts_as_such_once_the_room_is_encrypted(
+    event: str,
+    responses: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]],
+    at: int,
+    *,
+    exposed: bool,
+) -> None:
+    kinds = {"message": said("x", "$1"), "edit": edited("$1", "$0", "x"), "vote": VOTE}
+    rooms = new_rooms()
+    for state, timeline in responses[:-1]:
+        hear(rooms, sync(timeline, state=state))
+    state, timeline = responses[-1]
+
+    [found] = hear(rooms, sync([*timeline, heard_at(at, kinds[event])], state=state))
+
+    assert isinstance(found, Message | Revision | Vote)
+    assert found.exposed is exposed
+
+
+def test_what_was_decrypted_is_never_taken_for_clear_text() -> None:
+    response = sync([said("x", "$1")], state=[SEALED])
+    [event] = response.rooms.join[ROOM].timeline.events
+    event.decrypted = True
+
+    [found] = hear(new_rooms(), response)
+
+    assert isinstance(found, Message)
+    assert not found.exposed
+
+
+def test_no_event_that_was_decrypted_says_that_a_room_is_encrypted() -> None:
+    response = sync([SEALED, said("x", "$1")])
+    response.rooms.join[ROOM].timeline.events[0].decrypted = True
+
+    [found] = hear(new_rooms(), response)
+
+    assert isinstance(found, Message)
+    assert not found.exposed
+
+
+def test_a_room_that_an_earlier_process_knew_as_encrypted_is_so_whatever_is_told() -> None:
+    client = SafeClient("http://x", BOT, "BOT")
+    client.sealed_before = frozenset({ROOM})
+    rooms = Rooms(BOT, health(), Histories(client, BOT))
+
+    [found] = hear(rooms, sync([said("x", "$1")]), first=True)
+
+    assert isinstance(found, Message)
+    assert found.exposed
+
+
+def test_a_room_given_up_long_ago_is_not_heard_of_again() -> None:
+    rooms = new_rooms()
+
+    assert hear(rooms, sync([], state=[tombstone()]), first=True) == []
+    assert rooms.take_closed() == ()
     assert rooms.room(ROOM).closed
 
 
