@@ -1,6 +1,7 @@
 """One reply while it grows: its text, and when what stands should be shown next."""
 
 from bot.core.first_words import LEAST, begun, whole
+from bot.core.split import Cuts
 
 _WHOLE = 0  # in place of how few whole words: a sentence or block
 
@@ -23,6 +24,7 @@ class Draft:
         self._started: float | None = None
         self._shown_at: float | None = None
         self._shown_length = 0
+        self._cuts = Cuts()
         self._found: dict[int, str] = {}  # in a text of `_found_of` characters, by `least`
         self._found_of = 0
 
@@ -60,6 +62,10 @@ class Draft:
             return ""
         due = [least for at, least in self._steps(self._started) if at <= now]
         return next(filter(None, map(self._search, (_WHOLE, *due))), "")
+
+    def cuts(self, version: str) -> Cuts:
+        """Return the cuts of a version: where it is the whole text, those made so far."""
+        return self._cuts if version == self.text else Cuts()
 
     def shown(self, text: str, now: float) -> None:
         """Note that `text` stands in the room since `now` (monotonic seconds)."""

@@ -26,24 +26,56 @@ _MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what cont
 # sign at the beginning of a part.
 _BETWEEN = re.compile(r"[ \n]+(?=\S)(?!(?:\d+[.)]|[-+*>#]+)\s)")
 _CANDIDATES = 20  # ends of sentences that are looked at, the last ones
+_INK = re.compile(r"\S")
 _GRAPHEME = 16  # characters of one grapheme that a cut within a word spares
 
 
 def split(source: str, limit: int = PART_LIMIT) -> tuple[Part, ...]:
     """Cut Markdown into parts of at most `limit` characters, each of which fits one event.
 
-    The parts' sources, concatenated, are the source. A growing source never moves a cut: a cut
-    depends on what the part before it could hold, and on one character more. White space at the
-    end makes no part of its own.
+    The parts' sources, concatenated, are the source. White space at the end makes no part of its
+    own.
     """
-    parts: list[Part] = []
-    rest, opening = source, ""
-    while (room := _room(rest, opening, limit)) < len(rest.rstrip()):
-        cut, repeated = _cut(rest[: room + 1], opening)
-        parts.append(Part(rest[:cut], opening))
-        rest = rest[cut:]
-        opening = f"({len(parts) + 1})\n\n{repeated}"
-    return (*parts, Part(rest, opening))
+    cuts = Cuts(limit)
+    return (*cuts.more(source), cuts.rest(source))
+
+
+class Cuts:
+    """The cuts of a source that grows, each made once: a newer version costs what is new in it.
+
+    A growing source never moves a cut: a cut depends on what the part before it could hold, and
+    on one character more.
+
+    Attributes:
+        full: the parts before the last cut; nothing changes them any more.
+    """
+
+    def __init__(self, limit: int = PART_LIMIT) -> None:
+        self.full: list[Part] = []
+        self._limit = limit
+        self._start = 0  # of what stands behind the last cut
+        self._opening = ""
+
+    def more(self, source: str) -> Iterator[Part]:
+        """Make the cuts that are new; yield the part before each, which takes milliseconds.
+
+        Args:
+            source: it begins with the one of the call before.
+        """
+        while True:
+            window = source[self._start : self._start + self._limit + 1]
+            room = _room(window, self._opening, self._limit)
+            if _INK.search(source, self._start + room) is None:
+                return
+            cut, repeated = _cut(window[: room + 1], self._opening)
+            self.full.append(Part(window[:cut], self._opening))
+            self._start += cut
+            self._opening = f"({len(self.full) + 1})\n\n{repeated}"
+            yield self.full[-1]
+
+    def rest(self, source: str) -> Part:
+        """Return the part behind the last cut."""
+        return Part(source[self._start :], self._opening)
 
 
 def _room(rest: str, opening: str, limit: int) -> int:

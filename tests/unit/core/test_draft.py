@@ -1,7 +1,10 @@
+import time
+
 import pytest
 
 from bot.core.draft import Draft
 from bot.core.first_words import LEAST
+from bot.core.split import PART_LIMIT
 
 SENTENCE = "Le ciel est bleu ce matin."
 
@@ -68,3 +71,30 @@ def test_nothing_is_due_before_the_homeserver_allows() -> None:
     one.postpone(9.0)
 
     assert one.due_at() == pytest.approx(9.0)
+
+
+def test_the_cuts_of_a_growing_text_are_kept() -> None:
+    one = draft(("mot " * PART_LIMIT, 5.0))
+    [*made] = one.cuts(one.text).more(one.text)
+    one.add("fin", 6.0)
+
+    assert made
+    assert one.cuts(one.text).full == made
+
+
+def test_first_words_that_are_no_beginning_of_the_text_leave_no_cuts() -> None:
+    one = draft(("Un **deux trois quatre", 5.0), least=1)
+    words = one.version(9.0)
+
+    assert words == "Un **deux trois**"
+    assert one.cuts(words) is not one.cuts(one.text)
+
+
+@pytest.mark.parametrize("unit", ["- ", "# ", "> ", "\u200b", "*", "`", "| ", "mot"])
+def test_first_words_of_an_endless_text_take_no_time(unit: str) -> None:
+    one = draft((unit * (200_000 // len(unit)), 5.0))
+    started = time.process_time()
+    one.due_at()
+    one.version(9.0)
+
+    assert time.process_time() - started < 1

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.core.markdown import SIZE_LIMIT, Part, render
-from bot.core.split import PART_LIMIT, split
+from bot.core.split import PART_LIMIT, Cuts, split
 
 FRAGMENTS = st.sampled_from(
     [
@@ -71,6 +71,27 @@ def test_a_growing_text_never_moves_a_cut(source: str, limit: int, data: st.Data
     length = data.draw(st.integers(0, len(source)))
     *full, _ = split(source[:length], limit)
     assert list(split(source, limit)[: len(full)]) == full
+
+
+@given(MARKDOWN, LIMITS, st.lists(st.integers(0, 300)))
+def test_the_cuts_of_a_growing_text_are_those_of_the_whole(
+    source: str, limit: int, lengths: list[int]
+) -> None:
+    cuts = Cuts(limit)
+    for version in [*(source[:length] for length in sorted(lengths)), source]:
+        list(cuts.more(version))
+        assert (*cuts.full, cuts.rest(version)) == split(version, limit)
+
+
+def test_a_newer_version_costs_what_is_new_in_it() -> None:
+    cuts, text = (
+        Cuts(),
+        "L'agent **doit** lire [la note](https://x.gouv.fr). Il répond.\n\n" * 2_500,
+    )
+    started = time.process_time()
+    made = [len(list(cuts.more(text[:length]))) for length in range(0, len(text), 1_000)]
+    assert time.process_time() - started < 5  # all of it each time would take 30
+    assert sum(made) > 20
 
 
 def test_a_short_text_is_one_part() -> None:
