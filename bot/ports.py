@@ -130,7 +130,8 @@ class Model(Protocol):
     """A chat completion backend that speaks the OpenAI API.
 
     `stream` yields deltas until the model says that it is done, and raises CompletionError
-    otherwise; closing the iterator closes the connection.
+    otherwise; closing the iterator closes the connection. What is longer than the card allows, at
+    8 characters a token, is cut, and done for the reason "length".
     `context_length` returns how many tokens request and completion may have together.
     """
 

@@ -1,6 +1,7 @@
 """The model: one streamed chat completion of an OpenAI-compatible backend, its failures named."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import aiohttp
 import httpx2
 import msgspec
 import openai
+import structlog
 
 from bot.core.events import Delta, Turn
 from bot.core.models import ModelCard
@@ -31,10 +33,14 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
-from bot.llm.stream import MAX_EVENT, UNREADABLE, CompletionStream, ErrorObject, named
+from bot.llm.stream import MAX_EVENT, UNREADABLE, CompletionStream, ErrorObject, named, plain
 from bot.trust import trust
 
-_LONGEST: Final = 200  # characters of anything foreign in a log line
+_LONGEST_REFUSAL: Final = 64 * 1024  # bytes of a refusal that are read, for its codes
+_LONGEST_LIST: Final = 4 * MAX_EVENT  # bytes of the list of models
+_CHARACTERS: Final = 8  # of one token; a longest completion has hardly half as many
+_PIECE: Final = 16 * 1024  # bytes that are read before others get their turn
+_LATE: Final = 5.0  # seconds for what comes when the model is done, and for a refusal's body
 _WORDLESS: Final = 10  # stall timeouts without a word: a model may think for minutes
 _KINDS: Final[dict[int, type[CompletionError]]] = {
     HTTPStatus.NOT_FOUND: ModelUnknown,
@@ -45,6 +51,10 @@ _KINDS: Final[dict[int, type[CompletionError]]] = {
 }
 # What names the context's length among an error's codes: OpenAI, llama.cpp, vLLM.
 _TOO_LONG: Final = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
+_MEDIA_TYPE: Final = re.compile(r"[A-Za-z]{1,20}/[A-Za-z0-9.+-]{1,40}")
+_FIELDS: Final = 5  # of a request that a refusal may name in the log
+
+log = structlog.get_logger()
 
 
 class OpenAIModel:
@@ -72,7 +82,8 @@ class OpenAIModel:
         Args:
             base_url: ends where `/chat/completions` is appended, mostly in `/v1`.
             api_key: the bearer token; None where the backend asks for none.
-            connect_timeout: seconds for DNS, proxy, TCP and TLS together.
+            connect_timeout: seconds for DNS, proxy, TCP and TLS together; for the list of models
+                as long again.
             stall_timeout: seconds without a byte before ModelTimeout or ModelStalled; without a
                 word, whatever else may come, it is ten times as long.
             proxy: `http://` or `https://` URL, credentials included; None to connect directly.
@@ -81,6 +92,7 @@ class OpenAIModel:
         self.listed: frozenset[str] = frozenset()
         self._lengths: dict[str, int] = {}
         self._connect_timeout = connect_timeout
+        self._late = min(_LATE, stall_timeout)
         self._wordless = _WORDLESS * stall_timeout
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -89,7 +101,9 @@ class OpenAIModel:
             # aiohttp's `pool` is the one limit that covers DNS and a proxy's CONNECT too.
             timeout=httpx2.Timeout(stall_timeout, connect=connect_timeout, pool=connect_timeout),
             http_client=openai.DefaultAioHttpClient(
+                event_hooks={"response": [_refuse]},
                 follow_redirects=False,
+                headers={"Accept-Encoding": "identity"},  # what is packed comes late, or is a bomb
                 # No connection is used twice: the backend may have closed it (llama.cpp does
                 # after every stream, without a word), and a POST is not sent again.
                 limits=httpx2.Limits(max_connections=1000, keepalive_expiry=0.0),
@@ -103,15 +117,18 @@ class OpenAIModel:
 
     async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
         """Yield the completion as it comes; whatever ends it too early raises CompletionError."""
-        events = CompletionStream()
+        longest = card.longest_completion(self.context_length(card))
+        events = CompletionStream(_CHARACTERS * longest)
         with _completion_errors(events):
             async with (
                 aclosing(self._read(turns, card, events)) as read,
-                aclosing(_with_words(read, self._wordless)) as deltas,
+                aclosing(_with_words(read, self._wordless, self._late)) as deltas,
             ):
                 async for delta in deltas:
                     yield delta
         events.close()
+        if events.cut:  # it does not heed `max_completion_tokens`
+            log.warning("endless completion cut", model=card.id, characters=_CHARACTERS * longest)
 
     async def _read(
         self, turns: Sequence[Turn], card: ModelCard, events: CompletionStream
@@ -126,10 +143,13 @@ class OpenAIModel:
                 stream=True,
                 stream_options={"include_usage": True},
             ) as response,
-            aclosing(response.http_response.aiter_bytes()) as body,
+            aclosing(_pieces(response.http_response)) as body,
         ):
             if not _is_event_stream(response.headers):
-                for delta in events.read_whole(await _whole(body)):
+                completion = await _up_to(MAX_EVENT + 1, body)
+                if len(completion) > MAX_EVENT:
+                    raise ModelFailed(f"the answer has more than {MAX_EVENT} bytes")
+                for delta in events.read_whole(completion):
                     yield delta
                 return
             async for data in body:
@@ -147,14 +167,25 @@ class OpenAIModel:
 
         A backend that has no such list (404) passes: only a completion would tell more.
         """
-        with _completion_errors(CompletionStream()), suppress(openai.NotFoundError):
-            quick = self._client.with_options(timeout=self._connect_timeout)
-            response = await quick.get("/models", cast_to=httpx2.Response)
-            models = [(model, {model.id, *model.aliases}) for model in _listed(response.content)]
+        with _completion_errors(CompletionStream()), suppress(ModelUnknown):
+            models = [(model, {model.id, *model.aliases}) for model in _listed(await self._list())]
             self.listed = frozenset().union(*(names for _, names in models))
             self._lengths = {
                 name: model.length for model, names in models if model.length for name in names
             }
+
+    async def _list(self) -> bytes:
+        """Return the list of models, or as much of it as is read."""
+        quick = self._client.with_options(timeout=self._connect_timeout)
+        try:
+            async with (
+                asyncio.timeout(2 * self._connect_timeout),
+                quick.models.with_streaming_response.list() as response,
+                aclosing(_pieces(response.http_response)) as body,
+            ):
+                return await _up_to(_LONGEST_LIST, body)
+        except TimeoutError as error:
+            raise ModelTimeout("the list of models did not come in time") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -162,11 +193,16 @@ class OpenAIModel:
 
 
 async def _with_words(
-    deltas: AsyncGenerator[Delta, None], patience: float
+    deltas: AsyncGenerator[Delta, None], patience: float, late: float
 ) -> AsyncGenerator[Delta, None]:
     """Yield the deltas, and raise ReadTimeout after so many seconds of them without a word.
 
     Each comment and each hidden thought begins the stall timeout anew: a backend might go on so.
+
+    Args:
+        deltas: of one completion.
+        patience: seconds.
+        late: seconds for what still comes when the model has said that it is done.
     """
     clock = asyncio.get_running_loop().time
     end = clock() + patience
@@ -177,7 +213,9 @@ async def _with_words(
             if delta is None:
                 return
             yield delta
-            if delta.text:
+            if delta.finish_reason:
+                end = clock() + late
+            elif delta.text:
                 end = clock() + patience
     except TimeoutError as error:
         raise httpx2.ReadTimeout("no word came in time") from error
@@ -195,9 +233,6 @@ def _completion_errors(events: CompletionStream) -> Iterator[None]:
     """
     try:
         yield
-    except openai.APIStatusError as error:
-        # `from None`: the SDK's error holds the answer's body, which may repeat the request.
-        raise _refusal(error.response) from None
     except openai.APIConnectionError as error:
         raise _no_answer(error) from error
     except httpx2.RequestError as error:
@@ -209,9 +244,19 @@ def _completion_errors(events: CompletionStream) -> Iterator[None]:
         raise ModelFailed(f"the backend does not speak HTTP: {type(error).__name__}") from None
 
 
-def _refusal(response: httpx2.Response) -> CompletionError:
-    """Return the error for a status other than 2xx."""
-    body = _body(response)
+async def _refuse(response: httpx2.Response) -> None:
+    """Raise the error for a status other than 2xx, before the SDK reads all of its body."""
+    if response.is_success:
+        return
+    body = bytearray()
+    with suppress(TimeoutError, httpx2.RequestError, aiohttp.ClientError):  # only codes are lost
+        async with asyncio.timeout(_LATE), aclosing(_pieces(response)) as pieces:
+            body += await _up_to(_LONGEST_REFUSAL, pieces)
+    raise _refusal(response, bytes(body)) from None
+
+
+def _refusal(response: httpx2.Response, content: bytes) -> CompletionError:
+    body = _body(content)
     kind = _KINDS.get(response.status_code)
     if isinstance(body.error, ErrorObject) and not _TOO_LONG.isdisjoint(body.error.words):
         kind = PromptTooLongForModel
@@ -230,16 +275,23 @@ def _no_answer(error: openai.APIConnectionError) -> CompletionError:
     cause = error.__cause__ or error
     if isinstance(cause, httpx2.ReadTimeout):
         return ModelTimeout("the backend did not begin to answer in time")
-    return ModelUnreachable(f"no connection to the backend: {cause.__cause__ or cause}")
+    return ModelUnreachable(f"no connection to the backend: {_told(cause)}")
 
 
 def _interruption(error: httpx2.RequestError, events: CompletionStream) -> CompletionError:
     """Return the error for an answer that stopped; a reset comes as a ConnectTimeout here."""
     if not isinstance(error, httpx2.ReadTimeout):
-        return Truncated(f"the connection was lost inside the stream: {error}")
+        return Truncated(f"the connection was lost inside the stream: {_told(error)}")
     if events.begun:
         return ModelStalled("the stream stalled")
     return ModelWordless("the stream began with no word in time")
+
+
+def _told(error: BaseException) -> str:
+    """Return the error's words where they are the system's; the others may quote the answer."""
+    cause = error.__cause__ or error
+    ours = isinstance(cause, OSError | aiohttp.ClientHttpProxyError)
+    return str(cause) if ours else type(cause).__name__
 
 
 class _InvalidField(msgspec.Struct):
@@ -256,9 +308,9 @@ class _Refusal(msgspec.Struct):
     error: ErrorObject | str | None = None
 
 
-def _body(response: httpx2.Response) -> _Refusal:
+def _body(content: bytes) -> _Refusal:
     try:
-        return msgspec.json.decode(response.content, type=_Refusal)
+        return msgspec.json.decode(content, type=_Refusal)
     except UNREADABLE:
         return _Refusal()
 
@@ -266,7 +318,7 @@ def _body(response: httpx2.Response) -> _Refusal:
 def _detail(body: _Refusal) -> str:
     """Return what of the refusal is safe to log: codes and fields, never free words."""
     if isinstance(body.detail, list):
-        fields = (".".join(map(str, field.loc))[:_LONGEST] for field in body.detail)
+        fields = (".".join(plain(field.loc)) for field in body.detail[:_FIELDS])
         return f" (not valid: {', '.join(fields)})"
     return named(body.error)
 
@@ -278,7 +330,7 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value).replace(tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((date - datetime.now(UTC)).total_seconds(), 0.0)
 
@@ -290,16 +342,37 @@ def _is_event_stream(headers: httpx2.Headers) -> bool:
         return True
     if content_type.lower().startswith("application/json"):
         return False
-    raise ModelFailed(f"the answer is no event stream but {content_type[:_LONGEST]!r}")
+    found = _MEDIA_TYPE.match(content_type)
+    raise ModelFailed(f"the answer is no event stream but {found[0] if found else 'none'!r}")
 
 
-async def _whole(body: AsyncIterator[bytes]) -> bytes:
-    whole = bytearray()
-    async for data in body:
-        whole += data
-        if len(whole) > MAX_EVENT:
-            raise ModelFailed(f"the answer has more than {MAX_EVENT} bytes")
-    return bytes(whole)
+async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """Yield the body in pieces, and let others run between them.
+
+    A read that finds bytes waits for nothing, and what is packed unpacks to a thousand times its
+    size, 1 MB at once.
+    """
+    size = 0
+    async with aclosing(response.aiter_bytes()) as body:
+        async for data in body:
+            for start in range(0, len(data), _PIECE):
+                piece = data[start : start + _PIECE]
+                yield piece
+                size += len(piece)
+                if size >= _PIECE:
+                    size = 0
+                    await asyncio.sleep(0)
+
+
+async def _up_to(limit: int, pieces: AsyncIterator[bytes]) -> bytes:
+    """Return the first bytes of a body, which may have no end."""
+    found = bytearray()
+    async for piece in pieces:
+        found += piece
+        if len(found) >= limit:
+            break
+    del found[limit:]
+    return bytes(found)
 
 
 class _Listed(msgspec.Struct):

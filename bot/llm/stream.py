@@ -1,7 +1,8 @@
 """The event stream of a chat completion: bytes, cut anywhere, become deltas."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -13,6 +14,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  
 MAX_EVENT: Final = 1024 * 1024  # bytes
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class ErrorObject(msgspec.Struct):
@@ -28,8 +30,12 @@ class ErrorObject(msgspec.Struct):
     @property
     def words(self) -> list[str]:
         """The error's type, code and parameter, as far as they are plain words."""
-        words = [str(word) for word in (self.type, self.code, self.param) if word is not None]
-        return [word for word in words if _WORD.fullmatch(word)]
+        return plain(word for word in (self.type, self.code, self.param) if word is not None)
+
+
+def plain(words: Iterable[str | int]) -> list[str]:
+    """Return those that are safe to log: codes and names of fields, never a sentence."""
+    return [str(word) for word in words if _WORD.fullmatch(str(word))]
 
 
 def named(error: ErrorObject | str | None) -> str:
@@ -39,13 +45,27 @@ def named(error: ErrorObject | str | None) -> str:
 
 
 class _Part(msgspec.Struct):
+    """One part of a content that is a list; Mistral's models think in such parts."""
+
     text: str | None = None
+    thinking: msgspec.Raw = _NULL
 
 
 class _ChoiceDelta(msgspec.Struct):
-    """`reasoning_content` is no field here: a model's thoughts are not shown."""
+    """The increment; a model's thoughts are not shown, only counted, whatever their shape."""
 
     content: str | list[str | _Part] | None = None
+    reasoning_content: msgspec.Raw = _NULL
+    reasoning: msgspec.Raw = _NULL
+
+    @property
+    def thoughts(self) -> int:
+        """The characters of the thoughts; some backends send them under both names."""
+        beside = max(_length(self.reasoning_content), _length(self.reasoning))
+        if not isinstance(self.content, list):
+            return beside
+        parts = [part for part in self.content if isinstance(part, _Part)]
+        return beside + sum(_length(part.thinking) for part in parts)
 
 
 class _Choice(msgspec.Struct):
@@ -68,13 +88,14 @@ class _Chunk(msgspec.Struct):
     """`usage` is read apart: a reply is worth more than its count."""
 
     choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = _NULL
     error: ErrorObject | str | None = None
     detail: object = None  # FastAPI's name for an error
 
 
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 _decode_usage: Final = msgspec.json.Decoder(_Usage | None).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
 
 
 class CompletionStream:
@@ -82,13 +103,24 @@ class CompletionStream:
 
     Attributes:
         begun: there were words to pass on.
-        finished: the model said that it is done, by a `finish_reason` or by `[DONE]`.
-        done: `[DONE]` has come: nothing is left to read.
+        finished: the model said that it is done, by a `finish_reason` or by `[DONE]`; words that
+            come behind that are ignored.
+        cut: the completion was longer than one may be.
+        done: nothing is left to read: `[DONE]` has come, or the completion was cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = math.inf) -> None:
+        """Prepare to read.
+
+        Args:
+            longest: characters that a completion may have, thoughts included, which are not
+                passed on, and as many chunks. What has more is cut there, and ends with the
+                reason "length".
+        """
+        self._characters = self._chunks = longest  # that may still come
         self.begun = False
         self.finished = False
+        self.cut = False
         self.done = False
         self._line = bytearray()
         self._data: list[bytes] = []
@@ -156,7 +188,8 @@ class CompletionStream:
             raise ModelFailed(f"an event is no chat completion chunk: {error}") from None
         if chunk.error is not None or chunk.detail is not None:
             raise ModelFailed(f"the stream holds an error{named(chunk.error)}")
-        delta = _to_delta(chunk)
+        usage = _usage(chunk.usage)
+        delta = Delta(usage=usage) if self.finished else self._increment(chunk, usage)
         if delta.finish_reason:
             self.finished = True
         if delta.text:
@@ -164,16 +197,31 @@ class CompletionStream:
         if delta != Delta():
             yield delta
 
+    def _increment(self, chunk: _Chunk, usage: Usage | None) -> Delta:
+        """Return the first choice's increment; only one choice is ever asked for.
 
-def _to_delta(chunk: _Chunk) -> Delta:
-    """Return the first choice's increment; only one choice is ever asked for."""
-    choice = next((choice for choice in chunk.choices or () if choice.index == 0), _Choice())
-    said = choice.delta or choice.message
-    return Delta(
-        text=_text(said.content) if said else "",
-        finish_reason=choice.finish_reason or None,
-        usage=_usage(chunk.usage),
-    )
+        What is longer than a completion may be is cut.
+        """
+        choice = next((choice for choice in chunk.choices or () if choice.index == 0), _Choice())
+        said = choice.delta or choice.message or _ChoiceDelta()
+        text = _text(said.content)
+        left = self._characters - said.thoughts
+        self._characters = left - len(text)
+        self._chunks -= 1
+        if min(self._characters, self._chunks) < 0:
+            self.cut = self.done = True
+            return Delta(text[: max(int(left), 0)], "length", usage)
+        return Delta(text, choice.finish_reason or None, usage)
+
+
+def _length(raw: msgspec.Raw) -> int:
+    """Return the characters of a JSON string, the bytes of what is none."""
+    if raw is _NULL or raw == _NULL:
+        return 0
+    try:
+        return len(_decode_text(raw))
+    except UNREADABLE:
+        return len(memoryview(raw))
 
 
 def _usage(raw: msgspec.Raw) -> Usage | None:

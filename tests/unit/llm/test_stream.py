@@ -1,6 +1,7 @@
 """What the reader of event streams makes of every shape a backend sends, cut anywhere."""
 
 import json
+import math
 from itertools import pairwise
 
 import pytest
@@ -23,8 +24,8 @@ def says(content: object, finish_reason: str | None = None, **rest: object) -> s
     return event(choices=[{"index": 0, "delta": delta, "finish_reason": finish_reason}])
 
 
-def read(*pieces: bytes) -> tuple[list[Delta], str]:
-    stream = CompletionStream()
+def read(*pieces: bytes, longest: float = math.inf) -> tuple[list[Delta], str]:
+    stream = CompletionStream(longest)
     deltas: list[Delta] = []
     try:
         for piece in pieces:
@@ -139,6 +140,69 @@ def test_a_finish_reason_makes_a_stream_complete_without_done() -> None:
 
 def test_done_makes_a_stream_complete_without_a_finish_reason() -> None:
     assert read(f"{says('a')}{DONE}{says('never read')}".encode()) == ([Delta("a")], "complete")
+
+
+THOUGHT = says(None, reasoning_content="abc")
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        (says("a" * 10) + says("", "stop") + DONE, "a" * 10),
+        (says("a" * 4) + THOUGHT + says("b" * 3, "stop"), "aaaabbb"),
+        (says("a" * 3, "stop") + says("b" * 99) + says(None, reasoning="c" * 99), "aaa"),
+    ],
+)
+def test_a_completion_as_long_as_one_may_be_is_whole(stream: str, words: str) -> None:
+    deltas, end = read(stream.encode(), longest=10)
+
+    assert "".join(one.text for one in deltas) == words
+    assert [one.finish_reason for one in deltas if one.finish_reason] == ["stop"]
+    assert end == "complete"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "words"),
+    [
+        (says("abc"), "abcabcabca"),
+        (says("a" * 99), "a" * 10),
+        (says([{"type": "text", "text": "abc"}]), "abcabcabca"),
+        (says("ab", reasoning="é" * 4), "ab"),
+        (says("", reasoning="abc"), ""),
+        (says(None, reasoning={"text": "abc"}), ""),
+        (says([{"type": "thinking", "thinking": [{"text": "abc"}]}]), ""),
+        (says("a", reasoning="abc", reasoning_content="abc"), "aa"),
+        (says(""), ""),
+        (event(choices=[]), ""),
+    ],
+)
+def test_a_longer_one_is_cut_where_it_is_too_long_and_nothing_more_is_read(
+    chunk: str, words: str
+) -> None:
+    stream = CompletionStream(10)
+    deltas = list(stream.feed((chunk * 20 + "data: nonsense\n\n").encode()))
+    stream.close()
+
+    assert "".join(one.text for one in deltas) == words
+    assert [one.finish_reason for one in deltas if one.finish_reason] == ["length"]
+    assert stream.done
+
+
+def test_what_comes_behind_a_finish_reason_is_ignored_but_for_the_usage() -> None:
+    behind = says("b") + says("c", "length") + event(choices=[], usage={"prompt_tokens": 3})
+
+    assert read(f"{says('a', 'stop')}{behind}{DONE}".encode()) == (
+        [Delta("a", "stop"), Delta(usage=Usage(3, 0))],
+        "complete",
+    )
+
+
+def test_a_completion_that_is_not_streamed_is_cut_as_well() -> None:
+    message = {"choices": [{"message": {"content": "a" * 99}, "finish_reason": "stop"}]}
+
+    assert list(CompletionStream(10).read_whole(json.dumps(message).encode())) == [
+        Delta("a" * 10, "length")
+    ]
 
 
 @pytest.mark.parametrize("tail", ["", "data: [DO", "data: [DONE]", ": [DONE]\n\n", says("", "")])
