@@ -1,6 +1,7 @@
 """The messages of one reply in the room: claimed, found again, sent once, and read back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -299,15 +300,28 @@ class Delivery:
                 return
         await self._put(one.wire, "notice", one.transaction_id)
 
-    async def send_final(self, replies: Mapping[int, Reply]) -> None:
-        """Keep messages of the final version in the ledger as they are sent, then send them."""
+    async def send_final(
+        self, replies: Mapping[int, Reply], goes_on: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """Keep messages of the final version in the ledger as they are sent, then send them.
+
+        Args:
+            replies: the messages, by part.
+            goes_on: is told of each that stands, and tells whether the next is still wanted.
+        """
         if self.prompt.event_ids != self.claimed:
             await self.take_up()
-        frozen = [await self._final(number, reply) for number, reply in replies.items()]
+        frozen: list[Frozen] = []
+        for number, reply in replies.items():
+            frozen.append(await self._final(number, reply))
+            await asyncio.sleep(0)  # a long text has many, each of which is rendered
         if frozen:
             await self._to.store.freeze(self.prompt.event_id, frozen)
         for one in frozen:
             await self._bring(one, replies[one.part])
+            self._edits.pop(one.part, None)  # it is verified, and nothing else stands there
+            if not goes_on(one.part):
+                return
 
     async def _final(self, number: int, reply: Reply) -> Frozen:
         replaces = self.event_ids[number] if number < len(self.event_ids) else None

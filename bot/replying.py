@@ -1,7 +1,7 @@
 """One reply on its way into the room: first words early, newest text always, the final whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,7 +13,6 @@ from bot.core.events import Delta, EventId, Message, Prompt, Usage
 from bot.core.markdown import Part
 from bot.core.models import Fallback
 from bot.core.replies import Edit, Notice, Reply
-from bot.core.split import split
 from bot.delivery import Before, Delivery, Replying, Silenced
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.insist import pause
@@ -24,6 +23,8 @@ log = structlog.get_logger()
 
 _WHOLE = {None, "stop", "eos_token", "stop_sequence"}  # the last two are TGI's
 _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
+# Other words that backends are known to use: what a log may hold of what one says.
+_KNOWN = {*_REMARKS, "tool_calls", "function_call", "model_length", "abort", "error"}
 
 
 class Ending(Enum):
@@ -89,10 +90,10 @@ class GrowingReply:
         self._before = before
         self._model = self._shown_line = self._stopped = ""  # the last: why, by a sentence's key
         self._ending: Ending | None = None
+        self._more = False  # a message is being sent that is not the last one
         self._standing: dict[int, Reply] = {}  # what this process put into each part
         self._edits = self._refused = 0  # the latter in a row
-        self._above: tuple[str, ...] = ()
-        self._below: list[str] = []
+        self._above, self._below = tuple[str, ...](), list[str]()
         self._line: Callable[[], str] | None = None
         self._line_wait = to.pace.line_after
         self._line_due = to.clock.monotonic() + self._line_wait
@@ -277,10 +278,12 @@ class GrowingReply:
     def stop(self, why: str = "stopped") -> bool:
         """Keep what stands, and mark it; False where it is too late for that.
 
+        Of a text that is far longer than what stands, one more message is shown, and no others.
+
         Args:
             why: the key of the sentence that marks it.
         """
-        if self._over or self._ending is not None:
+        if self._ending is not None or (self._over and not self._more):
             return False
         self._ending, self._stopped = Ending.STOPPED, why
         self._interrupt()
@@ -344,7 +347,7 @@ class GrowingReply:
     def _remark(self, reason: str | None) -> None:
         """Say below the text what a completion that has ended so lacks."""
         if reason not in _WHOLE:  # a word that no specification has must not look whole
-            log.info("completion cut", finish_reason=reason)
+            log.info("completion cut", finish_reason=reason if reason in _KNOWN else "unknown")
             self._below.append(self._texts(_REMARKS.get(reason or "", "model truncated")))
         elif not self._draft.text.strip():
             self._below.append(self._texts("model empty"))
@@ -400,13 +403,17 @@ class GrowingReply:
         if not text and line == self._shown_line:
             self._put_line_off()
             return
-        *full, growing = split(text)
-        replies = [self._reply(number, part) for number, part in enumerate(full)]
+        full, growing = await self._parts(text)
+        for number, part in enumerate(full):
+            if self._ending is None and self._draft is draft:  # else nobody waits for the rest
+                self._more = True
+                await self._put(number, self._reply(number, part), "final", claim)
+        self._more = False
+        if self._ending is not None or self._draft is not draft:
+            return
         reply = replace(self._reply(len(full), growing), unfinished=True)
         if not text:
             reply = replace(self._reply(0, Part("")), above=(line,))
-        for number, part in enumerate(replies):
-            await self._put(number, part, "final", claim)
         try:
             await self._put(len(full), reply, f"edit:{self._edits}", claim)
         except MatrixError as error:
@@ -438,6 +445,13 @@ class GrowingReply:
         else:
             await self._complete()
 
+    async def _parts(self, text: str) -> tuple[Sequence[Part], Part]:
+        """Return the full parts of a version, and the one behind them."""
+        cuts = self._draft.cuts(text)
+        for _ in cuts.more(text):
+            await asyncio.sleep(0)  # a long text has many
+        return cuts.full, cuts.rest(text)
+
     async def _complete(self) -> None:
         delivery, text = self._delivery, self._draft.text
         stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
@@ -451,13 +465,30 @@ class GrowingReply:
                 return
             if stopped and await self._mark(*added):
                 return
-        final = dict(enumerate(self._final(text, added)))
+        final = dict(enumerate(await self._final(text, added)))
         missing = {key: one for key, one in final.items() if not self._is_there(key, one)}
-        await delivery.send_final(missing)
-        for number, reply in missing.items():
-            self._stand(number, reply)
+        if not await self._send(missing):
+            await self._complete()  # it was stopped meanwhile
+            return
         await delivery.verify(final.keys() - missing.keys())
-        self._tell(text)
+        self._tell("".join(one.part.source for one in final.values()))
+
+    async def _send(self, final: Mapping[int, Reply]) -> bool:
+        """Send messages of the final version; False where a stop came before the last of them."""
+        ending, left = self._ending, set(final)
+
+        def goes_on(number: int) -> bool:
+            self._stand(number, final[number])
+            left.remove(number)
+            self._more = len(left) > 1
+            return self._ending is ending
+
+        self._more = len(left) > 1
+        try:
+            await self._delivery.send_final(final, goes_on)
+        finally:
+            self._more = False
+        return not left
 
     async def _say_instead(self, *sentences: str) -> None:
         notice = Notice("\n\n".join(sentences), self.prompt, unanswered=True)
@@ -512,10 +543,16 @@ class GrowingReply:
             found[number] = one
         return found
 
-    def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
-        """Return the messages of the final version."""
-        *full, last = split(text)
+    async def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
+        """Return the messages of the final version: where it was stopped, one more than stand."""
+        full, last = await self._parts(text)
         replies = [self._reply(number, part) for number, part in enumerate(full)]
+        if self._ending is Ending.STOPPED:
+            for number, reply in enumerate(replies):
+                if not self._is_there(number, reply):
+                    full, last = full[:number], full[number]
+                    break
+        replies = replies[: len(full)]
         replies.append(replace(self._reply(len(full), last, added), final=True))
         behind = len(self.event_ids) - len(replies)  # of a longer text of before
         return replies + [self._void()] * behind

@@ -27,10 +27,10 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-import bot.replying
+import bot.core.draft
 from bot.core.events import Delta, EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
 from bot.core.replies import Edit, Notice, Outgoing, Reply
-from bot.core.split import split
+from bot.core.split import Cuts, split
 from bot.errors import (
     CompletionError,
     HomeserverUnreachable,
@@ -729,7 +729,7 @@ def _small_parts_and_no_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         cache_logger_on_first_use=False,
     )
-    monkeypatch.setattr(bot.replying, "split", partial(split, limit=PART))
+    monkeypatch.setattr(bot.core.draft, "Cuts", partial(Cuts, limit=PART))
     yield
     structlog.configure(**before)
 

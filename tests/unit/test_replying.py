@@ -311,6 +311,20 @@ async def test_a_completion_that_ends_for_an_unknown_reason_is_not_shown_as_whol
     assert stage.shown == [f"Bonjour.\n\n{TEXTS('model truncated')}"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"), [("length", "length"), ("abort", "abort"), ("le-patient", "unknown")]
+)
+async def test_only_known_words_of_a_backend_are_in_the_log(
+    stage: Stage, reason: str, told: str
+) -> None:
+    with capture_logs() as logs:
+        await stage.stream(Delta("Bonjour."), Delta(finish_reason=reason))
+
+    [cut] = [line for line in logs if line["event"] == "completion cut"]
+    assert cut["finish_reason"] == told
+    assert told == reason or reason not in str(logs)
+
+
 async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
     reply = stage.reply()
 
@@ -889,6 +903,63 @@ async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
     await task
 
     assert stage.said == [f"Un\n\n{TEXTS('stopped')}"]
+
+
+@pytest.mark.parametrize("end", [END, asyncio.Event()], ids=["over", "going on"])
+async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_others(
+    stage: Stage, tasks: asyncio.TaskGroup, end: Delta | asyncio.Event
+) -> None:
+    text, reply = LONG * 5, stage.reply()
+    task = tasks.create_task(stage.answer(reply, [Delta(text), end]))
+    await stage.matrix.until(lambda: len(stage.shown) == 2)
+    assert reply.stop()
+    sent = len(stage.shown)  # the next may be on its way
+    await task
+
+    *parts, last = stage.shown
+    assert sent <= len(parts) <= sent + 1
+    assert len(parts) + 1 < len(split(text))
+    assert [*parts, last] == [
+        *rendered(text)[: len(parts)],
+        f"{rendered(text)[len(parts)]}\n\n{TEXTS('stopped')}",
+    ]
+    assert reply.outcome is not None
+    assert not reply.outcome.whole
+    assert [one.part for one in stage.store.frozen[FIRST.event_id]] == [len(parts)]
+
+
+@pytest.mark.parametrize("stopped_at", range(3))
+async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
+    stage: Stage, tasks: asyncio.TaskGroup, stopped_at: int
+) -> None:
+    reply, more = stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), more, Delta(LONG * 2), END]))
+    await stage.matrix.until(lambda: stage.shown == ["Un."])
+    more.set()
+    await stage.matrix.until(lambda: len(stage.matrix.sent) == stopped_at + 2)
+    assert reply.stop()
+    await task
+
+    whole = rendered(f"Un. {LONG * 2}")
+    *parts, last = stage.shown
+    assert len(parts) < len(whole) - 1
+    assert [*parts, last] == [
+        *whole[: len(parts)],
+        f"{whole[len(parts)]}\n\n{TEXTS('stopped')}",
+    ]
+
+
+async def test_a_stop_is_too_late_once_the_last_message_is_on_its_way(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, stopped = stage.reply(), list[bool]()
+    task = tasks.create_task(stage.answer(reply, [Delta(LONG), END]))
+    await stage.matrix.until(lambda: len(stage.matrix.sent) == len(split(LONG)))
+    stopped.append(reply.stop())
+    await task
+
+    assert stopped == [False]
+    assert stage.shown == rendered(LONG)
 
 
 @pytest.mark.parametrize("line", [True, False])
