@@ -404,12 +404,7 @@ class GrowingReply:
             self._put_line_off()
             return
         full, growing = await self._parts(text)
-        for number, part in enumerate(full):
-            if self._ending is None and self._draft is draft:  # else nobody waits for the rest
-                self._more = True
-                await self._put(number, self._reply(number, part), "final", claim)
-        self._more = False
-        if self._ending is not None or self._draft is not draft:
+        if not await self._put_full(full, draft, claim):
             return
         reply = replace(self._reply(len(full), growing), unfinished=True)
         if not text:
@@ -428,6 +423,15 @@ class GrowingReply:
             self._shown_line = line
             self._put_line_off()
         self._edits += 1
+
+    async def _put_full(self, full: Sequence[Part], draft: Draft, claim: int) -> bool:
+        """Put the parts that grow no more into the room; False where nobody waits for the rest."""
+        for number, part in enumerate(full):
+            if self._ending is None and self._draft is draft:
+                self._more = True
+                await self._put(number, self._reply(number, part), "final", claim)
+        self._more = False
+        return self._ending is None and self._draft is draft
 
     async def _finish(self) -> None:
         """Bring the reply to its final version."""
