@@ -1,5 +1,9 @@
+# Both stages stand on this image; to pin it by its digest, or to take a mirror's:
+#   docker build --build-arg BASE=python@sha256:… .
+ARG BASE=python:3.13-slim
+
 # Stage 1 installs what the lock names, hash by hash; atomicwrites has no wheel and is built here.
-FROM python:3.13-slim AS build
+FROM ${BASE} AS build
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /build
 COPY requirements/uv.txt requirements/bot.txt requirements/dev.txt requirements/
@@ -18,12 +22,14 @@ RUN /opt/uv/bin/uv build --no-cache --wheel --require-hashes \
 # the one volume, so the root file system may be mounted read-only:
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     -v ./config.yaml:/etc/assistant-tchap/config.yaml:ro -v assistant:/var/lib/assistant-tchap …
-FROM python:3.13-slim
-RUN useradd --system --uid 10001 --home-dir /var/lib/assistant-tchap assistant \
+FROM ${BASE}
+RUN groupadd --system --gid 10001 assistant \
+    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/assistant-tchap assistant \
     && install -d -m 0700 -o assistant -g assistant /var/lib/assistant-tchap
 COPY --from=build /opt/assistant /opt/assistant
 ENV PATH=/opt/assistant/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-USER assistant
+# A number: Kubernetes' runAsNonRoot takes no name's word for it.
+USER 10001:10001
 VOLUME /var/lib/assistant-tchap
 STOPSIGNAL SIGTERM
 # In a container of its own no port is taken. Kubernetes asks /livez by itself (docs/operations.md).

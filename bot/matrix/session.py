@@ -24,6 +24,7 @@ from bot.errors import (
 from bot.matrix.failures import call
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.store import CryptoStore
+from bot.private import close_to_others
 from bot.trust import trust
 
 _REQUEST_SECONDS = 60
@@ -246,6 +247,7 @@ class Session:
                 await asyncio.sleep(max(error.retry_after, 1.0))
 
     def _read(self) -> _Record | None:
+        close_to_others(self._file)  # it holds the access token
         try:
             record = _Record(**json.loads(self._file.read_text()))
         except FileNotFoundError:

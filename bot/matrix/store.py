@@ -20,10 +20,13 @@ from typing_extensions import override
 
 from bot.core.events import RoomId, UserId
 from bot.errors import StoreError
+from bot.private import private_file
 
 _VERSION = 1
 _ROOM_KEYS_IN_MEMORY = 4096  # some 2 kB each
 _SESSIONS_A_DEVICE = 8
+# Temporary files would be put outside the directory: nothing else need be writable.
+_PRAGMAS = ("temp_store=MEMORY", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")
 
 _SCHEMA = """
 CREATE TABLE account (user_id TEXT, device_id TEXT, shared INTEGER, pickle TEXT);
@@ -266,11 +269,12 @@ class CryptoStore:
     def _opened(self) -> sqlite3.Connection:
         db = None
         try:
+            private_file(self._path)
             db = sqlite3.connect(self._path, isolation_level=None)
             self._check(db)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            for pragma in _PRAGMAS:
                 db.execute(f"PRAGMA {pragma}")
-        except (sqlite3.Error, StoreError) as error:
+        except (sqlite3.Error, OSError, StoreError) as error:
             if db is not None:
                 db.close()
             raise StoreError(

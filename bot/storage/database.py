@@ -19,6 +19,7 @@ from bot.errors import StoreError
 from bot.failpoints import armed
 from bot.health import Health
 from bot.insist import backoff
+from bot.private import private_file
 from bot.shield import to_the_end
 
 T = TypeVar("T")
@@ -200,11 +201,12 @@ class Database:
 
 
 def probe(path: Path) -> None:
-    """Open a SQLite file once, make it where it is missing.
+    """Open a SQLite file once, make it where it is missing, for the bot's account alone.
 
     A connection that aiosqlite fails to open ends in a thread which may outlive the event loop
     and then prints a traceback: so what cannot be opened must not get that far.
     """
+    private_file(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA schema_version")
 
@@ -214,7 +216,10 @@ def _sqlite(path: Path, *, durable: bool, writes: bool) -> AsyncEngine:
         f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
     )
     synchronous = "FULL" if durable else "NORMAL"
-    pragmas = ["journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"]
+    # What a sort or an upgrade puts aside stays in memory: nothing else need be writable but the
+    # file's own directory, and no ids are left elsewhere.
+    pragmas = ["temp_store=MEMORY", "journal_mode=WAL", f"synchronous={synchronous}"]
+    pragmas.append("foreign_keys=ON")
     # Read-then-write must not lose updates; who only reads must not hold up who writes.
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
     pragmas += [] if writes else ["query_only=ON"]

@@ -83,8 +83,9 @@ class SqlStore:
         if isinstance(place, Path):
             try:
                 await to_the_end(asyncio.to_thread(probe, place))
-            except sqlite3.Error as error:
-                raise StoreError(f"the ledger {place}: {error}") from error
+            except (sqlite3.Error, OSError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise StoreError(f"the ledger {place}: {reason}") from error
             database = Database.on_sqlite(place, health)
         else:
             database = Database.on_postgresql(place, health)

@@ -546,7 +546,7 @@ class TestSqlStore:
             await open_store(tmp_path / "ledger.db")
 
     async def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=r"missing/ledger\.db: unable to open"):
+        with pytest.raises(StoreError, match=r"missing/ledger\.db: No such file"):
             await open_store(tmp_path / "missing" / "ledger.db")
 
     async def test_cancelled_writers_leave_the_file_free_and_the_rows_whole(
