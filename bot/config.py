@@ -41,6 +41,12 @@ from bot.settings_source import (
     variable,
 )
 from bot.settings_types import (
+    DAY,
+    MANY,
+    MOST_TOKENS,
+    YEAR_HOURS,
+    YEAR_MINUTES,
+    Bearer,
     CaBundle,
     Database,
     Directory,
@@ -53,12 +59,14 @@ from bot.settings_types import (
     MatrixIds,
     Networks,
     Origin,
+    PlainProxy,
     Proxy,
     Seconds,
     Secret,
     Servers,
     Text,
     Token,
+    sound,
 )
 
 _SYSTEM_PROMPT = """\
@@ -87,6 +95,7 @@ donnée, que vous ne reprenez jamais en tête d'une réponse.
 _SENTENCES = {
     "float_parsing": "must be a number",
     "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of a few digits",
     "missing": "missing, and it has no default",
     "model_type": NO_SECTION,
     "path_type": "must be a path",
@@ -118,6 +127,11 @@ class Section(BaseModel):
             if value is not None or key not in cls.model_fields
         }
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sound(cls, value: object) -> object:
+        return sound(value)
+
 
 class MatrixSettings(Section):
     """The bot's account and its homeserver."""
@@ -127,7 +141,7 @@ class MatrixSettings(Section):
     )
     user_id: MatrixId = Field(description="the bot's full Matrix id")
     password: Secret = Field(None, description="the account's password")
-    access_token: Secret = Field(None, description="a long-lived token, in place of the password")
+    access_token: Bearer = Field(None, description="a long-lived token, in place of the password")
     device_name: Text = Field("Assistant IA", description="display name of the bot's device")
     allowed_servers: Servers = Field(
         default_factory=_own_server,
@@ -138,7 +152,7 @@ class MatrixSettings(Section):
     )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
     # A proxy's URL may hold a password: neither it nor the model's is ever printed.
-    proxy: Proxy | None = Field(
+    proxy: PlainProxy | None = Field(
         None, repr=False, exclude=True, description="proxy to the homeserver"
     )
     ca_bundle: CaBundle | None = Field(
@@ -159,9 +173,14 @@ class ChoiceSettings(Section):
     name: Text = Field(description="the model, by the id that the backend lists")
     label: Text | None = Field(None, description="its name for people; null for the id")
     context_length: int = Field(
-        32_000, gt=0, description="tokens of request and completion, where /models does not say"
+        32_000,
+        gt=0,
+        le=MOST_TOKENS,
+        description="tokens of request and completion, where /models does not say",
     )
-    max_tokens: int = Field(2048, gt=0, description="longest completion, in tokens")
+    max_tokens: int = Field(
+        2048, gt=0, le=MOST_TOKENS, description="longest completion, in tokens"
+    )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         None, description="0 to 2; null leaves it to the backend"
     )
@@ -189,7 +208,7 @@ class ModelSettings(ChoiceSettings):
     """The backend that speaks the OpenAI API, its default model, and others to choose."""
 
     base_url: Endpoint = Field(description="what stands before /chat/completions, often …/v1")
-    api_key: Secret = Field(None, description="the bearer token; local servers often need none")
+    api_key: Bearer = Field(None, description="the bearer token; local servers often need none")
     choices: Keyed[ChoiceSettings] = Field(
         {}, description="further models, by the key with which people choose them"
     )
@@ -251,13 +270,22 @@ class ConversationSettings(Section):
     """What belongs to one conversation, and where it is held."""
 
     idle_minutes: float = Field(
-        60.0, gt=0, description="minutes of silence after which a conversation begins anew"
+        60.0,
+        gt=0,
+        le=YEAR_MINUTES,
+        description="minutes of silence after which a conversation begins anew",
     )
     age_limit_hours: float = Field(
-        24.0, ge=1, description="hours after which a message is too old to be answered"
+        24.0,
+        ge=1,
+        le=YEAR_HOURS,
+        description="hours after which a message is too old to be answered",
     )
     join_seconds: float = Field(
-        60.0, ge=0, description="seconds in which a message follows another to be one prompt"
+        60.0,
+        ge=0,
+        le=DAY,
+        description="seconds in which a message follows another to be one prompt",
     )
     salon_replies: Literal["thread", "inline"] = Field(
         "thread", description="where a reply in a salon goes"
@@ -268,18 +296,28 @@ class ReplySettings(Section):
     """How a reply grows in the room."""
 
     first_after: float = Field(
-        1.5, ge=0, description="seconds after the first token until words show, sentence or not"
+        1.5,
+        ge=0,
+        le=DAY,
+        description="seconds after the first token until words show, sentence or not",
     )
-    edit_interval: float = Field(2.0, ge=1, description="seconds between two edits of one reply")
-    at_once: int = Field(20, ge=1, description="replies that are written at the same time, in all")
+    edit_interval: float = Field(
+        2.0, ge=1, le=DAY, description="seconds between two edits of one reply"
+    )
+    at_once: int = Field(
+        20, ge=1, le=MANY, description="replies that are written at the same time, in all"
+    )
     share: float = Field(
         0.25, gt=0, le=1, description="of at_once, what one person or room has while others wait"
     )
     line_after: float = Field(
-        10.0, ge=1, description="seconds until a person who waits is told why"
+        10.0, ge=1, le=DAY, description="seconds until a person who waits is told why"
     )
     drain_seconds: float = Field(
-        25.0, ge=0, description="seconds for replies under way to end when the process is stopped"
+        25.0,
+        ge=0,
+        le=DAY,
+        description="seconds for replies under way to end when the process is stopped",
     )
     tables: Tables = Field(
         "list", description="how tables are shown: as lists, or as tables on web and desktop alone"
@@ -316,12 +354,19 @@ class FeedbackSettings(Section):
     ask: Literal["never", "reply", "silence"] = Field(
         "silence", description="after which replies a poll may be sent, or never"
     )
-    one_in: int = Field(3, ge=1, description="of so many replies, one is asked about")
+    one_in: int = Field(3, ge=1, le=MANY, description="of so many replies, one is asked about")
     silence_minutes: float = Field(
-        5.0, gt=0, description="minutes without a prompt after which a conversation is silent"
+        5.0,
+        gt=0,
+        le=YEAR_MINUTES,
+        description="minutes without a prompt after which a conversation is silent",
     )
-    per_day: int = Field(2, ge=0, description="polls that one person gets in 24 hours, at most")
-    window_hours: float = Field(24.0, gt=0, description="hours for which an answer counts")
+    per_day: int = Field(
+        2, ge=0, le=MANY, description="polls that one person gets in 24 hours, at most"
+    )
+    window_hours: float = Field(
+        24.0, gt=0, le=YEAR_HOURS, description="hours for which an answer counts"
+    )
 
     def policy(self) -> AskPolicy:
         """Return when whom to ask."""

@@ -6,10 +6,12 @@ No sentence holds the value: it may be a secret in the wrong place.
 import json
 import re
 import ssl
+from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
 from stat import S_IRWXO
 from typing import Annotated, TypeVar
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -31,9 +33,31 @@ _USER_ID = re.compile(rf"@[a-z0-9._=/+-]+:{_SERVER}")  # Matrix spec, appendices
 _MODEL_KEY = re.compile(r"[a-z0-9][a-z0-9_]{0,29}")
 _SERVERS = re.compile(rf"{_SERVER}|\*\.[A-Za-z0-9.-]+")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
+_HALF = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VISIBLE = re.compile("[!-~]+")
 _KEY_LENGTH = 32
 _PORTS = 1 << 16
 _HTTP_URL = TypeAdapter(HttpUrl)
+
+# The largest numbers: beyond any use, and within what clocks, ledgers and backends can hold.
+DAY = 86_400  # seconds
+YEAR_MINUTES = 366 * 24 * 60
+YEAR_HOURS = 366 * 24
+MOST_TOKENS = 100_000_000
+MANY = 1_000_000
+
+
+def sound(value: object) -> object:
+    """Refuse a text, wherever in the value, that holds NUL or half a character (a surrogate)."""
+    parts = value.items() if isinstance(value, dict) else value
+    if isinstance(value, str):
+        if "\0" in value or (not value.isascii() and _HALF.search(value)):
+            raise PydanticCustomError("unsound", "holds a character that text cannot hold")
+    elif isinstance(parts, Iterable):
+        for part in parts:
+            sound(part)
+    return value
 
 
 def _text(value: object) -> object:
@@ -61,6 +85,23 @@ def _secret(value: object) -> object:
     if not text:
         raise PydanticCustomError("secret_file", "the file is empty")
     return text
+
+
+def _one_line(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and _CONTROL.search(secret.get_secret_value()):
+        expected = (
+            "must be one line, without a line break at its end (in YAML, write it in quotes)"
+        )
+        raise PydanticCustomError("one_line", expected)
+    return secret
+
+
+def _bearer(secret: SecretStr | None) -> SecretStr | None:
+    """Refuse what an HTTP header cannot hold (RFC 9110, section 5.5)."""
+    if secret is not None and not _VISIBLE.fullmatch(secret.get_secret_value()):
+        expected = "must be one word of ASCII letters, digits and signs, without spaces"
+        raise PydanticCustomError("bearer", expected)
+    return secret
 
 
 def _long(secret: SecretStr) -> SecretStr:
@@ -103,6 +144,8 @@ def _database(secret: SecretStr | None) -> SecretStr | None:
     if cut or "#" in before or "@" in before.rpartition("@")[0]:
         expected = "characters of user and password such as @ : / ? # must be percent-encoded"
         raise PydanticCustomError("database", expected)
+    for host in hosts:
+        _reachable(re.sub(r":[^:\]]*\Z", "", unquote(host)))
     if not all(port.isascii() and port.isdigit() and 0 < int(port) < _PORTS for port in ports):
         raise PydanticCustomError("database", "its port must be a number from 1 to 65535")
     return secret
@@ -153,12 +196,25 @@ def _servers(text: str) -> str:
     raise PydanticCustomError("servers", example)
 
 
+def _reachable(host: str) -> str:
+    """Refuse a name that no look-up takes: a part of it is empty, or longer than 63 characters."""
+    try:
+        if not host.startswith("/"):  # a socket's directory
+            host.encode("idna")
+    except UnicodeError:
+        expected = "its host must be a name, or an IP address"
+        raise PydanticCustomError("host", expected) from None
+    return host
+
+
 def _http_url(text: str) -> HttpUrl:
     try:
-        return _HTTP_URL.validate_python(text)
+        url = _HTTP_URL.validate_python(text)
     except ValidationError:
         expected = "must be a URL that begins with https:// or http://"
         raise PydanticCustomError("url", expected) from None
+    _reachable(url.host or "")
+    return url
 
 
 def _link(text: str) -> str:
@@ -180,6 +236,34 @@ def _without_path(text: str) -> str:
     return str(url).rstrip("/")
 
 
+def _proxy(text: str) -> str:
+    """Return the URL with its port, which some clients do not know by heart."""
+    url = _url(text)
+    login = [unquote(part or "") for part in (url.username, url.password)]
+    if not all(part.isascii() for part in login) or ":" in login[0]:
+        expected = "its user name and password must be ASCII, the user name without a colon"
+        raise PydanticCustomError("proxy_login", expected)
+    whole = _without_path(text)
+    given = re.search(r":[0-9]+\Z", whole)
+    return whole if given else f"{whole}:{url.port}"
+
+
+def _plain_proxy(text: str) -> str:
+    if _http_url(text).scheme != "http":
+        expected = (
+            "must be a URL that begins with http://, which homeservers on https pass through"
+        )
+        raise PydanticCustomError("url", expected)
+    return _proxy(text)
+
+
+def _endpoint(text: str) -> str:
+    url = _without_login(text)
+    if url.endswith("/chat/completions"):
+        raise PydanticCustomError("url", "must end before /chat/completions, which is appended")
+    return url
+
+
 def _without_login(text: str) -> str:
     url = _url(text)
     if url.username is not None or url.password is not None:
@@ -197,11 +281,14 @@ def _ca_bundle(path: Path) -> Path:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
-Key = Annotated[SecretStr, BeforeValidator(_secret), AfterValidator(_long)]
-Token = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_token)]
-Database = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_database)]
-Seconds = Annotated[float, Field(gt=0)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_one_line)]
+Bearer = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_bearer)]
+Key = Annotated[
+    SecretStr, BeforeValidator(_secret), AfterValidator(_one_line), AfterValidator(_long)
+]
+Token = Annotated[Secret, AfterValidator(_token)]
+Database = Annotated[Secret, AfterValidator(_database)]
+Seconds = Annotated[float, Field(gt=0, le=DAY)]
 Directory = Annotated[Path, BeforeValidator(_text)]
 CaBundle = Annotated[Path, AfterValidator(_ca_bundle)]
 MatrixId = Annotated[UserId, AfterValidator(_user_id)]
@@ -221,6 +308,7 @@ _Entry = TypeVar("_Entry")
 Keyed = Annotated[dict[str, _Entry], NoDecode, BeforeValidator(_keyed)]
 Link = Annotated[str, AfterValidator(_link)]
 # URLs come out without a slash at the end.
-Endpoint = Annotated[str, AfterValidator(_without_login)]
-Origin = Annotated[Endpoint, AfterValidator(_without_path)]
-Proxy = Annotated[str, AfterValidator(_without_path)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Origin = Annotated[str, AfterValidator(_without_login), AfterValidator(_without_path)]
+Proxy = Annotated[str, AfterValidator(_proxy)]
+PlainProxy = Annotated[str, AfterValidator(_plain_proxy)]

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from bot.errors import StoreError
+from bot.errors import ConfigError, StoreError
 from bot.failpoints import armed
 from bot.health import Health
 from bot.insist import backoff
@@ -58,6 +58,10 @@ class Taken(StoreError):
     """Another process holds the ledger."""
 
 
+class Unusable(StoreError):
+    """The database's URL is none that the driver can use."""
+
+
 class Database:
     """SQLite, or PostgreSQL, which is held by one process at a time.
 
@@ -97,12 +101,18 @@ class Database:
         """
 
         async def connect() -> Any:  # noqa: ANN401  # the driver's own type
-            connection = await asyncpg.connect(
-                url,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=_COMMAND_SECONDS,
-                server_settings=_SETTINGS,
-            )
+            try:
+                connection = await asyncpg.connect(
+                    url,
+                    timeout=_CONNECT_SECONDS,
+                    command_timeout=_COMMAND_SECONDS,
+                    server_settings=_SETTINGS,
+                )
+            except ValueError as error:  # of the driver's settings too, which it may quote
+                raise Unusable(
+                    "storage.database cannot be used: check its host and port, and what stands"
+                    f" behind the question mark ({type(error).__name__})"
+                ) from None
             if alone and not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 await connection.close()
                 raise Taken("the ledger is in use: another assistant runs on this database")
@@ -122,12 +132,15 @@ class Database:
         """Run the first transaction, which nothing is tried again of.
 
         Raises:
+            ConfigError: its URL cannot be used.
             StoreError: the database cannot be used, or another process does.
         """
         end = asyncio.get_running_loop().time() + _GHOST_SECONDS
         while True:
             try:
                 await self._once("prepare", prepare, durable=True)
+            except Unusable as error:
+                raise ConfigError(str(error)) from None
             except Taken:
                 if asyncio.get_running_loop().time() > end:
                     raise
@@ -161,7 +174,7 @@ class Database:
         while True:
             try:
                 result = await to_the_end(self._once(name, work, durable=durable))
-            except (*_FAILURES, Taken) as error:
+            except (*_FAILURES, Taken, Unusable) as error:
                 # Of a connection that broke, the lock may be our own, as long as the server knows.
                 taken = isinstance(error, Taken)
                 given_up_at = min(given_up_at, now() + _LOST_SECONDS) if taken else math.inf
@@ -241,7 +254,7 @@ def _sqlite(path: Path, *, durable: bool, writes: bool) -> AsyncEngine:
 
 def _passes(error: Exception) -> bool:
     """Tell whether another try may succeed where nothing but time has passed."""
-    if isinstance(error, (*_DISCONNECTED, Taken)):
+    if isinstance(error, (*_DISCONNECTED, Taken, Unusable)):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True

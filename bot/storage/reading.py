@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from bot.errors import StoreError
+from bot.errors import BotError, StoreError
 from bot.health import Health
 from bot.storage.database import Database
 from bot.storage.versions import check
@@ -29,7 +29,7 @@ async def open_beside(place: Path | str, health: Health, *, writes: bool = False
     )
     try:
         await database.open(lambda connection: connection.run_sync(check))
-    except StoreError:
+    except BotError:
         await database.close()
         raise
     return database

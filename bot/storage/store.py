@@ -27,7 +27,7 @@ from bot.core.events import (
     Vote,
 )
 from bot.core.replies import Frozen
-from bot.errors import StoreError
+from bot.errors import BotError, StoreError
 from bot.health import Health
 from bot.ports import Choices, Claim, Exchange, Unheeded
 from bot.shield import to_the_end
@@ -92,7 +92,7 @@ class SqlStore:
         store = cls(database, Seal(key))
         try:
             await database.open(lambda connection: _prepare(connection, user_id))
-        except StoreError:
+        except BotError:
             await store.close()
             raise
         return store

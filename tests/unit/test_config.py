@@ -26,6 +26,35 @@ COMMENT = (
     "YAML takes a word that begins with # for a comment; write it in quotes "
     "(if a comment is meant, put a space after the #)"
 )
+HOST = "its host must be a name, or an IP address"
+LOGIN = "its user name and password must be ASCII, the user name without a colon"
+LINE = "must be one line, without a line break at its end (in YAML, write it in quotes)"
+WORD = "must be one word of ASCII letters, digits and signs, without spaces"
+TEXTS = [
+    *("matrix.homeserver", "matrix.user_id", "matrix.password", "matrix.device_name"),
+    *("matrix.admins", "matrix.ca_bundle", "model.base_url", "model.name", "model.api_key"),
+    *("model.choices", "model.system_prompt", "model.proxy", "service.contact"),
+    *("storage.directory", "storage.key", "storage.database", "health.host", "dashboard.token"),
+]
+LARGEST = {
+    "model.max_tokens": 100_000_000,
+    "model.context_length": 100_000_000,
+    "model.connect_timeout": 86_400,
+    "model.stall_timeout": 86_400,
+    "model.queue_timeout": 86_400,
+    "conversation.idle_minutes": 527_040,
+    "conversation.age_limit_hours": 8_784,
+    "conversation.join_seconds": 86_400,
+    "reply.first_after": 86_400,
+    "reply.edit_interval": 86_400,
+    "reply.at_once": 1_000_000,
+    "reply.line_after": 86_400,
+    "reply.drain_seconds": 86_400,
+    "feedback.one_in": 1_000_000,
+    "feedback.silence_minutes": 527_040,
+    "feedback.per_day": 1_000_000,
+    "feedback.window_hours": 8_784,
+}
 AUTHORITY = """\
 -----BEGIN CERTIFICATE-----
 MIIBGzCBwqADAgECAgEBMAoGCCqGSM49BAMCMAwxCjAIBgNVBAMMAXgwIBcNMjAw
@@ -142,6 +171,38 @@ class TestWhatIsAccepted:
     def test_the_homeserver_may_have_a_port_and_a_bare_address(self, tmp_path: Path) -> None:
         config = load_text(tmp_path, text({"homeserver": "http://[::1]:8008"}))
         assert config.matrix.homeserver == "http://[::1]:8008"
+
+    @pytest.mark.parametrize(
+        ("given", "read"),
+        [
+            ("http://proxy", "http://proxy:80"),
+            ("http://proxy:80/", "http://proxy:80"),
+            ("http://u:p%20p@proxy.example:3128", "http://u:p%20p@proxy.example:3128"),
+            ("http://[::1]", "http://[::1]:80"),
+        ],
+    )
+    def test_a_proxy_keeps_its_port_and_gets_the_usual_one(
+        self, tmp_path: Path, given: str, read: str
+    ) -> None:
+        config = load_text(tmp_path, text({"proxy": given}, {"proxy": given}))
+        assert (config.matrix.proxy, config.model.proxy) == (read, read)
+        secure = load_text(tmp_path, text(model={"proxy": "https://proxy"})).model.proxy
+        assert secure == "https://proxy:443"
+
+    def test_a_password_may_hold_what_people_type(self, tmp_path: Path) -> None:
+        given = "Été à la « Grange »\N{NO-BREAK SPACE}!"
+        assert password_of(load_text(tmp_path, text({"password": given}))) == given
+
+    def test_a_database_may_be_reached_by_a_socket(self, tmp_path: Path) -> None:
+        socket = f"%2F{'x' * 80}"
+        for url in (
+            f"postgresql://u@{socket}/d",
+            "postgresql://[::1]:5432/d",
+            "postgresql:///d",
+        ):
+            database = load_text(tmp_path, text(storage={"database": url})).storage.database
+            assert database is not None
+            assert database.get_secret_value() == url
 
     def test_servers_are_names_or_suffixes(self, tmp_path: Path) -> None:
         servers = ["*.tchap.gouv.fr", "localhost:8448", "[::1]:8448", "192.0.2.1"]
@@ -400,6 +461,26 @@ class TestSecrets:
         replaced: Settings = {"password": None, in_file: "/no/such/secret"}
         assert password_of(load_text(tmp_path, text(replaced))) == SECRET
 
+    def test_a_key_in_a_block_of_yaml_is_refused(self, tmp_path: Path) -> None:
+        block = yaml.safe_dump(json.loads(text())).replace(
+            "model:", f"model:\n  api_key: |\n    {SECRET}", 1
+        )
+        assert faults(tmp_path, block) == [f"model.api_key: {WORD}"]
+
+    def test_a_secret_file_of_several_lines_is_refused(self, tmp_path: Path) -> None:
+        given: Settings = {
+            "password": None,
+            "password_file": secret_file(tmp_path, f"{SECRET}\n# mine"),
+        }
+        assert faults(tmp_path, text(given)) == [f"matrix.password: {LINE}"]
+
+    def test_bytes_of_a_variable_that_are_no_text_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ASSISTANT_MATRIX__PASSWORD", f"{SECRET}\udce9")  # Latin-1's é
+        sentence = "ASSISTANT_MATRIX__PASSWORD: holds a character that text cannot hold"
+        assert faults(tmp_path, text()) == [sentence]
+
     def test_a_secret_and_its_file_at_once_are_refused(self, tmp_path: Path) -> None:
         both = text({"password_file": secret_file(tmp_path)})
         sentence = "matrix.password: give this key or its _file twin, not both"
@@ -634,6 +715,54 @@ class TestEachSetting:
                 "must be a URL that begins with https:// or http://",
             ),
             (
+                "matrix.proxy",
+                ["https://x:3128"],
+                "must be a URL that begins with http://, which homeservers on https pass through",
+            ),
+            (
+                "model.base_url",
+                ["https://x/v1/chat/completions", "https://x/chat/completions/"],
+                "must end before /chat/completions, which is appended",
+            ),
+            *(
+                (name, [f"http://{'x' * 64}.fr", f"http://{'x' * 70}:80"], HOST)
+                for name in ("matrix.homeserver", "model.base_url", "matrix.proxy", "model.proxy")
+            ),
+            (
+                "storage.database",
+                [f"postgresql://{'x' * 64}/d", "postgresql://u:p@a..b:5432,c/d"],
+                HOST,
+            ),
+            *(
+                (name, ["http://u:€@x:80", "http://%C3%A9:p@x:80", "http://a%3Ab:c@x"], LOGIN)
+                for name in ("matrix.proxy", "model.proxy")
+            ),
+            *(
+                (name, [f"{KEY}\n", f"{KEY}\r\nb: c", f"a\u2028{KEY}", f"{KEY}\x7f"], LINE)
+                for name in ("matrix.password", "storage.key", "dashboard.token")
+            ),
+            ("storage.database", [f"postgresql://a:{SECRET}@x/d\n"], LINE),
+            *(
+                (name, [f"{SECRET}\n", f"{SECRET}\r\nb: c", f"é{SECRET}", f"a {SECRET}"], WORD)
+                for name in ("matrix.access_token", "model.api_key")
+            ),
+            *(
+                (
+                    name,
+                    [f"{KEY}\0", [f"{KEY}\ud800"], {"a": {"name": "\ud800"}}],
+                    "holds a character that text cannot hold",
+                )
+                for name in TEXTS
+            ),
+            *(
+                (name, [most + 1, 10**30], f"must be less than or equal to {most}")
+                for name, most in LARGEST.items()
+            ),
+            *(
+                (name, ["9" * 5_000], "must be a whole number of a few digits")
+                for name in ("model.max_tokens", "reply.at_once", "feedback.one_in")
+            ),
+            (
                 "matrix.user_id",
                 ["bot", "@bot", "bot:x.fr", "@Bot:x.fr", "@bot:", "@bot@x.fr:x.fr", "@b:x/y"],
                 USER_ID,
@@ -680,7 +809,7 @@ class TestEachSetting:
             ("service.contact", ["", " "], "must not be empty"),
             (
                 "model.ca_bundle",
-                ["/no/such/file", "/", str(EXAMPLE), "\0"],
+                ["/no/such/file", "/", str(EXAMPLE)],
                 "must be a readable file of certificates in PEM format",
             ),
             ("model.temperature", [-0.1], "must be greater than or equal to 0"),
