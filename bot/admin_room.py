@@ -27,6 +27,8 @@ async def open_admin_room(
         synced: set once it is known which rooms there are.
     """
     await synced.wait()
+    for user_id in sorted(admins):
+        await _look_for(to, user_id)
     try:
         room_id = await insist(to.clock, partial(_open, to, texts("admin room")))
         missing = admins - await insist(to.clock, partial(to.matrix.members, room_id))
@@ -42,6 +44,19 @@ async def open_admin_room(
             raise
         except MatrixError as error:
             log.warning("admin not invited", user_id=user_id, reason=str(error))
+
+
+async def _look_for(to: Replying, user_id: UserId) -> None:
+    """Say so where an admin is nobody: an invitation to a mistyped id waits for ever."""
+    try:
+        exists = await insist(to.clock, partial(to.matrix.exists, user_id))
+    except ENDING:
+        raise
+    except MatrixError as error:
+        log.warning("admin not looked up", user_id=user_id, reason=str(error))
+        return
+    if not exists:
+        log.warning("the homeserver knows no such admin: check matrix.admins", user_id=user_id)
 
 
 async def _open(to: Replying, name: str) -> RoomId:

@@ -323,7 +323,9 @@ class Assistant:
                 await insist(self._clock, partial(self._join, invite))
             case Follow(upgraded):
                 await self._follow(upgraded)
-            case Decline(room_id, key):
+            case Decline(room_id, key, server):
+                reason = key if server is None else "not in matrix.allowed_servers"
+                log.info("invitation declined", room_id=room_id, server=server, reason=reason)
                 await self._leave(room_id, self._texts(key))
             case Leave(room_id):
                 await self._leave(room_id)

@@ -52,7 +52,8 @@ class Matrix(Protocol):
     `room`, `power_level` and `predecessor` (the room that this one replaces) answer from what the
     syncs so far have told; so does `known`, of earlier messages.
     `rooms` are those in which the bot can speak. `open_admin_room` returns the one for its admins,
-    and makes it where there is none; `members` are those in a room or invited, `invite` adds one.
+    and makes it where there is none; `members` are those in a room or invited, `invite` adds one;
+    `exists` tells whether there is such a user, True where the homeserver does not say.
     `follow` joins the room that takes the place of another; Forbidden where that does not say so
     itself, where who gave the other up has not the power to, or where it takes an invitation.
     `fetch` reads one event again, a message in its last version; None where it is gone.
@@ -90,6 +91,8 @@ class Matrix(Protocol):
     async def members(self, room_id: RoomId) -> frozenset[UserId]: ...
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None: ...
+
+    async def exists(self, user_id: UserId) -> bool: ...
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float: ...
 

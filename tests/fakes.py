@@ -127,6 +127,7 @@ class FakeMatrix:
     largest_upload: int | None = None
     undecryptable: Collection[EventId] = ()  # of what was sent, whose keys are gone
     bounded = False  # more was sent than is read
+    unknown: Collection[UserId] = ()  # users that there are not
     device_id = "FAKE"
 
     def __init__(self, *, direct: bool = True) -> None:
@@ -214,6 +215,10 @@ class FakeMatrix:
         self._fail()
         self.people[room_id].add(user_id)
         await self._tell()
+
+    async def exists(self, user_id: UserId) -> bool:
+        self._fail()
+        return user_id not in self.unknown
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:  # noqa: ARG002  # the port
         return self.levels.get(user_id, 0)

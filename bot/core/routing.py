@@ -1,7 +1,7 @@
 """What to do about an event: one pure decision."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -149,10 +149,15 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """Refuse the invitation, with the sentence named `key` as its reason."""
+    """Refuse the invitation, with the sentence named `key` as its reason.
+
+    Attributes:
+        server: of who has invited, where it is the reason: it is not in `matrix.allowed_servers`.
+    """
 
     room_id: RoomId
     key: str
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +260,16 @@ class Policy:
 
     def allows(self, user_id: UserId) -> bool:
         """Tell whether the person's homeserver is on the list."""
-        server = server_name(user_id)
-        return any(
-            server == allowed or (allowed.startswith("*.") and server.endswith(allowed[1:]))
-            for allowed in self.allowed_servers
-        )
+        return is_allowed(user_id, self.allowed_servers)
+
+
+def is_allowed(user_id: UserId, servers: Collection[str]) -> bool:
+    """Tell whether the user's homeserver is among the servers: names, or "*." and a suffix."""
+    server = server_name(user_id)
+    return any(
+        server == allowed or (allowed.startswith("*.") and server.endswith(allowed[1:]))
+        for allowed in servers
+    )
 
 
 def decide(
@@ -315,7 +325,7 @@ def begins_anew(body: str) -> bool:
 
 def _decide_invite(event: Invite, policy: Policy) -> Intent:
     if not policy.allows(event.sender):
-        return Decline(event.room_id, "decline")
+        return Decline(event.room_id, "decline", server_name(event.sender))
     return Decline(event.room_id, "decline space") if event.space else Accept(event)
 
 

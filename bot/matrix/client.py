@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -171,6 +172,18 @@ class NioMatrix:
         """Invite somebody."""
         invitation = self._client.room_invite(room_id, user_id)
         await call(nio.RoomInviteResponse, to_the_end(invitation))
+
+    async def exists(self, user_id: UserId) -> bool:
+        """Tell whether there is such a user, True where that is not said (spec: GET /profile)."""
+        with named():
+            answer = await self._send(ObjectResponse, "GET", ["profile", user_id], None)
+        if not isinstance(answer, nio.ErrorResponse):
+            return True
+        # Synapse has no code of its own for it. 403, as where no profile is shown to strangers,
+        # says nothing; nor does 404 where there is no such request.
+        status = getattr(answer.transport_response, "status", 0)  # aiohttp's; nio hints its own
+        said = answer.status_code in {"M_NOT_FOUND", "M_UNKNOWN"}
+        return not (said and status == HTTPStatus.NOT_FOUND)
 
     @property
     def known(self) -> Mapping[EventId, Message | None]:

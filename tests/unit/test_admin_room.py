@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from bot.core.events import RoomId, UserId
 from bot.errors import Forbidden, RateLimited
@@ -56,6 +57,17 @@ async def test_an_admin_who_cannot_be_invited_keeps_out_no_other(story: Story) -
     async with story.run():
         story.matrix.hear()
         await story.until(lambda: people(story) == {BOT, COLLEAGUE})
+
+
+async def test_an_admin_who_is_nobody_is_said_and_keeps_out_no_other(story: Story) -> None:
+    story.matrix.unknown = {AGENT}
+    with capture_logs() as lines:
+        async with story.run():
+            story.matrix.hear()
+            await story.until(lambda: COLLEAGUE in people(story))
+
+    said = [line["user_id"] for line in lines if "matrix.admins" in line["event"]]
+    assert said == [AGENT]
 
 
 async def test_a_busy_homeserver_only_delays_it(story: Story) -> None:

@@ -2,6 +2,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
 from bot.core.replies import Edit, Notice, Reply
@@ -58,10 +59,13 @@ async def test_an_invitation_is_accepted_then_the_welcome_comes_before_the_first
 
 
 async def test_a_stranger_s_invitation_is_declined_with_a_reason(story: Story) -> None:
-    async with story.run():
-        story.matrix.hear(invite("@a:evil.test"))
-        await story.until(lambda: bool(story.matrix.left))
+    with capture_logs() as lines:
+        async with story.run():
+            story.matrix.hear(invite("@a:evil.test"))
+            await story.until(lambda: bool(story.matrix.left))
 
+    [told] = [line for line in lines if line["event"] == "invitation declined"]
+    assert (told["server"], told["reason"]) == ("evil.test", "not in matrix.allowed_servers")
     assert story.matrix.left == [(ROOM, TEXTS("decline"))]
     assert story.matrix.joined == []
 

@@ -17,6 +17,7 @@ from bot.core.events import (
     Upgraded,
     UserId,
     Vote,
+    server_name,
 )
 from bot.core.polls import POLL
 from bot.core.routing import (
@@ -114,9 +115,13 @@ MY_NOTICE = said("$root", BOT, msgtype="m.notice")
     ("event", "room", "intent"),
     [
         (invite(), SALON, Accept(invite())),
-        (invite(STRANGER), SALON, Decline(ROOM, "decline")),
+        (invite(STRANGER), SALON, Decline(ROOM, "decline", server_name(STRANGER))),
         (SPACE_INVITE, SALON, Decline(ROOM, "decline space")),
-        (replace(SPACE_INVITE, sender=STRANGER), SALON, Decline(ROOM, "decline")),
+        (
+            replace(SPACE_INVITE, sender=STRANGER),
+            SALON,
+            Decline(ROOM, "decline", server_name(STRANGER)),
+        ),
         (JOINED, SPACE, Decline(ROOM, "decline space")),
         (JOINED, STRAY, Leave(ROOM)),
         (JOINED, replace(SALON, closed=True), Ignore("the bot can no longer speak here")),
