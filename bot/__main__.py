@@ -25,8 +25,9 @@ app = typer.Typer(
 
 _ADVICE = {
     LoggedOut: (
-        "the device is logged out for good; to start over as a new device, move storage.directory"
-        " away (what was written to the old device stays unreadable)"
+        "the device is logged out for good; to start over as a new device, move the folder matrix"
+        " of storage.directory away and start once with --new-device (what was written to the old"
+        " device stays unreadable)"
     ),
     AccountExpired: (
         "the Tchap account has expired: ask for the renewal mail in any Tchap client, follow its"
@@ -38,13 +39,21 @@ _ADVICE = {
 @app.command()
 def run(
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
+    *,
+    new_ledger: Annotated[
+        bool, typer.Option("--new-ledger", help="Begin an empty ledger where it is gone.")
+    ] = False,
+    new_device: Annotated[
+        bool, typer.Option("--new-device", help="Log in as a new device where that is gone.")
+    ] = False,
 ) -> None:
     """Run the assistant until SIGTERM or Ctrl-C."""
     failure = None
     try:
         settings = importlib.import_module("bot.config").load(config)
         importlib.import_module("bot.logs").configure(settings.log.level, settings.log.format)
-        asyncio.run(importlib.import_module("bot.app").run(settings))
+        anew = importlib.import_module("bot.starting").Anew(new_ledger, new_device)
+        asyncio.run(importlib.import_module("bot.app").run(settings, anew))
     except* BotError as group:
         failure = _first(group)
     except* Exception as group:  # noqa: BLE001  # its values may be text of a conversation

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 from prometheus_client import ProcessCollector
@@ -16,23 +15,30 @@ from bot.assistant import Assistant, Behaviour
 from bot.commands.registry import About
 from bot.config import Config
 from bot.context import Settings
-from bot.core.models import Catalogue
 from bot.core.routing import Policy
 from bot.dashboard.server import serve as dashboard
 from bot.delivery import Pace, Replying
 from bot.endpoints import serve
-from bot.errors import CompletionError, Stalled, StoreError
+from bot.errors import CompletionError, Stalled
 from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
 from bot.matrix.session import Account, Vault
 from bot.ports import Clock, Ledgers
+from bot.starting import (
+    Anew,
+    awaited,
+    check_model,
+    check_servers,
+    ledger_place,
+    make_private,
+    opened_ledger,
+)
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
 from bot.storage.exports import exports
 from bot.storage.opinions import SqlOpinions
 from bot.storage.statistics import SqlStatistics
-from bot.storage.store import SqlStore
 
 _LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
 
@@ -57,11 +63,15 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-async def run(config: Config) -> None:
+async def run(config: Config, anew: Anew) -> None:
     """Run the bot until SIGTERM or SIGINT.
 
     Replies under way end first, if they do within `reply.drain_seconds`, and nothing new is begun;
     the rest waits in the ledger. A second signal ends that wait.
+
+    Args:
+        config: all settings.
+        anew: what may be begun anew.
 
     Raises:
         BotError: what stopped it, in a sentence for the operator.
@@ -72,7 +82,7 @@ async def run(config: Config) -> None:
         loop.add_signal_handler(number, signals.take)
     health = Health(SystemClock(), version=version("assistant-tchap"))
     ProcessCollector(registry=health.registry)
-    work, told = loop.create_task(_run(config, health, signals)), _wait(signals.stop)
+    work, told = loop.create_task(_run(config, anew, health, signals)), _wait(signals.stop)
     watch = loop.create_task(health.watch())
     await asyncio.wait([work, told, watch], return_when=asyncio.FIRST_COMPLETED)
     if watch.done():
@@ -127,28 +137,31 @@ def freeze() -> None:
     gc.freeze()
 
 
-async def _run(config: Config, health: Health, signals: _Signals) -> None:
-    directory = _private(config.storage.directory)
+async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) -> None:
+    directory = make_private(config.storage.directory)
     async with AsyncExitStack() as parts:
-        await parts.enter_async_context(serve(health, config.health.host, config.health.port))
         key = config.storage.key.get_secret_value()
-        vault = Vault(_private(directory / "matrix"), key, config.storage.keep_keys_days)
+        vault = Vault(make_private(directory / "matrix"), key, config.storage.keep_keys_days)
         matrix = NioMatrix(_account(config), vault, health, tables=config.reply.tables)
         parts.push_async_callback(matrix.close)
-        matrix.take()  # before anything is done to the ledger that another process may use
-        database = config.storage.database
-        place = database.get_secret_value() if database else directory / "ledger.db"
-        store = await SqlStore.open(place, config.matrix.user_id, key, health)
-        parts.push_async_callback(store.close)
+        # Before anything is done to a ledger or port that another process on it may have.
+        matrix.take()
+        await parts.enter_async_context(serve(health, config.health.host, config.health.port))
+        remembered = opened_ledger(config, health, anew, known=matrix.is_known())
+        store = await parts.enter_async_context(remembered)
         model = _model(config)
         parts.push_async_callback(model.close)
-        await matrix.open()
-        await _check(model, config.model.catalogue())
+        with awaited("the homeserver: see matrix.homeserver", url=config.matrix.homeserver):
+            await matrix.open()
+        check_servers(config.matrix)
+        base_url = config.model.base_url
+        with awaited("the model's backend: see model.base_url", url=base_url):
+            await check_model(model, config.model.catalogue(), base_url)
         asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))
         parts.callback(asking.cancel)
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
-        await parts.enter_async_context(_dashboard(config, place, store.database, health.clock))
+        await parts.enter_async_context(_dashboard(config, store.database, health.clock))
         opinions, campaigns = SqlOpinions(store.database, key), SqlCampaigns(store.database, key)
         statistics = SqlStatistics(store.database, key)
         ledgers = Ledgers(opinions, campaigns, statistics, exports(opinions, campaigns))
@@ -164,48 +177,19 @@ async def _run(config: Config, health: Health, signals: _Signals) -> None:
 
 
 @asynccontextmanager
-async def _dashboard(
-    config: Config, place: Path | str, ledger: Database, clock: Clock
-) -> AsyncIterator[None]:
+async def _dashboard(config: Config, ledger: Database, clock: Clock) -> AsyncIterator[None]:
     """Let people see the figures, which are read beside the ledger's own work."""
     if config.dashboard.port is None:
         yield
         return
     # What befalls its own connections says nothing of the ledger's: it has a health of its own.
     key = config.storage.key.get_secret_value()
-    statistics = await SqlStatistics.open(place, key, Health(clock), ledger)
+    statistics = await SqlStatistics.open(ledger_place(config), key, Health(clock), ledger)
     try:
         async with dashboard(statistics, config.dashboard, clock):
             yield
     finally:
         await statistics.close()
-
-
-async def _check(model: OpenAIModel, catalogue: Catalogue) -> None:
-    """Say at once what a person would otherwise find out; a model may well come back later."""
-    try:
-        await model.check()
-    except CompletionError as error:
-        log.warning(
-            "the model is not usable now: check model.base_url, model.name and model.api_key;"
-            " the assistant starts, and tells people so",
-            reason=str(error),
-        )
-    unlisted = [card.id for card in catalogue if card.id not in model.listed]
-    if model.listed and unlisted:
-        log.warning(
-            "the backend does not list these models: check model.name and model.choices",
-            models=unlisted,
-        )
-    for card in catalogue:
-        length = model.context_length(card)
-        if card.longest_completion(length) < card.max_tokens:
-            log.warning(
-                "completions are cut to half of what the model takes: check max_tokens",
-                model=card.id,
-                context_length=length,
-                max_tokens=card.max_tokens,
-            )
 
 
 async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
@@ -247,18 +231,6 @@ def _behaviour(config: Config) -> Behaviour:
         config.reply.share,
         config.limits.limits(),
     )
-
-
-def _private(directory: Path) -> Path:
-    """Make the directory where it is missing, for its owner alone."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"storage.directory {directory} cannot be made: {error.strerror}; give a directory"
-            " that the assistant may write to"
-        ) from error
-    return directory
 
 
 def _account(config: Config) -> Account:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Final, TextIO
 
 from bot.app import SystemClock
@@ -13,6 +12,7 @@ from bot.core.exports import Format, What, head, line
 from bot.errors import ConfigError
 from bot.health import Health
 from bot.ports import Export
+from bot.starting import ledger_place
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.exports import exports
 from bot.storage.opinions import SqlOpinions
@@ -52,8 +52,8 @@ async def draft(config: Config, text: str) -> Campaign | None:
             f"line {line}: {field or 'the file'}: {kind}" for line, field, kind in error.faults
         ]
         raise ConfigError("\n".join(["this is no campaign:", *faults])) from error
-    place, key = _place(config)
-    database = await open_beside(place, Health(SystemClock()), writes=True)
+    key = config.storage.key.get_secret_value()
+    database = await open_beside(ledger_place(config), Health(SystemClock()), writes=True)
     try:
         kept = await SqlCampaigns(database, key).draft(campaign.name, text, SystemClock().now())
     finally:
@@ -61,17 +61,10 @@ async def draft(config: Config, text: str) -> Campaign | None:
     return campaign if kept else None
 
 
-def _place(config: Config) -> tuple[Path | str, str]:
-    """Return where the ledger is, and the operator's secret."""
-    url = config.storage.database
-    place = url.get_secret_value() if url else config.storage.directory / "ledger.db"
-    return place, config.storage.key.get_secret_value()
-
-
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[Mapping[What, Export]]:
-    place, key = _place(config)
-    opinions = await SqlOpinions.open_to_read(place, key, Health(SystemClock()))
+    key = config.storage.key.get_secret_value()
+    opinions = await SqlOpinions.open_to_read(ledger_place(config), key, Health(SystemClock()))
     try:
         yield exports(opinions, SqlCampaigns(opinions.database, key))
     finally:

@@ -86,6 +86,10 @@ class NioMatrix:
         """Take the device's directory for this process; see `Session.take` for what it raises."""
         self._session.take()
 
+    def is_known(self) -> bool:
+        """Tell whether the device has logged in before; see `Session.is_known`."""
+        return self._session.is_known()
+
     async def open(self) -> None:
         """Log in; see `Session.open` for what it raises."""
         await self._session.open()

@@ -30,7 +30,8 @@ from bot.trust import trust
 _REQUEST_SECONDS = 60
 _RESTORE = (
     "restore session.json and crypto.db from the same backup. Without them this device can read"
-    " nothing; to start over as a new device, log the old one out and move both away"
+    " nothing; to start over as a new device, log the old one out, move both away, and start once"
+    " with --new-device"
 )
 
 log = structlog.get_logger()
@@ -118,8 +119,8 @@ class Session:
             await self._open(self._read())
         except HomeserverUnreachable as error:
             raise HomeserverUnreachable(
-                f"{self._account.homeserver} cannot be used: {error}; check matrix.homeserver,"
-                " matrix.proxy, and whether it answers from here"
+                f"{self._account.homeserver} cannot be used: {error}; check matrix.homeserver"
+                " (https or http, host and port), matrix.proxy, and whether it answers from here"
             ) from error
 
     async def _open(self, record: _Record | None) -> None:
@@ -193,6 +194,15 @@ class Session:
             ) from error
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+    def is_known(self) -> bool:
+        """Tell whether the directory holds a device that has logged in.
+
+        Raises:
+            ConfigError, StoreError: as `open`.
+        """
+        record = self._read()
+        return record is not None and record.complete
 
     async def _with_token(self, token: str, record: _Record | None) -> _Record:
         self.client.access_token = token

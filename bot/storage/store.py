@@ -50,6 +50,12 @@ from bot.storage.versions import upgrade
 log = structlog.get_logger()
 
 _TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
+_LOST = (
+    "storage.directory holds the Matrix device that belongs to it. Restore both from the same"
+    " backup, or check storage.directory and storage.database. It knows who wants no polls, the"
+    " ratings, the campaigns and what is answered: to begin without all that, start once with"
+    " --new-ledger"
+)
 
 
 class SqlStore:
@@ -67,7 +73,9 @@ class SqlStore:
         self._committed = -math.inf  # when the last token was, in the loop's time
 
     @classmethod
-    async def open(cls, place: Path | str, user_id: UserId, key: str, health: Health) -> Self:
+    async def open(
+        cls, place: Path | str, user_id: UserId, key: str, health: Health, *, new: bool = True
+    ) -> Self:
         """Open or create the ledger of `user_id`, and bring its tables up to date.
 
         Args:
@@ -75,12 +83,15 @@ class SqlStore:
             user_id: whose it is.
             key: the secret that seals what it keeps of conversations.
             health: is told of its failures.
+            new: whether it may be made where there is none.
 
         Raises:
             StoreError: it cannot be used, is no ledger, or is another account's; another process
-                uses it.
+                uses it; it is gone, and must not be made anew.
         """
         if isinstance(place, Path):
+            if not new and not await asyncio.to_thread(place.exists):
+                raise StoreError(f"the ledger {place} is missing: {_LOST}")
             try:
                 await to_the_end(asyncio.to_thread(probe, place))
             except (sqlite3.Error, OSError) as error:
@@ -91,7 +102,7 @@ class SqlStore:
             database = Database.on_postgresql(place, health)
         store = cls(database, Seal(key))
         try:
-            await database.open(lambda connection: _prepare(connection, user_id))
+            await database.open(lambda connection: _prepare(connection, user_id, new=new))
         except BotError:
             await store.close()
             raise
@@ -354,7 +365,7 @@ class SqlStore:
         return None if latest is None else seconds(latest)
 
 
-async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
+async def _prepare(connection: AsyncConnection, user_id: UserId, *, new: bool) -> None:
     try:
         await connection.run_sync(upgrade)
     except CommandError as error:
@@ -363,6 +374,8 @@ async def _prepare(connection: AsyncConnection, user_id: UserId) -> None:
             " version, or restore the ledger from a backup made before it"
         ) from error
     owner = await connection.scalar(select(account.c.user_id))
+    if owner is None and not new:  # which undoes the tables, too
+        raise StoreError(f"the ledger is empty: {_LOST}")
     if owner is None:
         await connection.execute(insert(account).values(user_id=user_id))
     elif owner != user_id:

@@ -5,7 +5,10 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 import aiohttp
@@ -13,20 +16,26 @@ import pytest
 import yaml
 
 from bot.core.events import UserId
-from tests.stand.bot import Bot, launch_cold
+from tests.stand.bot import Bot, Process, launch_cold
 from tests.stand.model import ScriptedModel
 from tests.stand.network import free_port
+from tests.stand.person import Person
+from tests.stand.postgres import Postgres, programs
+from tests.stand.read_only import confined
 from tests.stand.synapse import Synapse
+from tests.stand.talk import reply, talk, until
+
+UNKNOWN_ADMIN = "the homeserver knows no such admin: check matrix.admins"
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def run(directory: Path, **sections: dict[str, Any]) -> tuple[int, str]:
+async def run(directory: Path, *options: str, **sections: dict[str, Any]) -> tuple[int, str]:
     """Run the command line on a configuration; return its exit code and all it printed."""
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump(sections))  # a test may wait for its disk
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bot", "run", "--config", str(config)),
+        *(sys.executable, "-m", "bot", "run", "--config", str(config), *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=os.environ,
@@ -164,6 +173,182 @@ async def test_a_lost_crypto_store_stops_the_start_and_makes_no_new_device(
     assert "Traceback" not in printed
 
 
+def remove(directory: Path, names: str) -> None:
+    for one in directory.glob(names):
+        one.unlink()
+
+
+def modes_of_files(directory: Path) -> dict[str, int]:
+    files = [one for one in directory.rglob("*") if one.is_file()]
+    return {one.name: S_IMODE(one.stat().st_mode) for one in files}
+
+
+async def launch_anew(option: str, config: Path, log: Path, more: Mapping[str, str]) -> Process:
+    """Start a bot that may begin one of its halves anew."""
+    return await launch_cold(config, log, more, options=(option,))
+
+
+async def test_a_lost_ledger_stops_the_start_until_a_new_one_is_meant(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id = await synapse.register("careless", "secret")
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    ledger = tmp_path / "data" / "ledger.db"
+    async with Bot(tmp_path, user_id, launch_cold, **given):
+        pass
+    remove(tmp_path / "data", "ledger.db*")
+
+    gone = await run(tmp_path, **given)
+    made = ledger.exists()
+    ledger.touch()
+    empty = await run(tmp_path, **given)
+
+    assert not made
+    for code, printed in (gone, empty):
+        assert code == 1
+        assert "--new-ledger" in printed
+        assert "from the same backup" in printed
+        assert "Traceback" not in printed
+    async with Bot(tmp_path, user_id, partial(launch_anew, "--new-ledger"), **given) as bot:
+        assert bot.told("nothing is lost: leave out --new-ledger and --new-device") is None
+    async with Bot(tmp_path, user_id, launch_cold, **given):
+        pass
+
+
+async def test_a_lost_device_beside_its_ledger_stops_the_start_until_a_new_one_is_meant(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id, port = await synapse.register("scattered", "secret"), free_port()
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    given["health"] = {"port": port}
+    async with Bot(tmp_path, user_id, launch_cold, **given):
+        await probed(port, [])  # the ledger has a token of a sync
+    (tmp_path / "data" / "matrix").rename(tmp_path / "elsewhere")
+
+    code, printed = await run(tmp_path, **given)
+
+    assert code == 1
+    assert "holds no device" in printed
+    assert "--new-device" in printed
+    assert "Traceback" not in printed
+    async with Bot(tmp_path, user_id, partial(launch_anew, "--new-device"), **given):
+        await probed(port, [])
+
+
+@pytest.mark.skipif(programs() is None, reason="there is no PostgreSQL on this machine")
+async def test_an_empty_database_beside_a_device_stops_the_start(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id = await synapse.register("moved", "secret")
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    async with Bot(tmp_path, user_id, launch_cold, **given):
+        pass
+    async with Postgres() as postgres:
+        given["storage"]["database"] = postgres.url
+
+        for _ in range(2):  # the first has left nothing behind
+            code, printed = await run(tmp_path, **given)
+
+            assert code == 1
+            assert "the ledger is empty" in printed
+            assert "--new-ledger" in printed
+        async with Bot(tmp_path, user_id, partial(launch_anew, "--new-ledger"), **given):
+            pass
+
+
+async def test_a_second_bot_on_a_directory_is_said_before_all_else(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id = await synapse.register("twin", "secret")
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    given["health"] = {"port": free_port()}
+    async with Bot(tmp_path, user_id, launch_cold, **given):
+        code, printed = await run(tmp_path, **given)
+
+    assert code == 1
+    assert "is in use: another assistant runs on it" in printed
+    assert "health.port" not in printed
+
+
+async def test_what_looks_wrong_is_said_at_the_start(
+    tmp_path: Path, synapse: Synapse, model: ScriptedModel, given: dict[str, dict[str, Any]]
+) -> None:
+    user_id = await synapse.register("odd", "secret")
+    nobody = "@nobody-at-all:stand.test"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    given["matrix"] |= {"user_id": user_id, "password": "secret", "admins": [nobody, user_id]}
+    given["matrix"]["allowed_servers"] = ["*.elsewhere.test"]
+    given["model"]["base_url"] = model.url.removesuffix("/v1")
+    async with Bot(tmp_path, user_id, launch_cold, **given) as bot:
+        await until(lambda: bot.said(UNKNOWN_ADMIN) > 0)
+    lines = [json.loads(line) for line in bot.log.read_text().splitlines()]
+
+    warned = {line["event"]: line for line in lines if line["level"] == "warning"}
+    [servers] = [line for event, line in warned.items() if "matrix.allowed_servers" in event]
+    [url] = [line for event, line in warned.items() if "ends in /v1" in event]
+    [directory] = [line for event, line in warned.items() if "chmod 700" in event]
+    assert servers["allowed_servers"] == ["*.elsewhere.test"]
+    assert url["base_url"] == given["model"]["base_url"]
+    assert directory["mode"] == "0755"
+    unknown = [line["user_id"] for line in lines if line["event"] == UNKNOWN_ADMIN]
+    assert unknown == [nobody]
+
+
+@pytest.mark.parametrize("kind", ["mute", "mute behind TLS", "https on a port of http"])
+async def test_a_homeserver_that_is_waited_for_is_named_within_three_seconds(
+    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]], kind: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = {
+            "mute": f"http://127.0.0.1:{port}",
+            "mute behind TLS": f"https://127.0.0.1:{port}",
+            "https on a port of http": synapse.url.replace("http://", "https://"),
+        }[kind]
+        given["matrix"]["homeserver"] = url
+        bot = Bot(tmp_path, UserId("@starter:stand.test"), launch_cold, **given)
+        await bot.begin()
+        await until(lambda: bot.told("waiting") is not None)
+        assert await bot.stop() == 0
+    imported, waiting = bot.told("imported"), bot.told("waiting")
+    lines = [json.loads(line) for line in bot.log.read_text().splitlines()]
+
+    assert imported
+    assert waiting
+    assert (waiting - imported).total_seconds() < 3
+    [said] = [line for line in lines if line["event"] == "waiting"]
+    assert (said["on"], said["url"]) == ("the homeserver: see matrix.homeserver", url)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("matrix", "access_token", "canary-7431\n"),
+        ("model", "api_key", "canary-7431\r\nX-Other: 1"),
+        ("model", "api_key", "canary-7431-é"),
+        ("storage", "key", f"canary-7431-{'k' * 40}\n"),
+        ("matrix", "proxy", "https://canary-7431:3128"),
+        ("storage", "database", "postgresql://u:canary-7431@127.0.0.1:9/d?sslmode=canary-7431"),
+        ("storage", "database", "postgresql://u@/d?host=127.0.0.1&port=canary-7431"),
+        ("reply", "drain_seconds", "1e300"),
+    ],
+)
+async def test_a_value_that_nothing_can_be_done_with_is_named_by_its_key_alone(
+    tmp_path: Path, given: dict[str, dict[str, Any]], section: str, key: str, value: str
+) -> None:
+    if key == "access_token":
+        del given["matrix"]["password"]
+    given.setdefault(section, {})[key] = value
+
+    code, printed = await run(tmp_path, **given)
+
+    assert code == 2
+    assert f"{section}.{key}" in printed
+    assert "canary" not in printed
+    assert "bug" not in printed
+
+
 async def test_a_taken_port_is_named_by_its_key(
     tmp_path: Path, given: dict[str, dict[str, Any]]
 ) -> None:
@@ -223,3 +408,33 @@ async def test_a_bot_that_has_synced_is_ready(
     assert "process_resident_memory_bytes" in said
     assert "assistant_ledger_up 1.0" in said
     assert "watched" not in said
+
+
+async def test_on_a_read_only_root_a_prompt_is_answered_and_a_chart_drawn(
+    tmp_path: Path,
+    synapse: Synapse,
+    given: dict[str, dict[str, Any]],
+    nia: Person,
+) -> None:
+    volume, port = tmp_path / "data", free_port()
+    volume.mkdir(mode=0o700)
+    user_id = await synapse.register("contained", "secret")
+    given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    given["dashboard"] = {"port": port}
+
+    async def launch(config: Path, log: Path, more: Mapping[str, str]) -> Process:
+        return await launch_cold(config, log, more, prefix=confined(volume))
+
+    async with Bot(tmp_path, user_id, launch, **given):
+        room_id = await talk(nia, user_id)
+        prompt = await nia.send(room_id, "Bonjour")
+        await reply(nia, room_id, prompt, "You said: Bonjour.")
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+            http.get("/graphiques/satisfaction-clair.svg") as chart,
+        ):
+            assert chart.status == 200
+        modes = modes_of_files(volume)
+
+    assert {"ledger.db", "ledger.db-wal", "crypto.db"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -64,18 +64,29 @@ class Process(Protocol):
 Launch = Callable[[Path, Path, Mapping[str, str]], Awaitable[Process]]
 
 
-async def launch_cold(config: Path, log: Path, environment: Mapping[str, str]) -> Process:
-    """Start an ordinary process, which has all to import."""
+async def launch_cold(
+    config: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    options: Sequence[str] = (),
+    prefix: Sequence[str] = (),
+) -> Process:
+    """Start an ordinary process, which has all to import.
+
+    Args:
+        config: the configuration.
+        log: what it writes goes there.
+        environment: variables besides ours.
+        options: of the command line, besides the configuration.
+        prefix: a command that becomes this one.
+    """
     # The first start may write the bytecode that makes the next ones fast.
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with log.open("ab") as file:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            _BOT_THAT_ENDS_WITH_US,
-            "run",
-            "--config",
-            str(config),
+            *(*prefix, sys.executable, "-c", _BOT_THAT_ENDS_WITH_US),
+            *("run", "--config", str(config), *options),
             stdin=asyncio.subprocess.PIPE,
             stdout=file,
             stderr=file,

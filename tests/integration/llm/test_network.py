@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bot.app import _check
 from bot.core.models import Catalogue
 from bot.errors import (
     CompletionError,
@@ -17,6 +16,7 @@ from bot.errors import (
     ModelTimeout,
     ModelUnreachable,
 )
+from bot.starting import check_model
 from tests.integration.llm.asking import CARD, KEY, ask, connected, fail
 from tests.stand.model import ScriptedModel
 from tests.stand.network import answering, make_authority, proxying
@@ -192,11 +192,23 @@ async def test_a_length_that_is_listed_counts_instead_of_the_cards() -> None:
         assert model.context_length(CARD) == CARD.context_length
 
 
+@pytest.mark.parametrize(
+    ("path", "times"), [("", 1), ("/api", 1), ("/v1", 0), ("/openai/v1beta2", 0)]
+)
+async def test_a_url_without_a_list_and_a_version_is_said(path: str, times: int) -> None:
+    missing = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with answering(missing) as url, connected(url) as model:
+        with capture_logs() as lines:
+            await check_model(model, Catalogue([CARD]), f"http://backend.test{path}")
+
+    assert ["model.base_url" in line["event"] for line in lines] == [True] * times
+
+
 async def test_a_length_that_cuts_completions_is_told_at_the_start() -> None:
     whole, cut = (replace(CARD, id=name, key=name) for name in ("albert", "scripted"))
     async with ScriptedModel(max_context_length=100) as backend, connected(backend.url) as model:
         with capture_logs() as lines:
-            await _check(model, Catalogue([whole, cut]))
+            await check_model(model, Catalogue([whole, cut]), backend.url)
 
     [told] = [line for line in lines if "context_length" in line]
     assert told["log_level"] == "warning"
