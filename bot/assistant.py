@@ -323,10 +323,8 @@ class Assistant:
                 await insist(self._clock, partial(self._join, invite))
             case Follow(upgraded):
                 await self._follow(upgraded)
-            case Decline(room_id, key, server):
-                reason = key if server is None else "not in matrix.allowed_servers"
-                log.info("invitation declined", room_id=room_id, server=server, reason=reason)
-                await self._leave(room_id, self._texts(key))
+            case Decline():
+                await self._decline(intent)
             case Leave(room_id):
                 await self._leave(room_id)
             case Ignore(reason):  # since it was admitted, the room or the policy has changed
@@ -473,6 +471,13 @@ class Assistant:
     async def _join(self, invite: Invite) -> None:
         with armed.around("join"):
             await self._matrix.join(invite)
+
+    async def _decline(self, declined: Decline) -> None:
+        """Refuse an invitation, and say in the log whose it was where that is the reason."""
+        key, server = declined.key, declined.server
+        reason = key if server is None else "not in matrix.allowed_servers"
+        log.info("invitation declined", room_id=declined.room_id, server=server, reason=reason)
+        await self._leave(declined.room_id, self._texts(key))
 
     async def _leave(self, room_id: RoomId, reason: str | None = None) -> None:
         async def leave() -> None:
