@@ -61,7 +61,7 @@ from bot.core.routing import (
     Withdraw,
     parse_command,
 )
-from bot.delivery import Before, Replying, hidden_messages
+from bot.delivery import Before, Replying, Unmarked, hidden_messages
 from bot.errors import ENDING, Forbidden, MatrixError
 from bot.failpoints import armed
 from bot.hearing import Hearing
@@ -69,7 +69,7 @@ from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
 from bot.limits import Ceilings
-from bot.logs import log_bug
+from bot.logs import costing_nothing, log_bug
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.surveys import Surveys
 from bot.texts import speak
@@ -270,12 +270,10 @@ class Assistant:
             event_id=event.event_id, room_id=event.room_id
         ):
             try:
-                await self._do(event, intent, work)
+                done = await self._do(event, intent, work)
                 self._ceilings.spoke(intent)
-                if answering is not None:
-                    await self._surveys.answered(answering)
-                done = answering.done_with if answering else ()
-                await self._store.finish(*dict.fromkeys((event.event_id, *done)))
+                if done:
+                    await self._note_done(event, answering)
             finally:
                 self._doubtful.discard(event.event_id)
                 self._note_down(event.event_id)
@@ -286,19 +284,40 @@ class Assistant:
             before = Before.PERHAPS if answering.reply.doubtful else Before.NOTHING
             await self._answer_also(rest, before)
 
-    async def _do(self, event: Event, intent: Intent, work: Work) -> None:
-        """Perform the intent; errors end here, and in LateKeys while nothing can be done yet."""
+    async def _note_done(self, event: Event, answering: Answering | None) -> None:
+        """Note what an answer has cost, and that all is done; a bug in one note costs that alone.
+
+        What is not noted to be done is seen to at the next start, which finds what stands.
+        """
+        done = answering.done_with if answering else ()
+        if answering is not None:
+            with costing_nothing():
+                await self._surveys.answered(answering)
+        with costing_nothing():
+            await self._store.finish(*dict.fromkeys((event.event_id, *done)))
+
+    async def _do(self, event: Event, intent: Intent, work: Work) -> bool:
+        """Perform the intent; errors end here, and in LateKeys while nothing can be done yet.
+
+        Returns:
+            Whether nothing is left for the next start.
+        """
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
             await work()
         except ENDING:
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
+        except Unmarked:
+            log.error("reply left unmarked")  # noqa: TRY400  # what it was is in the log
+            await self._apologise(intent)
+            return False
         except MatrixError as error:
             log.warning("refused by the homeserver", reason=str(error))
             await self._apologise(intent)
         except Exception as error:  # noqa: BLE001  # a bug must cost one answer, not the bot
             log_bug(error)
             await self._apologise(intent)
+        return True
 
     async def _perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912  # one line for each intent
         match intent:

@@ -83,6 +83,10 @@ async def hidden_messages(store: Store, prompt: Prompt, since: OwnSince) -> list
     ]
 
 
+class Unmarked(Exception):  # ends one answer, and is caught by whoever asked for it
+    """A part of a reply stands, and nothing could be put there to say so."""
+
+
 class Delivery:
     """Sends the messages of a reply, each under one id whatever happens between two tries.
 

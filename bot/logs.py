@@ -7,11 +7,16 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from types import TracebackType
 from typing import Literal
 
 import structlog
+
+from bot.errors import ENDING
+from bot.metrics import BUGS
 
 Format = Literal["json", "console"]
 
@@ -134,10 +139,22 @@ def configure(level: str, form: Format) -> None:
 
 
 def log_bug(error: Exception) -> None:
-    """Log an error nobody expected: its kind and frames, never its values (they may be text)."""
+    """Count and log an error nobody expected: its kind and frames, never its values (texts)."""
     _log_bug(type(error), error.__traceback__)
 
 
+@contextmanager
+def costing_nothing() -> Iterator[None]:
+    """Log a bug inside the block, and go on: what it does is of no concern to an answer."""
+    try:
+        yield
+    except ENDING:
+        raise
+    except Exception as error:  # noqa: BLE001  # as above
+        log_bug(error)
+
+
 def _log_bug(kind: type[BaseException], frames: TracebackType | None) -> None:
+    BUGS.inc()
     at = traceback.format_tb(frames)
     structlog.get_logger().error("bug", kind=kind.__name__, at=at)

@@ -15,6 +15,9 @@ from bot.errors import CompletionError
 _WAITS: Final = (0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 _COUNTS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
+# The process's, whoever meets one: what nobody expected may come up where nothing is at hand.
+BUGS: Final = Counter("assistant_bugs", "Errors that nobody expected.", registry=None)
+
 
 class Metrics:
     """Every figure, in a registry of its own."""
@@ -68,6 +71,7 @@ class Metrics:
             "assistant_completion_tokens_total", "Tokens received.", ["model"]
         )
 
+        registry.register(BUGS)
         self.ledger_up = gauge("assistant_ledger_up", "1 while the ledger works, else 0.")
         self.ledger_transactions = counter(
             "assistant_ledger_transactions_total", "Transactions committed.", ["work"]

@@ -13,10 +13,10 @@ from bot.core.events import Delta, EventId, Message, Prompt, Usage
 from bot.core.markdown import Part
 from bot.core.models import Fallback
 from bot.core.replies import Edit, Notice, Reply
-from bot.delivery import Before, Delivery, Replying, Silenced
+from bot.delivery import Before, Delivery, Replying, Silenced, Unmarked
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.insist import pause
-from bot.logs import log_bug
+from bot.logs import costing_nothing, log_bug
 from bot.texts import Texts
 
 log = structlog.get_logger()
@@ -151,6 +151,7 @@ class GrowingReply:
         What of it cannot be brought to its end is marked, whatever it was that failed.
 
         Raises:
+            Unmarked: something stands, and could not be marked.
             Exception: what failed, where nothing stands that could be marked.
         """
         delivery = self._delivery
@@ -342,7 +343,8 @@ class GrowingReply:
             if usage is not None:  # whatever becomes of it, it was spent
                 self.usage = usage
                 spent = usage.prompt_tokens, usage.completion_tokens
-                self._to.health.spent(self._model, *spent)
+                with costing_nothing():
+                    self._to.health.spent(self._model, *spent)
 
     def _remark(self, reason: str | None) -> None:
         """Say below the text what a completion that has ended so lacks."""
@@ -475,7 +477,8 @@ class GrowingReply:
             await self._complete()  # it was stopped meanwhile
             return
         await delivery.verify(final.keys() - missing.keys())
-        self._tell("".join(one.part.source for one in final.values()))
+        with costing_nothing():
+            self._tell("".join(one.part.source for one in final.values()))
 
     async def _send(self, final: Mapping[int, Reply]) -> bool:
         """Send messages of the final version; False where a stop came before the last of them."""
@@ -506,10 +509,18 @@ class GrowingReply:
             log.warning("reply refused", reason=str(error))
         else:
             log_bug(error)
-        marked = False
-        if not self._keeps:
-            with suppress(Silenced, Forbidden):
-                marked = await self._mark(*self._below, self._texts("model truncated"))
+        try:
+            marked = not self._keeps and await self._mark(
+                *self._below, self._texts("model truncated")
+            )
+        except ENDING:
+            raise
+        except (Silenced, Forbidden):
+            marked = False
+        except Exception as another:  # what keeps it from being marked now may pass
+            if not isinstance(another, MatrixError):
+                log_bug(another)
+            raise (Unmarked() if self.event_ids else error) from another
         if not marked:
             raise error
 

@@ -32,6 +32,7 @@ from bot.core.replies import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
 from bot.core.turns import History
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
+from bot.logs import costing_nothing
 from bot.matrix import sync
 from bot.matrix.content import build, event_type
 from bot.matrix.failures import call, named
@@ -278,8 +279,9 @@ class NioMatrix:
         finally:
             over.set()
             await asyncio.wait([typing, sharing])
-        typing.result()
-        sharing.result()
+        for courtesy in (typing, sharing):
+            with costing_nothing():
+                courtesy.result()
 
     async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from bot.health import Health
 from bot.logs import _hear, log_bug
+from tests.fakes import FakeClock
 
 SECRET = "canari-1789"
 ROOM = "!QtykxKocfsgrOYneTU"
@@ -66,9 +68,12 @@ def test_a_bug_is_logged_by_its_kind_and_place_and_never_by_its_values() -> None
     with pytest.raises(ValueError, match=SECRET) as caught:
         int(SECRET)
 
+    health = Health(FakeClock())
+    before = health.figure("assistant_bugs_total")
     with capture_logs() as lines:
         log_bug(caught.value)
 
+    assert health.figure("assistant_bugs_total") == before + 1
     [line] = lines
     assert line["kind"] == "ValueError"
     assert "test_logs.py" in line["at"][0]

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 from typing_extensions import override
 
-from bot.core.events import Delta, Event, EventId, RoomId
+from bot.core.events import Delta, Event, EventId, RoomId, Usage
 from bot.core.markdown import render
 from bot.core.replies import Edit, Wire
 from bot.core.split import split
 from bot.errors import Forbidden, MatrixError, ModelRefused
+from bot.health import Health
+from bot.metrics import BUGS
 from bot.texts import speak
 from tests.fakes import FakeMatrix, Story
 from tests.make import message, reaction, redaction, revision
@@ -22,6 +26,8 @@ TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
 SHORT = "Le ciel est bleu."
 LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
+REGISTRY = CollectorRegistry()
+REGISTRY.register(BUGS)
 OPERATIONS = 25  # more than any of the stories has
 
 _STORE = ("admit", "claim", "sent", "freeze", "finish")
@@ -117,6 +123,10 @@ def breakings() -> Iterator[Any]:
     for after in (False, True):
         for at in range(1, OPERATIONS):
             yield pytest.param(Breaking(at, after), id=f"{'after' if after else 'before'} {at}")
+
+
+def count_bugs() -> float:
+    return REGISTRY.get_sample_value("assistant_bugs_total") or 0.0
 
 
 def rendered(text: str) -> list[str]:
@@ -427,6 +437,72 @@ async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
         await room.until(lambda: room.done("$prompt"))
 
     assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "then"),
+    [
+        # The mark is in the ledger by then, and goes out as it is.
+        ("put", f"Un.\n\n{TEXTS('model truncated')}"),
+        ("freeze", "Un. Deux."),
+    ],
+)
+async def test_what_a_bug_leaves_unmarked_is_seen_to_by_the_next_process(
+    room: Room, monkeypatch: pytest.MonkeyPatch, broken: str, then: str
+) -> None:
+    gate, bugs = asyncio.Event(), count_bugs()
+    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.matrix.hear(message())
+
+    async def fail(*_: object) -> NoReturn:
+        raise KeyError("a bug that stays")
+
+    async with room.run():
+        await room.until(lambda: bool(room.replies))
+        with monkeypatch.context() as patching, capture_logs() as logs:
+            patching.setattr(FakeMatrix, broken, fail)
+            gate.set()
+            await room.until(lambda: "no apology" in [one["event"] for one in logs])
+        # Nothing of it was said, and others are answered meanwhile.
+        assert room.replies == ["Un."]
+        assert not room.done("$prompt")
+        room.says("Trois.")
+        room.matrix.hear(message("Et la mer ?", event_id="$other", thread_root="$root"))
+        await room.until(lambda: room.done("$other"))
+    assert count_bugs() == bugs + 2
+
+    room.says("Un. ", "Deux.")
+    room.matrix.hear(missed=True)
+    await room.live("$prompt")
+
+    assert set(room.replies) == {then, "Trois."}
+
+
+@pytest.mark.parametrize("port", ["opinions.answered", "finish", "health.replied", "health.spent"])
+async def test_a_bug_behind_an_answer_costs_neither_the_answer_nor_the_process(
+    room: Room, monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
+    bugs = count_bugs()
+
+    def fail(*_: object, **_more: object) -> NoReturn:
+        raise OverflowError("Python int too large to convert to SQLite INTEGER")
+
+    where, _, name = port.rpartition(".")
+    place: object = {"opinions": room.store.opinions, "health": Health}.get(where, room.store)
+    room.model.script = (Delta("Un."), replace(END, usage=Usage(5, 7)))
+    room.matrix.hear(message())
+    with monkeypatch.context() as patching:
+        patching.setattr(place, name, fail)
+        async with room.run() as running:
+            await room.until(lambda: count_bugs() > bugs and room.replies == ["Un."])
+            room.says("Deux.")
+            room.matrix.hear(message("Et la mer ?", event_id="$other"))
+            await room.until(lambda: room.replies == ["Un.", "Deux."])
+            assert not running.done()
+
+    room.matrix.hear(missed=True)
+    await room.live("$prompt", "$other")
+    assert room.replies == ["Un.", "Deux."]
 
 
 @pytest.mark.parametrize("failure", [Forbidden("400"), RuntimeError("bug")])
