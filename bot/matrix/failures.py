@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import aiohttp
 import nio
-from python_socks import ProxyError
+from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from bot.errors import (
     AccountExpired,
@@ -23,7 +23,8 @@ from bot.errors import (
 
 Ok = TypeVar("Ok", bound=nio.Response)
 
-_DEFAULT_RETRY_AFTER = 5.0  # seconds, where a 429 does not say
+_DEFAULT_RETRY_AFTER: Final = 5.0  # seconds, where a 429 does not say
+_LONGEST_RETRY_AFTER: Final = 600.0  # seconds; no limit of Synapse's asks for more
 # What an administrator puts an end to, or a person who agrees to the terms of use.
 _HELD_UP = {
     "M_CONSENT_NOT_GIVEN",
@@ -59,7 +60,9 @@ def named() -> Iterator[None]:
     """Turn what nio raises inside the block into the most specific MatrixError."""
     try:
         yield
-    except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
+    except (*_PROXY, EOFError) as error:
+        raise HomeserverUnreachable(f"matrix.proxy {_proxy_failure(error)}") from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
         # What is no HTTP is quoted by aiohttp: it may be anybody's words.
         quotes = isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError)
@@ -74,13 +77,34 @@ def named() -> Iterator[None]:
         raise MatrixError(str(error)) from error
 
 
+# aiohttp-socks wraps what python-socks raises into classes of its own, which have no common base.
+# A SOCKS proxy that closes the connection early is asyncio's IncompleteReadError, an EOFError.
+_PROXY: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError)
+
+
+def _proxy_failure(error: Exception) -> str:
+    """Return what went wrong with the proxy; its own words are left out, they may be anybody's."""
+    match error:
+        case ProxyConnectionError():
+            wrapped = error.__cause__  # python-socks' own, whose cause is the socket's
+            reason = getattr(getattr(wrapped, "__cause__", None), "strerror", None)
+            return f"cannot be reached: {reason or 'no connection'}"
+        case ProxyTimeoutError():
+            return "does not answer in time"
+        case ProxyError(error_code=int() as code):
+            return f"refuses the connection: {code}"
+        case ProxyError():
+            return "does not answer as a proxy does"
+        case _:
+            return "has closed the connection"
+
+
 def _failure(response: nio.ErrorResponse) -> MatrixError:
     status = getattr(response.transport_response, "status", 0)  # aiohttp's; nio hints its own
     code = response.status_code
     message = f"HTTP {status} {code or ''} {response.message}".replace("  ", " ")
     if status == HTTPStatus.TOO_MANY_REQUESTS or code == "M_LIMIT_EXCEEDED":
-        wait = response.retry_after_ms
-        return RateLimited(message, _DEFAULT_RETRY_AFTER if wait is None else wait / 1000)
+        return RateLimited(message, _retry_after(response.retry_after_ms))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _HELD_UP:
         return HomeserverUnreachable(message)
     if code == "M_MISSING_TOKEN":  # nio forgets the token at a soft logout
@@ -92,3 +116,10 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
     if code:
         return _KINDS.get(code, Forbidden)(message)
     return NotMatrix(f"{message}: this is no Matrix answer")
+
+
+def _retry_after(milliseconds: object) -> float:
+    """Return the seconds to wait, whatever the homeserver has written: nobody waits for years."""
+    if not isinstance(milliseconds, int | float) or not milliseconds >= 0:  # NaN is not, either
+        return _DEFAULT_RETRY_AFTER
+    return min(milliseconds, 1000 * _LONGEST_RETRY_AFTER) / 1000

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -70,6 +71,83 @@ async def proxying() -> AsyncIterator[tuple[str, list[bytes]]]:
 
     async with listening(serve) as url:
         yield url, heads
+
+
+Fault = Literal[
+    "refused",  # nobody listens
+    "407",
+    "cut",  # a request is read, and gets FIN
+    "mute",  # not a byte until the client leaves
+    "noise",  # an answer that is none of a proxy
+]
+_ANSWERS: dict[Fault, bytes] = {
+    "407": b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+    "cut": b"",
+    "noise": b"canary-noise \xff\xfe\r\n\r\n",
+}
+
+
+class FailingProxy:
+    """An HTTP proxy (CONNECT) that can be away; it listens on one port all its life.
+
+    Attributes:
+        url: where it listens.
+        met: connections that met its fault.
+    """
+
+    def __init__(self) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.met = 0
+        self._fault: Fault | None = None
+        self._server: asyncio.Server | None = None
+        self._open = set[asyncio.StreamWriter]()
+
+    async def __aenter__(self) -> Self:
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.fail("refused")
+
+    async def fail(self, fault: Fault) -> None:
+        """Cut every connection, and serve none from now on."""
+        self._fault = fault
+        for writer in self._open:
+            writer.transport.abort()
+        if fault == "refused" and self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def recover(self) -> None:
+        """Serve again; who was left without an answer is cut off."""
+        await self.fail("cut")
+        self._fault = None
+        await self._listen()
+
+    async def _listen(self) -> None:
+        if self._server is None:
+            port = urlsplit(self.url).port
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if self._fault is None:
+                there = urlsplit(f"//{head.split()[1].decode()}")
+                back, forth = await asyncio.open_connection(there.hostname, there.port)
+                self._open.add(forth)
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                await asyncio.gather(_pump(reader, forth), _pump(back, writer))
+                self._open.discard(forth)
+            else:
+                self.met += 1
+                if self._fault in _ANSWERS:
+                    writer.write(_ANSWERS[self._fault])
+                    writer.write_eof()
+                await reader.read()
+        self._open.discard(writer)
+        writer.close()
 
 
 @asynccontextmanager

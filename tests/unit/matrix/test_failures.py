@@ -1,6 +1,8 @@
 """What the homeserver refuses, as errors of ours."""
 
+import math
 from types import SimpleNamespace
+from typing import cast
 
 import nio
 import pytest
@@ -57,3 +59,32 @@ async def test_a_refusal_is_for_good_or_is_waited_out(
         await call(nio.WhoamiResponse, answer())
 
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (None, 5),
+        (0, 0),
+        (2_500, 2.5),
+        (10**15, 600),
+        (10**400, 600),
+        (1e300, 600),
+        (-1, 5),
+        (math.nan, 5),
+        ("soon", 5),
+    ],
+)
+async def test_nobody_waits_longer_than_a_homeserver_can_mean(
+    said: object, seconds: float
+) -> None:
+    refusal = nio.ErrorResponse("no", "M_LIMIT_EXCEEDED", cast("int", said))
+    refusal.transport_response = SimpleNamespace(status=429)  # type: ignore[assignment]  # as above
+
+    async def answer() -> nio.ErrorResponse:
+        return refusal
+
+    with pytest.raises(RateLimited) as raised:
+        await call(nio.WhoamiResponse, answer())
+
+    assert raised.value.retry_after == seconds
