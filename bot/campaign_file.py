@@ -94,7 +94,7 @@ class _Audience(_Part):
     rooms: Literal["direct", "salons", "all"] = "direct"
     domains: list[Words] = []
     active_days: Annotated[int, Field(ge=1, le=3_650)] | None = None
-    sample: Annotated[int, Field(ge=1)] | None = None
+    sample: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
 
 _SIXTY = 60
@@ -141,7 +141,7 @@ class _Campaign(_Part):
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> Self:
         begins, ends = self._moment(self.begins), self._moment(self.ends)
-        if max(begins or 0.0, ends or 0.0) > _LATEST:
+        if not all(0.0 <= (moment or 0.0) <= _LATEST for moment in (begins, ends)):
             raise PydanticCustomError("latest", "that is too far away")
         if begins is not None and ends is not None and ends <= begins:
             raise PydanticCustomError("ends", "it ends before it begins")

@@ -399,7 +399,10 @@ class StorageSettings(Section):
         None, description="PostgreSQL's URL, for the ledger; null for a file in the directory"
     )
     keep_keys_days: int = Field(
-        90, ge=1, description="days for which a room's key is kept that nothing is read with"
+        90,
+        ge=1,
+        le=36_500,
+        description="days for which a room's key is kept that nothing is read with",
     )
 
 

@@ -661,6 +661,8 @@ class FakeOpinions:
         after: Callable[[Past], float | None],
         at: float,
     ) -> float | None:
+        if max(how.prompt_tokens or 0, how.completion_tokens or 0) >= 2**63:
+            raise OverflowError("SQLite has no such integer")
         place, person, event_id = prompt.conversation, how.sender, prompt.event_id
         past = self._past(prompt, person, at)
         self.how[event_id] = how if how.model or event_id not in self.how else self.how[event_id]

@@ -33,7 +33,15 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
-from bot.llm.stream import MAX_EVENT, UNREADABLE, CompletionStream, ErrorObject, named, plain
+from bot.llm.stream import (
+    MAX_EVENT,
+    MOST_TOKENS,
+    UNREADABLE,
+    CompletionStream,
+    ErrorObject,
+    named,
+    plain,
+)
 from bot.trust import trust
 
 _LONGEST_REFUSAL: Final = 64 * 1024  # bytes of a refusal that are read, for its codes
@@ -41,6 +49,7 @@ _LONGEST_LIST: Final = 4 * MAX_EVENT  # bytes of the list of models
 _CHARACTERS: Final = 8  # of one token; a longest completion has hardly half as many
 _PIECE: Final = 16 * 1024  # bytes that are read before others get their turn
 _LATE: Final = 5.0  # seconds for what comes when the model is done, and for a refusal's body
+_LONGEST_RETRY_AFTER: Final = 7 * 86_400.0  # seconds; no quota is longer
 _WORDLESS: Final = 10  # stall timeouts without a word: a model may think for minutes
 _KINDS: Final[dict[int, type[CompletionError]]] = {
     HTTPStatus.NOT_FOUND: ModelUnknown,
@@ -327,12 +336,13 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3)."""
     value = headers.get("retry-after", "")
     if value.isdecimal():
-        return float(value)
+        return min(float(value), _LONGEST_RETRY_AFTER)
     try:
         date = parsedate_to_datetime(value).replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError):  # the latter of a time zone that is too far away
         return None
-    return max((date - datetime.now(UTC)).total_seconds(), 0.0)
+    seconds = (date - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
 def _is_event_stream(headers: httpx2.Headers) -> bool:
@@ -385,8 +395,9 @@ class _Listed(msgspec.Struct):
 
     @property
     def length(self) -> int | None:
-        """Tokens of request and completion together, None or 0 where the backend does not say."""
-        return self.max_context_length or self.max_model_len
+        """Tokens of request and completion together, None where the backend does not say."""
+        lengths = (self.max_context_length, self.max_model_len)
+        return next((one for one in lengths if one and 0 < one <= MOST_TOKENS), None)
 
 
 class _Listing(msgspec.Struct):

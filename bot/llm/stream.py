@@ -12,6 +12,7 @@ from bot.errors import ModelFailed, Truncated
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of decoding JSON
 MAX_EVENT: Final = 1024 * 1024  # bytes
+MOST_TOKENS: Final = 100_000_000  # more than any model takes; what counts more is in error
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _NULL: Final = msgspec.Raw(b"null")
@@ -233,7 +234,7 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
     if usage is None or usage == _Usage():
         return None
     counts = [usage.prompt_tokens or 0.0, usage.completion_tokens or 0.0]
-    whole = all(count >= 0 and count.is_integer() for count in counts)
+    whole = all(0 <= count <= MOST_TOKENS and count.is_integer() for count in counts)
     return Usage(*map(int, counts)) if whole else None
 
 

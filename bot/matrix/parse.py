@@ -43,7 +43,7 @@ POLL_STARTS = (POLL, "m.poll.start")
 POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
 
 _LONGEST_ID = 255  # spec: appendices, identifiers
-_NEVER = 2**53  # milliseconds; canonical JSON has no larger numbers (spec: appendices)
+_LARGEST = 2**53 - 1  # of canonical JSON (spec: appendices); the ledger holds it
 
 Json = Mapping[str, object]
 Heard = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
@@ -371,8 +371,12 @@ def predecessor(create: Json) -> RoomId | None:
 
 def timestamp(source: Json) -> int:
     """Return the event's `origin_server_ts` in milliseconds, 0 where it has none that can be."""
-    value = source.get("origin_server_ts")
-    return value if isinstance(value, int) and 0 <= value < _NEVER else 0
+    return max(whole(source.get("origin_server_ts")), 0)
+
+
+def whole(value: object) -> int:
+    """Return a whole number as canonical JSON can have it, 0 where it is none."""
+    return value if type(value) is int and -_LARGEST <= value <= _LARGEST else 0
 
 
 def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
@@ -429,8 +433,7 @@ def _named(content: Json, name: str) -> tuple[EventId, ...]:
 
 def _claim(content: Json) -> int:
     """Return the number that the parts of one generated text have in common, 0 for none."""
-    claim = mapping(content.get(MARKER)).get("claim")
-    return claim if type(claim) is int else 0
+    return whole(mapping(content.get(MARKER)).get("claim"))
 
 
 def _is_final(content: Json) -> bool:

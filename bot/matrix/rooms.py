@@ -41,6 +41,7 @@ from bot.matrix.parse import (
     predecessor,
     text,
     timestamp,
+    whole,
 )
 
 _DIRECT_MEMBERS = 2
@@ -131,8 +132,7 @@ class Rooms:
         if user_id in creators and (eternal or levels is None):
             return math.inf if eternal else _CREATOR_LEVEL
         default = mapping(levels).get("users_default", 0)
-        level = mapping(mapping(levels).get("users")).get(user_id, default)
-        return level if isinstance(level, int) else 0
+        return whole(mapping(mapping(levels).get("users")).get(user_id, default))
 
     def may_upgrade(self, room_id: RoomId, user_id: UserId) -> bool:
         """Tell whether the user can give the room up for another (spec: room upgrades)."""

@@ -168,6 +168,7 @@ class Database:
 
         Raises:
             StoreError: what no other try would change.
+            ValueError, OverflowError: the work writes what no column of that kind can hold.
         """
         failures, now = 0, asyncio.get_running_loop().time
         given_up_at = math.inf
@@ -175,6 +176,8 @@ class Database:
             try:
                 result = await to_the_end(self._once(name, work, durable=durable))
             except (*_FAILURES, Taken, Unusable) as error:
+                if _is_no_value(error):  # a bug of this work alone
+                    raise ValueError(f"{name}: a value that the ledger cannot hold") from None
                 # Of a connection that broke, the lock may be our own, as long as the server knows.
                 taken = isinstance(error, Taken)
                 given_up_at = min(given_up_at, now() + _LOST_SECONDS) if taken else math.inf
@@ -265,6 +268,14 @@ def _passes(error: Exception) -> bool:
     cause = getattr(cause, "__cause__", None) or cause  # SQLAlchemy wraps the driver's own
     state = getattr(cause, "sqlstate", None) or ""
     return state.startswith(_PASSING_CLASSES) or isinstance(cause, _DISCONNECTED)
+
+
+def _is_no_value(error: Exception) -> bool:
+    """Tell whether nothing is wrong with the ledger, but with what was to be written."""
+    cause = getattr(error, "orig", None) or error
+    cause = getattr(cause, "__cause__", None) or cause
+    refused = (getattr(cause, "sqlstate", None) or "").startswith("22")  # data exception
+    return refused or isinstance(cause, ValueError)  # asyncpg's own, before it asks the server
 
 
 def _reason(error: Exception) -> str:

@@ -118,7 +118,7 @@ def frozen(row: RowMapping, seal: Seal) -> Frozen:
 
 def date(at: float) -> datetime:
     """Return seconds since the epoch as the columns hold them: UTC, without a zone."""
-    return datetime.fromtimestamp(min(at, _LATEST), UTC).replace(tzinfo=None)
+    return datetime.fromtimestamp(min(max(at, 0.0), _LATEST), UTC).replace(tzinfo=None)
 
 
 def seconds(at: datetime) -> float:

@@ -149,6 +149,14 @@ class TestOpinions:
         assert await ledger.opinions.last_answered(MAIN) is None
         assert await ledger.opinions.poll(ROOM, POLLED) is None
 
+    async def test_a_number_that_no_column_holds_costs_its_own_work_alone(
+        self, ledger: Ledger
+    ) -> None:
+        with pytest.raises((ValueError, OverflowError)):  # a bug, and no ledger that is away
+            await ledger.answer(how=replace(HOW, completion_tokens=2**64 - 1))
+
+        await ledger.answer(event_id="$next")
+
     async def test_a_poll_is_due_once_its_time_has_come_and_until_it_is_sent(
         self, ledger: Ledger
     ) -> None:

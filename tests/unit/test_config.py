@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from python_socks import parse_proxy_url
 
 from bot.config import Config, load
 from bot.core.limits import Limits
@@ -780,6 +781,17 @@ class TestEachSetting:
             ("storage.key", ["", " "], "must not be empty"),
             ("storage.key", [None], "missing, and it has no default"),
             ("storage.keep_keys_days", [0], "must be greater than or equal to 1"),
+            ("storage.keep_keys_days", [10**30], "must be less than or equal to 36500"),
+            ("feedback.window_hours", [1e300], "must be less than or equal to 8760"),
+            ("model.stall_timeout", [1e12], "must be less than or equal to 86400"),
+            ("model.context_length", [10**400], "must be less than or equal to 100000000"),
+            ("matrix.proxy", ["https://x:3128"], "must be a URL that begins with http://"),
+            ("matrix.proxy", ["http://a%3Ab:c@x:3128"], "its user name must hold no colon"),
+            (
+                "matrix.proxy",
+                ["http://a:%E2%82%AC@x:3128"],
+                "its user name and password must be made of Latin letters, digits and signs",
+            ),
             ("matrix.allowed_servers", [[]], "must not be empty"),
             ("matrix.allowed_servers", ["x.fr"], "must be a list; in a variable, a JSON list"),
             ("matrix.allowed_servers", [{"x": 1}, "{}"], "must be a list"),
@@ -895,6 +907,36 @@ class TestEachSetting:
     ) -> None:
         given = load_text(tmp_path, text(dashboard=dashboard)).dashboard
         assert given.host == dashboard.get("host", "127.0.0.1")
+
+    def test_every_number_has_a_least_and_a_most(self) -> None:
+        schema = Config.model_json_schema()
+        numbers = {
+            f"{section}.{name}": one
+            for section, found in schema["$defs"].items()
+            for name, setting in found.get("properties", {}).items()
+            for one in setting.get("anyOf", [setting])
+            if one.get("type") in {"number", "integer"}
+        }
+        assert len(numbers) > 20
+        for name, one in numbers.items():
+            assert "maximum" in one, name
+            assert {"minimum", "exclusiveMinimum"} & one.keys(), name
+
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("http://proxy", "http://proxy:80"),
+            ("http://proxy:80", "http://proxy:80"),
+            ("http://proxy:3128/", "http://proxy:3128"),
+            ("http://agent:p%40ss@proxy:3128", "http://agent:p%40ss@proxy:3128"),
+            ("http://[::1]:3128", "http://[::1]:3128"),
+        ],
+    )
+    def test_the_port_of_the_proxy_to_the_homeserver_is_written_out(
+        self, tmp_path: Path, given: str, used: str
+    ) -> None:
+        assert load_text(tmp_path, text({"proxy": given})).matrix.proxy == used
+        assert parse_proxy_url(used)[2] > 0
 
     def test_a_short_token_is_refused(self, tmp_path: Path) -> None:
         (fault,) = faults(tmp_path, text(dashboard={"token": SECRET}))

@@ -331,6 +331,9 @@ async def test_neither_the_prompt_nor_the_key_comes_back_in_an_error(
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "9" * 400}, 604_800),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 604_800),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"}, None),
     ],
 )
 async def test_a_backend_may_say_when_to_come_back(

@@ -232,6 +232,9 @@ async def checked(listing: bytes) -> tuple[frozenset[str], int]:
         (b'{"id": "albert-small", "max_context_length": 128000, "aliases": ["small"]}', 128_000),
         (b'{"id": "mistral", "max_context_length": 128000, "aliases": ["albert-small"]}', 128_000),
         (b'{"id": "albert-small", "max_model_len": 8192, "permission": [{}]}', 8192),
+        (b'{"id": "albert-small", "max_model_len": -1}', 32_000),
+        (b'{"id": "albert-small", "max_context_length": 1%b}' % (b"0" * 400), 32_000),
+        (b'{"id": "albert-small", "max_context_length": -7, "max_model_len": 8192}', 8192),
     ],
 )
 async def test_the_length_is_listed_in_more_than_one_way(entry: bytes, length: int) -> None:

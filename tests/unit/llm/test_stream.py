@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bot.core.events import Delta, Usage
 from bot.errors import ModelFailed, Truncated
-from bot.llm.stream import CompletionStream
+from bot.llm.stream import MOST_TOKENS, CompletionStream
 
 DONE = "data: [DONE]\n\n"
 
@@ -281,6 +281,17 @@ def test_no_usage_costs_the_words_beside_it(usage: object) -> None:
     deltas, end = read(stream.replace("Infinity", "1e999").encode("utf-8", "replace"))
 
     assert (deltas[0].text, end) == ("a", "complete")
+    counted = deltas[0].usage or Usage(0, 0)
+    for count in (counted.prompt_tokens, counted.completion_tokens):
+        assert type(count) is int
+        assert 0 <= count <= MOST_TOKENS
+
+
+@pytest.mark.parametrize("count", [18446744073709551615, 1e300, MOST_TOKENS + 1, -1, 0.5])
+def test_a_count_that_no_model_takes_is_none(count: float) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": count}
+
+    assert read(f"{event(choices=[], usage=usage)}{DONE}".encode()) == ([], "complete")
 
 
 @pytest.mark.parametrize("line", [b"data: aaaa", b"data: aaaa\n", b": aaaa"])
