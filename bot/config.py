@@ -327,14 +327,24 @@ class ReplySettings(Section):
 class LimitsSettings(Section):
     """What one person may ask for; 0 for as much as they like."""
 
-    prompts_per_hour: int = Field(120, ge=0, description="messages that are answered")
-    regenerations_per_hour: int = Field(60, ge=0, description="answers that are made anew")
-    comments_per_hour: int = Field(30, ge=0, description="comments on replies that are kept")
+    prompts_per_hour: int = Field(120, ge=0, le=MANY, description="messages that are answered")
+    regenerations_per_hour: int = Field(
+        60, ge=0, le=MANY, description="answers that are made anew"
+    )
+    comments_per_hour: int = Field(
+        30, ge=0, le=MANY, description="comments on replies that are kept"
+    )
     prompts_per_minute: int = Field(
-        20, ge=0, description="prompts after which a conversation is paused: a bot writes there"
+        20,
+        ge=0,
+        le=MANY,
+        description="prompts after which a conversation is paused: a bot writes there",
     )
     quick_exchanges: int = Field(
-        6, ge=0, description="prompts in a row, each within 2 s of a reply, that do the same"
+        6,
+        ge=0,
+        le=MANY,
+        description="prompts in a row, each within 2 s of a reply, that do the same",
     )
 
     def limits(self) -> Limits:

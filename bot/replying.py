@@ -12,6 +12,7 @@ from bot.core.draft import Draft
 from bot.core.events import Delta, EventId, Message, Prompt, Usage
 from bot.core.markdown import Part
 from bot.core.models import Fallback
+from bot.core.readable import is_readable, until_readable
 from bot.core.replies import Edit, Notice, Reply
 from bot.delivery import Before, Delivery, Replying, Silenced, Unmarked
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
@@ -351,8 +352,10 @@ class GrowingReply:
         if reason not in _WHOLE:  # a word that no specification has must not look whole
             log.info("completion cut", finish_reason=reason if reason in _KNOWN else "unknown")
             self._below.append(self._texts(_REMARKS.get(reason or "", "model truncated")))
-        elif not self._draft.text.strip():
-            self._below.append(self._texts("model empty"))
+        if not is_readable(self._draft.text):
+            self._failed = True
+            unseen = "model unreadable" if self._draft.text.strip() else "model empty"
+            self._below.append(self._texts(unseen))
 
     def _fall_back(self, to: Fallback) -> None:
         """Be another model's answer from here on, and say so in the end."""
@@ -405,7 +408,8 @@ class GrowingReply:
         if not text and line == self._shown_line:
             self._put_line_off()
             return
-        full, growing = await self._parts(text)
+        cut, rest = await self._parts(text)
+        *full, growing = until_readable([*cut, rest]) or [Part("")]
         if not await self._put_full(full, draft, claim):
             return
         reply = replace(self._reply(len(full), growing), unfinished=True)
@@ -461,11 +465,12 @@ class GrowingReply:
     async def _complete(self) -> None:
         delivery, text = self._delivery, self._draft.text
         stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
-        if stopped and not text.strip():  # what stands stays, though it was to be replaced
+        if stopped and not is_readable(text):  # what stands stays, though it was to be replaced
             text = "".join(one.part.source for one in self._one_text().values())
         added = (*self._below, *stopped)
         nothing_stands = delivery.fresh and not self.event_ids
-        if not text.strip():
+        if not is_readable(text):
+            text, added = "", added or (self._texts("model empty"),)
             if self._keeps or nothing_stands:
                 await self._say_instead(*self._above, *added)
                 return
@@ -560,7 +565,8 @@ class GrowingReply:
 
     async def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
         """Return the messages of the final version: where it was stopped, one more than stand."""
-        full, last = await self._parts(text)
+        cut, rest = await self._parts(text)
+        *full, last = until_readable([*cut, rest]) or [Part("")]
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         if self._ending is Ending.STOPPED:
             for number, reply in enumerate(replies):

@@ -10,7 +10,8 @@ from typing import Final
 
 from markdown_it.token import Token
 
-from bot.core.markdown import blocks, is_closed, open_marks, render, without_open
+from bot.core.markdown import blocks, is_closed, open_marks, without_open
+from bot.core.readable import visible_length
 from bot.core.sentences import is_abbreviation, sentence_ends
 from bot.core.visible import LINE_END
 
@@ -19,7 +20,6 @@ _LONGEST = 2_000  # characters that are searched for its end
 _CANDIDATES = 20  # ends that are looked at, the last ones
 _DROPPED = 4  # words that say nothing and are left out at the end, and blocks
 
-_LIST_SIGN = re.compile(r"^[^\S\n]*(?:[-+*>•]|\d{1,9}[.)])(?:[^\S\n]+|$)", re.MULTILINE)
 _EMPTY_ITEM = re.compile(r"(?:\A|\n)[\s>]*(?:[-+*•#>]+|\d{1,9}[.)])\Z")
 _WHOLE_LAST_WORD = re.compile(r"\s[^\W\d_]{2,}[.!?…]\Z")
 _WORD = re.compile(r"\S+(?:[\u00a0\u202f ][!?…:;»]+(?!\S))?")
@@ -39,7 +39,7 @@ def whole(text: str, least: int = LEAST) -> str:
     that needs no end to be worth reading.
     """
     if len(text) > _LONGEST:
-        return text if visible_length(text[:_LONGEST]) >= least else ""
+        return text if visible_length(text[:_LONGEST]) >= max(least, 1) else ""
     layout = _Layout(text)
     ends = dict.fromkeys(layout.block_ends())
     sentences = {end: start for end, start in layout.sentence_ends() if end not in ends}
@@ -65,12 +65,6 @@ def begun(text: str, least: int = LEAST) -> str:
         _LETTER.search(word) and not is_abbreviation(word.strip(_MARKS)) for word in found.split()
     )
     return found if says and length >= max(least, 1) else ""
-
-
-def visible_length(text: str) -> int:
-    """Return how many characters of the text can be read: no Markdown, no signs of lists."""
-    body = _LIST_SIGN.sub("", render(text).body) if text else ""
-    return len(" ".join(body.split()))
 
 
 def _whole_words(text: str) -> str:

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from bot.core.first_words import LEAST, visible_length
+from bot.core.first_words import LEAST
 from bot.core.markdown import UNFINISHED, render
+from bot.core.readable import visible_length
 from tests.stand.bot import Bot
 from tests.stand.french_answers import ANSWERS
 from tests.stand.model import Answer, ScriptedModel

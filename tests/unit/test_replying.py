@@ -3,11 +3,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import Part, render
 from bot.core.polls import Poll, PollEnd
+from bot.core.readable import visible_length
 from bot.core.replies import Attachment, Edit, Notice, Reply, Wire
 from bot.core.split import split
 from bot.delivery import Before, Pace, Replying
@@ -292,6 +295,98 @@ async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:
     assert [sent for _, sent in stage.matrix.sent] == [
         Notice(TEXTS("model empty"), PROMPT, unanswered=True)
     ]
+
+
+UNREADABLE = [
+    *("```", "```python\n", "~~~\n~~~", "```\n \n```", "` `"),
+    *("**", "****", "__", "* * *", "---\n\n" * 30, "# ", "> > >", "- \n- ", "1. ", "+"),
+    *("|", "||\n|-|", "[]()", "![](http://x.test)", "[a]: http://x.test", "<br>", "&nbsp;"),
+    *("\u200b", "\u2060", "\u00ad", "\u2800", "\u3164", "\u0301", "\x00", "$$ $$"),
+    "```\n" + "\n" * 20_000,
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(stage: Stage, text: str) -> None:
+    deltas = [Delta(text[at : at + 2_000]) for at in range(0, len(text), 2_000)]
+
+    await stage.stream(*deltas, END)
+
+    assert [sent for _, sent in stage.matrix.sent] == [
+        Notice(TEXTS("model unreadable"), PROMPT, unanswered=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["42", "?", "👍", "…", "Non", "`*`", "```\n}\n```", "$x$", ":-)", "é", "«", "—", "漢"]
+)
+async def test_an_answer_of_one_sign_is_one(stage: Stage, text: str) -> None:
+    await stage.stream(Delta(text), END)
+
+    assert stage.shown == [render(text).body]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("```", "```py\n", "\n\n", "---\n", "[a]: b\n", "mot ", "| a |\n|---|\n"),
+                *("&nbsp;", "<br>", "x" * 400, "\n" * 400, "* " * 200),
+                *"`~*_#>-+|[]()\n $1a.:é",
+            ]
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=25)
+async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
+    stage = Stage()
+    stage.to = replace(stage.to, pace=Pace(0.0, 1.0, 10.0, least=1))
+
+    await stage.stream(*map(Delta, pieces), END)
+
+    for _, sent in stage.matrix.sent:
+        reply = sent.reply if isinstance(sent, Edit) else sent
+        if isinstance(reply, Reply):
+            own = [*reply.above, *reply.added]
+            assert own or visible_length(reply.part.opening[4:] + reply.part.source)
+        elif isinstance(reply, Notice):
+            assert reply.text.strip()
+
+
+async def test_words_that_turn_into_markup_leave_the_sentence_that_there_are_none(
+    stage: Stage,
+) -> None:
+    gate = asyncio.Event()
+    reply = stage.reply()
+    script: Script = [Delta("[une note de bas "), gate, Delta("de page]: http://x.test"), END]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stage.answer(reply, script))
+        await heard(reply, "[une note de bas ")
+        stage.clock.time += 2
+        reply.say(lambda: "")  # which makes it look what is due
+        await stage.matrix.until(lambda: stage.shown == ["une note de bas"])
+        gate.set()
+
+    assert stage.shown == [TEXTS("model unreadable")]
+    assert reply.outcome is not None
+    assert not reply.outcome.whole
+
+
+async def test_a_long_answer_with_an_open_fence_at_its_end_has_no_part_without_words(
+    stage: Stage,
+) -> None:
+    words = "mot " * 1_496 + "fin.\n"
+
+    await stage.stream(Delta(words), Delta("\n```python\n\n```\n"), END)
+
+    assert [len(one) > 20 for one in stage.shown] == [True]
+
+
+async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(stage: Stage) -> None:
+    await stage.stream(Delta("```"), Delta(finish_reason="length"))
+
+    assert stage.shown == [f"{TEXTS('cut by length')}\n\n{TEXTS('model unreadable')}"]
 
 
 @pytest.mark.parametrize(

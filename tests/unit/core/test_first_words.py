@@ -10,8 +10,9 @@ from markdown_it.token import Token
 
 from bot.core import first_words
 from bot.core.draft import Draft
-from bot.core.first_words import LEAST, begun, visible_length, whole
+from bot.core.first_words import LEAST, begun, whole
 from bot.core.markdown import blocks, render
+from bot.core.readable import visible_length
 from bot.core.sentences import is_abbreviation
 from tests.stand.french_answers import ANSWERS
 
