@@ -280,9 +280,10 @@ class Assistant:
                 if answering is not None:
                     self._answers.finish(answering)
         if answering is not None and answering.reply.left_out:
-            rest = replace(answering.prompt, messages=answering.reply.left_out)
+            rest = self._changes.still_there(answering.reply.left_out)
             before = Before.PERHAPS if answering.reply.doubtful else Before.NOTHING
-            await self._answer_also(rest, before)
+            if rest:
+                await self._answer_also(replace(answering.prompt, messages=rest), before)
 
     async def _note_done(self, event: Event, answering: Answering | None) -> None:
         """Note what an answer has cost, and that all is done; a bug in one note costs that alone.

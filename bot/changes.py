@@ -146,10 +146,14 @@ class Changes:
 
     async def _answer_rest(self, ended: Answering) -> None:
         """Answer what is still asked of a prompt that was ended for one of its messages."""
-        rest = tuple(one for one in ended.rest if one.event_id not in self._gone)
+        rest = self.still_there(ended.rest)
         ended.rest = ()  # another of its messages may be withdrawn at the same time
         if rest:
             await self._answer(replace(ended.prompt, messages=rest))
+
+    def still_there(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Return those of the messages that have not been redacted lately."""
+        return tuple(one for one in messages if one.event_id not in self._gone)
 
     async def _take_away(self, room_id: RoomId, reply: Sequence[EventId]) -> None:
         """Redact the messages of a reply, each after its edits.

@@ -12,7 +12,7 @@ from bot.core.draft import Draft
 from bot.core.events import Delta, EventId, Message, Prompt, Usage
 from bot.core.markdown import Part
 from bot.core.models import Fallback
-from bot.core.readable import is_readable, until_readable
+from bot.core.readable import is_readable, readable_parts
 from bot.core.replies import Edit, Notice, Reply
 from bot.delivery import Before, Delivery, Replying, Silenced, Unmarked
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
@@ -409,7 +409,7 @@ class GrowingReply:
             self._put_line_off()
             return
         cut, rest = await self._parts(text)
-        *full, growing = until_readable([*cut, rest]) or [Part("")]
+        *full, growing = readable_parts([*cut, rest]) or [Part("")]
         if not await self._put_full(full, draft, claim):
             return
         reply = replace(self._reply(len(full), growing), unfinished=True)
@@ -432,11 +432,13 @@ class GrowingReply:
 
     async def _put_full(self, full: Sequence[Part], draft: Draft, claim: int) -> bool:
         """Put the parts that grow no more into the room; False where nobody waits for the rest."""
-        for number, part in enumerate(full):
-            if self._ending is None and self._draft is draft:
-                self._more = True
-                await self._put(number, self._reply(number, part), "final", claim)
-        self._more = False
+        try:
+            for number, part in enumerate(full):
+                if self._ending is None and self._draft is draft:
+                    self._more = True
+                    await self._put(number, self._reply(number, part), "final", claim)
+        finally:
+            self._more = False
         return self._ending is None and self._draft is draft
 
     async def _finish(self) -> None:
@@ -487,13 +489,14 @@ class GrowingReply:
 
     async def _send(self, final: Mapping[int, Reply]) -> bool:
         """Send messages of the final version; False where a stop came before the last of them."""
-        ending, left = self._ending, set(final)
+        ending = self._ending
+        left = {number for number, one in final.items() if one.part.source}  # voids always go out
 
         def goes_on(number: int) -> bool:
             self._stand(number, final[number])
-            left.remove(number)
+            left.discard(number)
             self._more = len(left) > 1
-            return self._ending is ending
+            return self._ending is ending or not left
 
         self._more = len(left) > 1
         try:
@@ -566,11 +569,12 @@ class GrowingReply:
     async def _final(self, text: str, added: tuple[str, ...]) -> list[Reply]:
         """Return the messages of the final version: where it was stopped, one more than stand."""
         cut, rest = await self._parts(text)
-        *full, last = until_readable([*cut, rest]) or [Part("")]
+        *full, last = readable_parts([*cut, rest]) or [Part("")]
         replies = [self._reply(number, part) for number, part in enumerate(full)]
         if self._ending is Ending.STOPPED:
             for number, reply in enumerate(replies):
-                if not self._is_there(number, reply):
+                stands = self._standing.get(number)
+                if stands is None or stands.part != reply.part:
                     full, last = full[:number], full[number]
                     break
         replies = replies[: len(full)]

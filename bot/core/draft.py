@@ -3,7 +3,7 @@
 from bot.core.first_words import LEAST, begun, whole
 from bot.core.split import Cuts
 
-_WHOLE = 0  # in place of how few whole words: a sentence or block
+_WHOLE = -1  # in place of how few whole words: a sentence or block
 
 
 class Draft:
@@ -37,7 +37,7 @@ class Draft:
     @property
     def is_shown(self) -> bool:
         """Tell whether anything of this text stands in the room."""
-        return self._shown_length > 0
+        return self._shown_length != 0
 
     def add(self, text: str, now: float) -> None:
         """Append `text`, which came at `now` (monotonic seconds)."""
@@ -69,7 +69,8 @@ class Draft:
 
     def shown(self, text: str, now: float) -> None:
         """Note that `text` stands in the room since `now` (monotonic seconds)."""
-        self._shown_length = len(text.rstrip())
+        # First words with their Markdown closed are no beginning of the text: more is to be shown.
+        self._shown_length = len(text.rstrip()) if self.text.startswith(text) else -1
         self._shown_at = now
 
     def postpone(self, until: float) -> None:

@@ -32,12 +32,9 @@ def is_readable(text: str) -> bool:
     )
 
 
-def until_readable(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts of a text up to the last one in which anything can be read."""
-    kept = list(parts)
-    while kept and not _has_words(kept[-1]):
-        kept.pop()
-    return kept
+def readable_parts(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts of a text in which anything can be read."""
+    return [part for part in parts if _has_words(part)]
 
 
 def _has_words(part: Part) -> bool:

@@ -1114,6 +1114,25 @@ async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
     assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped')}"]
 
 
+async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
+    stage: Stage, tasks: asyncio.TaskGroup
+) -> None:
+    reply, more, asked = stage.reply(), asyncio.Event(), asyncio.Event()
+    script: Script = [Delta("Un. "), more, Delta(LONG), asyncio.Event()]
+    task = tasks.create_task(stage.answer(reply, script, [asked, Delta("Trois."), END]))
+    await stage.matrix.until(lambda: stage.shown == ["Un."])
+    stage.clock.time += 2.0
+    more.set()
+    await stage.matrix.until(lambda: len(stage.shown) == len(split(f"Un. {LONG}")))
+    reply.restart()
+    await settle()
+    reply.stop()
+    await task
+
+    *parts, last = rendered(f"Un. {LONG}")
+    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped')}"]
+
+
 async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:

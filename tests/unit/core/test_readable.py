@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.first_words import begun, whole
-from bot.core.readable import is_readable, until_readable, visible_length
+from bot.core.readable import is_readable, readable_parts, visible_length
 from bot.core.split import PART_LIMIT, split
 
 PIECES = st.sampled_from(
@@ -16,22 +16,31 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=8).map("".join))
-def test_no_text_ends_in_a_part_without_words_and_no_word_is_lost(text: str) -> None:
-    parts, whole_text = until_readable(split(text)), list(split(text))
+def test_no_part_is_without_words_and_no_word_is_lost(text: str) -> None:
+    whole_text = list(split(text))
 
-    assert parts == whole_text[: len(parts)]
+    parts = readable_parts(whole_text)
+
     assert bool(parts) == is_readable(text)
-    if parts:
-        assert parts[-1].source.strip()
-    for part in whole_text[len(parts) :]:
-        assert "mot" not in part.source
-        assert "x" not in part.source
+    assert all(part.source.strip() for part in parts)
+    for part in whole_text:
+        if part not in parts:
+            assert "mot" not in part.source
+            assert "x" not in part.source
+
+
+def test_a_part_of_empty_lines_between_others_is_left_out() -> None:
+    text = "Bonjour à toutes et tous.\n\n" + "\n" * 13_000 + "Fin du texte."
+
+    assert [part.source.strip() for part in readable_parts(split(text))] == [
+        *("Bonjour à toutes et tous.", "Fin du texte."),
+    ]
 
 
 def test_code_is_read_whatever_signs_it_is_made_of() -> None:
     code = "```\n" + "}\n" * PART_LIMIT
 
-    assert until_readable(split(code)) == list(split(code))
+    assert readable_parts(split(code)) == list(split(code))
     assert visible_length("`*`") == 1
 
 
