@@ -60,7 +60,7 @@ async def test_a_proxy_that_fails_at_the_start_is_said_and_never_quoted(
         sentence = await why_not_open(proxy.url, tmp_path)
 
     assert SENTENCES[fault] in sentence
-    assert "check matrix.homeserver, matrix.proxy" in sentence
+    assert "check matrix.homeserver (https or http, host and port), matrix.proxy" in sentence
     assert "canary" not in sentence
 
 
