@@ -100,7 +100,7 @@ async def _ask_on(person: Watcher, room_id: RoomId, bot: UserId) -> list[float]:
         await person.send(room_id, f"One for the crowd: {secrets.token_hex(8)}")
         seen = await person.wait_for_message(
             room_id,
-            lambda seen: seen.sender == bot and seen.event_id not in known and seen.body == text,  # noqa: B023
+            lambda seen: seen.sender == bot and seen.event_id not in known and seen.body == text,  # noqa: B023  # it ends before the next round
             within=_PATIENCE_SECONDS,
         )
         took.append(seen.versions[-1].at - began)

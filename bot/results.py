@@ -43,7 +43,7 @@ def of_question(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
     lines = [f"**{one.text}**", ""]
     numbers = _are_numbered(one)
     words = {
-        answer.id: f"{number} – {answer.text}" if numbers else answer.text  # noqa: RUF001  # a dash
+        answer.id: f"{number} – {answer.text}" if numbers else answer.text  # a dash
         for number, answer in enumerate(offered(one), 1)
     }
     lines += [

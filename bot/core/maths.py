@@ -60,7 +60,7 @@ def _inline(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdo
     return True
 
 
-def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001
+def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's type
     """Read lines that are one formula as a paragraph, whose lines begin no list or quotation."""
     if state.is_code_block(start):
         return False

@@ -13,7 +13,7 @@ from bot.core.plain import text, words
 _REPEATED_NAMES = 5_000  # characters of column names that the rows of one table may repeat
 _COLON = "\u00a0: "  # the no-break space keeps the sign on the line of its word
 _SEMICOLON = "\u00a0; "
-_EMPTY = "–"  # noqa: RUF001  # the dash is meant
+_EMPTY = "–"  # the dash is meant
 
 _Inline = list[Token]  # tokens of a cell, or of what is written of several
 _Row = list[_Inline]

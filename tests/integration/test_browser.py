@@ -114,7 +114,7 @@ async def test_everybody_can_read_the_dashboard(
         seen = await browser.look(Look(url, theme, width, file=file))
 
     is_sound(seen, url)
-    assert seen["title"] == "Tableau de bord – Assistant IA"  # noqa: RUF001  # a dash in French
+    assert seen["title"] == "Tableau de bord – Assistant IA"  # a dash in French
     assert len(seen["images"]) == 3
     shade = "sombre" if theme == "dark" else "clair"
     assert all(f"-{shade}.svg" in source for source, _ in seen["images"])

@@ -434,7 +434,7 @@ async def test_where_the_words_have_no_room_in_the_picture_their_numbers_are_sai
         await story.type("!sondage resultats n")
 
     said = [one.text for one in story.said(ADMIN_ROOM) if isinstance(one, Notice)]
-    answer = FR("campaign answer", answer="4 – Jamais ou presque", n=1, part=100)  # noqa: RUF001  # a dash
+    answer = FR("campaign answer", answer="4 – Jamais ou presque", n=1, part=100)  # a dash
     assert any(answer in one for one in said)
 
 

@@ -42,7 +42,7 @@ def replies(story: Story) -> list[Reply]:
 
 async def ask(story: Story, number: int, **values: str) -> None:
     event_id = f"${number}"
-    story.matrix.hear(message(event_id=event_id, **values))  # type: ignore[arg-type]
+    story.matrix.hear(message(event_id=event_id, **values))  # type: ignore[arg-type]  # any of its arguments
     await story.until(lambda: story.done(event_id))
 
 
@@ -74,11 +74,11 @@ async def test_a_bot_that_answers_the_first_words_is_one_too(
             before, gate = gate, asyncio.Event()
             story.model.script = (Delta("Une phrase. "), gate, Delta("Fin."), END)
             story.matrix.hear(message(event_id=f"${number}"))
-            await story.until(lambda: f"${number}" in story.store.events)  # noqa: B023
+            await story.until(lambda: f"${number}" in story.store.events)  # noqa: B023  # it ends before the next round
             before.set()
             clock.time += 10.0
             shown = min(number + 1, 6)
-            await story.until(lambda: len(replies(story)) == shown)  # noqa: B023
+            await story.until(lambda: len(replies(story)) == shown)  # noqa: B023  # it ends before the next round
             clock.time += 0.5
         await story.until(lambda: story.done("$6"))
 
@@ -249,9 +249,9 @@ async def test_so_many_answers_are_made_anew_for_a_person_in_an_hour(
                 heard = revision(f"v{number}", target=edited, event_id=f"$e{number}")
             story.matrix.hear(heard)
             expected = min(number + 1, 3) + 1 + (how == "edit while it is answered")
-            await story.until(lambda: len(story.model.requests) == expected)  # noqa: B023
+            await story.until(lambda: len(story.model.requests) == expected)  # noqa: B023  # it ends before the next round
             if how != "edit while it is answered" or number > 2:
-                await story.until(lambda: story.done(heard.event_id))  # noqa: B023
+                await story.until(lambda: story.done(heard.event_id))  # noqa: B023  # it ends before the next round
         count = len(story.model.requests)
 
     assert count == expected
@@ -265,7 +265,7 @@ async def test_edits_of_what_asks_nothing_use_nothing_up(story: Story) -> None:
         await ask(story, 1)
         for number in range(5):  # the last prompt is another one
             story.matrix.hear(revision(target="$0", event_id=f"$e{number}"))
-            await story.until(lambda: story.done(f"$e{number}"))  # noqa: B023
+            await story.until(lambda: story.done(f"$e{number}"))  # noqa: B023  # it ends before the next round
         story.matrix.hear(revision(target="$1", event_id="$last"))
         await story.until(lambda: story.done("$last"))
 
@@ -286,7 +286,7 @@ async def test_so_many_comments_of_a_person_are_kept_in_an_hour(story: Story, ho
             story.matrix.known[EventId("$poll")] = replace(poll, msgtype=POLL)
             answer = message(f"texte {number}", event_id=f"${number + 1}")
             story.matrix.hear(replace(answer, replies_to=EventId("$poll")))
-            await story.until(lambda: story.done(f"${number + 1}"))  # noqa: B023
+            await story.until(lambda: story.done(f"${number + 1}"))  # noqa: B023  # it ends before the next round
 
     assert said(story)[TEXTS("too many comments")] == 1
     assert said(story).total() == 4
@@ -327,6 +327,6 @@ async def test_long_answers_of_one_person_leave_room_for_others(story: Story) ->
             story.matrix.others[elsewhere] = replace(story.matrix.room(ROOM), room_id=elsewhere)
             asked = message(event_id=f"$honest{number}", sender=sender)
             story.matrix.hear(replace(asked, room_id=elsewhere))
-            await story.until(lambda: story.done(f"$honest{number}"))  # noqa: B023
+            await story.until(lambda: story.done(f"$honest{number}"))  # noqa: B023  # it ends before the next round
 
     assert len(story.model.requests) == 12

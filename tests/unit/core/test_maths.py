@@ -77,7 +77,7 @@ def test_formulas_are_read_in_all_their_signs() -> None:
     assert "<strong>n</strong>" in html(source)
 
 
-@pytest.mark.parametrize("opening, closing", [("$$", "$$"), (r"\[", r"\]")])  # noqa: PT006
+@pytest.mark.parametrize(("opening", "closing"), [("$$", "$$"), (r"\[", r"\]")])
 def test_a_formula_of_several_lines_is_a_paragraph(opening: str, closing: str) -> None:
     source = f"Donc :\n{opening}\nx\n- y = 3\n+ z_1\n{closing}\nfin"
     assert body(source) == "Donc :\n\nx - y = 3 + z₁\n\nfin"
