@@ -14,6 +14,7 @@ from bot.core.markdown import Part
 from bot.core.models import Fallback
 from bot.core.readable import is_readable, readable_parts
 from bot.core.replies import Edit, Notice, Reply
+from bot.core.split import PART_LIMIT
 from bot.delivery import Before, Delivery, Replying, Silenced, Unmarked
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.insist import pause
@@ -91,7 +92,7 @@ class GrowingReply:
         self._before = before
         self._model = self._shown_line = self._stopped = ""  # the last: why, by a sentence's key
         self._ending: Ending | None = None
-        self._more = False  # a message is being sent that is not the last one
+        self._left: int | None = None  # messages that the final version lacks, once it is cut
         self._standing: dict[int, Reply] = {}  # what this process put into each part
         self._edits = self._refused = 0  # the latter in a row
         self._above, self._below = tuple[str, ...](), list[str]()
@@ -285,11 +286,21 @@ class GrowingReply:
         Args:
             why: the key of the sentence that marks it.
         """
-        if self._ending is not None or (self._over and not self._more):
+        if self._ending is not None or (self._over and not self._lacks_several()):
             return False
         self._ending, self._stopped = Ending.STOPPED, why
         self._interrupt()
         return True
+
+    def _lacks_several(self) -> bool:
+        """Tell whether more than one message of the text does not stand yet."""
+        if self._left is not None:
+            return self._left > 1
+        text = self._draft.text
+        cuts = self._draft.cuts(text)
+        standing = [one.part for one in self._standing.values()]
+        uncut = len(cuts.rest(text).source)
+        return uncut > PART_LIMIT or any(part not in standing for part in cuts.full)
 
     def abandon(self) -> None:
         """Mark what an earlier process has left in the room: nobody asks for it any more."""
@@ -432,13 +443,9 @@ class GrowingReply:
 
     async def _put_full(self, full: Sequence[Part], draft: Draft, claim: int) -> bool:
         """Put the parts that grow no more into the room; False where nobody waits for the rest."""
-        try:
-            for number, part in enumerate(full):
-                if self._ending is None and self._draft is draft:
-                    self._more = True
-                    await self._put(number, self._reply(number, part), "final", claim)
-        finally:
-            self._more = False
+        for number, part in enumerate(full):
+            if self._ending is None and self._draft is draft:
+                await self._put(number, self._reply(number, part), "final", claim)
         return self._ending is None and self._draft is draft
 
     async def _finish(self) -> None:
@@ -465,8 +472,8 @@ class GrowingReply:
         return cuts.full, cuts.rest(text)
 
     async def _complete(self) -> None:
-        delivery, text = self._delivery, self._draft.text
-        stopped = [self._texts(self._stopped)] if self._ending is Ending.STOPPED else []
+        delivery, text, ending = self._delivery, self._draft.text, self._ending
+        stopped = [self._texts(self._stopped)] if ending is Ending.STOPPED else []
         if stopped and not is_readable(text):  # what stands stays, though it was to be replaced
             text = "".join(one.part.source for one in self._one_text().values())
         added = (*self._below, *stopped)
@@ -480,7 +487,7 @@ class GrowingReply:
                 return
         final = dict(enumerate(await self._final(text, added)))
         missing = {key: one for key, one in final.items() if not self._is_there(key, one)}
-        if not await self._send(missing):
+        if self._ending is not ending or not await self._send(missing):
             await self._complete()  # it was stopped meanwhile
             return
         await delivery.verify(final.keys() - missing.keys())
@@ -495,14 +502,11 @@ class GrowingReply:
         def goes_on(number: int) -> bool:
             self._stand(number, final[number])
             left.discard(number)
-            self._more = len(left) > 1
+            self._left = len(left)
             return self._ending is ending or not left
 
-        self._more = len(left) > 1
-        try:
-            await self._delivery.send_final(final, goes_on)
-        finally:
-            self._more = False
+        self._left = len(left)
+        await self._delivery.send_final(final, goes_on)
         return not left
 
     async def _say_instead(self, *sentences: str) -> None:

@@ -144,7 +144,10 @@ class ScriptedModel:
         self._next.extend(answers)
 
     def when(self, substring: str, answer: Answer) -> None:
-        """Answer so whenever the last user turn holds `substring` and nothing is queued."""
+        """Answer so whenever the last user turn holds `substring` and nothing is queued.
+
+        Of several such substrings the longest counts, so that no test depends on which came first.
+        """
         self._when[substring] = answer
 
     async def asked(self) -> Exchange:
@@ -216,8 +219,8 @@ class ScriptedModel:
     def _choose(self, prompt: str) -> Answer:
         if self._next:
             return self._next.popleft()
-        matching = (answer for part, answer in self._when.items() if part in prompt)
-        return next(matching, self._default)
+        matching = [part for part in self._when if part in prompt]
+        return self._when[max(matching, key=len)] if matching else self._default
 
 
 class _Stream:

@@ -1044,6 +1044,31 @@ async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
     ]
 
 
+@pytest.mark.parametrize("turns", range(60))
+async def test_a_stop_is_obeyed_at_any_moment_while_several_messages_are_lacking(
+    stage: Stage, tasks: asyncio.TaskGroup, turns: int
+) -> None:
+    text, reply, more = f"Un. {LONG * 2}", stage.reply(), asyncio.Event()
+    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), more, Delta(text[4:]), END]))
+    await stage.matrix.until(lambda: stage.shown == ["Un."])
+    more.set()
+    for _ in range(turns):  # the text is taken in, cut, and sent
+        await asyncio.sleep(0)
+    shown = stage.shown
+    obeyed = reply.stop()
+    await task
+
+    whole = rendered(text)
+    assert obeyed == (shown[: len(whole) - 1] != whole[:-1])
+    if obeyed:
+        *parts, last = stage.shown
+        assert parts == whole[: len(parts)]
+        assert last.endswith(TEXTS("stopped"))
+        assert len(parts) <= len(shown) + 1  # one was on its way
+    else:
+        assert stage.shown == whole
+
+
 async def test_a_stop_is_too_late_once_the_last_message_is_on_its_way(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
