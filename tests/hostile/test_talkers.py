@@ -83,6 +83,9 @@ async def test_two_assistants_left_alone_in_a_direct_message_fall_silent(tmp_pat
         other = await on.bot("other", limits=dict(UNLIMITED))
         person, gate = await on.person("person"), asyncio.Event()
         on.model.when("leave you two", Answer(text=LOUD.text, gate=gate))
+        on.model.when(
+            "first sentence of an answer", Answer(text="An answer to an answer. Not more.")
+        )
         room_id = await person.open_direct_message(one.user_id, encrypted=False)
         await notice(person, room_id, "welcome")
         await person.send(room_id, "Now I leave you two alone.")
@@ -92,12 +95,15 @@ async def test_two_assistants_left_alone_in_a_direct_message_fall_silent(tmp_pat
         await person.leave(room_id)
         gate.set()
 
-        # The other one takes it for forwarded, and answers it; nobody answers that.
+        # The other one takes it for forwarded, and answers it, anew where its last words come
+        # late; nobody answers that.
         await until(lambda: told(one, "ignored", reason="another bot") > 0)
         await until(lambda: told(other, "reply sent") == 1)
 
         assert told(one, "reply sent") == 1
-        assert len(on.model.exchanges) == 2
+        prompts = [exchange.prompt for exchange in on.model.exchanges]
+        assert any("first sentence of an answer" in prompt for prompt in prompts)
+        assert not any("An answer to an answer" in prompt for prompt in prompts)
 
 
 @pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "in clear"])
