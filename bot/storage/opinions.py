@@ -46,10 +46,10 @@ from bot.core.feedback import (
 )
 from bot.core.polls import chosen
 from bot.health import Health
+from bot.seal import Pseudonyms, Seal
 from bot.storage.database import Database, Work
 from bot.storage.reading import open_beside
 from bot.storage.rows import date, seconds
-from bot.storage.seal import Pseudonyms, Seal
 from bot.storage.tables import (
     CONTEXT,
     choices,

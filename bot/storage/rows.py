@@ -21,7 +21,7 @@ from bot.core.events import (
 )
 from bot.core.replies import Frozen, Wire
 from bot.ports import Awaited
-from bot.storage.seal import Seal
+from bot.seal import Seal
 
 _LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
 

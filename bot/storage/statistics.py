@@ -26,10 +26,10 @@ from bot.core.statistics import (
     chunk,
 )
 from bot.health import Health
+from bot.seal import Seal
 from bot.storage.database import Database
 from bot.storage.reading import open_beside
 from bot.storage.rows import seconds
-from bot.storage.seal import Seal
 from bot.storage.tables import (
     TALLIES,
     answers,

@@ -30,11 +30,11 @@ from bot.core.replies import Frozen
 from bot.errors import BotError, StoreError
 from bot.health import Health
 from bot.ports import Choices, Claim, Exchange, Unheeded
+from bot.seal import Seal
 from bot.shield import to_the_end
 from bot.storage import rows
 from bot.storage.database import Database, probe
 from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
-from bot.storage.seal import Seal
 from bot.storage.tables import (
     account,
     asks,

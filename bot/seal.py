@@ -1,4 +1,4 @@
-"""What the ledger keeps of words and people, under a key that is not in it."""
+"""What the ledger and the crypto store keep sealed, under a key that is in neither."""
 
 import hashlib
 import hmac
@@ -10,7 +10,8 @@ from Crypto.Random import get_random_bytes
 
 from bot.core.events import EventId, UserId
 
-_OUTBOX = b"assistant-tchap outbox"  # other keys of the same secret are other keys
+OUTBOX = b"assistant-tchap outbox"  # other keys of the same secret are other keys
+IDENTITY = b"assistant-tchap identity"
 _PEOPLE = b"assistant-tchap pseudonyms"
 _NONCE, _TAG = 12, 16  # bytes (NIST SP 800-38D)
 _PSEUDONYM_DIGITS = 32
@@ -19,8 +20,8 @@ _PSEUDONYM_DIGITS = 32
 class Seal:
     """AES-256-GCM under a key derived (HKDF, RFC 5869) from the operator's secret."""
 
-    def __init__(self, secret: str) -> None:
-        self._key = _derive(secret, _OUTBOX)
+    def __init__(self, secret: str, purpose: bytes = OUTBOX) -> None:
+        self._key = _derive(secret, purpose)
         self.open(self.close(b"", ""), "")  # loads the cipher while files can be opened
 
     def close(self, plain: bytes, place: str) -> bytes:
