@@ -116,6 +116,64 @@ def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
     return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
 
 
+identity = typer.Typer(
+    help="The account's cross-signing identity, which lets clients trust the assistant.",
+    no_args_is_help=True,
+)
+app.add_typer(identity, name="identity")
+
+_Config = Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")]
+
+
+@identity.command(name="status")
+def identity_status(config: _Config) -> None:
+    """Say how the identity stands, and exit 1 where it is not whole; the assistant may run."""
+    if not _identity("status", config):
+        raise SystemExit(1)
+
+
+@identity.command(name="init")
+def identity_init(config: _Config) -> None:
+    """Make the identity, or complete it, as the assistant's start does."""
+    _identity("init", config)
+
+
+@identity.command(name="restore")
+def identity_restore(config: _Config) -> None:
+    """Take identity and room keys from the homeserver, with the recovery key."""
+    _identity("restore", config)
+
+
+@identity.command(name="reset")
+def identity_reset(config: _Config) -> None:
+    """Make another identity; whoever has verified the assistant must do so again."""
+    _identity("reset", config)
+
+
+@identity.command(name="devices")
+def identity_devices(
+    config: _Config,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="The id of a device to log out for good.")
+    ] = None,
+) -> None:
+    """List the account's devices, or remove some; the assistant may run meanwhile."""
+    _identity("devices", config, *(remove or []))
+
+
+def _identity(deed: str, config: Path, *arguments: str) -> bool:
+    """Do one thing with the identity, and tell whether all is well."""
+    try:
+        settings = importlib.import_module("bot.config").load(config)
+        importlib.import_module("bot.logs").configure("warning", "console")
+        module = importlib.import_module("bot.identity")
+        return bool(asyncio.run(getattr(module, deed)(settings, *arguments)))
+    except typer.Abort:
+        _fail(ConfigError("nothing was changed"))
+    except Exception as error:  # noqa: BLE001  # its values may be keys
+        _fail(error)
+
+
 @app.command(name="version")
 def show_version() -> None:
     """Print the version."""

@@ -23,16 +23,16 @@ from bot.errors import CompletionError, Stalled
 from bot.health import Health
 from bot.llm.client import OpenAIModel
 from bot.matrix.client import NioMatrix
-from bot.matrix.session import Account, Vault
 from bot.ports import Clock, Ledgers
 from bot.starting import (
     Anew,
+    account_of,
     awaited,
     check_model,
     check_servers,
     ledger_place,
-    make_private,
     opened_ledger,
+    vault_of,
 )
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
@@ -138,11 +138,11 @@ def freeze() -> None:
 
 
 async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) -> None:
-    directory = make_private(config.storage.directory)
     async with AsyncExitStack() as parts:
         key = config.storage.key.get_secret_value()
-        vault = Vault(make_private(directory / "matrix"), key, config.storage.keep_keys_days)
-        matrix = NioMatrix(_account(config), vault, health, tables=config.reply.tables)
+        matrix = NioMatrix(
+            account_of(config), vault_of(config), health, tables=config.reply.tables
+        )
         parts.push_async_callback(matrix.close)
         # Before anything is done to a ledger or port that another process on it may have.
         matrix.take()
@@ -230,19 +230,6 @@ def _behaviour(config: Config) -> Behaviour:
         conversation.join_seconds,
         config.reply.share,
         config.limits.limits(),
-    )
-
-
-def _account(config: Config) -> Account:
-    matrix = config.matrix
-    return Account(
-        homeserver=matrix.homeserver,
-        user_id=matrix.user_id,
-        device_name=matrix.device_name,
-        password=matrix.password.get_secret_value() if matrix.password else None,
-        access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
-        proxy=matrix.proxy,
-        ca_bundle=matrix.ca_bundle,
     )
 
 

@@ -151,6 +151,11 @@ class MatrixSettings(Section):
         (), description="full Matrix ids of those who administer the bot, in a room of their own"
     )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
+    recovery_key_file: Path | None = Field(
+        None,
+        description="new file for the account's recovery key, which another disk needs; null for"
+        " the terminal",
+    )
     # A proxy's URL may hold a password: neither it nor the model's is ever printed.
     proxy: PlainProxy | None = Field(
         None, repr=False, exclude=True, description="proxy to the homeserver"

@@ -2,6 +2,7 @@
 
 BotError
 ├── ConfigError               the configuration is at fault; the message says what to change
+│   └── IdentityError           the account's cross-signing identity: the operator must decide
 ├── StoreError                the ledger or the crypto store cannot be opened, read or written
 ├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
@@ -39,6 +40,10 @@ class BotError(Exception):
 
 class ConfigError(BotError):
     """The configuration is at fault; the message says what to change."""
+
+
+class IdentityError(ConfigError):
+    """The account's cross-signing identity cannot be used: only the operator may decide."""
 
 
 class StoreError(BotError):

@@ -30,9 +30,15 @@ REQUESTS: Final = (
     *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
     *("create", "invite", "campaign", "attachment", "enter"),
 )
+# What the making of the account's cross-signing identity has reached.
+IDENTITY_STEPS: Final = (
+    *("identity_saved", "recovery_key_given", "identity_published", "device_uploaded"),
+    *("device_signed", "backup_made", "secret_stored", "storage_named"),
+)
 SITES: Final = (
     *(f"{name}.{when}" for name in COMMITS for when in ("before", "within", "after")),
     *(f"{name}.{when}" for name in REQUESTS for when in ("before", "after")),
+    *IDENTITY_STEPS,
 )
 
 Deed = Literal["kill", "raise", "hang", "enospc"]

@@ -17,6 +17,7 @@ from bot.core.routing import is_allowed
 from bot.errors import CompletionError, StoreError
 from bot.health import Health
 from bot.llm.client import OpenAIModel
+from bot.matrix.session import Account, Vault
 from bot.private import private_directory
 from bot.storage.store import SqlStore
 
@@ -63,6 +64,35 @@ def make_private(directory: Path) -> Path:
             f"storage.directory {directory} cannot be made: {error.strerror}; give a directory"
             " that the assistant may write to"
         ) from error
+
+
+def account_of(config: Config) -> Account:
+    """Return how to be the bot's account."""
+    matrix = config.matrix
+    return Account(
+        homeserver=matrix.homeserver,
+        user_id=matrix.user_id,
+        device_name=matrix.device_name,
+        password=matrix.password.get_secret_value() if matrix.password else None,
+        access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
+        proxy=matrix.proxy,
+        ca_bundle=matrix.ca_bundle,
+    )
+
+
+def vault_of(config: Config) -> Vault:
+    """Return where the device's secrets lie; the directories are made where they are missing.
+
+    Raises:
+        StoreError: they cannot be made.
+    """
+    directory = make_private(config.storage.directory)
+    return Vault(
+        make_private(directory / "matrix"),
+        config.storage.key.get_secret_value(),
+        config.storage.keep_keys_days,
+        config.matrix.recovery_key_file,
+    )
 
 
 @asynccontextmanager

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 import nio
 import structlog
@@ -41,7 +40,6 @@ from bot.matrix.parse import (
     ADMIN,
     ROOM_MARKER,
     Heard,
-    Json,
     identifier,
     is_admin_rooms,
     mapping,
@@ -92,8 +90,13 @@ class NioMatrix:
         return self._session.is_known()
 
     async def open(self) -> None:
-        """Log in; see `Session.open` for what it raises."""
+        """Log in, as a device that clients trust.
+
+        Raises:
+            BotError: as `Session.open` and `Identity.ensure`.
+        """
         await self._session.open()
+        await self._session.identity.ensure()
 
     async def close(self) -> None:
         """Close connections and crypto store; the device stays logged in."""
@@ -144,7 +147,7 @@ class NioMatrix:
             ],
         }
         async with self._client.making:
-            made = await self._ask("POST", ["createRoom"], body)
+            made = await self._client.ask("POST", ["createRoom"], body)
         return RoomId(identifier(made, "room_id"))
 
     async def _find_admin_room(self) -> RoomId | None:
@@ -169,7 +172,7 @@ class NioMatrix:
 
     async def members(self, room_id: RoomId) -> frozenset[UserId]:
         """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""
-        found = (await self._ask("GET", ["rooms", room_id, "members"])).get("chunk")
+        found = (await self._client.ask("GET", ["rooms", room_id, "members"])).get("chunk")
         members = map(parse_membership, map(mapping, found if isinstance(found, list) else []))
         return frozenset(one.user_id for one in members if one and one.now in {"join", "invite"})
 
@@ -181,7 +184,7 @@ class NioMatrix:
     async def exists(self, user_id: UserId) -> bool:
         """Tell whether there is such a user, True where that is not said (spec: GET /profile)."""
         with named():
-            answer = await self._send(ObjectResponse, "GET", ["profile", user_id], None)
+            answer = await self._client.send_json(ObjectResponse, "GET", ["profile", user_id])
         if not isinstance(answer, nio.ErrorResponse):
             return True
         # Synapse has no code of its own for it. 403, as where no profile is shown to strangers,
@@ -419,20 +422,4 @@ class NioMatrix:
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
         """Make a request that nio has no method for, through nio's own connection."""
-        await call(EmptyResponse, self._send(EmptyResponse, method, path, body))
-
-    async def _ask(self, method: str, path: list[str], body: dict[Any, Any] | None = None) -> Json:
-        """Make such a request, and return its answer."""
-        request = self._send(ObjectResponse, method, path, body)
-        return (await call(ObjectResponse, to_the_end(request))).source
-
-    def _send(
-        self,
-        expected: type[nio.Response],
-        method: str,
-        path: list[str],
-        body: dict[Any, Any] | None,
-    ) -> Coroutine[Any, Any, object]:
-        url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
-        data = None if body is None else nio.Api.to_json(body)
-        return self._client._send(expected, method, url, data)  # noqa: SLF001  # nio's one door for any request
+        await call(EmptyResponse, self._client.send_json(EmptyResponse, method, path, body))

@@ -19,6 +19,7 @@ from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
 from bot.core.events import RoomId, UserId
+from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.parse import Json, fingerprint, mapping, text
 from bot.matrix.store import CryptoStore, RoomKeys
 
@@ -79,6 +80,7 @@ class SafeOlm(Olm):
         fallback_due: the homeserver holds no fallback key that is still unused.
         rotations: by room id, where the room's state says when its key is replaced.
         gone: users who have lost a device, or whose device has another key, since last asked.
+        identity: the account's, which signs this device's keys; None where it is unknown.
     """
 
     store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
@@ -89,6 +91,7 @@ class SafeOlm(Olm):
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
         self.gone: set[str] = set()
+        self.identity: CrossSigningKeys | None = None
         self._key_used = False  # by a session that has just begun
         super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
 
@@ -251,6 +254,9 @@ class SafeOlm(Olm):
         account, content = self.account, dict[str, Any]()
         if not account.shared:
             content["device_keys"] = self._signed(self._device_keys())
+            if self.identity is not None:
+                key = self.identity.self_signing
+                add_signature(content["device_keys"], self.user_id, key)
             self.fallback_due = True
         waiting = len(account.one_time_keys["curve25519"])  # offered before, in vain
         most = account.max_one_time_keys

@@ -1,10 +1,10 @@
 """nio's client on the safe Olm machine: no response, room or cancelled send takes it down."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,7 @@ from bot.matrix.crypto import BAD, Rotation, SafeOlm
 from bot.matrix.failures import call
 from bot.matrix.parse import Json, identifier, is_admin_rooms, mapping, text
 from bot.matrix.store import CryptoStore
+from bot.shield import to_the_end
 
 _LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
 _PIECE_SECONDS = 0.02  # of the loop, before others may have it
@@ -54,12 +55,14 @@ class SafeClient(nio.AsyncClient):
         limited: is told of each request that the homeserver answers 429.
         making: held while the homeserver is asked to make a room.
         sealed_before: rooms that were encrypted before this process, whatever is told of them.
+        own_devices_changed: a sync has told of the account's own devices.
     """
 
     olm: SafeOlm | None
     limited: Callable[[], None] | None = None
     making: asyncio.Lock
     sealed_before: frozenset[str] = frozenset()
+    own_devices_changed: bool = False
 
     def open_store(self, store: CryptoStore) -> None:
         """Take up the device's keys, or make them where the store is new.
@@ -132,12 +135,45 @@ class SafeClient(nio.AsyncClient):
         else:
             response = wire.read(response_class, raw, data or ())
         refused = transport_response.status >= HTTPStatus.BAD_REQUEST
-        if refused and not isinstance(
-            response, nio.ErrorResponse
-        ):  # a proxy's, with JSON of its own
+        told = isinstance(response, nio.ErrorResponse) or getattr(response, "challenge", False)
+        if refused and not told:  # a proxy's, with JSON of its own
             response = nio.ErrorResponse("an error without a code")
         response.transport_response = transport_response  # type: ignore[assignment]  # nio hints its own
         return response
+
+    async def ask(
+        self,
+        method: str,
+        path: Iterable[str],
+        body: Mapping[str, Any] | None = None,
+        **query: str,
+    ) -> Json:
+        """Make a request that nio has no method for, and return its answer, a JSON object.
+
+        Args:
+            method: of HTTP.
+            path: its steps below `/_matrix/client/v3`, not yet quoted.
+            body: JSON; None for none.
+            query: the URL's parameters.
+
+        Raises:
+            MatrixError: the homeserver has refused it, or did not answer.
+        """
+        request = self.send_json(wire.ObjectResponse, method, path, body, **query)
+        return (await call(wire.ObjectResponse, to_the_end(request))).source
+
+    def send_json(
+        self,
+        expected: type[nio.Response],
+        method: str,
+        path: Iterable[str],
+        body: Mapping[str, Any] | None = None,
+        **query: str,
+    ) -> Coroutine[Any, Any, object]:
+        """Make such a request, and return whatever comes back."""
+        url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
+        data = None if body is None else nio.Api.to_json(dict(body))
+        return self._send(expected, method, f"{url}?{urlencode(query)}" if query else url, data)
 
     # What a sync brings.
 
@@ -254,6 +290,8 @@ class SafeClient(nio.AsyncClient):
         super()._handle_olm_events(response)
         # Also of those whom nio sees in no room now: they may be in one whose members it asks for.
         self.machine.tracked_users -= {*response.device_list.changed, *response.device_list.left}
+        if self.user_id in response.device_list.changed:
+            self.own_devices_changed = True
         self.machine.uploaded_key_count = response.device_key_count.signed_curve25519 or 0
         unused = getattr(response, "unused_fallback_key_types", None)
         self.machine.fallback_due = unused is not None and "signed_curve25519" not in unused
@@ -387,13 +425,13 @@ class SafeClient(nio.AsyncClient):
         """Ask how a room of the bot's making is encrypted, unless a sync has told meanwhile."""
         if room.encrypted:
             return
-        path = f"/_matrix/client/v3/rooms/{quote(room.room_id, safe='')}/state/m.room.encryption"
+        path = ["rooms", room.room_id, "state", "m.room.encryption"]
         try:
-            found = await call(wire.ObjectResponse, self._send(wire.ObjectResponse, "GET", path))
+            content = await self.ask("GET", path)
         except NotFound:
             raise self._not_encrypted(room.room_id) from None
         self._bare.pop(room.room_id, None)
-        self._encrypt(room, {"content": found.source})
+        self._encrypt(room, {"content": content})
 
     def _not_encrypted(self, room_id: str) -> MatrixError:
         """Return what to raise of a room that has no encryption: yet, or at all."""

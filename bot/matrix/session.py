@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from bot.errors import (
     StoreError,
 )
 from bot.matrix.failures import call
+from bot.matrix.identity import Identity
+from bot.matrix.interactive_auth import InteractiveAuth
+from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore
+from bot.matrix.store import CryptoStore, read_identity
 from bot.private import close_to_others
 from bot.trust import trust
 
@@ -35,6 +39,11 @@ _RESTORE = (
 )
 
 log = structlog.get_logger()
+
+
+def _tell(sentence: str) -> None:
+    """Say to the operator what a person must do."""
+    log.warning("approval needed", reason=sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +66,13 @@ class Vault:
     Attributes:
         key: a secret text that is not kept in the directory; it seals the crypto store.
         keep_days: for how long a room's key is kept that nothing is read with.
+        recovery_key_file: where the account's recovery key is written, and read; None for nowhere.
     """
 
     directory: Path
     key: str
     keep_days: int
+    recovery_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,16 @@ class Session:
     stops the start instead of making a new device in silence.
     """
 
-    def __init__(self, account: Account, vault: Vault) -> None:
+    def __init__(
+        self, account: Account, vault: Vault, tell: Callable[[str], None] = _tell
+    ) -> None:
+        """Take the account.
+
+        Args:
+            account: how to be there.
+            vault: where the device's secrets lie.
+            tell: says to the operator what a person must do in a browser.
+        """
         self.vault = vault
         self._account = account
         self._file = vault.directory / "session.json"
@@ -105,6 +125,9 @@ class Session:
             ssl=trust(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
             proxy=account.proxy,
         )
+        self.auth = InteractiveAuth(account.homeserver, account.user_id, account.password, tell)
+        place = RecoveryKeyPlace(vault.recovery_key_file)
+        self.identity = Identity(self.client, account.user_id, place, self.auth)
 
     async def open(self) -> None:
         """Log in with the device this directory stands for, or make that device.
@@ -151,6 +174,22 @@ class Session:
         if record.complete and self._store.empty:
             raise StoreError(f"the crypto store {self._path} holds no keys: {_RESTORE}")
         self.client.open_store(self._store)
+
+    def glance(self) -> bytes | None:
+        """Take up the device's login and nothing else, also while its assistant runs.
+
+        Returns:
+            what the crypto store holds of the account's identity.
+
+        Raises:
+            ConfigError, StoreError: as `open`, or nobody has logged in here.
+        """
+        record = self._read()
+        token = self._account.access_token or (record.access_token if record else None)
+        if record is None or not record.complete or token is None:
+            raise StoreError(f"{self.vault.directory} holds no device that has logged in")
+        self.client.restore_login(record.user_id, record.device_id, token)
+        return read_identity(self._path, record.user_id, self.vault.key)
 
     async def renew(self) -> None:
         """Log in again on the same device, where a soft logout has taken the token away.

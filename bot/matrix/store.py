@@ -8,7 +8,7 @@ with a key that is not in it.
 import sqlite3
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing_extensions import override
 from bot.core.events import RoomId, UserId
 from bot.errors import StoreError
 from bot.private import private_file
+from bot.seal import IDENTITY, Seal
 
-_VERSION = 1
+_VERSION = 2
 _ROOM_KEYS_IN_MEMORY = 4096  # some 2 kB each
 _SESSIONS_A_DEVICE = 8
 # Temporary files would be put outside the directory: nothing else need be writable.
@@ -45,6 +46,15 @@ CREATE TABLE room_keys (
 CREATE INDEX room_keys_used ON room_keys (used);
 CREATE TABLE encrypted_rooms (room_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_IDENTITY_SCHEMA = """
+CREATE TABLE identity (sealed BLOB);
+ALTER TABLE room_keys ADD COLUMN backed_up INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX room_keys_to_back_up ON room_keys (room_id, session_id) WHERE backed_up = 0;
+CREATE TABLE backup_removals (room_id TEXT, session_id TEXT, PRIMARY KEY (room_id, session_id))
+WITHOUT ROWID;
+"""
+# From each version to the next.
+_UPGRADES = (_SCHEMA, _IDENTITY_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,20 +212,24 @@ class CryptoStore:
         )
         with self._unsealing():
             return {
-                sender_key: RoomKey(
-                    InboundGroupSession.from_pickle(
-                        pickle.encode(), ed25519, sender_key, room_id, self._key
-                    ),
-                    UserId(sender),
-                )
+                sender_key: self._room_key(room_id, sender_key, sender, ed25519, pickle)
                 for sender_key, sender, ed25519, pickle in rows
             }
+
+    def _room_key(
+        self, room_id: str, sender_key: str, sender: str, ed25519: str, pickle: str
+    ) -> RoomKey:
+        session = InboundGroupSession.from_pickle(
+            pickle.encode(), ed25519, sender_key, room_id, self._key
+        )
+        return RoomKey(session, UserId(sender))
 
     def save_room_key(self, key: RoomKey) -> None:
         """Save one copy of a Megolm session."""
         session = key.session
+        self.note_removed(RoomId(session.room_id), session.id)
         self._execute(
-            "INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
             session.room_id,
             session.id,
             session.sender_key,
@@ -247,9 +261,74 @@ class CryptoStore:
                 "UPDATE room_keys SET used = ? WHERE room_id = ? AND session_id = ?",
                 [(today, *one) for one in used],
             )
-            return self._execute(
-                "DELETE FROM room_keys WHERE used < ?", today - keep_days
-            ).rowcount
+            gone = self._all(
+                "DELETE FROM room_keys WHERE used < ? RETURNING room_id, session_id",
+                today - keep_days,
+            )
+            self._execute_many("INSERT OR IGNORE INTO backup_removals VALUES (?, ?)", gone)
+            self._execute(
+                "DELETE FROM backup_removals WHERE EXISTS (SELECT 1 FROM room_keys AS kept"
+                " WHERE kept.room_id = backup_removals.room_id"
+                " AND kept.session_id = backup_removals.session_id)"
+            )
+        return len(gone)
+
+    # The account's cross-signing identity, and the backup of the rooms' keys.
+
+    def load_identity(self) -> bytes | None:
+        """Return what `save_identity` was given last, None before.
+
+        Raises:
+            StoreError: the key is not the one that it was saved with.
+        """
+        row = self._one("SELECT sealed FROM identity")
+        with self._unsealing():
+            return None if row is None else Seal(self._key, IDENTITY).open(row[0], self._owner[0])
+
+    def save_identity(self, secret: bytes) -> None:
+        """Save the private keys of the account's identity, sealed."""
+        sealed = Seal(self._key, IDENTITY).close(secret, self._owner[0])
+        with self.transaction():
+            self._execute("DELETE FROM identity")
+            self._execute("INSERT INTO identity VALUES (?)", sealed)
+
+    def room_keys_to_back_up(self, most: int) -> list[tuple[RoomKey, str]]:
+        """Return some of the rooms' keys that the backup lacks, each with what is stored of it."""
+        rows = self._all(
+            "SELECT room_id, sender_key, sender, ed25519, pickle FROM room_keys"
+            " WHERE backed_up = 0 LIMIT ?",
+            most,
+        )
+        with self._unsealing():
+            return [
+                (self._room_key(room_id, sender_key, sender, ed25519, pickle), pickle)
+                for room_id, sender_key, sender, ed25519, pickle in rows
+            ]
+
+    def note_backed_up(self, pickles: Iterable[str]) -> None:
+        """Note that the backup has these; one that was replaced meanwhile is another."""
+        rows = [(pickle,) for pickle in pickles]
+        statement = "UPDATE room_keys SET backed_up = 1 WHERE backed_up = 0 AND pickle = ?"
+        self._execute_many(statement, rows)
+
+    def forget_backup(self) -> None:
+        """Note that a new backup has none of the rooms' keys."""
+        with self.transaction():
+            self._execute("UPDATE room_keys SET backed_up = 0")
+            self._execute("DELETE FROM backup_removals")
+
+    def backup_removals(self, most: int) -> list[tuple[RoomId, str]]:
+        """Return room and session ids of keys that are dropped here, and in the backup still."""
+        rows = self._all("SELECT room_id, session_id FROM backup_removals LIMIT ?", most)
+        return [(RoomId(room_id), session_id) for room_id, session_id in rows]
+
+    def note_removed(self, room_id: RoomId, session_id: str) -> None:
+        """Note that a key is gone from the backup."""
+        self._execute(
+            "DELETE FROM backup_removals WHERE room_id = ? AND session_id = ?",
+            room_id,
+            session_id,
+        )
 
     # The rooms that are encrypted, which no later state undoes.
 
@@ -290,8 +369,9 @@ class CryptoStore:
             raise StoreError(f"it is damaged ({sound.splitlines()[-1]})")
         [[version]] = db.execute("PRAGMA user_version")
         [[tables]] = db.execute("SELECT count(*) FROM sqlite_schema")
-        if version == 0 and tables == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+        if (version == 0) == (tables == 0) and 0 <= version < _VERSION:
+            steps = "".join(_UPGRADES[version:])
+            db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_VERSION}; COMMIT")
         elif version != _VERSION:
             raise StoreError(f"it is no store of this version of the assistant ({version})")
         owner = db.execute("SELECT user_id, device_id FROM account").fetchone()
@@ -328,6 +408,23 @@ class CryptoStore:
                 self._db.executemany(statement, rows)
             except sqlite3.Error as error:
                 raise StoreError(f"the crypto store {self._path}: {error}") from error
+
+
+def read_identity(path: Path, user_id: str, key: str) -> bytes | None:
+    """Return what a crypto store holds of the identity, also while its assistant runs.
+
+    Raises:
+        StoreError: it is no crypto store, or the key does not open it.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            [[version]] = db.execute("PRAGMA user_version")
+            row = db.execute("SELECT sealed FROM identity").fetchone() if version > 1 else None
+        return None if row is None else Seal(key, IDENTITY).open(row[0], user_id)
+    except sqlite3.Error as error:
+        raise StoreError(f"the crypto store {path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise StoreError(f"storage.key does not open the crypto store {path}") from error
 
 
 class Devices(DeviceStore):

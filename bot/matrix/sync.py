@@ -219,6 +219,7 @@ class _Upkeep:
 
     def __init__(self, session: Session) -> None:
         self._client: SafeClient = session.client
+        self._identity = session.identity
         self._keep_days = session.vault.keep_days
         self._failures = 0
         self._due = self._claim_due = self._prune_due = 0.0  # in the loop's time
@@ -238,7 +239,11 @@ class _Upkeep:
         if now < self._due:
             return
         failed = False
-        for step in (self._upload, self._client.query_keys, self._claim, self._send):
+        backup = self._identity.backup
+        for step in (
+            *(self._upload, self._client.query_keys, self._claim, self._send),
+            *(self._look_at_own_devices, backup.feed, backup.remove),
+        ):
             try:
                 await step()
             except MatrixError as error:
@@ -247,6 +252,12 @@ class _Upkeep:
         later = asyncio.get_running_loop().time() + backoff(self._failures)
         self._due = later if failed else 0.0
         self._failures = self._failures + 1 if failed else 0
+
+    async def _look_at_own_devices(self) -> None:
+        """See what has changed of the account's own devices, where a sync says so."""
+        if self._client.own_devices_changed:
+            await self._identity.look_again()
+            self._client.own_devices_changed = False
 
     async def _upload(self) -> None:
         if self._client.should_upload_keys:

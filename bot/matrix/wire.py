@@ -13,6 +13,7 @@ from typing import Any, cast
 import nio
 import structlog
 from nio.responses import RoomEventRelationsResponse
+from typing_extensions import override
 
 from bot.matrix.parse import Json, is_space, is_text, mapping, text
 
@@ -47,6 +48,25 @@ class ObjectResponse(nio.Response):
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> "ObjectResponse | nio.ErrorResponse":
         """Take any object that is no error."""
+        return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
+
+
+@dataclass
+class GuardedResponse(ObjectResponse):
+    """The answer to a request that the homeserver may want its account's owner for.
+
+    Attributes:
+        challenge: it asks for that, or was not satisfied (spec: user-interactive authentication).
+    """
+
+    challenge: bool = False
+
+    @classmethod
+    @override
+    def from_dict(cls, body: dict[str, Any]) -> "GuardedResponse | nio.ErrorResponse":
+        """Take any object that is no error; what asks for authentication is none."""
+        if "flows" in body:
+            return cls(body, challenge=True)
         return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
 
 

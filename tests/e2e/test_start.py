@@ -420,6 +420,7 @@ async def test_on_a_read_only_root_a_prompt_is_answered_and_a_chart_drawn(
     volume.mkdir(mode=0o700)
     user_id = await synapse.register("contained", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
+    given["matrix"]["recovery_key_file"] = str(volume / "recovery.key")
     given["dashboard"] = {"port": port}
 
     async def launch(config: Path, log: Path, more: Mapping[str, str]) -> Process:

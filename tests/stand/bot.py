@@ -105,6 +105,7 @@ class Bot:
         log: its structured log, one JSON object a line.
         launch: how its process is started; a fork server's `launch` is quicker.
         key: `storage.key`, where no other is given.
+        recovery_key: the file of the account's recovery key, where no other is named.
         port: the dashboard's, None for none.
     """
 
@@ -125,8 +126,11 @@ class Bot:
         self.log = directory / "bot.log"
         self.config = directory / "config.yaml"
         self.key = "s" * 32
+        self.recovery_key = directory / "recovery.key"
         sections.setdefault("limits", dict(UNLIMITED))
         sections.setdefault("storage", {"directory": str(directory / "data"), "key": self.key})
+        matrix = {"recovery_key_file": str(self.recovery_key), **sections.get("matrix", {})}
+        sections["matrix"] = matrix
         self.port: int | None = sections.get("dashboard", {}).get("port")
         self.config.write_text(yaml.safe_dump(sections))
         self._storage = Path(sections["storage"]["directory"])

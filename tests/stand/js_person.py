@@ -84,9 +84,23 @@ class JsPerson(Person):
         ready = await self._ask("bootstrap_cross_signing", password=self._password, reset=reset)
         return bool(ready)
 
+    async def restore_identity(self, recovery_key: str) -> JSON:
+        """Restore the account's identity and key backup from the recovery key alone.
+
+        Returns:
+            `{cached, trusted, total, imported}`: which private keys are here now, whether the
+            backup is signed by the identity, and how many keys it had and gave.
+        """
+        restored: JSON = await self._ask("restore_identity", recovery_key=recovery_key)
+        return restored
+
     async def isolate(self, *, on: bool) -> None:
         """Exclude devices that their owner has not signed (MSC4153), or exclude none."""
         await self._ask("isolate", on=on)
+
+    async def exclude_unverified(self) -> None:
+        """Give keys to no device that this person has not verified, signed or not."""
+        await self._ask("exclude_unverified")
 
     async def status(self, user_id: UserId, device_id: str | None = None) -> JSON:
         """Return what this client thinks of a user and of one device.

@@ -181,6 +181,13 @@ class Synapse:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return [(RoomId(room), kind) for room, kind in database.execute(query, [user_id])]
 
+    def backed_up_keys(self, user_id: UserId) -> int:
+        """Return how many keys the account's backups hold, as the database has them."""
+        query = "SELECT count(*) FROM e2e_room_keys WHERE user_id = ?"
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            [[count]] = database.execute(query, [user_id])
+        return int(count)
+
     async def _administer(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:

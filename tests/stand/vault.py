@@ -8,8 +8,8 @@ from bot.matrix.session import Vault
 
 
 def vault(directory: Path) -> Vault:
-    """Return the directory with a key of 32 characters."""
-    return Vault(directory, "s" * 32, keep_days=90)
+    """Return the directory with a key of 32 characters; the recovery key goes there, too."""
+    return Vault(directory, "s" * 32, 90, directory / "recovery.key")
 
 
 def health() -> Health:

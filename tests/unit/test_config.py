@@ -979,6 +979,11 @@ def required_alone(folder: Path) -> Config:
     return load_text(folder, json.dumps(required))
 
 
+def _is_twin(name: str) -> bool:
+    """Tell the file of a secret from a setting that names a file."""
+    return name.endswith("_file") and name.removesuffix("_file") in names(Config)
+
+
 class TestTheExample:
     def test_it_names_every_setting_and_no_other(self) -> None:
         named = []
@@ -1003,7 +1008,7 @@ class TestTheExample:
             if not indent and not value:
                 section = key
                 continue
-            if key.endswith("_file"):  # stands below its secret, without a comment of its own
+            if _is_twin(f"{section}.{key}"):  # stands below its secret, without a comment
                 continue
             holder = getattr(defaults, section) if indent else defaults
             described.add(f"{section}.{key}" if indent else key)
@@ -1018,7 +1023,7 @@ class TestTheExample:
                 assert yaml.safe_load(stated) == list(default)
             else:
                 assert str(yaml.safe_load(stated)) == str(default), key
-        assert described == {name for name in names(Config) if not name.endswith("_file")}
+        assert described == {name for name in names(Config) if not _is_twin(name)}
 
 
 FRAGMENTS = [

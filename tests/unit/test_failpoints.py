@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.failpoints import COMMITS, REQUESTS, SITES, VARIABLE, Failpoints
+from bot.failpoints import COMMITS, IDENTITY_STEPS, REQUESTS, SITES, VARIABLE, Failpoints
 
 BOT = Path(__file__).parents[2] / "bot"
 # The port's methods that change something on the homeserver.
@@ -85,6 +85,19 @@ def test_what_is_forwarded_is_one_of_the_names() -> None:
             if isinstance(one, ast.Constant) and isinstance(one.value, str):
                 stages.add(one.value.partition(":")[0])
     assert stages >= FORWARDED
+
+
+def test_each_step_of_the_identity_is_reached_once() -> None:
+    tree = ast.parse((BOT / "matrix" / "identity.py").read_text("utf-8"))
+    reached = [
+        str(call.args[0].value)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "armed.reach"
+        and isinstance(call.args[0], ast.Constant)
+    ]
+
+    assert sorted(reached) == sorted(IDENTITY_STEPS)
 
 
 def writers(tree: ast.Module) -> set[str]:

@@ -177,7 +177,9 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
     async with meeting(tmp_path) as (matrix, _):
         batches = matrix.batches(None)
         body = {"preset": "private_chat", "creation_content": {ROOM_MARKER: ADMIN}}
-        room_id = RoomId(identifier(await matrix._ask("POST", ["createRoom"], body), "room_id"))
+        room_id = RoomId(
+            identifier(await matrix._client.ask("POST", ["createRoom"], body), "room_id")
+        )
         while not matrix.room(room_id).admin:
             await anext(batches)
         with pytest.raises(HomeserverUnreachable):

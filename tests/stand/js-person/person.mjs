@@ -13,6 +13,7 @@ import {
     EventShieldReason,
     OnlySignedDevicesIsolationMode,
 } from "matrix-js-sdk/lib/crypto-api/index.js";
+import { decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/recovery-key.js";
 
 // matrix-js-sdk asks for Node 22; this is all that Node 20 lacks.
 Promise.withResolvers ??= function () {
@@ -29,7 +30,7 @@ for (const level of ["trace", "debug", "log", "info", "warn", "error"]) {
 
 const say = (record) => process.stdout.write(JSON.stringify(record) + "\n");
 
-let client, crypto;
+let client, crypto, recoveryKey;
 
 const commands = {
     async start({ homeserver, user_id, device_id, access_token }) {
@@ -38,6 +39,10 @@ const commands = {
             userId: user_id,
             deviceId: device_id,
             accessToken: access_token,
+            cryptoCallbacks: {
+                getSecretStorageKey: async ({ keys }) =>
+                    recoveryKey ? [Object.keys(keys)[0], recoveryKey] : null,
+            },
         });
         await client.initRustCrypto({ useIndexedDB: false });
         crypto = client.getCrypto();
@@ -92,10 +97,31 @@ const commands = {
         return crypto.isCrossSigningReady();
     },
 
+    // What Element does with a recovery key: the identity, this device's signature, the backup.
+    async restore_identity({ recovery_key }) {
+        recoveryKey = decodeRecoveryKey(recovery_key.trim());
+        await crypto.userHasCrossSigningKeys(client.getUserId(), true);
+        await crypto.bootstrapCrossSigning({
+            authUploadDeviceSigningKeys() {
+                throw new Error("the identity would be replaced");
+            },
+        });
+        await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
+        const { privateKeysCachedLocally } = await crypto.getCrossSigningStatus();
+        const backup = await crypto.getKeyBackupInfo();
+        const trust = await crypto.isKeyBackupTrusted(backup);
+        const { total, imported } = await crypto.restoreKeyBackup();
+        return { cached: privateKeysCachedLocally, trusted: trust.trusted, total, imported };
+    },
+
     async isolate({ on }) {
         crypto.setDeviceIsolationMode(
             on ? new OnlySignedDevicesIsolationMode() : new AllDevicesIsolationMode(false),
         );
+    },
+
+    async exclude_unverified() {
+        crypto.globalBlacklistUnverifiedDevices = true;
     },
 
     async status({ user_id, device_id }) {

@@ -24,7 +24,10 @@ from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreEr
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
+from bot.matrix.identity import Identity
+from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.parse import ADMIN, ROOM_MARKER, parse_event
+from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.session import Session
 from bot.matrix.store import CryptoStore
@@ -1409,7 +1412,12 @@ async def test_a_device_that_had_no_key_of_ours_is_begun_anew_with_once(
         sync(to_device={"events": [event]}, device_one_time_keys_count=full)
     )
     homeserver.refused[nio.ToDeviceResponse] = refused
-    upkeep = _Upkeep(cast("Session", SimpleNamespace(client=client, vault=vault(tmp_path))))
+    me = str(client.user_id)
+    identity = Identity(
+        client, me, RecoveryKeyPlace(None), InteractiveAuth("", me, None, lambda _: None)
+    )
+    parts = SimpleNamespace(client=client, vault=vault(tmp_path), identity=identity)
+    upkeep = _Upkeep(cast("Session", parts))
 
     await upkeep.run()
     await upkeep.run()

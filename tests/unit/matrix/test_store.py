@@ -13,7 +13,7 @@ from nio.crypto.sessions import InboundGroupSession, OutboundSession
 
 from bot.core.events import RoomId, UserId
 from bot.errors import StoreError
-from bot.matrix.store import CryptoStore, RoomKeys
+from bot.matrix.store import CryptoStore, RoomKeys, read_identity
 
 ROOM, ADA, MALLORY = RoomId("!r:x"), UserId("@ada:x"), UserId("@mallory:x")
 KEY = "s" * 32
@@ -250,3 +250,115 @@ def test_what_strangers_make_us_look_for_in_vain_takes_no_memory(store: CryptoSt
 
     assert not sessions._entries
     assert not keys._read
+
+
+def as_of_version_1(directory: Path) -> None:
+    """Make the store what the first version of the schema was."""
+    with sqlite3.connect(directory / "crypto.db") as db:
+        db.executescript(
+            "DROP INDEX room_keys_to_back_up; ALTER TABLE room_keys DROP COLUMN backed_up;"
+            " DROP TABLE identity; DROP TABLE backup_removals; PRAGMA user_version = 1;"
+        )
+    db.close()
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    store, key, account = opened(tmp_path), session(), OlmAccount()
+    store.save_account(account)
+    RoomKeys(store).keep(key, ADA)
+    store.close()
+    as_of_version_1(tmp_path)
+    assert read_identity(tmp_path / "crypto.db", "@bot:x", KEY) is None
+
+    again = opened(tmp_path)
+
+    loaded = again.load_account()
+    assert loaded is not None
+    assert loaded.identity_keys == account.identity_keys
+    assert again.load_identity() is None
+    [(waiting, _)] = again.room_keys_to_back_up(9)
+    assert (waiting.session.id, waiting.sender) == (key.id, ADA)
+    again.close()
+
+
+@pytest.mark.parametrize("version", [-1, 3])
+def test_a_store_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
+    opened(tmp_path).close()
+    with sqlite3.connect(tmp_path / "crypto.db") as db:
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+
+    with pytest.raises(StoreError, match="no store of this version"):
+        opened(tmp_path)
+
+
+def test_the_identity_s_keys_are_sealed_and_read_with_the_same_key_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.save_identity(b"first")
+    store.save_identity(b"private keys")
+
+    assert store.load_identity() == b"private keys"
+    assert read_identity(tmp_path / "crypto.db", "@bot:x", KEY) == b"private keys"
+    with pytest.raises(StoreError, match=r"storage\.key"):
+        read_identity(tmp_path / "crypto.db", "@bot:x", "x" * 32)
+    with pytest.raises(StoreError, match=r"storage\.key"):
+        opened(tmp_path, key="x" * 32).load_identity()
+    store.close()
+    files = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert not any(b"private keys" in content for content in files)
+
+
+def test_a_missing_store_has_no_identity_to_read(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_identity(tmp_path / "crypto.db", "@bot:x", KEY)
+    assert not (tmp_path / "crypto.db").exists()
+
+
+def test_a_key_is_backed_up_once_and_again_where_a_better_copy_has_come(
+    store: CryptoStore,
+) -> None:
+    whole = vodozemac.GroupSession()
+    keys = RoomKeys(store)
+    keys.keep(session(of=whole).import_session(later(whole), "ed", "A", ROOM), ADA)
+    [(_, first)] = store.room_keys_to_back_up(9)
+
+    store.note_backed_up([first])
+    assert store.room_keys_to_back_up(9) == []
+    keys.keep(session(of=whole), ADA)
+    store.note_backed_up([first])  # it was on its way when the better one came
+
+    [(waiting, _)] = store.room_keys_to_back_up(9)
+    assert waiting.session.first_known_index == 0
+    store.forget_backup()
+    assert len(store.room_keys_to_back_up(9)) == 1
+
+
+def later(whole: vodozemac.GroupSession) -> str:
+    """Return the session's key from the second message on."""
+    exported = vodozemac.InboundGroupSession(whole.session_key).export_at(1)
+    assert exported is not None
+    return exported.to_base64()
+
+
+def test_a_dropped_key_is_to_be_removed_from_the_backup_unless_it_comes_again(
+    store: CryptoStore,
+) -> None:
+    keys, old, kept = RoomKeys(store), session(), session()
+    keys.keep(old, ADA)
+    keys.keep(kept, ADA)
+    store._execute("UPDATE room_keys SET used = used - 10 WHERE session_id = ?", old.id)
+
+    assert keys.prune(5) == 1
+    assert store.backup_removals(9) == [(ROOM, old.id)]
+    keys.keep(old, ADA)
+    assert store.backup_removals(9) == []
+
+
+def test_a_key_of_which_another_copy_is_kept_stays_in_the_backup(store: CryptoStore) -> None:
+    whole, keys = vodozemac.GroupSession(), RoomKeys(store)
+    keys.keep(session("A", whole), ADA)
+    keys.keep(session("M", whole), MALLORY)
+    store._execute("UPDATE room_keys SET used = used - 10 WHERE sender_key = 'M'")
+
+    assert keys.prune(5) == 1
+    assert store.backup_removals(9) == []

@@ -1,0 +1,156 @@
+"""What an operator does with the account's cross-signing identity from the command line."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import typer
+
+from bot.app import SystemClock
+from bot.config import Config
+from bot.errors import ConfigError, IdentityError
+from bot.health import Health
+from bot.matrix import own_devices
+from bot.matrix.own_devices import IdentityStatus
+from bot.matrix.recovery_key import RecoveryKeyPlace
+from bot.matrix.secret_storage import read_recovery_key
+from bot.matrix.session import Session
+from bot.starting import Anew, account_of, opened_ledger, vault_of
+
+_RESET = """\
+This makes another identity for {user_id}, in place of the one that the homeserver shows.
+- Whoever has verified the assistant sees that its identity has changed, and must verify it again;
+  until then some clients send it nothing.
+- Rooms and conversations stay, and so do the keys on this disk. The key backup is made anew from
+  them: what is in the old one alone can be read no more.
+- The old recovery key opens nothing any more; a new one is given to you.
+"""
+
+
+async def status(config: Config) -> bool:
+    """Print how the identity stands, and tell whether all of it is in order.
+
+    Raises:
+        BotError: it cannot be found out.
+    """
+    async with _session(config) as session:
+        found = await own_devices.status(session)
+    for name, value in rows(found):
+        typer.echo(f"{name:<16}{value}")
+    return found.signed and found.private_keys == "on this disk"
+
+
+def rows(found: IdentityStatus) -> list[tuple[str, str]]:
+    """Return the lines in which the status is told, each as its name and what there is to say."""
+    signed = "signed by the account's identity" if found.signed else "not signed: not trusted"
+    backup = f"version {found.backup_version}, {found.backed_up} keys"
+    return [
+        ("Account", found.user_id),
+        ("Identity", f"master key {found.master_key}" if found.master_key else "none"),
+        ("Private keys", found.private_keys),
+        ("This device", f"{found.device_id}, {signed}"),
+        ("Secret storage", "complete" if found.secret_storage else "none that is complete"),
+        ("Key backup", backup if found.backup_version else "none"),
+        ("Other devices", ", ".join(found.others) or "none"),
+    ]
+
+
+async def init(config: Config) -> bool:
+    """Make the identity, or complete it, and print how it stands.
+
+    Raises:
+        BotError: as `Session.open` and `Identity.ensure`.
+    """
+    async with _session(config) as session, _ledger(config, session):
+        await session.open()
+        await session.identity.ensure()
+    return await status(config)
+
+
+async def restore(config: Config) -> bool:
+    """Restore the identity with the recovery key, which is asked for where no file holds it.
+
+    Raises:
+        BotError: as `Session.open` and `Identity.restore`.
+    """
+    key = RecoveryKeyPlace(config.matrix.recovery_key_file).read() or _typed()
+    async with _session(config) as session, _ledger(config, session, new_device=True):
+        await session.open()
+        await session.identity.restore(key)
+    return await status(config)
+
+
+def _typed() -> bytes:
+    try:
+        return read_recovery_key(typer.prompt("Recovery key", hide_input=True))
+    except ValueError as error:
+        raise ConfigError(
+            "this is no recovery key: 48 letters and digits in groups of four are expected"
+        ) from error
+
+
+async def reset(config: Config) -> bool:
+    """Make another identity, once the operator has said so twice.
+
+    Raises:
+        BotError: as `Session.open` and `Identity.reset`, or the operator does not want it.
+    """
+    user_id = config.matrix.user_id
+    typer.echo(_RESET.format(user_id=user_id))
+    if not typer.confirm("Do you want another identity?"):
+        raise IdentityError("nothing was changed")
+    if typer.prompt(f"To be sure, type {user_id}").strip() != user_id:
+        raise IdentityError("this is another account: nothing was changed")
+    async with _session(config) as session, _ledger(config, session):
+        await session.open()
+        await session.identity.reset()
+    return await status(config)
+
+
+async def devices(config: Config, *remove: str) -> bool:
+    """Print the account's devices; where ids are given, log those out first.
+
+    Raises:
+        BotError: they cannot be listed or removed, or one is the assistant's own.
+    """
+    async with _session(config) as session:
+        session.glance()
+        found = await own_devices.devices(session)
+        _check_removable(remove, {one.device_id: one.ours for one in found})
+        if remove:
+            await own_devices.remove(session, remove)
+            found = await own_devices.devices(session)
+    for one in found:
+        seen = one.last_seen.strftime("%Y-%m-%d %H:%M UTC") if one.last_seen else "never seen"
+        kind = "the assistant's" if one.ours else "stray"
+        signed = "signed" if one.signed else "not signed"
+        typer.echo(f"{one.device_id:<16}{kind:<18}{signed:<12}{seen:<22}{one.name}")
+    return True
+
+
+def _check_removable(remove: tuple[str, ...], known: dict[str, bool]) -> None:
+    for device_id in remove:
+        if device_id not in known:
+            raise ConfigError(f"the account has no device {device_id}")
+        if known[device_id]:
+            raise ConfigError(f"{device_id} is the assistant's own device, which it lives in")
+
+
+@asynccontextmanager
+async def _ledger(
+    config: Config, session: Session, *, new_device: bool = False
+) -> AsyncIterator[None]:
+    """See that device and ledger are there together, as at the assistant's start, or are new."""
+    session.take()
+    known = session.is_known()
+    anew = Anew(device=new_device and not known)
+    async with opened_ledger(config, Health(SystemClock()), anew, known=known):
+        yield
+
+
+@asynccontextmanager
+async def _session(config: Config) -> AsyncIterator[Session]:
+    session = Session(account_of(config), vault_of(config), typer.echo)
+    try:
+        yield session
+    finally:
+        await session.close()

@@ -1,0 +1,256 @@
+"""The rooms' keys in the account's key backup (spec: server-side key backups).
+
+What lies there is encrypted for the backup's public key, so that whoever runs the homeserver could
+put keys in as well. The bot therefore adds who may speak with a key, under a MAC that only the
+private key can make, and takes back nothing else.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import nio
+import structlog
+import vodozemac
+from Crypto.Hash import SHA256
+from Crypto.Protocol.KDF import HKDF
+from nio.crypto.sessions import InboundGroupSession
+
+from bot.core.events import RoomId, UserId
+from bot.errors import Forbidden, MatrixError, NotFound
+from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
+from bot.matrix.parse import Json, mapping, text
+from bot.matrix.safe_client import SafeClient
+from bot.matrix.store import CryptoStore, RoomKey
+
+ALGORITHM = "m.megolm_backup.v1.curve25519-aes-sha2"
+
+_MEGOLM = "m.megolm.v1.aes-sha2"
+_SENDER = "fr.gouv.assistant.sender"
+_MAC = "fr.gouv.assistant.mac"
+_MAC_KEY = b"assistant-tchap key backup"
+_KEYS_A_REQUEST = 100
+_REMOVALS_A_TURN = 20
+
+log = structlog.get_logger()
+
+
+def session_data(key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[str, Any]:
+    """Return what the backup holds of one of the rooms' keys (spec: KeyBackupData)."""
+    session = key.session
+    plain: dict[str, Any] = {
+        "algorithm": _MEGOLM,
+        "forwarding_curve25519_key_chain": [],
+        "sender_claimed_keys": {"ed25519": session.ed25519},
+        "sender_key": session.sender_key,
+        "session_key": session.export_session(session.first_known_index),
+        _SENDER: key.sender,
+    }
+    plain[_MAC] = _mac(plain, session.room_id, session.id, secret)
+    encryption = vodozemac.PkEncryption.from_key(secret.public_key())
+    message = encryption.encrypt(nio.Api.to_canonical_json(plain).encode())
+    return {
+        "first_message_index": session.first_known_index,
+        "forwarded_count": 0,
+        "is_verified": False,
+        "session_data": {  # not by to_base64(): vodozemac 0.10 returns its parts in reverse
+            "ciphertext": encode(bytes(message.ciphertext)),
+            "mac": encode(bytes(message.mac)),
+            "ephemeral": encode(bytes(message.ephemeral_key)),
+        },
+    }
+
+
+def read_session_data(
+    room_id: str, session_id: str, data: Json, secret: vodozemac.Curve25519SecretKey
+) -> RoomKey:
+    """Return the key that the bot has put into the backup.
+
+    Raises:
+        ValueError: it is malformed, or it was not the bot that put it there.
+    """
+    sealed = mapping(data.get("session_data"))
+    message = vodozemac.Message(
+        *(decode(text(sealed, part)) for part in ("ciphertext", "mac", "ephemeral"))
+    )
+    plain = mapping(json.loads(vodozemac.PkDecryption.from_key(secret).decrypt(message)))
+    own = {name: value for name, value in plain.items() if name != _MAC}
+    if not hmac.compare_digest(text(plain, _MAC), _mac(own, room_id, session_id, secret)):
+        raise ValueError("another client's")
+    session = InboundGroupSession.import_session(
+        text(plain, "session_key"),
+        text(mapping(plain.get("sender_claimed_keys")), "ed25519"),
+        text(plain, "sender_key"),
+        room_id,
+    )
+    if session.id != session_id:
+        raise ValueError("another session's key")
+    return RoomKey(session, UserId(text(plain, _SENDER)))
+
+
+def _mac(plain: Json, room_id: str, session_id: str, secret: vodozemac.Curve25519SecretKey) -> str:
+    key = bytes(HKDF(secret.to_bytes(), 32, b"", SHA256, context=_MAC_KEY))
+    said = nio.Api.to_canonical_json({"key": plain, "room": room_id, "session": session_id})
+    return encode(hmac.new(key, said.encode(), hashlib.sha256).digest())
+
+
+class KeyBackup:
+    """One version of the account's key backup, as long as it is the bot's own.
+
+    Attributes:
+        version: the version that is fed; None where there is none of the bot's.
+    """
+
+    def __init__(self, client: SafeClient, user_id: str) -> None:
+        self._client = client
+        self._user_id = user_id
+        self._secret: vodozemac.Curve25519SecretKey | None = None
+        self.version: str | None = None
+
+    async def current(self) -> tuple[str, str] | None:
+        """Return version and public key of the account's backup, None where there is none.
+
+        Raises:
+            MatrixError: the homeserver did not answer.
+        """
+        try:
+            found = await self._client.ask("GET", ["room_keys", "version"])
+        except NotFound:
+            return None
+        return text(found, "version"), text(mapping(found.get("auth_data")), "public_key")
+
+    async def open(
+        self,
+        secret: vodozemac.Curve25519SecretKey,
+        master: SigningKey,
+        known: str | None,
+        *,
+        replace: bool,
+    ) -> str | None:
+        """Take up the backup of this private key; make one where there is none.
+
+        Args:
+            secret: the backup's private key.
+            master: the account's master key, which signs a new version.
+            known: the version that was fed before.
+            replace: a backup of another private key is replaced, else left alone.
+
+        Returns:
+            the version, None where another client has made the backup its own.
+
+        Raises:
+            MatrixError: the homeserver refused, or did not answer.
+        """
+        self._secret, self.version = secret, None
+        current, public = await self.current(), secret.public_key().to_base64()
+        if current is not None and current[1].rstrip("=") == public:
+            self.version = current[0]
+        elif current is None or replace:
+            self.version = await self._make(public, master)
+        else:
+            log.error(
+                "key backup not fed: another client has made one of its own; identity reset makes"
+                " a new one",
+                version=current[0],
+            )
+        if self.version is not None and self.version != known:
+            self._store.forget_backup()
+        return self.version
+
+    async def _make(self, public: str, master: SigningKey) -> str:
+        auth_data: dict[str, Any] = {"public_key": public}
+        by_device = self._client.machine.sign_json(auth_data)
+        add_signature(auth_data, self._user_id, master)
+        auth_data["signatures"][self._user_id][f"ed25519:{self._client.device_id}"] = by_device
+        body = {"algorithm": ALGORITHM, "auth_data": auth_data}
+        made = await self._client.ask("POST", ["room_keys", "version"], body)
+        return text(made, "version")
+
+    async def feed(self) -> None:
+        """Put some of the keys that it lacks into the backup.
+
+        Raises:
+            MatrixError: the homeserver did not answer; the next call goes on.
+        """
+        if self.version is None or self._secret is None:
+            return
+        some = self._store.room_keys_to_back_up(_KEYS_A_REQUEST)
+        if not some:
+            return
+        rooms: dict[str, dict[str, Any]] = {}
+        for key, _ in some:
+            sessions = rooms.setdefault(key.session.room_id, {"sessions": {}})["sessions"]
+            sessions[key.session.id] = session_data(key, self._secret)
+        try:
+            await self._client.ask(
+                "PUT", ["room_keys", "keys"], {"rooms": rooms}, version=self.version
+            )
+        except Forbidden as error:
+            self._lose(error)
+            return
+        self._store.note_backed_up(pickle for _, pickle in some)
+
+    async def remove(self) -> None:
+        """Delete some of the keys from the backup that the crypto store has dropped.
+
+        Raises:
+            MatrixError: the homeserver did not answer; the next call goes on.
+        """
+        if self.version is None:
+            return
+        for room_id, session_id in self._store.backup_removals(_REMOVALS_A_TURN):
+            path = ["room_keys", "keys", room_id, session_id]
+            try:
+                await self._client.ask("DELETE", path, version=self.version)
+            except NotFound:
+                log.info("room key not in the backup", room_id=room_id)
+            except Forbidden as error:
+                self._lose(error)
+                return
+            self._store.note_removed(room_id, session_id)
+
+    async def restore(self, room_ids: Iterable[RoomId]) -> int:
+        """Take the rooms' keys out of the backup, and return how many.
+
+        Raises:
+            MatrixError: the homeserver did not answer.
+        """
+        if self.version is None or self._secret is None:
+            return 0
+        restored = 0
+        for room_id in room_ids:
+            path = ["room_keys", "keys", room_id]
+            try:
+                found = await self._client.ask("GET", path, version=self.version)
+            except NotFound:
+                continue
+            restored += self._take(room_id, mapping(found.get("sessions")), self._secret)
+        return restored
+
+    def _take(self, room_id: RoomId, sessions: Json, secret: vodozemac.Curve25519SecretKey) -> int:
+        taken, machine = 0, self._client.machine
+        with self._store.transaction():
+            for session_id, data in sessions.items():
+                try:
+                    key = read_session_data(room_id, session_id, mapping(data), secret)
+                except ValueError as error:
+                    ids = {"room_id": room_id, "session_id": session_id}
+                    log.warning("backed up key left out", reason=str(error), **ids)
+                    continue
+                machine.inbound_group_store.keep(key.session, key.sender)
+                taken += 1
+        return taken
+
+    def _lose(self, error: MatrixError) -> None:
+        """Feed the backup no more: it was replaced or deleted while we were at it."""
+        self.version = None
+        log.error(
+            "key backup not fed until the next start: it was replaced or deleted",
+            reason=str(error),
+        )
+
+    @property
+    def _store(self) -> CryptoStore:
+        return self._client.machine.store

@@ -1,0 +1,612 @@
+"""The account's cross-signing identity on a real Synapse: made, kept, restored, never reset."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nio
+import pytest
+import pytest_asyncio
+
+from bot.core.events import RoomId, UserId
+from bot.errors import BotError, ConfigError, IdentityError
+from bot.matrix import interactive_auth, own_devices
+from bot.matrix.cross_signing import PublicIdentity
+from bot.matrix.own_devices import IdentityStatus
+from bot.matrix.secret_storage import new_key, read_recovery_key, write_recovery_key
+from bot.matrix.session import Account, Session
+from tests.stand.meddler import Meddler
+from tests.stand.synapse import Synapse
+from tests.stand.vault import vault
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+UPLOAD = ("POST", "/keys/device_signing/upload$")
+SIGN = ("POST", "/keys/signatures/upload$")
+DEFAULT_KEY = "m.secret_storage.default_key"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Synapse]:
+    async with Synapse(tmp_path_factory.mktemp("synapse")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def between(synapse: Synapse) -> AsyncIterator[Meddler]:
+    async with Meddler(synapse.url) as running:
+        yield running
+
+
+@dataclass
+class Stage:
+    """One account, and the disk of the bot that is it."""
+
+    synapse: Synapse
+    account: Account
+    disk: Path
+
+    @property
+    def recovery_key(self) -> Path:
+        return self.disk / "recovery.key"
+
+    @asynccontextmanager
+    async def session(self, disk: Path | None = None) -> AsyncIterator[Session]:
+        session = Session(self.account, vault(disk or self.disk))
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(session.close)
+            await session.open()
+            yield session
+
+    async def start(self, disk: Path | None = None) -> PublicIdentity:
+        """Start and end, and return what the homeserver then shows."""
+        async with self.session(disk) as session:
+            await session.identity.ensure()
+            return await session.identity.published()
+
+    async def status(self, disk: Path | None = None) -> IdentityStatus:
+        session = Session(self.account, vault(disk or self.disk))
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(session.close)
+            return await own_devices.status(session)
+
+    async def shown(self) -> tuple[PublicIdentity, str]:
+        """Return what the homeserver shows, and the key of the account's secret storage."""
+        session = Session(self.account, vault(self.disk))
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(session.close)
+            session.glance()
+            default = await session.identity._account_data(DEFAULT_KEY)
+            return await session.identity.published(), str(default.get("key"))
+
+    def forget(self) -> None:
+        """Lose the private keys, as a store of an earlier version has none."""
+        with closing(sqlite3.connect(self.disk / "crypto.db")) as store:
+            store.execute("DELETE FROM identity")
+            store.commit()
+
+    def other_disk(self, *, key: bool = True) -> Path:
+        """Return another disk, which has the recovery key alone, or nothing."""
+        disk = self.disk / "other"
+        disk.mkdir()
+        if key:
+            (disk / "recovery.key").write_text(self.recovery_key.read_text())
+        return disk
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(synapse: Synapse, tmp_path: Path) -> Stage:
+    name = f"bot-{tmp_path.name.replace('_', '-').lower()}"[:200]
+    user_id = await synapse.register(name, "secret")
+    return Stage(
+        synapse, Account(synapse.url, user_id, "Assistant IA", password="secret"), tmp_path
+    )
+
+
+def is_whole(status: IdentityStatus) -> bool:
+    return (
+        status.signed
+        and status.private_keys == "on this disk"
+        and status.secret_storage
+        and status.backup_version is not None
+        and status.others == ()
+    )
+
+
+# Every case of a start.
+
+
+async def test_the_first_start_makes_it_all(stage: Stage) -> None:
+    await stage.start()
+
+    assert is_whole(await stage.status())
+    assert stage.recovery_key.stat().st_mode & 0o777 == 0o600
+    assert len(read_recovery_key(stage.recovery_key.read_text())) == 32
+
+
+async def test_the_device_s_keys_are_uploaded_with_the_signature(
+    stage: Stage, between: Meddler
+) -> None:
+    stage.account = replace(stage.account, homeserver=between.url)
+    with between.rule(*SIGN, "count") as signed, between.rule("POST", "/keys/upload", "count"):
+        await stage.start()
+
+    assert signed.requests == []
+    assert (await stage.status()).signed
+
+
+async def test_a_later_start_changes_nothing(stage: Stage, between: Meddler) -> None:
+    first = await stage.start()
+    before = await stage.shown()
+    stage.account = replace(stage.account, homeserver=between.url)
+    with (
+        between.rule(*UPLOAD, "count") as published,
+        between.rule(*SIGN, "count") as signed,
+        between.rule("PUT", "/account_data/", "count") as stored,
+        between.rule("POST", "/room_keys/version$", "count") as backups,
+    ):
+        assert await stage.start() == first
+
+    assert await stage.shown() == before
+    assert [one.requests for one in (published, signed, stored, backups)] == [[]] * 4
+
+
+async def test_a_device_of_an_earlier_version_is_signed(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.client.keys_upload()
+
+    await stage.start()
+
+    assert is_whole(await stage.status())
+
+
+async def test_a_signature_that_is_lost_is_made_again(stage: Stage) -> None:
+    first = await stage.start()
+    await stage.synapse.stop()
+    with closing(sqlite3.connect(stage.synapse.database)) as database:
+        device = stage.account.user_id, *first.devices
+        database.execute(
+            "DELETE FROM e2e_cross_signing_signatures WHERE user_id = ? AND target_device_id = ?",
+            device,
+        )
+        query = "SELECT key_json FROM e2e_device_keys_json WHERE user_id = ? AND device_id = ?"
+        [[stored]] = database.execute(query, device)
+        bare = stored.replace(f"ed25519:{first.keys['self_signing']}", "ed25519:nobody")
+        database.execute(
+            "UPDATE e2e_device_keys_json SET key_json = ? WHERE user_id = ? AND device_id = ?",
+            (bare, *device),
+        )
+        database.commit()
+    await stage.synapse.start()
+    assert not (await stage.status()).signed
+
+    await stage.start()
+
+    assert is_whole(await stage.status())
+    assert (await stage.shown())[0].master == first.master
+
+
+async def test_an_identity_that_the_homeserver_has_lost_is_published_again(
+    stage: Stage, between: Meddler
+) -> None:
+    first = await stage.start()
+    stage.account = replace(stage.account, homeserver=between.url)
+    lost = {"device_keys": {stage.account.user_id: dict(first.devices)}}
+
+    with (
+        between.rule("POST", "/keys/query$", "answer", status=200, body=lost, times=1),
+        between.rule(*UPLOAD, "count") as published,
+    ):
+        again = await stage.start()
+
+    assert len(published.requests) == 1
+    assert again.keys == first.keys
+    assert is_whole(await stage.status())
+
+
+async def test_private_keys_that_are_gone_are_restored_with_the_recovery_key(
+    stage: Stage,
+) -> None:
+    first = await stage.start()
+    stage.forget()
+
+    assert (await stage.start()).keys == first.keys
+    assert is_whole(await stage.status())
+
+
+async def test_another_disk_with_the_recovery_key_has_the_identity(stage: Stage) -> None:
+    first = await stage.start()
+    disk = stage.other_disk()
+
+    shown = await stage.start(disk)
+
+    assert shown.keys == first.keys
+    assert all(map(shown.has_signed, shown.devices))
+    assert (await stage.status(disk)).others == tuple(first.devices)
+
+
+@pytest.mark.parametrize("lost", ["the private keys", "the disk"])
+async def test_without_recovery_key_nothing_is_changed(stage: Stage, lost: str) -> None:
+    await stage.start()
+    before = await stage.shown()
+    stage.recovery_key.rename(stage.disk / "elsewhere")
+    disk = stage.other_disk(key=False) if lost == "the disk" else stage.disk
+    if lost == "the private keys":
+        stage.forget()
+
+    with pytest.raises(IdentityError, match=r"matrix\.recovery_key_file.*identity restore"):
+        await stage.start(disk)
+
+    shown, default = await stage.shown()
+    assert (shown.keys, default) == (before[0].keys, before[1])
+    assert not (disk / "recovery.key").exists()
+
+
+async def test_an_identity_that_another_client_has_reset_stops_the_start(stage: Stage) -> None:
+    await stage.start()
+    disk = stage.other_disk(key=False)
+    async with stage.session(disk) as other:
+        await other.identity.reset()
+    before = await stage.shown()
+
+    with pytest.raises(IdentityError, match=r"another cross-signing identity.*identity restore"):
+        await stage.start()
+
+    assert await stage.shown() == before
+    assert (await stage.status()).private_keys == "of another identity"
+    key = read_recovery_key((disk / "recovery.key").read_text())
+    async with stage.session() as session:  # what the sentence advises
+        await session.identity.restore(key)
+    status = await stage.status()
+    assert (status.signed, status.private_keys) == (True, "on this disk")
+
+
+# Bad input.
+
+
+async def test_another_key_restores_nothing(stage: Stage) -> None:
+    await stage.start()
+    stage.forget()
+    stage.recovery_key.write_text(write_recovery_key(new_key()))
+
+    with pytest.raises(IdentityError, match="not the recovery key of the account"):
+        await stage.start()
+
+
+@pytest.mark.parametrize("text", ["", "no key", "EsTh DyKS", "é", "\0"])
+async def test_a_file_without_recovery_key_is_told(stage: Stage, text: str) -> None:
+    await stage.start()
+    stage.forget()
+    stage.recovery_key.write_text(text)
+
+    with pytest.raises(ConfigError, match="holds no recovery key"):
+        await stage.start()
+
+
+async def put_data(stage: Stage, kind: str, content: dict[str, Any]) -> None:
+    async with stage.session() as session:
+        await session.identity._put_account_data(kind, content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        (DEFAULT_KEY, {}, "half written"),
+        (DEFAULT_KEY, {"key": "another"}, "half written"),
+        (DEFAULT_KEY, {"key": 7}, "half written"),
+        ("m.cross_signing.master", {}, "lacks a key of its identity"),
+        ("m.cross_signing.self_signing", {"encrypted": {}}, "lacks a key of its identity"),
+        ("m.cross_signing.user_signing", {"encrypted": 7}, "lacks a key of its identity"),
+    ],
+)
+async def test_a_half_written_secret_storage_is_told(
+    stage: Stage, kind: str, content: dict[str, Any], said: str
+) -> None:
+    await stage.start()
+    await put_data(stage, kind, content)
+    stage.forget()
+
+    with pytest.raises(IdentityError, match=said):
+        await stage.start()
+
+
+@pytest.mark.parametrize("usage", ["master", "self_signing", "user_signing"])
+async def test_a_secret_that_was_changed_is_told(stage: Stage, usage: str) -> None:
+    await stage.start()
+    _, default = await stage.shown()
+    broken = {"iv": "AAAA", "ciphertext": "AAAA", "mac": "AAAA"}
+    await put_data(stage, f"m.cross_signing.{usage}", {"encrypted": {default: broken}})
+    stage.forget()
+
+    with pytest.raises(IdentityError, match=f"no usable m.cross_signing.{usage}"):
+        await stage.start()
+
+
+@pytest.mark.parametrize("what", ["a secret storage", "a key backup"])
+async def test_what_another_client_has_made_is_not_replaced(stage: Stage, what: str) -> None:
+    async with stage.session() as session:
+        if what == "a secret storage":
+            await session.identity._put_account_data(DEFAULT_KEY, {"key": "theirs"})
+        else:
+            body = {
+                "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
+                "auth_data": {"public_key": "A" * 43},
+            }
+            await session.client.ask("POST", ["room_keys", "version"], body)
+
+    with pytest.raises(IdentityError, match=rf"{what} that another client has made"):
+        await stage.start()
+
+    assert (await stage.shown())[0].master is None
+    assert not stage.recovery_key.exists()
+
+
+async def test_without_a_place_for_the_recovery_key_nothing_is_made(stage: Stage) -> None:
+    session = Session(stage.account, replace(vault(stage.disk), recovery_key_file=None))
+    await session.open()
+    try:
+        with pytest.raises(ConfigError, match=r"matrix\.recovery_key_file.*terminal"):
+            await session.identity.ensure()
+    finally:
+        await session.close()
+
+    assert (await stage.shown())[0].master is None
+
+
+async def test_a_file_that_is_there_already_is_not_written_over(stage: Stage) -> None:
+    stage.recovery_key.write_text("somebody's")
+
+    with pytest.raises(ConfigError, match="name a new file"):
+        await stage.start()
+
+    assert stage.recovery_key.read_text() == "somebody's"
+    assert (await stage.shown())[0].master is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (SIGN, {"failures": {"@bot": {"D": {"errcode": "M_INVALID_SIGNATURE"}}}}),
+        (SIGN, {}),
+        (UPLOAD, {}),
+    ],
+    ids=["failures in a 200", "signature dropped", "identity dropped"],
+)
+async def test_what_the_homeserver_only_pretends_to_take_is_told(
+    stage: Stage, between: Meddler, request_: tuple[str, str], answer: dict[str, Any]
+) -> None:
+    async with stage.session() as session:  # a device that is not signed at its upload
+        await session.client.keys_upload()
+    stage.account = replace(stage.account, homeserver=between.url)
+
+    with (
+        between.rule(*request_, "answer", status=200, body=answer),
+        pytest.raises(IdentityError, match=r"has taken the .* and does not show it"),
+    ):
+        await stage.start()
+
+    await stage.start()  # once it behaves
+    assert is_whole(await stage.status())
+
+
+async def test_a_homeserver_that_shows_an_old_identity_changes_nothing(
+    stage: Stage, between: Meddler
+) -> None:
+    first = await stage.start()
+    async with stage.session() as session:
+        old = await session.client.ask(
+            "POST", ["keys", "query"], {"device_keys": {stage.account.user_id: []}}
+        )
+        stage.recovery_key.rename(stage.disk / "old.key")
+        await session.identity.reset()
+    before = await stage.shown()
+    stage.account = replace(stage.account, homeserver=between.url)
+
+    with (
+        between.rule("POST", "/keys/query$", "answer", status=200, body=dict(old)),
+        pytest.raises(IdentityError, match="or the homeserver shows an old one"),
+    ):
+        await stage.start()
+
+    assert before[0].master != first.master
+    assert await stage.shown() == before
+
+
+# The three kinds of authentication.
+
+
+async def test_a_reset_is_proved_by_the_password(stage: Stage) -> None:
+    first = await stage.start()
+    stage.recovery_key.rename(stage.disk / "old.key")
+
+    async with stage.session() as session:
+        await session.identity.reset()
+
+    assert is_whole(await stage.status())
+    assert (await stage.shown())[0].master != first.master
+    assert stage.recovery_key.read_text() != (stage.disk / "old.key").read_text()
+
+
+async def test_a_reset_with_a_wrong_password_is_refused_and_can_be_taken_up(stage: Stage) -> None:
+    first = await stage.start()
+    stage.recovery_key.rename(stage.disk / "old.key")
+    right = stage.account
+    stage.account = replace(right, password="wrong")
+
+    async with stage.session() as session:
+        with pytest.raises(ConfigError, match=r"matrix\.password"):
+            await session.identity.reset()
+    assert (await stage.shown())[0].master == first.master
+
+    stage.account = right
+    await stage.start()  # the new keys are on the disk, and take the old ones' place
+    assert is_whole(await stage.status())
+    assert (await stage.shown())[0].master != first.master
+
+
+async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -> None:
+    await stage.start()
+    stage.recovery_key.rename(stage.disk / "old.key")
+    async with stage.session() as session:
+        token = session.client.access_token
+    stage.account = replace(stage.account, password=None, access_token=token)
+
+    async with stage.session() as session:
+        with pytest.raises(ConfigError, match=r"matrix\.password for this"):
+            await session.identity.reset()
+
+
+@pytest.mark.parametrize(
+    "stage_name", ["m.oauth", "org.matrix.cross_signing_reset", "m.login.sso"]
+)
+async def test_where_a_person_must_approve_it_the_address_is_told_and_waited_for(
+    stage: Stage, between: Meddler, stage_name: str
+) -> None:
+    stage.account = replace(stage.account, homeserver=between.url)
+    told = list[str]()
+    at = "https://account.stand.test/?action=org.matrix.cross_signing_reset"
+    challenge = {
+        "session": "session-id",
+        "flows": [{"stages": [stage_name]}],
+        "params": {} if stage_name == "m.login.sso" else {stage_name: {"url": at}},
+    }
+
+    async with stage.session() as session:
+        session.identity._auth = interactive_auth.InteractiveAuth(
+            between.url, stage.account.user_id, "secret", told.append, poll_seconds=0.01
+        )
+        with between.rule(*UPLOAD, "answer", status=401, body=challenge, times=3) as asked:
+            await session.identity.ensure()
+
+    fallback = f"{between.url}/_matrix/client/v3/auth/m.login.sso/fallback/web?session=session-id"
+    [sentence] = told
+    assert (fallback if stage_name == "m.login.sso" else at) in sentence
+    first, *later = [request.get("auth") for request in asked.requests]
+    assert first is None
+    assert later == [{"session": "session-id"}] * 2
+    assert is_whole(await stage.status())
+
+
+# Devices.
+
+
+async def test_other_devices_are_listed_and_removed(stage: Stage) -> None:
+    await stage.start()
+    disk = stage.other_disk(key=False)
+    async with stage.session(disk) as stray:
+        await stray.client.keys_upload()
+        device_id = str(stray.client.device_id)
+
+    session = Session(stage.account, vault(stage.disk))
+    try:
+        session.glance()
+        ours, other = await own_devices.devices(session)
+        await own_devices.remove(session, [device_id])
+        left = await own_devices.devices(session)
+    finally:
+        await session.close()
+
+    assert (ours.ours, ours.signed) == (True, True)
+    assert (other.device_id, other.ours, other.signed) == (device_id, False, False)
+    assert left == [ours] or [one.device_id for one in left] == [ours.device_id]
+
+
+# The backup of the rooms' keys.
+
+
+async def talk(session: Session) -> tuple[RoomId, str]:
+    """Make an encrypted room with a key, and return both."""
+    encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
+    states = [{"type": "m.room.encryption", "state_key": "", "content": encryption}]
+    client = session.client
+    made = await client.ask("POST", ["createRoom"], {"initial_state": states})
+    room_id = RoomId(str(made["room_id"]))
+    client.rooms[room_id] = nio.MatrixRoom(room_id, client.user_id, encrypted=True)
+    await client.seal(room_id, "m.room.message", {"msgtype": "m.text", "body": "x"})
+    return room_id, client.machine.outbound_group_sessions[room_id].id
+
+
+async def test_the_rooms_keys_are_backed_up_and_restored(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        room_id, session_id = await talk(session)
+        await session.identity.backup.feed()
+        await session.identity.backup.feed()
+    assert (await stage.status()).backed_up == 1
+    disk = stage.other_disk()
+
+    async with stage.session(disk) as other:
+        await other.identity.ensure()
+        copies = other.client.machine.inbound_group_store.copies(room_id, session_id)
+
+    [copy] = copies.values()
+    assert copy.sender == stage.account.user_id
+
+
+async def test_a_key_that_is_dropped_here_is_deleted_from_the_backup(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        await talk(session)
+        await session.identity.backup.feed()
+        assert (await stage.status()).backed_up == 1
+        store = session.client.machine.store
+        store._execute("UPDATE room_keys SET used = used - 10")
+
+        assert session.client.machine.inbound_group_store.prune(0) == 1
+        await session.identity.backup.remove()
+
+        assert store.backup_removals(9) == []
+    assert (await stage.status()).backed_up == 0
+
+
+async def test_a_backup_that_another_client_has_replaced_is_fed_no_more(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        await talk(session)
+        body = {
+            "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
+            "auth_data": {"public_key": "A" * 43},
+        }
+        theirs = await session.client.ask("POST", ["room_keys", "version"], body)
+
+        await session.identity.backup.feed()
+        assert session.identity.backup.version is None
+        await session.identity.backup.feed()
+
+    await stage.start()
+    status = await stage.status()
+    assert (status.backup_version, status.backed_up) == (theirs["version"], 0)
+
+
+async def test_a_backup_that_was_deleted_is_made_and_fed_anew(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        await talk(session)
+        await session.identity.backup.feed()
+        version = str(session.identity.backup.version)
+        await session.client.ask("DELETE", ["room_keys", "version", version])
+
+    async with stage.session() as session:
+        await session.identity.ensure()
+        await session.identity.backup.feed()
+
+    status = await stage.status()
+    assert (status.backup_version != version, status.backed_up) == (True, 1)
+
+
+# Restored without an identity of its own kind: a person's own client has made it.
+
+
+async def test_an_account_without_identity_has_none_to_restore(stage: Stage) -> None:
+    async with stage.session() as session:
+        with pytest.raises(BotError, match="no identity to restore"):
+            await session.identity.restore(new_key())
+
+
+async def test_the_account_is_asked_about_by_its_own_id_alone(stage: Stage) -> None:
+    async with stage.session() as session:
+        body = {"master_keys": {"@other:stand.test": {"keys": {"ed25519:x": "x"}}}}
+        assert PublicIdentity.of(body, UserId(str(session.client.user_id))).master is None
