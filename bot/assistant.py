@@ -73,6 +73,7 @@ from bot.logs import costing_nothing, log_bug
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.surveys import Surveys
 from bot.texts import speak
+from bot.verifications import Verifications
 
 _SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
@@ -144,6 +145,7 @@ class Assistant:
             *(how.about, self._clock, how.policy.admins),
         )
         self._clear_text = ClearText(self._store, self._clock)
+        self._verifications = Verifications(replying, how.policy, self._texts)
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
         self._synced = asyncio.Event()  # the rooms are known
@@ -164,6 +166,7 @@ class Assistant:
                 arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
                 tasks.create_task(self._late_keys.run(arrivals.begin))
                 tasks.create_task(self._surveys.run(self._synced))
+                tasks.create_task(self._verifications.run())
                 tasks.create_task(self._campaigns.run(self._synced))
                 if self._admins:
                     opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
@@ -206,6 +209,7 @@ class Assistant:
             for room_id in batch.closed:
                 self._answers.silence(room_id)
             self._late_keys.hear(batch.keys)
+            self._verifications.hear(batch.verifications)
 
     def _start(
         self,

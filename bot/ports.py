@@ -28,6 +28,7 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    VerificationEvent,
     Vote,
 )
 from bot.core.exports import What
@@ -38,6 +39,7 @@ from bot.core.routing import Known
 from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
 from bot.core.transcript import Said
 from bot.core.turns import History
+from bot.core.verification import VerificationStep
 
 Unheeded = Undecryptable | Message | Revision | Vote
 Heard = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
@@ -68,6 +70,8 @@ class Matrix(Protocol):
     where it is gone. Of what is as it was put, `Wire.is_shown_as` holds.
     `own_since` returns what the bot has sent since the first message of a prompt, which may be
     redacted by now: what is about the prompt, and what cannot be read.
+    `verify` does one step of a verification of the bot's device, and returns what people are to be
+    told of it; given again after an error, it sends nothing twice.
     `edits` lists the edits of an event that is not redacted yet; `redact` takes one away.
     """
 
@@ -119,6 +123,10 @@ class Matrix(Protocol):
     async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId: ...
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId: ...
+
+    async def verify(
+        self, event: VerificationEvent, *, trusted: bool
+    ) -> VerificationStep | None: ...
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None: ...
 

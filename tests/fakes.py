@@ -38,6 +38,7 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    VerificationEvent,
     Vote,
 )
 from bot.core.exports import What
@@ -85,6 +86,7 @@ from bot.core.statistics import (
 )
 from bot.core.transcript import Said, Transcript
 from bot.core.turns import History
+from bot.core.verification import VerificationStep
 from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.health import Health
@@ -116,6 +118,14 @@ def _thread(outgoing: Outgoing) -> EventId | None:
             return to.thread_root if to else None
         case PollEnd():
             return None
+
+
+@dataclass
+class Verifying:
+    """What was verified, and what comes of the next steps."""
+
+    taken: list[tuple[VerificationEvent, bool]] = field(default_factory=list)
+    steps: list[VerificationStep | None] = field(default_factory=list)
 
 
 class FakeMatrix:
@@ -155,7 +165,7 @@ class FakeMatrix:
         self.fetch_gate.set()
         self.said: list[Said] = []
         self.chain: list[Said] = []
-        self.lost = self.attending = 0
+        self.lost, self.attending, self.verifying = 0, 0, Verifying()
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
         self._wire_of: dict[EventId, Wire] = {}  # by what it stands for, the newest
@@ -177,7 +187,7 @@ class FakeMatrix:
                 self.known[event.event_id] = event
         token = f"s{len(self.messages)}-{self.batch_queue.qsize()}"
         self.batch_queue.put_nowait(
-            Batch(events, token, tuple(keys), tuple(closed), missed=missed)
+            Batch(events, token, tuple(keys), closed=tuple(closed), missed=missed)
         )
 
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:  # noqa: ARG002  # the port
@@ -310,6 +320,12 @@ class FakeMatrix:
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+
+    async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        self._fail()
+        self.verifying.taken.append((event, trusted))
+        await self._tell()
+        return self.verifying.steps.pop(0) if self.verifying.steps else None
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:  # noqa: ARG002  # the port
         if event_id in self._gone():

@@ -256,7 +256,7 @@ class Homeserver(FakeMatrix):
             closed = [one.room_id for one in news if isinstance(one, Closed)]
             events = [seen for one in news if (seen := self._heard(one)) is not None]
             self.closed.update(closed)
-            yield Batch(tuple(events), str(place), tuple(keys), tuple(closed), missed=first)
+            yield Batch(tuple(events), str(place), tuple(keys), closed=tuple(closed), missed=first)
             first = False
 
     def _heard(self, one: Event | KeyNews | Closed) -> Event | None:

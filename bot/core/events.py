@@ -1,5 +1,6 @@
 """The values everything is said in: ids, what is heard from rooms, what goes to the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NewType
 
@@ -298,11 +299,31 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationEvent:
+    """One event of the key verification framework, heard in a room or by to-device.
+
+    Attributes:
+        sender: whose.
+        kind: what stands behind `m.key.verification.` in its type: "request", "start", "key", …
+        transaction_id: the verification that it belongs to; in a room the request's event id.
+        content: of the event, as its sender has written it.
+        room_id: where it was heard, None for to-device.
+    """
+
+    sender: UserId
+    kind: str
+    transaction_id: str
+    content: Mapping[str, object]
+    room_id: RoomId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One sync response: what was heard, the token that follows it, and what else it tells.
 
     Attributes:
         keys: which rooms' keys have come, and which will not.
+        verifications: what of it is about verifying the bot's device.
         closed: rooms in which the bot can no longer speak: it is out, or they were upgraded.
         missed: it was said while this process was not there, so an earlier one may have acted.
     """
@@ -310,6 +331,7 @@ class Batch:
     events: tuple[Event, ...]
     next_batch: str
     keys: tuple[KeyNews, ...] = ()
+    verifications: tuple[VerificationEvent, ...] = ()
     closed: tuple[RoomId, ...] = ()
     missed: bool = False
 

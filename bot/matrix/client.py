@@ -25,10 +25,12 @@ from bot.core.events import (
     Undecryptable,
     Upgraded,
     UserId,
+    VerificationEvent,
 )
 from bot.core.markdown import Tables
 from bot.core.replies import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
 from bot.core.turns import History
+from bot.core.verification import VerificationStep
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
 from bot.logs import costing_nothing
@@ -49,11 +51,13 @@ from bot.matrix.parse import (
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.matrix.successors import Successors
+from bot.matrix.verification import Verifications
 from bot.matrix.wire import ObjectResponse
 from bot.shield import to_the_end
 
 _TYPING_MS = 30_000
 _TYPING_AGAIN_SECONDS = 20
+_LAST_SECONDS = 1.0  # for what is said at the end
 _PIECE = 64 * 1024  # bytes of a file that are encrypted at once, in a thread
 
 log = structlog.get_logger()
@@ -73,6 +77,7 @@ class NioMatrix:
         self._histories = Histories(self._client, account.user_id)
         self._rooms = Rooms(account.user_id, health, self._histories)
         self._successors = Successors(self._client, self._rooms)
+        self._verifications = Verifications(self._client, self._rooms)
         self._typing: Counter[RoomId] = Counter()  # answers being written
         self.user_id: UserId = account.user_id
 
@@ -99,12 +104,19 @@ class NioMatrix:
         await self._session.identity.ensure()
 
     async def close(self) -> None:
-        """Close connections and crypto store; the device stays logged in."""
+        """Close connections and crypto store; the device stays logged in.
+
+        Who is in the middle of verifying it is told that nothing more is to come.
+        """
+        with costing_nothing():
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._verifications.cancel_all()
         await self._session.close()
 
     def batches(self, since: str | None) -> AsyncIterator[Batch]:
         """Yield each sync response once; see `sync.batches`."""
-        return sync.batches(self._session, self._rooms, self._health, since)
+        listening = self._session, self._rooms, self._verifications, self._health
+        return sync.batches(*listening, since)
 
     def room(self, room_id: RoomId) -> Room:
         """Return what the homeserver's state says of the room."""
@@ -358,6 +370,10 @@ class NioMatrix:
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         """Send once, encrypted where the room is; the same id never makes two events."""
         return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+
+    async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        """Do one step of a verification of this device; see `Verifications.take`."""
+        return await self._verifications.take(event, trusted=trusted)
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
         """Return what the homeserver shows for an event; None where it is gone."""

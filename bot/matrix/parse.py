@@ -45,6 +45,8 @@ POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
 _LONGEST_ID = 255  # spec: appendices, identifiers
 _LARGEST = 2**53 - 1  # of canonical JSON (spec: appendices); the ledger holds it
 
+VERIFICATION_REQUEST = "m.key.verification.request"
+
 Json = Mapping[str, object]
 Heard = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
@@ -181,6 +183,8 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     if kind not in {MESSAGE, "m.sticker"} or not (event_id and sender and content):
         return None
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
+    if msgtype == VERIFICATION_REQUEST:  # for clients, not for readers
+        return None
     if msgtype == "m.notice" and QUESTION in content:
         msgtype = QUESTION
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):

@@ -25,6 +25,7 @@ from bot.matrix.failures import call
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient, Turns
 from bot.matrix.session import Session
+from bot.matrix.verification import Verifications
 from bot.shield import to_the_end
 
 _LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
@@ -60,7 +61,11 @@ log = structlog.get_logger()
 
 
 async def batches(
-    session: Session, rooms: Rooms, health: Health, since: str | None
+    session: Session,
+    rooms: Rooms,
+    verifications: Verifications,
+    health: Health,
+    since: str | None,
 ) -> AsyncIterator[Batch]:
     """Sync from `since` for ever and yield each response once, as our events.
 
@@ -72,7 +77,7 @@ async def batches(
         LoggedOut: the login is over and cannot be renewed.
         AccountExpired: the account must be renewed by mail.
     """
-    loop, failures = _Loop(session, rooms, health, since), 0
+    loop, failures = _Loop(session, rooms, verifications, health, since), 0
     while True:
         health.beat()
         try:
@@ -98,10 +103,18 @@ async def batches(
 class _Loop:
     """Where the sync stands, from one response to the next."""
 
-    def __init__(self, session: Session, rooms: Rooms, health: Health, since: str | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        rooms: Rooms,
+        verifications: Verifications,
+        health: Health,
+        since: str | None,
+    ) -> None:
         self._session = session
         self._client = session.client
         self._rooms = rooms
+        self._verifications = verifications
         self._health = health
         self._upkeep = _Upkeep(session)
         self._token = since
@@ -136,7 +149,9 @@ class _Loop:
         keys, missed = self._rooms.hear_keys(response), self._first
         self._token, self._first, self._refused = response.next_batch, False, False
         self._responses.popleft()
-        return Batch(tuple(events), self._token, keys, self._rooms.take_closed(), missed=missed)
+        asked = self._verifications.hear(response, self._health.clock.now())
+        closed = self._rooms.take_closed()
+        return Batch(tuple(events), self._token, keys, asked, closed, missed=missed)
 
     async def _first_sync(self) -> nio.SyncResponse:
         """Sync from where an earlier process was, or anew where the homeserver refuses that.

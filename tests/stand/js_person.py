@@ -98,6 +98,33 @@ class JsPerson(Person):
         """Exclude devices that their owner has not signed (MSC4153), or exclude none."""
         await self._ask("isolate", on=on)
 
+    async def request_verification(
+        self, user_id: UserId, *, room_id: RoomId | None = None, device_id: str | None = None
+    ) -> None:
+        """Ask somebody for verification in a room, or of one device by to-device messages."""
+        asked = {"user_id": user_id, "room_id": room_id, "device_id": device_id}
+        await self._ask("request_verification", **asked)
+
+    async def start_verification(self) -> None:
+        """Start to compare emoji, once the other side is ready."""
+        await self._ask("start_verification")
+
+    async def verification(self) -> JSON:
+        """Return how far the last verification is, as `{phase, code, emoji, failure}`.
+
+        The phase is matrix-js-sdk's VerificationPhase, the code why it was cancelled.
+        """
+        state: JSON = await self._ask("verification")
+        return state
+
+    async def compare_emoji(self, *, same: bool) -> None:
+        """Say that the emoji are the same, or are not."""
+        await self._ask("compare_emoji", same=same)
+
+    async def cancel_verification(self) -> None:
+        """Cancel the last verification."""
+        await self._ask("cancel_verification")
+
     async def exclude_unverified(self) -> None:
         """Give keys to no device that this person has not verified, signed or not."""
         await self._ask("exclude_unverified")

@@ -24,6 +24,7 @@ from bot.matrix.history import Histories
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
+from bot.matrix.verification import Verifications
 from tests.fakes import FakeClock
 from tests.stand.vault import health, vault
 
@@ -111,8 +112,14 @@ def new_rooms(session: Session, state: Health) -> Rooms:
     return Rooms(ME, state, Histories(session.client, ME))
 
 
+def heard(
+    session: Session, rooms: Rooms, state: Health, since: str | None
+) -> AsyncIterator[Batch]:
+    return batches(session, rooms, Verifications(session.client, rooms), state, since)
+
+
 def listen(session: Session, since: str | None) -> AsyncIterator[Batch]:
-    return batches(session, new_rooms(session, health()), health(), since)
+    return heard(session, new_rooms(session, health()), health(), since)
 
 
 async def test_t5_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
@@ -340,7 +347,7 @@ async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
         root = Message(EventId("$1"), one.room_id, UserId(ADA), "m.text", "x", 1)
         rooms._histories.begin(one, root)
 
-    await anext(batches(session, rooms, health(), "s_saved"))
+    await anext(heard(session, rooms, health(), "s_saved"))
 
     assert list(rooms._histories._warm) == conversations[1:]
 
@@ -496,7 +503,7 @@ async def test_the_health_tells_of_turns_and_answers(
     seen = [(state.stalled, state.sync_age)]
     homeserver.answers = [HTML]
 
-    await anext(batches(session, new_rooms(session, state), state, None))
+    await anext(heard(session, new_rooms(session, state), state, None))
 
     seen.append((state.stalled, state.sync_age))
     assert seen == [(True, 2 * STALLED_SECONDS), (False, 0)]
@@ -527,7 +534,7 @@ async def test_what_waits_behind_a_full_response_is_fetched_before_its_messages_
         (200, rest | {"to_device": {"events": [key]}}),
     ]
     state = health()
-    loop = batches(session, new_rooms(session, state), state, "s_saved")
+    loop = heard(session, new_rooms(session, state), state, "s_saved")
 
     first, second = await anext(loop), await anext(loop)
 

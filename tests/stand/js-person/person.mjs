@@ -12,6 +12,8 @@ import {
     EventShieldColour,
     EventShieldReason,
     OnlySignedDevicesIsolationMode,
+    VerificationPhase,
+    VerifierEvent,
 } from "matrix-js-sdk/lib/crypto-api/index.js";
 import { decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/recovery-key.js";
 
@@ -31,6 +33,7 @@ for (const level of ["trace", "debug", "log", "info", "warn", "error"]) {
 const say = (record) => process.stdout.write(JSON.stringify(record) + "\n");
 
 let client, crypto, recoveryKey;
+let request, verifier, emoji, failure; // of the last verification
 
 const commands = {
     async start({ homeserver, user_id, device_id, access_token }) {
@@ -118,6 +121,38 @@ const commands = {
         crypto.setDeviceIsolationMode(
             on ? new OnlySignedDevicesIsolationMode() : new AllDevicesIsolationMode(false),
         );
+    },
+
+    // Asks somebody to verify each other: in a room, or one of their devices by to-device messages.
+    async request_verification({ user_id, room_id, device_id }) {
+        verifier = emoji = failure = undefined;
+        request = device_id
+            ? await crypto.requestDeviceVerification(user_id, device_id)
+            : await crypto.requestVerificationDM(user_id, room_id);
+    },
+
+    async start_verification() {
+        verifier = await request.startVerification("m.sas.v1");
+        verifier.on(VerifierEvent.ShowSas, ({ sas }) => (emoji = sas.emoji));
+        verifier.verify().catch((error) => (failure = String(error)));
+    },
+
+    async verification() {
+        return {
+            phase: VerificationPhase[request.phase],
+            code: request.cancellationCode ?? null,
+            emoji: emoji?.map(([sign]) => sign) ?? null,
+            failure: failure ?? null,
+        };
+    },
+
+    async compare_emoji({ same }) {
+        const shown = verifier.getShowSasCallbacks();
+        same ? await shown.confirm() : shown.mismatch();
+    },
+
+    async cancel_verification() {
+        await request.cancel();
     },
 
     async exclude_unverified() {

@@ -1,0 +1,261 @@
+"""Verifications of the bot's device that people ask for, in a room or by to-device messages.
+
+(Spec: key verification framework. In a room a transaction is named by the request's event id, by
+to-device it names itself.)
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nio
+import structlog
+
+from bot.core.events import RoomId, UserId, VerificationEvent
+from bot.core.verification import (
+    EmojiShown,
+    VerificationCancelled,
+    VerificationDone,
+    VerificationRefused,
+    VerificationStep,
+)
+from bot.errors import MatrixError
+from bot.matrix.cross_signing import PublicIdentity
+from bot.matrix.failures import call
+from bot.matrix.parse import VERIFICATION_REQUEST, Json, identifier, mapping, text, timestamp
+from bot.matrix.rooms import Rooms
+from bot.matrix.safe_client import SafeClient
+from bot.matrix.sas import Answer, Device, SasResponder, State
+from bot.shield import to_the_end
+
+_PREFIX = "m.key.verification."
+_LONGEST_SECONDS = 600.0  # of a verification; a request that is older is none (spec)
+_AHEAD_SECONDS = 300.0
+_AT_ONCE = 8
+_ID_LENGTH = 255
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Open:
+    """A verification that is not over.
+
+    Attributes:
+        request: what asked for it.
+        device_id: the other side's device.
+        begun: when, in the loop's time.
+        machine: how far it is.
+        told: how far it was when people were last told of it.
+        answers: what is still to be sent, in this order.
+        sent: how much was.
+    """
+
+    request: VerificationEvent
+    device_id: str
+    begun: float
+    machine: SasResponder
+    told: State = "requested"
+    answers: list[Answer] = field(default_factory=list)
+    sent: int = 0
+
+
+class Verifications:
+    """Every verification of the bot's device that is under way."""
+
+    def __init__(self, client: SafeClient, rooms: Rooms) -> None:
+        self._client = client
+        self._rooms = rooms
+        self._open: dict[tuple[UserId, str], _Open] = {}  # by person and transaction, oldest first
+
+    def hear(self, response: nio.SyncResponse, now: float) -> tuple[VerificationEvent, ...]:
+        """Return what of a sync response is about verifying the bot's device.
+
+        In a room others verify each other, too: only requests to the bot count, and what follows
+        them. matrix-js-sdk sends all of it in clear, into encrypted rooms as well; nothing depends
+        on who says it, but on what both sides compare in the end.
+
+        Args:
+            response: with its encrypted events already replaced by decrypted ones.
+            now: seconds since the epoch.
+        """
+        heard = [
+            event
+            for one in response.to_device_events
+            if (event := self._to_device(mapping(getattr(one, "source", None)), now)) is not None
+        ]
+        for room_id, info in response.rooms.join.items():
+            sources = [mapping(getattr(one, "source", None)) for one in info.timeline.events]
+            answered = {_transaction(one) for one in sources if self._is_own(one)}
+            events = [self._in_room(RoomId(room_id), one, now) for one in sources]
+            # What the bot has answered an earlier process has dealt with.
+            heard += [
+                one
+                for one in events
+                if one and not (one.kind == "request" and one.transaction_id in answered)
+            ]
+        return tuple(heard)
+
+    def _is_own(self, source: Json) -> bool:
+        return text(source, "sender") == self._client.user_id
+
+    def _to_device(self, source: Json, now: float) -> VerificationEvent | None:
+        kind, content = text(source, "type"), mapping(source.get("content"))
+        if not kind.startswith(_PREFIX):
+            return None
+        transaction_id = text(content, "transaction_id")
+        if not transaction_id or len(transaction_id) > _ID_LENGTH:
+            return None
+        if kind == VERIFICATION_REQUEST and not _is_fresh(content.get("timestamp"), now):
+            return None
+        sender = UserId(text(source, "sender"))
+        return VerificationEvent(sender, kind.removeprefix(_PREFIX), transaction_id, content)
+
+    def _in_room(self, room_id: RoomId, source: Json, now: float) -> VerificationEvent | None:
+        kind, content = text(source, "type"), mapping(source.get("content"))
+        sender = UserId(text(source, "sender"))
+        if self._is_own(source) or "state_key" in source:
+            return None
+        if kind == "m.room.message" and text(content, "msgtype") == VERIFICATION_REQUEST:
+            ours = text(content, "to") == self._client.user_id
+            fresh = _is_fresh(timestamp(source), now)
+            event_id = identifier(source, "event_id")
+            request = VerificationEvent(sender, "request", event_id, content, room_id)
+            return request if ours and fresh else None
+        transaction_id = _transaction(source)
+        if not kind.startswith(_PREFIX) or (sender, transaction_id) not in self._open:
+            return None
+        return VerificationEvent(
+            sender, kind.removeprefix(_PREFIX), transaction_id, content, room_id
+        )
+
+    async def take(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        """Do one step, and return what people are to be told of it; None for nothing.
+
+        After an error the same event may be given again: what it has led to is sent once.
+
+        Args:
+            event: what was heard.
+            trusted: whether the bot verifies with its sender.
+
+        Raises:
+            MatrixError: the homeserver refused, or did not answer.
+        """
+        key = event.sender, event.transaction_id
+        held = self._open.get(key)
+        if held is None and event.kind == "request":
+            held = await self._begin(event, trusted=trusted)
+        elif held is None:
+            return None  # it is over, or of an earlier process, whose other side has waited
+        if held is None:
+            return None
+        if not held.answers:
+            held.answers += held.machine.receive(event.kind, event.content)
+        log.debug("verification step", heard=event.kind, state=held.machine.state)
+        await self._send(held)
+        return self._told(held) if trusted else self._refused(event)
+
+    async def _begin(self, event: VerificationEvent, *, trusted: bool) -> _Open | None:
+        await self._end_old()
+        device_id = text(event.content, "from_device")
+        theirs = await self._device_of(event.sender, device_id)
+        if theirs is None:
+            ids = {"sender": event.sender, "device_id": device_id}
+            log.warning("verification by an unknown device", **ids)
+            return None
+        identity = self._client.machine.identity
+        ours = Device(
+            str(self._client.user_id),
+            str(self._client.device_id),
+            str(self._client.machine.account.identity_keys["ed25519"]),
+            identity.master.public if identity else None,
+        )
+        machine = SasResponder(ours, theirs, event.transaction_id)
+        held = _Open(event, device_id, asyncio.get_running_loop().time(), machine)
+        if not trusted:
+            held.answers += machine.cancel("m.user", "the assistant verifies its admins alone")
+        self._open[event.sender, event.transaction_id] = held
+        return held
+
+    async def _end_old(self) -> None:
+        """Cancel what takes too long, and the oldest where there are too many."""
+        now = asyncio.get_running_loop().time()
+        late = [one for one in self._open.values() if now - one.begun > _LONGEST_SECONDS]
+        many = list(self._open.values())[: max(len(self._open) - _AT_ONCE + 1, 0)]
+        for held in {id(one): one for one in (*late, *many)}.values():
+            await self._cancel(held, "m.timeout", "it has taken too long")
+
+    async def _device_of(self, user_id: UserId, device_id: str) -> Device | None:
+        body: dict[str, Any] = {"device_keys": {user_id: []}}
+        shown = await self._client.ask("POST", ["keys", "query"], body)
+        identity = PublicIdentity.of(shown, user_id)
+        keys = mapping(mapping(identity.devices.get(device_id)).get("keys"))
+        ed25519 = text(keys, f"ed25519:{device_id}")
+        return Device(user_id, device_id, ed25519, identity.master) if ed25519 else None
+
+    async def _send(self, held: _Open) -> None:
+        while held.answers:
+            await self._post(held, held.answers[0])
+            held.answers.pop(0)
+            held.sent += 1
+        if held.machine.over:
+            self._open.pop((held.request.sender, held.request.transaction_id), None)
+
+    async def _post(self, held: _Open, answer: Answer) -> None:
+        request, kind = held.request, f"{_PREFIX}{answer.kind}"
+        if request.room_id is None:
+            content = {**answer.content, "transaction_id": request.transaction_id}
+            message = nio.ToDeviceMessage(kind, request.sender, held.device_id, content)
+            await call(nio.ToDeviceResponse, to_the_end(self._client.to_device(message)))
+            return
+        relation = {"rel_type": "m.reference", "event_id": request.transaction_id}
+        content = {**answer.content, "m.relates_to": relation}
+        transaction = f"verification-{request.transaction_id}-{held.sent}"
+        sending = self._client.room_send(request.room_id, kind, content, transaction)
+        await call(nio.RoomSendResponse, to_the_end(sending))
+
+    def _told(self, held: _Open) -> VerificationStep | None:
+        before, held.told = held.told, held.machine.state
+        if held.told == before:
+            return None
+        match held.told:
+            case "shown":
+                return EmojiShown(held.machine.emoji)
+            case "done":
+                return VerificationDone()
+            case "cancelled":
+                return VerificationCancelled(held.machine.code)
+            case _:
+                return None
+
+    def _refused(self, event: VerificationEvent) -> VerificationRefused:
+        rooms: Sequence[RoomId] = self._rooms.direct.get(event.sender, [])
+        known = [room_id for room_id in rooms if self._rooms.knows(room_id)]
+        return VerificationRefused(event.room_id or (known[-1] if known else None))
+
+    async def cancel_all(self) -> None:
+        """Tell every other side that nothing more is to come: the process ends."""
+        for held in list(self._open.values()):
+            await self._cancel(held, "m.user", "the assistant stops")
+
+    async def _cancel(self, held: _Open, code: str, reason: str) -> None:
+        held.sent += len(held.answers)  # whose sends may be under way, under their own ids
+        held.answers[:] = held.machine.cancel(code, reason)
+        try:
+            await self._send(held)
+        except MatrixError as error:
+            log.info("verification not cancelled", reason=str(error))
+        self._open.pop((held.request.sender, held.request.transaction_id), None)
+
+
+def _transaction(source: Json) -> str:
+    """Return the verification that an event of a room belongs to, "" for none."""
+    return identifier(mapping(mapping(source.get("content")).get("m.relates_to")), "event_id")
+
+
+def _is_fresh(milliseconds: object, now: float) -> bool:
+    """Tell whether a request may be meant for this moment (spec: 10 minutes old, 5 ahead)."""
+    if not isinstance(milliseconds, int):
+        return False
+    return -_AHEAD_SECONDS < now - milliseconds / 1000 < _LONGEST_SECONDS
