@@ -68,6 +68,7 @@ from bot.hearing import Hearing
 from bot.insist import insist
 from bot.lanes import Ticket
 from bot.late_keys import LateKeys
+from bot.left_out import LeftOut
 from bot.limits import Ceilings
 from bot.logs import costing_nothing, log_bug
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
@@ -146,6 +147,7 @@ class Assistant:
         )
         self._clear_text = ClearText(self._store, self._clock)
         self._verifications = Verifications(replying, how.policy, self._texts)
+        self._left_out = LeftOut(replying, self._texts)
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
         self._synced = asyncio.Event()  # the rooms are known
@@ -167,6 +169,7 @@ class Assistant:
                 tasks.create_task(self._late_keys.run(arrivals.begin))
                 tasks.create_task(self._surveys.run(self._synced))
                 tasks.create_task(self._verifications.run())
+                tasks.create_task(self._left_out.run())
                 tasks.create_task(self._campaigns.run(self._synced))
                 if self._admins:
                     opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
@@ -210,6 +213,7 @@ class Assistant:
                 self._answers.silence(room_id)
             self._late_keys.hear(batch.keys)
             self._verifications.hear(batch.verifications)
+            self._left_out.hear(batch.left_out)
 
     def _start(
         self,

@@ -151,6 +151,9 @@ class MatrixSettings(Section):
         (), description="full Matrix ids of those who administer the bot, in a room of their own"
     )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
+    encrypt_to: Literal["all", "signed"] = Field(
+        "all", description="devices that can read the bot: all, or those their owner has signed"
+    )
     recovery_key_file: Path | None = Field(
         None,
         description="new file for the account's recovery key, which another disk needs; null for"

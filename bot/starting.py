@@ -92,6 +92,7 @@ def vault_of(config: Config) -> Vault:
         config.storage.key.get_secret_value(),
         config.storage.keep_keys_days,
         config.matrix.recovery_key_file,
+        config.matrix.encrypt_to == "signed",
     )
 
 

@@ -1,7 +1,6 @@
 """Verifications of the bot's device: with its admins, by emoji; others are told politely."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
@@ -22,6 +21,7 @@ from bot.delivery import Replying
 from bot.errors import ENDING, MatrixError
 from bot.insist import insist, post
 from bot.logs import costing_nothing
+from bot.once_a_day import OnceADay
 from bot.texts import Texts
 
 # The spec's emoji in its order (SAS method, emoji); their names are in the catalogues.
@@ -30,8 +30,6 @@ EMOJI: Final = (
 )
 
 _PATIENCE = 60.0  # seconds for one step; the person waits before a window
-_DAY = 86_400.0
-_REMEMBERED = 10_000  # people
 
 log = structlog.get_logger()
 
@@ -44,7 +42,7 @@ class Verifications:
         self._policy = policy
         self._texts = texts
         self._heard: asyncio.Queue[VerificationEvent] = asyncio.Queue()
-        self._refused: OrderedDict[UserId, float] = OrderedDict()  # and on which day (UTC)
+        self._refused: OnceADay[UserId] = OnceADay()
 
     def hear(self, events: Iterable[VerificationEvent]) -> None:
         """Take in what a sync has told, of people whom the bot heeds."""
@@ -68,8 +66,10 @@ class Verifications:
 
     async def _take(self, event: VerificationEvent) -> None:
         trusted = event.sender in self._policy.admins
-        if not trusted and (event.kind != "request" or not self._is_due(event.sender)):
-            return
+        if not trusted:  # is refused once a day, and else passed over
+            now = self._to.clock.now()
+            if event.kind != "request" or not self._refused.is_due(event.sender, now):
+                return
         step = await insist(
             self._to.clock,
             partial(self._to.matrix.verify, event, trusted=trusted),
@@ -77,18 +77,6 @@ class Verifications:
         )
         if step is not None:
             await self._tell(event, step)
-
-    def _is_due(self, user_id: UserId) -> bool:
-        """Tell whether somebody who is no admin is to be refused: once a day, else in silence."""
-        now = self._to.clock.now()
-        today = now - now % _DAY
-        if self._refused.get(user_id) == today:
-            return False
-        self._refused[user_id] = today
-        self._refused.move_to_end(user_id)
-        if len(self._refused) > _REMEMBERED:
-            self._refused.popitem(last=False)
-        return True
 
     async def _tell(self, event: VerificationEvent, step: VerificationStep) -> None:
         match step:

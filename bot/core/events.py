@@ -324,6 +324,7 @@ class Batch:
     Attributes:
         keys: which rooms' keys have come, and which will not.
         verifications: what of it is about verifying the bot's device.
+        left_out: rooms and people some of whose devices were given the room's key, and others not.
         closed: rooms in which the bot can no longer speak: it is out, or they were upgraded.
         missed: it was said while this process was not there, so an earlier one may have acted.
     """
@@ -332,6 +333,7 @@ class Batch:
     next_batch: str
     keys: tuple[KeyNews, ...] = ()
     verifications: tuple[VerificationEvent, ...] = ()
+    left_out: tuple[tuple[RoomId, UserId], ...] = ()
     closed: tuple[RoomId, ...] = ()
     missed: bool = False
 

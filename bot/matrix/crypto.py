@@ -22,6 +22,7 @@ from bot.core.events import RoomId, UserId
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.parse import Json, fingerprint, mapping, text
 from bot.matrix.store import CryptoStore, RoomKeys
+from bot.matrix.wire import KeysQueryResponse
 
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
 BAD = (
@@ -43,6 +44,7 @@ class _Keys:
 
     curve25519: str
     gone: bool
+    left_out: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ class SafeOlm(Olm):
         fallback_due: the homeserver holds no fallback key that is still unused.
         rotations: by room id, where the room's state says when its key is replaced.
         gone: users who have lost a device, or whose device has another key, since last asked.
+        signed: user and device ids of the devices that their owners' identities have signed, as
+            far as this process has asked for them and it matters.
+        signed_only: rooms' keys go to these alone (the direction of MSC4153).
         identity: the account's, which signs this device's keys; None where it is unknown.
     """
 
@@ -91,6 +96,8 @@ class SafeOlm(Olm):
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
         self.gone: set[str] = set()
+        self.signed: set[tuple[str, str]] = set()
+        self.signed_only = False
         self.identity: CrossSigningKeys | None = None
         self._key_used = False  # by a session that has just begun
         super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
@@ -185,6 +192,7 @@ class SafeOlm(Olm):
         A device's new name changes nothing: nio would replace the keys of all its rooms for that.
         """
         noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
+        self._take_signed(response)
         changed: dict[str, dict[str, OlmDevice]] = {}
         with self.store.transaction():
             for user_id, devices in response.device_keys.items():
@@ -202,6 +210,21 @@ class SafeOlm(Olm):
             for user_id, devices in changed.items()
             if any(user_id == other for other, _ in new)
         }
+
+    def _take_signed(self, response: nio.KeysQueryResponse) -> None:
+        if self.signed_only and isinstance(response, KeysQueryResponse):
+            asked = response.device_keys
+            self.signed = {one for one in self.signed if one[0] not in asked} | response.signed
+
+    @override
+    def is_device_blacklisted(self, device: OlmDevice) -> bool:
+        """Tell whether the device is given no keys: nobody has signed it, and that is wanted."""
+        return self.signed_only and (device.user_id, device.id) not in self.signed
+
+    def serves(self, user_id: str) -> bool:
+        """Tell whether a device of the user is given keys."""
+        devices = self.device_store.active_user_devices(user_id)
+        return any(not self.is_device_blacklisted(device) for device in devices)
 
     def _take_devices(
         self, user_id: str, devices: dict[str, Any]
@@ -231,7 +254,11 @@ class SafeOlm(Olm):
     def _keys_of(self, user_ids: Iterable[str]) -> "dict[tuple[str, str], _Keys]":
         """Return the key of each of the users' devices, and whether the device is gone."""
         return {
-            (user_id, device.id): _Keys(device.curve25519, gone=device.deleted)
+            (user_id, device.id): _Keys(
+                device.curve25519,
+                gone=device.deleted,
+                left_out=self.is_device_blacklisted(device),
+            )
             for user_id in user_ids
             for device in self.device_store[user_id].values()
         }
@@ -313,7 +340,9 @@ class SafeOlm(Olm):
             (user_id, device.id)
             for user_id in user_ids
             for device in self.device_store.active_user_devices(user_id)
-            if device.id != self.device_id and not self.session_store.get(device.curve25519)
+            if device.id != self.device_id
+            and not self.is_device_blacklisted(device)
+            and not self.session_store.get(device.curve25519)
         ]
         for start in range(0, len(missing), size):
             devices: dict[str, list[str]] = {}

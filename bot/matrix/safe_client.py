@@ -6,11 +6,12 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import nio
 import structlog
 from aiohttp import ClientResponse
+from nio.crypto.sessions import OutboundGroupSession
 from nio.responses import EmptyResponse
 from typing_extensions import override
 
@@ -27,6 +28,7 @@ _PIECE_SECONDS = 0.02  # of the loop, before others may have it
 _LONGEST_REQUEST_SECONDS = 600  # where nio would wait for ever
 _USERS_A_QUERY = 40
 _DEVICES_A_CLAIM = 30
+_DEVICES_A_NOTICE = 100
 _TRIES = 5  # of sharing a key while members come and go
 _AGAIN_SECONDS = 60.0  # until users and devices that gave no keys are asked again
 _MAKING_SECONDS = 60.0  # for which a homeserver may be at work on a room, at the most
@@ -55,6 +57,7 @@ class SafeClient(nio.AsyncClient):
         limited: is told of each request that the homeserver answers 429.
         making: held while the homeserver is asked to make a room.
         sealed_before: rooms that were encrypted before this process, whatever is told of them.
+        left_out: rooms and people some of whose devices were given the room's key, and others not.
         own_devices_changed: a sync has told of the account's own devices.
     """
 
@@ -63,6 +66,7 @@ class SafeClient(nio.AsyncClient):
     making: asyncio.Lock
     sealed_before: frozenset[str] = frozenset()
     own_devices_changed: bool = False
+    left_out: list[tuple[str, str]]
 
     def open_store(self, store: CryptoStore) -> None:
         """Take up the device's keys, or make them where the store is new.
@@ -80,6 +84,10 @@ class SafeClient(nio.AsyncClient):
         self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
         self._unserved: dict[str, float] = {}  # rooms with devices without the key, the same
         self._changed: set[str] = set()  # rooms in which somebody or some device is new
+        self.left_out = []
+        self._withheld: WeakKeyDictionary[OutboundGroupSession, set[tuple[str, str]]] = (
+            WeakKeyDictionary()
+        )
         self.making = asyncio.Lock()
         self._made: set[str] = set()  # rooms that the bot has made: they are all encrypted
         self._bare: dict[str, float] = {}  # of these, when the first was found not to be so yet
@@ -497,11 +505,43 @@ class SafeClient(nio.AsyncClient):
             devices, messages = piece
             await self._give(messages)
             session.users_shared_with |= devices
+        await self._withhold(session, room_id, users)
         if machine.outbound_group_sessions.get(room_id) is session:
             session.shared = room_id not in self._changed
             self._unserved.pop(room_id, None)
             if any(machine.missing_sessions(users, 1)):
                 self._unserved[room_id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+
+    async def _withhold(
+        self, session: OutboundGroupSession, room_id: str, users: Iterable[str]
+    ) -> None:
+        """Tell devices that are left out that they are, and why (spec: m.room_key.withheld)."""
+        machine, told = self.machine, self._withheld.setdefault(session, set())
+        devices = [
+            (user_id, device.id)
+            for user_id in users
+            for device in machine.device_store.active_user_devices(user_id)
+            if user_id != self.user_id
+            and (user_id, device.id) not in told
+            and machine.is_device_blacklisted(device)
+        ]
+        content = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": room_id,
+            "session_id": session.id,
+            "sender_key": machine.account.identity_keys["curve25519"],
+            "code": "m.unverified",
+            "reason": "the assistant encrypts to devices that their owner has verified",
+        }
+        for start in range(0, len(devices), _DEVICES_A_NOTICE):
+            messages: dict[str, dict[str, Any]] = {}
+            for user_id, device_id in devices[start : start + _DEVICES_A_NOTICE]:
+                messages.setdefault(user_id, {})[device_id] = content
+            path = ["sendToDevice", "m.room_key.withheld", str(uuid4())]
+            await self.ask("PUT", path, {"messages": messages})
+        told.update(devices)
+        people = dict.fromkeys(user_id for user_id, _ in devices)
+        self.left_out += [(room_id, user_id) for user_id in people if machine.serves(user_id)]
 
     async def _give(self, messages: dict[str, Any]) -> None:
         """Send one piece of a room's key; it is lost to none of its devices, or MatrixError."""

@@ -67,12 +67,14 @@ class Vault:
         key: a secret text that is not kept in the directory; it seals the crypto store.
         keep_days: for how long a room's key is kept that nothing is read with.
         recovery_key_file: where the account's recovery key is written, and read; None for nowhere.
+        signed_only: rooms' keys go only to devices that their owner has signed.
     """
 
     directory: Path
     key: str
     keep_days: int
     recovery_key_file: Path | None = None
+    signed_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class Session:
         if record.complete and self._store.empty:
             raise StoreError(f"the crypto store {self._path} holds no keys: {_RESTORE}")
         self.client.open_store(self._store)
+        self.client.machine.signed_only = self.vault.signed_only
 
     def glance(self) -> bytes | None:
         """Take up the device's login and nothing else, also while its assistant runs.

@@ -8,7 +8,7 @@ from typing import Any
 import nio
 import structlog
 
-from bot.core.events import Batch, Event, RoomId
+from bot.core.events import Batch, Event, RoomId, UserId
 from bot.errors import (
     AccountExpired,
     BotError,
@@ -151,7 +151,9 @@ class _Loop:
         self._responses.popleft()
         asked = self._verifications.hear(response, self._health.clock.now())
         closed = self._rooms.take_closed()
-        return Batch(tuple(events), self._token, keys, asked, closed, missed=missed)
+        without, self._client.left_out = self._client.left_out, []
+        left_out = tuple((RoomId(room_id), UserId(user_id)) for room_id, user_id in without)
+        return Batch(tuple(events), self._token, keys, asked, left_out, closed, missed=missed)
 
     async def _first_sync(self) -> nio.SyncResponse:
         """Sync from where an earlier process was, or anew where the homeserver refuses that.

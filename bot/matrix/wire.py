@@ -7,7 +7,7 @@ event without `sender_key` (which the spec has deprecated, MSC3700) for a broken
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import nio
@@ -15,6 +15,7 @@ import structlog
 from nio.responses import RoomEventRelationsResponse
 from typing_extensions import override
 
+from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.parse import Json, is_space, is_text, mapping, text
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
@@ -37,6 +38,28 @@ class SyncResponse(nio.SyncResponse):
 
     unused_fallback_key_types: tuple[str, ...] | None = None
     spaces: frozenset[str] = frozenset()
+
+
+@dataclass
+class KeysQueryResponse(nio.KeysQueryResponse):
+    """nio's response, with what it leaves out.
+
+    Attributes:
+        source: all of it, cross-signing keys among it.
+    """
+
+    source: Json = field(default_factory=dict)
+
+    @property
+    def signed(self) -> frozenset[tuple[str, str]]:
+        """User and device ids of the devices that their owners' identities have signed."""
+        identities = (PublicIdentity.of(self.source, user_id) for user_id in self.device_keys)
+        return frozenset(
+            (identity.user_id, device_id)
+            for identity in identities
+            for device_id in identity.devices
+            if identity.has_signed(device_id)
+        )
 
 
 @dataclass
@@ -88,6 +111,8 @@ def read(expected: type[nio.Response], raw: bytes, data: tuple[Any, ...]) -> nio
         _REPAIRS[expected](body)
     if expected is nio.SyncResponse:
         return _read_sync(body)
+    if expected is nio.KeysQueryResponse:
+        return _read_query(body)
     response: nio.Response = cast("Any", expected).from_dict(body, *data)  # each has its own
     return response
 
@@ -140,6 +165,13 @@ def _read_sync(body: dict[str, Any]) -> nio.Response:
         unused_fallback_key_types=tuple(types) if isinstance(types, list) else None,
         spaces=frozenset(_spaces(body)),
     )
+
+
+def _read_query(body: dict[str, Any]) -> nio.Response:
+    response: nio.Response = nio.KeysQueryResponse.from_dict(body)
+    if not isinstance(response, nio.KeysQueryResponse):
+        return response
+    return KeysQueryResponse(response.device_keys, response.failures, body)
 
 
 def _spaces(body: dict[str, Any]) -> Iterator[str]:
