@@ -154,6 +154,10 @@ class MatrixSettings(Section):
     encrypt_to: Literal["all", "signed"] = Field(
         "all", description="devices that can read the bot: all, or those their owner has signed"
     )
+    history_on_invite: bool = Field(
+        default=False,
+        description="whether keys of what was said before are taken from who invites the bot",
+    )
     recovery_key_file: Path | None = Field(
         None,
         description="new file for the account's recovery key, which another disk needs; null for"

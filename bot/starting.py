@@ -93,6 +93,7 @@ def vault_of(config: Config) -> Vault:
         config.storage.keep_keys_days,
         config.matrix.recovery_key_file,
         config.matrix.encrypt_to == "signed",
+        config.matrix.history_on_invite,
     )
 
 

@@ -31,11 +31,32 @@ BAD = (
     *(nio.EncryptionError, nio.exceptions.VerificationError),
 )
 
+BUNDLE = {"m.room_key_bundle", "io.element.msc4268.room_key_bundle"}
+_MOST_BUNDLES = 32
 WITHHELD = {"m.room_key.withheld", "org.matrix.room_key.withheld"}
 
 _KEY_TYPE = "signed_curve25519"
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RoomKeyBundle:
+    """Where the keys of what was said in a room earlier lie (MSC4268).
+
+    Attributes:
+        sender: who has sent it.
+        sender_key: the Curve25519 key of the device that has.
+        sender_ed25519: the signing key that this device claims.
+        room_id: of which room.
+        file: the encrypted file (spec: EncryptedFile).
+    """
+
+    sender: str
+    sender_key: str
+    sender_ed25519: str
+    room_id: str
+    file: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,7 @@ class SafeOlm(Olm):
         signed: user and device ids of the devices that their owners' identities have signed, as
             far as this process has asked for them and it matters.
         signed_only: rooms' keys go to these alone (the direction of MSC4153).
+        bundles: what has come of room key bundles, by sender and room id, the oldest first.
         identity: the account's, which signs this device's keys; None where it is unknown.
     """
 
@@ -98,6 +120,7 @@ class SafeOlm(Olm):
         self.gone: set[str] = set()
         self.signed: set[tuple[str, str]] = set()
         self.signed_only = False
+        self.bundles: dict[tuple[str, str], RoomKeyBundle] = {}
         self.identity: CrossSigningKeys | None = None
         self._key_used = False  # by a session that has just begun
         super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
@@ -373,6 +396,20 @@ class SafeOlm(Olm):
         """Store the bot's own copy of what it says."""
         session = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
         self.inbound_group_store.keep(session, UserId(self.user_id))
+
+    @override
+    def _handle_olm_event(self, sender: str, sender_key: str, payload: Any) -> Any:
+        """Take in what a device has encrypted for this one; of what nio knows not, bundles."""
+        if payload["type"] not in BUNDLE:
+            return super()._handle_olm_event(sender, sender_key, payload)
+        content = mapping(payload.get("content"))
+        room_id, ed25519 = text(content, "room_id"), text(mapping(payload.get("keys")), "ed25519")
+        bundle = RoomKeyBundle(sender, sender_key, ed25519, room_id, mapping(content.get("file")))
+        self.bundles.pop((sender, room_id), None)
+        self.bundles[sender, room_id] = bundle
+        if len(self.bundles) > _MOST_BUNDLES:
+            del self.bundles[next(iter(self.bundles))]
+        return None
 
     @override
     def _handle_room_key_event(self, sender: str, sender_key: str, payload: Any) -> Any:

@@ -152,6 +152,12 @@ class Rooms:
         created = self._create.get(room_id, {})
         return old.startswith(FOLLOWING) and old[len(FOLLOWING) :] != predecessor(created)
 
+    def inviter(self, room_id: RoomId) -> UserId | None:
+        """Return who has invited the bot, None where it has come without that (spec: unsigned)."""
+        unsigned = mapping(self.membership(room_id).get("unsigned"))
+        invited = text(mapping(unsigned.get("prev_content")), "membership") == "invite"
+        return UserId(text(unsigned, "prev_sender")) if invited else None
+
     def membership(self, room_id: RoomId) -> Json:
         """Return the bot's own `m.room.member` event, {} where the room is not known."""
         return self._memberships.get(room_id, {})

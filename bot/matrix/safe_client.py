@@ -15,10 +15,17 @@ from nio.crypto.sessions import OutboundGroupSession
 from nio.responses import EmptyResponse
 from typing_extensions import override
 
-from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, NotFound
+from bot.errors import (
+    Forbidden,
+    HomeserverUnreachable,
+    MatrixError,
+    NotEncrypted,
+    NotFound,
+    TooLarge,
+)
 from bot.matrix import wire
 from bot.matrix.crypto import BAD, Rotation, SafeOlm
-from bot.matrix.failures import call
+from bot.matrix.failures import call, named
 from bot.matrix.parse import Json, identifier, is_admin_rooms, mapping, text
 from bot.matrix.store import CryptoStore
 from bot.shield import to_the_end
@@ -182,6 +189,35 @@ class SafeClient(nio.AsyncClient):
         url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
         data = None if body is None else nio.Api.to_json(dict(body))
         return self._send(expected, method, f"{url}?{urlencode(query)}" if query else url, data)
+
+    async def download_media(self, url: str, limit: int) -> bytes:
+        """Return a file from the media repository (spec: authenticated media).
+
+        Args:
+            url: an `mxc://` URI.
+            limit: how many bytes it may have, counted as they come.
+
+        Raises:
+            Forbidden: there is no such file, or it is larger.
+            HomeserverUnreachable: the homeserver did not answer.
+        """
+        server, _, media_id = url.removeprefix("mxc://").partition("/")
+        steps = ["_matrix", "client", "v1", "media", "download", server, media_id]
+        path = "/" + "/".join(quote(step, safe="") for step in steps)
+        headers = {"Authorization": f"Bearer {self.access_token}"}
+        with named():
+            response = await self.send("GET", path, headers=headers)
+            async with response:
+                if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise HomeserverUnreachable(f"HTTP {response.status} for a file")
+                if response.status != HTTPStatus.OK:
+                    raise Forbidden(f"HTTP {response.status} for a file")
+                data = bytearray()
+                async for piece in response.content.iter_chunked(_LARGE):
+                    data += piece
+                    if len(data) > limit:
+                        raise TooLarge(f"a file of more than {limit} bytes")
+        return bytes(data)
 
     # What a sync brings.
 
@@ -399,17 +435,26 @@ class SafeClient(nio.AsyncClient):
         lock = self._sharing.setdefault(room_id, asyncio.Lock())
         async with lock:
             for _ in range(_TRIES):
+                await self.learn_devices(room_id)
                 room = self._room(room_id)
-                if not room.members_synced:
-                    await self._learn_members(room)
-                self.machine.update_tracked_users(room)  # type: ignore[no-untyped-call]  # nio
-                await self.query_keys()
                 if not room.members_synced:
                     continue  # somebody came or left while we asked
                 if not self._must_share(room_id):
                     return
                 await self._share(room)
             raise HomeserverUnreachable("the room's members change while its key is shared")
+
+    async def learn_devices(self, room_id: str) -> None:
+        """Ask who is in a room, and for their devices, as far as that is not known.
+
+        Raises:
+            MatrixError: the homeserver did not answer, or the bot is not in the room.
+        """
+        room = self._room(room_id)
+        if not room.members_synced:
+            await self._learn_members(room)
+        self.machine.update_tracked_users(room)  # type: ignore[no-untyped-call]  # nio
+        await self.query_keys()
 
     async def is_encrypted(self, room_id: str) -> bool:
         """Tell whether what is sent to a room is encrypted.

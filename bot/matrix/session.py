@@ -61,13 +61,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """Where the device's secrets lie.
+    """Where the device's secrets lie, and which keys go out and come in.
 
     Attributes:
         key: a secret text that is not kept in the directory; it seals the crypto store.
         keep_days: for how long a room's key is kept that nothing is read with.
         recovery_key_file: where the account's recovery key is written, and read; None for nowhere.
         signed_only: rooms' keys go only to devices that their owner has signed.
+        history_on_invite: keys of what was said before are taken from who invites the bot.
     """
 
     directory: Path
@@ -75,6 +76,7 @@ class Vault:
     keep_days: int
     recovery_key_file: Path | None = None
     signed_only: bool = False
+    history_on_invite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from bot.insist import backoff, pause
 from bot.logs import log_bug
 from bot.matrix import gaps
 from bot.matrix.failures import call
+from bot.matrix.room_history_keys import RoomHistoryKeys
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient, Turns
 from bot.matrix.session import Session
@@ -116,7 +117,9 @@ class _Loop:
         self._rooms = rooms
         self._verifications = verifications
         self._health = health
-        self._upkeep = _Upkeep(session)
+        wanted = session.vault.history_on_invite
+        history_keys = RoomHistoryKeys(session.client, rooms, wanted=wanted)
+        self._upkeep = _Upkeep(session, history_keys)
         self._token = since
         self._first = True
         self._refused = False  # the token that an earlier process has left
@@ -234,8 +237,9 @@ def _pause(error: MatrixError, failures: int) -> float:
 class _Upkeep:
     """What a sync may have made due: keys to upload, to query, to claim, to forget."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, history_keys: RoomHistoryKeys) -> None:
         self._client: SafeClient = session.client
+        self._history_keys = history_keys
         self._identity = session.identity
         self._keep_days = session.vault.keep_days
         self._failures = 0
@@ -259,7 +263,7 @@ class _Upkeep:
         backup = self._identity.backup
         for step in (
             *(self._upload, self._client.query_keys, self._claim, self._send),
-            *(self._look_at_own_devices, backup.feed, backup.remove),
+            *(self._look_at_own_devices, self._history_keys.take, backup.feed, backup.remove),
         ):
             try:
                 await step()

@@ -79,6 +79,10 @@ class JsPerson(Person):
         event = {"room_id": room_id, "type": event_type, "content": content}
         return EventId(await self._ask("send_event", **event))
 
+    async def invite_with_history(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite somebody, and share the keys of what was said before (MSC4268)."""
+        await self._ask("invite_with_history", room_id=room_id, user_id=user_id)
+
     async def bootstrap_cross_signing(self, *, reset: bool = False) -> bool:
         """Publish a cross-signing identity and sign this device; say whether it is in force."""
         ready = await self._ask("bootstrap_cross_signing", password=self._password, reset=reset)

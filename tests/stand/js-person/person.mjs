@@ -63,6 +63,11 @@ const commands = {
         return (await client.sendEvent(room_id, type, content)).event_id;
     },
 
+    // Invites somebody and lets them have the keys of what was said before (MSC4268).
+    async invite_with_history({ room_id, user_id }) {
+        await client.invite(room_id, user_id, { shareEncryptedHistory: true });
+    },
+
     // What Element shows of a poll: the newest vote of each person, where it is valid.
     async tally({ room_id, event_id }) {
         const poll = client.getRoom(room_id)?.polls.get(event_id);

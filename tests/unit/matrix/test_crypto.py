@@ -24,15 +24,18 @@ from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreEr
 from bot.matrix import wire
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
+from bot.matrix.history import Histories
 from bot.matrix.identity import Identity
 from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.parse import ADMIN, ROOM_MARKER, parse_event
 from bot.matrix.recovery_key import RecoveryKeyPlace
+from bot.matrix.room_history_keys import RoomHistoryKeys
+from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.session import Session
 from bot.matrix.store import CryptoStore
 from bot.matrix.sync import _Upkeep
-from tests.stand.vault import vault
+from tests.stand.vault import health, vault
 from tests.unit.matrix.shapes import device_keys
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"
@@ -1417,7 +1420,8 @@ async def test_a_device_that_had_no_key_of_ours_is_begun_anew_with_once(
         client, me, RecoveryKeyPlace(None), InteractiveAuth("", me, None, lambda _: None)
     )
     parts = SimpleNamespace(client=client, vault=vault(tmp_path), identity=identity)
-    upkeep = _Upkeep(cast("Session", parts))
+    rooms = Rooms(UserId(me), health(), Histories(client, UserId(me)))
+    upkeep = _Upkeep(cast("Session", parts), RoomHistoryKeys(client, rooms, wanted=False))
 
     await upkeep.run()
     await upkeep.run()

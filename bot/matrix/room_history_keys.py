@@ -1,0 +1,134 @@
+"""Keys of what was said before the bot came, from who has invited it (MSC4268, room key bundles).
+
+The inviter's client uploads a room's keys as an encrypted file and sends where it lies. Nothing
+proves that its keys are those of whom it names, so that a bundle is taken in only where the
+operator wants it, from a device that its owner's identity has signed, and from nobody but who has
+invited the bot. It makes earlier messages readable, which are never prompts.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import nio
+import structlog
+from nio.crypto.attachments import decrypt_attachment
+from nio.crypto.sessions import InboundGroupSession
+
+from bot.core.events import RoomId, UserId
+from bot.errors import Forbidden, MatrixError
+from bot.matrix.cross_signing import PublicIdentity
+from bot.matrix.crypto import BAD, RoomKeyBundle
+from bot.matrix.parse import Json, mapping, text
+from bot.matrix.rooms import Rooms
+from bot.matrix.safe_client import SafeClient, Turns
+
+_LARGEST = 32 * 1024 * 1024  # bytes; some 40,000 keys
+_MOST_KEYS = 50_000
+
+log = structlog.get_logger()
+
+
+class RoomHistoryKeys:
+    """Takes bundles in, once the bot is in their room."""
+
+    def __init__(self, client: SafeClient, rooms: Rooms, *, wanted: bool) -> None:
+        self._client = client
+        self._rooms = rooms
+        self._wanted = wanted
+
+    async def take(self) -> None:
+        """Take in what has come for rooms that the bot is in.
+
+        Raises:
+            MatrixError: the homeserver did not answer; the next call tries again.
+        """
+        bundles = self._client.machine.bundles
+        if not self._wanted:
+            bundles.clear()
+        for bundle in [one for one in bundles.values() if self._rooms.knows(RoomId(one.room_id))]:
+            if await self._is_trusted(bundle):
+                try:
+                    keys = await self._download(bundle.file)
+                except (Forbidden, *BAD) as error:
+                    ids = {"room_id": bundle.room_id, "sender": bundle.sender}
+                    log.warning("room key bundle unusable", reason=type(error).__name__, **ids)
+                else:
+                    await self._import(bundle, keys)
+            bundles.pop((bundle.sender, bundle.room_id), None)
+
+    async def _is_trusted(self, bundle: RoomKeyBundle) -> bool:
+        """Tell whether it comes from a signed device of who has invited the bot."""
+        ids = {"room_id": bundle.room_id, "sender": bundle.sender}
+        if self._rooms.inviter(RoomId(bundle.room_id)) != bundle.sender:
+            log.info("room key bundle of another than the inviter left out", **ids)
+            return False
+        body: dict[str, Any] = {"device_keys": {bundle.sender: []}}
+        shown = await self._client.ask("POST", ["keys", "query"], body)
+        identity = PublicIdentity.of(shown, bundle.sender)
+        for device_id, device in identity.devices.items():
+            keys = mapping(device.get("keys"))
+            if text(keys, f"curve25519:{device_id}") == bundle.sender_key:
+                signed = identity.has_signed(device_id)
+                same = text(keys, f"ed25519:{device_id}") == bundle.sender_ed25519
+                if signed and same:
+                    return True
+        log.info("room key bundle of an unsigned device left out", **ids)
+        return False
+
+    async def _download(self, file: Json) -> list[Json]:
+        """Return the keys that lie in an encrypted file (spec: EncryptedFile)."""
+        key, hashes = mapping(file.get("key")), mapping(file.get("hashes"))
+        sealed = await self._client.download_media(text(file, "url"), _LARGEST)
+        plain = decrypt_attachment(
+            sealed, text(key, "k"), text(hashes, "sha256"), text(file, "iv")
+        )
+        keys = mapping(json.loads(plain)).get("room_keys")
+        return [mapping(one) for one in keys[:_MOST_KEYS]] if isinstance(keys, list) else []
+
+    async def _import(self, bundle: RoomKeyBundle, keys: list[Json]) -> None:
+        senders = await self._senders(bundle.room_id)
+        store, taken, turns = self._client.machine.inbound_group_store, 0, Turns()
+        for key in keys:
+            sender = senders.get(text(key, "sender_key"))
+            if sender is not None and text(key, "room_id") == bundle.room_id:
+                try:
+                    store.keep(_session(key, sender.ed25519), UserId(sender.user_id))
+                    taken += 1
+                except BAD as error:
+                    log.debug("key of a bundle left out", reason=type(error).__name__)
+            await turns.next()
+        log.info(
+            "room key bundle taken in",
+            room_id=bundle.room_id,
+            sender=bundle.sender,
+            keys=taken,
+            left_out=len(keys) - taken,
+        )
+
+    async def _senders(self, room_id: str) -> Mapping[str, nio.crypto.OlmDevice]:
+        """Return the devices of the room's members by their Curve25519 keys."""
+        try:
+            await self._client.learn_devices(room_id)
+        except MatrixError as error:
+            log.warning("devices not asked for", room_id=room_id, reason=str(error))
+        users = self._client.rooms[room_id].users if room_id in self._client.rooms else {}
+        devices = self._client.machine.device_store
+        return {
+            device.curve25519: device
+            for user_id in users
+            for device in devices.active_user_devices(user_id)
+        }
+
+
+def _session(key: Json, ed25519: str) -> InboundGroupSession:
+    """Return the session of one key; ValueError where it is malformed or claims another device."""
+    claimed = text(mapping(key.get("sender_claimed_keys")), "ed25519")
+    if claimed != ed25519:
+        raise ValueError("another device's")
+    session = InboundGroupSession.import_session(
+        text(key, "session_key"), claimed, text(key, "sender_key"), text(key, "room_id")
+    )
+    if session.id != text(key, "session_id"):
+        raise ValueError("another session's key")
+    return session
