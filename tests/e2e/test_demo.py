@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -13,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bot.core.events import UserId
 from tests.stand import small_model
+from tests.stand.js_person import JsPerson
 
 pytestmark = pytest.mark.timeout(120)  # on a busy machine a start takes half a minute
 
@@ -83,6 +86,7 @@ async def test_every_line_that_is_piped_in_is_asked_in_turn(tmp_path: Path) -> N
     assert process.returncode == 0, errors.decode()
     credentials, two, empty, helped, then, end = out.decode().split("\n> ")
     assert "@agent:stand.test, password " in credentials
+    assert "signed by the account's identity" in credentials
     assert two.startswith("Two and two?\n")
     assert "final, " in two
     assert empty == ""
@@ -91,6 +95,32 @@ async def test_every_line_that_is_piped_in_is_asked_in_turn(tmp_path: Path) -> N
     assert then.startswith("Then?\n")
     assert "final, " in then
     assert end == "\n"
+
+
+async def test_a_strict_client_that_joins_is_answered(tmp_path: Path) -> None:
+    async with demo(tmp_path) as process:
+        assert process.stdout
+        shown = (await process.stdout.readuntil(b"\n> ")).decode()
+        url = re.search(r"Homeserver +(\S+)", shown)
+        password = re.search(r"@agent:stand.test, password (\S+)", shown)
+        bot = re.search(r"Assistant IA +(@\S+)", shown)
+        assert url
+        assert password
+        assert bot
+        async with JsPerson(url[1], UserId("@agent:stand.test"), password[1]) as agent:
+            await agent.bootstrap_cross_signing()
+            await agent.isolate(on=True)
+            room_id = await agent.open_direct_message(UserId(bot[1]))
+            await agent.send(room_id, "!help")
+            helped = await agent.wait_for_message(
+                room_id, lambda seen: "!help" in seen.body and seen.sender == bot[1]
+            )
+            assert await agent.shield(room_id, helped.event_id) == {
+                "colour": "NONE",
+                "reason": None,
+            }
+        _, errors = await process.communicate(b"/quit\n")
+    assert process.returncode == 0, errors.decode()
 
 
 async def test_a_poll_is_answered_by_numbers(tmp_path: Path) -> None:

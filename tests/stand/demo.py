@@ -164,6 +164,7 @@ def _access(dialogue: Dialogue) -> Table:
     table.add_row("Homeserver", agent.homeserver)
     table.add_row("Agent", f"{agent.user_id}, password {agent.password}")
     table.add_row("Assistant IA", bot.user_id)
+    table.add_row("Its device", dialogue.identity["This device"])
     table.add_row("Dashboard", f"http://127.0.0.1:{bot.port}/")
     table.add_row("Bot's log", str(bot.log))
     return table

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.polls import POLL
+from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.parse import TEXT
 from tests.stand.bot import Bot
 from tests.stand.nio_person import NioPerson
@@ -61,6 +62,18 @@ class Agent(NioPerson):
         """What another client of this person logs in with."""
         return self._password
 
+    async def exclude_unsigned(self, user_id: UserId) -> None:
+        """Have no dealings with somebody's devices unless their owner has signed them (MSC4153).
+
+        Raises:
+            Refused: one is not signed.
+        """
+        shown = await self._call("POST", "/keys/query", {"device_keys": {user_id: []}})
+        identity = PublicIdentity.of(shown, user_id)
+        unsigned = [one for one in identity.devices if not identity.has_signed(one)]
+        if unsigned or not identity.devices:
+            raise Refused(f"not signed by {user_id}: {', '.join(unsigned) or 'no device at all'}")
+
     async def catch_up(self, room_id: RoomId, sender: UserId) -> None:
         """Return once this client shows the last message or edit that `sender` has sent so far."""
         of_sender = json.dumps({"types": ["m.room.encrypted"], "senders": [sender]})
@@ -81,12 +94,14 @@ class Dialogue:
 
     Attributes:
         welcome: the bot's first words.
+        identity: how the bot's cross-signing identity stands, each line by its name.
     """
 
     agent: Agent
     bot: Bot
     room_id: RoomId
     welcome: str
+    identity: dict[str, str]
 
     async def ask(self, prompt: str) -> AsyncIterator[Step]:
         """Send a prompt and yield its reply's versions as they come, then the whole as "final".

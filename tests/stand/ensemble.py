@@ -15,7 +15,12 @@ import psutil
 from rich.progress import Progress
 
 from bot.app import SystemClock
+from bot.config import load
 from bot.health import Health
+from bot.identity import rows
+from bot.matrix.own_devices import status
+from bot.matrix.session import Session
+from bot.starting import account_of, vault_of
 from bot.storage.store import SqlStore
 from tests.stand import small_model
 from tests.stand.bot import Bot
@@ -101,14 +106,16 @@ class _Ensemble:
         starting = tasks.create_task(self._start_bot(synapse, backend))
         agent = await self._start_agent(synapse)
         bot = await starting
-        with self._step("Encrypted conversation"):
+        with self._step("Encrypted conversation between signed devices"):
+            await agent.exclude_unsigned(bot.user_id)
             room_id = await agent.open_direct_message(bot.user_id)
 
             def by_the_bot(seen: Seen) -> bool:
                 return seen.sender == bot.user_id and bool(seen.body)
 
             welcome = await agent.wait_for_message(room_id, by_the_bot, within=_START_SECONDS)
-        return Dialogue(agent, bot, room_id, welcome.body)
+            identity = await _identity(bot)
+        return Dialogue(agent, bot, room_id, welcome.body, identity)
 
     async def _start_homeserver(self) -> Synapse:
         with self._step("Homeserver (Synapse)"):
@@ -201,6 +208,16 @@ def _explained(bot: Bot) -> Iterator[None]:
         yield
     except _FORESEEN as error:
         raise Failed(f"{error}\nThe bot's log:\n{_tail(bot.log)}") from error
+
+
+async def _identity(bot: Bot) -> dict[str, str]:
+    """Return what `assistant-tchap identity status` prints."""
+    config = load(bot.config)
+    session = Session(account_of(config), vault_of(config))
+    try:
+        return dict(rows(await status(session)))
+    finally:
+        await session.close()
 
 
 async def _fill(bot: Bot) -> None:
