@@ -3,6 +3,7 @@
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON;
 #               SAMPLE=1 fills its dashboard with ratings that nobody has given)
 #   make test   every test, with coverage          make check   lint, types, import rules
+#   make soak   the tests that take minutes each: full sizes, a homeserver's default limits
 #   make chaos  the bot killed while it answers, and what has become of it
 #               (KILLS=50 SEED=1; POSTGRESQL=1 keeps the ledger there)
 #   make bench  the measured figures               make lock    write requirements/*.txt anew
@@ -14,7 +15,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --python $(BIN)/python --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes
 
-.PHONY: demo test check chaos bench lock clean
+.PHONY: demo test soak check chaos bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.dev $(VENV)/.model
@@ -25,6 +26,9 @@ HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/.dev $(VENV)/.node
 	@$(BIN)/pytest $(or $(ARGS),--cov --cov-report=term -n logical --dist worksteal $(HANGS))
+
+soak: $(VENV)/.dev $(VENV)/.node
+	@$(BIN)/pytest -m soak $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

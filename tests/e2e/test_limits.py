@@ -19,6 +19,7 @@ CONVERSATIONS = 8
 TEXT = "The sky is blue. " + "So it goes on, word by word. " * 12 + "The end."
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 async def test_eight_at_once_each_get_their_whole_reply(
     tmp_path: Path, model: ScriptedModel, launch: Launch

@@ -206,6 +206,7 @@ async def test_a_refused_sync_token_loses_nothing_and_repeats_nothing(
     await begun(nia, room_id, after)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(180)
 async def test_a_gap_of_fifteen_hundred_events_hides_no_prompt(
     nia: Person, bot: Bot, model: ScriptedModel

@@ -284,6 +284,7 @@ async def test_a_prompt_that_was_heard_before_a_restart_is_asked_with_its_thread
     assert len(turns(after)) == 3
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 async def test_in_a_salon_of_three_hundred_a_mention_is_answered(
     jason: Person, nia: Person, assistant: Bot, synapse: Synapse
