@@ -95,6 +95,7 @@ async def reset(config: Config) -> bool:
         BotError: as `Session.open` and `Identity.reset`, or the operator does not want it.
     """
     user_id = config.matrix.user_id
+    RecoveryKeyPlace(config.matrix.recovery_key_file).check()
     typer.echo(_RESET.format(user_id=user_id))
     if not typer.confirm("Do you want another identity?"):
         raise IdentityError("nothing was changed")

@@ -31,7 +31,8 @@ _MEGOLM = "m.megolm.v1.aes-sha2"
 _SENDER = "fr.gouv.assistant.sender"
 _MAC = "fr.gouv.assistant.mac"
 _MAC_KEY = b"assistant-tchap key backup"
-_KEYS_A_REQUEST = 100
+_KEYS_A_REQUEST = 25  # some 15 ms of work
+_REQUESTS_A_TURN = 8
 _REMOVALS_A_TURN = 20
 
 log = structlog.get_logger()
@@ -174,19 +175,26 @@ class KeyBackup:
         Raises:
             MatrixError: the homeserver did not answer; the next call goes on.
         """
-        if self.version is None or self._secret is None:
-            return
-        some = self._store.room_keys_to_back_up(_KEYS_A_REQUEST)
-        if not some:
-            return
+        for _ in range(_REQUESTS_A_TURN):
+            if self.version is None or self._secret is None:
+                return
+            some = self._store.room_keys_to_back_up(_KEYS_A_REQUEST)
+            if not some:
+                return
+            await self._put(some, self.version, self._secret)
+
+    async def _put(
+        self,
+        some: Iterable[tuple[RoomKey, str]],
+        version: str,
+        secret: vodozemac.Curve25519SecretKey,
+    ) -> None:
         rooms: dict[str, dict[str, Any]] = {}
         for key, _ in some:
             sessions = rooms.setdefault(key.session.room_id, {"sessions": {}})["sessions"]
-            sessions[key.session.id] = session_data(key, self._secret)
+            sessions[key.session.id] = session_data(key, secret)
         try:
-            await self._client.ask(
-                "PUT", ["room_keys", "keys"], {"rooms": rooms}, version=self.version
-            )
+            await self._client.ask("PUT", ["room_keys", "keys"], {"rooms": rooms}, version=version)
         except Forbidden as error:
             self._lose(error)
             return

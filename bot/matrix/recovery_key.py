@@ -33,8 +33,8 @@ class RecoveryKeyPlace:
                 )
         elif self._file.exists():
             raise ConfigError(
-                f"matrix.recovery_key_file {self._file} is there already, and the account has no"
-                " cross-signing identity that it could belong to: name a new file"
+                f"matrix.recovery_key_file {self._file} is there already, and a new recovery key"
+                " is to be written: move that file away, or name a new one"
             )
         elif not self._file.parent.is_dir() or not os.access(self._file.parent, os.W_OK):
             raise ConfigError(
@@ -55,8 +55,10 @@ class RecoveryKeyPlace:
         try:
             if self._holds(text):
                 return
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            descriptor = os.open(self._file, flags, 0o600)
             with os.fdopen(descriptor, "w") as file:
+                os.fchmod(descriptor, 0o600)  # also where somebody else was quicker to make it
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

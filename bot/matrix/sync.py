@@ -13,6 +13,7 @@ from bot.errors import (
     AccountExpired,
     BotError,
     Forbidden,
+    IdentityError,
     LoggedOut,
     MatrixError,
     RateLimited,
@@ -277,7 +278,10 @@ class _Upkeep:
     async def _look_at_own_devices(self) -> None:
         """See what has changed of the account's own devices, where a sync says so."""
         if self._client.own_devices_changed:
-            await self._identity.look_again()
+            try:
+                await self._identity.look_again()
+            except IdentityError as error:  # at the next start an operator is there to decide
+                log.error("identity not in order", reason=str(error))  # noqa: TRY400  # no bug
             self._client.own_devices_changed = False
 
     async def _upload(self) -> None:

@@ -259,6 +259,7 @@ async def test_identity_status_is_told_beside_a_running_bot(stage: Stage) -> Non
         assert "signed by the account's identity" in told
         assert stray.device_id in told
 
+        bot.recovery_key.rename(bot.directory / "old.key")
         code, told = await typed(bot, "reset", answers=f"y\n{bot.user_id}\n")
         assert (code, "in use" in told) == (1, True)
 
@@ -289,6 +290,8 @@ async def test_identity_reset_is_asked_for_twice(
     async with bot:
         await bot.stop()
         config, first = load(bot.config), (await status(bot)).master_key
+        with pytest.raises(ConfigError, match="move that file away"):
+            await identity.reset(config)
         old = bot.recovery_key.rename(bot.directory / "old.key")
         for answers in ("", "n\n", "y\n", "y\n@other:stand.test\n"):
             monkeypatch.setattr("sys.stdin", io.StringIO(answers))

@@ -359,7 +359,7 @@ async def test_without_a_place_for_the_recovery_key_nothing_is_made(stage: Stage
 async def test_a_file_that_is_there_already_is_not_written_over(stage: Stage) -> None:
     stage.recovery_key.write_text("somebody's")
 
-    with pytest.raises(ConfigError, match="name a new file"):
+    with pytest.raises(ConfigError, match="move that file away"):
         await stage.start()
 
     assert stage.recovery_key.read_text() == "somebody's"
