@@ -11,6 +11,8 @@ BotError
 │   ├── RateLimited             429, with the wait the homeserver asked for
 │   ├── Forbidden               the homeserver refuses this one request for good
 │   │   ├── NotFound              what it asks for is not there, or not for the bot
+│   │   │   └── Absent                  the homeserver says that it is not there
+│   │   ├── OtherBackup           the key backup is no longer the one that is meant
 │   │   └── TooLarge              what is sent is larger than it takes
 │   ├── NotEncrypted            a room of the bot's making lacks the encryption it was made with
 │   ├── LoggedOut               the access token is no longer valid
@@ -84,6 +86,14 @@ class Forbidden(MatrixError):
 
 class NotFound(Forbidden):
     """There is no such thing on the homeserver, or the bot may not see it."""
+
+
+class Absent(NotFound):
+    """The homeserver says that there is no such thing."""
+
+
+class OtherBackup(Forbidden):
+    """The account's key backup is no longer the one that is meant."""
 
 
 class TooLarge(Forbidden):

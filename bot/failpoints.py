@@ -32,7 +32,8 @@ REQUESTS: Final = (
 )
 # What the making of the account's cross-signing identity has reached.
 IDENTITY_STEPS: Final = (
-    *("identity_saved", "recovery_key_given", "identity_published", "device_uploaded"),
+    *("identity_saved", "reset_saved", "recovery_key_given", "identity_published"),
+    "device_uploaded",
     *("device_signed", "backup_made", "secret_stored", "storage_named"),
 )
 SITES: Final = (

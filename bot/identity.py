@@ -21,7 +21,7 @@ This makes another identity for {user_id}, in place of the one that the homeserv
 - Whoever has verified the assistant sees that its identity has changed, and must verify it again;
   until then some clients send it nothing.
 - Rooms and conversations stay, and so do the keys on this disk. The key backup is made anew from
-  them: what is in the old one alone can be read no more.
+  them, and the old one deleted: what is in that alone can be read no more.
 - The old recovery key opens nothing any more; a new one is given to you.
 """
 
@@ -35,14 +35,15 @@ async def status(config: Config) -> bool:
     async with _session(config) as session:
         found = await own_devices.status(session)
     for name, value in rows(found):
-        typer.echo(f"{name:<16}{value}")
-    return found.signed and found.private_keys == "on this disk"
+        typer.echo(f"{name:<16}{_printable(value)}")
+    return found.is_whole
 
 
 def rows(found: IdentityStatus) -> list[tuple[str, str]]:
     """Return the lines in which the status is told, each as its name and what there is to say."""
     signed = "signed by the account's identity" if found.signed else "not signed: not trusted"
-    backup = f"version {found.backup_version}, {found.backed_up} keys"
+    whose = "" if found.own_backup else ", another client's"
+    backup = f"version {found.backup_version}, {found.backed_up} keys{whose}"
     return [
         ("Account", found.user_id),
         ("Identity", f"master key {found.master_key}" if found.master_key else "none"),
@@ -60,8 +61,7 @@ async def init(config: Config) -> bool:
     Raises:
         BotError: as `Session.open` and `Identity.ensure`.
     """
-    async with _session(config) as session, _ledger(config, session):
-        await session.open()
+    async with _opened(config) as session:
         await session.identity.ensure()
     return await status(config)
 
@@ -72,10 +72,19 @@ async def restore(config: Config) -> bool:
     Raises:
         BotError: as `Session.open` and `Identity.restore`.
     """
-    key = RecoveryKeyPlace(config.matrix.recovery_key_file).read() or _typed()
-    async with _session(config) as session, _ledger(config, session, new_device=True):
-        await session.open()
-        await session.identity.restore(key)
+    place = RecoveryKeyPlace(config.matrix.recovery_key_file)
+    kept = place.read()
+    key = kept or _typed()
+    async with _opened(config, new_device=True) as session:
+        try:
+            await session.identity.restore(key)
+        except IdentityError as error:
+            if kept is None:
+                raise
+            raise IdentityError(
+                f"{error} (the recovery key is the one in {config.matrix.recovery_key_file}; move"
+                " that file away to type another)"
+            ) from error
     return await status(config)
 
 
@@ -95,14 +104,13 @@ async def reset(config: Config) -> bool:
         BotError: as `Session.open` and `Identity.reset`, or the operator does not want it.
     """
     user_id = config.matrix.user_id
-    RecoveryKeyPlace(config.matrix.recovery_key_file).check()
-    typer.echo(_RESET.format(user_id=user_id))
-    if not typer.confirm("Do you want another identity?"):
-        raise IdentityError("nothing was changed")
-    if typer.prompt(f"To be sure, type {user_id}").strip() != user_id:
-        raise IdentityError("this is another account: nothing was changed")
-    async with _session(config) as session, _ledger(config, session):
-        await session.open()
+    async with _opened(config) as session:
+        session.identity.check_reset()
+        typer.echo(_RESET.format(user_id=user_id))
+        if not typer.confirm("Do you want another identity?"):
+            raise IdentityError("nothing was changed")
+        if typer.prompt(f"To be sure, type {user_id}").strip() != user_id:
+            raise IdentityError("this is another account: nothing was changed")
         await session.identity.reset()
     return await status(config)
 
@@ -124,8 +132,14 @@ async def devices(config: Config, *remove: str) -> bool:
         seen = one.last_seen.strftime("%Y-%m-%d %H:%M UTC") if one.last_seen else "never seen"
         kind = "the assistant's" if one.ours else "stray"
         signed = "signed" if one.signed else "not signed"
-        typer.echo(f"{one.device_id:<16}{kind:<18}{signed:<12}{seen:<22}{one.name}")
+        line = f"{one.device_id:<16}{kind:<18}{signed:<12}{seen:<22}{one.name}"
+        typer.echo(_printable(line))
     return True
+
+
+def _printable(text: str) -> str:
+    """Return what others have named without what would steer the terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _check_removable(remove: tuple[str, ...], known: dict[str, bool]) -> None:
@@ -137,21 +151,27 @@ def _check_removable(remove: tuple[str, ...], known: dict[str, bool]) -> None:
 
 
 @asynccontextmanager
-async def _ledger(
-    config: Config, session: Session, *, new_device: bool = False
-) -> AsyncIterator[None]:
-    """See that device and ledger are there together, as at the assistant's start, or are new."""
-    session.take()
-    known = session.is_known()
-    anew = Anew(device=new_device and not known)
-    async with opened_ledger(config, Health(SystemClock()), anew, known=known):
-        yield
+async def _opened(config: Config, *, new_device: bool = False) -> AsyncIterator[Session]:
+    """Log in as the assistant does, with device and ledger there together, or both new."""
+    async with _session(config) as session:
+        session.take()
+        known = session.is_known()
+        if not new_device:
+            session.check_recovery_key()
+        anew = Anew(device=new_device and not known)
+        async with opened_ledger(config, Health(SystemClock()), anew, known=known):
+            await session.open()
+            yield session
 
 
 @asynccontextmanager
 async def _session(config: Config) -> AsyncIterator[Session]:
-    session = Session(account_of(config), vault_of(config), typer.echo)
+    session = Session(account_of(config), vault_of(config), _echo)
     try:
         yield session
     finally:
         await session.close()
+
+
+def _echo(sentence: str) -> None:
+    typer.echo(_printable(sentence))

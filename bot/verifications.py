@@ -1,7 +1,7 @@
 """Verifications of the bot's device: with its admins, by emoji; others are told politely."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -30,53 +30,79 @@ EMOJI: Final = (
 )
 
 _PATIENCE = 60.0  # seconds for one step; the person waits before a window
+_LONGEST_LINE = 200
+_REFUSALS_A_DAY = 20  # of one person's; they might go on for ever
+
+_Line = asyncio.Queue[VerificationEvent]
 
 log = structlog.get_logger()
 
 
 class Verifications:
-    """Takes each step of each verification in its turn, and says what people are to compare."""
+    """Takes each step of each verification in its turn, and says what people are to compare.
+
+    Admins' and others' have a line each, so that nobody else keeps an admin waiting.
+    """
 
     def __init__(self, to: Replying, policy: Policy, texts: Texts) -> None:
         self._to = to
         self._policy = policy
         self._texts = texts
-        self._heard: asyncio.Queue[VerificationEvent] = asyncio.Queue()
-        self._refused: OnceADay[UserId] = OnceADay()
+        self._of_admins = _Line(_LONGEST_LINE)
+        self._of_others = _Line(_LONGEST_LINE)
+        self._told: OnceADay[UserId] = OnceADay()
+        self._refused: OnceADay[tuple[UserId, int]] = OnceADay()
 
     def hear(self, events: Iterable[VerificationEvent]) -> None:
         """Take in what a sync has told, of people whom the bot heeds."""
         for event in events:
-            if self._policy.heeds(event.sender):
-                self._heard.put_nowait(event)
+            trusted = event.sender in self._policy.admins
+            if self._policy.heeds(event.sender) and (trusted or event.kind == "request"):
+                line = self._of_admins if trusted else self._of_others
+                try:
+                    line.put_nowait(event)
+                except asyncio.QueueFull:
+                    log.warning("verification passed over", sender=event.sender)
 
     async def run(self) -> None:
         """Take step after step, for ever; what goes wrong with one costs that one alone."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run(self._of_admins, self._verify))
+            tasks.create_task(self._run(self._of_others, self._refuse))
+
+    async def _run(
+        self, line: _Line, step: Callable[[VerificationEvent], Awaitable[None]]
+    ) -> None:
         while True:
-            event = await self._heard.get()
+            event = await line.get()
             with costing_nothing():
                 try:
-                    await self._take(event)
+                    await step(event)
                 except ENDING:
                     raise
                 except MatrixError as error:
                     log.warning("verification failed", sender=event.sender, reason=str(error))
                 finally:
-                    self._heard.task_done()
+                    line.task_done()
 
-    async def _take(self, event: VerificationEvent) -> None:
-        trusted = event.sender in self._policy.admins
-        if not trusted:  # is refused once a day, and else passed over
-            now = self._to.clock.now()
-            if event.kind != "request" or not self._refused.is_due(event.sender, now):
-                return
-        step = await insist(
-            self._to.clock,
-            partial(self._to.matrix.verify, event, trusted=trusted),
-            within=_PATIENCE,
-        )
+    async def _verify(self, event: VerificationEvent) -> None:
+        step = await self._step(event, trusted=True)
         if step is not None:
             await self._tell(event, step)
+
+    async def _refuse(self, event: VerificationEvent) -> None:
+        """Cancel what somebody else asks for, a few times a day, and say why once a day."""
+        now = self._to.clock.now()
+        places = ((event.sender, number) for number in range(_REFUSALS_A_DAY))
+        if not any(self._refused.is_due(place, now) for place in places):
+            return
+        step = await self._step(event, trusted=False)
+        if step is not None and self._told.is_due(event.sender, now):
+            await self._tell(event, step)
+
+    async def _step(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        verify = partial(self._to.matrix.verify, event, trusted=trusted)
+        return await insist(self._to.clock, verify, within=_PATIENCE)
 
     async def _tell(self, event: VerificationEvent, step: VerificationStep) -> None:
         match step:

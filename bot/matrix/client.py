@@ -30,7 +30,7 @@ from bot.core.events import (
 from bot.core.markdown import Tables
 from bot.core.replies import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
 from bot.core.turns import History
-from bot.core.verification import VerificationStep
+from bot.core.verification import VerificationRefused, VerificationStep
 from bot.errors import Forbidden, MatrixError
 from bot.health import Health
 from bot.logs import costing_nothing
@@ -69,7 +69,7 @@ class NioMatrix:
     def __init__(
         self, account: Account, vault: Vault, health: Health, *, tables: Tables = "list"
     ) -> None:
-        self._session = Session(account, vault)
+        self._session = Session(account, vault, beat=health.beat)
         self._client = self._session.client
         self._client.limited = health.limited
         self._health = health
@@ -87,8 +87,13 @@ class NioMatrix:
         return str(self._client.device_id)
 
     def take(self) -> None:
-        """Take the device's directory for this process; see `Session.take` for what it raises."""
+        """Take the device's directory for this process, if all that a start needs is there.
+
+        Raises:
+            BotError: as `Session.take` and `Session.check_recovery_key`.
+        """
         self._session.take()
+        self._session.check_recovery_key()
 
     def is_known(self) -> bool:
         """Tell whether the device has logged in before; see `Session.is_known`."""
@@ -108,7 +113,7 @@ class NioMatrix:
 
         Who is in the middle of verifying it is told that nothing more is to come.
         """
-        with costing_nothing():
+        with costing_nothing(), suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 await self._verifications.cancel_all()
         await self._session.close()
@@ -372,8 +377,10 @@ class NioMatrix:
         return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
 
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
-        """Do one step of a verification of this device; see `Verifications.take`."""
-        return await self._verifications.take(event, trusted=trusted)
+        """Do one step of a verification of this device; see `Verifications`."""
+        if not trusted:
+            return VerificationRefused(await self._verifications.refuse(event))
+        return await self._verifications.take(event)
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
         """Return what the homeserver shows for an event; None where it is gone."""

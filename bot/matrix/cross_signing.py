@@ -82,7 +82,7 @@ def has_signature(value: Json, user_id: str, key_id: str, public: str) -> bool:
         key = vodozemac.Ed25519PublicKey.from_base64(public)
         read = vodozemac.Ed25519Signature.from_base64(signature)
         key.verify_signature(canonical(value), read)
-    except (ValueError, TypeError):  # vodozemac's errors are ValueErrors
+    except (ValueError, TypeError, RecursionError):  # vodozemac's errors are ValueErrors
         return False
     return True
 

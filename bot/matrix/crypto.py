@@ -19,8 +19,8 @@ from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
 from bot.core.events import RoomId, UserId
-from bot.matrix.cross_signing import CrossSigningKeys, add_signature
-from bot.matrix.parse import Json, fingerprint, mapping, text
+from bot.matrix.cross_signing import CrossSigningKeys, PublicIdentity, add_signature
+from bot.matrix.parse import Json, fingerprint, is_room_id, mapping, text
 from bot.matrix.store import CryptoStore, RoomKeys
 from bot.matrix.wire import KeysQueryResponse
 
@@ -215,11 +215,11 @@ class SafeOlm(Olm):
         A device's new name changes nothing: nio would replace the keys of all its rooms for that.
         """
         noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
-        self._take_signed(response)
         changed: dict[str, dict[str, OlmDevice]] = {}
         with self.store.transaction():
             for user_id, devices in response.device_keys.items():
                 changed |= self._take_devices(user_id, devices)
+        self._take_signed(response)
         self.users_for_key_query |= noted
         after = self._keys_of(response.device_keys)
         new = {key for key, now in after.items() if before.get(key) != now}
@@ -237,7 +237,23 @@ class SafeOlm(Olm):
     def _take_signed(self, response: nio.KeysQueryResponse) -> None:
         if self.signed_only and isinstance(response, KeysQueryResponse):
             asked = response.device_keys
-            self.signed = {one for one in self.signed if one[0] not in asked} | response.signed
+            self.signed = {one for one in self.signed if one[0] not in asked}
+            for user_id in asked:
+                identity = PublicIdentity.of(response.source, user_id)
+                for device in self.device_store.active_user_devices(user_id):
+                    if identity.has_signed(device.id) and self._is_known(device, identity):
+                        self.signed.add((user_id, device.id))
+
+    @staticmethod
+    def _is_known(device: OlmDevice, identity: PublicIdentity) -> bool:
+        """Tell whether what is signed are the keys that we have of the device."""
+        shown = identity.devices[device.id]
+        keys = {
+            f"curve25519:{device.id}": device.curve25519,
+            f"ed25519:{device.id}": device.ed25519,
+        }
+        ids = {"user_id": device.user_id, "device_id": device.id}
+        return {name: shown.get(name) for name in ids} == ids and shown.get("keys") == keys
 
     @override
     def is_device_blacklisted(self, device: OlmDevice) -> bool:
@@ -303,7 +319,7 @@ class SafeOlm(Olm):
         """
         account, content = self.account, dict[str, Any]()
         if not account.shared:
-            content["device_keys"] = self._signed(self._device_keys())
+            content["device_keys"] = self._signed(self.device_keys())
             if self.identity is not None:
                 key = self.identity.self_signing
                 add_signature(content["device_keys"], self.user_id, key)
@@ -331,10 +347,11 @@ class SafeOlm(Olm):
             for key_id, key in account.fallback_key.items()
         }
 
-    def _device_keys(self) -> dict[str, Any]:
+    def device_keys(self) -> dict[str, Any]:
+        """Return this device's keys as they are published, without a signature."""
         keys = self.account.identity_keys
         return {
-            "algorithms": self._algorithms,
+            "algorithms": list(self._algorithms),
             "device_id": self.device_id,
             "user_id": self.user_id,
             "keys": {
@@ -417,6 +434,8 @@ class SafeOlm(Olm):
         event = nio.RoomKeyEvent.from_dict(payload, sender, sender_key)
         if not isinstance(event, nio.RoomKeyEvent) or event.algorithm != self._megolm_algorithm:
             raise nio.EncryptionError("no Megolm key")
+        if not is_room_id(event.room_id):
+            raise nio.EncryptionError("no room's key")
         session = InboundGroupSession(
             payload["content"]["session_key"],
             payload["keys"]["ed25519"],

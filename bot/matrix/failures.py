@@ -10,6 +10,7 @@ import nio
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from bot.errors import (
+    Absent,
     AccountExpired,
     Forbidden,
     HomeserverUnreachable,
@@ -17,6 +18,7 @@ from bot.errors import (
     MatrixError,
     NotFound,
     NotMatrix,
+    OtherBackup,
     RateLimited,
     TooLarge,
 )
@@ -35,7 +37,8 @@ _HELD_UP = {
 _KINDS: dict[str, type[MatrixError]] = {
     "ORG_MATRIX_EXPIRED_ACCOUNT": AccountExpired,
     "M_FORBIDDEN": NotFound,
-    "M_NOT_FOUND": NotFound,
+    "M_NOT_FOUND": Absent,
+    "M_WRONG_ROOM_KEYS_VERSION": OtherBackup,
     "M_TOO_LARGE": TooLarge,
 }
 

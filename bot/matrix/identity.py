@@ -5,41 +5,28 @@ storage, which the recovery key opens (spec: cross-signing, secrets). Every step
 again: a process that dies between two of them leaves what the next start completes.
 """
 
-import json
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import nio
 import structlog
-import vodozemac
 
 from bot.core.events import RoomId
-from bot.errors import IdentityError, NotFound
+from bot.errors import Absent, IdentityError, MatrixError
 from bot.failpoints import armed
-from bot.matrix import secret_storage
-from bot.matrix.cross_signing import (
-    USAGES,
-    CrossSigningKeys,
-    PublicIdentity,
-    SigningKey,
-    add_signature,
-    decode,
-    encode,
-)
+from bot.matrix.account_secrets import AccountSecrets
+from bot.matrix.cross_signing import PublicIdentity, add_signature
 from bot.matrix.failures import call
 from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.key_backup import KeyBackup
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.parse import Json
+from bot.matrix.private_identity import Kept, PrivateIdentity
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.store import CryptoStore
 from bot.matrix.wire import GuardedResponse
 from bot.shield import to_the_end
-
-_OF_BACKUP = "m.megolm_backup.v1"
-_DEFAULT_KEY = "m.secret_storage.default_key"
 
 _UNKNOWN = (
     "the account {user_id} has a cross-signing identity whose private keys are not on this disk."
@@ -62,72 +49,13 @@ _NOT_KEPT = (
     "the homeserver has taken the {what} of {user_id} and does not show it: nothing more was"
     " changed; start again, and where that does not help, ask the homeserver's administrators"
 )
+_OTHER_DEVICE = (
+    "the homeserver shows other keys of this device, {device_id}, than the crypto store holds, or"
+    " none: nothing was signed. Restore session.json and crypto.db from the same backup, or log"
+    " the device out and start once with --new-device"
+)
 
 log = structlog.get_logger()
-
-State = Literal["new", "restored", "complete"]
-
-
-@dataclass(frozen=True, slots=True)
-class PrivateIdentity:
-    """What the crypto store keeps of the identity.
-
-    Attributes:
-        keys: the three key pairs.
-        backup: the private key of the key backup.
-        state: whether the recovery key is still to be given to somebody and all to be published;
-            or the secret storage still to be completed; or neither.
-        storage_id: the id of the secret storage's key.
-        storage_key: the recovery key, as long as there is something to do with it.
-        replaces: the master key of the identity that this one is to take the place of.
-        backup_version: the version of the key backup that was fed last.
-    """
-
-    keys: CrossSigningKeys
-    backup: vodozemac.Curve25519SecretKey
-    state: State
-    storage_id: str
-    storage_key: bytes | None
-    replaces: str | None = None
-    backup_version: str | None = None
-
-    @property
-    def shared(self) -> Mapping[str, bytes]:
-        """What lies in the secret storage, by the type of its account data."""
-        seeds = {f"m.cross_signing.{usage}": key.seed for usage, key in self.keys.by_usage.items()}
-        encoded = {name: encode(seed).encode() for name, seed in seeds.items()}
-        return {**encoded, _OF_BACKUP: encode(self.backup.to_bytes()).encode()}
-
-    def dump(self) -> bytes:
-        """Return it as bytes, for the crypto store."""
-        seeds: dict[str, Any] = {
-            usage: encode(key.seed) for usage, key in self.keys.by_usage.items()
-        }
-        fields = {
-            **seeds,
-            "backup": encode(self.backup.to_bytes()),
-            "state": self.state,
-            "storage_id": self.storage_id,
-            "storage_key": None if self.storage_key is None else encode(self.storage_key),
-            "replaces": self.replaces,
-            "backup_version": self.backup_version,
-        }
-        return json.dumps(fields).encode()
-
-    @classmethod
-    def load(cls, data: bytes) -> "PrivateIdentity":
-        """Read what `dump` has returned."""
-        fields = json.loads(data)
-        key = fields["storage_key"]
-        return cls(
-            CrossSigningKeys(*(SigningKey(decode(fields[usage])) for usage in USAGES)),
-            vodozemac.Curve25519SecretKey.from_bytes(decode(fields["backup"])),
-            fields["state"],
-            fields["storage_id"],
-            None if key is None else decode(key),
-            fields["replaces"],
-            fields["backup_version"],
-        )
 
 
 class Identity:
@@ -135,6 +63,7 @@ class Identity:
 
     Attributes:
         backup: the backup of the rooms' keys.
+        storage: the account's secret storage.
     """
 
     def __init__(
@@ -143,14 +72,25 @@ class Identity:
         user_id: str,
         place: RecoveryKeyPlace,
         auth: InteractiveAuth,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take the account.
+
+        Args:
+            client: logged in as it, once something is asked.
+            user_id: its id.
+            place: where a recovery key is written, and read.
+            auth: proves who asks.
+            beat: is called while much is under way, so that nobody takes it for a standstill.
+        """
         self._client = client
         self._user_id = user_id
         self._place = place
         self._auth = auth
-        self._private: PrivateIdentity | None = None
+        self._complete_one: PrivateIdentity | None = None
         self._strays: frozenset[str] = frozenset()
-        self.backup = KeyBackup(client, user_id)
+        self.backup = KeyBackup(client, user_id, self._note_version, beat)
+        self.storage = AccountSecrets(client, user_id)
 
     async def published(self) -> PublicIdentity:
         """Return what the homeserver shows of the account.
@@ -172,8 +112,10 @@ class Identity:
             ConfigError: the recovery key can be given to nobody, or does not fit.
             MatrixError: the homeserver refused, or did not answer.
         """
-        shown = await self.published()
-        private = self._load()
+        shown, kept = await self.published(), self._load()
+        if kept.pending is not None:
+            kept = self._see_to_reset(kept, kept.pending, shown)
+        private = kept.current
         if private is None and shown.master is None:
             private = await self._begin()
         elif private is None:
@@ -181,10 +123,19 @@ class Identity:
             if key is None:
                 raise IdentityError(_UNKNOWN.format(user_id=self._user_id))
             private = await self._from_storage(shown, key)
-        known = {None, private.keys.master.public, private.replaces}
-        if shown.master not in known:
+        if shown.master not in {None, private.master}:
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
         await self._complete(private, shown)
+
+    def _see_to_reset(self, kept: Kept, pending: PrivateIdentity, shown: PublicIdentity) -> Kept:
+        """Go on with a reset that the homeserver has taken; tell of one that it has not."""
+        if shown.master == pending.master:
+            return self._save(Kept(pending))
+        log.warning(
+            "a reset of the identity was begun, and the homeserver has not taken it: the identity"
+            " stays as it was; assistant-tchap identity reset goes on with it"
+        )
+        return kept
 
     async def restore(self, key: bytes) -> None:
         """Take the identity and the rooms' keys from the homeserver.
@@ -200,148 +151,130 @@ class Identity:
             raise IdentityError(f"the account {self._user_id} has no identity to restore")
         await self._complete(await self._from_storage(shown, key), shown)
 
+    def check_reset(self) -> None:
+        """See that the recovery key of a new identity can be given to somebody.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self._load().pending is None:
+            self._place.check()
+
     async def reset(self) -> None:
         """Make a new identity in place of the one that the account has.
+
+        That one stays on this disk, and in force, until the homeserver has taken the new one.
 
         Raises:
             ConfigError, MatrixError: as `ensure`.
         """
-        self._place.check()
-        shown = await self.published()
-        await self._complete(self._new(replaces=shown.master), shown)
-
-    async def has_secret_storage(self) -> bool:
-        """Tell whether the account has a secret storage with all private keys of an identity.
-
-        Raises:
-            MatrixError: the homeserver did not answer.
-        """
-        storage_id = text(await self._account_data(_DEFAULT_KEY), "key")
-        for usage in USAGES:
-            content = await self._account_data(f"m.cross_signing.{usage}")
-            if not secret_storage.encrypted_for(content, storage_id):
-                return False
-        return True
+        self.check_reset()
+        shown, kept = await self.published(), self._load()
+        pending = kept.pending
+        if pending is None:
+            old = await self.backup.current()
+            pending = PrivateIdentity.new(old_backup=old[0] if old else None)
+            self._save(Kept(kept.current, pending))
+            armed.reach("reset_saved")
+        await self._complete(pending, shown)
 
     async def look_again(self) -> None:
         """See that this device is still signed, and tell of devices that are new.
 
         Raises:
+            IdentityError: the homeserver does not keep what it has taken.
             MatrixError: the homeserver did not answer.
         """
-        if self._private is None:
+        if self._complete_one is None:
             return
         shown = await self.published()
-        if shown.is_of(self._private.keys):
-            await self._sign_device(self._private, shown)
-        else:
-            log.error("identity replaced", reason=_REPLACED.format(user_id=self._user_id))
         self._tell_strays(shown)
+        if not shown.is_of(self._complete_one.keys):
+            raise IdentityError(_REPLACED.format(user_id=self._user_id))
+        await self._sign_device(self._complete_one, shown)
 
     async def _begin(self) -> PrivateIdentity:
         self._place.check()
-        if await self._account_data(_DEFAULT_KEY):
+        if await self.storage.exists():
             raise IdentityError(_FOREIGN.format(user_id=self._user_id, what="a secret storage"))
-        if await self.backup.current() is not None:
+        if await self._has_backup():
             raise IdentityError(_FOREIGN.format(user_id=self._user_id, what="a key backup"))
-        return self._new(replaces=None)
-
-    def _new(self, *, replaces: str | None) -> PrivateIdentity:
-        """Make the keys, which are on this disk before anybody hears of them."""
-        private = PrivateIdentity(
-            CrossSigningKeys.new(),
-            vodozemac.Curve25519SecretKey(),
-            "new",
-            secrets.token_urlsafe(24),
-            secret_storage.new_key(),
-            replaces,
-        )
-        self._save(private)
+        private = PrivateIdentity.new()
+        self._save(Kept(private))
         armed.reach("identity_saved")
         return private
+
+    async def _has_backup(self) -> bool:
+        try:
+            return await self.backup.current() is not None
+        except MatrixError as error:  # it may know no backups at all
+            log.warning("key backup not looked for", reason=str(error))
+            return False
 
     async def _from_storage(self, shown: PublicIdentity, key: bytes) -> PrivateIdentity:
         """Read the private keys out of the account's secret storage.
 
         Raises:
-            IdentityError: the recovery key does not open it, it lacks a key, or what it holds are
-                not the keys that the homeserver shows.
+            IdentityError: as `AccountSecrets.open`, or what it holds are not the keys that the
+                homeserver shows.
         """
-        storage_id = text(await self._account_data(_DEFAULT_KEY), "key")
-        described = await self._account_data(f"m.secret_storage.key.{storage_id}")
-        if text(described, "algorithm") != secret_storage.ALGORITHM:
-            raise IdentityError(
-                "the account has no secret storage that the assistant can read, or it was only"
-                " half written: nothing was changed; assistant-tchap identity reset makes another"
-                " identity"
-            )
-        if not secret_storage.is_key_of(key, described):
-            raise IdentityError(
-                "this is not the recovery key of the account's secret storage: nothing was changed"
-            )
-        seeds = [await self._secret(f"m.cross_signing.{one}", storage_id, key) for one in USAGES]
-        private = PrivateIdentity(
-            CrossSigningKeys(*(SigningKey(_required(seed)) for seed in seeds)),
-            _curve25519(await self._secret(_OF_BACKUP, storage_id, key)),
-            "restored",
-            storage_id,
-            key,
-        )
+        private = await self.storage.open(key)
         if not shown.is_of(private.keys):
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
-        self._save(private)
+        self._save(Kept(private))
         return private
 
-    async def _secret(self, name: str, storage_id: str, key: bytes) -> bytes | None:
-        content = await self._account_data(name)
-        encrypted = secret_storage.encrypted_for(content, storage_id)
-        if not encrypted:
-            return None
-        try:
-            return decode(secret_storage.decrypt(key, name, encrypted).decode())
-        except ValueError as error:
-            raise IdentityError(
-                f"the account's secret storage holds no usable {name}: nothing was changed; set"
-                " it up again in the client that made it, or run assistant-tchap identity reset"
-            ) from error
+    async def _complete(
+        self,
+        private: PrivateIdentity,
+        shown: PublicIdentity,
+    ) -> None:
+        """Take every step that is not taken yet; each can be taken twice.
 
-    async def _complete(self, private: PrivateIdentity, shown: PublicIdentity) -> None:
-        """Take every step that is not taken yet; each can be taken twice."""
-        if private.state == "new":
-            self._place.give(_required(private.storage_key))
+        Args:
+            private: the identity that is to be in force.
+            shown: what the homeserver shows.
+        """
+        if private.state == "new" and private.storage_key is not None:
+            self._place.give(private.storage_key)
+            private = replace(private, state="given")
+            self._keep(private)
             armed.reach("recovery_key_given")
-        self._client.machine.identity = private.keys
         if not shown.is_of(private.keys):
-            shown = await self._publish(private)
+            shown = await self._publish(private, known=shown.master)
             armed.reach("identity_published")
+        if self._is_pending(private):
+            self._save(Kept(private))
+        self._client.machine.identity = private.keys
         shown = await self._sign_device(private, shown)
         armed.reach("device_signed")
-        version = await self.backup.open(
-            private.backup,
-            private.keys.master,
-            private.backup_version,
-            replace=private.state == "new",
-        )
+        private = await self._open_backup(private)
         armed.reach("backup_made")
         if private.state == "restored":
             await self._restore_room_keys()
         if private.storage_key is not None:
-            await self._write_storage(private, private.storage_key)
-        done = replace(
-            private, state="complete", storage_key=None, replaces=None, backup_version=version
-        )
-        if done != private:
-            self._save(done)
-        self._private = done
+            await self.storage.write(private, private.storage_key)
+        if private.state != "complete":
+            private = replace(private, state="complete", storage_key=None)
+            self._keep(private)
+        self._complete_one = private
         self._tell_strays(shown)
 
-    async def _publish(self, private: PrivateIdentity) -> PublicIdentity:
+    async def _publish(self, private: PrivateIdentity, known: str | None) -> PublicIdentity:
+        """Upload the public keys, and return what the homeserver shows then.
+
+        Args:
+            private: the identity.
+            known: the public master key that it takes the place of.
+        """
         body = private.keys.published(self._user_id)
         by_device = self._client.machine.sign_json(body["master_key"])
         device = f"ed25519:{self._client.device_id}"
         body["master_key"]["signatures"] = {self._user_id: {device: by_device}}
 
         async def ask(auth: Mapping[str, Any] | None) -> GuardedResponse:
+            if auth is not None and (await self.published()).master not in {known, private.master}:
+                raise IdentityError(_REPLACED.format(user_id=self._user_id))
             sent = body if auth is None else {**body, "auth": dict(auth)}
             path = ["keys", "device_signing", "upload"]
             request = self._client.send_json(GuardedResponse, "POST", path, sent)
@@ -351,34 +284,29 @@ class Identity:
         shown = await self.published()
         if not shown.is_of(private.keys):
             raise IdentityError(_NOT_KEPT.format(what="identity", user_id=self._user_id))
-        log.info("identity published", master_key=private.keys.master.public)
+        log.info("identity published", master_key=private.master)
         return shown
 
     async def _sign_device(
         self, private: PrivateIdentity, shown: PublicIdentity
     ) -> PublicIdentity:
-        """Let the identity's signature be on this device, for all to see."""
-        device_id = str(self._client.device_id)
-        if device_id not in shown.devices:
+        """Let the identity's signature be on this device, for all to see.
+
+        What is signed are the keys that this disk has, never what the homeserver shows for them.
+        """
+        device_id, machine = str(self._client.device_id), self._client.machine
+        if device_id not in shown.devices and not machine.account.shared:
             await call(nio.KeysUploadResponse, to_the_end(self._client.keys_upload()))
             armed.reach("device_uploaded")
             shown = await self.published()
-        ours = self._client.machine.account.identity_keys["ed25519"]
-        theirs = mapping(shown.devices.get(device_id, {}).get("keys"))
-        if text(theirs, f"ed25519:{device_id}").rstrip("=") != ours:
-            raise IdentityError(
-                f"the homeserver shows other keys of this device, {device_id}, than the crypto"
-                " store holds: restore session.json and crypto.db from the same backup"
-            )
+        ours = machine.device_keys()
+        theirs = shown.devices.get(device_id, {})
+        if {name: theirs.get(name) for name in ours} != ours:
+            raise IdentityError(_OTHER_DEVICE.format(device_id=device_id))
         if shown.has_signed(device_id):
             return shown
-        device = {
-            name: value
-            for name, value in shown.devices[device_id].items()
-            if name not in {"signatures", "unsigned"}
-        }
-        add_signature(device, self._user_id, private.keys.self_signing)
-        body = {self._user_id: {device_id: device}}
+        add_signature(ours, self._user_id, private.keys.self_signing)
+        body = {self._user_id: {device_id: ours}}
         answer = await self._client.ask("POST", ["keys", "signatures", "upload"], body)
         shown = await self.published()
         if answer.get("failures") or not shown.has_signed(device_id):
@@ -387,22 +315,31 @@ class Identity:
         log.info("device signed", device_id=device_id)
         return shown
 
-    async def _write_storage(self, private: PrivateIdentity, key: bytes) -> None:
-        """Put the private keys into the secret storage; what names it comes last."""
-        storage_id = private.storage_id
-        description = f"m.secret_storage.key.{storage_id}"
-        if not await self._account_data(description):
-            await self._put_account_data(description, secret_storage.description(key))
-        for name, secret in private.shared.items():
-            there = await self._account_data(name)
-            kept = {} if private.state == "new" else dict(mapping(there.get("encrypted")))
-            if not _holds(there, storage_id, key, name, secret):
-                kept[storage_id] = secret_storage.encrypt(key, name, secret)
-                await self._put_account_data(name, {"encrypted": kept})
-            armed.reach("secret_stored")
-        if text(await self._account_data(_DEFAULT_KEY), "key") != storage_id:
-            await self._put_account_data(_DEFAULT_KEY, {"key": storage_id})
-        armed.reach("storage_named")
+    async def _open_backup(self, private: PrivateIdentity) -> PrivateIdentity:
+        """Take the key backup up; it is of less weight than all else, and tried again later."""
+        try:
+            version = await self.backup.open(
+                private.backup,
+                private.keys.master,
+                private.backup_version,
+                replace=private.old_backup is not None,
+            )
+            if private.old_backup not in {None, version}:
+                await self.backup.delete(str(private.old_backup))
+        except MatrixError as error:
+            if private.state == "restored" and not isinstance(error, Absent):
+                raise
+            log.warning("key backup not opened", reason=str(error))
+            return private
+        opened = replace(private, backup_version=version, old_backup=None)
+        if opened != private:
+            self._keep(opened)
+        return opened
+
+    def _note_version(self, version: str) -> None:
+        if self._complete_one is not None:
+            self._complete_one = replace(self._complete_one, backup_version=version)
+            self._keep(self._complete_one)
 
     async def _restore_room_keys(self) -> None:
         joined = await call(nio.JoinedRoomsResponse, self._client.joined_rooms())
@@ -421,49 +358,25 @@ class Identity:
             )
         self._strays = strays
 
-    async def _account_data(self, kind: str) -> Json:
-        try:
-            return await self._client.ask("GET", self._account_data_path(kind))
-        except NotFound:
-            return {}
+    def _load(self) -> Kept:
+        return Kept.load(self._store.load_identity())
 
-    async def _put_account_data(self, kind: str, content: Json) -> None:
-        await self._client.ask("PUT", self._account_data_path(kind), content)
+    def _save(self, kept: Kept) -> Kept:
+        self._store.save_identity(kept.dump())
+        return kept
 
-    def _account_data_path(self, kind: str) -> list[str]:
-        return ["user", self._user_id, "account_data", kind]
+    def _keep(self, private: PrivateIdentity) -> None:
+        """Save how far an identity is, in its place on this disk."""
+        kept = self._load()
+        if self._is_pending(private):
+            self._save(replace(kept, pending=private))
+        else:
+            self._save(replace(kept, current=private))
 
-    def _load(self) -> PrivateIdentity | None:
-        data = self._store.load_identity()
-        return None if data is None else PrivateIdentity.load(data)
-
-    def _save(self, private: PrivateIdentity) -> None:
-        self._store.save_identity(private.dump())
+    def _is_pending(self, private: PrivateIdentity) -> bool:
+        pending = self._load().pending
+        return pending is not None and pending.master == private.master
 
     @property
     def _store(self) -> CryptoStore:
         return self._client.machine.store
-
-
-def _holds(there: Json, storage_id: str, key: bytes, name: str, secret: bytes) -> bool:
-    encrypted = secret_storage.encrypted_for(there, storage_id)
-    try:
-        return bool(encrypted) and secret_storage.decrypt(key, name, encrypted) == secret
-    except secret_storage.WrongKeyError:
-        return False
-
-
-def _required(secret: bytes | None) -> bytes:
-    if secret is None:
-        raise IdentityError(
-            "the account's secret storage lacks a key of its identity: nothing was changed;"
-            " assistant-tchap identity reset makes another identity"
-        )
-    return secret
-
-
-def _curve25519(secret: bytes | None) -> vodozemac.Curve25519SecretKey:
-    """Return the private key; a new one where there is none, for a backup that is yet to be."""
-    if secret is None:
-        return vodozemac.Curve25519SecretKey()
-    return vodozemac.Curve25519SecretKey.from_bytes(secret)

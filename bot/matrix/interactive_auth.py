@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from bot.errors import ConfigError, Forbidden
+import structlog
+
+from bot.errors import ConfigError, Forbidden, HomeserverUnreachable, RateLimited
 from bot.matrix.parse import Json, mapping, text
 from bot.matrix.wire import GuardedResponse
 
@@ -18,6 +20,8 @@ _AT_ADDRESS = ("m.oauth", "org.matrix.cross_signing_reset")
 _POLL_SECONDS = 5.0
 _PATIENCE_SECONDS = 900.0
 
+log = structlog.get_logger()
+
 
 class InteractiveAuth:
     """Passes the one stage that is asked for: by the password, or by a person in a browser."""
@@ -28,6 +32,7 @@ class InteractiveAuth:
         user_id: str,
         password: str | None,
         tell: Callable[[str], None],
+        beat: Callable[[], None] = lambda: None,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         """Take the account.
@@ -37,12 +42,14 @@ class InteractiveAuth:
             user_id: the account.
             password: its password, None where there is only an access token.
             tell: says to the operator what to open in a browser.
+            beat: is called while a person is waited for.
             poll_seconds: between two looks whether it is done.
         """
         self._homeserver = homeserver
         self._user_id = user_id
         self._password = password
         self._tell = tell
+        self._beat = beat
         self._poll_seconds = poll_seconds
 
     async def pass_(self, ask: Ask) -> Json:
@@ -88,8 +95,13 @@ class InteractiveAuth:
         loop = asyncio.get_running_loop()
         until = loop.time() + _PATIENCE_SECONDS
         while loop.time() < until:
+            self._beat()
             await asyncio.sleep(self._poll_seconds)
-            answer = await ask({"session": session})
+            try:
+                answer = await ask({"session": session})
+            except (HomeserverUnreachable, RateLimited) as error:
+                log.info("approval not asked for", reason=str(error))
+                continue
             if not answer.challenge:
                 return answer.source
         raise ConfigError(f"nobody has approved it in {_PATIENCE_SECONDS / 60:.0f} minutes")
@@ -98,7 +110,8 @@ class InteractiveAuth:
         """Return where a person passes the stage, in a browser (spec: fallback)."""
         params = mapping(challenge.get("params"))
         for stage in _AT_ADDRESS:
-            if address := text(mapping(params.get(stage)), "url"):
+            address = text(mapping(params.get(stage)), "url")
+            if address.startswith(("https://", "http://")) and address.isprintable():
                 return address
         single = sorted(one for (one,) in (flow for flow in stages if len(flow) == 1))
         if not single or single == [_PASSWORD]:

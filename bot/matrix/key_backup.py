@@ -5,10 +5,12 @@ put keys in as well. The bot therefore adds who may speak with a key, under a MA
 private key can make, and takes back nothing else.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import nio
@@ -19,9 +21,10 @@ from Crypto.Protocol.KDF import HKDF
 from nio.crypto.sessions import InboundGroupSession
 
 from bot.core.events import RoomId, UserId
-from bot.errors import Forbidden, MatrixError, NotFound
+from bot.errors import Absent, Forbidden, MatrixError, OtherBackup
 from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.crypto import BAD
+from bot.matrix.parse import Json, is_room_id, mapping, text
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.store import CryptoStore, RoomKey
 
@@ -34,6 +37,7 @@ _MAC_KEY = b"assistant-tchap key backup"
 _KEYS_A_REQUEST = 25  # some 15 ms of work
 _REQUESTS_A_TURN = 8
 _REMOVALS_A_TURN = 20
+_AGAIN_SECONDS = 600.0  # until a backup that could not be opened is tried again
 
 log = structlog.get_logger()
 
@@ -70,7 +74,7 @@ def read_session_data(
     """Return the key that the bot has put into the backup.
 
     Raises:
-        ValueError: it is malformed, or it was not the bot that put it there.
+        ValueError: it was not the bot that put it there, or another one of `BAD`: it is malformed.
     """
     sealed = mapping(data.get("session_data"))
     message = vodozemac.Message(
@@ -78,7 +82,8 @@ def read_session_data(
     )
     plain = mapping(json.loads(vodozemac.PkDecryption.from_key(secret).decrypt(message)))
     own = {name: value for name, value in plain.items() if name != _MAC}
-    if not hmac.compare_digest(text(plain, _MAC), _mac(own, room_id, session_id, secret)):
+    expected = _mac(own, room_id, session_id, secret)
+    if not hmac.compare_digest(text(plain, _MAC).encode(), expected.encode()):
         raise ValueError("another client's")
     session = InboundGroupSession.import_session(
         text(plain, "session_key"),
@@ -104,10 +109,27 @@ class KeyBackup:
         version: the version that is fed; None where there is none of the bot's.
     """
 
-    def __init__(self, client: SafeClient, user_id: str) -> None:
+    def __init__(
+        self,
+        client: SafeClient,
+        user_id: str,
+        note_version: Callable[[str], None],
+        beat: Callable[[], None],
+    ) -> None:
+        """Take the account.
+
+        Args:
+            client: logged in as it, once something is asked.
+            user_id: its id.
+            note_version: is told of a version that was opened later than at the start.
+            beat: is called while keys are restored.
+        """
         self._client = client
         self._user_id = user_id
-        self._secret: vodozemac.Curve25519SecretKey | None = None
+        self._note_version = note_version
+        self._beat = beat
+        self._ours: _Ours | None = None
+        self._reopen_due: float | None = None  # in the loop's time; None for never
         self.version: str | None = None
 
     async def current(self) -> tuple[str, str] | None:
@@ -118,7 +140,7 @@ class KeyBackup:
         """
         try:
             found = await self._client.ask("GET", ["room_keys", "version"])
-        except NotFound:
+        except Absent:
             return None
         return text(found, "version"), text(mapping(found.get("auth_data")), "public_key")
 
@@ -132,6 +154,8 @@ class KeyBackup:
     ) -> str | None:
         """Take up the backup of this private key; make one where there is none.
 
+        Where that fails, feeding it tries again.
+
         Args:
             secret: the backup's private key.
             master: the account's master key, which signs a new version.
@@ -144,19 +168,24 @@ class KeyBackup:
         Raises:
             MatrixError: the homeserver refused, or did not answer.
         """
-        self._secret, self.version = secret, None
-        current, public = await self.current(), secret.public_key().to_base64()
+        self._ours, self.version = _Ours(secret, master, known, replace), None
+        self._reopen_due = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+        return await self._open(self._ours)
+
+    async def _open(self, ours: "_Ours") -> str | None:
+        current, public = await self.current(), ours.secret.public_key().to_base64()
         if current is not None and current[1].rstrip("=") == public:
             self.version = current[0]
-        elif current is None or replace:
-            self.version = await self._make(public, master)
+        elif current is None or ours.replace:
+            self.version = await self._make(public, ours.master)
         else:
             log.error(
                 "key backup not fed: another client has made one of its own; identity reset makes"
                 " a new one",
                 version=current[0],
             )
-        if self.version is not None and self.version != known:
+        self._reopen_due = None
+        if self.version is not None and self.version != ours.known:
             self._store.forget_backup()
         return self.version
 
@@ -169,36 +198,66 @@ class KeyBackup:
         made = await self._client.ask("POST", ["room_keys", "version"], body)
         return text(made, "version")
 
+    async def delete(self, version: str) -> None:
+        """Delete a version, with all keys in it.
+
+        Raises:
+            MatrixError: the homeserver refused, or did not answer.
+        """
+        try:
+            await self._client.ask("DELETE", ["room_keys", "version", version])
+        except Absent:
+            log.info("key backup gone already", version=version)
+
     async def feed(self) -> None:
         """Put some of the keys that it lacks into the backup.
 
         Raises:
             MatrixError: the homeserver did not answer; the next call goes on.
         """
+        await self._reopen()
         for _ in range(_REQUESTS_A_TURN):
-            if self.version is None or self._secret is None:
+            if self.version is None or self._ours is None:
                 return
             some = self._store.room_keys_to_back_up(_KEYS_A_REQUEST)
             if not some:
                 return
-            await self._put(some, self.version, self._secret)
+            await self._put(some, self.version, self._ours.secret)
+
+    async def _reopen(self) -> None:
+        """Take the backup up where that has failed at the start."""
+        now = asyncio.get_running_loop().time()
+        if self._ours is None or self._reopen_due is None or now < self._reopen_due:
+            return
+        self._reopen_due = now + _AGAIN_SECONDS
+        try:
+            version = await self._open(self._ours)
+        except MatrixError as error:
+            log.info("key backup not opened", reason=str(error))
+        else:
+            if version is not None:
+                self._note_version(version)
 
     async def _put(
         self,
-        some: Iterable[tuple[RoomKey, str]],
+        some: Sequence[tuple[RoomKey, str]],
         version: str,
         secret: vodozemac.Curve25519SecretKey,
     ) -> None:
         rooms: dict[str, dict[str, Any]] = {}
         for key, _ in some:
-            sessions = rooms.setdefault(key.session.room_id, {"sessions": {}})["sessions"]
-            sessions[key.session.id] = session_data(key, secret)
+            if is_room_id(key.session.room_id):  # an earlier version took any
+                sessions = rooms.setdefault(key.session.room_id, {"sessions": {}})["sessions"]
+                sessions[key.session.id] = session_data(key, secret)
+        body = {"rooms": rooms}
         try:
-            await self._client.ask("PUT", ["room_keys", "keys"], {"rooms": rooms}, version=version)
-        except Forbidden as error:
+            await self._client.ask("PUT", ["room_keys", "keys"], body, version=version)
+        except (OtherBackup, Absent) as error:
             self._lose(error)
             return
-        self._store.note_backed_up(pickle for _, pickle in some)
+        except Forbidden as error:
+            log.warning("room keys not backed up", keys=len(some), reason=str(error))
+        self._store.note_backed_up(some)
 
     async def remove(self) -> None:
         """Delete some of the keys from the backup that the crypto store has dropped.
@@ -211,41 +270,54 @@ class KeyBackup:
         for room_id, session_id in self._store.backup_removals(_REMOVALS_A_TURN):
             path = ["room_keys", "keys", room_id, session_id]
             try:
-                await self._client.ask("DELETE", path, version=self.version)
-            except NotFound:
-                log.info("room key not in the backup", room_id=room_id)
-            except Forbidden as error:
+                if is_room_id(room_id):
+                    await self._client.ask("DELETE", path, version=self.version)
+            except OtherBackup as error:
                 self._lose(error)
                 return
+            except Forbidden as error:
+                log.info("room key not in the backup", room_id=room_id, reason=str(error))
             self._store.note_removed(room_id, session_id)
 
     async def restore(self, room_ids: Iterable[RoomId]) -> int:
         """Take the rooms' keys out of the backup, and return how many.
 
         Raises:
-            MatrixError: the homeserver did not answer.
+            HomeserverUnreachable, RateLimited: the homeserver did not answer.
         """
-        if self.version is None or self._secret is None:
-            return 0
         restored = 0
         for room_id in room_ids:
+            if self.version is None or self._ours is None:
+                break
+            self._beat()
             path = ["room_keys", "keys", room_id]
             try:
                 found = await self._client.ask("GET", path, version=self.version)
-            except NotFound:
+            except Forbidden as error:
+                log.info("no keys of a room restored", room_id=room_id, reason=str(error))
                 continue
-            restored += self._take(room_id, mapping(found.get("sessions")), self._secret)
+            sessions = list(mapping(found.get("sessions")).items())
+            for start in range(0, len(sessions), _KEYS_A_REQUEST):
+                self._beat()
+                some = sessions[start : start + _KEYS_A_REQUEST]
+                restored += self._take(room_id, some, self._ours.secret)
+                await asyncio.sleep(0)  # others may have the loop
         return restored
 
-    def _take(self, room_id: RoomId, sessions: Json, secret: vodozemac.Curve25519SecretKey) -> int:
+    def _take(
+        self,
+        room_id: RoomId,
+        sessions: Iterable[tuple[str, object]],
+        secret: vodozemac.Curve25519SecretKey,
+    ) -> int:
         taken, machine = 0, self._client.machine
         with self._store.transaction():
-            for session_id, data in sessions.items():
+            for session_id, data in sessions:
                 try:
                     key = read_session_data(room_id, session_id, mapping(data), secret)
-                except ValueError as error:
+                except BAD as error:
                     ids = {"room_id": room_id, "session_id": session_id}
-                    log.warning("backed up key left out", reason=str(error), **ids)
+                    log.warning("backed up key left out", reason=type(error).__name__, **ids)
                     continue
                 machine.inbound_group_store.keep(key.session, key.sender)
                 taken += 1
@@ -262,3 +334,13 @@ class KeyBackup:
     @property
     def _store(self) -> CryptoStore:
         return self._client.machine.store
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """What the bot's own backup is opened, and made, with."""
+
+    secret: vodozemac.Curve25519SecretKey
+    master: SigningKey
+    known: str | None
+    replace: bool

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from bot.errors import NotFound
+from bot.errors import Forbidden
+from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.failures import call
-from bot.matrix.identity import PrivateIdentity
 from bot.matrix.parse import mapping, text
+from bot.matrix.private_identity import Kept
 from bot.matrix.session import Session
 from bot.matrix.wire import GuardedResponse
 from bot.shield import to_the_end
+
+ON_THIS_DISK: Final = "on this disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,11 @@ class IdentityStatus:
         device_id: this process's device.
         master_key: the public master key that the homeserver shows, None for none.
         private_keys: "on this disk", "on this disk, not all published yet", "not on this disk",
-            or "of another identity".
+            or "of another identity"; what is said of a reset that is not finished follows.
         signed: the homeserver shows this device as signed by the identity.
-        secret_storage: there is one that the recovery key opens.
+        secret_storage: there is one with all private keys of an identity.
         backup_version: the key backup's version, None for none.
+        own_backup: it is the assistant's.
         backed_up: how many keys the backup has.
         others: ids of the account's other devices.
     """
@@ -57,8 +61,19 @@ class IdentityStatus:
     signed: bool
     secret_storage: bool
     backup_version: str | None
+    own_backup: bool
     backed_up: int
     others: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all of it is in order, but for other devices."""
+        return (
+            self.signed
+            and self.private_keys == ON_THIS_DISK
+            and self.secret_storage
+            and self.own_backup
+        )
 
 
 async def status(session: Session) -> IdentityStatus:
@@ -68,31 +83,38 @@ async def status(session: Session) -> IdentityStatus:
         ConfigError, StoreError: nobody has logged in here, or it cannot be read.
         MatrixError: the homeserver refused, or did not answer.
     """
-    data, client = session.glance(), session.client
-    private = None if data is None else PrivateIdentity.load(data)
+    kept, client = Kept.load(session.glance()), session.client
     shown = await session.identity.published()
     user_id, device_id = str(client.user_id), str(client.device_id)
-    private_keys = "not on this disk"
-    if private is not None:
-        private_keys = "on this disk" if shown.is_of(private.keys) else "of another identity"
-        if private.state != "complete":
-            private_keys = "on this disk, not all published yet"
     try:
         backup = await client.ask("GET", ["room_keys", "version"])
-    except NotFound:
+    except Forbidden:
         backup = {}
-    count = backup.get("count")
+    count, public = backup.get("count"), text(mapping(backup.get("auth_data")), "public_key")
+    ours = kept.current.backup.public_key().to_base64() if kept.current else None
     return IdentityStatus(
         user_id,
         device_id,
         shown.master,
-        private_keys,
+        _told_of(kept, shown),
         shown.has_signed(device_id),
-        await session.identity.has_secret_storage(),
+        await session.identity.storage.is_complete(),
         text(backup, "version") or None,
+        public.rstrip("=") == ours,
         count if isinstance(count, int) else 0,
         tuple(one.device_id for one in await devices(session) if not one.ours),
     )
+
+
+def _told_of(kept: Kept, shown: PublicIdentity) -> str:
+    if kept.pending is not None and shown.master != kept.pending.master:
+        return f"{_told_of(Kept(kept.current), shown)}; a reset is not finished"
+    private = kept.pending or kept.current
+    if private is None:
+        return "not on this disk"
+    if private.state != "complete":
+        return "on this disk, not all published yet"
+    return ON_THIS_DISK if shown.is_of(private.keys) else "of another identity"
 
 
 async def devices(session: Session) -> Sequence[Device]:

@@ -378,6 +378,17 @@ def timestamp(source: Json) -> int:
     return max(whole(source.get("origin_server_ts")), 0)
 
 
+def is_room_id(room_id: object) -> bool:
+    """Tell whether it may be a room's id (spec: appendices, room ids; 255 bytes at most)."""
+    return (
+        isinstance(room_id, str)
+        and room_id.startswith("!")
+        and len(room_id.encode(errors="replace")) <= _LONGEST_ID
+        and room_id.isprintable()
+        and not any(one.isspace() for one in room_id)
+    )
+
+
 def whole(value: object) -> int:
     """Return a whole number as canonical JSON can have it, 0 where it is none."""
     return value if type(value) is int and -_LARGEST <= value <= _LARGEST else 0

@@ -1,6 +1,7 @@
 """Where the recovery key of the account's secret storage is written once, and read again."""
 
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -22,16 +23,11 @@ class RecoveryKeyPlace:
         """See that a new recovery key can be given to somebody.
 
         Raises:
-            ConfigError: there is neither file nor terminal, or the file holds another key.
+            ConfigError: there is neither file nor terminal, or the file is there already.
         """
         if self._file is None:
-            if not sys.stdout.isatty():
-                raise ConfigError(
-                    "the account has no cross-signing identity yet, and its recovery key must be"
-                    " kept by somebody: name a new file for it in matrix.recovery_key_file, or run"
-                    " assistant-tchap identity init on a terminal"
-                )
-        elif self._file.exists():
+            self.check_named()
+        elif os.path.lexists(self._file):
             raise ConfigError(
                 f"matrix.recovery_key_file {self._file} is there already, and a new recovery key"
                 " is to be written: move that file away, or name a new one"
@@ -42,44 +38,69 @@ class RecoveryKeyPlace:
                 " directory that the assistant may write to"
             )
 
+    def check_named(self) -> None:
+        """See that there is a file or a terminal.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        if self._file is None and not sys.stdout.isatty():
+            raise ConfigError(
+                "the account's cross-signing identity is not on this disk, and its recovery key"
+                " must be kept by somebody: name a file for it in matrix.recovery_key_file, or run"
+                " assistant-tchap identity init on a terminal"
+            )
+
     def give(self, key: bytes) -> None:
         """Write the key into its file, or show it on the terminal; to do so again is no error.
 
         Raises:
-            ConfigError: it cannot be written, or the file holds another key.
+            ConfigError: it cannot be written, the file holds something else, or there is neither
+                file nor terminal.
         """
         if self._file is None:
+            self.check_named()
             self._show(key)
             return
         text = f"{write_recovery_key(key)}\n"
         try:
-            if self._holds(text):
+            if os.path.lexists(self._file):
+                self._check_holds(text)
                 return
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            descriptor = os.open(self._file, flags, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                os.fchmod(descriptor, 0o600)  # also where somebody else was quicker to make it
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            log.warning("recovery key written: move it off this disk", file=str(self._file))
-        except OSError as error:
+            self._write(self._file, text)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no text"
             raise ConfigError(
-                f"matrix.recovery_key_file {self._file} cannot be written: {error.strerror}"
+                f"matrix.recovery_key_file {self._file} cannot be written: {reason}"
             ) from error
+        log.warning("recovery key written: move it off this disk", file=str(self._file))
 
-    def _holds(self, text: str) -> bool:
-        """Tell whether the file holds the text; a process that died may have left a part of it."""
-        try:
-            found = self._file.read_text("ascii", errors="replace") if self._file else ""
-        except FileNotFoundError:
-            return False
-        if not text.startswith(found):
+    def _check_holds(self, text: str) -> None:
+        if self._file is None or self._file.is_symlink() or self._file.read_text("ascii") != text:
             raise ConfigError(
                 f"matrix.recovery_key_file {self._file} holds something else than the key of this"
                 " account: name a new file"
             )
-        return found == text
+
+    @staticmethod
+    def _write(file: Path, text: str) -> None:
+        """Make the file whole, for its owner alone; a process that dies leaves it whole or not."""
+        new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as opened:
+                opened.write(text)
+                opened.flush()
+                os.fsync(descriptor)
+            new.rename(file)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        directory = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def read(self) -> bytes | None:
         """Return the key that the file holds, None where there is none.

@@ -550,12 +550,12 @@ class SafeClient(nio.AsyncClient):
             devices, messages = piece
             await self._give(messages)
             session.users_shared_with |= devices
-        await self._withhold(session, room_id, users)
         if machine.outbound_group_sessions.get(room_id) is session:
             session.shared = room_id not in self._changed
             self._unserved.pop(room_id, None)
             if any(machine.missing_sessions(users, 1)):
                 self._unserved[room_id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+        await self._withhold(session, room_id, users)
 
     async def _withhold(
         self, session: OutboundGroupSession, room_id: str, users: Iterable[str]
@@ -583,7 +583,11 @@ class SafeClient(nio.AsyncClient):
             for user_id, device_id in devices[start : start + _DEVICES_A_NOTICE]:
                 messages.setdefault(user_id, {})[device_id] = content
             path = ["sendToDevice", "m.room_key.withheld", str(uuid4())]
-            await self.ask("PUT", path, {"messages": messages})
+            try:
+                await self.ask("PUT", path, {"messages": messages})
+            except MatrixError as error:  # it is a courtesy: nobody's answer waits for it
+                log.info("withheld untold", room_id=room_id, reason=str(error))
+                return
         told.update(devices)
         people = dict.fromkeys(user_id for user_id, _ in devices)
         self.left_out += [(room_id, user_id) for user_id in people if machine.serves(user_id)]

@@ -103,7 +103,11 @@ class Session:
     """
 
     def __init__(
-        self, account: Account, vault: Vault, tell: Callable[[str], None] = _tell
+        self,
+        account: Account,
+        vault: Vault,
+        tell: Callable[[str], None] = _tell,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the account.
 
@@ -111,6 +115,7 @@ class Session:
             account: how to be there.
             vault: where the device's secrets lie.
             tell: says to the operator what a person must do in a browser.
+            beat: is called while something of the start takes long.
         """
         self.vault = vault
         self._account = account
@@ -129,9 +134,10 @@ class Session:
             ssl=trust(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
             proxy=account.proxy,
         )
-        self.auth = InteractiveAuth(account.homeserver, account.user_id, account.password, tell)
-        place = RecoveryKeyPlace(vault.recovery_key_file)
-        self.identity = Identity(self.client, account.user_id, place, self.auth)
+        owner = account.homeserver, account.user_id, account.password
+        self.auth = InteractiveAuth(*owner, tell, beat)
+        self._place = RecoveryKeyPlace(vault.recovery_key_file)
+        self.identity = Identity(self.client, account.user_id, self._place, self.auth, beat)
 
     async def open(self) -> None:
         """Log in with the device this directory stands for, or make that device.
@@ -179,6 +185,17 @@ class Session:
             raise StoreError(f"the crypto store {self._path} holds no keys: {_RESTORE}")
         self.client.open_store(self._store)
         self.client.machine.signed_only = self.vault.signed_only
+
+    def check_recovery_key(self) -> None:
+        """See that the account's identity is on this disk, or a file or terminal for its key.
+
+        Raises:
+            ConfigError: there is neither, and nothing is made.
+            StoreError: the crypto store cannot be read.
+        """
+        there = self._path.exists()
+        if not there or read_identity(self._path, self._account.user_id, self.vault.key) is None:
+            self._place.check_named()
 
     def glance(self) -> bytes | None:
         """Take up the device's login and nothing else, also while its assistant runs.

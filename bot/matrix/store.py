@@ -305,10 +305,16 @@ class CryptoStore:
                 for room_id, sender_key, sender, ed25519, pickle in rows
             ]
 
-    def note_backed_up(self, pickles: Iterable[str]) -> None:
+    def note_backed_up(self, keys: Iterable[tuple[RoomKey, str]]) -> None:
         """Note that the backup has these; one that was replaced meanwhile is another."""
-        rows = [(pickle,) for pickle in pickles]
-        statement = "UPDATE room_keys SET backed_up = 1 WHERE backed_up = 0 AND pickle = ?"
+        rows = [
+            (key.session.room_id, key.session.id, key.session.sender_key, pickle)
+            for key, pickle in keys
+        ]
+        statement = (
+            "UPDATE room_keys SET backed_up = 1"
+            " WHERE room_id = ? AND session_id = ? AND sender_key = ? AND pickle = ?"
+        )
         self._execute_many(statement, rows)
 
     def forget_backup(self) -> None:
@@ -417,7 +423,8 @@ def read_identity(path: Path, user_id: str, key: str) -> bytes | None:
         StoreError: it is no crypto store, or the key does not open it.
     """
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
             [[version]] = db.execute("PRAGMA user_version")
             row = db.execute("SELECT sealed FROM identity").fetchone() if version > 1 else None
         return None if row is None else Seal(key, IDENTITY).open(row[0], user_id)

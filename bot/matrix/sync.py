@@ -151,9 +151,9 @@ class _Loop:
             events += heard
             await turns.next()
         keys, missed = self._rooms.hear_keys(response), self._first
+        asked = self._verifications.hear(response, self._health.clock.now())
         self._token, self._first, self._refused = response.next_batch, False, False
         self._responses.popleft()
-        asked = self._verifications.hear(response, self._health.clock.now())
         closed = self._rooms.take_closed()
         without, self._client.left_out = self._client.left_out, []
         left_out = tuple((RoomId(room_id), UserId(user_id)) for room_id, user_id in without)

@@ -5,7 +5,9 @@ to-device it names itself.)
 """
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +19,20 @@ from bot.core.verification import (
     EmojiShown,
     VerificationCancelled,
     VerificationDone,
-    VerificationRefused,
     VerificationStep,
 )
 from bot.errors import MatrixError
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.failures import call
-from bot.matrix.parse import VERIFICATION_REQUEST, Json, identifier, mapping, text, timestamp
+from bot.matrix.parse import (
+    VERIFICATION_REQUEST,
+    Json,
+    identifier,
+    mapping,
+    text,
+    timestamp,
+    whole,
+)
 from bot.matrix.rooms import Rooms
 from bot.matrix.safe_client import SafeClient
 from bot.matrix.sas import Answer, Device, SasResponder, State
@@ -33,6 +42,7 @@ _PREFIX = "m.key.verification."
 _LONGEST_SECONDS = 600.0  # of a verification; a request that is older is none (spec)
 _AHEAD_SECONDS = 300.0
 _AT_ONCE = 8
+_ASKED_KEPT = 200
 _ID_LENGTH = 255
 
 log = structlog.get_logger()
@@ -48,6 +58,7 @@ class _Open:
         begun: when, in the loop's time.
         machine: how far it is.
         told: how far it was when people were last told of it.
+        last: what was heard of it last.
         answers: what is still to be sent, in this order.
         sent: how much was.
     """
@@ -57,6 +68,7 @@ class _Open:
     begun: float
     machine: SasResponder
     told: State = "requested"
+    last: VerificationEvent | None = None
     answers: list[Answer] = field(default_factory=list)
     sent: int = 0
 
@@ -68,6 +80,10 @@ class Verifications:
         self._client = client
         self._rooms = rooms
         self._open: dict[tuple[UserId, str], _Open] = {}  # by person and transaction, oldest first
+        self._asked: OrderedDict[tuple[UserId, str], None] = (
+            OrderedDict()
+        )  # in rooms, the last ones
+        self._finish = True  # what is being sent, whoever stops waiting for it
 
     def hear(self, response: nio.SyncResponse, now: float) -> tuple[VerificationEvent, ...]:
         """Return what of a sync response is about verifying the bot's device.
@@ -107,7 +123,8 @@ class Verifications:
         transaction_id = text(content, "transaction_id")
         if not transaction_id or len(transaction_id) > _ID_LENGTH:
             return None
-        if kind == VERIFICATION_REQUEST and not _is_fresh(content.get("timestamp"), now):
+        fresh = _is_fresh(whole(content.get("timestamp")), now)
+        if kind == VERIFICATION_REQUEST and not fresh:
             return None
         sender = UserId(text(source, "sender"))
         return VerificationEvent(sender, kind.removeprefix(_PREFIX), transaction_id, content)
@@ -121,23 +138,26 @@ class Verifications:
             ours = text(content, "to") == self._client.user_id
             fresh = _is_fresh(timestamp(source), now)
             event_id = identifier(source, "event_id")
-            request = VerificationEvent(sender, "request", event_id, content, room_id)
-            return request if ours and fresh else None
+            if not (ours and fresh and event_id):
+                return None
+            self._asked[sender, event_id] = None
+            if len(self._asked) > _ASKED_KEPT:
+                self._asked.popitem(last=False)
+            return VerificationEvent(sender, "request", event_id, content, room_id)
         transaction_id = _transaction(source)
-        if not kind.startswith(_PREFIX) or (sender, transaction_id) not in self._open:
+        if not kind.startswith(_PREFIX) or (sender, transaction_id) not in self._asked:
             return None
         return VerificationEvent(
             sender, kind.removeprefix(_PREFIX), transaction_id, content, room_id
         )
 
-    async def take(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+    async def take(self, event: VerificationEvent) -> VerificationStep | None:
         """Do one step, and return what people are to be told of it; None for nothing.
 
         After an error the same event may be given again: what it has led to is sent once.
 
         Args:
-            event: what was heard.
-            trusted: whether the bot verifies with its sender.
+            event: what was heard of somebody with whom the bot verifies.
 
         Raises:
             MatrixError: the homeserver refused, or did not answer.
@@ -145,18 +165,36 @@ class Verifications:
         key = event.sender, event.transaction_id
         held = self._open.get(key)
         if held is None and event.kind == "request":
-            held = await self._begin(event, trusted=trusted)
+            held = await self._begin(event)
         elif held is None:
             return None  # it is over, or of an earlier process, whose other side has waited
         if held is None:
             return None
-        if not held.answers:
+        if held.last is not event:
+            held.last = event
             held.answers += held.machine.receive(event.kind, event.content)
         log.debug("verification step", heard=event.kind, state=held.machine.state)
         await self._send(held)
-        return self._told(held) if trusted else self._refused(event)
+        return self._told(held)
 
-    async def _begin(self, event: VerificationEvent, *, trusted: bool) -> _Open | None:
+    async def refuse(self, event: VerificationEvent) -> RoomId | None:
+        """Cancel what somebody asks for with whom the bot does not verify.
+
+        Returns:
+            the room to tell them so in, None where there is none.
+
+        Raises:
+            MatrixError: the homeserver refused, or did not answer.
+        """
+        answer = Answer("cancel", {"code": "m.user", "reason": "only admins verify the assistant"})
+        device_id = text(event.content, "from_device")
+        if device_id and len(device_id) <= _ID_LENGTH:
+            await self._post(event, device_id, answer, 0)
+        rooms: Sequence[RoomId] = self._rooms.direct.get(event.sender, [])
+        known = [room_id for room_id in rooms if self._rooms.knows(room_id)]
+        return event.room_id or (known[-1] if known else None)
+
+    async def _begin(self, event: VerificationEvent) -> _Open | None:
         await self._end_old()
         device_id = text(event.content, "from_device")
         theirs = await self._device_of(event.sender, device_id)
@@ -173,8 +211,6 @@ class Verifications:
         )
         machine = SasResponder(ours, theirs, event.transaction_id)
         held = _Open(event, device_id, asyncio.get_running_loop().time(), machine)
-        if not trusted:
-            held.answers += machine.cancel("m.user", "the assistant verifies its admins alone")
         self._open[event.sender, event.transaction_id] = held
         return held
 
@@ -196,24 +232,32 @@ class Verifications:
 
     async def _send(self, held: _Open) -> None:
         while held.answers:
-            await self._post(held, held.answers[0])
+            await self._post(held.request, held.device_id, held.answers[0], held.sent)
             held.answers.pop(0)
             held.sent += 1
         if held.machine.over:
             self._open.pop((held.request.sender, held.request.transaction_id), None)
 
-    async def _post(self, held: _Open, answer: Answer) -> None:
-        request, kind = held.request, f"{_PREFIX}{answer.kind}"
+    async def _post(
+        self, request: VerificationEvent, device_id: str, answer: Answer, number: int
+    ) -> None:
+        """Send one event, the same one however often it is tried."""
+        kind = f"{_PREFIX}{answer.kind}"
+        named = "\0".join((request.sender, request.transaction_id, str(number)))
+        transaction = hashlib.sha256(named.encode(errors="replace")).hexdigest()[:32]
         if request.room_id is None:
             content = {**answer.content, "transaction_id": request.transaction_id}
-            message = nio.ToDeviceMessage(kind, request.sender, held.device_id, content)
-            await call(nio.ToDeviceResponse, to_the_end(self._client.to_device(message)))
+            message = nio.ToDeviceMessage(kind, request.sender, device_id, content)
+            sending = self._client.to_device(message, transaction)
+            await call(nio.ToDeviceResponse, self._guarded(sending))
             return
         relation = {"rel_type": "m.reference", "event_id": request.transaction_id}
         content = {**answer.content, "m.relates_to": relation}
-        transaction = f"verification-{request.transaction_id}-{held.sent}"
         sending = self._client.room_send(request.room_id, kind, content, transaction)
-        await call(nio.RoomSendResponse, to_the_end(sending))
+        await call(nio.RoomSendResponse, self._guarded(sending))
+
+    def _guarded(self, sending: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
+        return to_the_end(sending) if self._finish else sending
 
     def _told(self, held: _Open) -> VerificationStep | None:
         before, held.told = held.told, held.machine.state
@@ -229,13 +273,12 @@ class Verifications:
             case _:
                 return None
 
-    def _refused(self, event: VerificationEvent) -> VerificationRefused:
-        rooms: Sequence[RoomId] = self._rooms.direct.get(event.sender, [])
-        known = [room_id for room_id in rooms if self._rooms.knows(room_id)]
-        return VerificationRefused(event.room_id or (known[-1] if known else None))
-
     async def cancel_all(self) -> None:
-        """Tell every other side that nothing more is to come: the process ends."""
+        """Tell every other side that nothing more is to come: the process ends.
+
+        Where this is cancelled itself, no request is waited for.
+        """
+        self._finish = False
         for held in list(self._open.values()):
             await self._cancel(held, "m.user", "the assistant stops")
 
@@ -254,8 +297,6 @@ def _transaction(source: Json) -> str:
     return identifier(mapping(mapping(source.get("content")).get("m.relates_to")), "event_id")
 
 
-def _is_fresh(milliseconds: object, now: float) -> bool:
+def _is_fresh(milliseconds: int, now: float) -> bool:
     """Tell whether a request may be meant for this moment (spec: 10 minutes old, 5 ahead)."""
-    if not isinstance(milliseconds, int):
-        return False
     return -_AHEAD_SECONDS < now - milliseconds / 1000 < _LONGEST_SECONDS

@@ -15,7 +15,6 @@ import structlog
 from nio.responses import RoomEventRelationsResponse
 from typing_extensions import override
 
-from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.parse import Json, is_space, is_text, mapping, text
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
@@ -49,17 +48,6 @@ class KeysQueryResponse(nio.KeysQueryResponse):
     """
 
     source: Json = field(default_factory=dict)
-
-    @property
-    def signed(self) -> frozenset[tuple[str, str]]:
-        """User and device ids of the devices that their owners' identities have signed."""
-        identities = (PublicIdentity.of(self.source, user_id) for user_id in self.device_keys)
-        return frozenset(
-            (identity.user_id, device_id)
-            for identity in identities
-            for device_id in identity.devices
-            if identity.has_signed(device_id)
-        )
 
 
 @dataclass

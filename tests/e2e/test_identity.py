@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import pty
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
@@ -95,12 +96,7 @@ async def status(bot: Bot) -> IdentityStatus:
 
 
 def is_whole(found: IdentityStatus) -> bool:
-    return (
-        found.signed
-        and found.private_keys == "on this disk"
-        and found.secret_storage
-        and found.backup_version is not None
-    )
+    return found.is_whole
 
 
 @asynccontextmanager
@@ -215,7 +211,11 @@ async def test_an_empty_disk_with_the_recovery_key_reads_what_was_said_before(
 
 
 @pytest.mark.parametrize(
-    "site", [*IDENTITY_STEPS, "secret_stored@2", "secret_stored@3", "secret_stored@4"]
+    "site",
+    [
+        *(step for step in IDENTITY_STEPS if step != "reset_saved"),
+        *("secret_stored@2", "secret_stored@3", "secret_stored@4"),
+    ],
 )
 async def test_an_identity_that_a_kill_has_interrupted_is_completed_by_the_next_start(
     stage: Stage, site: str
@@ -235,16 +235,72 @@ async def test_an_identity_that_a_kill_has_interrupted_is_completed_by_the_next_
         assert bot.recovery_key.read_text() == key
 
 
+@pytest.mark.parametrize(
+    "site",
+    ["reset_saved", "recovery_key_given", "identity_published", "backup_made", "secret_stored@2"],
+)
+async def test_a_reset_that_a_kill_has_interrupted_leaves_a_bot_that_starts(
+    stage: Stage, site: str
+) -> None:
+    step, _, passage = site.partition("@")
+    bot = await stage.bot(f"reset-{site.replace('@', '-')}")
+    async with bot:
+        await bot.stop()
+        first = (await status(bot)).master_key
+        bot.recovery_key.rename(bot.directory / "old.key")
+        killed = {"BOT_FAIL": f"{step}:kill@{passage or 1}"}
+        code, _ = await typed(bot, "reset", answers=f"y\n{bot.user_id}\n", **killed)
+        assert code == -signal.SIGKILL
+
+        await bot.start()
+        found = await status(bot)
+        published = site not in {"reset_saved", "recovery_key_given"}
+        assert found.signed
+        assert (found.master_key != first) == published
+        assert is_whole(found) == published
+        await bot.stop()
+        if not published:
+            code, _ = await typed(bot, "reset", answers=f"y\n{bot.user_id}\n")
+            assert code == 0
+            assert (await status(bot)).master_key != first
+        assert is_whole(await status(bot))
+        (bot.directory / "data").rename(bot.directory / "lost")
+        await bot.start()  # with the new recovery key alone
+
+
+async def test_a_first_start_that_was_interrupted_shows_the_key_to_no_log(stage: Stage) -> None:
+    bot = await stage.bot("unshown-assistant")
+    bot.config.write_text(bot.config.read_text().replace(str(bot.recovery_key), "null"))
+    with terminal() as (_, theirs):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bot", "identity", "init", "--config", str(bot.config)),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"BOT_FAIL": "identity_saved:kill"},
+        )
+        assert await process.wait() == -signal.SIGKILL
+
+    await bot.begin()
+    await until(lambda: not bot.runs)
+
+    log = bot.log.read_text()
+    assert "matrix.recovery_key_file" in log
+    assert "The recovery key of" not in log
+    assert (await status(bot)).master_key is None
+
+
 # What an operator types.
 
 
-async def typed(bot: Bot, *words: str, answers: str = "") -> tuple[int, str]:
+async def typed(bot: Bot, *words: str, answers: str = "", **environment: str) -> tuple[int, str]:
     """Type `assistant-tchap identity …`; return its exit code and all that it has printed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bot", "identity", *words, "--config", str(bot.config)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env=os.environ | environment,
     )
     printed, _ = await process.communicate(answers.encode())
     assert process.returncode is not None
@@ -339,7 +395,8 @@ async def test_without_file_or_terminal_the_first_start_makes_nothing(stage: Sta
     code, told = await typed(bot, "init")
 
     assert (code, "matrix.recovery_key_file" in told) == (2, True)
-    assert (await status(bot)).master_key is None
+    made = [one.name for one in (bot.directory / "data").rglob("*") if one.is_file()]
+    assert made == ["lock"]
 
 
 async def test_on_a_terminal_the_recovery_key_is_shown_once(stage: Stage) -> None:

@@ -22,7 +22,7 @@ Way = Literal["in a room", "to-device"]
 WAYS: Sequence[Way] = ("in a room", "to-device")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def admin(synapse: Synapse) -> AsyncIterator[JsPerson]:
     user_id = await synapse.register("verifying-admin", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as person:
@@ -30,7 +30,7 @@ async def admin(synapse: Synapse) -> AsyncIterator[JsPerson]:
         yield person
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def bot_of_admin(
     synapse: Synapse,
     model: ScriptedModel,
@@ -94,7 +94,7 @@ def started(bot: Bot) -> str:
     return [str(line["device_id"]) for line in lines if line["event"] == "started"][-1]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def meeting(admin: JsPerson, bot_of_admin: Bot) -> Talk:
     room_id = await admin.open_direct_message(bot_of_admin.user_id)
     await admin.wait_for_message(room_id, lambda seen: seen.body == said("welcome"))

@@ -58,7 +58,8 @@ class Desk:
         self.matrix.verifying.steps += steps
         async with self.open():
             self.verifications.hear(events)
-            await self.verifications._heard.join()
+            await self.verifications._of_admins.join()
+            await self.verifications._of_others.join()
 
     @property
     def said(self) -> list[tuple[RoomId, str]]:
@@ -102,18 +103,35 @@ async def test_without_admin_room_nothing_is_said() -> None:
     assert desk.said == []
 
 
-async def test_anybody_else_is_told_once_a_day_and_then_passed_over() -> None:
+async def test_anybody_else_is_refused_each_time_and_told_why_once_a_day() -> None:
     desk = Desk()
     again = [event(PERSON, number=number) for number in range(3)]
 
-    await desk.hear(*again, steps=[VerificationRefused(ROOM)])
+    await desk.hear(*again, steps=[VerificationRefused(ROOM)] * 3)
     assert desk.said == [(ROOM, TEXTS("verification refused"))]
-    assert desk.matrix.verifying.taken == [(again[0], False)]
+    assert desk.matrix.verifying.taken == [(one, False) for one in again]
 
     desk.clock.time += 86_400
     await desk.hear(event(PERSON, number=4), steps=[VerificationRefused(None)])
     assert len(desk.said) == 1
-    assert len(desk.matrix.verifying.taken) == 2
+    assert len(desk.matrix.verifying.taken) == 4
+
+
+async def test_who_asks_without_end_is_refused_some_times_a_day() -> None:
+    desk = Desk()
+
+    await desk.hear(*(event(PERSON, number=number) for number in range(100)), steps=[])
+
+    assert len(desk.matrix.verifying.taken) == 20
+
+
+async def test_more_than_can_be_looked_at_is_passed_over() -> None:
+    desk = Desk()
+
+    desk.verifications.hear(event(PERSON, number=number) for number in range(1000))
+
+    assert desk.verifications._of_others.qsize() == 200
+    assert desk.verifications._of_admins.empty()
 
 
 @pytest.mark.parametrize("kind", ["start", "key", "mac", "done", "cancel"])

@@ -1,5 +1,7 @@
 """The account's cross-signing identity on a real Synapse: made, kept, restored, never reset."""
 
+import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -12,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId, UserId
-from bot.errors import BotError, ConfigError, IdentityError
-from bot.matrix import interactive_auth, own_devices
-from bot.matrix.cross_signing import PublicIdentity
+from bot.errors import BotError, ConfigError, Forbidden, HomeserverUnreachable, IdentityError
+from bot.matrix import interactive_auth, own_devices, secret_storage
+from bot.matrix.cross_signing import PublicIdentity, encode
 from bot.matrix.own_devices import IdentityStatus
 from bot.matrix.secret_storage import new_key, read_recovery_key, write_recovery_key
 from bot.matrix.session import Account, Session
@@ -79,7 +81,7 @@ class Stage:
         async with AsyncExitStack() as parts:
             parts.push_async_callback(session.close)
             session.glance()
-            default = await session.identity._account_data(DEFAULT_KEY)
+            default = await session.identity.storage.get(DEFAULT_KEY)
             return await session.identity.published(), str(default.get("key"))
 
     def forget(self) -> None:
@@ -107,13 +109,7 @@ async def stage(synapse: Synapse, tmp_path: Path) -> Stage:
 
 
 def is_whole(status: IdentityStatus) -> bool:
-    return (
-        status.signed
-        and status.private_keys == "on this disk"
-        and status.secret_storage
-        and status.backup_version is not None
-        and status.others == ()
-    )
+    return status.is_whole and status.others == ()
 
 
 # Every case of a start.
@@ -288,7 +284,7 @@ async def test_a_file_without_recovery_key_is_told(stage: Stage, text: str) -> N
 
 async def put_data(stage: Stage, kind: str, content: dict[str, Any]) -> None:
     async with stage.session() as session:
-        await session.identity._put_account_data(kind, content)
+        await session.identity.storage.put(kind, content)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +325,7 @@ async def test_a_secret_that_was_changed_is_told(stage: Stage, usage: str) -> No
 async def test_what_another_client_has_made_is_not_replaced(stage: Stage, what: str) -> None:
     async with stage.session() as session:
         if what == "a secret storage":
-            await session.identity._put_account_data(DEFAULT_KEY, {"key": "theirs"})
+            await session.identity.storage.put(DEFAULT_KEY, {"key": "theirs"})
         else:
             body = {
                 "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
@@ -430,21 +426,43 @@ async def test_a_reset_is_proved_by_the_password(stage: Stage) -> None:
     assert stage.recovery_key.read_text() != (stage.disk / "old.key").read_text()
 
 
-async def test_a_reset_with_a_wrong_password_is_refused_and_can_be_taken_up(stage: Stage) -> None:
+async def test_a_reset_that_is_refused_changes_nothing_and_can_be_taken_up(stage: Stage) -> None:
     first = await stage.start()
     stage.recovery_key.rename(stage.disk / "old.key")
     right = stage.account
     stage.account = replace(right, password="wrong")
-
     async with stage.session() as session:
         with pytest.raises(ConfigError, match=r"matrix\.password"):
             await session.identity.reset()
-    assert (await stage.shown())[0].master == first.master
+    given = stage.recovery_key.read_text()
 
     stage.account = right
-    await stage.start()  # the new keys are on the disk, and take the old ones' place
+    assert (await stage.start()).keys == first.keys
+    status = await stage.status()
+    assert status.signed
+    assert status.private_keys == "on this disk; a reset is not finished"
+
+    async with stage.session() as session:
+        await session.identity.reset()
     assert is_whole(await stage.status())
     assert (await stage.shown())[0].master != first.master
+    assert stage.recovery_key.read_text() == given
+
+
+async def test_the_backup_of_an_identity_that_was_reset_is_deleted(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        await talk(session)
+        await session.identity.backup.feed()
+        old = str(session.identity.backup.version)
+        stage.recovery_key.rename(stage.disk / "old.key")
+
+        await session.identity.reset()
+        await session.identity.backup.feed()
+
+        with pytest.raises(Forbidden):
+            await session.client.ask("GET", ["room_keys", "version", old])
+    assert (await stage.status()).backed_up == 1
 
 
 async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -> None:
@@ -457,6 +475,8 @@ async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -
     async with stage.session() as session:
         with pytest.raises(ConfigError, match=r"matrix\.password for this"):
             await session.identity.reset()
+    await stage.start()
+    assert (await stage.status()).signed
 
 
 @pytest.mark.parametrize(
@@ -511,7 +531,9 @@ async def test_other_devices_are_listed_and_removed(stage: Stage) -> None:
 
     assert (ours.ours, ours.signed) == (True, True)
     assert (other.device_id, other.ours, other.signed) == (device_id, False, False)
-    assert left == [ours] or [one.device_id for one in left] == [ours.device_id]
+    assert [(one.device_id, one.ours, one.signed) for one in left] == [
+        (ours.device_id, True, True)
+    ]
 
 
 # The backup of the rooms' keys.
@@ -610,3 +632,199 @@ async def test_the_account_is_asked_about_by_its_own_id_alone(stage: Stage) -> N
     async with stage.session() as session:
         body = {"master_keys": {"@other:stand.test": {"keys": {"ed25519:x": "x"}}}}
         assert PublicIdentity.of(body, UserId(str(session.client.user_id))).master is None
+
+
+# A homeserver that means ill, or does not know all this.
+
+
+async def test_what_the_homeserver_shows_for_this_device_is_never_signed(
+    stage: Stage, between: Meddler
+) -> None:
+    first = await stage.start()
+    [device_id] = first.devices
+    account = json.loads(json.dumps(dict(first.devices[device_id])))
+    ours = account["keys"][f"ed25519:{device_id}"]
+    evil = {"curve25519:EVIL": "E" * 43, "ed25519:EVIL": "F" * 43, f"ed25519:{device_id}": ours}
+    shown = {"device_id": "EVIL", "user_id": stage.account.user_id, "keys": evil}
+    stage.account = replace(stage.account, homeserver=between.url)
+    async with stage.session() as session:
+        real = await session.client.ask(
+            "POST", ["keys", "query"], {"device_keys": {stage.account.user_id: []}}
+        )
+    lie = {**real, "device_keys": {stage.account.user_id: {device_id: shown}}}
+
+    with (
+        between.rule("POST", "/keys/query$", "answer", status=200, body=lie),
+        between.rule(*SIGN, "count") as signed,
+        pytest.raises(IdentityError, match="other keys of this device"),
+    ):
+        await stage.start()
+
+    assert signed.requests == []
+
+
+async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
+    stage: Stage, between: Meddler
+) -> None:
+    stage.account = replace(stage.account, homeserver=between.url)
+    unknown = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
+    with between.rule("GET", "/room_keys/version$", "answer", status=404, body=unknown):
+        await stage.start()
+        await stage.start()
+
+        status = await stage.status()
+    assert (status.signed, status.secret_storage, status.backup_version) == (True, True, None)
+    async with stage.session() as session:
+        await session.identity.ensure()
+    assert is_whole(await stage.status())
+
+
+async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
+    stage: Stage, between: Meddler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.key_backup._AGAIN_SECONDS", 0.0)
+    stage.account = replace(stage.account, homeserver=between.url)
+    async with stage.session() as session:
+        with between.rule("GET", "/room_keys/version$", "answer", status=502, body={}):
+            await session.identity.ensure()
+        assert session.identity.backup.version is None
+        await talk(session)
+
+        await session.identity.backup.feed()
+
+    status = await stage.status()
+    assert (status.own_backup, status.backed_up) == (True, 1)
+    assert is_whole(status)
+
+
+async def test_an_identity_that_a_stale_answer_hides_is_not_replaced(
+    stage: Stage, between: Meddler
+) -> None:
+    first = await stage.start()
+    disk = stage.other_disk(key=False)
+    stage.account = replace(stage.account, homeserver=between.url)
+    nothing = {"errcode": "M_NOT_FOUND", "error": "nothing"}
+
+    with (
+        between.rule("POST", "/keys/query$", "answer", status=200, body={}, times=1),
+        between.rule("GET", "/account_data/", "answer", status=404, body=nothing),
+        between.rule("GET", "/room_keys/version$", "answer", status=404, body=nothing),
+        pytest.raises(IdentityError, match="another cross-signing identity"),
+    ):
+        await stage.start(disk)
+
+    assert (await stage.shown())[0].master == first.master
+
+
+async def test_secret_storage_that_may_not_be_read_is_not_taken_for_none(
+    stage: Stage, between: Meddler
+) -> None:
+    stage.account = replace(stage.account, homeserver=between.url)
+    forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}
+    with (
+        between.rule("GET", "/account_data/", "answer", status=403, body=forbidden),
+        pytest.raises(Forbidden),
+    ):
+        await stage.start()
+
+    assert (await stage.shown())[0].master is None
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+async def test_a_private_key_of_another_length_is_told(stage: Stage, length: int) -> None:
+    await stage.start()
+    _, default = await stage.shown()
+    key = read_recovery_key(stage.recovery_key.read_text())
+    name = "m.cross_signing.user_signing"
+    sealed = secret_storage.encrypt(key, name, encode(b"x" * length).encode())
+    await put_data(stage, name, {"encrypted": {default: sealed}})
+    stage.forget()
+
+    with pytest.raises(IdentityError, match=f"no usable {name}"):
+        await stage.start()
+
+
+async def test_a_device_that_the_homeserver_has_lost_is_told(
+    stage: Stage, between: Meddler
+) -> None:
+    await stage.start()
+    async with stage.session() as session:
+        real = await session.client.ask(
+            "POST", ["keys", "query"], {"device_keys": {stage.account.user_id: []}}
+        )
+    stage.account = replace(stage.account, homeserver=between.url)
+    with (
+        between.rule(
+            "POST", "/keys/query$", "answer", status=200, body={**real, "device_keys": {}}
+        ),
+        pytest.raises(IdentityError, match="or none: nothing was signed"),
+    ):
+        await stage.start()
+
+
+async def test_a_person_who_approves_late_is_waited_for_over_faults(
+    stage: Stage, between: Meddler
+) -> None:
+    stage.account = replace(stage.account, homeserver=between.url)
+    challenge = {"session": "s", "flows": [{"stages": ["m.oauth"]}], "params": {}}
+    beats = list[None]()
+    async with stage.session() as session:
+        session.identity._auth = interactive_auth.InteractiveAuth(
+            between.url,
+            stage.account.user_id,
+            None,
+            lambda _: None,
+            lambda: beats.append(None),
+            poll_seconds=0.01,
+        )
+        with (
+            between.rule(*UPLOAD, "answer", status=401, body=challenge, times=1),
+            between.rule(*UPLOAD, "answer", status=502, body={}, times=2),
+        ):
+            await session.identity.ensure()
+
+    assert len(beats) == 3
+    assert is_whole(await stage.status())
+
+
+# Odd keys in the backup.
+
+
+@pytest.mark.parametrize("failing", [HomeserverUnreachable, None])
+async def test_one_room_s_keys_that_are_refused_cost_no_other_room(
+    stage: Stage, between: Meddler, failing: type[HomeserverUnreachable] | None
+) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        first, _ = await talk(session)
+        second, session_id = await talk(session)
+        await session.identity.backup.feed()
+    disk = stage.other_disk()
+    stage.account = replace(stage.account, homeserver=between.url)
+    path = f"/room_keys/keys/{re.escape(first)}$"
+    status, body = (502, {}) if failing else (403, {"errcode": "M_FORBIDDEN", "error": "no"})
+
+    with between.rule("GET", path, "answer", status=status, body=body) as refused:
+        if failing:
+            with pytest.raises(failing):
+                await stage.start(disk)
+        else:
+            await stage.start(disk)
+    assert refused.statuses
+    async with stage.session(disk) as other:  # what was interrupted goes on
+        await other.identity.ensure()
+        copies = other.client.machine.inbound_group_store.copies(second, session_id)
+
+    assert copies
+
+
+async def test_keys_of_what_is_no_room_are_neither_kept_nor_fed(stage: Stage) -> None:
+    async with stage.session() as session:
+        await session.identity.ensure()
+        store = session.client.machine.store
+        store._execute("INSERT INTO backup_removals VALUES ('..', 'x'), ('', 'y')")
+
+        await session.identity.backup.remove()
+
+        assert store.backup_removals(9) == []
+        assert session.identity.backup.version is not None

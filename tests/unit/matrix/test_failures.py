@@ -8,6 +8,7 @@ import nio
 import pytest
 
 from bot.errors import (
+    Absent,
     AccountExpired,
     Forbidden,
     HomeserverUnreachable,
@@ -36,7 +37,7 @@ from bot.matrix.failures import call
         (401, "M_MISSING_TOKEN", LoggedOut),
         (403, "ORG_MATRIX_EXPIRED_ACCOUNT", AccountExpired),
         (403, "M_FORBIDDEN", NotFound),
-        (404, "M_NOT_FOUND", NotFound),
+        (404, "M_NOT_FOUND", Absent),
         (404, "M_UNRECOGNIZED", Forbidden),
         (400, "M_UNKNOWN", Forbidden),
         (413, None, TooLarge),

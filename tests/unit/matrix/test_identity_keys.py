@@ -20,7 +20,9 @@ from bot.matrix.cross_signing import (
     encode,
     is_signed,
 )
+from bot.matrix.crypto import BAD
 from bot.matrix.key_backup import read_session_data, session_data
+from bot.matrix.parse import is_room_id
 from bot.matrix.secret_storage import WrongKeyError, read_recovery_key, write_recovery_key
 from bot.matrix.store import RoomKey
 
@@ -69,6 +71,15 @@ def test_what_is_no_signature_is_none(signature: object) -> None:
     signed = {"signatures": {ME: {f"ed25519:{key.public}": signature}}}
 
     assert not is_signed(signed, ME, key.public)
+
+
+def test_what_is_nested_too_deep_is_not_signed() -> None:
+    key, nested = SigningKey(), dict[str, object]()
+    for _ in range(100_000):
+        nested = {"x": nested}
+    signatures = {ME: {f"ed25519:{key.public}": "A" * 86}}
+
+    assert not is_signed({"x": nested, "signatures": signatures}, ME, key.public)
 
 
 def shown(keys: CrossSigningKeys, padding: str = "") -> dict[str, object]:
@@ -133,13 +144,16 @@ def test_a_recovery_key_is_read_as_it_was_written(key: bytes) -> None:
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 47), st.sampled_from("1zKe0Ol"))
-def test_a_slip_of_the_pen_is_found(key: bytes, place: int, typed: str) -> None:
+def test_a_slip_of_the_pen_is_never_read_as_the_key(key: bytes, place: int, typed: str) -> None:
+    """One in 256 slips fits the parity; the secret storage's check value finds those."""
     written = write_recovery_key(key).replace(" ", "")
     slipped = written[:place] + typed + written[place + 1 :]
+    try:
+        read = read_recovery_key(slipped)
+    except ValueError:
+        return
 
-    if slipped != written:
-        with pytest.raises(ValueError, match=r"."):
-            read_recovery_key(slipped)
+    assert (read == key) == (slipped == written)
 
 
 @pytest.mark.parametrize("typed", ["", "EsTh", RECOVERY_KEY * 2, "ключ", "0OIl", "\0"])
@@ -206,7 +220,9 @@ def test_a_room_key_comes_back_from_the_backup_with_its_sender(room_key: RoomKey
     assert restored.session.ed25519 == session.ed25519
 
 
-def forged(room_key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[str, object]:
+def forged(
+    room_key: RoomKey, secret: vodozemac.Curve25519SecretKey, mac: object = encode(bytes(32))
+) -> dict[str, object]:
     """Return what anybody can make who knows the backup's public key."""
     own = session_data(room_key, vodozemac.Curve25519SecretKey())
     plain = {
@@ -215,7 +231,7 @@ def forged(room_key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[str
         "sender_key": room_key.session.sender_key,
         "session_key": room_key.session.export_session(0),
         "fr.gouv.assistant.sender": room_key.sender,
-        "fr.gouv.assistant.mac": encode(bytes(32)),
+        "fr.gouv.assistant.mac": mac,
     }
     encryption = vodozemac.PkEncryption.from_key(secret.public_key())
     message = encryption.encrypt(json.dumps(plain).encode())
@@ -237,3 +253,37 @@ def test_a_room_key_that_the_bot_has_not_backed_up_is_not_taken(room_key: RoomKe
     ):
         with pytest.raises(ValueError, match=r"."):
             read_session_data(room_id, id_, data, secret)
+
+
+@pytest.mark.parametrize("mac", ["é", "", 7, None, {}])
+def test_a_mac_that_is_none_is_refused(room_key: RoomKey, mac: object) -> None:
+    secret, session_id = vodozemac.Curve25519SecretKey(), room_key.session.id
+
+    with pytest.raises(ValueError, match="another client's"):
+        read_session_data(ROOM, session_id, forged(room_key, secret, mac), secret)
+
+
+def test_what_is_nested_too_deep_in_a_backup_is_one_of_the_expected_errors(
+    room_key: RoomKey,
+) -> None:
+    secret, session_id = vodozemac.Curve25519SecretKey(), room_key.session.id
+    encryption = vodozemac.PkEncryption.from_key(secret.public_key())
+    message = encryption.encrypt(b"[" * 100_000)
+    parts = {"ciphertext": message.ciphertext, "mac": message.mac}
+    sealed = {**parts, "ephemeral": message.ephemeral_key}
+    data = {"session_data": {name: encode(bytes(one)) for name, one in sealed.items()}}
+
+    with pytest.raises(BAD):
+        read_session_data(ROOM, session_id, data, secret)
+
+
+@pytest.mark.parametrize(
+    ("room_id", "sound"),
+    [
+        ("!room:stand.test", True),
+        ("!kI8AOsBF-aGFIE_AQf4pdO4UDB4wrn126gPXa5A", True),
+        *[(one, False) for one in ("", "..", "room", "!a b", "!a\0b", "!a\nb", "!" * 256, 7)],
+    ],
+)
+def test_a_room_s_id_is_told_from_what_is_none(room_id: object, sound: object) -> None:
+    assert is_room_id(room_id) == sound

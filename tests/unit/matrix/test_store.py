@@ -320,7 +320,7 @@ def test_a_key_is_backed_up_once_and_again_where_a_better_copy_has_come(
     whole = vodozemac.GroupSession()
     keys = RoomKeys(store)
     keys.keep(session(of=whole).import_session(later(whole), "ed", "A", ROOM), ADA)
-    [(_, first)] = store.room_keys_to_back_up(9)
+    [first] = store.room_keys_to_back_up(9)
 
     store.note_backed_up([first])
     assert store.room_keys_to_back_up(9) == []
