@@ -22,6 +22,7 @@ from unpaddedbase64 import encode_base64
 from bot.core.events import Message, RoomId, Undecryptable, UserId
 from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreError
 from bot.matrix import wire
+from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.failures import call
 from bot.matrix.history import Histories
@@ -1430,3 +1431,66 @@ async def test_a_device_that_had_no_key_of_ours_is_begun_anew_with_once(
     assert homeserver.count(nio.ToDeviceResponse) == 1  # a dummy message: the session is known
     assert olm(client).session_store[account.identity_keys["curve25519"]]
     assert not client.should_claim_keys
+
+
+def identity_of(user_id: str, account: OlmAccount, device_id: str) -> dict[str, Any]:
+    """Return the answer to a query about a user whose identity has signed that one device."""
+    identity, device = CrossSigningKeys.new(), device_keys(user_id, account, device_id)
+    add_signature(device, user_id, identity.self_signing)
+    body = identity.published(user_id)
+    return {
+        "device_keys": {user_id: {device_id: device}},
+        "failures": {},
+        **{f"{usage}_keys": {user_id: body[f"{usage}_key"]} for usage in identity.by_usage},
+    }
+
+
+async def ask_about(client: SafeClient, answer: dict[str, Any]) -> None:
+    response = wire.read(nio.KeysQueryResponse, json.dumps(answer).encode(), ())
+    await client.receive_response(response)
+
+
+async def test_of_signed_devices_alone_those_with_the_keys_that_are_known_are_served(
+    client: SafeClient,
+) -> None:
+    olm(client).signed_only = True
+    phone, evil = OlmAccount(), OlmAccount()
+    await ask_about(client, {**identity_of(BOSS, evil, "EVIL"), "master_keys": {}})
+    assert not olm(client).serves(BOSS)
+    honest = identity_of(BOSS, phone, "PHONE")
+    await ask_about(client, honest)
+    assert olm(client).signed == {(BOSS, "PHONE")}
+
+    # What is truly signed stands under the id of a device that is known, and is not.
+    both = {
+        "PHONE": honest["device_keys"][BOSS]["PHONE"],
+        "EVIL": honest["device_keys"][BOSS]["PHONE"],
+    }
+    await ask_about(client, {**honest, "device_keys": {BOSS: both}})
+
+    assert olm(client).signed == {(BOSS, "PHONE")}
+
+
+async def test_a_refused_notice_of_a_withheld_key_keeps_nobody_waiting(
+    client: SafeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    olm(client).signed_only = True
+    await ask_about(client, {**identity_of(BOSS, OlmAccount(), "D"), "master_keys": {}})
+    olm(client).create_outbound_group_session(ROOM)
+    session = olm(client).outbound_group_sessions[ROOM]
+    sent, refusing = list[dict[str, Any]](), True
+
+    async def ask(_method: str, _path: list[str], body: dict[str, Any], **_: str) -> None:
+        if refusing:
+            raise MatrixError("refused")
+        sent.append(body["messages"])
+
+    monkeypatch.setattr(client, "ask", ask)
+    await client._withhold(session, ROOM, [BOSS])
+    refusing = False
+    await client._withhold(session, ROOM, [BOSS])
+    await client._withhold(session, ROOM, [BOSS])
+
+    [messages] = sent
+    assert messages[BOSS]["D"]["code"] == "m.unverified"
+    assert client.left_out == []  # no device of theirs could read the sentence
