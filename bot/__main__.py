@@ -86,7 +86,7 @@ def export(
         raise SystemExit(1) from None
     except OSError as error:
         _fail(BotError(f"{output or 'the screen'} cannot be written: {error.strerror}"))
-    typer.echo(f"{number} {what}", err=True)
+    typer.echo(f"{what}: {number}", err=True)
 
 
 @feedback.command()

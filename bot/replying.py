@@ -288,7 +288,9 @@ class GrowingReply:
         """
         if self._ending is not None or (self._over and not self._lacks_several()):
             return False
-        self._ending, self._stopped = Ending.STOPPED, why
+        direct = self._to.matrix.room(self.prompt.room_id).direct
+        self._ending = Ending.STOPPED
+        self._stopped = "stopped direct" if direct and why == "stopped" else why
         self._interrupt()
         return True
 

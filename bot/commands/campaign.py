@@ -128,8 +128,11 @@ async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> N
 
 async def _list(call: Call) -> str:
     names = await call.desk.campaigns.names()
-    items = [f"- `{name}` : {state_in_words(call.texts, state)}" for name, state in names[:20]]
-    return "\n".join([call.texts("campaign how"), "", *items])
+    items = [
+        call.texts("campaign item", name=name, state=state_in_words(call.texts, state))
+        for name, state in names[:20]
+    ]
+    return "\n".join([call.texts("campaign how"), "", *(items or [call.texts("no campaigns")])])
 
 
 _DEEDS: dict[str, Callable[[Call, str], Awaitable[str]]] = {

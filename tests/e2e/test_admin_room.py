@@ -267,7 +267,7 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
     nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId, direct: RoomId
 ) -> None:
     name = "utile"
-    made = f"La campagne {name} est prête : 2 questions"
+    made = f"La campagne {name} est prête\u00a0: 2 questions"
     await told(nia, room_id, f"!sondage creer\n{CAMPAIGN.format(name=name)}", made)
     await administered.stop()
     await administered.start(BOT_FAIL="campaign.after:kill@2")
@@ -285,18 +285,18 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
     shown = await nia.wait_for_message(
         room_id, lambda seen: seen.content.get("filename") == "question-1.png"
     )
-    useful_words = "Parfois : 1 (100 %)"
+    useful_words = "Parfois\u00a0: 1 (100\u202f%)"
     await nia.wait_for_message(room_id, lambda seen: useful_words in seen.body)
-    assert "Parfois : 1" in shown.body
+    assert "Parfois\u00a0: 1" in shown.body
     assert (await nia.download(shown.content["file"])).startswith(b"\x89PNG")
-    await nia.wait_for_message(room_id, lambda seen: "réponses écrites : 1" in seen.body)
+    await nia.wait_for_message(room_id, lambda seen: "réponses écrites\u00a0: 1" in seen.body)
 
     await told(nia, room_id, f"!sondage cloturer {name}", f"La campagne {name} prend fin")
     ended = await jason.wait_for_message(
         direct, lambda seen: seen.type == "org.matrix.msc3381.poll.end"
     )
     assert ended.content["m.relates_to"]["event_id"] == useful.event_id
-    assert ended.content[TEXT].endswith("Parfois : 1")
+    assert ended.content[TEXT].endswith("Parfois\u00a0: 1")
     await nia.wait_for_message(room_id, lambda seen: f"Campagne {name}, terminée" in seen.body)
     assert await jason.tally(direct, useful.event_id) == {"2": 1}
     sent = [one for one in jason.messages(direct) if one.sender == administered.user_id]

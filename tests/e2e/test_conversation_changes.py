@@ -213,7 +213,7 @@ async def test_a_stopped_reply_keeps_its_words_and_says_so(
         await person.write(room_id, way)
     else:
         await person.react(room_id, told.event_id, way)
-    remark = said("stopped")
+    remark = said("stopped direct")
     stopped = await begun(person, room_id, prompt, lambda seen: seen.body.endswith(remark))
     await person.write(room_id, "Et après l'éclair")
     await asked(model, "Et après l'éclair")
@@ -237,7 +237,7 @@ async def test_a_reply_that_is_stopped_before_its_first_word_is_one_notice(
     await asked(model, "Décrivez le silence")
 
     await person.react(room_id, prompt, "🛑")
-    await notice(person, room_id, "stopped", to=prompt)
+    await notice(person, room_id, "stopped direct", to=prompt)
 
     assert replies(person, room_id) == []
     assert not held.is_set()

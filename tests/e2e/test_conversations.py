@@ -435,7 +435,7 @@ async def test_who_stops_while_waiting_in_line_is_not_answered(
     since = len(model.exchanges)
     await jason.react(line.room_id, line.place, "🛑")
     stopped = await begun(
-        jason, line.room_id, line.prompt, lambda seen: seen.body == said("stopped")
+        jason, line.room_id, line.prompt, lambda seen: seen.body == said("stopped direct")
     )
 
     assert stopped.event_id == line.place

@@ -56,7 +56,7 @@ async def test_an_answer_of_forty_messages_is_stopped_between_two_of_them(
     else:
         await nia.react(room_id, told.event_id, way)
     stopped = await begun(
-        nia, room_id, prompt, lambda seen: said("stopped") in seen.content[MARKER]["added"]
+        nia, room_id, prompt, lambda seen: said("stopped direct") in seen.content[MARKER]["added"]
     )
 
     found = replies_to(nia, room_id, prompt)

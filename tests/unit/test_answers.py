@@ -302,7 +302,7 @@ async def test_what_comes_as_the_answer_is_stopped_has_a_reply_of_its_own(story:
         story.matrix.hear(reaction(target="$1"), message("Deux", event_id="$2"))
         await story.until(lambda: story.done("$1", "$2"))
 
-    assert sorted(story.shown) == sorted([TEXTS("stopped"), "Bonjour."])
+    assert sorted(story.shown) == sorted([TEXTS("stopped direct"), "Bonjour."])
     assert answered(story)[-1] == ("$2",)
 
 
@@ -471,7 +471,7 @@ async def test_an_answer_that_is_stopped_in_the_line_gives_its_place_up(
             await queue.show_line()
         story.matrix.hear(reaction(target="$2"))
         await story.until(lambda: story.done("$2"))
-        assert TEXTS("stopped") in story.shown
+        assert TEXTS("stopped direct") in story.shown
         assert TEXTS("queued", place=1) not in story.shown
         assert len(story.model.requests) == 1
         await queue.end("$1")

@@ -84,7 +84,7 @@ async def test_who_stops_in_the_line_is_asked_no_more(demand: Demand) -> None:
         await demand.open("$1")
 
     assert demand.asked == ["Un", "Un"]
-    assert sorted(demand.shown) == sorted(["Bonjour.", TEXTS("stopped")])
+    assert sorted(demand.shown) == sorted(["Bonjour.", TEXTS("stopped direct")])
     assert demand.clock._sleepers == {}
 
 

@@ -343,7 +343,7 @@ async def test_the_admins_are_told_of_each_quarter_and_of_the_end(story: Office)
         await story.type("!sondage lancer n")
         await story.held.pass_time(10 * 60.0)
         assert [one.count("Atteintes") for one in told(story)] == [1] * 4
-        reached = [int(one.split("Atteintes : ")[1].split()[0]) for one in told(story)]
+        reached = [int(one.split("Atteintes\u00a0: ")[1].split()[0]) for one in told(story)]
         assert reached == sorted(reached)
         for part, number in zip((10, 20, 30, 40), reached, strict=True):
             assert part <= number <= part + 6
@@ -664,7 +664,7 @@ async def test_polls_are_ended_when_the_campaign_is_and_later_votes_do_not_count
         await story.cast("1", 1)
         assert await story.type("!sondage cloturer n") == FR("campaign ends", name="n")
         await story.held.pass_time(1.0)
-        assert story.said()[2:] == [PollEnd(poll, f"{FR('campaign over')} Oui : 1")]
+        assert story.said()[2:] == [PollEnd(poll, f"{FR('campaign over')} Oui\u00a0: 1")]
         at = int(story.clock.now() * 1000)
         await story.hear(vote("2", target=poll, event_id="$late", timestamp=at))
 

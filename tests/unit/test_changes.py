@@ -568,7 +568,7 @@ async def test_the_asker_stops_the_answer_by_a_reaction(room: Room, key: str, ta
         await room.hear(reaction(key, target=target))
         await room.until(lambda: room.done("$prompt"))
 
-    assert room.shown == [f"Un.\n\n{TEXTS('stopped')}"]
+    assert room.shown == [f"Un.\n\n{TEXTS('stopped direct')}"]
 
 
 async def test_the_asker_stops_the_answer_by_a_command(room: Room) -> None:
@@ -577,7 +577,7 @@ async def test_the_asker_stops_the_answer_by_a_command(room: Room) -> None:
         await room.hear(message("!stop", event_id="$stop"))
         await room.until(lambda: room.done("$prompt"))
 
-    assert room.shown == [f"Un.\n\n{TEXTS('stopped')}"]
+    assert room.shown == [f"Un.\n\n{TEXTS('stopped direct')}"]
 
 
 @pytest.mark.parametrize(
@@ -622,7 +622,7 @@ async def test_a_command_in_the_main_timeline_stops_the_person_s_answer_in_a_thr
         await room.until(lambda: bool(room.shown))
         await room.hear(message("!stop", event_id="$stop"))
 
-    assert room.shown == [f"Un.\n\n{TEXTS('stopped')}"]
+    assert room.shown == [f"Un.\n\n{TEXTS('stopped direct')}"]
 
 
 async def test_a_stop_is_for_the_answer_that_is_written_not_for_what_waits_behind_it(
@@ -636,7 +636,7 @@ async def test_a_stop_is_for_the_answer_that_is_written_not_for_what_waits_behin
         await room.hear(message("!stop", event_id="$stop"))
         await room.until(lambda: room.done("$prompt", "$2"))
 
-    assert room.replies == [f"Un.\n\n{TEXTS('stopped')}", "Deux."]
+    assert room.replies == [f"Un.\n\n{TEXTS('stopped direct')}", "Deux."]
 
 
 async def test_a_context_that_cannot_be_read_ends_a_begun_answer_in_its_place(
@@ -669,7 +669,7 @@ async def test_an_answer_that_was_stopped_stays_so_after_a_crash(room: Room, eve
         await room.until(lambda: room.done("$prompt", event.event_id))
 
     stopped, *others = room.shown
-    assert stopped == f"Un.\n\n{TEXTS('stopped')}"
+    assert stopped == f"Un.\n\n{TEXTS('stopped direct')}"
     # A command is done once more: by then there is nothing left to stop.
     assert others == [TEXTS("nothing to stop")] * isinstance(event, Message)
     assert len(room.model.requests) == 1

@@ -150,7 +150,7 @@ async def test_what_runs_can_be_stopped_in_a_pause(story: Story) -> None:
         await story.until(lambda: story.done("$1"))
 
     assert said(story) == {TEXTS("paused"): 1}
-    assert TEXTS("stopped") in story.shown[0]
+    assert TEXTS("stopped direct") in story.shown[0]
 
 
 async def test_messages_of_one_prompt_are_one_prompt_in_a_minute(story: Story) -> None:

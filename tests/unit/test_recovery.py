@@ -389,7 +389,7 @@ async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(ro
     room.matrix.hear(reaction("🛑", target="$prompt"), missed=True)
     await room.live("$prompt")
 
-    assert room.replies == [f"Un.\n\n{TEXTS('stopped')}"]
+    assert room.replies == [f"Un.\n\n{TEXTS('stopped direct')}"]
 
 
 @pytest.mark.parametrize("failure", [Forbidden("403"), RuntimeError("bug")])
@@ -557,7 +557,7 @@ async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> No
 
     *full, last = room.replies
     assert full == [render(part).body for part in parts[:-1]]
-    assert last == f"{render(parts[-1]).body}\n\n{TEXTS('stopped')}"
+    assert last == f"{render(parts[-1]).body}\n\n{TEXTS('stopped direct')}"
 
 
 async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:

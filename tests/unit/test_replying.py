@@ -975,9 +975,11 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
 # Nobody wants it any more.
 
 
+@pytest.mark.parametrize(("direct", "mark"), [(True, "stopped direct"), (False, "stopped")])
 async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: Stage, tasks: asyncio.TaskGroup, *, direct: bool, mark: str
 ) -> None:
+    stage.matrix.direct = direct
     reply = stage.reply()
     task = tasks.create_task(stage.answer(reply, [Delta("Un. Deux"), asyncio.Event()]))
     await stage.matrix.until(lambda: bool(stage.shown))
@@ -985,7 +987,7 @@ async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
     assert not reply.stop()
     await task
 
-    assert stage.shown == [f"Un. Deux\n\n{TEXTS('stopped')}"]
+    assert stage.shown == [f"Un. Deux\n\n{TEXTS(mark)}"]
 
 
 async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
@@ -997,7 +999,7 @@ async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
     reply.stop()
     await task
 
-    assert stage.said == [f"Un\n\n{TEXTS('stopped')}"]
+    assert stage.said == [f"Un\n\n{TEXTS('stopped direct')}"]
 
 
 @pytest.mark.parametrize("end", [END, asyncio.Event()], ids=["over", "going on"])
@@ -1016,7 +1018,7 @@ async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_
     assert len(parts) + 1 < len(split(text))
     assert [*parts, last] == [
         *rendered(text)[: len(parts)],
-        f"{rendered(text)[len(parts)]}\n\n{TEXTS('stopped')}",
+        f"{rendered(text)[len(parts)]}\n\n{TEXTS('stopped direct')}",
     ]
     assert reply.outcome is not None
     assert not reply.outcome.whole
@@ -1040,7 +1042,7 @@ async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
     assert len(parts) < len(whole) - 1
     assert [*parts, last] == [
         *whole[: len(parts)],
-        f"{whole[len(parts)]}\n\n{TEXTS('stopped')}",
+        f"{whole[len(parts)]}\n\n{TEXTS('stopped direct')}",
     ]
 
 
@@ -1063,7 +1065,7 @@ async def test_a_stop_is_obeyed_at_any_moment_while_several_messages_are_lacking
     if obeyed:
         *parts, last = stage.shown
         assert parts == whole[: len(parts)]
-        assert last.endswith(TEXTS("stopped"))
+        assert last.endswith(TEXTS("stopped direct"))
         assert len(parts) <= len(shown) + 1  # one was on its way
     else:
         assert stage.shown == whole
@@ -1098,7 +1100,7 @@ async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
     reply.stop()
     await task
 
-    assert stage.shown == [TEXTS("stopped")]
+    assert stage.shown == [TEXTS("stopped direct")]
     assert len(stage.notices) == (not line)
 
 
@@ -1118,7 +1120,7 @@ async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped
     reply.stop()
     await task
 
-    assert stage.shown == [TEXTS("stopped")]
+    assert stage.shown == [TEXTS("stopped direct")]
 
 
 @pytest.mark.parametrize("text", ["Un. ", LONG])
@@ -1136,7 +1138,7 @@ async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
     await task
 
     *parts, last = rendered(text)
-    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped')}"]
+    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped direct')}"]
 
 
 async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
@@ -1155,7 +1157,7 @@ async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
     await task
 
     *parts, last = rendered(f"Un. {LONG}")
-    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped')}"]
+    assert stage.shown == [*parts, f"{last}\n\n{TEXTS('stopped direct')}"]
 
 
 async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
@@ -1169,7 +1171,7 @@ async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
     assert not reply.restart()
     await task
 
-    assert stage.shown == [TEXTS("stopped")]
+    assert stage.shown == [TEXTS("stopped direct")]
 
 
 async def test_a_reply_that_is_silenced_sends_nothing_more(
@@ -1294,4 +1296,4 @@ async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
     reply.stop()
     await task
 
-    assert stage.shown == ["Le ciel est bleu.", TEXTS("stopped")]
+    assert stage.shown == ["Le ciel est bleu.", TEXTS("stopped direct")]

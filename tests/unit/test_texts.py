@@ -89,7 +89,8 @@ def test_a_language_is_read_once() -> None:
 def test_values_are_filled_in_and_never_read_as_placeholders() -> None:
     assert "`!{n}{0.x}`" in FR("command unknown", name="{n}{0.x}")
     assert (
-        FR("model item", number=2, label="Petit", key="petit") == "2. **Petit** : `!modele petit`"
+        FR("model item", number=2, label="Petit", key="petit")
+        == "2. **Petit**\u00a0: `!modele petit`"
     )
 
 
@@ -161,3 +162,21 @@ def test_french_sets_a_space_before_high_punctuation_and_an_apostrophe_of_its_ow
     for form in chain.from_iterable(FR.forms.values()):
         said = re.sub(r"`[^`]*`", "", form)
         assert not re.search(r"[^\s][;:?!»](?=\s|\*|$)|«\S|'", said), form
+
+
+# Where French wants a space that no line ends at; what a command is, is no sentence.
+_PLAIN_SPACE = re.compile(r" [:;?!%»](?![\w`])|« |[^\s\u00a0\u202f«][?!;»](?=\s|$)|\w:(?=\s|$)")
+
+
+@pytest.mark.parametrize("key", sorted(FR.known))
+def test_french_signs_stand_behind_a_space_that_no_line_ends_at(key: str) -> None:
+    for form in FR.forms[key]:
+        text = re.sub(r"`[^`]*`", "`code`", form)
+        assert not _PLAIN_SPACE.findall(text), key
+
+
+@pytest.mark.parametrize("key", sorted(EN.known))
+def test_english_signs_stand_behind_no_space(key: str) -> None:
+    for form in EN.forms[key]:
+        text = re.sub(r"`[^`]*`", "`code`", form)
+        assert not re.findall(r"[ \u00a0\u202f][:;?!%](?!\w)|[«»]", text), key

@@ -21,7 +21,8 @@ def test_no_part_is_without_words_and_no_word_is_lost(text: str) -> None:
 
     parts = readable_parts(whole_text)
 
-    assert bool(parts) == is_readable(text)
+    # The other way round it need not hold: behind a cut, signs may be code, which one sees.
+    assert parts or not is_readable(text)
     assert all(part.source.strip() for part in parts)
     for part in whole_text:
         if part not in parts:
