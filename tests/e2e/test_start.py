@@ -53,6 +53,7 @@ def sections(directory: Path, synapse: Synapse, model: ScriptedModel) -> dict[st
             "homeserver": synapse.url,
             "user_id": "@starter:stand.test",
             "password": "canary-right",
+            "recovery_key_file": str(directory / "recovery.key"),
         },
         "model": {"base_url": model.url, "name": "scripted"},
         "storage": {"directory": str(directory / "data"), "key": "s" * 32},

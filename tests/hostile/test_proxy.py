@@ -96,7 +96,8 @@ async def test_a_start_through_a_proxy_that_is_away_ends_with_one_sentence_and_c
     homeserver, data = "http://homeserver.invalid", {"directory": str(tmp_path), "key": "s" * 32}
     sections = {
         "matrix": {"homeserver": homeserver, "user_id": "@a:b.test", "password": "canary-1"}
-        | {"proxy": proxy.replace("//", "//user:canary-2@")},
+        | {"proxy": proxy.replace("//", "//user:canary-2@")}
+        | {"recovery_key_file": str(tmp_path / "recovery.key")},
         "model": {"base_url": "http://127.0.0.1:9/v1", "name": "scripted"},
         "storage": data,
     }

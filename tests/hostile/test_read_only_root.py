@@ -84,7 +84,8 @@ async def test_an_upgrade_that_sorts_all_replies_needs_no_other_place(volume: Pa
     write_older_ledger(ledger)
     config = volume.parent / "config.yaml"
     sections = {
-        "matrix": {"homeserver": "http://127.0.0.1:9", "user_id": USER_ID, "password": "secret"},
+        "matrix": {"homeserver": "http://127.0.0.1:9", "user_id": USER_ID, "password": "secret"}
+        | {"recovery_key_file": str(volume / "recovery.key")},
         "model": {"base_url": "http://127.0.0.1:9/v1", "name": "scripted"},
         "storage": {"directory": str(volume), "key": "s" * 32},
     }

@@ -89,7 +89,7 @@ def config(ledger: SqlStore, tmp_path: Path) -> Path:
 async def test_ratings_are_a_table_with_the_circumstances_of_each_reply(config: Path) -> None:
     done = export(config)
 
-    assert (done.returncode, done.stderr) == (0, "1 ratings\n")
+    assert (done.returncode, done.stderr) == (0, "ratings: 1\n")
     [row] = csv.DictReader(io.StringIO(done.stdout, newline=""))
     assert list(row)[:4] == ["reply", "person", "asker", "source"]
     assert len(row["person"]) == len(row["reply"]) == 32
