@@ -31,6 +31,8 @@ _FONT_FILES: Final = [
 ]
 _FEW: Final = 6  # of what bars count: more lines are as far apart as they are whole
 _KEPT: Final = 64  # charts, by what they show
+_POINTS: Final = {"fr": ",", "en": "."}  # of decimals
+_NO_DATA: Final = {"fr": "Aucune donnée", "en": "No data"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Chart:
         labels: of the values, from left to right.
         unit: behind each number of the scale.
         top: where the scale ends, None for above the largest value.
+        language: of its numbers.
     """
 
     kind: Kind
@@ -65,6 +68,7 @@ class Chart:
     series: tuple[Series, ...]
     unit: str = ""
     top: float | None = None
+    language: Literal["fr", "en"] = "fr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,11 @@ class _Layout:
         return int((self._below / labels - 1) / _LETTER)
 
 
-# A page has all of a screen. A client shows a picture in a room's timeline some 340 pixels wide:
-# no letter of it may be smaller than 10 pixels then.
+# A page has all of a screen; that of a telephone leaves some 358 pixels for a figure. A client
+# shows a picture in a room's timeline some 340 pixels wide: no letter of it may be smaller than 10
+# pixels then.
 _PAGE: Final = _Layout((920, 340), (12, 52), label=14, title=20, least=13)
+_NARROW: Final = _Layout((358, 300), (6, 40), label=12, title=16)
 _PICTURE: Final = _Layout((510, 400), (16, 60), label=16, title=18)
 PICTURE_SIZE: Final = (  # pixels
     round(_PICTURE.size[0] * _ZOOM),
@@ -124,9 +130,15 @@ _COLOURS: Final[dict[Theme, _Colours]] = {
 
 
 @lru_cache(maxsize=_KEPT)
-def svg(chart: Chart, theme: Theme) -> str:
-    """Return the chart as an SVG document that names no other resource."""
-    return str(_drawn(chart, theme, "", _PAGE).render(is_unicode=True))
+def svg(chart: Chart, theme: Theme, *, narrow: bool = False) -> str:
+    """Return the chart as an SVG document that names no other resource.
+
+    Args:
+        chart: what it shows.
+        theme: of the page that it stands on.
+        narrow: for a telephone: its letters are as large there as elsewhere, its labels fewer.
+    """
+    return str(_drawn(chart, theme, "", _NARROW if narrow else _PAGE).render(is_unicode=True))
 
 
 def pictured(chart: Chart) -> str:
@@ -179,6 +191,7 @@ def rasterised(document: str) -> bytes:
 def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # noqa: ANN401  # pygal has no hints
     empty = all(value is None for series in chart.series for value in series.values)
     draw = pygal.Line if chart.kind == "line" else pygal.Bar
+    point = _POINTS[chart.language]
     drawing = draw(
         style=_style(_COLOURS[theme], layout),
         css=("file://style.css", "file://graph.css", _css(theme)),
@@ -194,7 +207,7 @@ def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # n
         legend_at_bottom=True,
         legend_at_bottom_columns=len(chart.series),
         legend_box_size=12,
-        value_formatter=lambda value: f"{value:g}{chart.unit}".replace(".", ","),
+        value_formatter=lambda value: f"{value:g}{chart.unit}".replace(".", point),
         truncate_label=-1,
         truncate_legend=-1,
         show_minor_x_labels=False,
@@ -206,7 +219,7 @@ def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # n
         print_values=False,
         show_y_labels=not empty,
         show_y_guides=not empty,
-        no_data_text="Aucune donnée",
+        no_data_text=_NO_DATA[chart.language],
     )
     drawing.add_xml_filter(_without_script)
     drawing.x_labels = list(chart.labels)
@@ -267,7 +280,7 @@ def _css(theme: Theme) -> str:
         ".axis .guide.line": f"stroke: {faint}; stroke-dasharray: none",
         ".axis.x .guide.line": "stroke: none",
         ".axis.x .guides .line": f"stroke: {faint}",
-        ".ci path": f"stroke: {first}; stroke-opacity: .4; stroke-width: 2",
+        ".ci path": f"stroke: {first}; stroke-opacity: .75; stroke-width: 2",
         ".series .line": "stroke-width: 2.5",
     }
     return "inline:" + "".join(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
-from bot import french
 from bot.charts import Chart, Series
 from bot.core.statistics import (
     BOUNDS,
@@ -22,14 +21,14 @@ from bot.core.statistics import (
     satisfaction,
     total,
 )
+from bot.formats import formats
 from bot.ports import Statistics
+from bot.texts import Texts
 
 PERIODS: Final = (7, 30, 90, 365)  # days
 PUBLIC_WEEKS: Final = 12
 
 _LONGEST_BY_DAY: Final = 31  # days; of a longer period, weeks are shown
-_NBSP: Final = "\N{NO-BREAK SPACE}"
-_NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,93 +117,89 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
     return PublicReport(first, last, published.weeks, published.groups)
 
 
-def satisfaction_shown(about: Report) -> str:
-    """Return the alternative text of the picture of a report's satisfaction, in French."""
-    share = satisfaction(about.whole)
-    shown = (
-        f"Courbe de la part de «{_NBSP}Oui{_NBSP}» dans les avis, par {_STEPS[about.step]},"
-        f" du {french.day(about.first)} au {french.day(about.last)}."
-    )
+def satisfaction_shown(about: Report, texts: Texts) -> str:
+    """Return the alternative text of the picture of a report's satisfaction."""
+    share, say = satisfaction(about.whole), formats(texts.language)
+    days = {"first": say.day(about.first), "last": say.day(about.last)}
+    shown = texts("picture satisfaction", step=texts(_STEPS[about.step]), **days)
     if share is None:
-        return f"{shown} Aucun avis."
-    whole = _many(share.whole, "avis", "avis")
-    return f"{shown} En tout, {french.percent(share.value)} de «{_NBSP}Oui{_NBSP}» sur {whole}."
+        return f"{shown} {texts('picture no ratings')}"
+    ratings = texts("ratings", n=share.whole, number=say.number(share.whole))
+    return f"{shown} {texts('picture ratings', share=say.percent(share.value), ratings=ratings)}"
 
 
-def in_words(about: Report) -> str:
-    """Return what a report says, in a few French sentences."""
-    whole = about.whole
+def in_words(about: Report, texts: Texts) -> str:
+    """Return what a report says, in a few sentences."""
+    whole, say = about.whole, formats(texts.language)
     share, polls = satisfaction(whole), answered(whole)
-    sentences = [f"Du {french.day(about.first)} au {french.day(about.last)}{_NBSP}:"]
+
+    def count(key: str, n: int) -> str:
+        return texts(key, n=n, number=say.number(n))
+
+    sentences = [texts("stats period", first=say.day(about.first), last=say.day(about.last))]
     if share is None:
-        sentences.append("aucun avis.")
+        sentences.append(texts("stats no ratings"))
     else:
-        low, high = share.interval
-        sentences.append(
-            f"{french.percent(share.value)} de «{_NBSP}Oui{_NBSP}» sur"
-            f" {_many(share.whole, 'avis', 'avis')} (intervalle de confiance à"
-            f" 95{_NARROW}%{_NBSP}: de {french.percent(low)} à {french.percent(high)}),"
-            f" {french.number(whole['partly'])} «{_NBSP}En partie{_NBSP}»,"
-            f" {french.number(whole['no'])} «{_NBSP}Non{_NBSP}»."
-        )
-    sentences.append(f"{_many(whole['replies'], 'réponse', 'réponses')}.")
+        low, high = map(say.percent, share.interval)
+        shares = {"share": say.percent(share.value), "low": low, "high": high}
+        others = {name: say.number(whole[name]) for name in ("partly", "no")}
+        ratings = count("ratings", share.whole)
+        sentences.append(texts("stats ratings", ratings=ratings, **shares, **others))
+    sentences.append(texts("stats replies", replies=count("replies", whole["replies"])))
     times = quantile(whole, "seconds", 0.5), quantile(whole, "seconds", 0.9)
     if times[0] is not None and times[1] is not None:
-        sentences.append(
-            f"Temps de réponse médian{_NBSP}: {french.seconds(times[0])}{_NARROW};"
-            f" 9 réponses sur 10 {within(times[1])}."
-        )
+        late = within(times[1], texts)
+        sentences.append(texts("stats times", median=say.seconds(times[0]), late=late))
     if polls is not None:
-        sentences.append(
-            f"Sondages{_NBSP}: {french.number(polls.part)} réponses sur"
-            f" {_many(polls.whole, 'envoi', 'envois')} ({french.percent(polls.value)})."
-        )
+        votes, sent = count("votes", polls.part), count("polls sent", polls.whole)
+        share_told = say.percent(polls.value)
+        sentences.append(texts("stats polls", votes=votes, sent=sent, share=share_told))
     return " ".join(sentences)
 
 
-def within(seconds: float) -> str:
+def within(seconds: float, texts: Texts) -> str:
     """Return "in less than", or "in more than" where the end is not known."""
-    told = french.seconds(seconds)
-    return f"en {told}" if math.isinf(seconds) else f"en moins de {told}"
+    key = "in more than" if math.isinf(seconds) else "in less than"
+    return texts(key, time=formats(texts.language).seconds(seconds))
 
 
-def _many(count: int, one: str, more: str) -> str:
-    return f"{french.number(count)} {one if count < 2 else more}"  # noqa: PLR2004  # French: 0, 1
-
-
-def _satisfaction(series: Mapping[date, Figures], step: Step) -> Chart:
+def _satisfaction(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
     shares = [satisfaction(figures) for figures in series.values()]
     values = tuple(None if one is None else round(100 * one.value, 1) for one in shares)
     intervals = tuple(
         None if one is None else (100 * one.interval[0], 100 * one.interval[1]) for one in shares
     )
-    title = f"Part de «{_NBSP}Oui{_NBSP}» dans les avis, par {_STEPS[step]}"
-    drawn = Series("Satisfaction", values, intervals)
-    return Chart("line", title, _labels(series), (drawn,), f"{_NBSP}%", 100)
+    drawn = Series(texts("chart satisfaction line"), values, intervals)
+    title, unit = texts("chart satisfaction", step=texts(_STEPS[step])), texts("chart per cent")
+    return Chart("line", title, _labels(series, texts), (drawn,), unit, 100, texts.language)
 
 
-def _replies(series: Mapping[date, Figures], step: Step) -> Chart:
+def _replies(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
     counts = tuple(float(figures["replies"]) for figures in series.values())
-    title = f"Réponses par {_STEPS[step]}"
-    return Chart("bar", title, _labels(series), (Series("Réponses", counts),))
+    drawn = Series(texts("chart replies bars"), counts)
+    title, labels = texts("chart replies", step=texts(_STEPS[step])), _labels(series, texts)
+    return Chart("bar", title, labels, (drawn,), language=texts.language)
 
 
-def _times(series: Mapping[date, Figures], step: Step) -> Chart:
+def _times(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
     def times(part: float) -> tuple[float | None, ...]:
         found = (quantile(figures, "seconds", part) for figures in series.values())
         return tuple(None if one is None else round(min(one, BOUNDS[-1]), 1) for one in found)
 
-    title = f"Temps de réponse par {_STEPS[step]}"
-    drawn = Series("Médiane", times(0.5)), Series("9 réponses sur 10", times(0.9))
-    return Chart("line", title, _labels(series), drawn, f"{_NBSP}s")
+    drawn = (
+        Series(texts("chart times median"), times(0.5)),
+        Series(texts("chart times most"), times(0.9)),
+    )
+    title, unit = texts("chart times", step=texts(_STEPS[step])), texts("chart seconds")
+    return Chart("line", title, _labels(series, texts), drawn, unit, language=texts.language)
 
 
-def _labels(series: Mapping[date, Figures]) -> tuple[str, ...]:
-    return tuple(french.short_day(day) for day in series)
+def _labels(series: Mapping[date, Figures], texts: Texts) -> tuple[str, ...]:
+    return tuple(formats(texts.language).short_day(day) for day in series)
 
 
-_STEPS: Final[dict[Step, str]] = {"day": "jour", "week": "semaine"}
-CHARTS: Final[dict[str, Callable[[Mapping[date, Figures], Step], Chart]]] = {
+_STEPS: Final[dict[Step, str]] = {"day": "chart by day", "week": "chart by week"}
+CHARTS: Final[dict[str, Callable[[Mapping[date, Figures], Step, Texts], Chart]]] = {
     "satisfaction": _satisfaction,
     "reponses": _replies,
     "temps": _times,

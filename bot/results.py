@@ -81,7 +81,8 @@ def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | No
         for number, answer in enumerate(offered(one), 1)
     )
     bars = Series(texts("campaign votes"), tuple(map(float, counts.values())))
-    return Chart("bar", _short(one.text, _LONGEST_TITLE), labels, (bars,))
+    title = _short(one.text, _LONGEST_TITLE)
+    return Chart("bar", title, labels, (bars,), language=texts.language)
 
 
 def chart_shown(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:

@@ -16,9 +16,9 @@ async def show_statistics(call: Call) -> None:
     """Say the figures, then show them: they stand there even where the picture fails."""
     today = datetime.fromtimestamp(call.desk.clock.now(), UTC).date()
     about = await report(call.desk.statistics, today, _DAYS, Only())
-    await call.say(in_words(about), "statistics")
-    drawn = await png(CHARTS["satisfaction"](about.series, about.step))
-    alternative = satisfaction_shown(about)
+    await call.say(in_words(about, call.texts), "statistics")
+    drawn = await png(CHARTS["satisfaction"](about.series, about.step, call.texts))
+    alternative = satisfaction_shown(about, call.texts)
     await call.attach(
         Attachment("satisfaction.png", "image/png", drawn, alternative, PICTURE_SIZE)
     )

@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bot import french
 from bot.core.feedback import REASONS
 from bot.core.statistics import LEAST, OTHERS, Figures, answered, quantile, rated, satisfaction
+from bot.formats import formats
 from bot.reports import PERIODS, within
+from bot.texts import speak
 
 FOLDER: Final = Path(__file__).parent
+TEXTS: Final = speak("fr")  # of the pages, which are in French alone
+FRENCH: Final = formats("fr")
 
 # Nothing from elsewhere, no script, in no frame (Content Security Policy Level 3).
 _POLICY: Final = (
@@ -61,12 +65,12 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters |= {
-            "number": french.number,
-            "percent": french.percent,
-            "seconds": french.seconds,
-            "day": french.day,
-            "moment": french.moment,
-            "within": within,
+            "number": FRENCH.number,
+            "percent": FRENCH.percent,
+            "seconds": FRENCH.seconds,
+            "day": FRENCH.day,
+            "moment": FRENCH.moment,
+            "within": partial(within, texts=TEXTS),
         }
         self._templates.globals |= {
             "answered": answered,
@@ -102,4 +106,4 @@ def rows(part: str, groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
 
 def by_first_day(series: Mapping[date, Figures]) -> list[tuple[str, Figures]]:
     """Return a table's rows, the last days first."""
-    return [(french.day(first), series[first]) for first in sorted(series, reverse=True)]
+    return [(FRENCH.day(first), series[first]) for first in sorted(series, reverse=True)]

@@ -16,7 +16,7 @@ from bot.core.statistics import PARTS, Figures, Only, Step, by
 from bot.dashboard.access import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
 from bot.dashboard.files import FRESH_SECONDS, File
 from bot.dashboard.kept import Kept
-from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, Pages, by_first_day, rows
+from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, TEXTS, Pages, by_first_day, rows
 from bot.errors import StoreError
 from bot.listening import listening, web_application
 from bot.logs import log_bug
@@ -43,7 +43,12 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _FORM_SECONDS: Final = 10.0  # in which it is there
 _CHARSETS: Final = {None, "utf-8", "utf8"}
 _READ: Final = {"GET", "HEAD"}
-_THEMES: Final[dict[str, Theme]] = {"clair": "light", "sombre": "dark"}
+_LOOKS: Final[dict[str, tuple[Theme, bool]]] = {  # and whether it is for a narrow screen
+    "clair": ("light", False),
+    "sombre": ("dark", False),
+    "clair_etroit": ("light", True),
+    "sombre_etroit": ("dark", True),
+}
 
 log = structlog.get_logger()
 
@@ -76,7 +81,7 @@ def application(
     app.add_routes(
         [
             web.get("/", dashboard.show),
-            web.get("/graphiques/{name}-{theme}.svg", dashboard.chart),
+            web.get("/graphiques/{name}-{look}.svg", dashboard.chart),
             web.get("/connexion", dashboard.ask),
             web.post("/connexion", dashboard.log_in),
             web.post("/deconnexion", dashboard.log_out),
@@ -88,7 +93,7 @@ def application(
         app.add_routes(
             [
                 web.get("/statistiques", dashboard.show_public),
-                web.get("/publics/{name}-{theme}.svg", dashboard.public_chart),
+                web.get("/publics/{name}-{look}.svg", dashboard.public_chart),
             ]
         )
     return app
@@ -265,10 +270,12 @@ class _Drawing:
 
     name: str
     theme: Theme
+    narrow: bool
 
     async def draw(self, series: Mapping[date, Figures], step: Step) -> str:
         """Return it as an SVG document; a thread makes it."""
-        return await asyncio.to_thread(svg, CHARTS[self.name](series, step), self.theme)
+        chart = CHARTS[self.name](series, step, TEXTS)
+        return await asyncio.to_thread(svg, chart, self.theme, narrow=self.narrow)
 
 
 def _drawing(request: web.Request) -> _Drawing:
@@ -277,10 +284,10 @@ def _drawing(request: web.Request) -> _Drawing:
     Raises:
         web.HTTPNotFound: there is none of that name.
     """
-    name, theme = request.match_info["name"], _THEMES.get(request.match_info["theme"])
-    if name not in CHARTS or theme is None:
+    name, look = request.match_info["name"], _LOOKS.get(request.match_info["look"])
+    if name not in CHARTS or look is None:
         raise web.HTTPNotFound
-    return _Drawing(name, theme)
+    return _Drawing(name, *look)
 
 
 def _chosen(request: web.Request) -> tuple[int, Only]:

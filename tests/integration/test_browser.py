@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 15, 19, tzinfo=UTC)
 SINCE = {7: "2026-11-09", 30: "2026-10-17", 90: "2026-08-17", 365: "2025-11-10"}
 PUBLIC = ("2026-08-17", "2026-11-09")  # twelve whole weeks
 ALL_LOOKS = pytest.mark.parametrize(
-    ("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 320), ("dark", 320)]
+    ("theme", "width"), list(itertools.product(("light", "dark"), (1280, 400, 320)))
 )
 Theme = Literal["light", "dark"]
 
@@ -83,6 +83,17 @@ async def browser() -> AsyncIterator[Browser]:
         yield running
 
 
+def shows_what_matters(seen: Any, width: int) -> None:  # noqa: ANN401  # what a look gives
+    """Check that the newest days and the satisfaction are seen without scrolling to the side."""
+    edges = [
+        edge for name, edge in seen["edges"] if name.startswith(("Graphique", "Satisfaction"))
+    ]
+    assert len(edges) > 3
+    assert width < 400 or max(edges) <= width
+    assert seen["hints"] == seen["wide"]
+    assert bool(seen["wide"]) == (width < 1280)
+
+
 def plain(text: object) -> str:
     return str(text).replace("\N{NARROW NO-BREAK SPACE}", " ").replace("\N{NO-BREAK SPACE}", " ")
 
@@ -116,8 +127,9 @@ async def test_everybody_can_read_the_dashboard(
     is_sound(seen, url)
     assert seen["title"] == "Tableau de bord – Assistant IA"  # a dash in French
     assert len(seen["images"]) == 3
-    shade = "sombre" if theme == "dark" else "clair"
+    shade = ("sombre" if theme == "dark" else "clair") + ("_etroit" if width < 640 else "")
     assert all(f"-{shade}.svg" in source for source, _ in seen["images"])
+    shows_what_matters(seen, width)
     assert seen["background"] == ("rgb(22, 22, 22)" if theme == "dark" else "rgb(255, 255, 255)")
 
 
@@ -130,6 +142,7 @@ async def test_everybody_can_read_the_public_page(
         seen = await browser.look(Look(f"{url}statistiques", theme, width, file=file))
 
     is_sound(seen, url)
+    shows_what_matters(seen, width)
 
 
 @pytest.mark.parametrize("days", SINCE)
@@ -170,7 +183,7 @@ async def test_its_tables_are_the_ledgers_own(site: Site, browser: Browser) -> N
     columns = {"Par modèle": "model", "Par domaine": "domain", "Par version": "prompt_version"}
     for caption, table in seen["tables"].items():
         column = next((name for part, name in columns.items() if caption.startswith(part)), None)
-        for name, replies, rated, yes, *_ in table[1:] if column else []:
+        for name, _, _, replies, rated, yes, *_ in table[1:] if column else []:
             about = f"WHERE answered_at >= '{SINCE[30]}' AND {column} = ?"
             assert site.row(f"SELECT count(*) FROM circumstances {about}", name) == (  # noqa: S608  # ours
                 number(replies),
@@ -200,7 +213,7 @@ async def test_the_public_page_shows_no_group_of_fewer_than_ten(
     assert number(seen["tiles"]["Avis"]) == rated
     assert len(seen["tables"]) == 4
     for table in seen["tables"].values():
-        counts = [number(count) for _, _, count, *_ in table[1:]]
+        counts = [number(count) for _, _, _, _, count, *_ in table[1:]]
         assert min(counts) >= 10
         assert sum(counts) == rated
     assert "agent.agriculture.test" not in seen["text"]

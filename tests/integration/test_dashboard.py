@@ -100,10 +100,10 @@ async def test_the_dashboard_shows_figures_of_the_last_thirty_days(client: Clien
     assert "Réponses 1 230 de l" in page
     assert "9 réponses sur 10 en moins de 4,9 s" in page
     assert "Sondages répondus 25 % 20 sur 80 envoyés" in page
-    assert "small 1 200 100 60 15 25 60 %" in page
-    assert "b.test 30 6 3 0 3 50 %" in page
-    assert "Message direct 1 200" in page
-    assert "Salon 30" in page
+    assert "small 60 % de 50 % à 69 % 1 200 100 60 15 25" in page
+    assert "b.test 50 % de 19 % à 81 % 30 6 3 0 3" in page
+    assert "Message direct 60 % de 50 % à 69 % 1 200" in page
+    assert "Salon 50 % de 19 % à 81 % 30" in page
     assert "Sans outil 1 230" in page
     assert "Sources manquantes 7" in page
     assert "2 « Oui », 0 « En partie », 0 « Non »" in page
@@ -177,13 +177,14 @@ async def test_values_that_mean_nothing_are_passed_over(client: Client) -> None:
 @pytest.mark.parametrize("name", ["satisfaction", "reponses", "temps"])
 async def test_each_chart_is_drawn_in_both_themes(client: Client, name: str) -> None:
     drawn = set()
-    for path in (f"/graphiques/{name}-{theme}.svg?jours=7" for theme in ("clair", "sombre")):
+    looks = ("clair", "sombre", "clair_etroit", "sombre_etroit")
+    for path in (f"/graphiques/{name}-{look}.svg?jours=7" for look in looks):
         async with client.get(path) as response:
             assert (response.status, response.content_type) == (200, "image/svg+xml")
             assert "script-src" not in response.headers["Content-Security-Policy"]
             assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
             drawn.add(await response.text())
-    assert len(drawn) == 2
+    assert len(drawn) == len(looks)
 
 
 @pytest.mark.parametrize(

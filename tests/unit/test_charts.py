@@ -1,11 +1,14 @@
 """Charts as documents and pictures: what is in them, and what is not."""
 
+import io
 import re
 import struct
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
+import resvg_py
+from PIL import Image
 
 from bot.charts import PICTURE_SIZE, Chart, Series, Theme, letters_below, pictured, png, svg
 
@@ -147,3 +150,62 @@ async def test_a_picture_that_is_not_drawn_is_an_error(monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(OSError, match="has ended with 1"):
         await png(LINE)
+
+
+PAPER: dict[Theme, str] = {"light": "#ffffff", "dark": "#161616"}  # of the pages
+
+
+def luminance(colour: tuple[int, ...]) -> float:
+    """Return the relative luminance of a colour (WCAG 2.2)."""
+    parts = [one / 255 for one in colour[:3]]
+    red, green, blue = (
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """Return the contrast of two colours (WCAG 2.2)."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def painted(document: str, theme: Theme) -> Image.Image:
+    """Return a document as it is painted on a page."""
+    picture = resvg_py.svg_to_bytes(
+        svg_string=document, background=PAPER[theme], skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(picture)).convert("RGB")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_bars_of_an_interval_can_be_told_from_the_page(theme: Theme, *, narrow: bool) -> None:
+    bare = replace(LINE, series=(replace(LINE.series[0], intervals=()),))
+    with_bars = painted(svg(LINE, theme, narrow=narrow), theme)
+    without = painted(svg(bare, theme, narrow=narrow), theme)
+
+    paper = without.getpixel((1, 1))
+    assert isinstance(paper, tuple)
+    pairs = zip(with_bars.get_flattened_data(), without.get_flattened_data(), strict=True)
+    bars = [one for one, other in pairs if one != other and other == paper]
+    assert len(bars) > 50
+    assert max(contrast(one, paper) for one in bars if isinstance(one, tuple)) >= 3
+
+
+@pytest.mark.parametrize("chart", [LINE, BARS, GAPS, LONG])
+def test_a_chart_for_a_telephone_is_no_wider_than_one_and_can_be_read(chart: Chart) -> None:
+    document = svg(chart, "light", narrow=True)
+    width = float((ET.fromstring(document).get("viewBox") or "").split()[2])  # noqa: S314  # our own
+    assert width <= 360
+    assert min(size for _, size in letters(document)) >= SMALLEST
+    shown = [text for text, _ in letters(document)]
+    assert len(chart.series) == 1 or {one.name for one in chart.series} <= {*shown}
+
+
+def test_a_chart_is_in_the_language_of_its_readers() -> None:
+    english = replace(EMPTY, language="en")
+    assert "No data" in svg(english, "light")
+    halves = Chart("line", "", ("a", "b"), (Series("A", (0.5, 1.5)),), language="en")
+    assert "0.4" in {text for text, _ in letters(svg(halves, "light"))}
+    assert "0,4" in {text for text, _ in letters(svg(replace(halves, language="fr"), "light"))}

@@ -6,11 +6,13 @@ import pytest
 
 from bot.core.statistics import OTHERS, Group, Only, rated
 from bot.reports import CHARTS, PERIODS, in_words, public_report, report, satisfaction_shown
+from bot.texts import speak
 from tests.fakes import FakeStatistics
 
 SUNDAY = date(2026, 11, 15)
 DIRECT = Group("small", "a.test", "direct", "", "v1")
 SALON = Group("large", "b.test", "salon", "web", "v1")
+FR, EN = speak("fr"), speak("en")
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 
 
@@ -153,36 +155,72 @@ async def test_the_words_say_all_and_a_pictures_alternative_what_it_shows(
 
     about = await report(statistics, SUNDAY, 30, Only())
 
-    assert plain(in_words(about)) == (
+    assert plain(in_words(about, FR)) == (
         "Du 17 octobre 2026 au 15 novembre 2026 : 72 % de « Oui » sur 100 avis (intervalle de"
         " confiance à 95 % : de 63 % à 80 %), 17 « En partie », 11 « Non ». 1 500 réponses."
         " Temps de réponse médian : 4,6 s ; 9 réponses sur 10 en moins de 5 s."
         " Sondages : 61 réponses sur 130 envois (47 %)."
     )
-    assert plain(satisfaction_shown(about)) == (
+    assert plain(satisfaction_shown(about, FR)) == (
         "Courbe de la part de « Oui » dans les avis, par jour, du 17 octobre 2026 au"
         " 15 novembre 2026. En tout, 72 % de « Oui » sur 100 avis."
     )
 
 
+async def test_the_words_are_in_the_language_that_is_chosen(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=1500, yes=72, partly=17, no=11, polls=130, votes=61)
+    statistics.add(SUNDAY, DIRECT, seconds_6=900, seconds_9=100)
+
+    about = await report(statistics, SUNDAY, 30, Only())
+
+    assert plain(in_words(about, EN)) == (
+        "From 17 October 2026 to 15 November 2026: 72% “Yes” of 100 ratings (confidence interval"
+        " at 95%: from 63% to 80%), 17 “Partly”, 11 “No”. 1,500 answers."
+        " Median response time: 4.6 s; 9 answers out of 10 in less than 5 s."
+        " Polls: 61 votes of 130 sent (47%)."
+    )
+    assert plain(satisfaction_shown(about, EN)) == (
+        "Line of the share of “Yes” in the ratings, by day, from 17 October 2026 to"
+        " 15 November 2026. In all, 72% “Yes” of 100 ratings."
+    )
+    chart = CHARTS["satisfaction"](about.series, about.step, EN)
+    assert (chart.title, chart.unit, chart.labels[-1], chart.language) == (
+        *("Share of “Yes” in the ratings, by day", "%"),
+        *("15 Nov", "en"),
+    )
+
+
+async def test_one_is_one(statistics: FakeStatistics) -> None:
+    statistics.add(SUNDAY, DIRECT, replies=1, yes=1, polls=1, votes=1)
+    about = await report(statistics, SUNDAY, 7, Only())
+
+    english, french = plain(in_words(about, EN)), plain(in_words(about, FR))
+
+    assert "of 1 rating (" in english
+    assert "1 answer." in english
+    assert "1 vote of 1 sent" in english
+    assert "1 réponse. " in french
+    assert "1 réponse sur 1 envoi (" in french
+
+
 async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> None:
     about = await report(statistics, SUNDAY, 30, Only())
-    assert in_words(about).endswith("aucun avis. 0 réponse.")
-    assert satisfaction_shown(about).endswith("Aucun avis.")
+    assert in_words(about, FR).endswith("aucun avis. 0 réponse.")
+    assert satisfaction_shown(about, FR).endswith("Aucun avis.")
 
 
 async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1, seconds_18=1)
     about = await report(statistics, SUNDAY, 7, Only())
-    assert "9 réponses sur 10 en plus de" in in_words(about)
-    assert CHARTS["temps"](about.series, about.step).series[0].values[-1] == 300
+    assert "9 réponses sur 10 en plus de" in in_words(about, FR)
+    assert CHARTS["temps"](about.series, about.step, FR).series[0].values[-1] == 300
 
 
 async def test_charts_show_the_report(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=4, yes=3, no=1, seconds_0=4)
     about = await report(statistics, SUNDAY, 7, Only())
 
-    satisfaction, replies, times = (draw(about.series, about.step) for draw in CHARTS.values())
+    satisfaction, replies, times = (draw(about.series, about.step, FR) for draw in CHARTS.values())
 
     assert satisfaction.labels[-1] == "15 nov."
     assert satisfaction.series[0].values == (*[None] * 6, 75.0)

@@ -70,6 +70,14 @@ async function look({ url, theme, width, script, headers, form, file }) {
       ]),
     ),
     images: [...document.images].map((one) => [one.currentSrc, one.naturalWidth]),
+    // What is shown of the page without any scrolling to the side: right edges, in CSS pixels.
+    edges: [...document.querySelectorAll("figure img, th")]
+      .filter((one) => one.offsetWidth > 0)
+      .map((one) => [one.alt ?? one.innerText, Math.round(one.getBoundingClientRect().right)]),
+    hints: [...document.querySelectorAll(".hint")].filter((one) => one.offsetHeight > 0).length,
+    wide: [...document.querySelectorAll(".scroll")].filter(
+      (one) => one.scrollWidth > one.clientWidth,
+    ).length,
     background: getComputedStyle(document.body).backgroundColor,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   }));

@@ -1,12 +1,13 @@
-"""Numbers and times as French readers write them."""
+"""Numbers and times as readers of French and English write them."""
 
 import math
 from datetime import date
 
 import pytest
 
-from bot import french
+from bot.formats import formats
 
+FRENCH, ENGLISH = formats("fr"), formats("en")
 NBSP, NARROW = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -15,14 +16,14 @@ NBSP, NARROW = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
     [(0, "0"), (999, "999"), (1234567, f"1{NARROW}234{NARROW}567"), (2.5, "2,5")],
 )
 def test_a_number_has_its_thousands_apart(value: float, text: str) -> None:
-    assert french.number(value) == text
+    assert FRENCH.number(value) == text
 
 
 @pytest.mark.parametrize(
     ("share", "text"), [(0, "0"), (0.004, "0"), (0.725, "72"), (0.999, "100"), (1, "100")]
 )
 def test_a_share_is_in_whole_per_cent(share: float, text: str) -> None:
-    assert french.percent(share) == f"{text}{NARROW}%"
+    assert FRENCH.percent(share) == f"{text}{NARROW}%"
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,21 @@ def test_a_share_is_in_whole_per_cent(share: float, text: str) -> None:
     ],
 )
 def test_a_time_is_as_exact_as_it_is_useful(seconds: float, text: str) -> None:
-    assert french.seconds(seconds) == text
+    assert FRENCH.seconds(seconds) == text
 
 
 def test_days_have_the_names_of_their_months() -> None:
-    assert french.day(date(2026, 8, 1)) == "1er août 2026"
-    assert french.day(date(2026, 11, 21)) == "21 novembre 2026"
-    assert french.short_day(date(2026, 2, 3)) == "3 févr."
-    assert french.moment(1_699_920_060.0) == f"14 novembre 2023, 00:01{NBSP}UTC"
+    assert FRENCH.day(date(2026, 8, 1)) == "1er août 2026"
+    assert FRENCH.day(date(2026, 11, 21)) == "21 novembre 2026"
+    assert FRENCH.short_day(date(2026, 2, 3)) == "3 févr."
+    assert FRENCH.moment(1_699_920_060.0) == f"14 novembre 2023, 00:01{NBSP}UTC"
+
+
+def test_english_is_written_otherwise() -> None:
+    assert ENGLISH.number(1234567.5) == "1,234,567.5"
+    assert ENGLISH.percent(0.725) == "72%"
+    assert ENGLISH.seconds(2.46) == f"2.5{NBSP}s"
+    assert ENGLISH.seconds(math.inf) == f"more than{NBSP}5{NBSP}min"
+    assert ENGLISH.day(date(2026, 8, 1)) == "1 August 2026"
+    assert ENGLISH.short_day(date(2026, 2, 3)) == "3 Feb"
+    assert ENGLISH.moment(1_699_920_060.0) == f"14 November 2023, 00:01{NBSP}UTC"
