@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from bot.assistant import Assistant, Behaviour
+from bot.charts import avatar
 from bot.commands.registry import About
 from bot.config import Config
 from bot.context import Settings
@@ -154,6 +155,7 @@ async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) ->
         with awaited("the homeserver: see matrix.homeserver", url=config.matrix.homeserver):
             await matrix.open()
         check_servers(config.matrix)
+        await matrix.check_profile(avatar if config.matrix.avatar == "auto" else None)
         base_url = config.model.base_url
         with awaited("the model's backend: see model.base_url", url=base_url):
             await check_model(model, config.model.catalogue(), base_url)

@@ -175,6 +175,12 @@ async def png(chart: Chart) -> bytes:
     return picture
 
 
+async def avatar() -> bytes:
+    """Return the mark of the assistant as a PNG, for its account's profile."""
+    document = Path(__file__).with_name("avatar.svg").read_text()
+    return await asyncio.to_thread(rasterised, document)
+
+
 def rasterised(document: str) -> bytes:
     """Return an SVG document of ours as a PNG, in a font that comes with the bot."""
     return resvg_py.svg_to_bytes(

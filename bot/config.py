@@ -154,6 +154,9 @@ class MatrixSettings(Section):
     encrypt_to: Literal["all", "signed"] = Field(
         "all", description="devices that can read the bot: all, or those their owner has signed"
     )
+    avatar: Literal["auto", "keep"] = Field(
+        "auto", description="whether the account gets the assistant's avatar where it has none"
+    )
     history_on_invite: bool = Field(
         default=False,
         description="whether keys of what was said before are taken from who invites the bot",

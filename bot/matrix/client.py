@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -48,6 +48,7 @@ from bot.matrix.parse import (
     parse_membership,
     parse_said,
 )
+from bot.matrix.profile import check_profile
 from bot.matrix.rooms import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.matrix.successors import Successors
@@ -107,6 +108,10 @@ class NioMatrix:
         """
         await self._session.open()
         await self._session.identity.ensure()
+
+    async def check_profile(self, draw: Callable[[], Awaitable[bytes]] | None) -> None:
+        """See to it that people know the account by its name and avatar; see `profile`."""
+        await check_profile(self._client, self.user_id, draw)
 
     async def close(self) -> None:
         """Close connections and crypto store; the device stays logged in.

@@ -69,7 +69,8 @@ class Rule:
         body: JSON, or the text of an HTML page.
         seconds: for "delay".
         size: for "break".
-        requests: bodies of those that it was done to so far, {} where one had none.
+        requests: bodies of those that it was done to so far, {} where one had none; of a file, how
+            many bytes it has.
         statuses: what they were answered with, by the server or here.
         released: set once nothing waits any more.
         last: for "repeat", what is given once more.
@@ -112,7 +113,10 @@ class Rule:
 
     def note(self, body: bytes) -> None:
         """Count a request."""
-        self.requests.append(json.loads(body) if body else {})
+        try:
+            self.requests.append(json.loads(body) if body else {})
+        except ValueError:  # a file
+            self.requests.append({"bytes": len(body)})
         self._noted.set()
         self._noted = asyncio.Event()
 
