@@ -7,6 +7,7 @@
 #   make chaos  the bot killed while it answers, and what has become of it
 #               (KILLS=50 SEED=1; POSTGRESQL=1 keeps the ledger there)
 #   make bench  the measured figures               make lock    write requirements/*.txt anew
+#   make words  every sentence that the assistant can say, in both languages, in a list
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --python $(BIN)/python --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes
 
-.PHONY: demo test soak check chaos bench lock clean
+.PHONY: demo test soak check chaos bench words lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.dev $(VENV)/.model
@@ -42,6 +43,9 @@ chaos: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench
+
+words: $(VENV)/.dev
+	@$(BIN)/python -m tests.stand.words
 
 lock: $(UV)
 	$(COMPILE) pyproject.toml -o requirements/bot.txt

@@ -48,6 +48,7 @@ from bot.core.routing import (
     Decline,
     Explain,
     Follow,
+    Hint,
     Ignore,
     Intent,
     Leave,
@@ -71,6 +72,7 @@ from bot.late_keys import LateKeys
 from bot.left_out import LeftOut
 from bot.limits import Ceilings
 from bot.logs import costing_nothing, log_bug
+from bot.mention_hint import MentionHint
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.surveys import Surveys
 from bot.texts import speak
@@ -147,6 +149,8 @@ class Assistant:
         )
         self._clear_text = ClearText(self._store, self._clock)
         self._verifications = Verifications(replying, how.policy, self._texts)
+        self._mention_hint = MentionHint(replying, self._contexts)
+        self._thumbs = how.feedback.salons == "reactions"
         self._left_out = LeftOut(replying, self._texts)
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again
@@ -328,10 +332,12 @@ class Assistant:
             await self._apologise(intent)
         return True
 
-    async def _perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912  # one line for each intent
+    async def _perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912, PLR0915  # a line for each intent
         match intent:
             case Explain(prompt, key):
                 await self._explain(prompt, key)
+            case Hint(prompt):
+                await self._mention_hint.give(prompt)
             case Refuse():
                 await self._refuse(intent)
             case Run():
@@ -526,7 +532,10 @@ class Assistant:
                 chosen = await self._store.choices(Conversation(before, None))
                 await self._store.choose(Conversation(room_id, None), chosen)
             here = await self._contexts.chosen(Conversation(room_id, None))
-            await self._say(Notice(here.texts(welcome.key)), room_id, welcome.event_id)
+            said = here.texts(welcome.key)
+            if welcome.key.startswith("welcome salon") and self._thumbs:
+                said = f"{said}  \n{here.texts('welcome thumbs')}"
+            await self._say(Notice(said), room_id, welcome.event_id)
 
     async def _explain(self, prompt: Prompt, key: str, *, unanswered: bool = True) -> None:
         """Send the sentence named `key`, in place of an answer to the prompt or beside one."""

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bot.core.campaigns import Audience, Campaign, CampaignQuestion, Quiet
 from bot.core.polls import MOST_ANSWERS, PollAnswer
+from bot.core.readable import is_readable
 
 _LONGEST = 20_000  # characters
 _MOST_QUESTIONS = 20
@@ -37,6 +38,12 @@ def _shown(text: str) -> str:
     return text
 
 
+def _read(text: str) -> str:
+    if not is_readable(text):
+        raise PydanticCustomError("unreadable", "nothing of it can be read")
+    return text
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Words = Annotated[
     str,
@@ -47,6 +54,7 @@ Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000),
     AfterValidator(_shown),
+    AfterValidator(_read),
 ]
 
 
@@ -131,6 +139,7 @@ class _Campaign(_Part):
     quiet: _Quiet | None = _Quiet()
     reminder_hours: Annotated[float, Field(ge=1, le=2_000)] | None = None
     per_minute: Annotated[float, Field(gt=0, le=600)] = 30.0
+    notify: bool = True
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -171,6 +180,7 @@ class _Campaign(_Part):
             None if quiet is None else Quiet(quiet.begin, quiet.end, zone, quiet.weekend),
             None if self.reminder_hours is None else self.reminder_hours * 3600,
             self.per_minute,
+            self.notify,
         )
 
 

@@ -13,7 +13,6 @@ from bot.core.campaigns import (
     CLOSED,
     Asked,
     Campaign,
-    CampaignQuestion,
     Headway,
     Progress,
     Recipient,
@@ -129,7 +128,7 @@ class Campaigns:
         place = Conversation(room_id, None)
         texts = (await self._contexts.chosen(place)).texts
         for step in range(campaign.steps):
-            outgoing = _message(campaign, campaign.question(step), texts, None)
+            outgoing = _message(campaign, step, texts, None)
             await self._send(room_id, outgoing, cause, f"preview {step}")
 
     # To the rooms.
@@ -313,7 +312,7 @@ class Campaigns:
             await (self._decline(one) if since is None else self._ledger.put_off(one, since))
             return
         question = campaign.question(one.step)
-        outgoing = _message(campaign, question, texts, one.recipient.thread_root)
+        outgoing = _message(campaign, one.step, texts, one.recipient.thread_root)
         event_id = await self._send_once(one, outgoing)
         last = one.step + 1 >= campaign.steps
         waits = question is not None and one.recipient.direct
@@ -349,8 +348,11 @@ class Campaigns:
             return
         found = await self._ledger.result(one.recipient.room_id, one.event_id)
         key, counts = found or ("", {})
-        over = of_poll(texts, campaign.asked(key), counts)
-        await self._send_once(one, PollEnd(one.event_id, over))
+        if counts:
+            over = of_poll(texts, campaign.asked(key), counts)
+            await self._send_once(one, PollEnd(one.event_id, over))
+        else:  # it would be one more message, and tell nobody anything
+            self._slots.pop(one.campaign, None)
         await self._ledger.ended(one)
 
     async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
@@ -453,13 +455,13 @@ class Campaigns:
         return follows
 
 
-def _message(
-    campaign: Campaign, question: CampaignQuestion | None, texts: Texts, root: EventId | None
-) -> Outgoing:
-    """Return what a step says."""
+def _message(campaign: Campaign, step: int, texts: Texts, root: EventId | None) -> Outgoing:
+    """Return what a step says; people are told of the first, where that is no poll."""
+    question, notifies = campaign.question(step), campaign.notifies and step == 0
     to = None if root is None else Anchor(root, root)
     if question is None:
-        return Notice(campaign.message, to)
+        return Notice(campaign.message, to, notifies=notifies)
     if question.kind == "text":
-        return Notice(texts("campaign text", question=question.text), to, asks=True)
+        text = texts("campaign text", question=question.text)
+        return Notice(text, to, asks=True, notifies=notifies)
     return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)

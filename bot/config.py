@@ -392,6 +392,16 @@ class FeedbackSettings(Section):
     window_hours: float = Field(
         24.0, gt=0, le=YEAR_HOURS, description="hours for which an answer counts"
     )
+    salons: Literal["never", "reactions", "poll"] = Field(
+        "reactions",
+        description="how salons are asked: not at all, by 👍 and 👎, by polls",
+    )
+    least_characters: int = Field(
+        300,
+        ge=0,
+        le=MANY,
+        description="length of a reply from which on a direct message may get a poll behind it",
+    )
 
     def policy(self) -> AskPolicy:
         """Return when whom to ask."""
@@ -401,6 +411,8 @@ class FeedbackSettings(Section):
             self.silence_minutes * 60,
             self.per_day,
             self.window_hours * 3600,
+            self.salons,
+            self.least_characters,
         )
 
 

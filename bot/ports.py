@@ -51,8 +51,9 @@ class Matrix(Protocol):
     `batches` syncs for ever from the given token and yields each response once; the next one is
     asked for when the consumer comes back for it. It waits out what passes (network, 5xx, 429)
     and raises what does not (LoggedOut, AccountExpired).
-    `room`, `power_level` and `predecessor` (the room that this one replaces) answer from what the
-    syncs so far have told; so does `known`, of earlier messages.
+    `room`, `power_level`, `predecessor` (the room that this one replaces) and `name` (how a person
+    is called in a room; the id where that is not known) answer from what the syncs so far have
+    told; so does `known`, of earlier messages.
     `rooms` are those in which the bot can speak. `open_admin_room` returns the one for its admins,
     and makes it where there is none; `members` are those in a room or invited, `invite` adds one;
     `exists` tells whether there is such a user, True where the homeserver does not say.
@@ -101,6 +102,8 @@ class Matrix(Protocol):
     def power_level(self, room_id: RoomId, user_id: UserId) -> float: ...
 
     def predecessor(self, room_id: RoomId) -> RoomId | None: ...
+
+    def name(self, room_id: RoomId, user_id: UserId) -> str: ...
 
     async def join(self, invite: Invite) -> None: ...
 

@@ -19,6 +19,7 @@ from bot.core.events import (
     Redaction,
     Revision,
     RoomId,
+    Undecryptable,
     UserId,
     Vote,
 )
@@ -133,16 +134,31 @@ class Surveys:
             outcome.seconds,
             outcome.usage.prompt_tokens if outcome.usage else None,
             outcome.usage.completion_tokens if outcome.usage else None,
-            outcome.characters,
+            await self._length(answering, outcome.characters),
         )
+        # In the main timeline of a salon nobody could tell what a poll is about.
         asks = outcome.whole and (how.direct or prompt.thread_root is not None)
 
         def after(past: Past) -> float | None:
-            return ask_after(self._policy, past, prompt.event_id) if asks else None
+            return ask_after(self._policy, how, past, prompt.event_id) if asks else None
 
         now = self._clock.now()
         if await self._opinions.answered(prompt, how, after, now) is not None:
             self._planned.set()
+
+    async def _length(self, answering: Answering, known: int | None) -> int | None:
+        """Return how long a reply is, as far as that can be had: an earlier process knew it."""
+        if known is not None:
+            return known
+        try:
+            reply, room_id = answering.reply.event_ids, answering.prompt.room_id
+            words = await self._words(room_id, reply, self._matrix.user_id)
+        except ENDING:
+            raise
+        except MatrixError as error:
+            log.info("length of a reply not known", reason=str(error))
+            return None
+        return None if words is None else len(words)
 
     async def _try(self, ask: Ask) -> None:
         """Send one poll, once, or put it off. Its errors end here."""
@@ -173,10 +189,14 @@ class Surveys:
             # It has not fallen silent.
             await self._opinions.put_off(ask, now + self._policy.silence)
             return
+        asker = None if room.direct else await self._asker(ask)
+        if not room.direct and asker is None:  # what was asked is gone
+            await self._drop(ask)
+            return
         if not await self._opinions.begin(ask):
             return
         texts = (await self._contexts.chosen(place)).texts
-        poll = self._poll(ask, texts, direct=room.direct)
+        poll = self._poll(ask, texts, asker)
         transaction = self._transaction(ask, "poll")
         event_id = await post(
             self._to, ask.room_id, poll, transaction, name="poll", within=_PATIENCE
@@ -186,17 +206,28 @@ class Surveys:
         self._health.asked(ask.question)
         log.info("poll sent", question=ask.question)
 
-    def _poll(self, ask: Ask, texts: Texts, *, direct: bool) -> Poll:
+    async def _asker(self, ask: Ask) -> UserId | None:
+        """Return who has written the prompt; the ledger knows a pseudonym alone."""
+        heard: object = self._matrix.known.get(ask.prompt)
+        if heard is None:  # an earlier process has heard it
+            fetch = partial(self._matrix.fetch, ask.room_id, ask.prompt)
+            heard = await insist(self._clock, fetch, within=_PATIENCE)
+        return heard.sender if isinstance(heard, Message | Undecryptable) else None
+
+    def _poll(self, ask: Ask, texts: Texts, asker: UserId | None) -> Poll:
+        """Return the poll; in a salon it names and mentions whom it asks."""
         key, answers = _POLLS[ask.question]
         question = texts(key)
-        if not direct:
-            question = texts("poll in salon", question=question)
+        if asker is not None:
+            name = self._matrix.name(ask.room_id, asker)
+            question = texts("poll in salon", name=name, question=question)
         return Poll(
             question,
             tuple(PollAnswer(one, texts(answers[one])) for one in ANSWERS[ask.question]),
-            disclosed=direct,
+            disclosed=asker is None,
             thread_root=ask.thread_root,
             latest=ask.prompt,
+            asks=asker,
         )
 
     def _transaction(self, ask: Ask, name: str) -> str:

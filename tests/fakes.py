@@ -54,6 +54,7 @@ from bot.core.feedback import (
     Rating,
     answer_of,
     asks_why,
+    reason_of,
 )
 from bot.core.limits import Limits
 from bot.core.markdown import Part, render
@@ -152,7 +153,7 @@ class FakeMatrix:
         self.shadows: dict[EventId, Wire] = {}  # what is shown in place of what was sent
         self.messages: dict[EventId, Heard] = {}
         self.known: dict[EventId, Message | None] = {}
-        self.levels: dict[UserId, float] = {}
+        self.levels, self.names = dict[UserId, float](), dict[UserId, str]()
         self.predecessors: dict[RoomId, RoomId] = {}
         self.followed: list[RoomId] = []
         self.redacted: list[EventId] = []
@@ -204,7 +205,11 @@ class FakeMatrix:
             return replace(self.others[room_id], closed=closed)
         admin = room_id == self.admin_room
         direct = self.direct and not admin
-        return Room(room_id, direct, closed=closed, admin=admin, person=AGENT if direct else None)
+        person, called = AGENT if direct else None, self.names.get(self.user_id, "")
+        return Room(room_id, direct, closed=closed, admin=admin, person=person, called=called)
+
+    def name(self, room_id: RoomId, user_id: UserId) -> str:  # noqa: ARG002  # the port
+        return self.names.get(user_id, user_id)
 
     def rooms(self) -> Sequence[Room]:
         here = [ROOM, *self.others, *([self.admin_room] if self.admin_room else [])]
@@ -822,12 +827,11 @@ class FakeOpinions:
             for about, who, opinion, counts in self.said.values()
             if (about, who) == (prompt, person) and counts
         ]
-        helped, why = answer_of(said, "helped"), answer_of(said, "why")
+        helped = answer_of(said, "helped")
         if helped is None:
             self.ratings.pop((prompt, person), None)
             return
-        reason = why.answer if why is not None and asks_why(helped.answer) else None
-        self.ratings[prompt, person] = helped.answer, reason
+        self.ratings[prompt, person] = helped.answer, reason_of(said)
 
     async def comment(
         self,

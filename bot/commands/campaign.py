@@ -27,6 +27,7 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
     "clock": "campaign fault clock",
     "characters": "campaign fault characters",
     "twice": "campaign fault twice",
+    "unreadable": "campaign fault unreadable",
     "yaml": "campaign fault yaml",
     "model_type": "campaign fault yaml",
     "too_long": "campaign fault too long",

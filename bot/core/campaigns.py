@@ -79,6 +79,7 @@ class Campaign:
         ends_at: when it closes by itself; None for when somebody closes it.
         reminder_after: seconds without an answer after which a person is reminded, once.
         per_minute: messages that it sends at the most.
+        notifies: clients tell people of its first message, unless that is a poll.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Campaign:
     quiet: Quiet | None = None
     reminder_after: float | None = None
     per_minute: float = 30.0
+    notifies: bool = True
 
     @property
     def steps(self) -> int:

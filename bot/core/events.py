@@ -78,6 +78,8 @@ class Message:
         unanswered: whether that stands in place of an answer to them.
         exposed: it came in clear although the room was encrypted by then: anybody with a hand on
             the homeserver may have written it.
+        typed_at: the words behind each "@" that is typed, outside quotations and code: a mention
+            that is meant, perhaps.
     """
 
     event_id: EventId
@@ -96,6 +98,7 @@ class Message:
     about: tuple[EventId, ...] = ()
     unanswered: bool = False
     exposed: bool = False
+    typed_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +290,7 @@ class Room:
         person: of a direct message, the other one, where that is known.
         space: it is a space, in which nobody talks.
         stray: the bot came there because another room pointed there, and is not meant to be there.
+        called: the bot's own display name there, "" where it has none.
     """
 
     room_id: RoomId
@@ -296,6 +300,7 @@ class Room:
     person: UserId | None = None
     space: bool = False
     stray: bool = False
+    called: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Feedback on a reply: what is asked, when and of whom, and which of their answers counts."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -64,6 +64,10 @@ class AskPolicy:
         silence: seconds without a further prompt after which a conversation has fallen silent.
         per_day: polls that one person gets in 24 hours, at the most.
         window: seconds for which an answer counts.
+        salons: in salons a poll is sent, too; or the welcome there names the reactions that rate a
+            reply; or nothing is asked.
+        least_characters: of the model's text: in a direct message no poll is sent behind a shorter
+            one, than which it would be taller.
     """
 
     when: Literal["never", "reply", "silence"] = "silence"
@@ -71,6 +75,8 @@ class AskPolicy:
     silence: float = 300.0
     per_day: int = 2
     window: float = 86_400.0
+    salons: Literal["never", "reactions", "poll"] = "reactions"
+    least_characters: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class Past:
     waiting: bool = False
 
 
-def ask_after(policy: AskPolicy, past: Past, prompt: EventId) -> float | None:
+def ask_after(policy: AskPolicy, how: Circumstances, past: Past, prompt: EventId) -> float | None:
     """Return the seconds after which to ask about the reply to `prompt`; None for never.
 
     Which of the replies are asked about depends on the prompt's id alone, so that nobody can tell
@@ -99,9 +105,18 @@ def ask_after(policy: AskPolicy, past: Past, prompt: EventId) -> float | None:
     """
     if policy.when == "never" or past.refused or past.asked >= policy.per_day or past.last_asked:
         return None
+    if not _deserves_poll(policy, how):
+        return None
     if not past.waiting and _draw(prompt) * policy.one_in >= 1:
         return None
     return policy.silence if policy.when == "silence" else 0.0
+
+
+def _deserves_poll(policy: AskPolicy, how: Circumstances) -> bool:
+    """Tell whether a poll has its place behind such a reply."""
+    if not how.direct:
+        return policy.salons == "poll"
+    return (how.characters or 0) >= policy.least_characters
 
 
 def _draw(prompt: EventId) -> float:
@@ -186,6 +201,21 @@ def answer_of(opinions: Iterable[Opinion], question: Question) -> Opinion | None
             votes[one.poll] = one
     standing += [one for one in votes.values() if one.answer is not None]
     return max(standing, key=lambda one: one.timestamp, default=None)
+
+
+def reason_of(opinions: Sequence[Opinion]) -> str | None:
+    """Return the reason that was given for the rating that counts, None for none.
+
+    It stays with the answer that stood when it was given: another answer has not got it.
+
+    Args:
+        opinions: as for `answer_of`.
+    """
+    helped, why = answer_of(opinions, "helped"), answer_of(opinions, "why")
+    if helped is None or why is None or not asks_why(helped.answer):
+        return None
+    then = answer_of((one for one in opinions if one.timestamp <= why.timestamp), "helped")
+    return why.answer if then is not None and then.answer == helped.answer else None
 
 
 def rating_in(words: str) -> Rating | None:

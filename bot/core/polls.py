@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bot.core.events import EventId
+from bot.core.events import EventId, UserId
 
 MOST_ANSWERS: Final = 20  # MSC3381: clients leave out those behind
 
@@ -30,6 +30,7 @@ class Poll:
         disclosed: who has voted sees how the others did; else nobody does before its end.
         thread_root: the thread that it stands in, None for the main timeline.
         latest: of a thread, the message that clients without threads show it as a reply to.
+        asks: whom alone it asks, and mentions (spec: m.mentions); None for everybody there.
     """
 
     question: str
@@ -37,6 +38,7 @@ class Poll:
     disclosed: bool = True
     thread_root: EventId | None = None
     latest: EventId | None = None
+    asks: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)

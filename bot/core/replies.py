@@ -20,18 +20,22 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An `m.notice`: everything the bot says that is not the model's text.
+    """What the bot itself says: everything that is not the model's text.
+
+    It is an `m.notice`, of which no client tells anybody, unless it is meant to reach people.
 
     Attributes:
         to: what it answers, None where it answers nothing (the welcome).
         asks: a reply to it is an answer in a survey, and no prompt.
         unanswered: whether it stands in place of an answer to that prompt.
+        notifies: it is an `m.text`, so that clients tell people of it.
     """
 
     text: str
     to: Prompt | Undecryptable | Anchor | None = None
     asks: bool = False
     unanswered: bool = False
+    notifies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,7 @@ def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, cl
         prompt: the event that is answered.
         stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
             of its events, "notice …", "attachment …", "key missing", "poll helped", "poll why",
-            "thanks helped", "thanks why", or "campaign …".
+            "thanks helped", "thanks why", "mention hint", or "campaign …".
         part: number of the reply's message, 0 for the first.
         claim: how often this prompt has been taken up by a process.
     """

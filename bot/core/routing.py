@@ -26,6 +26,7 @@ from bot.core.events import (
     server_name,
 )
 from bot.core.feedback import THUMBS
+from bot.core.names import ASSISTANT, begins_with_name
 from bot.core.polls import POLL, QUESTION
 
 
@@ -56,6 +57,13 @@ class Explain:
 
     prompt: Prompt
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Say, once a day, how one mentions the bot: its name alone is typed."""
+
+    prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,7 @@ Intent = (
     Answer
     | Run
     | Explain
+    | Hint
     | Refuse
     | Amend
     | Withdraw
@@ -232,6 +241,7 @@ _CLOSED = "the bot can no longer speak here"
 _OWN = "own message"
 _OTHER_BOT = "another bot"
 _NOT_ALLOWED = "sender's homeserver is not allowed"
+_NOT_ADDRESSED = "not addressed to the bot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +401,14 @@ def _decide_message(
     if reason is None:
         is_command = command is not None
         reason = around.goes_on() if room.direct else around.passes_by(command=is_command)
+    is_old = now is not None and now - message.timestamp / 1000 > policy.age_limit
     if reason is not None:
-        return Ignore(reason)
+        hints = reason == _NOT_ADDRESSED and not is_old and _names(message, room, policy)
+        return Hint(_prompt(message, room, policy)) if hints else Ignore(reason)
     prompt = _prompt(message, room, policy)
     if command is None and readable and (poll := around.poll()) is not None:
         return Comment(prompt, poll)
-    if now is not None and now - message.timestamp / 1000 > policy.age_limit:
+    if is_old:
         return Explain(prompt, "expired")
     if not readable:
         return Explain(prompt, "unreadable message")
@@ -413,6 +425,13 @@ def _decide_admin(message: Message, policy: Policy, command: tuple[str, str] | N
     return Run(Prompt((message,), Conversation(message.room_id, root), root), *command)
 
 
+def _names(message: Message, room: Room, policy: Policy) -> bool:
+    """Tell whether one of the bot's names is typed behind an "@"."""
+    full_id = policy.me[1:]
+    names = {room.called, ASSISTANT, full_id, full_id.partition(":")[0]}
+    return any(begins_with_name(one, name) for one in message.typed_at for name in names)
+
+
 def _unless_exposed(
     event: Message | Revision | Vote, intent: Intent | Await | Look, room: Room, policy: Policy
 ) -> Intent | Await | Look:
@@ -423,6 +442,8 @@ def _unless_exposed(
     told = room.admin and not room.closed and event.sender != policy.me
     if isinstance(intent, Look) or (isinstance(intent, Ignore) and not told):
         return intent
+    if isinstance(intent, Hint):  # who has written it is not known
+        return Ignore(_NOT_ADDRESSED)
     prompt = intent.prompt if isinstance(intent, Answer | Run | Explain | Comment) else None
     return Refuse(event, prompt, "clear text admin" if room.admin else "clear text")
 
@@ -471,7 +492,7 @@ class _Around:
         if self.message.answers:  # another assistant's; in a direct message, somebody forwards it
             return _OTHER_BOT
         heeded = self.commands() if command else self.addresses()
-        return None if heeded else "not addressed to the bot"
+        return None if heeded else _NOT_ADDRESSED
 
     def goes_on(self) -> str | None:
         """Return why another assistant goes on with what the bot has said, None where it does not.

@@ -28,6 +28,7 @@ from bot.core.events import (
     VerificationEvent,
 )
 from bot.core.markdown import Tables
+from bot.core.names import plain_name
 from bot.core.replies import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
 from bot.core.turns import History
 from bot.core.verification import VerificationRefused, VerificationStep
@@ -223,6 +224,12 @@ class NioMatrix:
     def predecessor(self, room_id: RoomId) -> RoomId | None:
         """Return the room that this one replaces, None where either does not say so."""
         return self._rooms.predecessor(room_id)
+
+    def name(self, room_id: RoomId, user_id: UserId) -> str:
+        """Return what a person is called in a room, the id where that is not known."""
+        room = self._client.rooms.get(room_id)
+        name = None if room is None else room.user_name(user_id)
+        return plain_name(name or "") or user_id
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
         """Return the user's power level, as the homeserver's state says; infinite for creators."""

@@ -7,7 +7,7 @@ from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, Tables, render, unfinished
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
-from bot.matrix.parse import MARKER, MESSAGE, NOTICE_MARKER, TEXT
+from bot.matrix.parse import HTML, MARKER, MESSAGE, NOTICE_MARKER, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
 
@@ -84,7 +84,7 @@ def _poll(poll: Poll) -> dict[str, Any]:
             "max_selections": 1,
             "answers": [{"id": one.id, TEXT: one.text} for one in poll.answers],
         },
-        "m.mentions": {},
+        "m.mentions": {} if poll.asks is None else {"user_ids": [poll.asks]},
     }
     if poll.thread_root is not None:
         content["m.relates_to"] = _in_thread(poll.thread_root, poll.latest or poll.thread_root)
@@ -92,11 +92,11 @@ def _poll(poll: Poll) -> dict[str, Any]:
 
 
 def _notice(notice: Notice) -> dict[str, Any]:
-    content = _text("m.notice", render(notice.text))
+    content = _text("m.text" if notice.notifies else "m.notice", render(notice.text))
     if notice.asks:
         content[QUESTION] = {}
-    if notice.to is not None:
-        content[NOTICE_MARKER] = _named(_ids(notice.to))
+    if notice.to is not None or notice.notifies:  # who reads it must not take it for a prompt
+        content[NOTICE_MARKER] = {} if notice.to is None else _named(_ids(notice.to))
     if notice.unanswered:
         content[NOTICE_MARKER]["unanswered"] = True
     return content
@@ -126,7 +126,7 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     return {
         "msgtype": msgtype,
         "body": rendered.body,
-        "format": "org.matrix.custom.html",
+        "format": HTML,
         "formatted_body": rendered.formatted_body,
         "m.mentions": {},
     }

@@ -1,13 +1,11 @@
 """From a Matrix event's JSON to our values; whatever has another shape is None, never an error."""
 
 import hashlib
-import html
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeGuard, cast
-from urllib.parse import unquote
 
 import nio
 import vodozemac
@@ -27,9 +25,11 @@ from bot.core.events import (
 )
 from bot.core.markdown import UNFINISHED
 from bot.core.polls import MOST_ANSWERS, POLL, QUESTION
+from bot.matrix.mentions import pills, typed_in_html, typed_in_text, without_fallback
 
 MESSAGE = "m.room.message"
 TEXT = "org.matrix.msc1767.text"  # extensible events, as polls have it
+HTML = "org.matrix.custom.html"
 MARKER = (
     "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
 )
@@ -50,18 +50,6 @@ VERIFICATION_REQUEST = "m.key.verification.request"
 Json = Mapping[str, object]
 Heard = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
-# A mention in HTML (spec: user mentions in `formatted_body`), by whatever host Tchap's or others'.
-# In steps that never look at a character twice: whoever writes the HTML must not hold up the loop.
-_LINK = re.compile(r"<a\s([^<>]{1,1000})>", re.IGNORECASE)
-_LINK_END = re.compile(r"</a>", re.IGNORECASE)
-_PERSON = re.compile(
-    r"""(?:^|\s)href=["']https?://[^"'/]{1,200}/\#/(?:user/)?(?:@|%40)([^"'?]{1,255})""",
-    re.IGNORECASE,
-)
-_LONGEST_NAME = 300  # as HTML
-_QUOTATION = re.compile(r"<(/?)(?:mx-reply|blockquote)\b[^>]{0,200}>", re.IGNORECASE)
-# Of a reply, as clients wrote it until 2024. It names whom; a quotation of one's own does not.
-_FALLBACK = re.compile(r"> (?:\* )?<@.*\n(?:> .*\n)*\n")
 _AFTER_NAME = re.compile(r"[\s:,;]*")
 _SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 
@@ -176,7 +164,8 @@ def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Revision 
 def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | None:
     """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
 
-    Spec: room messages, sticker messages, threads, event replacements.
+    Spec: room messages, sticker messages, threads, event replacements. An assistant's announcement
+    counts as the notice that it is marked as, although it is sent as an `m.text`.
     """
     content, kind = mapping(source.get("content")), text(source, "type")
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
@@ -185,8 +174,10 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
     if msgtype == VERIFICATION_REQUEST:  # for clients, not for readers
         return None
-    if msgtype == "m.notice" and QUESTION in content:
+    if msgtype in {"m.notice", "m.text"} and QUESTION in content:
         msgtype = QUESTION
+    elif msgtype == "m.text" and NOTICE_MARKER in content:
+        msgtype = "m.notice"  # it is an announcement, which notifies
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
     relation = mapping(content.get("m.relates_to"))
@@ -223,6 +214,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         final=_is_final(content),
         about=_named(content, NOTICE_MARKER),
         unanswered=mapping(content.get(NOTICE_MARKER)).get("unanswered") is True,
+        typed_at=_typed_at(content, quotes=quotes),
     )
 
 
@@ -408,29 +400,18 @@ def _mentions(content: Json) -> frozenset[UserId]:
     if "m.mentions" in content:
         user_ids = mapping(content["m.mentions"]).get("user_ids")
         return frozenset(map(UserId, _ids(user_ids if isinstance(user_ids, list) else [])))
-    return frozenset(map(UserId, _ids(user_id for user_id, _ in _pills(content))))
+    pills_of = pills(text(content, "formatted_body"))
+    return frozenset(map(UserId, _ids(user_id for user_id, _ in pills_of)))
 
 
-def _pills(content: Json) -> Iterator[tuple[UserId, str]]:
-    """Yield whom the message mentions in its HTML, and by what words; quotations do not count."""
-    formatted = _unquoted(text(content, "formatted_body"))
-    for link in _LINK.finditer(formatted):
-        person = _PERSON.search(link[1])
-        end = _LINK_END.search(formatted, link.end(), link.end() + _LONGEST_NAME)
-        if person and end:
-            words = re.sub(r"<[^<>]*>", "", formatted[link.end() : end.start()])
-            yield UserId(f"@{unquote(person[1])}"), html.unescape(words)
-
-
-def _unquoted(formatted: str) -> str:
-    """Return the HTML without what it quotes."""
-    kept, depth, start = [], 0, 0
-    for tag in _QUOTATION.finditer(formatted):
-        if depth == 0:
-            kept.append(formatted[start : tag.start()])
-        depth = max(depth + (-1 if tag[1] else 1), 0)
-        start = tag.end()
-    return "".join([*kept, formatted[start:] if depth == 0 else ""])
+def _typed_at(content: Json, *, quotes: bool) -> tuple[str, ...]:
+    """Return what is typed behind each "@" of a message."""
+    body = text(content, "body")
+    if "@" not in body:
+        return ()
+    if content.get("format") == HTML and (formatted := text(content, "formatted_body")):
+        return typed_in_html(formatted)
+    return typed_in_text(without_fallback(body) if quotes else body)
 
 
 def _answers(content: Json) -> tuple[EventId, ...]:
@@ -482,14 +463,14 @@ def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:
     if lines:
         return "\n".join(line for line in body.split("\n") if line not in lines).strip()
     if quoting:
-        fallback = _FALLBACK.match(body)
-        body = body[fallback.end() :] if fallback else body
+        body = without_fallback(body)
     return _without_name(body, content, me)
 
 
 def _without_name(body: str, content: Json, me: UserId) -> str:
     """Return the body without a mention of the bot before it, where anything is left then."""
-    names = [words for user_id, words in _pills(content) if user_id == me]
+    formatted = text(content, "formatted_body")
+    names = [words for user_id, words in pills(formatted) if user_id == me]
     for name in (*names, me, me.partition(":")[0]):
         start = body.lstrip()
         if name and start.lower().startswith(name.lower()):

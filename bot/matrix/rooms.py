@@ -100,6 +100,7 @@ class Rooms:
             person=person if direct else None,
             space=space,
             stray=stray,
+            called=text(mapping(self.membership(room_id).get("content")), "displayname"),
         )
 
     def rooms(self) -> list[Room]:
@@ -186,7 +187,7 @@ class Rooms:
         event_id = message.event_id
         known = self.known.setdefault(event_id, message)
         if known is not None:
-            self.known[event_id] = replace(message, body="")
+            self.known[event_id] = replace(message, body="", typed_at=())
         self.known.move_to_end(event_id)
         if len(self.known) > _KNOWN:
             self.known.popitem(last=False)

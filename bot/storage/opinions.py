@@ -43,6 +43,7 @@ from bot.core.feedback import (
     Rating,
     answer_of,
     asks_why,
+    reason_of,
 )
 from bot.core.polls import chosen
 from bot.health import Health
@@ -312,7 +313,7 @@ class SqlOpinions:
             .order_by(opinions.c.timestamp, opinions.c.event_id)
         )
         said = [_opinion(row) for row in found.mappings()]
-        helped, why = answer_of(said, "helped"), answer_of(said, "why")
+        helped = answer_of(said, "helped")
         if helped is None:
             async with rating_counted(connection, prompt, person):
                 await connection.execute(delete(ratings).where(*_is(ratings, key)))
@@ -325,7 +326,7 @@ class SqlOpinions:
             "asker": about is not None and about["person"] == person,
             "source": "reaction" if helped.poll is None else "poll",
             "answer": helped.answer,
-            "reason": why.answer if why is not None and asks_why(helped.answer) else None,
+            "reason": reason_of(said),
             "rated_at": date(min(helped.timestamp / 1000 or at, at)),
             **{name: about[name] if about is not None else None for name in CONTEXT},
         }

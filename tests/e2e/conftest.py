@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.stand.bot import Bot, Launch
+from tests.stand.bot import ASKS_ALWAYS, Bot, Launch
 from tests.stand.fork import ForkServer
 from tests.stand.js_person import JsPerson
 from tests.stand.meddler import Meddler
@@ -75,7 +75,7 @@ async def curious(
         launch,
         matrix={"homeserver": synapse.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
-        feedback={"ask": "reply", "one_in": 1, "per_day": 1000},
+        feedback=ASKS_ALWAYS,
         log={"level": "debug"},
     ) as running:
         yield running

@@ -15,7 +15,7 @@ from tests.stand.js_person import JsPerson
 from tests.stand.model import Answer, ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
-from tests.stand.talk import TEXTS, begun, meet, notice, talk, until
+from tests.stand.talk import TEXTS, begun, meet, notice, said, spoken, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -146,7 +146,9 @@ async def test_in_a_salon_the_asker_alone_counts(
     room_id = await meet(nia, curious.user_id, jason)
     prompt, helped = await ask(nia, room_id, curious)
 
-    assert words(helped).startswith(TEXTS("poll in salon", question=TEXTS("poll helped")))
+    question = TEXTS("poll in salon", name="nia", question=TEXTS("poll helped"))
+    assert words(helped).startswith(question)
+    assert helped.content["m.mentions"] == {"user_ids": [nia.user_id]}
     assert helped.content["m.relates_to"]["event_id"] == prompt
     assert helped.content[POLL]["kind"] == "org.matrix.msc3381.poll.undisclosed"
     theirs = await jason.vote(room_id, helped.event_id, "no")
@@ -156,6 +158,36 @@ async def test_in_a_salon_the_asker_alone_counts(
 
     assert rating(curious, prompt) == [("yes", None, "poll", 1)]
     assert len([one for one in nia.messages(room_id) if one.type == POLL]) == 1
+
+
+async def test_a_poll_in_a_salon_is_told_of_to_whom_it_asks_alone(
+    jason: JsPerson, nia: Person, curious: Bot
+) -> None:
+    salon, direct = await meet(jason, curious.user_id), await talk(jason, curious.user_id)
+    _, mentions = await ask(jason, salon, curious)
+    _, plain = await ask(jason, direct, curious)
+    shared = await meet(nia, curious.user_id, jason)
+    _, of_another = await ask(nia, shared, curious)
+    await jason.wait_for_message(shared, lambda seen: seen.event_id == of_another.event_id)
+
+    assert (await jason.notifies(salon, mentions.event_id))["notify"]
+    assert not (await jason.notifies(direct, plain.event_id))["notify"]
+    assert not (await jason.notifies(shared, of_another.event_id))["highlight"]
+
+
+async def test_a_salon_is_asked_by_thumbs_that_its_welcome_names_once(
+    nia: Person, assistant: Bot
+) -> None:
+    room_id = await meet(nia, assistant.user_id)
+    prompt = await nia.write(room_id, "Que dit la météo", mentioning=assistant.user_id)
+    reply = await begun(nia, room_id, prompt)
+
+    await nia.react(room_id, reply.event_id, "👍")
+    await until(lambda: rating(assistant, prompt) == [("yes", None, "reaction", 1)])
+
+    thumbs = [seen for seen in spoken(nia, room_id, assistant.user_id) if "👍" in seen.body]
+    assert [seen.body for seen in thumbs] == [said("welcome salon")]
+    assert rows(assistant, "SELECT 1 FROM polls WHERE room_id = ?", room_id) == []
 
 
 async def test_thumbs_count_while_they_stand(nia: Person, curious: Bot) -> None:

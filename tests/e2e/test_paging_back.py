@@ -9,7 +9,7 @@ import pytest_asyncio
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.polls import POLL
 from bot.core.split import PART_LIMIT
-from tests.stand.bot import Bot, Launch
+from tests.stand.bot import ASKS_ALWAYS, Bot, Launch
 from tests.stand.js_person import JsPerson, Read
 from tests.stand.model import Answer, ScriptedModel
 from tests.stand.observations import JSON, Seen
@@ -45,7 +45,7 @@ async def lasting(
         matrix=account | {"admins": [jason.user_id]},
         model={"base_url": model.url, "name": "scripted"},
         reply={"edit_interval": 1, "first_after": 0.2},
-        feedback={"ask": "reply", "one_in": 1, "per_day": 1000},
+        feedback=ASKS_ALWAYS,
         log={"level": "debug"},
     ) as running:
         yield running

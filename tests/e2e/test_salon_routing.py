@@ -16,9 +16,11 @@ from tests.stand.talk import (
     begun,
     meet,
     notice,
+    related,
     replies,
     reply,
     request,
+    said,
     spoken,
     talk,
     turns,
@@ -144,7 +146,8 @@ async def test_what_is_not_for_the_assistant_is_left_alone(
     await colleague.write(room_id, "Oui, bonjour", replying_to=plain)
     await colleague.write(room_id, "!meteo Paris")
     await colleague.write(room_id, "Un fil à nous", thread=plain)
-    await person.write(room_id, f"Demandons à {assistant.user_id}")
+    await person.write(room_id, "> @Assistant IA a répondu\n\nJ'ai lu")
+    await person.write(room_id, "Écris `@Assistant IA` dans ton message")
     await person.send_event(room_id, "m.room.message", {"msgtype": "m.image", "body": "a.png"})
 
     prompt = await person.write(room_id, "Et vous", mentioning=assistant.user_id)
@@ -153,6 +156,28 @@ async def test_what_is_not_for_the_assistant_is_left_alone(
     welcome, answer = spoken(person, room_id, assistant.user_id)
     assert answers(welcome) == []
     assert answers(answer) == [prompt]
+
+
+async def test_who_types_the_name_alone_is_told_once_how_to_mention(
+    person: Person, colleague: Person, assistant: Bot, model: ScriptedModel
+) -> None:
+    room_id = await meet(person, assistant.user_id, colleague)
+    asked = len(model.exchanges)
+    typed = await person.write(room_id, "@Assistant IA quel temps fait-il")
+    told = await notice(person, room_id, "how to mention", to=typed, name="Assistant IA")
+    await person.write(room_id, "Demandons à @assistant ia")
+    await person.write(room_id, f"{assistant.user_id} êtes-vous là")
+    other = await colleague.write(room_id, "Bonjour @Assistant\u00a0IA !")
+    await notice(colleague, room_id, "how to mention", to=other, name="Assistant IA")
+
+    prompt = await person.write(room_id, "Et vous", mentioning=assistant.user_id)
+    await begun(person, room_id, prompt)
+
+    hint = said("how to mention", name="Assistant IA")
+    hints = [seen for seen in spoken(person, room_id, assistant.user_id) if seen.body == hint]
+    assert [related(seen) for seen in hints] == [{typed}, {other}]
+    assert told.content["m.relates_to"]["event_id"] == typed
+    assert len(model.exchanges) == asked + 1
 
 
 async def test_the_pill_of_an_older_client_is_a_mention(

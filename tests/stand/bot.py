@@ -17,6 +17,13 @@ from bot.core.events import UserId
 from tests.stand import canaries
 
 # Whoever stands for people here asks faster than people do; who tries a limit gives it.
+ASKS_ALWAYS: dict[str, object] = {  # nobody waits for silence, and nothing is too short
+    "ask": "reply",
+    "one_in": 1,
+    "per_day": 1000,
+    "salons": "poll",
+    "least_characters": 0,
+}
 UNLIMITED = {
     "prompts_per_hour": 0,
     "regenerations_per_hour": 0,

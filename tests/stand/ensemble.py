@@ -23,7 +23,7 @@ from bot.matrix.session import Session
 from bot.starting import account_of, vault_of
 from bot.storage.store import SqlStore
 from tests.stand import small_model
-from tests.stand.bot import Bot
+from tests.stand.bot import ASKS_ALWAYS, Bot
 from tests.stand.dialogue import Agent, Dialogue
 from tests.stand.model import Answer, ScriptedModel
 from tests.stand.network import free_port
@@ -41,7 +41,6 @@ _SETTINGS: JSON = {
     "max_tokens": 200,
     "system_prompt": "You answer in English, in two or three short sentences.",
 }
-_FEEDBACK: JSON = {"ask": "reply", "one_in": 1, "per_day": 1000}  # nobody waits for silence here
 _FORESEEN = (RuntimeError, TimeoutError, Refused, aiohttp.ClientError)
 
 
@@ -172,7 +171,7 @@ class _Ensemble:
             sections: JSON = {
                 "matrix": account,
                 "model": _SETTINGS | backend,
-                "feedback": _FEEDBACK,
+                "feedback": ASKS_ALWAYS,
                 "dashboard": {"port": free_port(), "public": True},
                 "language": "en",
             }

@@ -125,6 +125,11 @@ class JsPerson(Person):
         """Say that the emoji are the same, or are not."""
         await self._ask("compare_emoji", same=same)
 
+    async def notifies(self, room_id: RoomId, event_id: EventId) -> JSON:
+        """Return whether the client tells its user of a message: `{notify, highlight}`."""
+        told: JSON = await self._ask("notifies", room_id=room_id, event_id=event_id)
+        return told
+
     async def cancel_verification(self) -> None:
         """Cancel the last verification."""
         await self._ask("cancel_verification")

@@ -19,8 +19,14 @@ _POLL_SECONDS = 0.02
 
 
 def said(key: str, **values: object) -> str:
-    """Return the body of the bot's sentence of that key."""
-    return render(TEXTS(key, **values)).body
+    """Return the body of the bot's sentence of that key.
+
+    A salon's welcome names the thumbs, unless the bot is set otherwise.
+    """
+    sentence = TEXTS(key, **values)
+    if key.startswith("welcome salon"):
+        sentence += f"  \n{TEXTS('welcome thumbs')}"
+    return render(sentence).body
 
 
 def answers(seen: Seen) -> list[EventId]:
@@ -125,8 +131,8 @@ async def meet(
         for other in others:
             await one.wait_joined(room_id, other.user_id)
         await one.wait_joined(room_id, bot)
-    welcomes = {said("welcome salon"), said("welcome salon inline")}
-    await opener.wait_for_message(room_id, lambda seen: seen.body in welcomes)
+    welcomes = [render(TEXTS(key)).body for key in ("welcome salon", "welcome salon inline")]
+    await opener.wait_for_message(room_id, lambda seen: any(one in seen.body for one in welcomes))
     return room_id
 
 

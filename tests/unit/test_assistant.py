@@ -1,10 +1,12 @@
 import asyncio
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
 
 from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
+from bot.core.feedback import AskPolicy
 from bot.core.replies import Edit, Notice, Reply
 from bot.core.transcript import Said
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
@@ -14,6 +16,7 @@ from tests.fakes import HeldClock, Story
 from tests.make import AGENT, BOT, COLLEAGUE, MIDNIGHT, ROOM, invite, message
 
 TEXTS = speak("fr")
+SALON_WELCOME = f"{TEXTS('welcome salon')}  \n{TEXTS('welcome thumbs')}"
 JOINED = Joined(EventId("$join"), ROOM)
 
 
@@ -298,7 +301,19 @@ async def test_the_welcome_is_that_of_the_room(story: Story, direct: bool) -> No
         story.matrix.hear(JOINED)
         await story.until(lambda: story.done("$join"))
 
-    assert story.shown == [TEXTS("welcome" if direct else "welcome salon")]
+    assert story.shown == [TEXTS("welcome") if direct else SALON_WELCOME]
+
+
+@pytest.mark.parametrize("salons", ["never", "poll"])
+async def test_the_welcome_names_thumbs_where_they_are_all_that_is_asked_for(
+    story: Story, salons: Literal["never", "poll"]
+) -> None:
+    story.matrix.direct, story.feedback = False, AskPolicy("never", salons=salons)
+    async with story.run():
+        story.matrix.hear(JOINED)
+        await story.until(lambda: story.done("$join"))
+
+    assert story.shown == [TEXTS("welcome salon")]
 
 
 async def test_a_prompt_that_is_too_old_gets_one_notice_and_no_answer(story: Story) -> None:
@@ -364,7 +379,7 @@ async def test_what_the_bot_cannot_read_is_said_where_it_was_meant(
         await story.until(lambda: story.done("$join"))
         await story.until(lambda: story.store.finished >= story.store.events.keys())
 
-    welcomes = {TEXTS("welcome"), TEXTS("welcome salon")}
+    welcomes = {TEXTS("welcome"), SALON_WELCOME}
     assert [text for text in story.shown if text not in welcomes] == shown
 
 

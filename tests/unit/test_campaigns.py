@@ -120,7 +120,7 @@ async def test_a_sequence_goes_on_with_each_answer_and_ends_with_thanks(story: O
     async with story.run():
         await story.launch(SEQUENCE)
         await story.held.pass_time(1.0)
-        assert story.said() == [Notice("Bonjour"), UTILE]
+        assert story.said() == [Notice("Bonjour", notifies=True), UTILE]
         await story.cast("1", 1)
         await story.held.pass_time(1.0)
         assert story.said()[2:] == [Poll("Combien ?", SCALE, disclosed=False)]
@@ -212,7 +212,7 @@ async def test_a_preview_shows_all_and_counts_nothing(story: Office) -> None:
 
     shown = story.said(ADMIN_ROOM)[1:-1]
     assert shown == [
-        Notice("Bonjour"),
+        Notice("Bonjour", notifies=True),
         UTILE,
         Poll("Combien ?", SCALE, disclosed=False),
         Notice(FR("campaign text", question="Quoi ?"), asks=True),
@@ -283,7 +283,7 @@ async def test_who_has_refused_polls_gets_an_announcement_and_no_survey(story: O
         await story.type("!annonce lancer fin")
         await story.held.pass_time(1.0)
 
-    assert story.said()[said:] == [Notice("Au revoir")]
+    assert story.said()[said:] == [Notice("Au revoir", notifies=True)]
     assert story.ledger.all["n"].to[ROOM].declined
 
 
@@ -444,16 +444,17 @@ async def test_polls_of_a_campaign_that_nobody_can_read_any_more_are_ended(
     async with story.run():
         await story.launch(CHOICE)
         await story.held.pass_time(1.0)
-    poll = story.last()
+        poll = story.last()
+        await story.cast("1", 1)
     story.ledger.all["n"].definition = "name: ["
     async with story.run():
         story.matrix.hear()
         await story.held.pass_time(DAY)
-        assert story.said()[1:] == []
+        assert story.said()[2:] == []
         assert await story.type("!sondage cloturer n") == FR("campaign ends", name="n")
         await story.held.pass_time(60.0)
 
-    assert story.said()[1:] == [PollEnd(poll, FR("campaign over"))]
+    assert story.said()[2:] == [PollEnd(poll, FR("campaign over"))]
     assert story.ledger.all["n"].state == "closed"
     assert FR("campaign closed") in told(story)[-1]
 
@@ -509,10 +510,13 @@ async def test_a_poll_whose_sending_was_in_doubt_is_ended_with_its_campaign(
             await story.type("!sondage cloturer n")
         await story.held.pass_time(2 * DAY)
         assert story.ledger.all["n"].state == "closing"
+        at = int(story.held.time + MIDNIGHT - 2 * DAY) * 1000
+        story.matrix.hear(vote("1", target=story.last(), timestamp=at))
+        await story.settle()
         lost[0] = False
         await story.held.pass_time(HOUR)
 
-    assert [type(one) for one in story.said()] == [Poll, PollEnd]
+    assert [type(one) for one in story.said()] == [Poll, Notice, PollEnd]  # with its thanks
     assert story.ledger.all["n"].state == "closed"
 
 
@@ -645,7 +649,7 @@ async def test_in_a_salon_the_questions_stand_in_a_thread_of_their_own(story: Of
 
     first, *questions = story.said(SALON)
     root = next(key for key, place in story.matrix.places.items() if place == SALON)
-    assert first == Notice("Bonjour")
+    assert first == Notice("Bonjour", notifies=True)
     assert questions == [
         replace(UTILE, thread_root=root, latest=root),
         Poll("Combien ?", SCALE, disclosed=False, thread_root=root, latest=root),
@@ -674,10 +678,69 @@ async def test_polls_are_ended_when_the_campaign_is_and_later_votes_do_not_count
     assert progress.answers == {"1": {"1": 1}}
 
 
+async def test_a_poll_that_nobody_has_answered_gets_no_end_and_keeps_nobody_waiting(
+    story: Office,
+) -> None:
+    story.people(3)
+    async with story.run():
+        await story.launch(CHOICE)  # two seconds apart
+        await story.held.pass_time(10.0)
+        answered = story.last(RoomId("!room1:tchap.test"))
+        at = int(story.clock.now() * 1000)
+        person = UserId("@agent1:tchap.test")
+        said = vote("2", target=answered, event_id="$vote", timestamp=at, sender=person)
+        await story.hear(replace(said, room_id=RoomId("!room1:tchap.test")))
+        await story.type("!sondage cloturer n")
+        await story.held.pass_time(2.0)
+
+    ends = [one for _, one in story.matrix.sent if isinstance(one, PollEnd)]
+    assert ends == [PollEnd(answered, f"{FR('campaign over')} Non\u00a0: 1")]
+    assert story.ledger.all["n"].state == "closed"
+
+
+@pytest.mark.parametrize(
+    ("written", "first"),
+    [
+        ("message: Bonjour\n", Notice("Bonjour", notifies=True)),
+        ("message: Bonjour\nnotify: true\n", Notice("Bonjour", notifies=True)),
+        ("message: Bonjour\nnotify: false\n", Notice("Bonjour")),
+        (
+            "questions:\n- {question: 'Quoi ?', type: text}\n",
+            Notice(FR("campaign text", question="Quoi ?"), asks=True, notifies=True),
+        ),
+        (
+            "message: '@agent:tchap.test'\n",
+            Notice("@agent:tchap.test", notifies=True),
+        ),
+    ],
+)
+async def test_an_announcement_reaches_people_unless_it_is_not_to(
+    story: Office, written: str, first: Notice
+) -> None:
+    async with story.run():
+        await story.launch(f"name: n\n{written}")
+        await story.held.pass_time(HOUR)
+
+    assert story.said() == [first]
+
+
+@pytest.mark.parametrize("written", ['"> -"', '"[](https://matrix.to/#/@a:b.test)"', '"**"'])
+async def test_an_announcement_that_nobody_could_read_is_not_kept(
+    story: Office, written: str
+) -> None:
+    async with story.run():
+        said = await story.type(f"!annonce creer\nname: n\nmessage: {written}\n")
+
+    assert FR("campaign fault unreadable") in said
+    assert story.ledger.all == {}
+
+
 async def test_a_campaign_closes_by_itself_when_its_time_is_over(story: Office) -> None:
     story.held.time = datetime(2026, 11, 27, tzinfo=ZoneInfo("UTC")).timestamp() - MIDNIGHT
     async with story.run():
         await story.launch(f"{CHOICE}ends: 2026-11-30\n")
+        await story.held.pass_time(1.0)
+        await story.cast("2", 1)
         await story.held.pass_time(4 * DAY)
 
     assert story.ledger.all["n"].state == "closed"
@@ -742,7 +805,7 @@ async def test_wherever_a_process_ends_everybody_is_asked_once(
             await story.held.pass_time(60.0)
 
     for room in rooms:
-        assert story.said(room.room_id) == [Notice("Bonjour"), UTILE]
+        assert story.said(room.room_id) == [Notice("Bonjour", notifies=True), UTILE]
 
 
 async def test_statistics_are_said_before_their_picture_and_not_in_its_caption(

@@ -2,6 +2,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -33,7 +34,7 @@ from tests.make import (
 
 FR = speak("fr")
 END = Delta(finish_reason="stop")
-ALWAYS = AskPolicy("reply", one_in=1, per_day=10, window=3600.0)
+ALWAYS = AskPolicy("reply", one_in=1, per_day=10, window=3600.0, salons="poll", least_characters=0)
 SILENT = replace(ALWAYS, when="silence", silence=300.0)
 HELPED = tuple(PollAnswer(one, FR(f"poll helped {one}")) for one in ("yes", "partly", "no"))
 ASKED = Poll(FR("poll helped"), HELPED, latest=EventId("$prompt"))
@@ -184,6 +185,7 @@ async def test_in_a_salon_the_asker_alone_is_asked_and_nobody_sees_the_results(
     story: Asked,
 ) -> None:
     story.matrix.direct = False
+    story.matrix.names[AGENT] = "Ada Lovelace [Dinum]"
     async with story.run():
         poll = await story.ask(mention())
         await story.hear(vote("no", target=poll, sender=COLLEAGUE, timestamp=int(MIDNIGHT)))
@@ -192,9 +194,10 @@ async def test_in_a_salon_the_asker_alone_is_asked_and_nobody_sees_the_results(
     [(_, asked)] = story.polls
     assert asked == replace(
         ASKED,
-        question=FR("poll in salon", question=FR("poll helped")),
+        question=FR("poll in salon", name="Ada Lovelace [Dinum]", question=FR("poll helped")),
         disclosed=False,
         thread_root=EventId("$prompt"),
+        asks=AGENT,
     )
     assert story.asked_of.ratings == {("$prompt", AGENT): ("yes", None)}
     assert story.notices == [Notice(FR("thanks"), Anchor(EventId("$prompt"), EventId("$prompt")))]
@@ -205,6 +208,55 @@ async def test_a_salon_without_threads_is_not_asked(story: Asked) -> None:
     story.policy = replace(story.policy, inline=True)
     async with story.run():
         await story.hear(mention())
+
+    assert story.polls == []
+
+
+@pytest.mark.parametrize("salons", ["never", "reactions"])
+async def test_a_salon_gets_no_poll_unless_the_operator_wants_it(
+    story: Asked, salons: Literal["never", "reactions"]
+) -> None:
+    story.matrix.direct, story.feedback = False, replace(ALWAYS, salons=salons)
+    async with story.run():
+        await story.hear(mention())
+        await story.held.pass_time(3600.0)
+
+    assert story.polls == []
+
+
+async def test_a_short_reply_gets_no_poll_also_where_one_about_a_long_one_waits(
+    story: Asked,
+) -> None:
+    story.feedback = replace(SILENT, least_characters=300)
+    story.model.script = (Delta("Bref. " * 60), END)
+    async with story.run():
+        await story.hear(message())
+        story.model.script = (Delta("Bref. "), END)
+        await story.hear(message(event_id="$second"))
+        await story.held.pass_time(600.0)
+
+    assert story.polls == []
+
+
+async def test_who_has_asked_is_looked_up_where_an_earlier_process_has_heard_it(
+    story: Asked,
+) -> None:
+    story.matrix.direct, story.feedback = False, replace(SILENT)
+    async with story.run():
+        await story.hear(mention())
+        del story.matrix.known[EventId("$prompt")]
+        await story.held.pass_time(300.0)
+
+    assert [one.asks for _, one in story.polls] == [AGENT]
+
+
+async def test_no_poll_is_about_a_prompt_of_a_salon_that_is_gone(story: Asked) -> None:
+    story.matrix.direct, story.feedback = False, replace(SILENT)
+    async with story.run():
+        await story.hear(mention())
+        story.matrix.known[EventId("$prompt")] = None
+        del story.matrix.messages[EventId("$prompt")]
+        await story.held.pass_time(300.0)
 
     assert story.polls == []
 

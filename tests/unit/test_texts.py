@@ -10,6 +10,7 @@ import bot
 from bot import errors
 from bot.core.markdown import render
 from bot.texts import Texts, speak
+from tests.stand.words import listed
 
 FR, EN = speak("fr"), speak("en")
 COMMANDS = {
@@ -152,7 +153,8 @@ def test_all_reactions_have_a_typed_twin_and_no_other_sentence_has_an_emoji(text
         if re.search("[\u2190-\u2bff\U0001f000-\U0001faff]", plain(texts, key))
     }
 
-    assert with_emoji == {"help all"}
+    assert with_emoji == {"help all", "welcome thumbs"}
+    assert re.search("👍.*👎.*!(avis|feedback)", plain(texts, "welcome thumbs"))
     *_, thumbs, last = plain(texts, "help all").splitlines()
     assert re.search("👍.*👎.*!(avis|feedback)", thumbs)
     assert re.search("🛑.*⏹️.*!stop.*🔄.*!re", last)
@@ -180,3 +182,11 @@ def test_english_signs_stand_behind_no_space(key: str) -> None:
     for form in EN.forms[key]:
         text = re.sub(r"`[^`]*`", "`code`", form)
         assert not re.findall(r"[ \u00a0\u202f][:;?!%](?!\w)|[«»]", text), key
+
+
+def test_the_list_of_words_holds_all_that_can_be_said() -> None:
+    words = listed()
+    for texts in (FR, EN):
+        for form in chain.from_iterable(texts.forms.values()):
+            assert form.split("\n")[0].rstrip() in words
+    assert words.count("\n## ") == len(FR.known)

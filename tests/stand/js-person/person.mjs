@@ -196,6 +196,18 @@ const commands = {
             : null;
     },
 
+    // Whether a client tells its user of an event, by the push rules of an account that has changed
+    // none; the rules are applied once it is decrypted.
+    async notifies({ room_id, event_id }) {
+        const event = client.getRoom(room_id).findEventById(event_id);
+        await event.getDecryptionPromise();
+        const actions = client.getPushActionsForEvent(event, true);
+        return { // null where no rule is about such an event
+            notify: actions?.notify ?? false,
+            highlight: actions?.tweaks?.highlight ?? false,
+        };
+    },
+
     // What a client without a cache holds of a room once it has read it to its beginning. It is a
     // device of its own, with the room's keys: after a reload an app has its keys, but no timeline.
     async page_back({ room_id, password, limit }) {

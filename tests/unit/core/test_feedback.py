@@ -1,16 +1,29 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.events import EventId
-from bot.core.feedback import AskPolicy, Opinion, Past, answer_of, ask_after, asks_why
+from bot.core.feedback import (
+    AskPolicy,
+    Circumstances,
+    Opinion,
+    Past,
+    answer_of,
+    ask_after,
+    asks_why,
+    reason_of,
+)
+from tests.make import AGENT
 
 PROMPT = EventId("$prompt")
 ALWAYS = AskPolicy("reply", one_in=1, silence=300.0, per_day=2)
 SILENT = replace(ALWAYS, when="silence")
 RARELY = 1_000_000  # of so many replies, one
+DIRECT = Circumstances(AGENT, direct=True, characters=300)
+SALON = replace(DIRECT, direct=False, characters=5)
 
 
 @pytest.mark.parametrize(
@@ -33,17 +46,38 @@ RARELY = 1_000_000  # of so many replies, one
     ],
 )
 def test_who_is_asked_and_when(policy: AskPolicy, past: Past, after: float | None) -> None:
-    assert ask_after(policy, past, PROMPT) == after
+    assert ask_after(policy, DIRECT, past, PROMPT) == after
+
+
+@pytest.mark.parametrize(
+    ("how", "salons", "least", "asked"),
+    [
+        (DIRECT, "never", 300, True),
+        (replace(DIRECT, characters=299), "poll", 300, False),
+        (replace(DIRECT, characters=0), "poll", 0, True),
+        (replace(DIRECT, characters=None), "poll", 300, False),  # an earlier process knew
+        (SALON, "poll", 300, True),
+        (SALON, "reactions", 0, False),
+        (SALON, "never", 0, False),
+    ],
+)
+def test_polls_crowd_no_room(
+    how: Circumstances, salons: Literal["never", "reactions", "poll"], least: int, *, asked: bool
+) -> None:
+    policy = replace(ALWAYS, salons=salons, least_characters=least)
+    for past in (Past(), Past(waiting=True)):
+        assert (ask_after(policy, how, past, PROMPT) is not None) == asked
 
 
 def test_one_in_n_replies_is_asked_about_and_always_the_same_ones() -> None:
     policy = replace(ALWAYS, one_in=4)
     prompts = [EventId(f"${number}") for number in range(10_000)]
 
-    asked = [one for one in prompts if ask_after(policy, Past(), one) is not None]
+    asked = [one for one in prompts if ask_after(policy, DIRECT, Past(), one) is not None]
 
     assert 2_300 < len(asked) < 2_700
-    assert asked == [one for one in prompts if ask_after(policy, Past(), one) is not None]
+    again = [one for one in prompts if ask_after(policy, DIRECT, Past(), one) is not None]
+    assert asked == again
 
 
 def thumb(answer: str, at: int) -> Opinion:
@@ -81,6 +115,34 @@ def test_of_what_a_person_says_the_last_thing_counts(
     found = answer_of(opinions, "helped")
 
     assert (found and found.answer) == counts
+
+
+def why(answer: str | None, at: int) -> Opinion:
+    return Opinion("why", answer, at, 2)
+
+
+@pytest.mark.parametrize(
+    ("opinions", "reason"),
+    [
+        ([cast("no", 1)], None),
+        ([cast("no", 1), why("sources", 2)], "sources"),
+        ([why("sources", 2), cast("no", 1)], "sources"),
+        ([cast("no", 1), why("sources", 2), thumb("yes", 3)], None),
+        ([cast("no", 1), why("sources", 2), cast("partly", 3)], None),
+        ([cast("partly", 1), why("sources", 2), thumb("no", 3)], None),
+        ([cast("no", 1), why("sources", 2), thumb("no", 3)], "sources"),
+        ([cast("no", 1), why("sources", 2), cast("yes", 3), thumb("no", 4)], "sources"),
+        ([cast("no", 1), why("sources", 2), cast("partly", 3), why("other", 4)], "other"),
+        ([cast("no", 1), why("sources", 2), why(None, 3)], None),
+        ([cast("no", 1), why("sources", 2), cast(None, 3)], None),
+        ([thumb("no", 1), cast("partly", 2), why("other", 3), cast(None, 4)], None),
+        ([why("sources", 1)], None),
+    ],
+)
+def test_a_reason_stays_with_the_rating_that_it_was_given_for(
+    opinions: list[Opinion], reason: str | None
+) -> None:
+    assert reason_of(opinions) == reason
 
 
 @given(st.permutations([cast("yes", 1), cast("no", 2), cast(None, 3), cast("partly", 4)]))

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from bot.core.routing import (
     Decline,
     Explain,
     Follow,
+    Hint,
     Ignore,
     Intent,
     Known,
@@ -654,3 +656,66 @@ def test_only_the_whole_server_name_or_a_true_suffix_is_allowed(
     allowed: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     assert POLICY.allows(UserId(user_id)) is allowed
+
+
+def typed(*names: str, **changed: Any) -> Message:  # noqa: ANN401  # as `said` takes it
+    return replace(said(body=f"@{names[0]} ?", **changed), typed_at=names)
+
+
+CALLED = replace(SALON, called="Albert [Dinum]")
+ME = BOT[1:]
+
+
+@pytest.mark.parametrize(
+    ("event", "room", "known"),
+    [
+        (typed("Assistant IA, bonjour"), SALON, {}),
+        (typed("Ada", "assistant ia"), SALON, {}),
+        (typed("Albert bonjour"), CALLED, {}),
+        (typed("Assistant IA"), CALLED, {}),
+        (typed(f"{ME} bonjour"), SALON, {}),
+        (typed(f"{ME.partition(':')[0]} bonjour"), SALON, {}),
+        (typed("Assistant IA", thread="$root"), SALON, knowing(CHAT)),
+        (typed("Assistant IA", thread="$root"), SALON, knowing(THEIRS)),
+    ],
+)
+def test_who_types_the_bots_name_is_told_how_to_mention_it(
+    event: Message, room: Room, known: Known
+) -> None:
+    conversation = Conversation(ROOM, event.thread_root or event.event_id)
+    expected = Prompt((event,), conversation, conversation.thread_root)
+    assert decide(event, room, POLICY, known) == Hint(expected)
+
+
+@pytest.mark.parametrize(
+    ("event", "room"),
+    [
+        (said(), SALON),
+        (typed("Ada"), CALLED),
+        (typed("Albert"), SALON),
+        (typed("Assistant IA", sender=OTHER_BOT), SALON),
+        (typed("Assistant IA", sender=STRANGER), SALON),
+        (typed("Assistant IA", msgtype="m.notice"), SALON),
+        (replace(typed("Assistant IA"), answers=(EventId("$x"),)), SALON),
+        (replace(typed("Assistant IA"), exposed=True), SALON),
+        (typed("Assistant IA"), ADMIN),
+    ],
+)
+def test_nobody_else_is_told_so(event: Message, room: Room) -> None:
+    assert isinstance(decide(event, room, POLICY, {}), Ignore)
+
+
+def test_whoever_typed_it_long_ago_is_not_told_any_more() -> None:
+    now = ASKED_AT + POLICY.age_limit + 1
+    assert isinstance(decide(typed("Assistant IA"), SALON, POLICY, {}, now), Ignore)
+
+
+@pytest.mark.parametrize(
+    ("event", "room"),
+    [
+        (replace(typed("Assistant IA"), mentions=frozenset({BOT})), SALON),
+        (typed("Assistant IA"), DIRECT),
+    ],
+)
+def test_what_is_a_prompt_anyway_is_answered(event: Message, room: Room) -> None:
+    assert isinstance(decide(event, room, POLICY, {}), Answer)

@@ -20,9 +20,10 @@ from bot.core.events import (
     UserId,
     Vote,
 )
-from bot.core.polls import POLL
+from bot.core.polls import POLL, QUESTION
 from bot.matrix.parse import (
     MARKER,
+    NOTICE_MARKER,
     POLL_RESPONSES,
     POLL_STARTS,
     TEXT,
@@ -699,3 +700,63 @@ def test_what_cannot_be_an_id_is_none(one: str) -> None:
     assert (waits.session_id, waits.thread_root) == ("", None)
     assert read(**{"m.relates_to": thread}).thread_root is None
     assert hear(event("m.room.redaction", {"redacts": one}, redacts=one)) is None
+
+
+def html(formatted: str, body: str = "@") -> dict[str, Any]:
+    return {"body": body, "format": "org.matrix.custom.html", "formatted_body": formatted}
+
+
+@pytest.mark.parametrize(
+    ("content", "typed"),
+    [
+        ({"body": "@Assistant IA bonjour"}, ("Assistant IA bonjour",)),
+        ({"body": "Bonjour @Assistant IA"}, ("Assistant IA",)),
+        ({"body": "(@Assistant IA)"}, ("Assistant IA)",)),
+        ({"body": "@A x\n@B y"}, ("A x", "B y")),
+        ({"body": f"{BOT} bonjour"}, (f"{BOT[1:]} bonjour",)),
+        ({"body": "Bonjour"}, ()),
+        ({"body": "ada@tchap.test @ 9 h @@x"}, ()),
+        ({"body": "https://matrix.to/#/@a:b.test"}, ()),
+        ({"body": "> @Assistant IA dit\n\nVoilà"}, ()),
+        ({"body": "  > @Assistant IA dit"}, ()),
+        ({"body": "    @Assistant IA"}, ()),
+        ({"body": "`@Assistant IA`"}, ()),
+        ({"body": "``@Assistant IA``"}, ()),
+        ({"body": "```\n@Assistant IA\n```\nVoilà"}, ()),
+        ({"body": "~~~py\n@Assistant IA"}, ()),
+        ({"body": "`x` @Assistant IA `y`"}, ("Assistant IA  ",)),
+        (html("<p>@Assistant <b>IA</b> bonjour</p>"), ("Assistant IA bonjour",)),
+        (html("@Assistant IA<br/>bonjour"), ("Assistant IA",)),
+        (html("@L&#39;Assistant"), ("L'Assistant",)),
+        (html("<blockquote>@Assistant IA</blockquote>Voilà"), ()),
+        (html("<mx-reply>@Assistant IA</mx-reply>Voilà"), ()),
+        (html("<pre><code>@Assistant IA</code></pre>"), ()),
+        (html("<code>@Assistant IA</code>"), ()),
+        (html(f"{PILL} et @Ada"), ("Ada",)),
+        (html('<a href="https://matrix.to/#/@a:b.test">@Ada</a>'), ()),
+        (html("@Assistant IA", body="sans arobase"), ()),
+    ],
+)
+def test_a_name_that_is_typed_is_known_outside_quotations_and_code(
+    content: dict[str, Any], typed: tuple[str, ...]
+) -> None:
+    assert read(**content).typed_at == typed
+
+
+def test_of_names_that_are_typed_no_more_is_kept_than_a_name() -> None:
+    found = read(body=" ".join(["@" + "x" * 500] * 50)).typed_at
+    assert len(found) <= 10
+    assert max(map(len, found)) <= 120
+
+
+def test_a_reply_s_fallback_is_not_typed() -> None:
+    quoted = f"> <{AGENT}> @Assistant IA\n\nOui"
+    relation = {"m.in_reply_to": {"event_id": "$x"}}
+    assert read(body=quoted, **{"m.relates_to": relation}).typed_at == ()
+
+
+@pytest.mark.parametrize("marker", [{}, {"prompt": "$x"}])
+def test_an_announcement_of_an_assistant_is_no_prompt(marker: dict[str, Any]) -> None:
+    heard = read(body="Bonjour", **{NOTICE_MARKER: marker})
+    assert heard.msgtype == "m.notice"
+    assert read(body="Quoi ?", **{NOTICE_MARKER: {}, QUESTION: {}}).msgtype == QUESTION

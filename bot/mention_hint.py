@@ -1,0 +1,40 @@
+"""People of salons who type the bot's name without mentioning it: told once a day how to."""
+
+from bot.context import Contexts
+from bot.core.events import EventId, Prompt, RoomId, UserId
+from bot.core.names import ASSISTANT, plain_name
+from bot.core.replies import Notice, transaction_id
+from bot.delivery import Replying
+from bot.insist import post
+from bot.once_a_day import OnceADay, day_of
+
+_PATIENCE = 60.0  # seconds for one sentence
+
+
+class MentionHint:
+    """Says how one mentions the bot: one notice for each person, salon and day of UTC.
+
+    The transaction id holds the three, so that a second process sends none on the same day.
+    """
+
+    def __init__(self, to: Replying, contexts: Contexts) -> None:
+        self._to = to
+        self._contexts = contexts
+        self._told: OnceADay[tuple[UserId, RoomId]] = OnceADay()
+
+    async def give(self, prompt: Prompt) -> None:
+        """Say it in reply to a message that was meant as a prompt, unless it was said that day.
+
+        Raises:
+            MatrixError: the homeserver takes no notice.
+        """
+        message, matrix = prompt.messages[0], self._to.matrix
+        at = message.timestamp / 1000
+        if not self._told.is_due((message.sender, prompt.room_id), at):
+            return
+        texts = (await self._contexts.chosen(prompt.conversation)).texts
+        name = plain_name(matrix.room(prompt.room_id).called) or ASSISTANT
+        notice = Notice(texts("how to mention", name=name), prompt)
+        told = EventId(f"{prompt.room_id} {message.sender} {day_of(at):.0f}")
+        transaction = transaction_id(matrix.device_id, told, "mention hint", part=0, claim=0)
+        await post(self._to, prompt.room_id, notice, transaction, name="notice", within=_PATIENCE)

@@ -1,0 +1,86 @@
+"""Who types the bot's name in a salon, and does not mention it, is told once a day how to."""
+
+from dataclasses import replace
+
+import pytest
+
+from bot.core.events import Conversation, Message, Prompt, UserId
+from bot.core.replies import Notice
+from bot.texts import speak
+from tests.fakes import Story
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message
+
+FR = speak("fr")
+HINT = FR("how to mention", name="Assistant IA")
+
+
+class Salon(Story):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix.direct = False
+        self.number = 0
+
+    async def type(self, *, sender: UserId = AGENT, days: float = 0, at: str = "") -> Message:
+        self.number += 1
+        heard = message(f"@{at or 'Assistant IA'} bonjour", event_id=f"${self.number}")
+        heard = replace(
+            heard,
+            sender=sender,
+            typed_at=(f"{at or 'Assistant IA'} bonjour",),
+            timestamp=heard.timestamp + int(days * 86_400_000),
+        )
+        self.matrix.hear(heard)
+        await self.until(lambda: self.done(heard.event_id))
+        return heard
+
+    @property
+    def notices(self) -> list[Notice]:
+        return [one for _, one in self.matrix.sent if isinstance(one, Notice)]
+
+
+@pytest.fixture
+def salon() -> Salon:
+    return Salon()
+
+
+async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(salon: Salon) -> None:
+    async with salon.run():
+        first = await salon.type()
+        await salon.type()
+        other = await salon.type(sender=COLLEAGUE)
+        later = await salon.type(days=1)
+        await salon.type(days=1.00001)
+
+    expected = [
+        Prompt((one,), Conversation(ROOM, one.event_id), one.event_id)
+        for one in (first, other, later)
+    ]
+    assert salon.notices == [Notice(HINT, one) for one in expected]
+    assert salon.model.requests == []
+
+
+async def test_a_second_process_tells_nobody_twice_on_one_day(salon: Salon) -> None:
+    async with salon.run():
+        await salon.type()
+    async with salon.run():
+        await salon.type()
+
+    assert len(salon.notices) == 1
+
+
+async def test_the_name_that_the_bot_has_there_is_the_one_to_look_for(salon: Salon) -> None:
+    salon.matrix.names[BOT] = "🤖 Albert"
+    async with salon.run():
+        await salon.type(at="albert")
+
+    assert [one.text for one in salon.notices] == [FR("how to mention", name="🤖 Albert")]
+
+
+async def test_in_a_direct_message_all_is_a_prompt_anyway(salon: Salon) -> None:
+    salon.matrix.direct = True
+    async with salon.run():
+        await salon.type()
+
+    assert salon.notices == []
+    assert len(salon.model.requests) == 1
+    assert ROOM in salon.matrix.places.values()
