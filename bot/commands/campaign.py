@@ -31,6 +31,8 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
     "yaml": "campaign fault yaml",
     "model_type": "campaign fault yaml",
     "too_long": "campaign fault too long",
+    "string_too_long": "campaign fault too long",
+    "too_short": "campaign fault too short",
 }
 
 
@@ -57,7 +59,11 @@ async def _create(call: Call, definition: str) -> str:
 def _fault(texts: Texts, fault: Fault) -> str:
     line, field, kind = fault
     reason = texts(_FAULTS.get(kind, "campaign fault value"))
-    return texts("campaign fault", line=line, field=field or "?", reason=reason)
+    if field:
+        return texts("campaign fault", line=line, field=field, reason=reason)
+    if line:
+        return texts("campaign fault line", line=line, reason=reason)
+    return texts("campaign fault nowhere", reason=reason)  # it is about the whole text
 
 
 async def _summary(call: Call, one: Campaign) -> str:

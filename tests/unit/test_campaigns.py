@@ -724,6 +724,35 @@ async def test_an_announcement_reaches_people_unless_it_is_not_to(
     assert story.said() == [first]
 
 
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("name: [", FR("campaign fault line", line=1, reason=FR("campaign fault yaml"))),
+        ("x" * 20_001, FR("campaign fault nowhere", reason=FR("campaign fault too long"))),
+        (
+            "name: n\nmessage: " + "x" * 4_001,
+            FR("campaign fault", line=2, field="message", reason=FR("campaign fault too long")),
+        ),
+        (
+            "name: n\nquestions:\n- {question: a, answers: [b]}",
+            FR(
+                "campaign fault",
+                line=3,
+                field="questions.0.answers",
+                reason=FR("campaign fault too short"),
+            ),
+        ),
+    ],
+)
+async def test_a_fault_is_told_by_as_much_of_its_place_as_it_has(
+    story: Office, written: str, fault: str
+) -> None:
+    async with story.run():
+        said = await story.type(f"!sondage creer\n{written}")
+
+    assert fault in said
+
+
 @pytest.mark.parametrize("written", ['"> -"', '"[](https://matrix.to/#/@a:b.test)"', '"**"'])
 async def test_an_announcement_that_nobody_could_read_is_not_kept(
     story: Office, written: str

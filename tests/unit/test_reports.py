@@ -174,9 +174,9 @@ async def test_the_words_are_in_the_language_that_is_chosen(statistics: FakeStat
     about = await report(statistics, SUNDAY, 30, Only())
 
     assert plain(in_words(about, EN)) == (
-        "From 17 October 2026 to 15 November 2026: 72% “Yes” of 100 ratings (confidence interval"
-        " at 95%: from 63% to 80%), 17 “Partly”, 11 “No”. 1,500 answers."
-        " Median response time: 4.6 s; 9 answers out of 10 in less than 5 s."
+        "From 17 October 2026 to 15 November 2026: 72% “Yes” out of 100 ratings (95% confidence"
+        " interval: from 63% to 80%), 17 “Partly”, 11 “No”. 1,500 answers."
+        " Median response time: 4.6 s; 9 answers out of 10 come in less than 5 s."
         " Polls: 61 votes of 130 sent (47%)."
     )
     assert plain(satisfaction_shown(about, EN)) == (
@@ -196,7 +196,7 @@ async def test_one_is_one(statistics: FakeStatistics) -> None:
 
     english, french = plain(in_words(about, EN)), plain(in_words(about, FR))
 
-    assert "of 1 rating (" in english
+    assert "out of 1 rating (" in english
     assert "1 answer." in english
     assert "1 vote of 1 sent" in english
     assert "1 réponse. " in french
@@ -212,7 +212,7 @@ async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> N
 async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1, seconds_18=1)
     about = await report(statistics, SUNDAY, 7, Only())
-    assert "9 réponses sur 10 en plus de" in in_words(about, FR)
+    assert "9 réponses sur 10 au bout de plus de" in in_words(about, FR)
     assert CHARTS["temps"](about.series, about.step, FR).series[0].values[-1] == 300
 
 
