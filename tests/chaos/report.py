@@ -102,7 +102,9 @@ class Report:
 
     def _allowed(self, prompt: Prompt) -> int:
         crashes = sum(
-            prompt in life.interrupted or _is_between(life.at.timestamp(), prompt.shown)
+            prompt in life.interrupted
+            or _is_between(life.at.timestamp(), prompt.shown)
+            or _is_between(life.at.timestamp(), prompt.writing)
             for life in self.lives
         )
         return 1 + crashes + prompt.joined
@@ -129,9 +131,9 @@ def _seconds(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f} s"
 
 
-def _is_between(start: float, shown: Sequence[float]) -> bool:
-    """Tell whether a process began while a reply changed.
+def _is_between(start: float, moments: Sequence[float]) -> bool:
+    """Tell whether a process began while a reply changed, or its prompt was written.
 
-    Its whole text may stand before the bot knows that it is whole.
+    The whole text of a reply may stand before the bot knows that it is whole.
     """
-    return bool(shown) and min(shown) < start < max(shown)
+    return bool(moments) and min(moments) < start < max(moments)

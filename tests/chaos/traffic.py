@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 
 from bot.core.events import EventId, RoomId, UserId
@@ -24,6 +25,8 @@ class Prompt:
 
     Attributes:
         joined: how many were asked in a row with it.
+        writing: from when to when it was being written, in seconds since the epoch: the bot may
+            have heard it before its event id is known here.
         shown: when its reply changed, by the homeserver's clock, in seconds since the epoch.
         whole: its reply was seen to be whole.
         withdrawn: it was redacted, and is to have no reply.
@@ -33,6 +36,7 @@ class Prompt:
     event_id: EventId
     room_id: RoomId
     joined: int
+    writing: tuple[float, float] = (0.0, 0.0)
     shown: list[float] = field(default_factory=list)
     whole: bool = False
     withdrawn: bool = False
@@ -127,12 +131,14 @@ class Lane:
             await self._begin_anew()
         number = next(self.traffic.numbers)
         mentioned = self.bot if self.salon and self._root is None else None
+        begun = datetime.now(UTC).timestamp()
         event_id = await self.person.write(
             self.room_id, ask(number), mentioning=mentioned, thread=self._root
         )
         if self.salon and self._root is None:
             self._root = event_id
-        prompt = Prompt(number, event_id, self.room_id, in_a_row - 1)
+        writing = begun, datetime.now(UTC).timestamp()
+        prompt = Prompt(number, event_id, self.room_id, in_a_row - 1, writing)
         self.traffic.add(prompt)
         return prompt
 

@@ -279,14 +279,18 @@ class TestOpinions:
         assert not worse.goes_on
 
         await ledger.opinions.asked(why, EventId("$why"), MIDNIGHT, MIDNIGHT + WINDOW)
-        reason = cast("sources", event_id="$3", target="$why")
+        reason = cast("sources", event_id="$3", target="$why", at=VOTED_AT + 2)
         told = await ledger.opinions.count(reason, MIDNIGHT)
         assert told is not None
         assert (told.answer, told.thanks, told.goes_on) == ("sources", True, False)
         assert await ledger.ratings() == {("$prompt", AGENT): ("no", "sources")}
 
-        await ledger.opinions.count(cast("yes", event_id="$4", at=VOTED_AT + 2), MIDNIGHT)
+        await ledger.opinions.count(cast("yes", event_id="$4", at=VOTED_AT + 3), MIDNIGHT)
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
+        await ledger.opinions.count(cast("partly", event_id="$5", at=VOTED_AT + 4), MIDNIGHT)
+        assert await ledger.ratings() == {("$prompt", AGENT): ("partly", None)}
+        await ledger.opinions.count(cast("no", event_id="$6", at=VOTED_AT + 5), MIDNIGHT)
+        assert await ledger.ratings() == {("$prompt", AGENT): ("no", "sources")}
 
     async def test_an_empty_or_spoilt_vote_takes_the_one_before_back(self, ledger: Ledger) -> None:
         await ledger.ask()
