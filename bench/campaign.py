@@ -16,7 +16,7 @@ from rich.table import Table
 from bot.campaigns import Campaigns
 from bot.completion import Completion
 from bot.context import Contexts, Settings
-from bot.core.events import EventId, Room, RoomId, UserId
+from bot.core.events import EventId, Room, RoomId, UserId, Vote
 from bot.core.models import Catalogue, ModelCard
 from bot.core.replies import Outgoing, Wire
 from bot.core.routing import Policy
@@ -28,7 +28,8 @@ from bot.storage.store import SqlStore
 
 ROOMS = 10_000
 PER_MINUTE = 600.0
-MESSAGES = 3  # to each room: what introduces the question, the question, its end
+PACED = 3  # messages to each room: what introduces the question, the question, its end
+MESSAGES = PACED + 1  # thanks come with a vote, whatever the pace
 _ADMIN_ROOM = RoomId("!admin:x")  # told of how far it is
 _ME, _KEY = UserId("@assistant:x"), "k" * 32
 _CARD = ModelCard("small", "small", "small", 32_000, 1_000, None)
@@ -52,6 +53,7 @@ class Outcome:
         most_messages: that any room got.
         minutes: on the clock that the campaign keeps its pace by.
         asking: seconds of the bot's own, until all had been asked.
+        counting: the same, until a vote of each room was counted, with thanks.
         ending: the same, until all polls had ended.
         grown: bytes of memory more than before it was launched, at the most.
     """
@@ -60,13 +62,14 @@ class Outcome:
     most_messages: int
     minutes: float
     asking: float
+    counting: float
     ending: float
     grown: int
 
     @property
     def pace(self) -> float:
-        """Messages a minute."""
-        return MESSAGES * ROOMS / self.minutes
+        """Messages a minute, but for thanks."""
+        return PACED * ROOMS / self.minutes
 
 
 class _Skipping:
@@ -94,6 +97,7 @@ class _Stub:
 
     def __init__(self) -> None:
         self.sent: Counter[RoomId] = Counter()
+        self.last: dict[RoomId, EventId] = {}
         self.transactions: set[str] = set()
         self.enough = asyncio.Event()
         self.stop_at = 0
@@ -112,6 +116,7 @@ class _Stub:
         if room_id != _ADMIN_ROOM and transaction_id not in self.transactions:
             self.transactions.add(transaction_id)
             self.sent[room_id] += 1
+            self.last[room_id] = EventId(f"${transaction_id}")
         if len(self.transactions) == self.stop_at:
             self.enough.set()
             await asyncio.Event().wait()  # as a homeserver whose answer is lost
@@ -130,10 +135,7 @@ async def _bench(directory: Path) -> Outcome:
     process, begun = psutil.Process(os.getpid()), time.perf_counter()
     before = most = process.memory_info().rss
     first = _campaigns(stub, store, ledger, clock)
-    await first.draft(_DEFINITION)
-    campaign = await first.find("bench")
-    assert campaign is not None
-    assert await first.launch(campaign) == ROOMS
+    await _launch(first)
     launched = clock.now()
     stub.stop_at = ROOMS
     async with _running(first):
@@ -141,19 +143,36 @@ async def _bench(directory: Path) -> Outcome:
     stub.stop_at = 0
     second = _campaigns(stub, store, ledger, clock)
     async with _running(second):
-        while len(stub.transactions) < (MESSAGES - 1) * ROOMS:
+        while len(stub.transactions) < (PACED - 1) * ROOMS:
             most = max(most, process.memory_info().rss)
             await asyncio.sleep(0.2)
         asked = time.perf_counter()
+        await _vote(second, stub, clock)
+        counted = time.perf_counter()
         await second.close("bench")
         while await ledger.due("bench", clock.now()) is not None:
             most = max(most, process.memory_info().rss)
             await asyncio.sleep(0.2)
     minutes, ended = (clock.now() - launched) / 60, time.perf_counter()
     await store.close()
-    served = sum(sent == MESSAGES for sent in stub.sent.values())
-    most_messages = max(stub.sent.values())
-    return Outcome(served, most_messages, minutes, asked - begun, ended - asked, most - before)
+    sent = stub.sent.values()
+    seconds = asked - begun, counted - asked, ended - counted
+    served = sum(one == MESSAGES for one in sent)
+    return Outcome(served, max(sent), minutes, *seconds, most - before)
+
+
+async def _launch(campaigns: Campaigns) -> None:
+    await campaigns.draft(_DEFINITION)
+    campaign = await campaigns.find("bench")
+    assert campaign is not None
+    assert await campaigns.launch(campaign) == ROOMS
+
+
+async def _vote(campaigns: Campaigns, stub: _Stub, clock: Clock) -> None:
+    """Cast a vote in each room."""
+    for room_id, poll in list(stub.last.items()):
+        person, at = UserId(f"@agent{room_id}"), int(clock.now() * 1000)
+        await campaigns.count(Vote(EventId(f"{poll}v"), room_id, person, poll, ("1",), at))
 
 
 def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> Campaigns:
@@ -185,7 +204,9 @@ def table(found: Outcome) -> Table:
     over = found.pace / PER_MINUTE - 1
     rows.add_row(f"pace beside {PER_MINUTE:.0f} a minute", f"{over:+.2%}", "at most +1 %")
     rows.add_row("memory grown, at the most", f"{found.grown / 2**20:.0f} MiB", "bounded")
-    asking, ending = found.asking / (MESSAGES - 1) / ROOMS, found.ending / ROOMS
+    asking = found.asking / (PACED - 1) / ROOMS
+    counting, ending = found.counting / ROOMS, found.ending / ROOMS
     rows.add_row("time of the bot's own, for a message", f"{1000 * asking:.1f} ms", "")
+    rows.add_row("the same, for a vote and its thanks", f"{1000 * counting:.1f} ms", "")
     rows.add_row("the same, for the end of a poll", f"{1000 * ending:.1f} ms", "")
     return rows

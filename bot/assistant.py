@@ -150,7 +150,7 @@ class Assistant:
         self._clear_text = ClearText(self._store, self._clock)
         self._verifications = Verifications(replying, how.policy, self._texts)
         self._mention_hint = MentionHint(replying, self._contexts)
-        self._thumbs = how.feedback.salons == "reactions"
+        self._thumbs = how.feedback.salons == "reactions" and how.feedback.when != "never"
         self._left_out = LeftOut(replying, self._texts)
         self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
         self._restored = asyncio.Event()  # what an earlier process left has its place again

@@ -93,6 +93,8 @@ class _Question(_Part):
     def _has_answers_where_it_offers_some(self) -> Self:
         if (self.answers is not None) != (self.type == "choice"):
             raise PydanticCustomError("answers", "a choice has answers, nothing else has")
+        if self.type == "text":  # it is Markdown, as the message is
+            _read(self.question)
         if self.answers is not None and len(set(self.answers)) < len(self.answers):
             raise PydanticCustomError("answers_twice", "the same answer twice")
         return self

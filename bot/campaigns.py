@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -186,6 +186,9 @@ class Campaigns:
             await self._rest(campaign, until, changed)
         elif not known and one.deed != "end":  # nobody can say what may stand there
             await self._decline(one)
+        elif one.deed == "end" and not await self._results(one):
+            await self._ledger.ended(one)  # one more message would tell nobody anything
+            self._tell()
         elif quiet_until > now:
             await self._rest(campaign, min(quiet_until, until or quiet_until), changed)
         else:
@@ -348,12 +351,16 @@ class Campaigns:
             return
         found = await self._ledger.result(one.recipient.room_id, one.event_id)
         key, counts = found or ("", {})
-        if counts:
-            over = of_poll(texts, campaign.asked(key), counts)
-            await self._send_once(one, PollEnd(one.event_id, over))
-        else:  # it would be one more message, and tell nobody anything
-            self._slots.pop(one.campaign, None)
+        over = of_poll(texts, campaign.asked(key), counts)
+        await self._send_once(one, PollEnd(one.event_id, over))
         await self._ledger.ended(one)
+
+    async def _results(self, one: Sending) -> Mapping[str, int]:
+        """Return how often each answer to a poll that is to be ended was chosen in its room."""
+        if one.event_id is None:
+            return {}
+        found = await self._ledger.result(one.recipient.room_id, one.event_id)
+        return found[1] if found else {}
 
     async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
         """Send under one id, whatever process does."""

@@ -32,7 +32,7 @@ _FONT_FILES: Final = [
 _FEW: Final = 6  # of what bars count: more lines are as far apart as they are whole
 _KEPT: Final = 64  # charts, by what they show
 _POINTS: Final = {"fr": ",", "en": "."}  # of decimals
-_NO_DATA: Final = {"fr": "Aucune donnée", "en": "No data"}
+NO_DATA: Final = {"fr": "Aucune donnée", "en": "No data"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # n
         print_values=False,
         show_y_labels=not empty,
         show_y_guides=not empty,
-        no_data_text=_NO_DATA[chart.language],
+        no_data_text=NO_DATA[chart.language],
     )
     drawing.add_xml_filter(_without_script)
     drawing.x_labels = list(chart.labels)

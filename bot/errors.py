@@ -193,7 +193,7 @@ class ModelRefused(CompletionError):
 
 
 class PromptTooLong(CompletionError):
-    """The prompt alone is more than the model can take, by `values["excess"]` characters."""
+    """The prompt alone is more than the model can take, by `values["n"]` characters."""
 
     key = "prompt too long"
 

@@ -12,7 +12,7 @@ from bot.texts import Language
 
 _LOCALES: Final[dict[Language, str]] = {"fr": "fr_FR", "en": "en_GB"}
 _SHARES: Final[dict[Language, str]] = {"fr": "#,##0\N{NARROW NO-BREAK SPACE}%", "en": "#,##0%"}
-_MORE: Final[dict[Language, str]] = {"fr": "plus de", "en": "more than"}
+MORE_THAN: Final[dict[Language, str]] = {"fr": "plus de", "en": "more than"}
 _NBSP: Final = "\N{NO-BREAK SPACE}"
 _MINUTE: Final = 60
 _EXACT_BELOW: Final = 10  # seconds, of which tenths are told
@@ -36,7 +36,7 @@ class Formats:
     def seconds(self, value: float) -> str:
         """Return a span of time; what is infinite is more than any that is counted apart."""
         if math.isinf(value):
-            return f"{_MORE[self._language]}{_NBSP}5{_NBSP}min"
+            return f"{MORE_THAN[self._language]}{_NBSP}5{_NBSP}min"
         if value < _EXACT_BELOW:
             return f"{format_decimal(round(value, 1), '0.#', locale=self._locale)}{_NBSP}s"
         whole = round(value)

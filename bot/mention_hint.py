@@ -5,6 +5,7 @@ from bot.core.events import EventId, Prompt, RoomId, UserId
 from bot.core.names import ASSISTANT, plain_name
 from bot.core.replies import Notice, transaction_id
 from bot.delivery import Replying
+from bot.errors import MatrixError
 from bot.insist import post
 from bot.once_a_day import OnceADay, day_of
 
@@ -29,12 +30,19 @@ class MentionHint:
             MatrixError: the homeserver takes no notice.
         """
         message, matrix = prompt.messages[0], self._to.matrix
-        at = message.timestamp / 1000
-        if not self._told.is_due((message.sender, prompt.room_id), at):
+        # A homeserver's clock may be ahead: no day is told of before it has begun.
+        at = min(message.timestamp / 1000, self._to.clock.now())
+        who = message.sender, prompt.room_id
+        if not self._told.is_due(who, at):
             return
         texts = (await self._contexts.chosen(prompt.conversation)).texts
         name = plain_name(matrix.room(prompt.room_id).called) or ASSISTANT
         notice = Notice(texts("how to mention", name=name), prompt)
         told = EventId(f"{prompt.room_id} {message.sender} {day_of(at):.0f}")
         transaction = transaction_id(matrix.device_id, told, "mention hint", part=0, claim=0)
-        await post(self._to, prompt.room_id, notice, transaction, name="notice", within=_PATIENCE)
+        room_id = prompt.room_id
+        try:
+            await post(self._to, room_id, notice, transaction, name="notice", within=_PATIENCE)
+        except MatrixError:
+            self._told.forget(who)
+            raise

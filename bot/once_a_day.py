@@ -32,6 +32,10 @@ class OnceADay(Generic[K]):
             self._told.popitem(last=False)
         return True
 
+    def forget(self, key: K) -> None:
+        """Note that it could not be told."""
+        self._told.pop(key, None)
+
 
 def day_of(now: float) -> float:
     """Return when the day of UTC began."""

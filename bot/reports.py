@@ -148,7 +148,7 @@ def in_words(about: Report, texts: Texts) -> str:
     sentences.append(texts("stats replies", replies=count("replies", whole["replies"])))
     times = quantile(whole, "seconds", 0.5), quantile(whole, "seconds", 0.9)
     if times[0] is not None and times[1] is not None:
-        late = within(times[1], texts)
+        late = nine_in_ten(times[1], texts)
         sentences.append(texts("stats times", median=say.seconds(times[0]), late=late))
     if polls is not None:
         votes, sent = count("votes", polls.part), count("polls sent", polls.whole)
@@ -157,9 +157,12 @@ def in_words(about: Report, texts: Texts) -> str:
     return " ".join(sentences)
 
 
-def within(seconds: float, texts: Texts) -> str:
-    """Return "in less than", or "in more than" where the end is not known."""
-    key = "in more than" if math.isinf(seconds) else "in less than"
+def nine_in_ten(seconds: float, texts: Texts) -> str:
+    """Return in what time nine replies of ten come; that some take longer, where it is not known.
+
+    Times are counted by classes, and the last of them has no end.
+    """
+    key = "more than one in ten" if math.isinf(seconds) else "nine in ten"
     return texts(key, time=formats(texts.language).seconds(seconds))
 
 

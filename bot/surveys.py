@@ -182,7 +182,9 @@ class Surveys:
         now, room = self._clock.now(), self._matrix.room(ask.room_id)
         place = Conversation(ask.room_id, ask.thread_root)
         stale = not ask.begun and now - ask.planned_at > _STALE
-        if room.closed or stale:
+        # Since it was planned a colleague may have come in, or the settings have changed.
+        polled = room.direct or (self._policy.salons == "poll" and ask.thread_root is not None)
+        if room.closed or stale or not (polled or ask.begun):
             await self._drop(ask)
             return
         if not ask.begun and self._answers.is_followed(place, ask.prompt):

@@ -84,7 +84,7 @@ def fit(turns: Sequence[Turn], room: int) -> Sequence[Turn]:
     said = turns[len(head) :]
     excess = size([*head, said[-1]]) - room
     if excess > 0:
-        raise PromptTooLong(f"the prompt is {excess} characters too long", excess=excess)
+        raise PromptTooLong(f"the prompt is {excess} characters too long", n=excess)
     first = _first(said, room - size(head), room // 4)
     return [*head, *said[first:]]
 

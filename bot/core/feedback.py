@@ -215,7 +215,10 @@ def reason_of(opinions: Sequence[Opinion]) -> str | None:
     if helped is None or why is None or not asks_why(helped.answer):
         return None
     then = answer_of((one for one in opinions if one.timestamp <= why.timestamp), "helped")
-    return why.answer if then is not None and then.answer == helped.answer else None
+    if then is None:  # the clocks of two homeservers differ: it was given for the first one
+        rated = (one for one in opinions if one.question == "helped" and one.answer is not None)
+        then = min(rated, key=lambda one: one.timestamp)
+    return why.answer if then.answer == helped.answer else None
 
 
 def rating_in(words: str) -> Rating | None:

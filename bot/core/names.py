@@ -9,7 +9,9 @@ ASSISTANT: Final = "Assistant IA"  # what people call the bot, whatever its prof
 _LONGEST: Final = 60  # characters
 _JOINER: Final = "\N{ZERO WIDTH JOINER}"  # of emoji
 _TO_THE_LEFT: Final = {"R", "AL", "AN"}  # Unicode's bidirectional classes (UAX #9)
-_GOES_ON: Final = re.compile(r"\w|[-.:/=+]\w")  # behind what is the beginning of another name
+_GOES_ON: Final = re.compile(r"\w|-\w")  # behind what is the beginning of another name
+_ID_GOES_ON: Final = re.compile(r"\w|[-.:/=+]\w")  # the same, of an id (spec: user identifiers)
+_ENDS: Final = re.compile(r"\s*(?:[,;!?:.](?:\s|\Z)|\Z)")
 _ENTITY: Final = re.compile(r"\s*\[[^\]]*\]\s*\Z")  # whose somebody is, as Tchap shows it
 _ISOLATE: Final = "\N{FIRST STRONG ISOLATE}"
 _END: Final = "\N{POP DIRECTIONAL ISOLATE}"
@@ -47,6 +49,18 @@ def begins_with_name(typed: str, name: str) -> bool:
         one and words.startswith(one) and not _GOES_ON.match(words[len(one) :])
         for one in {full, " ".join(short.split())}
     )
+
+
+def begins_with_id(typed: str, user_id: str) -> bool:
+    """Tell whether a text begins with a Matrix id, without its "@".
+
+    Its local part alone is often a word of its own: something must part it from what follows.
+    """
+    words, full = _folded(typed), _folded(user_id)
+    if words.startswith(full):
+        return not _ID_GOES_ON.match(words[len(full) :])
+    local = full.partition(":")[0]
+    return words.startswith(local) and bool(local and _ENDS.match(words[len(local) :]))
 
 
 def _folded(words: str) -> str:

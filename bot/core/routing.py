@@ -26,7 +26,7 @@ from bot.core.events import (
     server_name,
 )
 from bot.core.feedback import THUMBS
-from bot.core.names import ASSISTANT, begins_with_name
+from bot.core.names import ASSISTANT, begins_with_id, begins_with_name
 from bot.core.polls import POLL, QUESTION
 
 
@@ -427,9 +427,11 @@ def _decide_admin(message: Message, policy: Policy, command: tuple[str, str] | N
 
 def _names(message: Message, room: Room, policy: Policy) -> bool:
     """Tell whether one of the bot's names is typed behind an "@"."""
-    full_id = policy.me[1:]
-    names = {room.called, ASSISTANT, full_id, full_id.partition(":")[0]}
-    return any(begins_with_name(one, name) for one in message.typed_at for name in names)
+    return any(
+        begins_with_id(one, policy.me[1:])
+        or any(begins_with_name(one, name) for name in (room.called, ASSISTANT))
+        for one in message.typed_at
+    )
 
 
 def _unless_exposed(

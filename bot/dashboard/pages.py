@@ -1,5 +1,6 @@
 """The pages: templates filled with reports, and what a browser may do with them."""
 
+import math
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bot.core.feedback import REASONS
 from bot.core.statistics import LEAST, OTHERS, Figures, answered, quantile, rated, satisfaction
 from bot.formats import formats
-from bot.reports import PERIODS, within
+from bot.reports import PERIODS, nine_in_ten
 from bot.texts import speak
 
 FOLDER: Final = Path(__file__).parent
@@ -50,6 +51,10 @@ _REASONS: Final = {
     "sources": "Sources manquantes",
     "other": "Autre",
 }
+WORDS: Final = (  # that stand in no template
+    *(_OTHERS, *_UNKNOWN.values(), *_PLACES.values(), *_STATES.values()),
+    *(*_ANSWERS.values(), *_REASONS.values()),
+)
 
 
 class Pages:
@@ -70,13 +75,14 @@ class Pages:
             "seconds": FRENCH.seconds,
             "day": FRENCH.day,
             "moment": FRENCH.moment,
-            "within": partial(within, texts=TEXTS),
+            "nine_in_ten": partial(nine_in_ten, texts=TEXTS),
         }
         self._templates.globals |= {
             "answered": answered,
             "quantile": quantile,
             "rated": rated,
             "satisfaction": satisfaction,
+            "infinite": math.inf,
             "least": LEAST,
             "periods": PERIODS,
             "answers": _ANSWERS,

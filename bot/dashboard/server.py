@@ -33,7 +33,7 @@ from bot.reports import (
 _FRESH_SECONDS: Final = 30.0  # for which a report is shown again: a page and its charts are one
 _PATIENCE: Final = 20.0  # seconds for the ledger, which may be away
 _REPORTS: Final = 64  # that are kept
-_PUBLIC: Final = 16  # pages and charts of today; there are seven
+_PUBLIC: Final = 16  # pages and charts of today; there are thirteen
 _REMARKS: Final = 20  # that are shown
 _SURVEYS: Final = 20
 _LONGEST_NAME: Final = 255  # of a domain or a model, in characters

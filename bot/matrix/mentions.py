@@ -20,7 +20,7 @@ _PERSON: Final = re.compile(
 _LONGEST_NAME: Final = 300  # as HTML
 _QUOTATION: Final = re.compile(r"<(/?)(?:mx-reply|blockquote)\b[^>]{0,200}>", re.IGNORECASE)
 _NOT_SAID: Final = re.compile(
-    r"<(/?)(?:mx-reply|blockquote|code|pre)\b[^>]{0,200}>", re.IGNORECASE
+    r"<(/?)(?:mx-reply|blockquote|q|code|tt|pre)\b[^>]{0,200}>", re.IGNORECASE
 )
 _BREAK: Final = re.compile(
     r"<(?:br|/?p|/?div|/?li|/?h[1-6]|/?t[dhr])\b[^<>]{0,200}>", re.IGNORECASE
@@ -31,10 +31,11 @@ _TAG: Final = re.compile(r"<[^<>]{0,1000}>")
 _FALLBACK: Final = re.compile(r"> (?:\* )?<@.*\n(?:> .*\n)*\n")
 # In Markdown: a fenced block, code within a line, a line that is quoted or indented as code.
 _FENCED: Final = re.compile(r"^ {0,3}(```|~~~)[^\0]*?(?:^ {0,3}\1|\Z)", re.MULTILINE)
-_CODE: Final = re.compile(r"(?<!`)(`++)[^`\n]+\1")
+_CODE: Final = re.compile(r"(?<!`)(`++)[^`\n]+(?:\n[^`\n]+)*\1")
 _QUOTED_LINE: Final = re.compile(r" {0,3}>| {4}|\t")
 
 _TYPED_AT: Final = re.compile(r"(?<![\w@.+/-])@(?=[^\s@])([^@\n]{1,120})")
+_IN_QUOTES: Final = re.compile(r"[«“„\"][^\S\n]?\Z")  # no apostrophe: it elides, in French
 _MOST_TYPED: Final = 10
 
 
@@ -72,7 +73,7 @@ def typed_in_text(body: str) -> tuple[str, ...]:
 
 def _typed(said: str) -> tuple[str, ...]:
     found = itertools.islice(_TYPED_AT.finditer(said), _MOST_TYPED)
-    return tuple(one[1] for one in found)
+    return tuple(one[1] for one in found if not _IN_QUOTES.search(said[: one.start()][-2:]))
 
 
 def _outside(formatted: str, elements: re.Pattern[str]) -> str:

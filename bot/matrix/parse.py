@@ -164,7 +164,7 @@ def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Revision 
 def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | None:
     """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
 
-    Spec: room messages, sticker messages, threads, event replacements. An assistant's announcement
+    Spec: room messages, sticker messages, threads, event replacements. The bot's own announcement
     counts as the notice that it is marked as, although it is sent as an `m.text`.
     """
     content, kind = mapping(source.get("content")), text(source, "type")
@@ -174,10 +174,8 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
     if msgtype == VERIFICATION_REQUEST:  # for clients, not for readers
         return None
-    if msgtype in {"m.notice", "m.text"} and QUESTION in content:
-        msgtype = QUESTION
-    elif msgtype == "m.text" and NOTICE_MARKER in content:
-        msgtype = "m.notice"  # it is an announcement, which notifies
+    if sender == me and msgtype in {"m.notice", "m.text"}:  # a forwarded copy is its person's
+        msgtype = _own_type(msgtype, content)
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
     relation = mapping(content.get("m.relates_to"))
@@ -402,6 +400,13 @@ def _mentions(content: Json) -> frozenset[UserId]:
         return frozenset(map(UserId, _ids(user_ids if isinstance(user_ids, list) else [])))
     pills_of = pills(text(content, "formatted_body"))
     return frozenset(map(UserId, _ids(user_id for user_id, _ in pills_of)))
+
+
+def _own_type(msgtype: object, content: Json) -> object:
+    """Return the type of what the bot itself has said: its announcements are notices, too."""
+    if QUESTION in content:
+        return QUESTION
+    return "m.notice" if NOTICE_MARKER in content else msgtype
 
 
 def _typed_at(content: Json, *, quotes: bool) -> tuple[str, ...]:

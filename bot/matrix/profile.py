@@ -1,5 +1,6 @@
 """How people see the account: its display name and avatar (spec: profiles)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -7,12 +8,15 @@ import nio
 import structlog
 
 from bot.core.names import ASSISTANT
-from bot.errors import ENDING, Absent, MatrixError
+from bot.errors import ENDING, Absent, Forbidden, MatrixError
+from bot.logs import costing_nothing
 from bot.matrix.failures import call
 from bot.matrix.parse import Json, mapping, text
 from bot.matrix.safe_client import SafeClient
 
+_PATIENCE: Final = 30.0  # seconds of a start
 _FILE: Final = "assistant-ia.png"
+_UPLOADED: Final = "fr.gouv.assistant.avatar"  # account data: where the picture was uploaded to
 
 log = structlog.get_logger()
 
@@ -29,56 +33,83 @@ async def check_profile(
         user_id: of the account.
         draw: returns the picture, a PNG; None to leave the avatar as it is.
     """
-    try:
-        profile = await _profile(client, user_id)
-        name = text(profile, "displayname")
-        if ASSISTANT.casefold() not in name.casefold():
+    with costing_nothing():
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await _check(client, user_id, draw)
+        except (MatrixError, OSError, TimeoutError) as error:  # some of them end the start
+            if isinstance(error, ENDING):
+                raise
+            reason = str(error) or f"no answer within {_PATIENCE:.0f} s"
+            if draw is None:
+                log.warning("the account's profile is not known", reason=reason)
+                return
             log.warning(
-                "the account's display name is not one that people look for",
-                display_name=name,
-                lacks=ASSISTANT,
+                "the account's profile is left as it is: give it an avatar by hand, or set"
+                " matrix.avatar to keep",
+                reason=reason,
             )
-        if draw is not None and not text(profile, "avatar_url"):
-            await _give_avatar(client, user_id, await draw())
-    except ENDING:
-        raise
-    except (MatrixError, OSError) as error:
+
+
+async def _check(
+    client: SafeClient, user_id: str, draw: Callable[[], Awaitable[bytes]] | None
+) -> None:
+    profile = await _known(client, ["profile", user_id])
+    name = text(profile, "displayname")
+    if ASSISTANT.casefold() not in name.casefold():
         log.warning(
-            "the account's profile is left as it is: give it an avatar by hand, or set"
-            " matrix.avatar to keep",
-            reason=str(error),
+            "the account's display name is not one that people look for",
+            display_name=name,
+            lacks=ASSISTANT,
         )
-
-
-async def _profile(client: SafeClient, user_id: str) -> Json:
-    try:
-        return await client.ask("GET", ["profile", user_id])
-    except Absent:  # nothing of it was ever set
-        return {}
-
-
-async def _give_avatar(client: SafeClient, user_id: str, picture: bytes) -> None:
-    """Upload the picture and show it, where the homeserver lets people change their avatars.
-
-    Raises:
-        MatrixError: it does not, or it refuses one of the two.
-    """
+    if draw is None or text(profile, "avatar_url"):
+        return
     if not await _may_change(client):  # asked first: an upload would lie there for nothing
         log.info("the homeserver lets nobody change an avatar")
         return
+    url = await _uploaded(client, user_id, draw)
+    await client.ask("PUT", ["profile", user_id, "avatar_url"], {"avatar_url": url})
+    log.info("avatar set", avatar_url=url)
+
+
+async def _known(client: SafeClient, path: list[str]) -> Json:
+    """Return what stands there, {} for nothing."""
+    try:
+        return await client.ask("GET", path)
+    except Absent:
+        return {}
+
+
+async def _uploaded(client: SafeClient, user_id: str, draw: Callable[[], Awaitable[bytes]]) -> str:
+    """Return where the picture is, which is uploaded once: a start after this one may ask again.
+
+    Raises:
+        MatrixError: the homeserver takes no file.
+    """
+    place = ["user", user_id, "account_data", _UPLOADED]
+    if url := text(await _known(client, place), "url"):
+        return url
+    picture = await draw()
     uploading = client.upload(lambda *_: picture, "image/png", _FILE, filesize=len(picture))
 
     async def answer() -> object:
         return (await uploading)[0]
 
     url = (await call(nio.UploadResponse, answer())).content_uri
-    await client.ask("PUT", ["profile", user_id, "avatar_url"], {"avatar_url": url})
-    log.info("avatar set", avatar_url=url)
+    await client.ask("PUT", place, {"url": url})
+    return url
 
 
 async def _may_change(client: SafeClient) -> bool:
-    """Tell whether avatars may be changed (spec: m.profile_fields, m.set_avatar_url)."""
-    known = mapping((await client.ask("GET", ["capabilities"])).get("capabilities"))
+    """Tell whether avatars may be changed (spec: m.profile_fields, m.set_avatar_url).
+
+    What the homeserver does not say, it lets people do.
+    """
+    try:
+        answer = await client.ask("GET", ["capabilities"])
+    except Forbidden:  # it knows of no such thing
+        return True
+    known = mapping(answer.get("capabilities"))
     fields, old = mapping(known.get("m.profile_fields")), mapping(known.get("m.set_avatar_url"))
     allowed, disallowed = fields.get("allowed"), fields.get("disallowed")
     if fields.get("enabled") is False or old.get("enabled") is False:

@@ -20,18 +20,7 @@ from tests.stand.model import ScriptedModel
 from tests.stand.observations import Seen
 from tests.stand.person import Person
 from tests.stand.synapse import Synapse
-from tests.stand.talk import (
-    TEXTS,
-    answers,
-    begun,
-    meet,
-    notice,
-    related,
-    request,
-    spoken,
-    talk,
-    until,
-)
+from tests.stand.talk import TEXTS, notice, related, spoken, talk, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -312,62 +301,3 @@ async def test_a_campaign_is_asked_answered_counted_and_ended_though_the_bot_is_
     assert await jason.tally(direct, useful.event_id) == {"2": 1}
     sent = [one for one in jason.messages(direct) if one.sender == administered.user_id]
     assert len([one for one in sent if TEXT in one.content and one.type != ended.type]) == 1
-
-
-ANNOUNCEMENT = """\
-name: {name}
-message: Une nouvelle version est là ({name}).
-audience: {{rooms: all}}
-quiet:
-"""
-
-
-@pytest.mark.parametrize("notifies", [True, False])
-async def test_an_announcement_notifies_and_takes_part_in_no_conversation(  # noqa: PLR0913  # all of the stage
-    nia: Person,
-    jason: JsPerson,
-    administered: Bot,
-    room_id: RoomId,
-    direct: RoomId,
-    model: ScriptedModel,
-    *,
-    notifies: bool,
-) -> None:
-    name = f"version-{notifies}".lower()
-    salon = await meet(jason, administered.user_id)
-    written = ANNOUNCEMENT.format(name=name) + ("" if notifies else "notify: false\n")
-    await told(nia, room_id, f"!annonce creer\n{written}", f"La campagne {name} est prête")
-    await told(nia, room_id, f"!annonce lancer {name}", f"La campagne {name} est lancée")
-
-    announced = await asks(jason, salon, f"Une nouvelle version est là ({name})")
-    for place in (direct, salon):
-        announced = await asks(jason, place, f"Une nouvelle version est là ({name})")
-        assert announced.content["msgtype"] == ("m.text" if notifies else "m.notice")
-        assert announced.content["m.mentions"] == {}
-        heard = await jason.notifies(place, announced.event_id)
-        assert heard == {"notify": notifies, "highlight": False}
-
-    await jason.write(salon, "Qui l'a vue ?", thread=announced.event_id)
-    prompt = await jason.write(direct, f"Quoi de neuf ({notifies})")
-    await begun(jason, direct, prompt)
-    asked = request(model, f"Quoi de neuf ({notifies})")
-    assert "nouvelle version" not in str(asked.body)
-    assert all("Qui l'a vue" not in one.prompt for one in model.exchanges)
-    assert [one.body for one in spoken(jason, salon, administered.user_id)][1:] == [announced.body]
-
-
-async def test_a_poll_that_nobody_has_answered_gets_no_end(
-    nia: Person, jason: JsPerson, administered: Bot, room_id: RoomId
-) -> None:
-    salon, name = await meet(jason, administered.user_id), "sans-reponse"
-    made = CAMPAIGN.format(name=name) + "audience: {rooms: salons}\n"
-    await told(nia, room_id, f"!sondage creer\n{made}", f"La campagne {name} est prête")
-    await told(nia, room_id, f"!sondage lancer {name}", f"La campagne {name} est lancée")
-    await asks(jason, salon, "Que vous manque-t-il")
-    await told(nia, room_id, f"!sondage cloturer {name}", f"La campagne {name} prend fin")
-    await nia.wait_for_message(room_id, lambda seen: f"Campagne {name}, terminée" in seen.body)
-
-    await jason.write(salon, "Bonjour", mentioning=administered.user_id)
-    await jason.wait_for_message(salon, lambda seen: bool(answers(seen)))
-    kinds = [seen.type for seen in jason.messages(salon) if seen.sender == administered.user_id]
-    assert "org.matrix.msc3381.poll.end" not in kinds

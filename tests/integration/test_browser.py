@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 15, 19, tzinfo=UTC)
 SINCE = {7: "2026-11-09", 30: "2026-10-17", 90: "2026-08-17", 365: "2025-11-10"}
 PUBLIC = ("2026-08-17", "2026-11-09")  # twelve whole weeks
 ALL_LOOKS = pytest.mark.parametrize(
-    ("theme", "width"), list(itertools.product(("light", "dark"), (1280, 400, 320)))
+    ("theme", "width"), list(itertools.product(("light", "dark"), (1280, 667, 400, 320)))
 )
 Theme = Literal["light", "dark"]
 
@@ -127,7 +127,7 @@ async def test_everybody_can_read_the_dashboard(
     is_sound(seen, url)
     assert seen["title"] == "Tableau de bord – Assistant IA"  # a dash in French
     assert len(seen["images"]) == 3
-    shade = ("sombre" if theme == "dark" else "clair") + ("_etroit" if width < 640 else "")
+    shade = ("sombre" if theme == "dark" else "clair") + ("_etroit" if width < 736 else "")
     assert all(f"-{shade}.svg" in source for source, _ in seen["images"])
     shows_what_matters(seen, width)
     assert seen["background"] == ("rgb(22, 22, 22)" if theme == "dark" else "rgb(255, 255, 255)")

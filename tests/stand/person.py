@@ -2,11 +2,14 @@
 
 import asyncio
 import html
+import itertools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
@@ -17,6 +20,7 @@ from tests.stand import canaries
 from tests.stand.observations import JSON, Observations, Seen, Version
 
 _PATIENCE_SECONDS = 20.0
+_LIMITS = itertools.count(1)
 _MEGOLM: JSON = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
@@ -145,7 +149,10 @@ class Person(ABC):
 
     async def invitations(self, inviter: UserId) -> list[RoomId]:
         """Return the rooms to which somebody has invited this person, and which are open still."""
-        invited = (await self._call("GET", "/sync?timeout=0", {}))["rooms"].get("invite", {})
+        # Synapse keeps its answer to a first sync for two minutes, for each filter.
+        unlike = quote(json.dumps({"room": {"timeline": {"limit": next(_LIMITS)}}}))
+        answer = await self._call("GET", f"/sync?timeout=0&filter={unlike}", {})
+        invited = answer["rooms"].get("invite", {})
         return [
             RoomId(room_id)
             for room_id, room in invited.items()

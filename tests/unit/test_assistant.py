@@ -1,6 +1,5 @@
 import asyncio
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -296,7 +295,7 @@ async def test_a_history_that_stays_out_of_reach_is_said(story: Story) -> None:
 
 @pytest.mark.parametrize("direct", [True, False])
 async def test_the_welcome_is_that_of_the_room(story: Story, direct: bool) -> None:  # noqa: FBT001  # a table's column
-    story.matrix.direct = direct
+    story.matrix.direct, story.feedback = direct, AskPolicy()
     async with story.run():
         story.matrix.hear(JOINED)
         await story.until(lambda: story.done("$join"))
@@ -304,11 +303,18 @@ async def test_the_welcome_is_that_of_the_room(story: Story, direct: bool) -> No
     assert story.shown == [TEXTS("welcome") if direct else SALON_WELCOME]
 
 
-@pytest.mark.parametrize("salons", ["never", "poll"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        AskPolicy("silence", salons="never"),
+        AskPolicy("silence", salons="poll"),
+        AskPolicy("never", salons="reactions"),
+    ],
+)
 async def test_the_welcome_names_thumbs_where_they_are_all_that_is_asked_for(
-    story: Story, salons: Literal["never", "poll"]
+    story: Story, policy: AskPolicy
 ) -> None:
-    story.matrix.direct, story.feedback = False, AskPolicy("never", salons=salons)
+    story.matrix.direct, story.feedback = False, policy
     async with story.run():
         story.matrix.hear(JOINED)
         await story.until(lambda: story.done("$join"))
@@ -379,7 +385,7 @@ async def test_what_the_bot_cannot_read_is_said_where_it_was_meant(
         await story.until(lambda: story.done("$join"))
         await story.until(lambda: story.store.finished >= story.store.events.keys())
 
-    welcomes = {TEXTS("welcome"), SALON_WELCOME}
+    welcomes = {TEXTS("welcome"), TEXTS("welcome salon")}
     assert [text for text in story.shown if text not in welcomes] == shown
 
 

@@ -753,14 +753,34 @@ async def test_a_fault_is_told_by_as_much_of_its_place_as_it_has(
     assert fault in said
 
 
+async def test_a_campaign_that_nobody_has_answered_is_over_at_once_also_at_night(
+    story: Office,
+) -> None:
+    async with story.run():
+        await story.type(f"!sondage creer\n{CHOICE}quiet: {{begin: 00:00, end: 23:59}}\n")
+        await story.type("!sondage lancer n")
+        await story.held.pass_time(2 * DAY)
+        poll = story.last()
+        await story.type("!sondage cloturer n")
+        await story.held.pass_time(1.0)
+
+    assert isinstance(story.matrix.sent[0][1], Notice)
+    assert poll
+    assert story.ledger.all["n"].state == "closed"
+
+
 @pytest.mark.parametrize("written", ['"> -"', '"[](https://matrix.to/#/@a:b.test)"', '"**"'])
 async def test_an_announcement_that_nobody_could_read_is_not_kept(
     story: Office, written: str
 ) -> None:
     async with story.run():
         said = await story.type(f"!annonce creer\nname: n\nmessage: {written}\n")
+        asked = await story.type(
+            f"!sondage creer\nname: n\nquestions:\n- question: {written}\n  type: text\n"
+        )
 
     assert FR("campaign fault unreadable") in said
+    assert FR("campaign fault unreadable") in asked
     assert story.ledger.all == {}
 
 

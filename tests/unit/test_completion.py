@@ -78,7 +78,7 @@ async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
     with pytest.raises(PromptTooLong) as told:
         await ask(completion, [SYSTEM, *talk(4), prompt])
 
-    assert told.value.values == {"excess": size([SYSTEM, prompt]) - completion.room(SMALL)}
+    assert told.value.values == {"n": size([SYSTEM, prompt]) - completion.room(SMALL)}
     assert model.requests == []
 
 

@@ -166,7 +166,7 @@ async def test_a_prompt_that_is_too_long_by_itself_is_told_by_how_much(story: St
     story.model.length = 2 * (128 + 100)  # half of it is the completion's
     taken = len("Sobre.") + 2 * 16 + 1000  # what the template puts around each counts
 
-    assert await ask(story, "x" * 1000) == FR("prompt too long", excess=taken - 300)
+    assert await ask(story, "x" * 1000) == FR("prompt too long", n=taken - 300)
     assert story.model.requests == []
     [(_, sent)] = story.matrix.sent
     assert isinstance(sent, Notice)

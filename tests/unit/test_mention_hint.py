@@ -6,6 +6,7 @@ import pytest
 
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.replies import Notice
+from bot.errors import Forbidden
 from bot.texts import speak
 from tests.fakes import Story
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message
@@ -33,6 +34,11 @@ class Salon(Story):
         await self.until(lambda: self.done(heard.event_id))
         return heard
 
+    @staticmethod
+    def at(*, days: float) -> float:
+        """Return when a message of that day is said, in seconds since the epoch."""
+        return message().timestamp / 1000 + days * 86_400
+
     @property
     def notices(self) -> list[Notice]:
         return [one for _, one in self.matrix.sent if isinstance(one, Notice)]
@@ -45,6 +51,7 @@ def salon() -> Salon:
 
 async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(salon: Salon) -> None:
     async with salon.run():
+        salon.clock.time += salon.at(days=3) - salon.clock.now()
         first = await salon.type()
         await salon.type()
         other = await salon.type(sender=COLLEAGUE)
@@ -64,6 +71,26 @@ async def test_a_second_process_tells_nobody_twice_on_one_day(salon: Salon) -> N
         await salon.type()
     async with salon.run():
         await salon.type()
+
+    assert len(salon.notices) == 1
+
+
+async def test_what_could_not_be_said_is_said_the_next_time(salon: Salon) -> None:
+    salon.matrix.failures = [Forbidden("M_FORBIDDEN")]
+    async with salon.run():
+        await salon.type()
+        assert salon.notices == []
+        second = await salon.type()
+
+    assert [one.to and one.to.event_id for one in salon.notices] == [second.event_id]
+
+
+async def test_a_day_that_has_not_begun_is_today(salon: Salon) -> None:
+    salon.clock.time = salon.at(days=0) - salon.clock.now() + salon.clock.time
+    async with salon.run():
+        await salon.type(days=0)
+        await salon.type(days=1)
+        await salon.type(days=2)
 
     assert len(salon.notices) == 1
 

@@ -284,9 +284,9 @@ async def test_a_failure_before_the_first_word_is_one_notice(stage: Stage) -> No
 
 
 async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
-    await stage.stream(PromptTooLong("too long", excess=321))
+    await stage.stream(PromptTooLong("too long", n=321))
 
-    assert stage.shown == [TEXTS("prompt too long", excess=321)]
+    assert stage.shown == [TEXTS("prompt too long", n=321)]
 
 
 async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:

@@ -212,7 +212,8 @@ async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> N
 async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1, seconds_18=1)
     about = await report(statistics, SUNDAY, 7, Only())
-    assert "9 réponses sur 10 au bout de plus de" in in_words(about, FR)
+    assert "plus d’une réponse sur 10 prend plus de" in in_words(about, FR)
+    assert "more than one answer in 10 takes more than" in in_words(about, EN)
     assert CHARTS["temps"](about.series, about.step, FR).series[0].values[-1] == 300
 
 

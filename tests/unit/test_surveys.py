@@ -238,6 +238,31 @@ async def test_a_short_reply_gets_no_poll_also_where_one_about_a_long_one_waits(
     assert story.polls == []
 
 
+async def test_a_poll_that_was_planned_is_not_sent_once_a_colleague_has_come_in(
+    story: Asked,
+) -> None:
+    story.feedback = SILENT
+    async with story.run():
+        await story.hear(message())
+        story.matrix.direct = False
+        await story.held.pass_time(600.0)
+
+    assert story.polls == []
+
+
+async def test_a_poll_that_was_planned_is_not_sent_once_the_operator_wants_none(
+    story: Asked,
+) -> None:
+    story.matrix.direct, story.feedback = False, SILENT
+    async with story.run():
+        await story.hear(mention())
+    story.feedback = replace(SILENT, salons="reactions")
+    async with story.run():
+        await story.held.pass_time(600.0)
+
+    assert story.polls == []
+
+
 async def test_who_has_asked_is_looked_up_where_an_earlier_process_has_heard_it(
     story: Asked,
 ) -> None:

@@ -146,7 +146,9 @@ def test_the_whole_help_names_every_command_and_no_sentence_any_other(texts: Tex
 
 
 @pytest.mark.parametrize("texts", [FR, EN])
-def test_all_reactions_have_a_typed_twin_and_no_other_sentence_has_an_emoji(texts: Texts) -> None:
+def test_wording_all_reactions_have_a_typed_twin_and_nothing_else_an_emoji(
+    texts: Texts,
+) -> None:
     with_emoji = {
         key
         for key in texts.known
@@ -160,7 +162,7 @@ def test_all_reactions_have_a_typed_twin_and_no_other_sentence_has_an_emoji(text
     assert re.search("🛑.*⏹️.*!stop.*🔄.*!re", last)
 
 
-def test_french_sets_a_space_before_high_punctuation_and_an_apostrophe_of_its_own() -> None:
+def test_wording_french_sets_a_space_before_signs_and_an_apostrophe_of_its_own() -> None:
     for form in chain.from_iterable(FR.forms.values()):
         said = re.sub(r"`[^`]*`", "", form)
         assert not re.search(r"[^\s][;:?!»](?=\s|\*|$)|«\S|'", said), form
@@ -171,7 +173,7 @@ _PLAIN_SPACE = re.compile(r" [:;?!%»](?![\w`])|« |[^\s\u00a0\u202f«][?!;»](?
 
 
 @pytest.mark.parametrize("key", sorted(FR.known))
-def test_french_signs_stand_behind_a_space_that_no_line_ends_at(key: str) -> None:
+def test_wording_of_french_signs_stand_behind_a_space_that_no_line_ends_at(key: str) -> None:
     for form in FR.forms[key]:
         text = re.sub(r"`[^`]*`", "`code`", form)
         assert not _PLAIN_SPACE.findall(text), key
@@ -184,9 +186,17 @@ def test_english_signs_stand_behind_no_space(key: str) -> None:
         assert not re.findall(r"[ \u00a0\u202f][:;?!%](?!\w)|[«»]", text), key
 
 
-def test_the_list_of_words_holds_all_that_can_be_said() -> None:
+def test_wording_the_list_of_words_holds_all_that_can_be_said() -> None:
     words = listed()
     for texts in (FR, EN):
         for form in chain.from_iterable(texts.forms.values()):
             assert form.split("\n")[0].rstrip() in words
     assert words.count("\n## ") == len(FR.known)
+
+
+def test_wording_of_the_page_for_agents_breaks_no_line_before_a_sign() -> None:
+    page = (Path(bot.__file__).parents[1] / "README.md").read_text()
+    section = page.partition("## Pour les agents")[2].partition("\n## ")[0]
+    for line in section.splitlines():
+        said = re.sub(r"`[^`]*`", "`", line)
+        assert line.startswith("|--") or not re.search(r" [:;?!%»](?=\s|$)|« ", said), line

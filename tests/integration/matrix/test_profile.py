@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from bot.charts import avatar
 from bot.core.events import UserId
+from bot.matrix import profile
 from bot.matrix.profile import check_profile
 from bot.matrix.session import Account, Session
 from tests.stand.meddler import Meddler
@@ -140,6 +141,8 @@ async def test_where_nobody_may_change_an_avatar_nothing_is_uploaded(
         ("GET", "/profile/", 403),
         ("GET", "/profile/", 502),
         ("GET", "/capabilities$", 500),
+        ("GET", "/account_data/", 502),
+        ("PUT", "/account_data/", 403),
     ],
 )
 async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
@@ -155,6 +158,47 @@ async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
     assert "matrix.avatar" in said
     assert len(uploads.requests) <= 1
     assert await stage.shown() is None
+
+
+async def test_a_picture_is_uploaded_once_however_often_the_profile_refuses_it(
+    stage: Stage, between: Meddler
+) -> None:
+    with (
+        between.rule(*SET, "answer", times=3, status=403),
+        between.rule(*UPLOAD, "count", times=None) as uploads,
+    ):
+        for _ in range(3):
+            [said] = await stage.start()
+            assert "matrix.avatar" in said
+        assert await stage.start() == ["avatar set"]
+
+    assert len(uploads.requests) == 1
+
+
+@pytest.mark.parametrize("status", [404, 403])
+async def test_a_homeserver_that_names_no_capabilities_lets_people_change_their_avatars(
+    stage: Stage, between: Meddler, status: int
+) -> None:
+    body = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
+    with between.rule("GET", "/capabilities$", "answer", times=1, status=status, body=body):
+        assert await stage.start() == ["avatar set"]
+
+
+async def test_a_homeserver_that_does_not_answer_holds_up_no_start(
+    stage: Stage, between: Meddler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "_PATIENCE", 0.3)
+    with between.rule(*UPLOAD, "hold", times=1):
+        [said] = await stage.start()
+
+    assert "matrix.avatar" in said
+
+
+async def test_a_picture_that_cannot_be_drawn_costs_no_start(stage: Stage) -> None:
+    async def fail() -> bytes:
+        raise ValueError("no picture")
+
+    assert await stage.start(fail) == ["bug"]
 
 
 async def test_a_profile_that_was_never_written_gets_one(stage: Stage, between: Meddler) -> None:

@@ -154,7 +154,7 @@ def test_a_prompt_that_does_not_fit_alone_is_told_by_how_much(system: list[Turn]
     with pytest.raises(PromptTooLong) as failure:
         fit(turns, room)
 
-    assert failure.value.values == {"excess": 7}
+    assert failure.value.values == {"n": 7}
     assert fit(turns, room + 7) == [*system, QUESTION]
 
 

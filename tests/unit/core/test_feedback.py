@@ -127,6 +127,9 @@ def why(answer: str | None, at: int) -> Opinion:
         ([cast("no", 1)], None),
         ([cast("no", 1), why("sources", 2)], "sources"),
         ([why("sources", 2), cast("no", 1)], "sources"),
+        ([why("sources", 1), cast("no", 2)], "sources"),  # two homeservers, two clocks
+        ([why("sources", 1), cast("no", 2), thumb("yes", 3)], None),
+        ([why("sources", 1), cast("partly", 2), cast("no", 3)], None),
         ([cast("no", 1), why("sources", 2), thumb("yes", 3)], None),
         ([cast("no", 1), why("sources", 2), cast("partly", 3)], None),
         ([cast("partly", 1), why("sources", 2), thumb("no", 3)], None),

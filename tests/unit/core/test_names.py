@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.names import begins_with_name, plain_name
+from bot.core.names import begins_with_id, begins_with_name, plain_name
 
 ISOLATE, END = "\N{FIRST STRONG ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
 OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
@@ -58,8 +58,8 @@ def test_no_name_is_long_or_turns_what_stands_around_it(name: str) -> None:
         ("🤖 Albert 🇫🇷 bonjour", "🤖 Albert 🇫🇷"),
         ("المساعد مرحبا", "المساعد"),
         (f"{ISOLATE}المساعد{END} مرحبا", "المساعد"),
-        ("assistant:tchap.test bonjour", "assistant:tchap.test"),
-        ("assistant: bonjour", "assistant"),
+        ("Assistant IA:bonjour", "Assistant IA"),
+        ("Assistant IA.Merci", "Assistant IA"),
     ],
 )
 def test_a_name_is_known_however_it_is_typed(typed: str, name: str) -> None:
@@ -73,8 +73,6 @@ def test_a_name_is_known_however_it_is_typed(typed: str, name: str) -> None:
         ("Assistant IA-bis bonjour", "Assistant IA"),
         ("Assistante IA", "Assistant IA"),
         ("Assistant", "Assistant IA"),
-        ("assistant:other.test bonjour", "assistant"),
-        ("assistant.ia", "assistant"),
         ("Bonjour Assistant IA", "Assistant IA"),
         ("bonjour", ""),
         ("🤖", "🤖 🇫🇷"),
@@ -83,3 +81,26 @@ def test_a_name_is_known_however_it_is_typed(typed: str, name: str) -> None:
 )
 def test_another_name_or_none_is_not_taken_for_it(typed: str, name: str) -> None:
     assert not begins_with_name(typed, name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("assistant:tchap.test bonjour", True),
+        ("ASSISTANT:tchap.test, bonjour", True),
+        ("assistant: bonjour", True),
+        ("assistant, bonjour", True),
+        ("assistant !", True),
+        ("assistant", True),
+        ("assistant de direction : merci", False),  # a person
+        ("assistant:other.test bonjour", False),
+        ("assistant:tchap.test.fr bonjour", False),
+        ("assistant.ia", False),
+        ("assistante", False),
+        ("", False),
+    ],
+)
+def test_an_id_is_known_whole_or_by_a_local_part_that_something_follows_not(
+    typed: str, *, known: bool
+) -> None:
+    assert begins_with_id(typed, "assistant:tchap.test") == known

@@ -674,7 +674,7 @@ ME = BOT[1:]
         (typed("Albert bonjour"), CALLED, {}),
         (typed("Assistant IA"), CALLED, {}),
         (typed(f"{ME} bonjour"), SALON, {}),
-        (typed(f"{ME.partition(':')[0]} bonjour"), SALON, {}),
+        (typed(f"{ME.partition(':')[0]}, bonjour"), SALON, {}),
         (typed("Assistant IA", thread="$root"), SALON, knowing(CHAT)),
         (typed("Assistant IA", thread="$root"), SALON, knowing(THEIRS)),
     ],

@@ -735,6 +735,12 @@ def html(formatted: str, body: str = "@") -> dict[str, Any]:
         (html(f"{PILL} et @Ada"), ("Ada",)),
         (html('<a href="https://matrix.to/#/@a:b.test">@Ada</a>'), ()),
         (html("@Assistant IA", body="sans arobase"), ()),
+        ({"body": "Il suffit d’écrire «\u00a0@Assistant IA\u00a0»"}, ()),
+        ({"body": 'Dites "@Assistant IA" ou “@Assistant IA”'}, ()),
+        ({"body": "L’@Assistant IA et l'@Assistant IA"}, ("Assistant IA et l'", "Assistant IA")),
+        ({"body": "`a\n@Assistant IA b` @Ada"}, ("Ada",)),
+        ({"body": "`a\n\n@Assistant IA b`"}, ("Assistant IA b`",)),
+        (html("<q>@Assistant IA</q> <tt>@Ada</tt>"), ()),
     ],
 )
 def test_a_name_that_is_typed_is_known_outside_quotations_and_code(
@@ -755,8 +761,21 @@ def test_a_reply_s_fallback_is_not_typed() -> None:
     assert read(body=quoted, **{"m.relates_to": relation}).typed_at == ()
 
 
-@pytest.mark.parametrize("marker", [{}, {"prompt": "$x"}])
-def test_an_announcement_of_an_assistant_is_no_prompt(marker: dict[str, Any]) -> None:
-    heard = read(body="Bonjour", **{NOTICE_MARKER: marker})
-    assert heard.msgtype == "m.notice"
-    assert read(body="Quoi ?", **{NOTICE_MARKER: {}, QUESTION: {}}).msgtype == QUESTION
+@pytest.mark.parametrize(
+    ("sender", "marks", "msgtype"),
+    [
+        (BOT, {NOTICE_MARKER: {}}, "m.notice"),
+        (BOT, {NOTICE_MARKER: {"prompt": "$x"}}, "m.notice"),
+        (BOT, {NOTICE_MARKER: {}, QUESTION: {}}, QUESTION),
+        (BOT, {}, "m.text"),
+        (AGENT, {NOTICE_MARKER: {}}, "m.text"),  # somebody forwards it, and is answered
+        (AGENT, {NOTICE_MARKER: {}, QUESTION: {}}, "m.text"),
+    ],
+)
+def test_an_announcement_of_the_bot_is_no_prompt(
+    sender: UserId, marks: dict[str, Any], msgtype: str
+) -> None:
+    said = source(body="Bonjour", **marks) | {"sender": sender}
+    heard = parse_message(said, ROOM, BOT)
+    assert isinstance(heard, Message)
+    assert heard.msgtype == msgtype
