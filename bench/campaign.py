@@ -13,18 +13,18 @@ from typing import cast
 import psutil
 from rich.table import Table
 
-from bot.campaigns import Campaigns
-from bot.completion import Completion
-from bot.context import Contexts, Settings
+from bot.campaigns.sender import Campaigns
 from bot.core.events import EventId, Room, RoomId, UserId, Vote
-from bot.core.models import Catalogue, ModelCard
-from bot.core.replies import Outgoing, Wire
+from bot.core.model_catalog import Catalogue, ModelCard
+from bot.core.outgoing import Outgoing, Wire
 from bot.core.routing import Policy
-from bot.delivery import Pace, Replying
-from bot.health import Health
+from bot.monitoring.health import Health
 from bot.ports import Clock, Matrix
+from bot.replies.completion import Completion
+from bot.replies.context_builder import Contexts, Settings
+from bot.replies.delivery import Pace, Replying
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.store import SqlStore
+from bot.storage.ledger import SqlStore
 
 ROOMS = 10_000
 PER_MINUTE = 600.0

@@ -17,8 +17,8 @@ from bench.rows import Row
 from bench.turns import Spent, Turns
 from bot.core.events import Conversation, EventId, Invite, Message, Prompt, RoomId
 from bot.core.markdown import Part, render
-from bot.core.replies import Edit, Reply
-from bot.matrix.client import NioMatrix
+from bot.core.outgoing import Edit, Reply
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from tests.stand.nio_person import NioPerson
 from tests.stand.person import Person

@@ -9,9 +9,6 @@ from typing import cast
 
 from bench.rows import Row
 from bot.app import SystemClock
-from bot.asking import Recourse
-from bot.completion import Completion
-from bot.context import Contexts, Settings
 from bot.core.events import (
     Conversation,
     Delta,
@@ -24,13 +21,16 @@ from bot.core.events import (
     Turn,
     UserId,
 )
-from bot.core.models import Catalogue, ModelCard
+from bot.core.model_catalog import Catalogue, ModelCard
+from bot.core.prompt_context import History
 from bot.core.transcript import Said
-from bot.core.turns import History
-from bot.health import Health
 from bot.matrix.history import Histories
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.nio_client import SafeClient
+from bot.monitoring.health import Health
 from bot.ports import Matrix, Model, Store
+from bot.replies.completion import Completion
+from bot.replies.completion_attempts import Recourse
+from bot.replies.context_builder import Contexts, Settings
 
 _TURNS = 20, 100, 400
 _ROUNDS = 10

@@ -16,14 +16,14 @@ from bench import visitors
 from bench.rows import Row, table
 from bench.turns import Turns
 from bot.app import SystemClock
-from bot.config import DashboardSettings
+from bot.config.settings import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Circumstances
 from bot.dashboard.server import application
-from bot.health import Health
-from bot.storage.opinions import SqlOpinions
+from bot.monitoring.health import Health
+from bot.storage.feedback import SqlOpinions
+from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
-from bot.storage.store import SqlStore
 from tests.make import AGENT, BOT, message, prompt, reaction
 from tests.stand.sample import Sample, count_anew, fill
 

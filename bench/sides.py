@@ -11,9 +11,9 @@ from nio.store import SqliteStore
 from typing_extensions import override
 
 from bot.core.events import UserId
-from bot.matrix import wire
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore
+from bot.matrix import response_repair
+from bot.matrix.crypto_store import CryptoStore
+from bot.matrix.nio_client import SafeClient
 
 USER_ID, DEVICE_ID = "@bot:x", "BOT"
 
@@ -131,7 +131,7 @@ class Ours(Side):
 
     @override
     def parse(self, room_id: str, page: bytes) -> nio.RoomMessagesResponse:
-        response = wire.read(nio.RoomMessagesResponse, page, (room_id,))
+        response = response_repair.read(nio.RoomMessagesResponse, page, (room_id,))
         assert isinstance(response, nio.RoomMessagesResponse), response
         return response
 

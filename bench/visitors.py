@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from bench.rows import Row
-from bot.listening import listening
+from bot.runtime.http_server import listening
 from tests.stand.network import free_port
 
 VISITORS: Final = 100

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import cast
 
 from bench.rows import Row
-from bot.answers import Answering, Answers
 from bot.app import SystemClock
 from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
-from bot.delivery import Pace, Replying
-from bot.health import Health
+from bot.i18n.texts import speak
+from bot.monitoring.health import Health
 from bot.ports import Matrix, Store
-from bot.texts import speak
+from bot.replies.delivery import Pace, Replying
+from bot.replies.generations import Answering, Answers
 
 _AT_ONCE = 20
 _WAITING = 1000

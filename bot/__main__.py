@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from bot.core.exports import Format, What
+from bot.core.export_format import Format, What
 from bot.errors import AccountExpired, BotError, ConfigError, LoggedOut
 
 app = typer.Typer(
@@ -50,9 +50,11 @@ def run(
     """Run the assistant until SIGTERM or Ctrl-C."""
     failure = None
     try:
-        settings = importlib.import_module("bot.config").load(config)
-        importlib.import_module("bot.logs").configure(settings.log.level, settings.log.format)
-        anew = importlib.import_module("bot.starting").Anew(new_ledger, new_device)
+        settings = importlib.import_module("bot.config.settings").load(config)
+        importlib.import_module("bot.monitoring.logs").configure(
+            settings.log.level, settings.log.format
+        )
+        anew = importlib.import_module("bot.startup").Anew(new_ledger, new_device)
         asyncio.run(importlib.import_module("bot.app").run(settings, anew))
     except* BotError as group:
         failure = _first(group)
@@ -75,8 +77,8 @@ def export(
 ) -> None:
     """Write out what people think and have shared; the assistant may run meanwhile."""
     try:
-        settings = importlib.import_module("bot.config").load(config)
-        exports = importlib.import_module("bot.export")
+        settings = importlib.import_module("bot.config.settings").load(config)
+        exports = importlib.import_module("bot.offline")
         with _opened(output) as file:
             number = asyncio.run(exports.export(settings, what, form, file))
     except BotError as error:
@@ -96,9 +98,9 @@ def campaign(
 ) -> None:
     """Keep a campaign as a draft; it is launched from the admin room."""
     try:
-        settings = importlib.import_module("bot.config").load(config)
+        settings = importlib.import_module("bot.config.settings").load(config)
         text = file.read_text("utf-8")
-        made = asyncio.run(importlib.import_module("bot.export").draft(settings, text))
+        made = asyncio.run(importlib.import_module("bot.offline").draft(settings, text))
     except BotError as error:
         _fail(error)
     except (OSError, UnicodeDecodeError) as error:
@@ -164,8 +166,8 @@ def identity_devices(
 def _identity(deed: str, config: Path, *arguments: str) -> bool:
     """Do one thing with the identity, and tell whether all is well."""
     try:
-        settings = importlib.import_module("bot.config").load(config)
-        importlib.import_module("bot.logs").configure("warning", "console")
+        settings = importlib.import_module("bot.config.settings").load(config)
+        importlib.import_module("bot.monitoring.logs").configure("warning", "console")
         module = importlib.import_module("bot.identity")
         return bool(asyncio.run(getattr(module, deed)(settings, *arguments)))
     except typer.Abort:

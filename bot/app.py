@@ -12,20 +12,20 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from bot.assistant import Assistant, Behaviour
-from bot.charts import avatar
 from bot.commands.registry import About
-from bot.config import Config
-from bot.context import Settings
+from bot.config.settings import Config
 from bot.core.routing import Policy
 from bot.dashboard.server import serve as dashboard
-from bot.delivery import Pace, Replying
-from bot.endpoints import serve
 from bot.errors import CompletionError, Stalled
-from bot.health import Health
 from bot.llm.client import OpenAIModel
-from bot.matrix.client import NioMatrix
+from bot.matrix.adapter import NioMatrix
+from bot.monitoring.health import Health
+from bot.monitoring.http import serve
 from bot.ports import Clock, Ledgers
-from bot.starting import (
+from bot.replies.context_builder import Settings
+from bot.replies.delivery import Pace, Replying
+from bot.reporting.charts import avatar
+from bot.startup import (
     Anew,
     account_of,
     awaited,
@@ -38,7 +38,7 @@ from bot.starting import (
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
 from bot.storage.exports import exports
-from bot.storage.opinions import SqlOpinions
+from bot.storage.feedback import SqlOpinions
 from bot.storage.statistics import SqlStatistics
 
 _LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end

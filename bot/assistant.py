@@ -10,17 +10,9 @@ from typing import NoReturn
 
 import structlog
 
-from bot.admin_room import open_admin_room
-from bot.answers import Answering, Answers
-from bot.arrivals import Arrivals
-from bot.asking import Recourse
-from bot.campaigns import Campaigns
-from bot.changes import Changes
-from bot.clear_text import ClearText
+from bot.campaigns.sender import Campaigns
 from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
-from bot.completion import Completion
-from bot.context import Contexts, Settings
 from bot.core.events import (
     Conversation,
     Event,
@@ -37,8 +29,8 @@ from bot.core.events import (
 from bot.core.feedback import AskPolicy
 from bot.core.limits import Limits
 from bot.core.markdown import render
-from bot.core.models import ModelCard
-from bot.core.replies import Notice, transaction_id
+from bot.core.model_catalog import ModelCard
+from bot.core.outgoing import Notice, transaction_id
 from bot.core.routing import (
     Accept,
     Amend,
@@ -62,21 +54,29 @@ from bot.core.routing import (
     Withdraw,
     parse_command,
 )
-from bot.delivery import Before, Replying, Unmarked, hidden_messages
+from bot.dispatch.dispatcher import Arrivals
+from bot.dispatch.intent_resolver import Hearing
+from bot.dispatch.pending_decryption import LateKeys
+from bot.dispatch.prompt_changes import Changes
+from bot.dispatch.usage_limits import Ceilings
 from bot.errors import ENDING, Forbidden, MatrixError
-from bot.failpoints import armed
-from bot.hearing import Hearing
-from bot.insist import insist
-from bot.lanes import Ticket
-from bot.late_keys import LateKeys
-from bot.left_out import LeftOut
-from bot.limits import Ceilings
-from bot.logs import costing_nothing, log_bug
-from bot.mention_hint import MentionHint
+from bot.feedback.collector import Surveys
+from bot.i18n.texts import speak
+from bot.monitoring.logs import costing_nothing, log_bug
+from bot.notices.clear_text import ClearText
+from bot.notices.mention_hint import MentionHint
+from bot.notices.unsigned_devices import LeftOut
+from bot.notices.verification import Verifications
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
-from bot.surveys import Surveys
-from bot.texts import speak
-from bot.verifications import Verifications
+from bot.replies.completion import Completion
+from bot.replies.completion_attempts import Recourse
+from bot.replies.context_builder import Contexts, Settings
+from bot.replies.delivery import Before, Replying, Unmarked, hidden_messages
+from bot.replies.generations import Answering, Answers
+from bot.replies.scheduler import Ticket
+from bot.rooms import open_admin_room
+from bot.runtime.failpoints import armed
+from bot.runtime.retry import insist
 
 _SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits

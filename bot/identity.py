@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 import typer
 
 from bot.app import SystemClock
-from bot.config import Config
+from bot.config.settings import Config
 from bot.errors import ConfigError, IdentityError
-from bot.health import Health
 from bot.matrix import own_devices
 from bot.matrix.own_devices import IdentityStatus
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.secret_storage import read_recovery_key
 from bot.matrix.session import Session
-from bot.starting import Anew, account_of, opened_ledger, vault_of
+from bot.monitoring.health import Health
+from bot.startup import Anew, account_of, opened_ledger, vault_of
 
 _RESET = """\
 This makes another identity for {user_id}, in place of the one that the homeserver shows.

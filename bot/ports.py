@@ -31,14 +31,14 @@ from bot.core.events import (
     VerificationEvent,
     Vote,
 )
-from bot.core.exports import What
+from bot.core.export_format import What
 from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
-from bot.core.models import ModelCard
-from bot.core.replies import Frozen, Outgoing, OwnSince, Wire
+from bot.core.model_catalog import ModelCard
+from bot.core.outgoing import Frozen, Outgoing, OwnSince, Wire
+from bot.core.prompt_context import History
 from bot.core.routing import Known
 from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
 from bot.core.transcript import Said
-from bot.core.turns import History
 from bot.core.verification import VerificationStep
 
 Unheeded = Undecryptable | Message | Revision | Vote

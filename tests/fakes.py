@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from bot.assistant import Assistant, Behaviour
 from bot.commands.registry import About
-from bot.context import Settings
 from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
 from bot.core.events import (
     Batch,
@@ -41,7 +40,7 @@ from bot.core.events import (
     VerificationEvent,
     Vote,
 )
-from bot.core.exports import What
+from bot.core.export_format import What
 from bot.core.feedback import (
     ANSWERS,
     Ask,
@@ -58,9 +57,8 @@ from bot.core.feedback import (
 )
 from bot.core.limits import Limits
 from bot.core.markdown import Part, render
-from bot.core.models import Catalogue, ModelCard
-from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
-from bot.core.replies import (
+from bot.core.model_catalog import Catalogue, ModelCard
+from bot.core.outgoing import (
     Attachment,
     Edit,
     Frozen,
@@ -71,6 +69,8 @@ from bot.core.replies import (
     Reply,
     Wire,
 )
+from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
+from bot.core.prompt_context import History
 from bot.core.routing import Policy
 from bot.core.statistics import (
     PUBLIC_FIGURES,
@@ -86,11 +86,10 @@ from bot.core.statistics import (
     first_of,
 )
 from bot.core.transcript import Said, Transcript
-from bot.core.turns import History
 from bot.core.verification import VerificationStep
-from bot.delivery import Pace, Replying
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
-from bot.health import Health
+from bot.i18n.texts import Texts, speak
+from bot.monitoring.health import Health
 from bot.ports import (
     Awaited,
     CampaignLedger,
@@ -103,7 +102,8 @@ from bot.ports import (
     Opinions,
     Unheeded,
 )
-from bot.texts import Texts, speak
+from bot.replies.context_builder import Settings
+from bot.replies.delivery import Pace, Replying
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 

@@ -32,11 +32,11 @@ from bot.core.events import (
 )
 from bot.core.limits import Limits
 from bot.core.markdown import render
-from bot.core.models import ModelCard
+from bot.core.model_catalog import ModelCard
+from bot.core.outgoing import Attachment, Edit, Notice, Outgoing, Own, OwnSince, Reply, Wire
 from bot.core.polls import Poll, PollEnd
-from bot.core.replies import Attachment, Edit, Notice, Outgoing, Own, OwnSince, Reply, Wire
+from bot.core.prompt_context import History
 from bot.core.transcript import Said, Transcript
-from bot.core.turns import History
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
 from bot.ports import Heard
 from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore, Story

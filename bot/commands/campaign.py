@@ -3,13 +3,19 @@
 import re
 from collections.abc import Awaitable, Callable
 
-from bot.campaign_file import Fault, Malformed
-from bot.charts import PICTURE_SIZE, png
+from bot.campaigns.definition import Fault, Malformed
+from bot.campaigns.results_text import (
+    chart,
+    chart_shown,
+    of_question,
+    progress_line,
+    state_in_words,
+)
 from bot.commands.registry import Call, command
 from bot.core.campaigns import Campaign, CampaignQuestion, Progress
-from bot.core.replies import Attachment
-from bot.results import chart, chart_shown, of_question, progress_line, state_in_words
-from bot.texts import Texts
+from bot.core.outgoing import Attachment
+from bot.i18n.texts import Texts
+from bot.reporting.charts import PICTURE_SIZE, png
 
 _TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)

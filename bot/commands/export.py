@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import structlog
 
 from bot.commands.registry import UPLOADING, Call, command
-from bot.core.exports import TYPES, Format, What, head, line
-from bot.core.replies import Attachment
+from bot.core.export_format import TYPES, Format, What, head, line
+from bot.core.outgoing import Attachment
 from bot.errors import TooLarge
-from bot.insist import insist
+from bot.i18n.texts import Language
 from bot.ports import Export
-from bot.texts import Language
+from bot.runtime.retry import insist
 
 _WORDS: dict[str, What] = {
     **dict.fromkeys(("avis", "ratings"), "ratings"),

@@ -1,8 +1,8 @@
 """`!langue`: the language of the bot's own sentences in a conversation."""
 
 from bot.commands.registry import Call, command
+from bot.i18n.texts import Language, speak
 from bot.ports import Choices
-from bot.texts import Language, speak
 
 _LANGUAGES: dict[str, Language] = {
     "fr": "fr",

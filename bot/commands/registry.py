@@ -5,17 +5,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
-from bot.answers import Answers
-from bot.campaigns import Campaigns
-from bot.changes import Changes
+from bot.campaigns.sender import Campaigns
 from bot.core.events import Conversation, Message, Prompt, UserId
-from bot.core.exports import What
-from bot.core.models import Catalogue, ModelCard
-from bot.core.replies import Attachment, Notice, transaction_id
-from bot.insist import post
+from bot.core.export_format import What
+from bot.core.model_catalog import Catalogue, ModelCard
+from bot.core.outgoing import Attachment, Notice, transaction_id
+from bot.dispatch.prompt_changes import Changes
+from bot.feedback.collector import Surveys
+from bot.i18n.texts import Language, Texts
 from bot.ports import Clock, Export, Matrix, Statistics, Store
-from bot.surveys import Surveys
-from bot.texts import Language, Texts
+from bot.replies.generations import Answers
+from bot.runtime.retry import post
 
 UPLOADING = 600.0  # seconds for which a file is tried: each try uploads everything anew
 

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from bot.charts import PICTURE_SIZE, png
 from bot.commands.registry import Call, command
-from bot.core.replies import Attachment
+from bot.core.outgoing import Attachment
 from bot.core.statistics import Only
-from bot.reports import CHARTS, in_words, report, satisfaction_shown
+from bot.reporting.charts import PICTURE_SIZE, png
+from bot.reporting.reports import CHARTS, in_words, report, satisfaction_shown
 
 _DAYS = 30
 

@@ -1,7 +1,7 @@
 """One reply while it grows: its text, and when what stands should be shown next."""
 
 from bot.core.first_words import LEAST, begun, whole
-from bot.core.split import Cuts
+from bot.core.message_split import Cuts
 
 _WHOLE = -1  # in place of how few whole words: a sentence or block
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NewType
 
-from bot.core.models import Fallback
+from bot.core.model_catalog import Fallback
 
 RoomId = NewType("RoomId", str)
 EventId = NewType("EventId", str)

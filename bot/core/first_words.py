@@ -10,10 +10,10 @@ from typing import Final
 
 from markdown_it.token import Token
 
+from bot.core.invisible_text import LINE_END
 from bot.core.markdown import blocks, is_closed, open_marks, without_open
 from bot.core.readable import visible_length
 from bot.core.sentences import is_abbreviation, sentence_ends
-from bot.core.visible import LINE_END
 
 LEAST: Final = 20  # visible characters of the first version
 _LONGEST = 2_000  # characters that are searched for its end

@@ -17,11 +17,11 @@ from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from bot.core.invisible_text import visible
 from bot.core.links import destination, names_site
 from bot.core.maths import read_formulas
-from bot.core.plain import text, words, write
+from bot.core.plain_text import text, words, write
 from bot.core.tables import as_lists
-from bot.core.visible import visible
 
 # Bytes that body and formatted_body may take as JSON: three quarters (base64) of what an event
 # may (65,536 bytes), less 5 KB for relations, the marker, an edit's fallback line and the like.

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from bot.core.display_names import ASSISTANT, begins_with_id, begins_with_name
 from bot.core.events import (
     Conversation,
     Event,
@@ -26,7 +27,6 @@ from bot.core.events import (
     server_name,
 )
 from bot.core.feedback import THUMBS
-from bot.core.names import ASSISTANT, begins_with_id, begins_with_name
 from bot.core.polls import POLL, QUESTION
 
 

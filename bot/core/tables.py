@@ -8,7 +8,7 @@ from itertools import chain, takewhile
 
 from markdown_it.token import Token
 
-from bot.core.plain import text, words
+from bot.core.plain_text import text, words
 
 _REPEATED_NAMES = 5_000  # characters of column names that the rows of one table may repeat
 _COLON = "\u00a0: "  # the no-break space keeps the sign on the line of its word

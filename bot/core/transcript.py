@@ -12,9 +12,9 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
+from bot.core.invisible_text import visible
 from bot.core.polls import POLL, QUESTION
 from bot.core.routing import TEXT
-from bot.core.visible import visible
 
 _LONGEST = (
     1_000  # messages; a quarter of them leaves at once, so that the start is mostly the same

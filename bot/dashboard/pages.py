@@ -12,9 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bot.core.feedback import REASONS
 from bot.core.statistics import LEAST, OTHERS, Figures, answered, quantile, rated, satisfaction
-from bot.formats import formats
-from bot.reports import PERIODS, nine_in_ten
-from bot.texts import speak
+from bot.i18n.texts import speak
+from bot.reporting.formats import formats
+from bot.reporting.reports import PERIODS, nine_in_ten
 
 FOLDER: Final = Path(__file__).parent
 TEXTS: Final = speak("fr")  # of the pages, which are in French alone

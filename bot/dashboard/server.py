@@ -10,18 +10,17 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from bot.charts import Theme, svg
-from bot.config import DashboardSettings
+from bot.config.settings import DashboardSettings
 from bot.core.statistics import PARTS, Figures, Only, Step, by
-from bot.dashboard.access import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
+from bot.dashboard.auth import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
 from bot.dashboard.files import FRESH_SECONDS, File
 from bot.dashboard.kept import Kept
 from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, TEXTS, Pages, by_first_day, rows
 from bot.errors import StoreError
-from bot.listening import listening, web_application
-from bot.logs import log_bug
+from bot.monitoring.logs import log_bug
 from bot.ports import Clock, Statistics
-from bot.reports import (
+from bot.reporting.charts import Theme, svg
+from bot.reporting.reports import (
     CHARTS,
     PERIODS,
     PublicReport,
@@ -29,6 +28,7 @@ from bot.reports import (
     public_report,
     report,
 )
+from bot.runtime.http_server import listening, web_application
 
 _FRESH_SECONDS: Final = 30.0  # for which a report is shown again: a page and its charts are one
 _PATIENCE: Final = 20.0  # seconds for the ledger, which may be away

@@ -17,7 +17,7 @@ import openai
 import structlog
 
 from bot.core.events import Delta, Turn
-from bot.core.models import ModelCard
+from bot.core.model_catalog import ModelCard
 from bot.errors import (
     CompletionError,
     ModelBusy,
@@ -33,7 +33,7 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
-from bot.llm.stream import (
+from bot.llm.sse import (
     MAX_EVENT,
     MOST_TOKENS,
     UNREADABLE,
@@ -42,7 +42,7 @@ from bot.llm.stream import (
     named,
     plain,
 )
-from bot.trust import trust
+from bot.runtime.tls import trust
 
 _LONGEST_REFUSAL: Final = 64 * 1024  # bytes of a refusal that are read, for its codes
 _LONGEST_LIST: Final = 4 * MAX_EVENT  # bytes of the list of models

@@ -3,12 +3,12 @@
 import vodozemac
 
 from bot.errors import Absent, IdentityError
-from bot.failpoints import armed
 from bot.matrix import secret_storage
 from bot.matrix.cross_signing import USAGES, CrossSigningKeys, SigningKey, decode
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Json, mapping, text
 from bot.matrix.private_identity import OF_BACKUP, PrivateIdentity
-from bot.matrix.safe_client import SafeClient
+from bot.runtime.failpoints import armed
 
 DEFAULT_KEY = "m.secret_storage.default_key"
 

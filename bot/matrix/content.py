@@ -5,8 +5,8 @@ from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, Tables, render, unfinished
+from bot.core.outgoing import Anchor, Attachment, Edit, Notice, Outgoing, Reply
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
-from bot.core.replies import Anchor, Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.parse import HTML, MARKER, MESSAGE, NOTICE_MARKER, TEXT
 
 _FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show

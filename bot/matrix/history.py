@@ -24,11 +24,12 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
-from bot.core.replies import OwnSince, Wire
+from bot.core.outgoing import OwnSince, Wire
+from bot.core.prompt_context import History
 from bot.core.transcript import Said, Transcript
-from bot.core.turns import History
 from bot.errors import Forbidden, NotFound
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient, Turns
 from bot.matrix.parse import (
     Heard,
     Json,
@@ -39,9 +40,8 @@ from bot.matrix.parse import (
     text,
     timestamp,
 )
-from bot.matrix.safe_client import SafeClient, Turns
+from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
-from bot.matrix.wire import ObjectResponse
 
 _LINKS = 10  # of a chain of replies
 _WARM_CHARACTERS = 16_000_000  # of all conversations in memory

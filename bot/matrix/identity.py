@@ -14,19 +14,19 @@ import structlog
 
 from bot.core.events import RoomId
 from bot.errors import Absent, IdentityError, MatrixError
-from bot.failpoints import armed
 from bot.matrix.account_secrets import AccountSecrets
 from bot.matrix.cross_signing import PublicIdentity, add_signature
-from bot.matrix.failures import call
+from bot.matrix.crypto_store import CryptoStore
+from bot.matrix.error_mapping import call
 from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.key_backup import KeyBackup
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Json
 from bot.matrix.private_identity import Kept, PrivateIdentity
 from bot.matrix.recovery_key import RecoveryKeyPlace
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore
-from bot.matrix.wire import GuardedResponse
-from bot.shield import to_the_end
+from bot.matrix.response_repair import GuardedResponse
+from bot.runtime.failpoints import armed
+from bot.runtime.uncancellable import to_the_end
 
 _UNKNOWN = (
     "the account {user_id} has a cross-signing identity whose private keys are not on this disk."

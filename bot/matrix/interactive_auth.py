@@ -9,7 +9,7 @@ import structlog
 
 from bot.errors import ConfigError, Forbidden, HomeserverUnreachable, RateLimited
 from bot.matrix.parse import Json, mapping, text
-from bot.matrix.wire import GuardedResponse
+from bot.matrix.response_repair import GuardedResponse
 
 # A request with one `auth`, None for the first: its answer, or what the homeserver asks for.
 Ask = Callable[[Mapping[str, Any] | None], Awaitable[GuardedResponse]]

@@ -24,9 +24,9 @@ from bot.core.events import RoomId, UserId
 from bot.errors import Absent, Forbidden, MatrixError, OtherBackup
 from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
 from bot.matrix.crypto import BAD
+from bot.matrix.crypto_store import CryptoStore, RoomKey
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Json, is_room_id, mapping, text
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore, RoomKey
 
 ALGORITHM = "m.megolm_backup.v1.curve25519-aes-sha2"
 

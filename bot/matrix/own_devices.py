@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from bot.errors import Forbidden
 from bot.matrix.cross_signing import PublicIdentity
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
 from bot.matrix.parse import mapping, text
 from bot.matrix.private_identity import Kept
+from bot.matrix.response_repair import GuardedResponse
 from bot.matrix.session import Session
-from bot.matrix.wire import GuardedResponse
-from bot.shield import to_the_end
+from bot.runtime.uncancellable import to_the_end
 
 ON_THIS_DISK: Final = "on this disk"
 

@@ -7,12 +7,12 @@ from typing import Final
 import nio
 import structlog
 
-from bot.core.names import ASSISTANT
+from bot.core.display_names import ASSISTANT
 from bot.errors import ENDING, Absent, Forbidden, MatrixError
-from bot.logs import costing_nothing
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Json, mapping, text
-from bot.matrix.safe_client import SafeClient
+from bot.monitoring.logs import costing_nothing
 
 _PATIENCE: Final = 30.0  # seconds of a start
 _FILE: Final = "assistant-ia.png"

@@ -22,14 +22,14 @@ from bot.errors import (
     RateLimited,
     StoreError,
 )
-from bot.matrix.failures import call
+from bot.matrix.crypto_store import CryptoStore, read_identity
+from bot.matrix.error_mapping import call
 from bot.matrix.identity import Identity
 from bot.matrix.interactive_auth import InteractiveAuth
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.recovery_key import RecoveryKeyPlace
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore, read_identity
-from bot.private import close_to_others
-from bot.trust import trust
+from bot.runtime.private_files import close_to_others
+from bot.runtime.tls import trust
 
 _REQUEST_SECONDS = 60
 _RESTORE = (

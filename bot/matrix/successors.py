@@ -10,13 +10,13 @@ import nio
 
 from bot.core.events import RoomId, Upgraded
 from bot.errors import Forbidden
-from bot.failpoints import armed
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import FOLLOWING, Json, is_space, predecessor
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.wire import ObjectResponse
-from bot.shield import to_the_end
+from bot.matrix.response_repair import ObjectResponse
+from bot.matrix.room_state import Rooms
+from bot.runtime.failpoints import armed
+from bot.runtime.uncancellable import to_the_end
 
 _REMEMBERED = 1_000  # rooms that were pointed to
 

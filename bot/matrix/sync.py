@@ -18,17 +18,17 @@ from bot.errors import (
     MatrixError,
     RateLimited,
 )
-from bot.health import Health
-from bot.insist import backoff, pause
-from bot.logs import log_bug
-from bot.matrix import gaps
-from bot.matrix.failures import call
+from bot.matrix import timeline_gaps
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient, Turns
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient, Turns
+from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
 from bot.matrix.verification import Verifications
-from bot.shield import to_the_end
+from bot.monitoring.health import Health
+from bot.monitoring.logs import log_bug
+from bot.runtime.retry import backoff, pause
+from bot.runtime.uncancellable import to_the_end
 
 _LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
 _TO_DEVICE_EVENTS = 100  # as many as Synapse hands out in one response
@@ -183,7 +183,7 @@ class _Loop:
         insist = self._gap_failures < _GAP_TRIES
         me, health = self._rooms.me, self._health
         try:
-            await gaps.fill(self._client, response, since, me, health, insist=insist)
+            await timeline_gaps.fill(self._client, response, since, me, health, insist=insist)
         except MatrixError:
             self._gap_failures += 1
             raise

@@ -9,12 +9,12 @@ import nio
 import structlog
 
 from bot.core.events import EventId, Message, Revision, RoomId, Undecryptable, UserId
-from bot.core.replies import Own, OwnSince
+from bot.core.outgoing import Own, OwnSince
 from bot.errors import Forbidden
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient, Turns
 from bot.matrix.parse import Heard, Json, identifier, latest_edit, mapping, parse_event, text
-from bot.matrix.safe_client import SafeClient, Turns
-from bot.matrix.wire import ObjectResponse
+from bot.matrix.response_repair import ObjectResponse
 
 log = structlog.get_logger()
 

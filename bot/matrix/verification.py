@@ -23,7 +23,8 @@ from bot.core.verification import (
 )
 from bot.errors import MatrixError
 from bot.matrix.cross_signing import PublicIdentity
-from bot.matrix.failures import call
+from bot.matrix.error_mapping import call
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import (
     VERIFICATION_REQUEST,
     Json,
@@ -33,10 +34,9 @@ from bot.matrix.parse import (
     timestamp,
     whole,
 )
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.room_state import Rooms
 from bot.matrix.sas import Answer, Device, SasResponder, State
-from bot.shield import to_the_end
+from bot.runtime.uncancellable import to_the_end
 
 _PREFIX = "m.key.verification."
 _LONGEST_SECONDS = 600.0  # of a verification; a request that is older is none (spec)

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
 from bot.core.events import EventId, Message, Revision, Room, RoomId, Vote
-from bot.seal import Pseudonyms, Seal
+from bot.runtime.encryption import Pseudonyms, Seal
 from bot.storage.database import Database
 from bot.storage.rows import date, seconds
 from bot.storage.tables import answers, asks, campaigns, choices, circumstances, people, recipients

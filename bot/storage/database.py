@@ -16,11 +16,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bot.errors import ConfigError, StoreError
-from bot.failpoints import armed
-from bot.health import Health
-from bot.insist import backoff
-from bot.private import private_file
-from bot.shield import to_the_end
+from bot.monitoring.health import Health
+from bot.runtime.failpoints import armed
+from bot.runtime.private_files import private_file
+from bot.runtime.retry import backoff
+from bot.runtime.uncancellable import to_the_end
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]

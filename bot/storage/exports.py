@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from bot.core.exports import What
+from bot.core.export_format import What
 from bot.ports import Export
 from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
-from bot.storage.opinions import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
+from bot.storage.feedback import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
 
 
 def exports(opinions: SqlOpinions, campaigns: SqlCampaigns) -> Mapping[What, Export]:

@@ -19,9 +19,9 @@ from bot.core.events import (
     UserId,
     Vote,
 )
-from bot.core.replies import Frozen, Wire
+from bot.core.outgoing import Frozen, Wire
 from bot.ports import Awaited
-from bot.seal import Seal
+from bot.runtime.encryption import Seal
 
 _LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
 

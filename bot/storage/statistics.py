@@ -25,11 +25,11 @@ from bot.core.statistics import (
     Survey,
     chunk,
 )
-from bot.health import Health
-from bot.seal import Seal
+from bot.monitoring.health import Health
+from bot.runtime.encryption import Seal
 from bot.storage.database import Database
-from bot.storage.reading import open_beside
 from bot.storage.rows import seconds
+from bot.storage.second_connection import open_beside
 from bot.storage.tables import (
     TALLIES,
     answers,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from bot.failpoints import SITES, VARIABLE
+from bot.runtime.failpoints import SITES, VARIABLE
 from tests.chaos.traffic import Prompt, Traffic
 from tests.stand.bot import Bot, launch_cold
 from tests.stand.fork import ForkServer

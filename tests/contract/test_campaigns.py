@@ -12,8 +12,8 @@ from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
 from bot.core.feedback import Circumstances
 from bot.ports import CampaignLedger, Opinions, Store
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.opinions import SqlOpinions
-from tests.contract.test_store import KEY, new_database, open_store, server
+from bot.storage.feedback import SqlOpinions
+from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, revision, vote
 from tests.stand.postgres import Postgres

@@ -20,8 +20,8 @@ from bot.core.events import (
     RoomId,
 )
 from bot.core.markdown import Part, render
-from bot.core.replies import Edit, Notice, Own, Reply
-from bot.matrix.client import NioMatrix
+from bot.core.outgoing import Edit, Notice, Own, Reply
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from bot.ports import Matrix
 from tests.fakes import FakeMatrix

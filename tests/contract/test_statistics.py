@@ -33,15 +33,15 @@ from bot.core.statistics import (
     rated,
 )
 from bot.errors import StoreError
-from bot.failpoints import Failpoints
-from bot.health import Health
+from bot.monitoring.health import Health
+from bot.runtime.failpoints import Failpoints
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.opinions import SqlOpinions
-from bot.storage.reading import open_beside
+from bot.storage.feedback import SqlOpinions
+from bot.storage.ledger import SqlStore
+from bot.storage.second_connection import open_beside
 from bot.storage.statistics import SqlStatistics
-from bot.storage.store import SqlStore
 from bot.storage.tables import TALLIES, published
-from tests.contract.test_store import KEY, new_database, open_store, server
+from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeClock, FakeStatistics
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres

@@ -4,7 +4,7 @@ import pytest
 
 from bot.core.events import RoomId
 from bot.core.markdown import render
-from bot.texts import Texts
+from bot.i18n.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.model import ScriptedModel
 from tests.stand.observations import Seen

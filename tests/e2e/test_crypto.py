@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import render
+from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER
-from bot.texts import Texts
 from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
 from tests.stand.meddler import Deed, Meddler

@@ -9,7 +9,7 @@ import pytest
 
 from bot.core.events import EventId, RoomId
 from bot.core.polls import POLL
-from bot.texts import Texts
+from bot.i18n.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.js_person import JsPerson
 from tests.stand.model import Answer, ScriptedModel

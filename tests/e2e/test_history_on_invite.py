@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.core.events import Invite, Joined, Message, RoomId, Undecryptable
-from bot.matrix.client import NioMatrix
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from tests.stand.js_person import JsPerson
 from tests.stand.synapse import Synapse

@@ -14,17 +14,17 @@ import pytest
 import typer
 
 from bot import identity
-from bot.config import load
+from bot.config.settings import load
 from bot.core.events import Invite, Joined, RoomId
-from bot.core.replies import Notice
+from bot.core.outgoing import Notice
 from bot.errors import ConfigError, IdentityError
-from bot.failpoints import IDENTITY_STEPS
 from bot.matrix import own_devices
-from bot.matrix.client import NioMatrix
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.own_devices import IdentityStatus
 from bot.matrix.session import Session
-from bot.starting import account_of, vault_of
-from bot.storage.store import SqlStore
+from bot.runtime.failpoints import IDENTITY_STEPS
+from bot.startup import account_of, vault_of
+from bot.storage.ledger import SqlStore
 from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
 from tests.stand.model import ScriptedModel

@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import EventId, RoomId, UserId
+from bot.core.message_split import PART_LIMIT
 from bot.core.polls import POLL
-from bot.core.split import PART_LIMIT
 from tests.stand.bot import ASKS_ALWAYS, Bot, Launch
 from tests.stand.js_person import JsPerson, Read
 from tests.stand.model import Answer, ScriptedModel

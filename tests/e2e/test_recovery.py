@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import EventId, RoomId
-from bot.failpoints import VARIABLE
+from bot.runtime.failpoints import VARIABLE
 from tests.stand.bot import Bot, Launch
 from tests.stand.meddler import Meddler
 from tests.stand.model import Answer, ScriptedModel

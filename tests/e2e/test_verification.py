@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId
-from bot.verifications import EMOJI
+from bot.notices.verification import EMOJI
 from tests.stand.bot import Bot, Launch
 from tests.stand.js_person import JsPerson
 from tests.stand.model import ScriptedModel

@@ -14,12 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from bot.config import DashboardSettings
+from bot.config.settings import DashboardSettings
 from bot.core.statistics import Group
 from bot.dashboard.server import serve as serve_dashboard
-from bot.endpoints import serve as serve_health
-from bot.health import Health
-from bot.listening import listening, web_application
+from bot.monitoring.health import Health
+from bot.monitoring.http import serve as serve_health
+from bot.runtime.http_server import listening, web_application
 from tests.fakes import FakeClock, FakeStatistics
 from tests.hostile.raw_http import FORM, Answer, ask, form, request
 from tests.stand.network import free_port
@@ -312,7 +312,7 @@ async def listened(health: Health) -> AsyncIterator[int]:
 async def test_who_holds_connections_keeps_nobody_out(
     health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.listening._CONNECTIONS", 8)
+    monkeypatch.setattr("bot.runtime.http_server._CONNECTIONS", 8)
     async with listened(health) as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
         for number in range(20):
@@ -329,7 +329,7 @@ async def test_who_holds_connections_keeps_nobody_out(
 async def test_who_sends_no_whole_head_is_not_waited_for(
     health: Health, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("bot.listening._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("bot.runtime.http_server._IDLE_SECONDS", 0.1)
     async with listened(health) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)

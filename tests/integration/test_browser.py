@@ -14,11 +14,11 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from typing_extensions import override
 
-from bot.config import DashboardSettings
+from bot.config.settings import DashboardSettings
 from bot.dashboard.server import application
-from bot.health import Health
+from bot.monitoring.health import Health
+from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
-from bot.storage.store import SqlStore
 from tests.fakes import FakeClock
 from tests.make import BOT
 from tests.stand.browser import Browser, Look, executable

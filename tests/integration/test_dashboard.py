@@ -15,19 +15,19 @@ from aiohttp.web import Application, Request
 from multidict import CIMultiDict
 from typing_extensions import override
 
-from bot.config import DashboardSettings
+from bot.config.settings import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Circumstances, Rating
 from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
-from bot.dashboard.access import COOKIE, STAYS
+from bot.dashboard.auth import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
-from bot.failpoints import Failpoints
-from bot.health import Health
+from bot.monitoring.health import Health
 from bot.ports import Statistics
-from bot.storage.opinions import SqlOpinions
+from bot.runtime.failpoints import Failpoints
+from bot.storage.feedback import SqlOpinions
+from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
-from bot.storage.store import SqlStore
 from tests.fakes import FakeClock, FakeStatistics
 from tests.make import AGENT, BOT, message, prompt, reaction
 
@@ -584,7 +584,7 @@ class TestToken:
     async def test_who_guesses_is_known_among_many(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.dashboard.access._MOST", 3)
+        monkeypatch.setattr("bot.dashboard.auth._MOST", 3)
         found = [
             await guess_from(client, f"127.0.0.{number}")
             for number in [*range(2, 9), *[9] * 10, 8, 9]

@@ -17,9 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 from prometheus_client.parser import text_string_to_metric_families
 
-from bot.endpoints import application, serve
 from bot.errors import ConfigError
-from bot.health import RECENT_SECONDS, STALLED_SECONDS, Health
+from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health
+from bot.monitoring.http import application, serve
 from tests.fakes import FakeClock, Story
 from tests.make import message
 from tests.stand.network import free_port

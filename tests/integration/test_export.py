@@ -15,10 +15,10 @@ import yaml
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Circumstances
-from bot.health import Health
+from bot.monitoring.health import Health
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.opinions import SqlOpinions
-from bot.storage.store import SqlStore
+from bot.storage.feedback import SqlOpinions
+from bot.storage.ledger import SqlStore
 from tests.fakes import FakeClock
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
 from tests.stand.postgres import Postgres, programs

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from bot.failpoints import VARIABLE
+from bot.runtime.failpoints import VARIABLE
 from tests.stand.bot import Bot
 from tests.stand.fork import Forked, ForkServer
 from tests.stand.model import ScriptedModel

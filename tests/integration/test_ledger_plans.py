@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import EventId, Room
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.store import SqlStore
-from tests.contract.test_store import KEY, open_store
+from bot.storage.ledger import SqlStore
+from tests.contract.test_ledger import KEY, open_store
 from tests.make import AGENT, MIDNIGHT, ROOM
 
 pytestmark = pytest.mark.integration

@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 
 from bot.core.events import Delta
-from bot.failpoints import COMMITS
-from bot.health import Health
+from bot.monitoring.health import Health
+from bot.runtime.failpoints import COMMITS
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
-from bot.storage.opinions import SqlOpinions
-from bot.storage.store import SqlStore
+from bot.storage.feedback import SqlOpinions
+from bot.storage.ledger import SqlStore
 from tests.fakes import FakeStore, Story
 from tests.make import BOT, message
 

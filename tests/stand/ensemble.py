@@ -15,13 +15,13 @@ import psutil
 from rich.progress import Progress
 
 from bot.app import SystemClock
-from bot.config import load
-from bot.health import Health
+from bot.config.settings import load
 from bot.identity import rows
 from bot.matrix.own_devices import status
 from bot.matrix.session import Session
-from bot.starting import account_of, vault_of
-from bot.storage.store import SqlStore
+from bot.monitoring.health import Health
+from bot.startup import account_of, vault_of
+from bot.storage.ledger import SqlStore
 from tests.stand import small_model
 from tests.stand.bot import ASKS_ALWAYS, Bot
 from tests.stand.dialogue import Agent, Dialogue

@@ -18,7 +18,7 @@ _PARENT = """
 import importlib, json, os, select, signal, sys, threading
 from datetime import datetime, timezone
 import bot.__main__, bot.app
-from bot.failpoints import VARIABLE, Failpoints, armed
+from bot.runtime.failpoints import VARIABLE, Failpoints, armed
 
 for name in (  # what is imported on first use
     "aiosqlite", "encodings.utf_8_sig", "httpcore2", "jiter", "openai.resources.chat.completions",

@@ -14,7 +14,7 @@ from types import ModuleType
 import bot.storage
 from bot.core.events import EventId
 from bot.core.feedback import REASONS
-from bot.seal import Seal
+from bot.runtime.encryption import Seal
 from bot.storage.tables import circumstances, comments, inbox, polls, ratings
 
 _MODELS = ("exemple/grand", "exemple/moyen", "exemple/petit")

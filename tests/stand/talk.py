@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import UNFINISHED, render
+from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER, NOTICE_MARKER
-from bot.texts import Texts
 from tests.stand.bot import Bot
 from tests.stand.model import Exchange, ScriptedModel
 from tests.stand.observations import JSON, Seen

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bot.app import SystemClock
-from bot.health import Health
 from bot.matrix.session import Vault
+from bot.monitoring.health import Health
 
 
 def vault(directory: Path) -> Vault:

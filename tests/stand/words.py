@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from bot import dashboard
-from bot.charts import NO_DATA
 from bot.dashboard.pages import WORDS
-from bot.formats import MORE_THAN
-from bot.texts import speak
+from bot.i18n.texts import speak
+from bot.reporting.charts import NO_DATA
+from bot.reporting.formats import MORE_THAN
 
 LIST: Final = Path(__file__).parents[2] / "artefacts" / "words.md"
 

@@ -6,11 +6,11 @@ from structlog.testing import capture_logs
 
 from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
 from bot.core.feedback import AskPolicy
-from bot.core.replies import Edit, Notice, Reply
+from bot.core.outgoing import Edit, Notice, Reply
 from bot.core.transcript import Said
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
+from bot.i18n.texts import speak
 from bot.ports import Store
-from bot.texts import speak
 from tests.fakes import HeldClock, Story
 from tests.make import AGENT, BOT, COLLEAGUE, MIDNIGHT, ROOM, invite, message
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from bot.core.events import Delta
-from bot.core.replies import Edit, Reply
+from bot.core.outgoing import Edit, Reply
 from bot.errors import CompletionError, ModelLimited, ModelRefused, ModelUnreachable, Truncated
-from bot.texts import speak
+from bot.i18n.texts import speak
 from tests.fakes import LARGE, SMALL, FakeModel, FakeModels, HeldClock, Story
 from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction, revision
 

@@ -4,10 +4,10 @@ import pytest
 
 from bot.commands.registry import About
 from bot.core.events import EventId, Joined, Message, RoomId
-from bot.core.models import Catalogue
-from bot.core.replies import Notice, Reply
+from bot.core.model_catalog import Catalogue
+from bot.core.outgoing import Notice, Reply
+from bot.i18n.texts import Language, speak
 from bot.ports import Choices
-from bot.texts import Language, speak
 from tests.fakes import LARGE, SMALL, Story
 from tests.make import BOT, COLLEAGUE, ROOM, message, prompt
 

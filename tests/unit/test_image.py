@@ -48,7 +48,7 @@ def test_the_builder_gets_all_that_is_copied() -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert is_sent(source), source
-    assert is_sent("bot/matrix/client.py")
+    assert is_sent("bot/matrix/adapter.py")
 
 
 @pytest.mark.parametrize(

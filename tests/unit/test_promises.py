@@ -29,8 +29,8 @@ from typing_extensions import override
 
 import bot.core.draft
 from bot.core.events import Delta, EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
-from bot.core.replies import Edit, Notice, Outgoing, Reply
-from bot.core.split import Cuts, split
+from bot.core.message_split import Cuts, split
+from bot.core.outgoing import Edit, Notice, Outgoing, Reply
 from bot.errors import (
     CompletionError,
     HomeserverUnreachable,
@@ -40,7 +40,7 @@ from bot.errors import (
     RateLimited,
     Truncated,
 )
-from bot.texts import speak
+from bot.i18n.texts import speak
 from tests.make import AGENT, COLLEAGUE, ROOM
 from tests.promises import (
     DAY,

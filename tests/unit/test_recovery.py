@@ -13,12 +13,12 @@ from typing_extensions import override
 
 from bot.core.events import Delta, Event, EventId, RoomId, Usage
 from bot.core.markdown import render
-from bot.core.replies import Edit, Wire
-from bot.core.split import split
+from bot.core.message_split import split
+from bot.core.outgoing import Edit, Wire
 from bot.errors import Forbidden, MatrixError, ModelRefused
-from bot.health import Health
-from bot.metrics import BUGS
-from bot.texts import speak
+from bot.i18n.texts import speak
+from bot.monitoring.health import Health
+from bot.monitoring.metrics import BUGS
 from tests.fakes import FakeMatrix, Story
 from tests.make import message, reaction, redaction, revision
 

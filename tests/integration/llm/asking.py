@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.core.events import Delta, Turn
-from bot.core.models import ModelCard
+from bot.core.model_catalog import ModelCard
 from bot.errors import CompletionError
 from bot.llm.client import OpenAIModel
 

@@ -1,6 +1,6 @@
 """The table of the backend's faults over real sockets: what is asked again, and what comes of it.
 
-`tests/unit/llm/test_stream.py` cuts streams at every offset.
+`tests/unit/llm/test_sse.py` cuts streams at every offset.
 """
 
 import json
@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from bot.asking import Recourse
-from bot.completion import Completion
 from bot.errors import (
     CompletionError,
     ModelBusy,
@@ -27,8 +25,10 @@ from bot.errors import (
     ModelWordless,
     Truncated,
 )
-from bot.health import Health
 from bot.llm.client import OpenAIModel
+from bot.monitoring.health import Health
+from bot.replies.completion import Completion
+from bot.replies.completion_attempts import Recourse
 from tests.fakes import FakeClock
 from tests.integration.llm.asking import CARD, TURNS, connected
 from tests.stand.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.models import Catalogue
+from bot.core.model_catalog import Catalogue
 from bot.errors import (
     CompletionError,
     ConfigError,
@@ -16,7 +16,7 @@ from bot.errors import (
     ModelTimeout,
     ModelUnreachable,
 )
-from bot.starting import check_model
+from bot.startup import check_model
 from tests.integration.llm.asking import CARD, KEY, ask, connected, fail
 from tests.stand.model import ScriptedModel
 from tests.stand.network import answering, make_authority, proxying

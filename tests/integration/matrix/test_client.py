@@ -12,12 +12,12 @@ import nio
 import pytest
 
 from bot.core.events import Batch, Invite, Message, Prompt, RoomId
-from bot.core.replies import Attachment, Notice, Wire
+from bot.core.outgoing import Attachment, Notice, Wire
 from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
-from bot.matrix.client import NioMatrix
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.parse import ADMIN, ROOM_MARKER, identifier
-from bot.matrix.rooms import Rooms
+from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account
 from tests.make import prompt
 from tests.stand.nio_person import NioPerson
@@ -185,7 +185,7 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         with pytest.raises(HomeserverUnreachable):
             await matrix.freeze(room_id, Notice("Bonjour."))
 
-        monkeypatch.setattr("bot.matrix.safe_client._MAKING_SECONDS", 0.0)
+        monkeypatch.setattr("bot.matrix.nio_client._MAKING_SECONDS", 0.0)
         with pytest.raises(NotEncrypted):
             await matrix.freeze(room_id, Notice("Bonjour."))
         with pytest.raises(NotEncrypted):

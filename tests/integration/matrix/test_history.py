@@ -22,9 +22,9 @@ from bot.core.events import (
     RoomId,
 )
 from bot.core.markdown import Part
-from bot.core.replies import Edit, Reply
-from bot.core.turns import History
-from bot.matrix.client import NioMatrix
+from bot.core.outgoing import Edit, Reply
+from bot.core.prompt_context import History
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from tests.make import prompt
 from tests.stand.nio_person import NioPerson

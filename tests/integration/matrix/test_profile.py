@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from bot.charts import avatar
 from bot.core.events import UserId
 from bot.matrix import profile
 from bot.matrix.profile import check_profile
 from bot.matrix.session import Account, Session
+from bot.reporting.charts import avatar
 from tests.stand.meddler import Meddler
 from tests.stand.synapse import Synapse
 from tests.stand.vault import vault

@@ -18,13 +18,13 @@ from unpaddedbase64 import encode_base64
 
 from bot.core.events import Batch, Conversation, EventId, Message, RoomId, UserId
 from bot.errors import AccountExpired, LoggedOut
-from bot.health import STALLED_SECONDS, Health
-from bot.matrix.client import NioMatrix
+from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.rooms import Rooms
+from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
 from bot.matrix.verification import Verifications
+from bot.monitoring.health import STALLED_SECONDS, Health
 from tests.fakes import FakeClock
 from tests.stand.vault import health, vault
 

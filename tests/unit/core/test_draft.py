@@ -4,7 +4,7 @@ import pytest
 
 from bot.core.draft import Draft
 from bot.core.first_words import LEAST
-from bot.core.split import PART_LIMIT
+from bot.core.message_split import PART_LIMIT
 
 SENTENCE = "Le ciel est bleu ce matin."
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from bot.core.invisible_text import visible
 from bot.core.markdown import SIZE_LIMIT, Part, Tables, render
-from bot.core.visible import visible
 
 VOID = {"br", "hr"}
 TAGS = {

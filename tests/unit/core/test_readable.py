@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.first_words import begun, whole
+from bot.core.message_split import PART_LIMIT, split
 from bot.core.readable import is_readable, readable_parts, visible_length
-from bot.core.split import PART_LIMIT, split
 
 PIECES = st.sampled_from(
     ["mot " * 900, "* " * 2_000, "```\n", "\n" * 3_000, "| a |\n|---|\n", "x\n"]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from bot.core.events import EventId, Message, Revision
 from bot.core.markdown import Part, render
+from bot.core.outgoing import Attachment, Edit, Notice, Outgoing, Reply
 from bot.core.polls import POLL, Poll, PollAnswer
-from bot.core.replies import Attachment, Edit, Notice, Outgoing, Reply
 from bot.matrix.content import build, event_type
 from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_message, parse_said
 from tests.make import BOT, ROOM, message, prompt, undecryptable

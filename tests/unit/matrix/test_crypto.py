@@ -21,20 +21,20 @@ from unpaddedbase64 import encode_base64
 
 from bot.core.events import Message, RoomId, Undecryptable, UserId
 from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreError
-from bot.matrix import wire
+from bot.matrix import response_repair
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto import Rotation, SafeOlm
-from bot.matrix.failures import call
+from bot.matrix.crypto_store import CryptoStore
+from bot.matrix.error_mapping import call
 from bot.matrix.history import Histories
 from bot.matrix.identity import Identity
 from bot.matrix.interactive_auth import InteractiveAuth
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import ADMIN, ROOM_MARKER, parse_event
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
-from bot.matrix.store import CryptoStore
 from bot.matrix.sync import _Upkeep
 from tests.stand.vault import health, vault
 from tests.unit.matrix.shapes import device_keys
@@ -62,7 +62,7 @@ def olm(client: SafeClient) -> SafeOlm:
 
 def sync(**sections: Any) -> nio.SyncResponse:  # noqa: ANN401  # sections of /sync
     body = {"next_batch": "s1", "rooms": {}, "device_one_time_keys_count": {}} | sections
-    response = wire.read(nio.SyncResponse, json.dumps(body).encode(), ())
+    response = response_repair.read(nio.SyncResponse, json.dumps(body).encode(), ())
     assert isinstance(response, nio.SyncResponse), response
     return response
 
@@ -369,12 +369,12 @@ class Homeserver:
         if kind is nio.JoinedMembersResponse:
             members = [nio.RoomMember(user, "", "") for user in self.members]
             return nio.JoinedMembersResponse(members, ROOM)
-        return self._encryption() if kind is wire.ObjectResponse else EmptyResponse()
+        return self._encryption() if kind is response_repair.ObjectResponse else EmptyResponse()
 
     def _encryption(self) -> nio.Response:
         if self.encryption is None:
             return nio.ErrorResponse("Event not found.", "M_NOT_FOUND")
-        return wire.ObjectResponse(self.encryption)
+        return response_repair.ObjectResponse(self.encryption)
 
     async def took(self, given: dict[str, object]) -> nio.Response:
         """Take one message of the Olm machine's own, or refuse it."""
@@ -471,7 +471,7 @@ async def test_a_welcome_is_encrypted_though_no_sync_has_told_that_the_room_is(
 
     assert (await send(client))["ciphertext"]
     assert await client.is_encrypted(ROOM)
-    assert homeserver.count(wire.ObjectResponse) == 1
+    assert homeserver.count(response_repair.ObjectResponse) == 1
     assert homeserver.count(nio.RoomSendResponse) == 1
 
 
@@ -510,7 +510,7 @@ async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
 async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
     client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.safe_client._MAKING_SECONDS", 0.0)
+    monkeypatch.setattr("bot.matrix.nio_client._MAKING_SECONDS", 0.0)
     await make(client)
 
     with capture_logs() as logs, pytest.raises(NotEncrypted, match="delete it and start"):
@@ -526,7 +526,7 @@ async def test_a_room_of_somebody_else_s_is_in_clear_as_they_made_it(
     await make(client, by=BOSS)
 
     assert (await send(client))["msgtype"] == "m.text"
-    assert homeserver.count(wire.ObjectResponse) == 0
+    assert homeserver.count(response_repair.ObjectResponse) == 0
 
 
 async def test_t3_a_send_cancelled_while_it_shares_does_not_block_the_room(
@@ -1446,7 +1446,7 @@ def identity_of(user_id: str, account: OlmAccount, device_id: str) -> dict[str, 
 
 
 async def ask_about(client: SafeClient, answer: dict[str, Any]) -> None:
-    response = wire.read(nio.KeysQueryResponse, json.dumps(answer).encode(), ())
+    response = response_repair.read(nio.KeysQueryResponse, json.dumps(answer).encode(), ())
     await client.receive_response(response)
 
 

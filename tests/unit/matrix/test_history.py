@@ -12,14 +12,14 @@ import pytest
 from typing_extensions import override
 
 from bot.core.events import Conversation, EventId, Prompt, RoomId
+from bot.core.prompt_context import History
 from bot.core.transcript import Said
-from bot.core.turns import History
 from bot.errors import HomeserverUnreachable
-from bot.matrix import history, safe_client, wire
+from bot.matrix import history, nio_client, response_repair
 from bot.matrix.history import Histories
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Membership, parse_membership
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.wire import ObjectResponse
+from bot.matrix.response_repair import ObjectResponse
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt, redaction, revision
 
 MAIN = Conversation(ROOM, None)
@@ -74,13 +74,15 @@ class Pages(SafeClient):
         body = {"chunk": self.pages[place], "start": str(place)}
         if place + 1 < len(self.pages):
             body["end"] = str(place + 1)
-        return wire.read(nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,))
+        return response_repair.read(
+            nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,)
+        )
 
     @override
     async def room_get_event(self, room_id: str, event_id: str) -> Any:
         self.asked.append(event_id)
         found = self.events.get(event_id, {"errcode": "M_NOT_FOUND", "error": "gone"})
-        return wire.read(nio.RoomGetEventResponse, json.dumps(found).encode(), ())
+        return response_repair.read(nio.RoomGetEventResponse, json.dumps(found).encode(), ())
 
     @override
     async def _send(
@@ -100,7 +102,7 @@ class Pages(SafeClient):
             self.asked.append(f"member {place}")
             await self.gate.wait()
             body = self.members.get(place, {"errcode": "M_NOT_FOUND", "error": "gone"})
-        return wire.read(response_class, json.dumps(body).encode(), response_data or ())
+        return response_repair.read(response_class, json.dumps(body).encode(), response_data or ())
 
 
 async def read(
@@ -735,7 +737,7 @@ async def test_only_the_bots_own_edits_are_listed() -> None:
 async def test_others_have_the_loop_between_the_events_of_a_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(safe_client, "_PIECE_SECONDS", -1)
+    monkeypatch.setattr(nio_client, "_PIECE_SECONDS", -1)
     client, turns = Pages(), 0
     client.related = [said("x", f"${number}", sender=BOT) for number in range(100)]
 

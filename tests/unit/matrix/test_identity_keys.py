@@ -21,10 +21,10 @@ from bot.matrix.cross_signing import (
     is_signed,
 )
 from bot.matrix.crypto import BAD
+from bot.matrix.crypto_store import RoomKey
 from bot.matrix.key_backup import read_session_data, session_data
 from bot.matrix.parse import is_room_id
 from bot.matrix.secret_storage import WrongKeyError, read_recovery_key, write_recovery_key
-from bot.matrix.store import RoomKey
 
 ME = "@bot:stand.test"
 ROOM = RoomId("!room:stand.test")

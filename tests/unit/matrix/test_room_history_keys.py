@@ -16,11 +16,11 @@ from bot.core.events import RoomId, UserId
 from bot.errors import HomeserverUnreachable, MatrixError, TooLarge
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto import RoomKeyBundle
+from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.history import Histories
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore
+from bot.matrix.room_state import Rooms
 from tests.stand.vault import health
 
 ROOM, ME = RoomId("!r:x"), UserId("@bot:x")

@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from bot.core.events import EventId, RoomId, Upgraded, UserId
 from bot.errors import Forbidden, HomeserverUnreachable
-from bot.matrix import successors, wire
+from bot.matrix import response_repair, successors
 from bot.matrix.history import Histories
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import FOLLOWING
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.room_state import Rooms
 from bot.matrix.successors import Successors
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM
 from tests.stand.vault import health
@@ -51,7 +51,7 @@ class Homeserver(SafeClient):
         if self.done and self.done[-1] in self.silent:
             self.silent.remove(self.done[-1])
             raise TimeoutError
-        return wire.read(response_class, json.dumps(body).encode(), ())
+        return response_repair.read(response_class, json.dumps(body).encode(), ())
 
     def _answer(self, method: str, path: str, data: str | None) -> dict[str, Any]:
         if method == "GET":

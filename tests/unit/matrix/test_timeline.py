@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from bot.core.events import EventId, Prompt
 from bot.core.markdown import Part
-from bot.core.replies import Edit, Notice, Outgoing, Own, OwnSince, Reply
-from bot.matrix import timeline, wire
+from bot.core.outgoing import Edit, Notice, Outgoing, Own, OwnSince, Reply
+from bot.matrix import response_repair, timeline
 from bot.matrix.content import build
-from bot.matrix.safe_client import SafeClient
+from bot.matrix.nio_client import SafeClient
+from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.timeline import OwnMessages
-from bot.matrix.wire import ObjectResponse
 from tests.make import AGENT, BOT, ROOM, message, prompt
 from tests.stand.observations import JSON
 
@@ -72,7 +72,9 @@ class Forward(SafeClient):
         body: JSON = {"chunk": self.pages[place], "start": start}
         if self.stuck or place + 1 < len(self.pages):
             body["end"] = start if self.stuck else str(place + 1)
-        return wire.read(nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,))
+        return response_repair.read(
+            nio.RoomMessagesResponse, json.dumps(body).encode(), (room_id,)
+        )
 
     @override
     async def _send(
@@ -90,7 +92,7 @@ class Forward(SafeClient):
         body: JSON = {"events_after": self.after, "end": "0" if self.pages else None}
         if self.refusal:
             body = {"errcode": self.refusal, "error": "no"}
-        return wire.read(response_class, json.dumps(body).encode(), ())
+        return response_repair.read(response_class, json.dumps(body).encode(), ())
 
 
 async def since(client: Forward) -> OwnSince:

@@ -9,11 +9,11 @@ import nio
 import pytest
 
 from bot.core.events import UserId, VerificationEvent
-from bot.matrix import wire
+from bot.matrix import response_repair
+from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.history import Histories
-from bot.matrix.rooms import Rooms
-from bot.matrix.safe_client import SafeClient
-from bot.matrix.store import CryptoStore
+from bot.matrix.nio_client import SafeClient
+from bot.matrix.room_state import Rooms
 from bot.matrix.verification import Verifications
 from tests.stand.vault import health
 
@@ -47,7 +47,7 @@ def sync(*, to_device: list[Any] | None = None, room: list[Any] | None = None) -
         "device_one_time_keys_count": {},
         "to_device": {"events": to_device or []},
     }
-    response = wire.read(nio.SyncResponse, json.dumps(body).encode(), ())
+    response = response_repair.read(nio.SyncResponse, json.dumps(body).encode(), ())
     assert isinstance(response, nio.SyncResponse)
     return response
 

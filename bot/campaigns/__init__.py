@@ -1,0 +1,1 @@
+"""Campaigns: surveys and announcements to many rooms."""

@@ -1,0 +1,474 @@
+"""Campaigns on their way: each message to each room once, at a set pace, never at night."""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from bot.campaigns.definition import Malformed, read
+from bot.campaigns.results_text import of_poll, of_question, progress_line
+from bot.core.campaigns import (
+    CLOSED,
+    Asked,
+    Campaign,
+    Headway,
+    Progress,
+    Recipient,
+    Sending,
+    choose,
+    next_time,
+    offered,
+)
+from bot.core.events import Conversation, EventId, Message, Revision, Room, RoomId, Vote
+from bot.core.outgoing import Anchor, Notice, Outgoing, transaction_id
+from bot.core.polls import Poll, PollEnd, chosen
+from bot.core.routing import Comment, Policy
+from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.i18n.texts import Texts
+from bot.monitoring.logs import log_bug
+from bot.ports import CampaignLedger
+from bot.replies.context_builder import Contexts
+from bot.replies.delivery import Replying
+from bot.runtime.retry import post
+from bot.runtime.waiting import told_within
+
+_PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
+_AGAIN = 300.0  # until it gets another
+_REPORTS = 60.0  # between two looks at how far a campaign is, while it has enough to send
+_NEVER = -2  # no step
+# Of what follows from a text, what to say; its place in the sequence says the rest.
+_SAID = {"late": "campaign late", "goes on": None, "thanks": None}
+_IN_SALON = 2.0  # seconds between two questions in a salon, which wait for nobody's answer
+
+log = structlog.get_logger()
+
+
+class Campaigns:
+    """What is asked and announced from the admin room, to whoever it concerns."""
+
+    def __init__(
+        self, to: Replying, ledger: CampaignLedger, contexts: Contexts, policy: Policy
+    ) -> None:
+        """Take what every reply needs, the ledger, who knows the languages, and who may ask."""
+        self._to = to
+        self._matrix = to.matrix
+        self._clock = to.clock
+        self._ledger = ledger
+        self._contexts = contexts
+        self._policy = policy
+        self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
+        self._reports: dict[str, float] = {}  # when its headway is looked at again, in the same
+        self._news = asyncio.Event()
+        self._changed = asyncio.Event()  # anew after each change
+
+    # From the admin room.
+
+    async def draft(self, definition: str) -> Campaign | None:
+        """Keep a campaign as a draft; None where one of that name was launched.
+
+        Raises:
+            Malformed: it cannot be read.
+        """
+        campaign = read(definition)
+        kept = await self._ledger.draft(campaign.name, definition, self._clock.now())
+        return campaign if kept else None
+
+    async def find(self, name: str) -> Campaign | None:
+        """Return a campaign, None where there is none of that name."""
+        definition = await self._ledger.definition(name)
+        if definition is None:
+            return None
+        try:
+            return read(definition)
+        except Malformed as error:  # another version of the assistant could read it
+            log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
+            return None
+
+    async def names(self) -> Sequence[tuple[str, str]]:
+        """Return every campaign with its state, the newest first."""
+        return await self._ledger.names()
+
+    async def reach(self, campaign: Campaign) -> int:
+        """Return to how many rooms a campaign would go now."""
+        return len(await self._choose(campaign))
+
+    async def _choose(self, campaign: Campaign) -> list[Recipient]:
+        active = await self._ledger.active()
+        rooms, heeds = self._matrix.rooms(), self._policy.heeds
+        return choose(campaign, rooms, active, heeds, self._clock.now())
+
+    async def launch(self, campaign: Campaign) -> int | None:
+        """Let a draft begin; return to how many rooms it goes, None where it is no draft."""
+        to, now = await self._choose(campaign), self._clock.now()
+        if not to:
+            return 0
+        begins_at = max(campaign.begins_at or now, now)
+        if not await self._ledger.launch(campaign.name, to, begins_at, campaign.ends_at):
+            return None
+        log.info("campaign launched", campaign=campaign.name, rooms=len(to))
+        self._news.set()
+        self._tell()
+        return len(to)
+
+    async def close(self, name: str) -> bool:
+        """End a running campaign now; False where it is not running."""
+        closed = await self._ledger.close(name, self._clock.now())
+        self._news.set()
+        self._tell()
+        return closed
+
+    async def progress(self, name: str) -> Progress | None:
+        """Return how far a campaign has come."""
+        return await self._ledger.progress(name)
+
+    async def preview(self, campaign: Campaign, room_id: RoomId, cause: EventId) -> None:
+        """Show in a room what the campaign would send; nobody's vote there counts."""
+        place = Conversation(room_id, None)
+        texts = (await self._contexts.chosen(place)).texts
+        for step in range(campaign.steps):
+            outgoing = _message(campaign, step, texts, None)
+            await self._send(room_id, outgoing, cause, f"preview {step}")
+
+    # To the rooms.
+
+    async def run(self, synced: asyncio.Event) -> None:
+        """Send what is due, for ever; what earlier processes have launched is among it.
+
+        Args:
+            synced: set once it is known in which rooms the bot can speak.
+        """
+        await synced.wait()
+        async with asyncio.TaskGroup() as tasks:
+            working: dict[str, asyncio.Task[None]] = {}
+            while True:
+                self._news.clear()
+                for name in await self._ledger.running():
+                    if name not in working or working[name].done():
+                        working[name] = tasks.create_task(self._carry_out(name))
+                await self._news.wait()
+
+    async def _carry_out(self, name: str) -> None:
+        """Send what one campaign has to send, until there is nothing left."""
+        campaign, going_on = await self.find(name), True
+        while going_on:
+            try:
+                going_on = await self._go_on(
+                    campaign or Campaign(name), known=campaign is not None
+                )
+            except ENDING:
+                raise
+            except Exception as error:  # noqa: BLE001  # a bug must cost one campaign, not the bot
+                log_bug(error)
+                await self._clock.sleep(_AGAIN)
+
+    async def _go_on(self, campaign: Campaign, *, known: bool) -> bool:
+        """Send the next message, or wait for it; what comes first may be another by then.
+
+        Of a campaign that is not known any more, nobody can say what it asks: its polls are ended
+        once it is over.
+
+        Returns:
+            Whether there is anything left to do.
+        """
+        name, changed = campaign.name, self._changed
+        await self._keep_pace(name)
+        now = self._clock.now()
+        found = await self._ledger.due(name, now)
+        if found is None:
+            return not await self._is_told(name)
+        one, until = found
+        quiet_until = next_time(campaign.quiet, now)
+        if until is not None and until <= now:
+            await self._ledger.close(name, until)
+        elif one is None or not (known or one.begun or one.deed == "end"):
+            await self._rest(campaign, until, changed)
+        elif not known and one.deed != "end":  # nobody can say what may stand there
+            await self._decline(one)
+        elif one.deed == "end" and not await self._results(one):
+            await self._ledger.ended(one)  # one more message would tell nobody anything
+            self._tell()
+        elif quiet_until > now:
+            await self._rest(campaign, min(quiet_until, until or quiet_until), changed)
+        else:
+            self._slots[name] = self._clock.monotonic() + 60.0 / campaign.per_minute
+            await self._try(campaign, one)
+            if self._clock.monotonic() >= self._reports.get(name, 0.0):
+                await self._report(name)
+        return True
+
+    async def _is_told(self, name: str) -> bool:
+        """Tell the admins of a campaign's end; False where they must be told later."""
+        headway = await self._report(name)
+        told = headway.told == headway.milestone
+        if not told:
+            await self._clock.sleep(_AGAIN)
+        return told
+
+    async def _rest(self, campaign: Campaign, until: float | None, changed: asyncio.Event) -> None:
+        """Wait for something to do; an announcement that everybody has got is over."""
+        headway, now = await self._report(campaign.name), self._clock.now()
+        if headway.told < headway.milestone:
+            until = min(now + _AGAIN, until or math.inf)
+        if campaign.steps and not campaign.questions and headway.done == headway.rooms:
+            await self._ledger.close(campaign.name, now)
+        else:
+            await told_within(self._clock, changed, None if until is None else until - now)
+
+    async def _keep_pace(self, name: str) -> None:
+        """Wait until the campaign may send one more message."""
+        wait = self._slots.get(name, 0.0) - self._clock.monotonic()
+        if wait > 0:
+            await self._clock.sleep(wait)
+
+    async def _report(self, name: str) -> Headway:
+        """Tell the admins of the last milestone that was passed, once; return how far it is."""
+        headway = await self._ledger.headway(name)
+        self._reports[name] = self._clock.monotonic() + _REPORTS
+        if headway.milestone <= headway.told:
+            return headway
+        try:
+            if not await self._tell_admins(name, headway.milestone):
+                return headway
+        except ENDING:
+            raise
+        except (HomeserverUnreachable, RateLimited) as error:
+            log.warning("admins told later", campaign=name, reason=str(error))
+            return headway
+        except MatrixError as error:
+            log.warning("admins not told", campaign=name, reason=str(error))
+        await self._ledger.told(name, headway.milestone)
+        return replace(headway, told=headway.milestone)
+
+    async def _tell_admins(self, name: str, milestone: int) -> bool:
+        """Say how far a campaign is, and at its end what came of it; False where nobody is told.
+
+        What came of each question is a message of its own: an event holds 64 KiB.
+        """
+        room = next((one for one in self._matrix.rooms() if one.admin), None)
+        progress = await self._ledger.progress(name)
+        if room is None or progress is None:
+            return False
+        texts = (await self._contexts.chosen(Conversation(room.room_id, None))).texts
+        campaign = await self.find(name)
+        said = [progress_line(texts, name, progress, campaign)]
+        if milestone == CLOSED and campaign is not None:
+            said += [of_question(texts, one, progress) for one in campaign.questions]
+        for number, words in enumerate(said):
+            stage = f"told {milestone} {number}"
+            await self._send(room.room_id, Notice(words), EventId(name), stage)
+        return True
+
+    async def _try(self, campaign: Campaign, one: Sending) -> None:
+        """Send one message, once, or put it off. Its errors end here."""
+        with structlog.contextvars.bound_contextvars(
+            campaign=one.campaign, room_id=one.recipient.room_id
+        ):
+            try:
+                await self._do(campaign, one)
+            except (HomeserverUnreachable, RateLimited) as error:
+                log.warning("campaign message put off", reason=str(error))
+                if isinstance(error, RateLimited):  # of the account, so of every room
+                    later = self._clock.monotonic() + error.retry_after
+                    self._slots[one.campaign] = max(self._slots[one.campaign], later)
+                await self._put_off(one)
+            except ENDING:
+                raise  # the ledger or the login is gone: nothing is lost
+            except MatrixError as error:
+                log.warning("campaign message refused", reason=str(error))
+                await self._give_up(one)
+            except Exception as error:  # noqa: BLE001  # a bug must cost one room
+                log_bug(error)
+                await self._give_up(one)
+
+    async def _put_off(self, one: Sending) -> None:
+        """Let it be due later; what else is due has its turn meanwhile."""
+        await self._ledger.put_off(one, self._clock.now() + _AGAIN)
+
+    async def _give_up(self, one: Sending) -> None:
+        if one.deed == "end":
+            await self._ledger.ended(one)
+            self._tell()
+        else:
+            await self._decline(one)
+
+    async def _do(self, campaign: Campaign, one: Sending) -> None:
+        room = self._matrix.room(one.recipient.room_id)
+        if room.closed:
+            await self._give_up(one)
+            return
+        place = Conversation(room.room_id, one.recipient.thread_root)
+        texts = (await self._contexts.chosen(place)).texts
+        match one.deed:
+            case "end":
+                await self._end(campaign, one, texts)
+            case "remind":
+                await self._remind(one, room, texts)
+            case "step":
+                await self._step(campaign, one, texts)
+
+    async def _step(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+        now, room = self._clock.now(), self._matrix.room(one.recipient.room_id)
+        since = await self._ledger.begin(one, room, now, asks=bool(campaign.questions))
+        if since is None or since > now:
+            await (self._decline(one) if since is None else self._ledger.put_off(one, since))
+            return
+        question = campaign.question(one.step)
+        outgoing = _message(campaign, one.step, texts, one.recipient.thread_root)
+        event_id = await self._send_once(one, outgoing)
+        last = one.step + 1 >= campaign.steps
+        waits = question is not None and one.recipient.direct
+        next_due = None if last or waits else now + _IN_SALON * (not one.recipient.direct)
+        reminds = (
+            waits and campaign.reminder_after is not None and one.step < 1 + bool(campaign.message)
+        )
+        await self._ledger.sent(
+            one,
+            event_id,
+            now,
+            question=None if question is None else (question.key, question.kind != "text"),
+            next_due=next_due,
+            remind_at=now + (campaign.reminder_after or 0.0) if reminds else None,
+        )
+        self._tell()
+
+    async def _decline(self, one: Sending) -> None:
+        await self._ledger.decline(one)
+        self._tell()
+
+    async def _remind(self, one: Sending, room: Room, texts: Texts) -> None:
+        if await self._ledger.wanted(room, one.campaign, self._clock.now()) is None:
+            await self._decline(one)
+            return
+        root = one.recipient.thread_root
+        to = Anchor(one.event_id, root) if root and one.event_id else None
+        await self._send_once(one, Notice(texts("campaign reminder"), to))
+        await self._ledger.reminded(one)
+
+    async def _end(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+        if one.event_id is None:
+            return
+        found = await self._ledger.result(one.recipient.room_id, one.event_id)
+        key, counts = found or ("", {})
+        over = of_poll(texts, campaign.asked(key), counts)
+        await self._send_once(one, PollEnd(one.event_id, over))
+        await self._ledger.ended(one)
+
+    async def _results(self, one: Sending) -> Mapping[str, int]:
+        """Return how often each answer to a poll that is to be ended was chosen in its room."""
+        if one.event_id is None:
+            return {}
+        found = await self._ledger.result(one.recipient.room_id, one.event_id)
+        return found[1] if found else {}
+
+    async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
+        """Send under one id, whatever process does."""
+        room_id = one.recipient.room_id
+        cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.deed == 'end' else ''}")
+        return await self._send(room_id, outgoing, cause, f"{one.deed} {one.step}")
+
+    async def _send(
+        self, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
+    ) -> EventId:
+        device_id = self._matrix.device_id
+        transaction = transaction_id(device_id, cause, f"campaign {stage}", part=0, claim=0)
+        return await post(
+            self._to, room_id, outgoing, transaction, name="campaign", within=_PATIENCE
+        )
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # From the rooms.
+
+    async def count(self, vote: Vote) -> bool:
+        """Take in a vote; False where it is in no poll of a campaign."""
+        asked = await self._asked(vote.room_id, vote.target)
+        if asked is None:
+            return False
+        campaign = await self.find(asked.campaign)
+        question = campaign.asked(asked.question) if campaign else None
+        if campaign is not None and question is not None:
+            answers = {one.id for one in offered(question)}
+            await self._answer(campaign, vote, asked, chosen(vote.answers, answers))
+        return True
+
+    async def comment(self, comment: Comment) -> str | None:
+        """Take in what is written in reply to a question; return what to say, by its key."""
+        said = comment.prompt.messages[0]
+        asked = await self._asked(said.room_id, comment.poll)
+        if asked is None:
+            return "poll unknown"
+        campaign = await self.find(asked.campaign)
+        if campaign is None:  # nobody can say any more what it asks
+            return _SAID["late"]
+        question = campaign.asked(asked.question)
+        text = question is not None and question.kind == "text"
+        follows = await self._answer(campaign, said, asked, None, moves=text)
+        return _SAID.get(follows, "feedback kept")
+
+    async def withdraw(self, event_id: EventId) -> None:
+        """Take back the vote or the text that was redacted."""
+        await self._ledger.withdraw(event_id)
+
+    async def amend(self, revision: Revision) -> None:
+        """Let an answer say what its edit says."""
+        await self._ledger.amend(revision)
+
+    async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+        """Return the question that stands at an event; it may just have been sent."""
+        while True:
+            changed = self._changed
+            asked = await self._ledger.asked(room_id, event_id)
+            if asked or not await self._ledger.is_begun(room_id):
+                return asked or await self._ledger.asked(room_id, event_id)
+            await changed.wait()
+
+    async def _answer(
+        self,
+        campaign: Campaign,
+        said: Vote | Message,
+        asked: Asked,
+        answer: str | None,
+        *,
+        moves: bool = True,
+    ) -> str:
+        """Take in an answer, and return what follows.
+
+        Args:
+            campaign: which asks.
+            said: a vote, or a text.
+            asked: what it answers.
+            answer: which answer a vote chooses.
+            moves: the next question comes with it; else it is a comment on a poll.
+        """
+        follows = await self._ledger.answer(
+            said,
+            asked,
+            answer,
+            step=campaign.step_of(asked.question) if moves else _NEVER,
+            steps=campaign.steps,
+            at=self._clock.now(),
+        )
+        log.info("campaign answer", campaign=asked.campaign, follows=follows)
+        self._tell()
+        if follows == "thanks":
+            place = Conversation(said.room_id, asked.recipient.thread_root)
+            texts = (await self._contexts.chosen(place)).texts
+            cause = EventId(f"{asked.campaign} {said.room_id}")
+            await self._send(said.room_id, Notice(texts("thanks")), cause, "thanks")
+        return follows
+
+
+def _message(campaign: Campaign, step: int, texts: Texts, root: EventId | None) -> Outgoing:
+    """Return what a step says; people are told of the first, where that is no poll."""
+    question, notifies = campaign.question(step), campaign.notifies and step == 0
+    to = None if root is None else Anchor(root, root)
+    if question is None:
+        return Notice(campaign.message, to, notifies=notifies)
+    if question.kind == "text":
+        text = texts("campaign text", question=question.text)
+        return Notice(text, to, asks=True, notifies=notifies)
+    return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)

@@ -1,0 +1,1 @@
+"""The configuration: settings, their types, and where they are read from."""

@@ -1,0 +1,1 @@
+"""From an event to its intent: decide, look up, wait for keys, limit, start once."""

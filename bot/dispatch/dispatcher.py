@@ -1,0 +1,155 @@
+"""Events on their way to what they ask for: begun at once, looked up, or read again."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from weakref import WeakValueDictionary
+
+import structlog
+
+from bot.core.events import Conversation, Event, Pending, Redaction
+from bot.core.routing import Await, Intent, Look, Withdraw
+from bot.dispatch.intent_resolver import Hearing
+from bot.dispatch.pending_decryption import LateKeys
+from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.monitoring.logs import log_bug
+from bot.ports import Awaited
+from bot.replies.delivery import Replying
+from bot.runtime.retry import insist
+
+log = structlog.get_logger()
+
+Start = Callable[[Event, Intent, Sequence[str], Pending | None], None]
+
+
+class Arrivals:
+    """Brings every event that was admitted to its start, once, whatever must be had for that."""
+
+    def __init__(
+        self,
+        to: Replying,
+        hearing: Hearing,
+        late_keys: LateKeys,
+        tasks: asyncio.TaskGroup,
+        start: Start,
+    ) -> None:
+        """Take what every reply needs, who decides, who waits for keys, and what follows."""
+        self._matrix = to.matrix
+        self._store = to.store
+        self._clock = to.clock
+        self._hearing = hearing
+        self._late_keys = late_keys
+        self._tasks = tasks
+        self._start = start
+        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
+
+    def begin(
+        self, event: Event, remarks: Sequence[str] = (), left: Pending | None = None
+    ) -> None:
+        """Start on the event at once: who asks first gets the first place.
+
+        What cannot be read waits for its key, and costs no task.
+
+        Args:
+            event: what was heard, or can be read by now.
+            remarks: lines of the bot's own that a reply to it carries.
+            left: what an earlier process did about it.
+        """
+        root = getattr(event, "thread_root", None)
+        if root is None and not self._matrix.room(event.room_id).direct:
+            root = event.event_id  # in a salon, of a conversation of its own
+        place = Conversation(event.room_id, root)
+        try:
+            intent = self._hearing.decide(event, left)
+        except Exception as error:  # noqa: BLE001  # a bug must cost one event
+            log_bug(error)
+            return
+        match intent:
+            case Await(message):
+                self._late_keys.add(message, left)
+            case _ if isinstance(intent, Look) or place in self._looking:
+                turn = self._looking.setdefault(place, asyncio.Lock())
+                self._tasks.create_task(self._look(event, remarks, left, turn))
+            case _:
+                self._start(event, intent, remarks, left)
+
+    async def restore(self, left: Event | Pending | Awaited, patience: float) -> None:
+        """Go on with what an earlier process admitted, before anything newer is heard.
+
+        What cannot be fetched in that time is waited for beside the rest; what never can be waits
+        for the next start.
+        """
+        if isinstance(left, Awaited):
+            self._late_keys.restore(left)
+        elif not isinstance(left, Pending):
+            self.begin(left)
+        elif not await self._read_again(left, patience):
+            self._tasks.create_task(self._read_again(left))
+
+    async def _read_again(self, left: Pending, patience: float | None = None) -> bool:
+        """Begin anew with what is known by its ids; False where the time is over."""
+        ids = {"event_id": left.event_id, "room_id": left.room_id}
+        try:
+            await self._begin_again(left, patience)
+        except ENDING:
+            raise
+        except (HomeserverUnreachable, RateLimited) as error:
+            log.warning("message not read", reason=str(error), **ids)
+            return False
+        except MatrixError as error:
+            log.warning("message not read", reason=str(error), **ids)
+        except Exception as error:  # noqa: BLE001  # a bug must cost one event
+            log_bug(error)
+        return True
+
+    async def _begin_again(self, left: Pending, patience: float | None) -> None:
+        """Begin anew; what makes one prompt with an earlier message goes where that one goes."""
+        if left.joined_to is None:
+            found = [(left, await self._again(left, patience))]
+        else:
+            first = Pending(left.joined_to, left.room_id, begun=True)
+            found = [(one, await self._again(one, patience)) for one in (first, left)]
+        if found[-1][1] is None:
+            return
+        for one, event in found:
+            if event is not None:
+                self.begin(event, left=one)
+
+    async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
+        """Fetch what is known by its ids; what is gone is finished, and its reply goes with it."""
+        fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
+        event = await insist(self._clock, fetch, within=patience)
+        if event is None:
+            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
+            if left.begun:
+                me, gone = self._matrix.user_id, left.event_id
+                redaction = Redaction(gone, left.room_id, me, gone)
+                self._start(redaction, Withdraw(redaction, begun=True), (), left)
+            else:
+                await self._store.finish(left.event_id)
+        return event
+
+    async def _look(
+        self, event: Event, remarks: Sequence[str], left: Pending | None, turn: asyncio.Lock
+    ) -> None:
+        """Start on an event once it can be decided; at the next start, where it cannot be now.
+
+        What a thread is asked stays in order; what is redacted meanwhile is let go.
+        """
+        async with turn:
+            ids = {"event_id": event.event_id, "room_id": event.room_id}
+            try:
+                await self._hearing.resolve(event, left)
+                now = await self._again(Pending(event.event_id, event.room_id))
+                if now is None:
+                    return
+                intent = await self._hearing.resolve(now, left)
+            except ENDING:
+                raise
+            except MatrixError as error:
+                log.warning("message not looked up", reason=str(error), **ids)
+            except Exception as error:  # noqa: BLE001  # a bug must cost one event
+                log_bug(error)
+            else:
+                if not isinstance(intent, Await):
+                    self._start(now, intent, remarks, left)

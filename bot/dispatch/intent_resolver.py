@@ -1,0 +1,95 @@
+"""What the bot makes of an event: decided at once, or once what it relates to is looked up."""
+
+import asyncio
+from collections import ChainMap
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import cast
+
+import structlog
+
+from bot.core.events import Event, EventId, Message, Pending, RoomId
+from bot.core.routing import Await, Ignore, Intent, Look, Policy, decide
+from bot.errors import MatrixError
+from bot.monitoring.logs import log_bug
+from bot.ports import Clock, Matrix
+from bot.runtime.retry import insist
+
+_PATIENCE_IN_LOOP = 2.0  # seconds for all that a batch must have looked up, while others wait
+_REMEMBERED = 1_000  # events that are not there
+
+log = structlog.get_logger()
+
+
+class Hearing:
+    """Decides about events, from what the homeserver tells of their rooms."""
+
+    def __init__(self, matrix: Matrix, clock: Clock, policy: Policy) -> None:
+        self._matrix = matrix
+        self._clock = clock
+        self._policy = policy
+        self._gone: dict[tuple[RoomId, EventId], None] = {}  # not there, the oldest first
+
+    def decide(self, event: Event, left: Pending | None = None) -> Intent | Await | Look:
+        """Return what the event asks for; `left` tells what an earlier process did about it."""
+        begun = left is not None and (left.begun or left.joined_to is not None)
+        now = None if begun else self._clock.now()
+        room = self._matrix.room(event.room_id)
+        known = cast("dict[EventId, Message | None]", self._matrix.known)  # it is only read
+        gone: dict[EventId, Message | None] = {}
+        while True:
+            intent = decide(event, room, self._policy, ChainMap(gone, known), now)
+            if not isinstance(intent, Look) or (room.room_id, intent.event_id) not in self._gone:
+                return intent
+            gone[intent.event_id] = None
+
+    async def resolve(
+        self, event: Event, left: Pending | None = None, *, within: float | None = None
+    ) -> Intent | Await:
+        """Return what the event asks for, and look up what must be known for that.
+
+        Args:
+            event: what was heard.
+            left: what an earlier process did about it.
+            within: seconds for which each look-up is tried; None for as long as it takes.
+
+        Raises:
+            MatrixError: that cannot be had.
+        """
+        while isinstance(intent := self.decide(event, left), Look):
+            fetch = partial(self._matrix.fetch, event.room_id, intent.event_id)
+            if not isinstance(await insist(self._clock, fetch, within=within), Message):
+                self._gone[event.room_id, intent.event_id] = None
+                if len(self._gone) > _REMEMBERED:
+                    del self._gone[next(iter(self._gone))]
+        return intent
+
+    async def asking(self, events: Iterable[Event]) -> Sequence[Event]:
+        """Return those about which anything is to be done; the ledger is spared the others.
+
+        What cannot be decided now is among them: it is decided later.
+        """
+        asking: list[Event] = []
+        away = False
+        until = asyncio.get_running_loop().time() + _PATIENCE_IN_LOOP
+        for event in events:
+            ids = {"event_id": event.event_id, "room_id": event.room_id}
+            intent: Intent | Await | Look
+            try:
+                intent = self.decide(event)
+                if isinstance(intent, Look) and not away:
+                    async with asyncio.timeout_at(until):
+                        intent = await self.resolve(event, within=0.0)
+            except (TimeoutError, MatrixError) as error:
+                away = True
+                log.warning("message not looked up", reason=str(error), **ids)
+                asking.append(event)
+                continue
+            except Exception as error:  # noqa: BLE001  # a bug must cost one event
+                log_bug(error)
+                continue
+            if isinstance(intent, Ignore):
+                log.debug("ignored", reason=intent.reason, **ids)
+            else:
+                asking.append(event)
+        return asking

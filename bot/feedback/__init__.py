@@ -1,0 +1,1 @@
+"""Feedback on replies: polls, votes, thumbs and comments."""

@@ -1,0 +1,1 @@
+"""Every sentence for people, in French and English."""

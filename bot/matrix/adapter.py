@@ -1,0 +1,460 @@
+"""The Matrix port on matrix-nio: what the bot hears from and does to its rooms."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+import nio
+import structlog
+from nio.responses import EmptyResponse
+
+from bot.core.display_names import plain_name
+from bot.core.events import (
+    Batch,
+    EventId,
+    Invite,
+    Message,
+    Prompt,
+    Redaction,
+    Revision,
+    Room,
+    RoomId,
+    Undecryptable,
+    Upgraded,
+    UserId,
+    VerificationEvent,
+)
+from bot.core.markdown import Tables
+from bot.core.outgoing import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
+from bot.core.prompt_context import History
+from bot.core.verification import VerificationRefused, VerificationStep
+from bot.errors import Forbidden, MatrixError
+from bot.matrix import sync
+from bot.matrix.content import build, event_type
+from bot.matrix.error_mapping import call, named
+from bot.matrix.history import Enough, Histories
+from bot.matrix.parse import (
+    ADMIN,
+    ROOM_MARKER,
+    Heard,
+    identifier,
+    is_admin_rooms,
+    mapping,
+    parse_membership,
+    parse_said,
+)
+from bot.matrix.profile import check_profile
+from bot.matrix.response_repair import ObjectResponse
+from bot.matrix.room_state import Rooms
+from bot.matrix.session import Account, Session, Vault
+from bot.matrix.successors import Successors
+from bot.matrix.verification import Verifications
+from bot.monitoring.health import Health
+from bot.monitoring.logs import costing_nothing
+from bot.runtime.uncancellable import to_the_end
+
+_TYPING_MS = 30_000
+_TYPING_AGAIN_SECONDS = 20
+_LAST_SECONDS = 1.0  # for what is said at the end
+_PIECE = 64 * 1024  # bytes of a file that are encrypted at once, in a thread
+
+log = structlog.get_logger()
+
+
+class NioMatrix:
+    """The `Matrix` port: one account, one device."""
+
+    def __init__(
+        self, account: Account, vault: Vault, health: Health, *, tables: Tables = "list"
+    ) -> None:
+        self._session = Session(account, vault, beat=health.beat)
+        self._client = self._session.client
+        self._client.limited = health.limited
+        self._health = health
+        self._tables = tables
+        self._histories = Histories(self._client, account.user_id)
+        self._rooms = Rooms(account.user_id, health, self._histories)
+        self._successors = Successors(self._client, self._rooms)
+        self._verifications = Verifications(self._client, self._rooms)
+        self._typing: Counter[RoomId] = Counter()  # answers being written
+        self.user_id: UserId = account.user_id
+
+    @property
+    def device_id(self) -> str:
+        """The device this process is logged in as."""
+        return str(self._client.device_id)
+
+    def take(self) -> None:
+        """Take the device's directory for this process, if all that a start needs is there.
+
+        Raises:
+            BotError: as `Session.take` and `Session.check_recovery_key`.
+        """
+        self._session.take()
+        self._session.check_recovery_key()
+
+    def is_known(self) -> bool:
+        """Tell whether the device has logged in before; see `Session.is_known`."""
+        return self._session.is_known()
+
+    async def open(self) -> None:
+        """Log in, as a device that clients trust.
+
+        Raises:
+            BotError: as `Session.open` and `Identity.ensure`.
+        """
+        await self._session.open()
+        await self._session.identity.ensure()
+
+    async def check_profile(self, draw: Callable[[], Awaitable[bytes]] | None) -> None:
+        """See to it that people know the account by its name and avatar; see `profile`."""
+        await check_profile(self._client, self.user_id, draw)
+
+    async def close(self) -> None:
+        """Close connections and crypto store; the device stays logged in.
+
+        Who is in the middle of verifying it is told that nothing more is to come.
+        """
+        with costing_nothing(), suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._verifications.cancel_all()
+        await self._session.close()
+
+    def batches(self, since: str | None) -> AsyncIterator[Batch]:
+        """Yield each sync response once; see `sync.batches`."""
+        listening = self._session, self._rooms, self._verifications, self._health
+        return sync.batches(*listening, since)
+
+    def room(self, room_id: RoomId) -> Room:
+        """Return what the homeserver's state says of the room."""
+        return self._rooms.room(room_id)
+
+    def rooms(self) -> Sequence[Room]:
+        """Return every room in which the bot can speak."""
+        return self._rooms.rooms()
+
+    async def open_admin_room(self, name: str) -> RoomId:
+        """Return the room for the admins; make it where there is none.
+
+        It is private and encrypted; nobody in it can change that but the bot. Where the answer to
+        an earlier request was lost, the room is there before a sync tells of it.
+
+        Raises:
+            NotEncrypted: the room is there, and was never made to its end.
+        """
+        there = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
+        if there is not None:
+            await self._client.is_encrypted(there)
+            return there
+        if (there := await self._find_admin_room()) is not None:
+            return there
+        encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
+        states: dict[str, dict[str, str]] = {
+            "m.room.encryption": encryption,
+            "m.room.history_visibility": {"history_visibility": "invited"},
+            "m.room.guest_access": {"guest_access": "forbidden"},
+            "im.vector.room.access_rules": {"rule": "restricted"},
+        }
+        body = {
+            "name": name,
+            "preset": "private_chat",
+            "creation_content": {ROOM_MARKER: ADMIN},
+            "power_level_content_override": {"invite": 100},
+            "initial_state": [
+                {"type": kind, "state_key": "", "content": content}
+                for kind, content in states.items()
+            ],
+        }
+        async with self._client.making:
+            made = await self._client.ask("POST", ["createRoom"], body)
+        return RoomId(identifier(made, "room_id"))
+
+    async def _find_admin_room(self) -> RoomId | None:
+        """Return the admin room among the rooms that no sync has told of yet."""
+        joined = await call(nio.JoinedRoomsResponse, self._client.joined_rooms())
+        for room_id in map(RoomId, joined.rooms):
+            if self._rooms.knows(room_id):
+                continue
+            reading = self._client.room_messages(
+                room_id,
+                direction=nio.MessageDirection.front,
+                limit=1,
+                message_filter={"types": ["m.room.create"]},
+            )
+            try:
+                page = await call(nio.RoomMessagesResponse, reading)
+            except Forbidden:  # the bot is out again
+                continue
+            if any(is_admin_rooms(mapping(one.source), self.user_id) for one in page.chunk):
+                return room_id
+        return None
+
+    async def members(self, room_id: RoomId) -> frozenset[UserId]:
+        """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""
+        found = (await self._client.ask("GET", ["rooms", room_id, "members"])).get("chunk")
+        members = map(parse_membership, map(mapping, found if isinstance(found, list) else []))
+        return frozenset(one.user_id for one in members if one and one.now in {"join", "invite"})
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite somebody."""
+        invitation = self._client.room_invite(room_id, user_id)
+        await call(nio.RoomInviteResponse, to_the_end(invitation))
+
+    async def exists(self, user_id: UserId) -> bool:
+        """Tell whether there is such a user, True where that is not said (spec: GET /profile)."""
+        with named():
+            answer = await self._client.send_json(ObjectResponse, "GET", ["profile", user_id])
+        if not isinstance(answer, nio.ErrorResponse):
+            return True
+        # Synapse has no code of its own for it. 403, as where no profile is shown to strangers,
+        # says nothing; nor does 404 where there is no such request.
+        status = getattr(answer.transport_response, "status", 0)  # aiohttp's; nio hints its own
+        said = answer.status_code in {"M_NOT_FOUND", "M_UNKNOWN"}
+        return not (said and status == HTTPStatus.NOT_FOUND)
+
+    @property
+    def known(self) -> Mapping[EventId, Message | None]:
+        """The messages last heard or found, without what they say; None for what was redacted."""
+        return self._rooms.known
+
+    def predecessor(self, room_id: RoomId) -> RoomId | None:
+        """Return the room that this one replaces, None where either does not say so."""
+        return self._rooms.predecessor(room_id)
+
+    def name(self, room_id: RoomId, user_id: UserId) -> str:
+        """Return what a person is called in a room, the id where that is not known."""
+        room = self._client.rooms.get(room_id)
+        name = None if room is None else room.user_name(user_id)
+        return plain_name(name or "") or user_id
+
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float:
+        """Return the user's power level, as the homeserver's state says; infinite for creators."""
+        return self._rooms.power_level(room_id, user_id)
+
+    async def join(self, invite: Invite) -> None:
+        """Join the room; remember a direct message in the account's `m.direct`."""
+        if invite.direct:  # before the sync that brings the room, and with it the first prompt
+            self._rooms.note_direct(invite.sender, invite.room_id)
+        await call(nio.JoinResponse, to_the_end(self._client.join(invite.room_id)))
+        if invite.direct:
+            path = ["user", self.user_id, "account_data", "m.direct"]
+            await self._request("PUT", path, dict(self._rooms.direct))
+
+    async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
+        """Leave the room or decline its invitation; being out of it already is no error."""
+        body = {} if reason is None else {"reason": reason}
+        try:
+            await self._request("POST", ["rooms", room_id, "leave"], body)
+        except Forbidden:
+            log.info("already out", room_id=room_id)
+
+    async def follow(self, upgraded: Upgraded) -> None:
+        """Join the room that takes the place of one given up; see `Successors.follow`."""
+        await self._successors.follow(upgraded)
+
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+        """Read one event again, a message in its last version; None where it is gone."""
+        found = await self._histories.fetch(room_id, event_id)
+        heard = found[0] if found else None
+        if not isinstance(heard, Message):
+            return heard
+        self._rooms.remember(heard)
+        for edit in found[1:]:
+            if isinstance(edit, Revision) and edit.sender == heard.sender:
+                told = edit if edit.answers else heard  # a person's edit tells of none
+                answers, claim, final = told.answers, told.claim, told.final
+                heard = replace(heard, body=edit.body, answers=answers, claim=claim, final=final)
+        self._histories.reveal(heard)
+        return heard
+
+    async def history(self, prompt: Prompt, enough: Enough) -> History:
+        """Return the prompt's conversation, from memory where it is warm.
+
+        What the room hides from its sender is left out; a direct message hides nothing.
+        """
+        room_id = prompt.room_id
+        direct = self._rooms.room(room_id).direct
+        visibility = "shared" if direct else self._rooms.visibility(room_id)
+        membership = self._rooms.membership(room_id)
+        return await self._histories.read(prompt, membership, enough, visibility)
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
+        """Return the bot's own edits of an event that is not redacted."""
+        return await self._histories.edits(room_id, event_id)
+
+    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
+        """Redact an event of the bot's own."""
+        redaction = self._client.room_redact(room_id, event_id, tx_id=transaction_id)
+        response = await call(nio.RoomRedactResponse, to_the_end(redaction))
+        own = EventId(response.event_id)
+        self._rooms.redact(Redaction(own, room_id, self.user_id, event_id))
+
+    @asynccontextmanager
+    async def attention(self, prompt: Prompt) -> AsyncIterator[None]:
+        """Send the read receipt, and show "typing…" while the block runs.
+
+        The room's key is given to who is to read the reply meanwhile: a large room's first reply
+        would wait for it.
+        """
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        typing = loop.create_task(self._show_typing(prompt, over))
+        sharing = loop.create_task(to_the_end(self._share_key(prompt.room_id)))
+        try:
+            yield
+        except asyncio.CancelledError:
+            typing.cancel()  # the notice ends by itself, and nobody waits for us any more
+            raise
+        finally:
+            over.set()
+            await asyncio.wait([typing, sharing])
+        for courtesy in (typing, sharing):
+            with costing_nothing():
+                courtesy.result()
+
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
+        """Return what is to be sent as it goes over the wire, encrypted where the room is."""
+        media = None
+        if isinstance(outgoing, Attachment):
+            media = await self._upload(room_id, outgoing)
+        said = event_type(outgoing)
+        quoting = self._is_followed(room_id, outgoing)
+        content = build(outgoing, quoting=quoting, media=media, tables=self._tables)
+        kind, sealed = await to_the_end(self._seal(room_id, said, content))
+        return Wire(kind, sealed, {"type": said, "content": content})
+
+    def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
+        """Tell whether other messages stand between what is answered and its answer.
+
+        What itself replies to a message of a thread is not quoted: matrix-js-sdk takes such a
+        chain for a part of the thread (`Room.eventShouldLiveIn`), and shows it nowhere.
+        """
+        match outgoing:
+            case Reply(prompt) | Notice(to=Prompt() as prompt):
+                before = self._rooms.known.get(prompt.messages[-1].replies_to or EventId(""))
+                in_thread = before is not None and before.thread_root is not None
+                return not in_thread and self._rooms.is_followed(room_id, prompt.event_ids)
+            case Notice(to=Undecryptable(event_id)):
+                return self._rooms.is_followed(room_id, (event_id,))
+            case _:
+                return False
+
+    async def _upload(self, room_id: RoomId, attached: Attachment) -> dict[str, Any]:
+        """Upload the file, encrypted where the room is, and return where it is."""
+        data = attached.data
+        with named():
+            encrypted = await self._client.is_encrypted(room_id)
+            uploading = self._client.upload(
+                lambda *_: (data[at : at + _PIECE] for at in range(0, len(data), _PIECE)),
+                attached.mimetype,
+                None if encrypted else attached.name,  # it is no business of the homeserver's
+                encrypt=encrypted,
+                filesize=len(data),
+            )
+            response, keys = await to_the_end(uploading)
+
+        async def answer() -> object:
+            return response
+
+        url = (await call(nio.UploadResponse, answer())).content_uri
+        return {"file": {**keys, "url": url}} if keys else {"url": url}
+
+    async def upload_limit(self) -> int | None:
+        """Return how many bytes a file may have; None where the homeserver does not say."""
+        asked = self._client.content_repository_config()
+        try:
+            return (await call(nio.ContentRepositoryConfigResponse, asked)).upload_size
+        except Forbidden:  # it is an older one
+            return None
+
+    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
+        """Send what is frozen, never in clear where the room is encrypted by now."""
+        kind, content = await to_the_end(self._seal(room_id, wire.type, dict(wire.content)))
+        response = await call(
+            nio.RoomSendResponse,
+            to_the_end(self._client.put(room_id, kind, content, transaction_id)),
+        )
+        event_id = EventId(response.event_id)
+        if "rel_type" not in mapping(content.get("m.relates_to")):
+            self._rooms.note_sent(room_id, event_id)
+        if wire.clear is not None:
+            self._hear_own(room_id, event_id, wire.clear)
+        return event_id
+
+    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
+        """Send once, encrypted where the room is; the same id never makes two events."""
+        return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+
+    async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        """Do one step of a verification of this device; see `Verifications`."""
+        if not trusted:
+            return VerificationRefused(await self._verifications.refuse(event))
+        return await self._verifications.take(event)
+
+    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+        """Return what the homeserver shows for an event; None where it is gone."""
+        return await self._histories.shown(room_id, event_id)
+
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+        """Return what the bot has sent since the first message of a prompt; see `OwnMessages`."""
+        return await self._histories.own_since(room_id, prompt)
+
+    async def _seal(
+        self, room_id: RoomId, kind: str, content: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        with named():
+            return await self._client.seal(room_id, kind, content)
+
+    def _hear_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
+        """Take in what was just sent: the next prompt may be answered before the sync tells it."""
+        source = {
+            **clear,
+            "event_id": event_id,
+            "sender": self.user_id,
+            "origin_server_ts": int(self._health.clock.now() * 1000),
+        }
+        heard = parse_said(source, room_id, self.user_id)
+        if heard is not None:
+            self._histories.hear(heard)
+        if isinstance(heard, Message):
+            self._rooms.remember(heard)
+
+    async def _show_typing(self, prompt: Prompt, over: asyncio.Event) -> None:
+        room_id, read = prompt.room_id, prompt.messages[-1]
+        receipt = self._client.update_receipt_marker(
+            room_id, read.event_id, thread_id=read.thread_root or "main"
+        )
+        await self._courtesy(nio.UpdateReceiptMarkerResponse, receipt)
+        self._typing[room_id] += 1
+        try:
+            while not over.is_set():
+                typing = self._client.room_typing(room_id, typing_state=True, timeout=_TYPING_MS)
+                await self._courtesy(nio.RoomTypingResponse, typing)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), _TYPING_AGAIN_SECONDS)
+        finally:
+            self._typing[room_id] -= 1
+        if not self._typing[room_id]:  # the room has one notice for all that is being written
+            del self._typing[room_id]
+            typing = self._client.room_typing(room_id, typing_state=False)
+            await self._courtesy(nio.RoomTypingResponse, typing)
+
+    async def _share_key(self, room_id: RoomId) -> None:
+        try:
+            await self._client.prepare(room_id)
+        except MatrixError as error:
+            log.info("key not shared yet", room_id=room_id, reason=str(error))  # the send insists
+
+    async def _courtesy(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
+        """Make a request that the answer can do without."""
+        try:
+            await call(expected, request)
+        except MatrixError as error:
+            log.info("courtesy refused", request=expected.__name__, reason=str(error))
+
+    async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
+        """Make a request that nio has no method for, through nio's own connection."""
+        await call(EmptyResponse, self._client.send_json(EmptyResponse, method, path, body))

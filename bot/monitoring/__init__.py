@@ -1,0 +1,1 @@
+"""Logs, health, metrics, and the HTTP endpoints for probes and Prometheus."""

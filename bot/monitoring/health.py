@@ -1,0 +1,210 @@
+"""What the process knows of its own health, for its log and for who watches it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from bot.monitoring.metrics import Metrics
+from bot.ports import Clock
+
+_LOOK_SECONDS = 60.0
+_TELL_SECONDS = 600.0
+STALLED_SECONDS = 900.0  # longer than any one request of the sync loop may take
+RECENT_SECONDS = 120.0  # a long poll, a request that times out, and the pause after it
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The prompts that are not answered yet.
+
+    Attributes:
+        waiting: how many wait for their turn.
+        oldest_wait: seconds for which the first of them has waited.
+        running: how many have their turn.
+    """
+
+    waiting: int = 0
+    oldest_wait: float = 0.0
+    running: int = 0
+
+
+@dataclass
+class Health:
+    """Is told what happens, and tells how the bot is: alive, ready, and in figures.
+
+    Attributes:
+        registry: holds the figures.
+        version: the bot's, one of them.
+        ledger_works: no transaction has failed and waits for another try.
+    """
+
+    clock: Clock
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    version: str = "unknown"
+    _line: Callable[[], Line] = field(default=Line, init=False)
+    _starting: bool = field(default=True, init=False)
+    ledger_works: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        self._beat = self._synced = self.clock.monotonic()
+        self._metrics = Metrics(self.registry, self.version)
+        self._metrics.sync_age.set_function(lambda: self.sync_age)
+        self._metrics.ledger_up.set_function(lambda: self.ledger_works)
+        self._metrics.waiting.set_function(lambda: self._line().waiting)
+        self._metrics.oldest_wait.set_function(lambda: self._line().oldest_wait)
+        self._metrics.running.set_function(lambda: self._line().running)
+
+    # How the bot is.
+
+    @property
+    def sync_age(self) -> float:
+        """Seconds since the homeserver's last answer to a sync."""
+        return self.clock.monotonic() - self._synced
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether the sync loop has stopped: a failing homeserver keeps it turning."""
+        return self.clock.monotonic() - self._beat > STALLED_SECONDS
+
+    @property
+    def failing(self) -> list[str]:
+        """What keeps prompts from being answered, a word for each; empty for a bot that is ready.
+
+        "starting" until the homeserver has answered the first sync, "sync" once the last answer is
+        older than RECENT_SECONDS, "ledger" while a transaction fails.
+        """
+        checks = {
+            "starting": self._starting,
+            "sync": not self._starting and self.sync_age > RECENT_SECONDS,
+            "ledger": not self.ledger_works,
+        }
+        return [word for word, fails in checks.items() if fails]
+
+    def figure(self, name: str, **labels: str) -> float:
+        """Return one figure as it stands, by its full name; 0 where nothing was counted."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    async def watch(self) -> None:
+        """Return when the sync loop has stalled; until then, tell the log how things stand."""
+        told = self.clock.monotonic()
+        while not self.stalled:
+            await self.clock.sleep(_LOOK_SECONDS)
+            if self.clock.monotonic() - told >= _TELL_SECONDS:
+                told = self.clock.monotonic()
+                self._tell()
+
+    def _tell(self) -> None:
+        line = self._line()
+        log.info(
+            "health",
+            failing=self.failing,
+            sync_age=round(self.sync_age, 1),
+            decrypted=int(self.figure("assistant_messages_decrypted_total")),
+            undecryptable=int(self.figure("assistant_messages_undecryptable_total")),
+            limited=int(self.figure("assistant_homeserver_rate_limited_total")),
+            replies=int(self.figure("assistant_reply_seconds_count")),
+            waiting=line.waiting,
+            oldest_wait=round(line.oldest_wait, 1),
+            running=line.running,
+        )
+
+    # The homeserver.
+
+    def beat(self) -> None:
+        """Note that the sync loop begins another turn."""
+        self._beat = self.clock.monotonic()
+
+    def synced(self) -> None:
+        """Note that the homeserver has answered a sync."""
+        self._synced = self.clock.monotonic()
+        self._starting = False
+
+    def limited(self) -> None:
+        """Count a request that the homeserver answered 429."""
+        self._metrics.limited.inc()
+
+    def decrypted(self) -> None:
+        """Count an encrypted message that could be read."""
+        self._metrics.decrypted.inc()
+
+    def undecryptable(self) -> None:
+        """Count one that could not be read when it came."""
+        self._metrics.undecryptable.inc()
+
+    # Prompts and replies.
+
+    def ask(self, line: Callable[[], Line]) -> None:
+        """Ask there, whenever somebody wants to know, how many wait."""
+        self._line = line
+
+    def admitted(self, kind: str) -> None:
+        """Count an event that the ledger did not know, by the name of its class."""
+        self._metrics.admitted.labels(kind).inc()
+
+    def first_words(self, seconds: float) -> None:
+        """Note how long after the prompt was heard its reply's first words could be seen."""
+        self._metrics.first_words.observe(seconds)
+
+    def replied(self, seconds: float, edits: int, events: int) -> None:
+        """Note a reply that stands whole.
+
+        Args:
+            seconds: since the prompt was heard.
+            edits: of it on its way, without the final ones.
+            events: that were sent for it, in all.
+        """
+        self._metrics.reply.observe(seconds)
+        self._metrics.reply_edits.observe(edits)
+        self._metrics.reply_events.observe(events)
+
+    def repaired(self) -> None:
+        """Count a final version that is sent once more, as another text stands."""
+        self._metrics.repairs.inc()
+
+    def asked(self, question: str) -> None:
+        """Count a feedback poll that was sent, by what it asks."""
+        self._metrics.polls.labels(question).inc()
+
+    def told(self, kind: str) -> None:
+        """Count what somebody has said of a reply: "vote", "thumb", "word" or "comment"."""
+        self._metrics.opinions.labels(kind).inc()
+
+    # The model's backend.
+
+    def spent(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count the tokens of one completion.
+
+        Args:
+            model: its id in the configuration.
+            prompt_tokens: of the request, as the backend counts.
+            completion_tokens: of what came back.
+        """
+        self._metrics.prompt_tokens.labels(model).inc(prompt_tokens)
+        self._metrics.completion_tokens.labels(model).inc(completion_tokens)
+
+    def backend_failed(self, kind: str) -> None:
+        """Count a completion that failed, by the name of the error's class."""
+        self._metrics.backend_errors.labels(kind).inc()
+
+    def backend_retried(self, kind: str) -> None:
+        """Count a completion asked for once more, of this or another model, by what failed."""
+        self._metrics.backend_retries.labels(kind).inc()
+
+    # The ledger.
+
+    def committed(self, work: str) -> None:
+        """Count a transaction of the ledger, by the name of its work."""
+        self._metrics.ledger_transactions.labels(work).inc()
+
+    def ledger_failed(self) -> None:
+        """Note that a transaction has failed and is tried again."""
+        self._metrics.ledger_failures.inc()
+        self.ledger_works = False
+
+    def ledger_worked(self) -> None:
+        """Note that such a transaction stands by now."""
+        self.ledger_works = True

@@ -1,0 +1,61 @@
+"""People whose devices cannot all read the bot, as some are not signed: told once a day."""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+
+from bot.core.events import RoomId, UserId
+from bot.core.outgoing import Notice
+from bot.errors import ENDING, MatrixError
+from bot.i18n.texts import Texts
+from bot.monitoring.logs import costing_nothing
+from bot.replies.delivery import Replying
+from bot.runtime.once_a_day import OnceADay, day_of
+from bot.runtime.retry import post
+
+_PATIENCE = 60.0  # seconds for one sentence
+
+log = structlog.get_logger()
+
+
+class LeftOut:
+    """Says so in the direct message, where a device that was signed can read it.
+
+    In a salon it would be one sentence for each of its members: there the client says it alone,
+    which is told of the reason.
+    """
+
+    def __init__(self, to: Replying, texts: Texts) -> None:
+        self._to = to
+        self._texts = texts
+        self._heard: asyncio.Queue[tuple[RoomId, UserId]] = asyncio.Queue()
+        self._told: OnceADay[UserId] = OnceADay()
+
+    def hear(self, left_out: Iterable[tuple[RoomId, UserId]]) -> None:
+        """Take in who was left out in which room."""
+        for room_id, user_id in left_out:
+            log.info("devices left out", room_id=room_id, user_id=user_id)
+            if self._to.matrix.room(room_id).direct:
+                self._heard.put_nowait((room_id, user_id))
+
+    async def run(self) -> None:
+        """Say what is due, for ever."""
+        while True:
+            room_id, user_id = await self._heard.get()
+            with costing_nothing():
+                try:
+                    await self._tell(room_id, user_id)
+                except ENDING:
+                    raise
+                except MatrixError as error:
+                    log.warning("left out untold", user_id=user_id, reason=str(error))
+                finally:
+                    self._heard.task_done()
+
+    async def _tell(self, room_id: RoomId, user_id: UserId) -> None:
+        now = self._to.clock.now()
+        if self._told.is_due(user_id, now):
+            transaction = f"left-out-{user_id}-{day_of(now):.0f}"
+            notice = Notice(self._texts("devices left out"))
+            await post(self._to, room_id, notice, transaction, name="notice", within=_PATIENCE)

@@ -1,0 +1,97 @@
+"""Requests that must get through: repeated until the homeserver accepts, or refuses for good."""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from bot.core.events import EventId, RoomId
+from bot.core.outgoing import Outgoing
+from bot.errors import HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
+from bot.ports import Clock, Sends
+from bot.runtime.failpoints import armed
+
+T = TypeVar("T")
+
+_SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
+
+log = structlog.get_logger()
+
+
+def backoff(failures: int) -> float:
+    """Return the seconds to wait after `failures` earlier ones: 1, 2, 4… 60, half more at most."""
+    longest = min(_LONGEST_WAIT, 2.0 ** min(failures, 10))
+    return longest * random.uniform(1.0, 1.5)  # noqa: S311  # spreads retries, guards no secret
+
+
+def pause(error: MatrixError, failures: int) -> float:
+    """Return the seconds after which to try again; raise `error` where that cannot help."""
+    match error:
+        case RateLimited():
+            return max(error.retry_after, _SHORTEST_WAIT)
+        case HomeserverUnreachable():
+            return backoff(failures)
+        case LoggedOut(soft=True):  # the sync loop renews the login meanwhile
+            return backoff(failures)
+        case _:
+            raise error
+
+
+async def insist(
+    clock: Clock, request: Callable[[], Awaitable[T]], *, within: float | None = None
+) -> T:
+    """Await `request()` again and again while the homeserver is away, busy, or logs us in anew.
+
+    Args:
+        clock: what the waits are measured by.
+        request: makes a new awaitable for each try.
+        within: seconds after which the last error is raised; None for never.
+
+    Raises:
+        MatrixError: one that no second try would change, or the last one.
+    """
+    failures, begun = 0, clock.monotonic()
+    while True:
+        try:
+            return await request()
+        except MatrixError as error:
+            wait = pause(error, failures)
+            if within is not None and clock.monotonic() + wait - begun > within:
+                if isinstance(error, LoggedOut):  # a soft one, which is no reason to end
+                    raise HomeserverUnreachable(str(error)) from error
+                raise
+            log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
+        failures += 1
+        await clock.sleep(wait)
+
+
+async def post(
+    by: Sends,
+    room_id: RoomId,
+    outgoing: Outgoing,
+    transaction: str,
+    *,
+    name: str,
+    within: float | None = None,
+) -> EventId:
+    """Send one message, the same bytes under one id however often it is tried.
+
+    Args:
+        by: who sends.
+        room_id: where to.
+        outgoing: what.
+        transaction: its id, the same in whatever process.
+        name: of the failpoints around the request.
+        within: seconds for which each of its two steps is tried; None for ever.
+
+    Raises:
+        MatrixError: as `insist`.
+    """
+    wire = await insist(by.clock, lambda: by.matrix.freeze(room_id, outgoing), within=within)
+
+    async def put() -> EventId:
+        with armed.around(name):
+            return await by.matrix.put(room_id, wire, transaction)
+
+    return await insist(by.clock, put, within=within)

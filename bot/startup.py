@@ -1,0 +1,189 @@
+"""Checks of the start: lost halves, silent waits, settings that look wrong."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bot.config.settings import Config, MatrixSettings
+from bot.core.model_catalog import Catalogue
+from bot.core.routing import is_allowed
+from bot.errors import CompletionError, StoreError
+from bot.llm.client import OpenAIModel
+from bot.matrix.session import Account, Vault
+from bot.monitoring.health import Health
+from bot.runtime.private_files import private_directory
+from bot.storage.ledger import SqlStore
+
+_SILENT_SECONDS: Final = 1.0  # of a start, until it says what it waits for
+_VERSION: Final = re.compile(r"/v[0-9]+[a-z0-9]*\Z")  # at the end of most backends' base_url
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """What the operator means to begin anew where it is lost.
+
+    Attributes:
+        ledger: else the start stops where the device is there and the ledger is not.
+        device: else it stops where the ledger was used and the device is gone.
+    """
+
+    ledger: bool = False
+    device: bool = False
+
+
+@contextmanager
+def awaited(what: str, **where: str) -> Iterator[None]:
+    """Say in the log what the start waits for, unless the block ends first."""
+    say = partial(log.warning, "waiting", on=what, **where)
+    saying = asyncio.get_running_loop().call_later(_SILENT_SECONDS, say)
+    try:
+        yield
+    finally:
+        saying.cancel()
+
+
+def make_private(directory: Path) -> Path:
+    """Make the directory where it is missing, for its owner alone.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        return private_directory(directory)
+    except OSError as error:
+        raise StoreError(
+            f"storage.directory {directory} cannot be made: {error.strerror}; give a directory"
+            " that the assistant may write to"
+        ) from error
+
+
+def account_of(config: Config) -> Account:
+    """Return how to be the bot's account."""
+    matrix = config.matrix
+    return Account(
+        homeserver=matrix.homeserver,
+        user_id=matrix.user_id,
+        device_name=matrix.device_name,
+        password=matrix.password.get_secret_value() if matrix.password else None,
+        access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
+        proxy=matrix.proxy,
+        ca_bundle=matrix.ca_bundle,
+    )
+
+
+def vault_of(config: Config) -> Vault:
+    """Return where the device's secrets lie; the directories are made where they are missing.
+
+    Raises:
+        StoreError: they cannot be made.
+    """
+    directory = make_private(config.storage.directory)
+    return Vault(
+        make_private(directory / "matrix"),
+        config.storage.key.get_secret_value(),
+        config.storage.keep_keys_days,
+        config.matrix.recovery_key_file,
+        config.matrix.encrypt_to == "signed",
+        config.matrix.history_on_invite,
+    )
+
+
+@asynccontextmanager
+async def opened_ledger(
+    config: Config, health: Health, anew: Anew, *, known: bool
+) -> AsyncIterator[SqlStore]:
+    """Open the ledger while the block runs; make it where there is none, if it may be new.
+
+    Args:
+        config: all settings.
+        health: is told of the ledger's failures.
+        anew: what may be begun anew.
+        known: whether the device is there, and has logged in before.
+
+    Raises:
+        StoreError: one of the two is lost, and not meant to be begun anew; or as `SqlStore.open`.
+    """
+    place = ledger_place(config)
+    where = {"file": str(place)} if isinstance(place, Path) else {}
+    key = config.storage.key.get_secret_value()
+    new = anew.ledger or not known
+    with awaited("the ledger, which another program may hold: see storage.database", **where):
+        store = await SqlStore.open(place, config.matrix.user_id, key, health, new=new)
+    try:
+        await _check_device(store, config.storage.directory, anew, known=known)
+        yield store
+    finally:
+        await store.close()
+
+
+async def _check_device(store: SqlStore, directory: Path, anew: Anew, *, known: bool) -> None:
+    """See that the ledger's device is there."""
+    used = await store.sync_token() is not None
+    if used and not (known or anew.device):
+        raise StoreError(
+            f"{directory / 'matrix'} holds no device, and the ledger that belongs to one is there:"
+            " restore both from the same backup, or check storage.directory. Without it nothing"
+            " can be read of what was written to the assistant: to start over as a new device,"
+            " log the old one out, and start once with --new-device"
+        )
+    if (anew.ledger and used) or (anew.device and known):
+        log.warning("nothing is lost: leave out --new-ledger and --new-device")
+
+
+def ledger_place(config: Config) -> Path | str:
+    """Return the ledger's SQLite file, or the URL of its PostgreSQL database."""
+    url = config.storage.database
+    return url.get_secret_value() if url else config.storage.directory / "ledger.db"
+
+
+def check_servers(matrix: MatrixSettings) -> None:
+    """Say so where the assistant would not answer its own server's people."""
+    if not is_allowed(matrix.user_id, matrix.allowed_servers):
+        log.warning(
+            "the assistant's own server is not in matrix.allowed_servers: its people are ignored",
+            user_id=matrix.user_id,
+            allowed_servers=matrix.allowed_servers,
+        )
+
+
+async def check_model(model: OpenAIModel, catalogue: Catalogue, base_url: str) -> None:
+    """Say at once what a person would otherwise find out; a model may well come back later."""
+    try:
+        await model.check()
+    except CompletionError as error:
+        log.warning(
+            "the model is not usable now: check model.base_url, model.name and model.api_key;"
+            " the assistant starts, and tells people so",
+            reason=str(error),
+        )
+    else:
+        if not model.listed and not _VERSION.search(base_url):
+            log.warning(
+                "no list of models is found below model.base_url, which most often ends in /v1:"
+                " check it",
+                base_url=base_url,
+            )
+    unlisted = [card.id for card in catalogue if card.id not in model.listed]
+    if model.listed and unlisted:
+        log.warning(
+            "the backend does not list these models: check model.name and model.choices",
+            models=unlisted,
+        )
+    for card in catalogue:
+        length = model.context_length(card)
+        if card.longest_completion(length) < card.max_tokens:
+            log.warning(
+                "completions are cut to half of what the model takes: check max_tokens",
+                model=card.id,
+                context_length=length,
+                max_tokens=card.max_tokens,
+            )

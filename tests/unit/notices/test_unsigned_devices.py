@@ -1,0 +1,67 @@
+"""Whose devices cannot all read the bot is told so in the direct message, once a day."""
+
+import asyncio
+
+import pytest
+
+from bot.core.events import UserId
+from bot.core.outgoing import Notice
+from bot.errors import MatrixError
+from bot.i18n.texts import Texts
+from bot.monitoring.health import Health
+from bot.notices.unsigned_devices import LeftOut
+from bot.replies.delivery import Pace, Replying
+from tests.fakes import FakeClock, FakeMatrix, FakeStore
+from tests.make import ROOM
+
+PERSON, OTHER = UserId("@person:tchap.test"), UserId("@other:tchap.test")
+TEXTS = Texts("fr")
+
+
+class Desk:
+    def __init__(self, *, direct: bool = True) -> None:
+        self.matrix, self.clock = FakeMatrix(direct=direct), FakeClock()
+        pace, health = Pace(1.5, 2.0, 10.0), Health(self.clock)
+        to = Replying(self.matrix, FakeStore(), self.clock, pace, health)
+        self._left_out = LeftOut(to, TEXTS)
+
+    async def hear(self, *people: UserId) -> None:
+        running = asyncio.get_running_loop().create_task(self._left_out.run())
+        self._left_out.hear([(ROOM, user_id) for user_id in people])
+        await self._left_out._heard.join()
+        running.cancel()
+        await asyncio.wait([running])
+
+    @property
+    def said(self) -> list[str]:
+        return [one.text for _, one in self.matrix.sent if isinstance(one, Notice)]
+
+
+async def test_each_person_is_told_once_a_day() -> None:
+    desk = Desk()
+
+    await desk.hear(PERSON, PERSON, OTHER)
+    await desk.hear(PERSON)
+    assert desk.said == [TEXTS("devices left out")] * 2
+
+    desk.clock.time += 86_400
+    await desk.hear(PERSON)
+    assert len(desk.said) == 3
+
+
+async def test_in_a_salon_nobody_is_told() -> None:
+    desk = Desk(direct=False)
+
+    await desk.hear(PERSON)
+
+    assert desk.said == []
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_what_is_refused_costs_nobody_else_the_sentence(failures: int) -> None:
+    desk = Desk()
+    desk.matrix.failures = [MatrixError("refused")] * failures
+
+    await desk.hear(PERSON, UserId("@third:tchap.test"), OTHER)
+
+    assert len(desk.said) == 3 - failures

@@ -1,0 +1,222 @@
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import pytest
+from typing_extensions import override
+
+from bot.core.events import Delta, Turn, Usage
+from bot.core.model_catalog import ModelCard
+from bot.core.token_budget import size
+from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
+from bot.monitoring.health import Health
+from bot.replies.completion import Completion
+from bot.replies.completion_attempts import Recourse
+from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
+
+SYSTEM = Turn("system", "Sobre.")
+END = Delta(finish_reason="stop")
+
+
+def talk(turns: int, characters: int = 50) -> list[Turn]:
+    """Return a conversation that the assistant was the last to answer, and a prompt."""
+    said = [
+        Turn("assistant" if number % 2 else "user", f"{number} ".ljust(characters, "x"))
+        for number in range(turns)
+    ]
+    return [SYSTEM, *said, Turn("user", "Et alors ?")]
+
+
+def made(model: FakeModel) -> Completion:
+    clock = FakeClock()
+    return Completion(model, Recourse(clock, Health(clock)))
+
+
+async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:
+    async with aclosing(completion.ask(turns, SMALL).deltas()) as deltas:
+        return [delta async for delta in deltas]
+
+
+async def test_what_the_model_says_comes_through_as_it_comes() -> None:
+    model = FakeModel(Delta("Un. "), Delta("Deux."), Delta(usage=Usage(9, 2)), END)
+
+    deltas = await ask(made(model), talk(2))
+
+    assert deltas == list(model.script)
+    assert model.asked == ["small"]
+    assert model.requests == [talk(2)]
+
+
+async def test_turns_of_one_role_are_asked_as_one() -> None:
+    model = FakeModel()
+
+    await ask(made(model), [SYSTEM, Turn("user", "Un"), Turn("user", "Deux")])
+
+    assert model.requests == [[SYSTEM, Turn("user", "Un\n\nDeux")]]
+
+
+async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
+    model = FakeModel()
+    completion = made(model)
+    model.length = 2 * (128 + 400)  # tokens, half the completion's: room for 1,200 characters
+
+    await ask(completion, talk(40))
+
+    [(first, *kept, last)] = model.requests
+    assert (first, last) == (SYSTEM, talk(40)[-1])
+    assert kept == talk(40)[-1 - len(kept) : -1]
+    assert 0 < len(kept) < 40
+    assert kept[0].role == "user"
+    assert size(model.requests[0]) <= completion.room(SMALL) == 1200
+
+
+async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
+    model = FakeModel()
+    completion = made(model)
+    prompt = Turn("user", "x" * 200_000)
+
+    with pytest.raises(PromptTooLong) as told:
+        await ask(completion, [SYSTEM, *talk(4), prompt])
+
+    assert told.value.values == {"n": size([SYSTEM, prompt]) - completion.room(SMALL)}
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    ("characters", "tokens", "ratio"),
+    [
+        (8000, 2000, 3.75),
+        (8000, 4000, 2.0),
+        (8000, 2600, 3.0),  # about what is reckoned with
+        (8000, 0, 3.0),  # a backend that does not count
+        (100, 100, 3.0),  # too short to say anything
+    ],
+)
+async def test_what_the_backend_counts_teaches_how_much_it_takes(
+    characters: int, tokens: int, ratio: float
+) -> None:
+    model = FakeModel(Delta("Oui."), Delta(usage=Usage(tokens, 1)), END)
+    completion = made(model)
+    model.length = 10_000 + SMALL.max_tokens + 128
+    other = completion.room(LARGE)
+
+    turns = [Turn("user", "x" * (characters - size([Turn("user", "")])))]
+    for _ in range(30):
+        await ask(completion, turns)
+
+    assert completion.room(SMALL) == 10_000 * ratio
+    assert completion.room(LARGE) == other
+
+
+class Refusing(FakeModel):
+    """A backend that finds what is longer than so many characters too long."""
+
+    def __init__(self, takes: int, *script: Delta | Exception) -> None:
+        super().__init__(*script)
+        self.takes = takes
+
+    @override
+    async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
+        if size(turns) > self.takes:
+            self.requests.append(turns)
+            raise TOO_LONG
+        async with aclosing(super().stream(turns, card)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
+TOO_LONG = PromptTooLongForModel("the backend answered 400")
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        500,  # fills its room, which is smaller now
+        100,  # does not
+    ],
+)
+async def test_a_request_that_the_backend_finds_too_long_is_made_once_more_with_less(
+    turns: int,
+) -> None:
+    model = Refusing(10**6)
+    completion = made(model)
+    model.length = 5000 + SMALL.max_tokens + 128
+    room = completion.room(SMALL)
+    await ask(completion, talk(turns))
+    model.takes = size(model.requests.pop()) - 1
+
+    assert await ask(completion, talk(turns)) == list(model.script)
+
+    refused, answered = model.requests
+    assert answered[0] == SYSTEM
+    assert answered[1:] == refused[-len(answered) + 1 :]
+    assert completion.room(SMALL) == room * 3 // 4
+
+
+async def test_a_second_refusal_is_told() -> None:
+    model = Refusing(100)
+    completion = made(model)
+    room = completion.room(SMALL)
+
+    with pytest.raises(PromptTooLongForModel):
+        await ask(completion, talk(100))
+
+    assert len(model.requests) == 2
+    assert completion.room(SMALL) == room * 3 // 4
+
+
+async def test_a_refusal_is_told_at_once_where_nothing_can_leave() -> None:
+    model = Refusing(1)
+
+    with pytest.raises(PromptTooLongForModel) as told:
+        await ask(made(model), talk(0))
+
+    assert told.value is TOO_LONG
+    assert len(model.requests) == 1
+
+
+async def test_nothing_is_asked_once_more_after_a_word() -> None:
+    model = FakeModel(Delta("Un"), TOO_LONG)
+
+    with pytest.raises(PromptTooLongForModel):
+        await ask(made(model), talk(100))
+
+    assert len(model.requests) == 1
+
+
+async def test_refusals_at_the_same_time_teach_once() -> None:
+    gate = asyncio.Event()
+    model = FakeModel(gate, TOO_LONG)
+    completion = made(model)
+    room = completion.room(SMALL)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(fail(completion))
+        asyncio.get_running_loop().call_soon(gate.set)
+
+    assert len(model.requests) == 3
+    assert completion.room(SMALL) == room * 3 // 4
+
+
+async def fail(completion: Completion) -> None:
+    with pytest.raises(PromptTooLongForModel):
+        await ask(completion, talk(0))
+
+
+async def test_a_stream_that_fails_does_so_here_too() -> None:
+    model = FakeModel(Delta("Un"), Truncated("cut"))
+
+    with pytest.raises(Truncated):
+        await ask(made(model), talk(0))
+
+
+async def test_who_stops_listening_closes_the_stream() -> None:
+    model = FakeModel(Delta("Un"), Delta("Deux"), END)
+    stream = made(model).ask(talk(0), SMALL).deltas()
+
+    assert await anext(stream) == Delta("Un")
+    await stream.aclose()
+
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
