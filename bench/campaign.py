@@ -16,7 +16,7 @@ from rich.table import Table
 from bot.campaigns.sender import Campaigns
 from bot.core.events import EventId, Room, RoomId, UserId, Vote
 from bot.core.model_catalog import Catalogue, ModelCard
-from bot.core.outgoing import Outgoing, Wire
+from bot.core.outgoing import Outgoing, PreparedEvent
 from bot.core.routing import Policy
 from bot.monitoring.health import Health
 from bot.ports import Clock, Matrix
@@ -109,10 +109,10 @@ class _Stub:
         admin = Room(_ADMIN_ROOM, direct=False, admin=True)
         return [admin, *(self.room(RoomId(f"!{number}:x")) for number in range(ROOMS))]
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
-        return Wire("m.room.message", {})
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
+        return PreparedEvent("m.room.message", {})
 
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:  # noqa: ARG002  # the port
         if room_id != _ADMIN_ROOM and transaction_id not in self.transactions:
             self.transactions.add(transaction_id)
             self.sent[room_id] += 1

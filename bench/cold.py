@@ -169,14 +169,14 @@ class Cold:
         matrix = await self._open()
         async with NioPerson(url, other, _PASSWORD, where) as person, asyncio.TaskGroup() as tasks:
             meeting = Meeting(matrix, person)
-            hearing = tasks.create_task(meeting.hear())
+            intent_resolver = tasks.create_task(meeting.hear())
             talks = [
                 tasks.create_task(meeting.talk(kind, secrecy))
                 for kind in ("direct message", "thread in a salon")
                 for secrecy in ("clear", "encrypted")
             ]
             self._talks = [await talk for talk in talks]
-            hearing.cancel()
+            intent_resolver.cancel()
         self._token = meeting.token
         await matrix.close()
 

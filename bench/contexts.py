@@ -23,13 +23,13 @@ from bot.core.events import (
 )
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import History
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.monitoring.health import Health
 from bot.ports import Matrix, Model, Store
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Recourse
+from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 
 _TURNS = 20, 100, 400
@@ -86,7 +86,7 @@ class Asking:
     def __init__(self, matrix: Matrix) -> None:
         self._model = _Listener()
         clock = SystemClock()
-        recourse = Recourse(clock, Health(clock))
+        recourse = FallbackPolicy(clock, Health(clock))
         self._completion = Completion(cast("Model", self._model), recourse)
         self._contexts = Contexts(matrix, cast("Store", None), clock, self._completion, _HOW)
 
@@ -114,7 +114,9 @@ class _Memory:
         """Return a direct message."""
         return Room(room_id, direct=True)
 
-    async def history(self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]) -> History:
+    async def history(
+        self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
+    ) -> History:
         """Return what was said."""
         return await self._histories.read(prompt, {}, enough)
 

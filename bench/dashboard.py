@@ -18,10 +18,10 @@ from bench.turns import Turns
 from bot.app import SystemClock
 from bot.config.settings import DashboardSettings
 from bot.core.events import Batch, EventId
-from bot.core.feedback import Circumstances
+from bot.core.feedback import ReplyMetadata
 from bot.dashboard.server import application
 from bot.monitoring.health import Health
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
 from tests.make import AGENT, BOT, message, prompt, reaction
@@ -152,11 +152,11 @@ async def _counting(path: Path) -> Row:
 async def _ratings(path: Path) -> list[Row]:
     """Measure the transactions that keep the figures."""
     store = await _open(path)
-    opinions = SqlOpinions(store.database, _KEY)
+    opinions = SqlFeedback(store.database, _KEY)
     answers, rates = Row("a reply's transaction"), Row("a rating's transaction")
     for number in range(_RATINGS_ROUNDS):
         asked = prompt(message(event_id=f"$bench-{number}"))
-        how = Circumstances(AGENT, direct=True, model="small", seconds=3.0)
+        how = ReplyMetadata(AGENT, direct=True, model="small", seconds=3.0)
         await store.admit(Batch(asked.messages, f"{number}"), _SAMPLE.end.timestamp())
         begun = time.perf_counter()
         await opinions.answered(asked, how, lambda _: None, _SAMPLE.end.timestamp())

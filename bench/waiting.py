@@ -11,7 +11,7 @@ from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports import Matrix, Store
 from bot.replies.delivery import Pace, Replying
-from bot.replies.generations import Answering, Answers
+from bot.replies.generations import ActiveGenerations, Generation
 
 _AT_ONCE = 20
 _WAITING = 1000
@@ -27,8 +27,8 @@ class _Line:
         clock = SystemClock()
         matrix, store = cast("Matrix", None), cast("Store", None)
         replying = Replying(matrix, store, clock, _PACE, Health(clock))
-        self._answers = Answers(replying, speak("fr"), _AT_ONCE, join_seconds=60.0)
-        self._open: list[Answering] = []
+        self._answers = ActiveGenerations(replying, speak("fr"), _AT_ONCE, join_seconds=60.0)
+        self._open: list[Generation] = []
 
     def fill(self) -> None:
         """Let all come at once."""

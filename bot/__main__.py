@@ -93,7 +93,7 @@ def export(
 
 @feedback.command()
 def campaign(
-    file: Annotated[Path, typer.Argument(help="The campaign, in YAML; see docs/surveys.md.")],
+    file: Annotated[Path, typer.Argument(help="The campaign, in YAML; see docs/campaigns.md.")],
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
 ) -> None:
     """Keep a campaign as a draft; it is launched from the admin room."""

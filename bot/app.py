@@ -11,7 +11,7 @@ from importlib.metadata import version
 import structlog
 from prometheus_client import ProcessCollector
 
-from bot.assistant import Assistant, Behaviour
+from bot.assistant import Assistant, AssistantSettings
 from bot.commands.registry import About
 from bot.config.settings import Config
 from bot.core.routing import Policy
@@ -38,7 +38,7 @@ from bot.startup import (
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
 from bot.storage.exports import exports
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.statistics import SqlStatistics
 
 _LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
@@ -164,7 +164,7 @@ async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) ->
         pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
         replying = Replying(matrix, store, health.clock, pace, health)
         await parts.enter_async_context(_dashboard(config, store.database, health.clock))
-        opinions, campaigns = SqlOpinions(store.database, key), SqlCampaigns(store.database, key)
+        opinions, campaigns = SqlFeedback(store.database, key), SqlCampaigns(store.database, key)
         statistics = SqlStatistics(store.database, key)
         ledgers = Ledgers(opinions, campaigns, statistics, exports(opinions, campaigns))
         assistant = Assistant(model, ledgers, replying, _behaviour(config))
@@ -204,7 +204,7 @@ async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
             log.info("models not listed", reason=str(error))
 
 
-def _behaviour(config: Config) -> Behaviour:
+def _behaviour(config: Config) -> AssistantSettings:
     conversation = config.conversation
     policy = Policy(
         config.matrix.user_id,
@@ -214,7 +214,7 @@ def _behaviour(config: Config) -> Behaviour:
         conversation.salon_replies == "inline",
         frozenset(config.matrix.admins),
     )
-    return Behaviour(
+    return AssistantSettings(
         policy,
         Settings(
             config.model.system_prompt,

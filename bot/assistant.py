@@ -33,34 +33,34 @@ from bot.core.model_catalog import ModelCard
 from bot.core.outgoing import Notice, transaction_id
 from bot.core.routing import (
     Accept,
-    Amend,
     Answer,
     Comment,
-    Count,
     Decline,
-    Explain,
-    Follow,
+    FollowUpgrade,
+    HandleEdit,
+    HandleRedaction,
     Hint,
     Ignore,
     Intent,
     Leave,
     Policy,
     Rate,
+    RecordVote,
     Redo,
     Refuse,
     Run,
+    SendNotice,
     Stop,
     Welcome,
-    Withdraw,
     parse_command,
 )
-from bot.dispatch.dispatcher import Arrivals
-from bot.dispatch.intent_resolver import Hearing
-from bot.dispatch.pending_decryption import LateKeys
-from bot.dispatch.prompt_changes import Changes
-from bot.dispatch.usage_limits import Ceilings
+from bot.dispatch.dispatcher import EventDispatcher
+from bot.dispatch.intent_resolver import IntentResolver
+from bot.dispatch.pending_decryption import PendingDecryption
+from bot.dispatch.prompt_changes import PromptChanges
+from bot.dispatch.usage_limits import UsageLimits
 from bot.errors import ENDING, Forbidden, MatrixError
-from bot.feedback.collector import Surveys
+from bot.feedback.collector import FeedbackCollector
 from bot.i18n.texts import speak
 from bot.monitoring.logs import costing_nothing, log_bug
 from bot.notices.clear_text import ClearText
@@ -69,14 +69,14 @@ from bot.notices.unsigned_devices import LeftOut
 from bot.notices.verification import Verifications
 from bot.ports import Clock, Ledgers, Matrix, Model, Store
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Recourse
+from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
-from bot.replies.delivery import Before, Replying, Unmarked, hidden_messages
-from bot.replies.generations import Answering, Answers
-from bot.replies.scheduler import Ticket
+from bot.replies.delivery import PriorState, Replying, Unmarked, hidden_messages
+from bot.replies.generations import ActiveGenerations, Generation
+from bot.replies.scheduler import Slot
 from bot.rooms import open_admin_room
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
 _PATIENCE_AT_START = 30.0  # for all that is left, while everything that is new waits
@@ -87,7 +87,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class AssistantSettings:
     """How the operator wants the assistant.
 
     Attributes:
@@ -119,31 +119,40 @@ class _Drained(Exception):  # ends one run, never leaves this module
 class Assistant:
     """Hears the account's rooms and does what each event asks for, each event to its end."""
 
-    def __init__(self, model: Model, ledgers: Ledgers, replying: Replying, how: Behaviour) -> None:
+    def __init__(
+        self, model: Model, ledgers: Ledgers, replying: Replying, how: AssistantSettings
+    ) -> None:
         self._to = replying
         self._matrix: Matrix = replying.matrix
         self._store: Store = replying.store
         self._clock: Clock = replying.clock
         self._age_limit, self._admins = how.policy.age_limit, how.policy.admins
         self._texts = speak(how.settings.language)
-        self._hearing = Hearing(self._matrix, self._clock, how.policy)
-        recourse = Recourse(self._clock, replying.health, how.fallback, how.queue_timeout)
+        self._intent_resolver = IntentResolver(self._matrix, self._clock, how.policy)
+        recourse = FallbackPolicy(self._clock, replying.health, how.fallback, how.queue_timeout)
         self._completion = Completion(model, recourse)
         self._contexts = Contexts(
             self._matrix, self._store, self._clock, self._completion, how.settings
         )
-        self._answers = Answers(replying, self._texts, how.at_once, how.join_seconds, how.share)
-        self._ceilings = Ceilings(replying, self._answers, how.limits)
-        again = partial(self._answer_also, before=Before.WHOLE)
-        self._changes = Changes(
-            *(replying, self._answers, self._contexts, self._hearing, self._ceilings), again
+        self._generations = ActiveGenerations(
+            replying, self._texts, how.at_once, how.join_seconds, how.share
         )
-        self._surveys = Surveys(
-            replying, ledgers.opinions, self._answers, self._contexts, how.feedback
+        self._usage_limits = UsageLimits(replying, self._generations, how.limits)
+        again = partial(self._answer_also, before=PriorState.WHOLE)
+        self._prompt_changes = PromptChanges(
+            replying,
+            self._generations,
+            self._contexts,
+            self._intent_resolver,
+            self._usage_limits,
+            again,
+        )
+        self._feedback = FeedbackCollector(
+            replying, ledgers.opinions, self._generations, self._contexts, how.feedback
         )
         self._campaigns = Campaigns(replying, ledgers.campaigns, self._contexts, how.policy)
         self._desk = Desk(
-            *(self._matrix, self._store, self._answers, self._changes, self._surveys),
+            *(self._matrix, self._store, self._generations, self._prompt_changes, self._feedback),
             *(self._campaigns, ledgers.statistics, ledgers.exports, how.settings.catalogue),
             *(how.about, self._clock, how.policy.admins),
         )
@@ -152,7 +161,9 @@ class Assistant:
         self._mention_hint = MentionHint(replying, self._contexts)
         self._thumbs = how.feedback.salons == "reactions" and how.feedback.when != "never"
         self._left_out = LeftOut(replying, self._texts)
-        self._late_keys = LateKeys(self._matrix, self._store, self._clock, self._texts)
+        self._pending_decryption = PendingDecryption(
+            self._matrix, self._store, self._clock, self._texts
+        )
         self._restored = asyncio.Event()  # what an earlier process left has its place again
         self._synced = asyncio.Event()  # the rooms are known
         self._doubtful: set[EventId] = set()  # that an earlier process may have dealt with
@@ -169,16 +180,18 @@ class Assistant:
         try:
             async with asyncio.TaskGroup() as tasks:
                 start = partial(self._start, tasks)
-                arrivals = Arrivals(self._to, self._hearing, self._late_keys, tasks, start)
-                tasks.create_task(self._late_keys.run(arrivals.begin))
-                tasks.create_task(self._surveys.run(self._synced))
+                dispatcher = EventDispatcher(
+                    self._to, self._intent_resolver, self._pending_decryption, tasks, start
+                )
+                tasks.create_task(self._pending_decryption.run(dispatcher.begin))
+                tasks.create_task(self._feedback.run(self._synced))
                 tasks.create_task(self._verifications.run())
                 tasks.create_task(self._left_out.run())
                 tasks.create_task(self._campaigns.run(self._synced))
                 if self._admins:
                     opening = open_admin_room(self._to, self._admins, self._texts, self._synced)
                     tasks.create_task(opening)
-                listening = tasks.create_task(self._listen(arrivals))
+                listening = tasks.create_task(self._listen(dispatcher))
                 await self._drain(listening, stopping or asyncio.Event())
         except* _Drained:
             log.info("drained")
@@ -188,34 +201,34 @@ class Assistant:
         await stopping.wait()
         listening.cancel()
         self._restored.set()  # what was not restored by now is left to the next start
-        await self._answers.drain()
+        await self._generations.drain()
         raise _Drained
 
-    async def _listen(self, arrivals: Arrivals) -> None:
+    async def _listen(self, dispatcher: EventDispatcher) -> None:
         unfinished = await self._store.unfinished()
         # Of what was said before, an earlier process may know more than the ledger does. The
         # homeserver may hand it out in many responses, each as it did before.
         since = (self._clock.now() + _SKEW) * 1000
         async for batch in self._matrix.batches(await self._store.sync_token()):
             for room_id in batch.closed:
-                self._answers.silence(room_id)
+                self._generations.silence(room_id)
             until = self._clock.monotonic() + _PATIENCE_AT_START
             for left in unfinished:
                 patience = max(until - self._clock.monotonic(), 0.0)
-                await arrivals.restore(left, patience)
+                await dispatcher.restore(left, patience)
             unfinished = ()
             self._restored.set()
             self._synced.set()
-            asking = await self._hearing.asking(batch.events)
+            asking = await self._intent_resolver.asking(batch.events)
             heard = replace(batch, events=tuple(asking))
             for event in await self._store.admit(heard, self._clock.now()):
                 self._to.health.admitted(type(event).__name__)
                 missed = batch.missed or getattr(event, "timestamp", math.inf) < since
                 before_us = Pending(event.event_id, event.room_id) if missed else None
-                arrivals.begin(event, left=before_us)
+                dispatcher.begin(event, left=before_us)
             for room_id in batch.closed:
-                self._answers.silence(room_id)
-            self._late_keys.hear(batch.keys)
+                self._generations.silence(room_id)
+            self._pending_decryption.hear(batch.keys)
             self._verifications.hear(batch.verifications)
             self._left_out.hear(batch.left_out)
 
@@ -229,23 +242,25 @@ class Assistant:
     ) -> None:
         """Begin to do what the event asks for; answers and welcomes get their place at once."""
         answering = None
-        if isinstance(intent, Answer) and self._answers.of(event.room_id, event.event_id):
+        if isinstance(intent, Answer) and self._generations.of(event.room_id, event.event_id):
             return  # a change of mind was quicker
-        intent = self._ceilings.admit(intent, left, late=bool(remarks))
+        intent = self._usage_limits.admit(intent, left, late=bool(remarks))
         if isinstance(intent, Welcome):
             lane = Conversation(intent.room_id, None)
-            ticket = self._answers.lanes.queue(lane, self._matrix.user_id, free=True)
+            ticket = self._generations.lanes.queue(lane, self._matrix.user_id, free=True)
             work: Work = partial(self._welcome, intent, ticket)
         elif isinstance(intent, Answer):
             begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
             alone = begun and joined_to is None  # it has a reply of its own
-            first = None if alone else self._answers.join(intent.prompt, joined_to)
+            first = None if alone else self._generations.join(intent.prompt, joined_to)
             if first is not None:
                 first.remarks += [one for one in remarks if one not in first.remarks]
                 tasks.create_task(self._attend(intent.prompt, first))
                 return
-            before = (Before.BEGUN if begun else Before.PERHAPS) if left else Before.NOTHING
-            answering = self._answers.begin(intent.prompt, remarks, before)
+            before = (
+                (PriorState.BEGUN if begun else PriorState.PERHAPS) if left else PriorState.NOTHING
+            )
+            answering = self._generations.begin(intent.prompt, remarks, before)
             work = partial(self._answer, answering)
         else:
             work = self._begin(event.event_id, intent)
@@ -258,15 +273,15 @@ class Assistant:
     def _begin(self, event_id: EventId, intent: Intent) -> Work:
         """Do what cannot wait for a turn of the loop; return the rest."""
         match intent:
-            case Withdraw(redaction):
-                self._changes.let_go(redaction)
+            case HandleRedaction(redaction):
+                self._prompt_changes.let_go(redaction)
             case Run(prompt):
-                self._answers.part(prompt.conversation)
+                self._generations.part(prompt.conversation)
             case Stop(reaction):
-                self._answers.part_of(reaction.room_id, reaction.target)
-            case Amend(revision) if again := self._changes.restart(revision):
+                self._generations.part_of(reaction.room_id, reaction.target)
+            case HandleEdit(revision) if again := self._prompt_changes.restart(revision):
                 return partial(self._see_through, again)
-        if isinstance(intent, Run | Comment | Rate | Count | Amend):
+        if isinstance(intent, Run | Comment | Rate | RecordVote | HandleEdit):
             self._noting.setdefault(event_id, asyncio.Event())
         return partial(self._perform, intent)
 
@@ -275,7 +290,7 @@ class Assistant:
         event: Event,
         intent: Intent,
         work: Work,
-        answering: Answering | None,
+        answering: Generation | None,
     ) -> None:
         """Do what `event` asks for, and note that it is done."""
         with structlog.contextvars.bound_contextvars(
@@ -283,21 +298,21 @@ class Assistant:
         ):
             try:
                 done = await self._do(event, intent, work)
-                self._ceilings.spoke(intent)
+                self._usage_limits.spoke(intent)
                 if done:
                     await self._note_done(event, answering)
             finally:
                 self._doubtful.discard(event.event_id)
                 self._note_down(event.event_id)
                 if answering is not None:
-                    self._answers.finish(answering)
+                    self._generations.finish(answering)
         if answering is not None and answering.reply.left_out:
-            rest = self._changes.still_there(answering.reply.left_out)
-            before = Before.PERHAPS if answering.reply.doubtful else Before.NOTHING
+            rest = self._prompt_changes.still_there(answering.reply.left_out)
+            before = PriorState.PERHAPS if answering.reply.doubtful else PriorState.NOTHING
             if rest:
                 await self._answer_also(replace(answering.prompt, messages=rest), before)
 
-    async def _note_done(self, event: Event, answering: Answering | None) -> None:
+    async def _note_done(self, event: Event, answering: Generation | None) -> None:
         """Note what an answer has cost, and that all is done; a bug in one note costs that alone.
 
         What is not noted to be done is seen to at the next start, which finds what stands.
@@ -305,12 +320,12 @@ class Assistant:
         done = answering.done_with if answering else ()
         if answering is not None:
             with costing_nothing():
-                await self._surveys.answered(answering)
+                await self._feedback.answered(answering)
         with costing_nothing():
             await self._store.finish(*dict.fromkeys((event.event_id, *done)))
 
     async def _do(self, event: Event, intent: Intent, work: Work) -> bool:
-        """Perform the intent; errors end here, and in LateKeys while nothing can be done yet.
+        """Perform the intent; errors end here, or in PendingDecryption while it waits.
 
         Returns:
             Whether nothing is left for the next start.
@@ -334,7 +349,7 @@ class Assistant:
 
     async def _perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912, PLR0915  # a line for each intent
         match intent:
-            case Explain(prompt, key):
+            case SendNotice(prompt, key):
                 await self._explain(prompt, key)
             case Hint(prompt):
                 await self._mention_hint.give(prompt)
@@ -342,20 +357,20 @@ class Assistant:
                 await self._refuse(intent)
             case Run():
                 await self._run(intent)
-            case Amend(revision):
+            case HandleEdit(revision):
                 await self._amend(revision)
-            case Rate() | Count() | Comment():
+            case Rate() | RecordVote() | Comment():
                 await self._note(intent)
-            case Withdraw(redaction, begun):
+            case HandleRedaction(redaction, begun):
                 await self._withdraw(redaction, begun=begun)
             case Stop(reaction):
-                await self._changes.stop(reaction)
+                await self._prompt_changes.stop(reaction)
             case Redo(reaction):
                 asked = reaction.room_id, reaction.target, reaction.sender, reaction.event_id
-                await self._changes.redo(*asked)
+                await self._prompt_changes.redo(*asked)
             case Accept(invite):
-                await insist(self._clock, partial(self._join, invite))
-            case Follow(upgraded):
+                await retry_until_accepted(self._clock, partial(self._join, invite))
+            case FollowUpgrade(upgraded):
                 await self._follow(upgraded)
             case Decline():
                 await self._decline(intent)
@@ -366,7 +381,7 @@ class Assistant:
             case Answer() | Welcome():
                 raise AssertionError("these have their place in the line: see _start")
 
-    async def _answer(self, answering: Answering) -> None:
+    async def _answer(self, answering: Generation) -> None:
         """Stream the completion into one reply by editing it.
 
         What is asked may change meanwhile: the model is then asked anew, the reply is the same.
@@ -406,13 +421,13 @@ class Assistant:
                 if not reply.restarted():
                     break
 
-    async def _answer_also(self, prompt: Prompt, before: Before = Before.NOTHING) -> None:
+    async def _answer_also(self, prompt: Prompt, before: PriorState = PriorState.NOTHING) -> None:
         """Answer what no event that is being dealt with asks for."""
-        answering = self._answers.begin(prompt, before=before)
+        answering = self._generations.begin(prompt, before=before)
         work = partial(self._answer, answering)
         await self._handle(prompt.messages[0], Answer(prompt), work, answering)
 
-    async def _see_through(self, answering: Answering) -> None:
+    async def _see_through(self, answering: Generation) -> None:
         """Leave what has changed it unfinished until the answer is."""
         await answering.done.wait()
 
@@ -420,21 +435,21 @@ class Assistant:
         """Do what a message asks for by now, and mark the reply that it had begun to get."""
         root = message.thread_root
         prompt = Prompt((message,), Conversation(message.room_id, root), root)
-        if isinstance(intent, Run | Explain):
+        if isinstance(intent, Run | SendNotice):
             prompt = intent.prompt
-        answering = self._answers.begin(prompt, before=Before.BEGUN)
+        answering = self._generations.begin(prompt, before=PriorState.BEGUN)
         answering.reply.abandon()
         try:
             await self._answer(answering)
         finally:
-            self._answers.finish(answering)
+            self._generations.finish(answering)
         self._unanswered.add(message.event_id)  # what is marked is no answer to it
         try:
             await work()
         finally:
             self._unanswered.discard(message.event_id)
 
-    async def _attend(self, prompt: Prompt, before: Answering) -> None:
+    async def _attend(self, prompt: Prompt, before: Generation) -> None:
         """Show that a message which joined an earlier one is read and being answered."""
         try:
             async with self._matrix.attention(prompt):
@@ -451,29 +466,29 @@ class Assistant:
         if said is not None:
             await self._say(Notice(said, prompt), prompt.room_id, prompt.event_id)
 
-    async def _note(self, said: Rate | Count | Comment) -> None:
+    async def _note(self, said: Rate | RecordVote | Comment) -> None:
         """Take in what a person thinks of a reply."""
         match said:
             case Rate(reaction):
-                await self._surveys.react(reaction)
-            case Count(vote):
-                if await self._surveys.knows(vote):
-                    await self._surveys.count(vote)
+                await self._feedback.react(reaction)
+            case RecordVote(vote):
+                if await self._feedback.knows(vote):
+                    await self._feedback.count(vote)
                 else:
                     await self._campaigns.count(vote)
             case Comment(prompt):
                 key: str | None = "feedback kept"
-                if not await self._surveys.comment(said):
+                if not await self._feedback.comment(said):
                     key = await self._campaigns.comment(said)
                 if key is not None:
                     await self._explain(prompt, key, unanswered=False)
 
     async def _amend(self, revision: Revision) -> None:
         await self._noted(revision.target)
-        await self._surveys.amend(revision)
+        await self._feedback.amend(revision)
         await self._campaigns.amend(revision)
         self._note_down(revision.event_id)  # what follows may take as long as an answer
-        await self._changes.amend(revision)
+        await self._prompt_changes.amend(revision)
 
     def _note_down(self, event_id: EventId) -> None:
         if (noting := self._noting.pop(event_id, None)) is not None:
@@ -489,16 +504,16 @@ class Assistant:
 
     async def _withdraw(self, redaction: Redaction, *, begun: bool) -> None:
         await self._noted(redaction.target)
-        await self._surveys.withdraw(redaction)
+        await self._feedback.withdraw(redaction)
         await self._campaigns.withdraw(redaction.target)
         begun = begun or redaction.event_id in self._doubtful
-        await self._changes.withdraw(redaction, begun=begun)
+        await self._prompt_changes.withdraw(redaction, begun=begun)
 
     async def _follow(self, upgraded: Upgraded) -> None:
         """Join the room that replaces another, where it lets us; else an invitation will come."""
         try:
             with armed.around("join"):
-                await insist(self._clock, lambda: self._matrix.follow(upgraded))
+                await retry_until_accepted(self._clock, lambda: self._matrix.follow(upgraded))
         except Forbidden as error:
             log.info("waiting for an invitation", reason=str(error))
 
@@ -518,9 +533,9 @@ class Assistant:
             with armed.around("leave"):
                 await self._matrix.leave(room_id, reason)
 
-        await insist(self._clock, leave)
+        await retry_until_accepted(self._clock, leave)
 
-    async def _welcome(self, welcome: Welcome, ticket: Ticket) -> None:
+    async def _welcome(self, welcome: Welcome, ticket: Slot) -> None:
         """Introduce the assistant, before it answers anything in the room's main timeline.
 
         What was chosen in a room that this one replaces holds on.
@@ -558,7 +573,7 @@ class Assistant:
 
     async def _apologise(self, intent: Intent) -> None:
         """Tell the person that there is no answer, if the room still takes a word of the bot."""
-        if not isinstance(intent, Answer | Explain | Run):
+        if not isinstance(intent, Answer | SendNotice | Run):
             return
         try:
             await self._explain(intent.prompt, "bug")
@@ -577,7 +592,9 @@ class Assistant:
                 return
             notice = unsaid
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
-        wire = await insist(self._clock, lambda: self._matrix.freeze(room_id, notice))
+        wire = await retry_until_accepted(
+            self._clock, lambda: self._matrix.freeze(room_id, notice)
+        )
 
         async def put() -> None:
             if self._matrix.room(room_id).closed:
@@ -586,7 +603,7 @@ class Assistant:
             with armed.around("notice"):
                 await self._matrix.put(room_id, wire, transaction)
 
-        await insist(self._clock, put)
+        await retry_until_accepted(self._clock, put)
 
     async def _unsaid(self, notice: Notice, prompt: Prompt, *, answered: bool) -> Notice | None:
         """Return what is still to be said, None where an earlier process has said it.
@@ -599,7 +616,7 @@ class Assistant:
             prompt: what it is about.
             answered: whether an answer to the prompt counts for it.
         """
-        since = await insist(
+        since = await retry_until_accepted(
             self._clock, lambda: self._matrix.own_since(prompt.room_id, prompt.event_ids)
         )
         body = render(notice.text).body

@@ -15,7 +15,7 @@ from bot.ports import Export
 from bot.startup import ledger_place
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.exports import exports
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.second_connection import open_beside
 
 _AT_ONCE: Final = 10_000  # rows
@@ -64,7 +64,7 @@ async def draft(config: Config, text: str) -> Campaign | None:
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[Mapping[What, Export]]:
     key = config.storage.key.get_secret_value()
-    opinions = await SqlOpinions.open_to_read(ledger_place(config), key, Health(SystemClock()))
+    opinions = await SqlFeedback.open_to_read(ledger_place(config), key, Health(SystemClock()))
     try:
         yield exports(opinions, SqlCampaigns(opinions.database, key))
     finally:

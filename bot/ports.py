@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Protocol
 
-from bot.core.campaigns import Asked, Headway, Progress, Recipient, Sending
+from bot.core.campaigns import Asked, CampaignResults, DeliveryProgress, Recipient, Sending
 from bot.core.events import (
     Batch,
     Conversation,
@@ -32,17 +32,25 @@ from bot.core.events import (
     Vote,
 )
 from bot.core.export_format import What
-from bot.core.feedback import Ask, Circumstances, Counted, Past, Rating
+from bot.core.feedback import Ask, AskHistory, Rating, ReplyMetadata, VoteOutcome
 from bot.core.model_catalog import ModelCard
-from bot.core.outgoing import Frozen, Outgoing, OwnSince, Wire
+from bot.core.outgoing import OutboxMessage, Outgoing, PreparedEvent, SentSince
 from bot.core.prompt_context import History
-from bot.core.routing import Known
-from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
-from bot.core.transcript import Said
+from bot.core.routing import MessageIndex
+from bot.core.statistics import (
+    CampaignFigures,
+    FeedbackComment,
+    Figures,
+    Group,
+    Only,
+    Published,
+    Step,
+)
+from bot.core.transcript import TranscriptMessage
 from bot.core.verification import VerificationStep
 
 Unheeded = Undecryptable | Message | Revision | Vote
-Heard = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
+ReadableEvent = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
 
 
 class Matrix(Protocol):
@@ -68,7 +76,7 @@ class Matrix(Protocol):
     same transaction id never makes two events, for a day (Synapse) and on the same device.
     `upload_limit` returns how many bytes a file may have; None where the homeserver does not say.
     `shown` returns what the homeserver shows for an event, its newest edit where it has any; None
-    where it is gone. Of what is as it was put, `Wire.is_shown_as` holds.
+    where it is gone. Of what is as it was put, `PreparedEvent.is_shown_as` holds.
     `own_since` returns what the bot has sent since the first message of a prompt, which may be
     redacted by now: what is about the prompt, and what cannot be read.
     `verify` does one step of a verification of the bot's device, and returns what people are to be
@@ -83,7 +91,7 @@ class Matrix(Protocol):
     def device_id(self) -> str: ...
 
     @property
-    def known(self) -> Known: ...
+    def known(self) -> MessageIndex: ...
 
     def batches(self, since: str | None) -> AsyncIterator[Batch]: ...
 
@@ -111,19 +119,19 @@ class Matrix(Protocol):
 
     async def leave(self, room_id: RoomId, reason: str | None = None) -> None: ...
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None: ...
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None: ...
 
     async def history(
-        self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]
+        self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
     ) -> History: ...
 
     def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]: ...
 
     async def upload_limit(self) -> int | None: ...
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire: ...
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent: ...
 
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId: ...
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId: ...
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId: ...
 
@@ -131,9 +139,9 @@ class Matrix(Protocol):
         self, event: VerificationEvent, *, trusted: bool
     ) -> VerificationStep | None: ...
 
-    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None: ...
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None: ...
 
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince: ...
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince: ...
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
 
@@ -166,7 +174,7 @@ class Claim:
 
     number: int
     event_ids: tuple[EventId, ...]
-    frozen: tuple[Frozen, ...] = ()
+    frozen: tuple[OutboxMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class UndecryptedEvent:
     """An undecryptable message whose key may still come.
 
     Attributes:
@@ -231,13 +239,15 @@ class Store(Protocol):
 
     async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]: ...
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | Awaited]: ...
+    async def unfinished(
+        self,
+    ) -> Sequence[Invite | Joined | Left | Pending | UndecryptedEvent]: ...
 
     async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim: ...
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None: ...
+    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None: ...
 
     async def finish(self, *event_ids: EventId) -> None: ...
 
@@ -281,8 +291,8 @@ class Opinions(Protocol):
     async def answered(
         self,
         prompt: Prompt,
-        how: Circumstances,
-        after: Callable[[Past], float | None],
+        how: ReplyMetadata,
+        after: Callable[[AskHistory], float | None],
         at: float,
     ) -> float | None: ...
 
@@ -300,7 +310,7 @@ class Opinions(Protocol):
 
     async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None: ...
 
-    async def count(self, vote: Vote, at: float) -> Counted | None: ...
+    async def count(self, vote: Vote, at: float) -> VoteOutcome | None: ...
 
     async def rate(
         self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
@@ -406,9 +416,9 @@ class CampaignLedger(Protocol):
         at: float,
     ) -> Literal["goes on", "thanks", "counts", "late"]: ...
 
-    async def progress(self, name: str) -> Progress | None: ...
+    async def progress(self, name: str) -> CampaignResults | None: ...
 
-    async def headway(self, name: str) -> Headway: ...
+    async def headway(self, name: str) -> DeliveryProgress: ...
 
     async def told(self, name: str, milestone: int) -> None: ...
 
@@ -426,7 +436,7 @@ class Statistics(Protocol):
     when it was first asked for is kept, and told ever after, whatever has changed since; one with
     too few ratings waits, and is told with the next as one `chunk`. Weeks before the first one are
     kept no longer, and wait no longer.
-    `remarks` returns the latest comments and `surveys` the latest campaigns that were launched,
+    `remarks` returns the latest comments and `campaigns` the latest campaigns that were launched,
     the last one first. It waits and raises as `Store` does.
     """
 
@@ -438,9 +448,9 @@ class Statistics(Protocol):
 
     async def published(self, first: date, last: date) -> Published: ...
 
-    async def remarks(self, only: Only, most: int) -> Sequence[Remark]: ...
+    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]: ...
 
-    async def surveys(self, most: int) -> Sequence[Survey]: ...
+    async def campaigns(self, most: int) -> Sequence[CampaignFigures]: ...
 
 
 @dataclass(frozen=True, slots=True)

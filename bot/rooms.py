@@ -10,7 +10,7 @@ from bot.errors import ENDING, MatrixError
 from bot.i18n.texts import Texts
 from bot.replies.delivery import Replying
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 log = structlog.get_logger()
 
@@ -30,8 +30,10 @@ async def open_admin_room(
     for user_id in sorted(admins):
         await _look_for(to, user_id)
     try:
-        room_id = await insist(to.clock, partial(_open, to, texts("admin room")))
-        missing = admins - await insist(to.clock, partial(to.matrix.members, room_id))
+        room_id = await retry_until_accepted(to.clock, partial(_open, to, texts("admin room")))
+        missing = admins - await retry_until_accepted(
+            to.clock, partial(to.matrix.members, room_id)
+        )
     except ENDING:
         raise
     except MatrixError as error:
@@ -39,7 +41,7 @@ async def open_admin_room(
         return
     for user_id in sorted(missing):
         try:
-            await insist(to.clock, partial(_invite, to, room_id, user_id))
+            await retry_until_accepted(to.clock, partial(_invite, to, room_id, user_id))
         except ENDING:
             raise
         except MatrixError as error:
@@ -49,7 +51,7 @@ async def open_admin_room(
 async def _look_for(to: Replying, user_id: UserId) -> None:
     """Say so where an admin is nobody: an invitation to a mistyped id waits for ever."""
     try:
-        exists = await insist(to.clock, partial(to.matrix.exists, user_id))
+        exists = await retry_until_accepted(to.clock, partial(to.matrix.exists, user_id))
     except ENDING:
         raise
     except MatrixError as error:

@@ -11,9 +11,17 @@ from typing import Literal, get_args
 
 from typing_extensions import override
 
-from bot.assistant import Assistant, Behaviour
+from bot.assistant import Assistant, AssistantSettings
 from bot.commands.registry import About
-from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
+from bot.core.campaigns import (
+    CLOSED,
+    Asked,
+    CampaignResults,
+    DeliveryProgress,
+    Place,
+    Recipient,
+    Sending,
+)
 from bot.core.events import (
     Batch,
     Change,
@@ -44,13 +52,13 @@ from bot.core.export_format import What
 from bot.core.feedback import (
     ANSWERS,
     Ask,
+    AskHistory,
     AskPolicy,
-    Circumstances,
-    Counted,
     Opinion,
-    Past,
     Question,
     Rating,
+    ReplyMetadata,
+    VoteOutcome,
     answer_of,
     asks_why,
     reason_of,
@@ -61,13 +69,13 @@ from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import (
     Attachment,
     Edit,
-    Frozen,
     Notice,
+    OutboxMessage,
     Outgoing,
-    Own,
-    OwnSince,
+    PreparedEvent,
     Reply,
-    Wire,
+    SentReply,
+    SentSince,
 )
 from bot.core.polls import POLL, QUESTION, Poll, PollEnd, chosen
 from bot.core.prompt_context import History
@@ -75,31 +83,31 @@ from bot.core.routing import Policy
 from bot.core.statistics import (
     PUBLIC_FIGURES,
     PUBLIC_PARTS,
+    CampaignFigures,
+    FeedbackComment,
     Figures,
     Group,
     Only,
     Published,
-    Remark,
     Step,
-    Survey,
     chunk,
     first_of,
 )
-from bot.core.transcript import Said, Transcript
+from bot.core.transcript import Transcript, TranscriptMessage
 from bot.core.verification import VerificationStep
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.i18n.texts import Texts, speak
 from bot.monitoring.health import Health
 from bot.ports import (
-    Awaited,
     CampaignLedger,
     Choices,
     Claim,
     Exchange,
     Export,
-    Heard,
     Ledgers,
     Opinions,
+    ReadableEvent,
+    UndecryptedEvent,
     Unheeded,
 )
 from bot.replies.context_builder import Settings
@@ -150,8 +158,8 @@ class FakeMatrix:
         self.sent: list[tuple[EventId, Outgoing]] = []
         self.transactions: dict[str, EventId] = {}
         self.wires: list[Outgoing] = []  # by the number that the wire carries
-        self.shadows: dict[EventId, Wire] = {}  # what is shown in place of what was sent
-        self.messages: dict[EventId, Heard] = {}
+        self.shadows: dict[EventId, PreparedEvent] = {}  # what is shown in place of what was sent
+        self.messages: dict[EventId, ReadableEvent] = {}
         self.known: dict[EventId, Message | None] = {}
         self.levels, self.names = dict[UserId, float](), dict[UserId, str]()
         self.predecessors: dict[RoomId, RoomId] = {}
@@ -164,12 +172,12 @@ class FakeMatrix:
         self.fetched: list[EventId] = []
         self.fetch_gate = asyncio.Event()
         self.fetch_gate.set()
-        self.said: list[Said] = []
-        self.chain: list[Said] = []
+        self.said: list[TranscriptMessage] = []
+        self.chain: list[TranscriptMessage] = []
         self.lost, self.attending, self.verifying = 0, 0, Verifying()
         self.failures: list[MatrixError] = []  # raised by the next sends, in order
         self.unreadable: set[EventId] = set()  # whose fetches fail, for ever
-        self._wire_of: dict[EventId, Wire] = {}  # by what it stands for, the newest
+        self._wire_of: dict[EventId, PreparedEvent] = {}  # by what it stands for, the newest
         self.attended = list[EventId]()
         self.changed = asyncio.Condition()
 
@@ -260,7 +268,7 @@ class FakeMatrix:
         self,
         room_id: RoomId,  # noqa: ARG002  # the port
         event_id: EventId,
-    ) -> Heard | None:
+    ) -> ReadableEvent | None:
         self.fetched.append(event_id)
         await self.fetch_gate.wait()
         if self.fetch_failure is not None:
@@ -278,7 +286,7 @@ class FakeMatrix:
     async def history(
         self,
         prompt: Prompt,
-        enough: Callable[[Sequence[Said]], bool],  # noqa: ARG002  # the port
+        enough: Callable[[Sequence[TranscriptMessage]], bool],  # noqa: ARG002  # the port
     ) -> History:
         """Return what `said` holds, then what was heard and sent since, as the room shows it."""
         if self.history_failure is not None:
@@ -303,11 +311,11 @@ class FakeMatrix:
     async def upload_limit(self) -> int | None:
         return self.largest_upload
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:  # noqa: ARG002  # the port
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
         self.wires.append(outgoing)
-        return Wire("m.room.message", {"number": len(self.wires) - 1})
+        return PreparedEvent("m.room.message", {"number": len(self.wires) - 1})
 
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:
         await asyncio.sleep(0)
         self._fail()
         if transaction_id in self.transactions:
@@ -332,14 +340,14 @@ class FakeMatrix:
         await self._tell()
         return self.verifying.steps.pop(0) if self.verifying.steps else None
 
-    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:  # noqa: ARG002  # the port
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:  # noqa: ARG002  # the port
         if event_id in self._gone():
             return None
         return self.shadows.pop(event_id, None) or self._wire_of.get(event_id)
 
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:  # noqa: ARG002  # the port
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:  # noqa: ARG002  # the port
         """Return it as the homeserver does: of what is redacted, nothing."""
-        ids, gone, found = set(prompt), self._gone(), dict[EventId, Own]()
+        ids, gone, found = set(prompt), self._gone(), dict[EventId, SentReply]()
         for event_id, outgoing in self.sent:
             match outgoing:
                 case Edit(target, reply) if target in found:
@@ -347,9 +355,9 @@ class FakeMatrix:
                 case Reply() if ids & set(outgoing.prompt.event_ids):
                     found[event_id] = self._own(event_id, outgoing)
                 case Notice(text, Prompt() as to) if ids & set(to.event_ids):
-                    found[event_id] = Own(event_id, body=render(text).body)
+                    found[event_id] = SentReply(event_id, body=render(text).body)
         about = tuple(one for key, one in found.items() if key not in {*gone, *self.undecryptable})
-        return OwnSince(about, self._hidden(), whole=not self.bounded)
+        return SentSince(about, self._hidden(), whole=not self.bounded)
 
     def _hidden(self) -> tuple[Undecryptable, ...]:
         """Return the bot's own messages whose keys are gone."""
@@ -361,9 +369,9 @@ class FakeMatrix:
         )
 
     @staticmethod
-    def _own(event_id: EventId, reply: Reply) -> Own:
+    def _own(event_id: EventId, reply: Reply) -> SentReply:
         ids, body = reply.prompt.event_ids, render(Part(reply.part.source)).body
-        return Own(event_id, ids, reply.claim, final=reply.final, body=body)
+        return SentReply(event_id, ids, reply.claim, final=reply.final, body=body)
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
         """Let the history have what was just sent, without the bot's own lines."""
@@ -531,7 +539,7 @@ class FakeStore:
         self.finished: set[EventId] = set()
         self.claims: dict[EventId, int] = {}
         self.replies: dict[EventId, dict[int, EventId]] = {}
-        self.frozen: dict[EventId, tuple[Frozen, ...]] = {}
+        self.frozen: dict[EventId, tuple[OutboxMessage, ...]] = {}
         self.joined: dict[EventId, EventId] = {}
         self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
@@ -561,15 +569,15 @@ class FakeStore:
         self.token = batch.next_batch
         return new
 
-    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | Awaited]:
+    async def unfinished(self) -> Sequence[Invite | Joined | Left | Pending | UndecryptedEvent]:
         return [self._left(one) for key, one in self.events.items() if key not in self.finished]
 
-    def _left(self, event: Event) -> Invite | Joined | Left | Pending | Awaited:
+    def _left(self, event: Event) -> Invite | Joined | Left | Pending | UndecryptedEvent:
         key = event.event_id
         if isinstance(event, Invite | Joined | Left):
             return event
         if isinstance(event, Undecryptable) and key not in {*self.claims, *self.joined}:
-            return Awaited(event, self.heard_at[key])
+            return UndecryptedEvent(event, self.heard_at[key])
         return Pending(key, event.room_id, key in self.claims, self.joined.get(key))
 
     def _is_nobodys(self, event: Event) -> bool:
@@ -628,7 +636,7 @@ class FakeStore:
                     raise StoreError("each event is one part of one reply")
         self.replies.setdefault(prompt, {})[part] = event_id
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None:
+    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
         self.frozen[prompt] = tuple(frozen)
 
     async def finish(self, *event_ids: EventId) -> None:
@@ -668,7 +676,7 @@ class FakeOpinions:
         self.ratings: dict[tuple[EventId, UserId], tuple[str | None, str | None]] = {}
         self.comments: dict[EventId, tuple[EventId | None, UserId, str]] = {}
         self.edits: dict[EventId, EventId] = {}  # by what they edit
-        self.how: dict[EventId, Circumstances] = {}
+        self.how: dict[EventId, ReplyMetadata] = {}
         self.shared: dict[EventId, tuple[EventId, UserId, str, str]] = {}
         self.unwanted: set[str] = set()
         self.active: dict[RoomId, float] = {}
@@ -678,8 +686,8 @@ class FakeOpinions:
     async def answered(
         self,
         prompt: Prompt,
-        how: Circumstances,
-        after: Callable[[Past], float | None],
+        how: ReplyMetadata,
+        after: Callable[[AskHistory], float | None],
         at: float,
     ) -> float | None:
         if max(how.prompt_tokens or 0, how.completion_tokens or 0) >= 2**63:
@@ -698,7 +706,7 @@ class FakeOpinions:
         self._plan(event_id, "helped", place, person, at + wait)
         return at + wait
 
-    def _past(self, prompt: Prompt, person: UserId, at: float) -> Past:
+    def _past(self, prompt: Prompt, person: UserId, at: float) -> AskHistory:
         place = prompt.conversation
         waiting = self._waiting(place)
         asked = [
@@ -711,7 +719,7 @@ class FakeOpinions:
         ]
         before = [one for where, who, one in self._order if (where, who) == (place, person)]
         last = {prompt.event_id, *[one for one in before if one != prompt.event_id][-1:]}
-        return Past(
+        return AskHistory(
             refused=not self.unwanted.isdisjoint({person, place.room_id}),
             asked=len(asked),
             last_asked=any(
@@ -789,7 +797,7 @@ class FakeOpinions:
     async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
         return self.knows(room_id, event_id)
 
-    async def count(self, vote: Vote, at: float) -> Counted | None:
+    async def count(self, vote: Vote, at: float) -> VoteOutcome | None:
         ask = self.knows(vote.room_id, vote.target)
         if ask is None:
             return None
@@ -808,7 +816,7 @@ class FakeOpinions:
         thanks = answer is not None and not asks_why(answer) and ask.prompt not in self.thanked
         if thanks:
             self.thanked.add(ask.prompt)
-        return Counted(ask, answer, thanks=thanks, goes_on=goes_on)
+        return VoteOutcome(ask, answer, thanks=thanks, goes_on=goes_on)
 
     async def rate(
         self,
@@ -1179,10 +1187,10 @@ class FakeCampaigns:
             return "goes on"
         return "counts" if done and not again else "thanks"
 
-    async def headway(self, name: str) -> Headway:
+    async def headway(self, name: str) -> DeliveryProgress:
         one = self.all[name]
         done = sum(each.reached or each.declined for each in one.to.values())
-        return Headway(len(one.to), done, one.state == "closed", one.told)
+        return DeliveryProgress(len(one.to), done, one.state == "closed", one.told)
 
     async def told(self, name: str, milestone: int) -> None:
         self.all[name].told = milestone
@@ -1197,14 +1205,14 @@ class FakeCampaigns:
         counts, _ = self._tally(here)
         return question, counts.get(question, {})
 
-    async def progress(self, name: str) -> Progress | None:
+    async def progress(self, name: str) -> CampaignResults | None:
         one = self.all.get(name)
         if one is None:
             return None
         said = [each for each in self.said.values() if each[0] == name and each[7]]
         counts, texts = self._tally(said)
         to = one.to.values()
-        return Progress(
+        return CampaignResults(
             one.state,
             len(to),
             sum(each.reached for each in to),
@@ -1239,8 +1247,8 @@ class FakeStatistics:
         self.figures: dict[tuple[date, Group], Figures] = {}
         # By part and name, of weeks that were asked for.
         self.fixed: dict[date, dict[tuple[str, str], Figures]] = {}
-        self.said: list[Remark] = []
-        self.launched: list[Survey] = []
+        self.said: list[FeedbackComment] = []
+        self.launched: list[CampaignFigures] = []
         self.error: Exception | None = None
         self.asked = 0
 
@@ -1282,11 +1290,11 @@ class FakeStatistics:
         weeks = {monday: rows["", ""] for monday, rows in self.fixed.items() if rows}
         return Published(weeks, {part: self._published(part) for part in PUBLIC_PARTS})
 
-    async def remarks(self, only: Only, most: int) -> list[Remark]:
+    async def remarks(self, only: Only, most: int) -> list[FeedbackComment]:
         self._answer()
         return [] if only != Only() else self.said[:most]
 
-    async def surveys(self, most: int) -> list[Survey]:
+    async def campaigns(self, most: int) -> list[CampaignFigures]:
         self._answer()
         return self.launched[:most]
 
@@ -1404,7 +1412,7 @@ class Story:
         settings = Settings(
             "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
         )
-        how = Behaviour(
+        how = AssistantSettings(
             *(self.policy, settings, self.about, self.at_once, self.feedback, self.fallback),
             share=self.share,
             limits=self.limits,

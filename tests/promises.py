@@ -33,12 +33,21 @@ from bot.core.events import (
 from bot.core.limits import Limits
 from bot.core.markdown import render
 from bot.core.model_catalog import ModelCard
-from bot.core.outgoing import Attachment, Edit, Notice, Outgoing, Own, OwnSince, Reply, Wire
+from bot.core.outgoing import (
+    Attachment,
+    Edit,
+    Notice,
+    Outgoing,
+    PreparedEvent,
+    Reply,
+    SentReply,
+    SentSince,
+)
 from bot.core.polls import Poll, PollEnd
 from bot.core.prompt_context import History
-from bot.core.transcript import Said, Transcript
+from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
-from bot.ports import Heard
+from bot.ports import ReadableEvent
 from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import BOT, MIDNIGHT
 
@@ -143,7 +152,7 @@ class Sent:
     room_id: RoomId
     at: int
     outgoing: Outgoing
-    wire: Wire
+    wire: PreparedEvent
 
     @property
     def order(self) -> tuple[int, str]:
@@ -216,7 +225,7 @@ class Homeserver(FakeMatrix):
             if isinstance(event, Closed) and event.refused:
                 self.refused.add(event.room_id)
             elif not isinstance(event, KeyNews | Closed):
-                self.messages[event.event_id] = cast("Heard", event)
+                self.messages[event.event_id] = cast("ReadableEvent", event)
         self.stream += events
 
     def step_back(self, milliseconds: int) -> None:
@@ -227,7 +236,7 @@ class Homeserver(FakeMatrix):
 
     # What the bot hears.
 
-    def _seen(self, event_id: EventId) -> Heard | None:
+    def _seen(self, event_id: EventId) -> ReadableEvent | None:
         """Return the event as the bot can read it now; None where it is gone."""
         event = None if event_id in self._gone() else self.messages.get(event_id)
         session = self.sealed.get(event_id, "")
@@ -282,7 +291,7 @@ class Homeserver(FakeMatrix):
             raise HomeserverUnreachable("502")
 
     @override
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
         self._read()
         found = self._seen(event_id) or self._notice(event_id)
         if isinstance(found, Message):
@@ -303,7 +312,9 @@ class Homeserver(FakeMatrix):
         return Message(event_id, one.room_id, BOT, "m.notice", body, one.at)
 
     @override
-    async def history(self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]) -> History:
+    async def history(
+        self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
+    ) -> History:
         self._read()
         transcript = Transcript(prompt.conversation, BOT)
         for event_id, event in self.messages.items():
@@ -329,29 +340,29 @@ class Homeserver(FakeMatrix):
         return max(edits, key=lambda one: one.order, default=self.own[event_id])
 
     @override
-    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
         self._read()
         found = self.stands(event_id)
         return found.wire if found else None
 
     @override
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
         """Return what names the prompt, as the markers of the real ones do."""
         self._read()
         about = [one for one in self.own.values() if self._names(one.outgoing, prompt)]
-        return OwnSince(tuple(self._as_own(one) for one in about if self.stands(one.event_id)))
+        return SentSince(tuple(self._as_own(one) for one in about if self.stands(one.event_id)))
 
     def _names(self, outgoing: Outgoing, prompt: Sequence[EventId]) -> bool:
         to = None if isinstance(outgoing, Edit) else to_of(outgoing)
         return to is not None and not set(prompt).isdisjoint(to.event_ids)
 
-    def _as_own(self, one: Sent) -> Own:
+    def _as_own(self, one: Sent) -> SentReply:
         match (self.stands(one.event_id) or one).outgoing:
             case Edit(_, reply) | (Reply() as reply):
                 ids, body = reply.prompt.event_ids, reply.part.source
-                return Own(one.event_id, ids, reply.claim, final=reply.final, body=body)
+                return SentReply(one.event_id, ids, reply.claim, final=reply.final, body=body)
             case Notice(text):
-                return Own(one.event_id, body=render(text).body)
+                return SentReply(one.event_id, body=render(text).body)
             case Poll() | PollEnd() | Attachment():
                 raise AssertionError("nobody is asked in these stories")
 
@@ -372,7 +383,7 @@ class Homeserver(FakeMatrix):
         return fault
 
     @override
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:
         outgoing = self.wires[wire.content["number"]]
         fault = self._answer(room_id)
         if transaction_id not in self.transactions:
@@ -386,7 +397,7 @@ class Homeserver(FakeMatrix):
         await self._tell()
         return event_id
 
-    def _store(self, room_id: RoomId, wire: Wire, outgoing: Outgoing) -> EventId:
+    def _store(self, room_id: RoomId, wire: PreparedEvent, outgoing: Outgoing) -> EventId:
         event_id = self.new_id()
         at = int(self.clock.now() * 1000) + self.skew + len(self.own)  # each takes a millisecond
         self.own[event_id] = Sent(event_id, room_id, at, outgoing, wire)

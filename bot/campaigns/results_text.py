@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from bot.core.campaigns import Campaign, CampaignQuestion, Progress, offered, share
+from bot.core.campaigns import Campaign, CampaignQuestion, CampaignResults, offered, share
 from bot.i18n.texts import Texts
 from bot.reporting.charts import Chart, Series, letters_below
 
@@ -22,7 +22,9 @@ def state_in_words(texts: Texts, name: str) -> str:
     return texts(_STATES[name])
 
 
-def progress_line(texts: Texts, name: str, progress: Progress, campaign: Campaign | None) -> str:
+def progress_line(
+    texts: Texts, name: str, progress: CampaignResults, campaign: Campaign | None
+) -> str:
     """Return how far the campaign of that name has come; None where it cannot be read."""
     rate = progress.answered / progress.reached if progress.reached else 0.0
     asks = campaign is None or campaign.questions
@@ -38,7 +40,7 @@ def progress_line(texts: Texts, name: str, progress: Progress, campaign: Campaig
     )
 
 
-def of_question(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
+def of_question(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
     """Return how often each answer was chosen, and how many people have written something."""
     lines = [f"**{one.text}**", ""]
     numbers = _are_numbered(one)
@@ -67,7 +69,7 @@ def of_poll(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int
     return f"{over} {' · '.join(chosen)}" if chosen else over
 
 
-def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | None:
+def chart(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> Chart | None:
     """Return the answers to a question as bars; None where there is none to be counted.
 
     Where the answers' words have no room below the bars, their numbers stand there.
@@ -85,7 +87,7 @@ def chart(texts: Texts, one: CampaignQuestion, progress: Progress) -> Chart | No
     return Chart("bar", title, labels, (bars,), language=texts.language)
 
 
-def chart_shown(texts: Texts, one: CampaignQuestion, progress: Progress) -> str:
+def chart_shown(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
     """Return the alternative text of that chart's picture: what it shows, and its longest bars."""
     counts = _counts(one, progress)
     often = sorted(offered(one), key=lambda answer: -counts[answer.id])[:_OFTEN]
@@ -104,7 +106,7 @@ def _are_numbered(one: CampaignQuestion) -> bool:
     return each < max((len(answer.text) for answer in answers), default=0)
 
 
-def _counts(one: CampaignQuestion, progress: Progress) -> dict[str, int]:
+def _counts(one: CampaignQuestion, progress: CampaignResults) -> dict[str, int]:
     """Return how often each answer that the question offers was chosen, in its order."""
     found = progress.answers.get(one.key, {})
     return {answer.id: found.get(answer.id, 0) for answer in offered(one)}

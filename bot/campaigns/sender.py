@@ -13,8 +13,8 @@ from bot.core.campaigns import (
     CLOSED,
     Asked,
     Campaign,
-    Headway,
-    Progress,
+    CampaignResults,
+    DeliveryProgress,
     Recipient,
     Sending,
     choose,
@@ -32,7 +32,7 @@ from bot.ports import CampaignLedger
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
 from bot.runtime.retry import post
-from bot.runtime.waiting import told_within
+from bot.runtime.waiting import wait_for_event
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
 _AGAIN = 300.0  # until it gets another
@@ -119,7 +119,7 @@ class Campaigns:
         self._tell()
         return closed
 
-    async def progress(self, name: str) -> Progress | None:
+    async def progress(self, name: str) -> CampaignResults | None:
         """Return how far a campaign has come."""
         return await self._ledger.progress(name)
 
@@ -214,7 +214,7 @@ class Campaigns:
         if campaign.steps and not campaign.questions and headway.done == headway.rooms:
             await self._ledger.close(campaign.name, now)
         else:
-            await told_within(self._clock, changed, None if until is None else until - now)
+            await wait_for_event(self._clock, changed, None if until is None else until - now)
 
     async def _keep_pace(self, name: str) -> None:
         """Wait until the campaign may send one more message."""
@@ -222,7 +222,7 @@ class Campaigns:
         if wait > 0:
             await self._clock.sleep(wait)
 
-    async def _report(self, name: str) -> Headway:
+    async def _report(self, name: str) -> DeliveryProgress:
         """Tell the admins of the last milestone that was passed, once; return how far it is."""
         headway = await self._ledger.headway(name)
         self._reports[name] = self._clock.monotonic() + _REPORTS

@@ -12,7 +12,7 @@ from bot.campaigns.results_text import (
     state_in_words,
 )
 from bot.commands.registry import Call, command
-from bot.core.campaigns import Campaign, CampaignQuestion, Progress
+from bot.core.campaigns import Campaign, CampaignQuestion, CampaignResults
 from bot.core.outgoing import Attachment
 from bot.i18n.texts import Texts
 from bot.reporting.charts import PICTURE_SIZE, png
@@ -127,7 +127,7 @@ async def _results(call: Call, name: str) -> str:
     return progress_line(call.texts, name, progress, found)
 
 
-async def _show(call: Call, question: CampaignQuestion, progress: Progress) -> None:
+async def _show(call: Call, question: CampaignQuestion, progress: CampaignResults) -> None:
     """Say what was answered to a question, then show it where there is anything to count."""
     await call.say(of_question(call.texts, question, progress), question.key)
     drawn = chart(call.texts, question, progress)

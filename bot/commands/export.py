@@ -12,7 +12,7 @@ from bot.core.outgoing import Attachment
 from bot.errors import TooLarge
 from bot.i18n.texts import Language
 from bot.ports import Export
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _WORDS: dict[str, What] = {
     **dict.fromkeys(("avis", "ratings"), "ratings"),
@@ -51,7 +51,7 @@ async def export(call: Call) -> str:
 async def _send(call: Call, what: What, form: Format) -> str:
     desk = call.desk
     # Some homeservers break the connection off where they are sent too much: so they are asked.
-    limit = await insist(desk.clock, desk.matrix.upload_limit, within=UPLOADING)
+    limit = await retry_until_accepted(desk.clock, desk.matrix.upload_limit, within=UPLOADING)
     most = _LARGEST if limit is None else min(limit, _LARGEST)
     word = _NAMES[call.texts.language][what]
     name = f"{word}-{datetime.fromtimestamp(desk.clock.now(), UTC):%Y-%m-%d}.{form}"

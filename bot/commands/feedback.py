@@ -15,7 +15,7 @@ _NOTED = {  # by what is wanted, and whether that is for a direct message
 @command(*COMMAND)
 async def comment(call: Call) -> str:
     """Rate the reply by one of the words that a poll has, or keep what is said of it."""
-    surveys, said = call.desk.surveys, call.prompt.messages[0]
+    feedback, said = call.desk.feedback, call.prompt.messages[0]
     argument = call.argument.strip()
     if not argument:
         return call.texts("feedback how")
@@ -24,12 +24,12 @@ async def comment(call: Call) -> str:
     first, _, rest = argument.lower().partition(" ")
     if first in SHARE:
         return await _share(call, sure=_WANTED.get(rest.strip(), False))
-    about = await surveys.meant(call.prompt)
+    about = await feedback.meant(call.prompt)
     rating = rating_in(argument)
     if rating is None:
-        await surveys.keep(call.said(argument), about)
+        await feedback.keep(call.said(argument), about)
         return call.texts("feedback kept")
-    if about is None or not await surveys.rate(said, about, rating):
+    if about is None or not await feedback.rate(said, about, rating):
         return call.texts("nothing to rate")
     return call.texts("thanks")
 
@@ -42,8 +42,8 @@ async def _share(call: Call, *, sure: bool) -> str:
     """
     desk, prompt = call.desk, call.prompt
     quotes = prompt.messages[0].replies_to is not None
-    about = await (desk.surveys.meant(prompt) if quotes else desk.changes.last(prompt))
-    return call.texts(await desk.surveys.share(prompt.messages[0], about, sure=sure))
+    about = await (desk.feedback.meant(prompt) if quotes else desk.changes.last(prompt))
+    return call.texts(await desk.feedback.share(prompt.messages[0], about, sure=sure))
 
 
 @command("sondages", "surveys")
@@ -56,5 +56,5 @@ async def want_polls(call: Call) -> str:
     if not direct and not call.moderates:
         return call.texts("moderators only")
     whose = call.sender if direct else call.prompt.room_id
-    await call.desk.surveys.want_polls(whose, wanted=wanted)
+    await call.desk.feedback.want_polls(whose, wanted=wanted)
     return call.texts(_NOTED[wanted, direct])

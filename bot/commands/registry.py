@@ -10,11 +10,11 @@ from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.export_format import What
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import Attachment, Notice, transaction_id
-from bot.dispatch.prompt_changes import Changes
-from bot.feedback.collector import Surveys
+from bot.dispatch.prompt_changes import PromptChanges
+from bot.feedback.collector import FeedbackCollector
 from bot.i18n.texts import Language, Texts
 from bot.ports import Clock, Export, Matrix, Statistics, Store
-from bot.replies.generations import Answers
+from bot.replies.generations import ActiveGenerations
 from bot.runtime.retry import post
 
 UPLOADING = 600.0  # seconds for which a file is tried: each try uploads everything anew
@@ -44,9 +44,9 @@ class Desk:
 
     matrix: Matrix
     store: Store
-    answers: Answers
-    changes: Changes
-    surveys: Surveys
+    answers: ActiveGenerations
+    changes: PromptChanges
+    feedback: FeedbackCollector
     campaigns: Campaigns
     statistics: Statistics
     exports: Mapping[What, Export]

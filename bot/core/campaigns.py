@@ -157,7 +157,7 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
-class Headway:
+class DeliveryProgress:
     """How many of its rooms a campaign has dealt with, and what the admins know of that.
 
     Attributes:
@@ -198,7 +198,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CampaignResults:
     """How far a campaign has come.
 
     Attributes:

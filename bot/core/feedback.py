@@ -30,7 +30,7 @@ _BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class ReplyMetadata:
     """How a reply came about: what is stored with each rating of it, and no word of either.
 
     Attributes:
@@ -80,7 +80,7 @@ class AskPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class AskHistory:
     """What is known of a person and of a conversation before they are asked.
 
     Attributes:
@@ -96,7 +96,9 @@ class Past:
     waiting: bool = False
 
 
-def ask_after(policy: AskPolicy, how: Circumstances, past: Past, prompt: EventId) -> float | None:
+def ask_after(
+    policy: AskPolicy, how: ReplyMetadata, past: AskHistory, prompt: EventId
+) -> float | None:
     """Return the seconds after which to ask about the reply to `prompt`; None for never.
 
     Which of the replies are asked about depends on the prompt's id alone, so that nobody can tell
@@ -112,7 +114,7 @@ def ask_after(policy: AskPolicy, how: Circumstances, past: Past, prompt: EventId
     return policy.silence if policy.when == "silence" else 0.0
 
 
-def _deserves_poll(policy: AskPolicy, how: Circumstances) -> bool:
+def _deserves_poll(policy: AskPolicy, how: ReplyMetadata) -> bool:
     """Tell whether a poll has its place behind such a reply."""
     if not how.direct:
         return policy.salons == "poll"
@@ -147,7 +149,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class VoteOutcome:
     """What has come of a vote that counts.
 
     Attributes:

@@ -26,7 +26,7 @@ class Notice:
 
     Attributes:
         to: what it answers, None where it answers nothing (the welcome).
-        asks: a reply to it is an answer in a survey, and no prompt.
+        asks: a reply to it answers a campaign, and is no prompt.
         unanswered: whether it stands in place of an answer to that prompt.
         notifies: it is an `m.text`, so that clients tell people of it.
     """
@@ -99,7 +99,7 @@ Outgoing = Notice | Reply | Edit | Poll | PollEnd | Attachment
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class PreparedEvent:
     """An event as the homeserver gets and shows it, encrypted where the room is.
 
     Attributes:
@@ -111,7 +111,7 @@ class Wire:
     content: Mapping[str, Any]
     clear: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
-    def is_shown_as(self, shown: "Wire") -> bool:
+    def is_shown_as(self, shown: "PreparedEvent") -> bool:
         """Tell whether the homeserver shows this; what became encrypted on its way, it may."""
         return self == shown or (self.type, shown.type) == ("m.room.message", "m.room.encrypted")
 
@@ -120,7 +120,7 @@ IN_STEAD = -1  # the part of a notice that is said instead of a reply
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class OutboxMessage:
     """A message of a final version: the same under the same id, until it is acknowledged.
 
     Attributes:
@@ -135,11 +135,11 @@ class Frozen:
     transaction_id: str
     replaces: EventId | None
     answers: tuple[EventId, ...]
-    wire: Wire
+    wire: PreparedEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class SentReply:
     """A message of the bot's own that is about a prompt, as it stands.
 
     Attributes:
@@ -157,7 +157,7 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSince:
+class SentSince:
     """What the bot has sent since a prompt, as far as that was read.
 
     Attributes:
@@ -166,7 +166,7 @@ class OwnSince:
         whole: whether nothing was left unread behind them, but what follows a whole reply.
     """
 
-    about: tuple[Own, ...] = ()
+    about: tuple[SentReply, ...] = ()
     unreadable: tuple[Undecryptable, ...] = ()
     whole: bool = True
 

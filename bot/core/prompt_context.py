@@ -8,7 +8,7 @@ from itertools import groupby
 from bot.core.events import EventId, Prompt, Turn, UserId
 from bot.core.invisible_text import visible
 from bot.core.routing import begins_anew, parse_command
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 
 _SPEAKER = re.compile(r"^[^\S\n]*Agent\s+\d+\s*:", re.IGNORECASE | re.MULTILINE)
 
@@ -24,8 +24,8 @@ class History:
         lost: messages of the chain that cannot be fetched or read any more.
     """
 
-    said: Sequence[Said] = ()
-    chain: Sequence[Said] = ()
+    said: Sequence[TranscriptMessage] = ()
+    chain: Sequence[TranscriptMessage] = ()
     lost: int = 0
 
 
@@ -92,7 +92,9 @@ def build_context(
     return Context(turns, silent and not history.chain, unreadable)
 
 
-def enough(said: Sequence[Said], prompt: Prompt, idle_limit: float, characters: int) -> bool:
+def enough(
+    said: Sequence[TranscriptMessage], prompt: Prompt, idle_limit: float, characters: int
+) -> bool:
     """Tell whether nothing that was said before `said` could count any more.
 
     Args:
@@ -107,7 +109,7 @@ def enough(said: Sequence[Said], prompt: Prompt, idle_limit: float, characters: 
     return len(kept) < len(earlier) or counted > characters
 
 
-def is_last(said: Sequence[Said], prompt: Prompt) -> bool:
+def is_last(said: Sequence[TranscriptMessage], prompt: Prompt) -> bool:
     """Tell whether no reply of the conversation answers a later prompt."""
     ids = set(prompt.event_ids)
     later = said[_up_to(said, ids) :]
@@ -123,19 +125,21 @@ def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
     ]
 
 
-def _earlier(said: Sequence[Said], prompt: Prompt) -> list[Said]:
+def _earlier(said: Sequence[TranscriptMessage], prompt: Prompt) -> list[TranscriptMessage]:
     """Return what was said before the prompt; of a prompt in many messages, before the last."""
     ids = set(prompt.event_ids)
     before = said[: _up_to(said, ids)]
     return [one for one in before if one.event_id not in ids and ids.isdisjoint(one.answers)]
 
 
-def _up_to(said: Sequence[Said], ids: set[EventId]) -> int:
+def _up_to(said: Sequence[TranscriptMessage], ids: set[EventId]) -> int:
     """Return how many were said up to the last of these messages, 0 where none is there."""
     return max((place for place, one in enumerate(said, 1) if one.event_id in ids), default=0)
 
 
-def _since_new(said: list[Said], heeds: Callable[[UserId], bool] = bool) -> list[Said]:
+def _since_new(
+    said: list[TranscriptMessage], heeds: Callable[[UserId], bool] = bool
+) -> list[TranscriptMessage]:
     """Return what was said since a person who is heeded began a new conversation."""
     for place in range(len(said) - 1, -1, -1):
         one = said[place]
@@ -144,7 +148,9 @@ def _since_new(said: list[Said], heeds: Callable[[UserId], bool] = bool) -> list
     return said
 
 
-def _since_silence(said: list[Said], prompt: Prompt, idle_limit: float) -> list[Said]:
+def _since_silence(
+    said: list[TranscriptMessage], prompt: Prompt, idle_limit: float
+) -> list[TranscriptMessage]:
     """Return what was said since the last silence of more than `idle_limit` seconds."""
     later = prompt.messages[0].timestamp
     for place in range(len(said) - 1, -1, -1):
@@ -154,19 +160,19 @@ def _since_silence(said: list[Said], prompt: Prompt, idle_limit: float) -> list[
     return said
 
 
-def _spoken(said: Iterable[Said]) -> list[Said]:
+def _spoken(said: Iterable[TranscriptMessage]) -> list[TranscriptMessage]:
     """Return what makes a turn."""
     return [
         one for one in said if one.body.strip() and (one.mine or parse_command(one.body) is None)
     ]
 
 
-def _speakers(said: Iterable[Said], prompt: Prompt) -> Mapping[UserId, str]:
+def _speakers(said: Iterable[TranscriptMessage], prompt: Prompt) -> Mapping[UserId, str]:
     persons = [*(one.sender for one in said if not one.mine), prompt.sender]
     return {user_id: f"Agent {number}" for number, user_id in enumerate(dict.fromkeys(persons), 1)}
 
 
-def _body(said: Sequence[Said], prompt: Prompt) -> str:
+def _body(said: Sequence[TranscriptMessage], prompt: Prompt) -> str:
     """Return what is asked, each message in its last version."""
     current = {one.event_id: one.body for one in said}
     return "\n\n".join(

@@ -52,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Explain:
+class SendNotice:
     """Send one notice: the sentence named `key`, as a reply to `prompt`."""
 
     prompt: Prompt
@@ -80,14 +80,14 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Amend:
+class HandleEdit:
     """What was asked is asked in other words now."""
 
     revision: Revision
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class HandleRedaction:
     """Something of a conversation has been redacted: what hangs on it ends, and goes with it.
 
     Attributes:
@@ -120,7 +120,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class RecordVote:
     """Count a vote, where it is one of the bot's own polls."""
 
     vote: Vote
@@ -169,7 +169,7 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True)
-class Follow:
+class FollowUpgrade:
     """Join the room that takes the place of one given up."""
 
     upgraded: Upgraded
@@ -183,14 +183,14 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Await:
+class AwaitKey:
     """Wait for the key of `message`: only who can read it knows what it asks for."""
 
     message: Undecryptable
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class NeedsLookup:
     """Look up the message `event_id` and decide again: nothing is known of it yet."""
 
     event_id: EventId
@@ -206,26 +206,26 @@ class Ignore:
 Intent = (
     Answer
     | Run
-    | Explain
+    | SendNotice
     | Hint
     | Refuse
-    | Amend
-    | Withdraw
+    | HandleEdit
+    | HandleRedaction
     | Stop
     | Redo
     | Rate
-    | Count
+    | RecordVote
     | Comment
     | Welcome
     | Accept
     | Decline
-    | Follow
+    | FollowUpgrade
     | Leave
     | Ignore
 )
 
 # Messages that others have sent, None for those that are gone.
-Known = Mapping[EventId, Message | None]
+MessageIndex = Mapping[EventId, Message | None]
 
 TEXT = {"m.text", "m.emote"}
 
@@ -283,8 +283,8 @@ def is_allowed(user_id: UserId, servers: Collection[str]) -> bool:
 
 
 def decide(
-    event: Event, room: Room, policy: Policy, known: Known, now: float | None = None
-) -> Intent | Await | Look:
+    event: Event, room: Room, policy: Policy, known: MessageIndex, now: float | None = None
+) -> Intent | AwaitKey | NeedsLookup:
     """Return what the bot does about `event`, heard in `room`.
 
     Args:
@@ -301,8 +301,8 @@ def decide(
 
 
 def _decide(
-    event: Event, room: Room, policy: Policy, known: Known, now: float | None
-) -> Intent | Await | Look:
+    event: Event, room: Room, policy: Policy, known: MessageIndex, now: float | None
+) -> Intent | AwaitKey | NeedsLookup:
     if room.closed and not isinstance(event, Invite | Joined | Left | Upgraded | Redaction):
         return Ignore(_CLOSED)
     match event:
@@ -316,7 +316,7 @@ def _decide(
             try:
                 return _decide_message(event, room, policy, known, now)
             except _Unknown as unknown:
-                return Look(unknown.event_id)
+                return NeedsLookup(unknown.event_id)
         case _:
             assert_never(event)
 
@@ -359,36 +359,36 @@ def _decide_of_people(
     event: Upgraded | Undecryptable | Revision | Redaction | Reaction | Vote,
     room: Room,
     policy: Policy,
-) -> Intent | Await:
+) -> Intent | AwaitKey:
     """Decide about what only people of allowed servers can ask for, and the bot never."""
     if event.sender == policy.me:
         return Ignore(_OWN)
     if isinstance(event, Redaction):  # whoever was let redact: what is gone is gone
-        return Withdraw(event)
+        return HandleRedaction(event)
     if not policy.allows(event.sender):
         return Ignore(_NOT_ALLOWED)
     if isinstance(event, Upgraded):
-        return Ignore("a stray room leads nowhere") if room.stray else Follow(event)
+        return Ignore("a stray room leads nowhere") if room.stray else FollowUpgrade(event)
     if event.sender in policy.bots:
         return Ignore(_OTHER_BOT)
     return _decide_of_person(event)
 
 
-def _decide_of_person(event: Undecryptable | Revision | Reaction | Vote) -> Intent | Await:
+def _decide_of_person(event: Undecryptable | Revision | Reaction | Vote) -> Intent | AwaitKey:
     match event:
         case Undecryptable():
-            return Await(event)
+            return AwaitKey(event)
         case Revision():
-            return Amend(event)
+            return HandleEdit(event)
         case Reaction():
             asked = _REACTIONS.get(event.key)
             return asked(event) if asked else Ignore("no control")
         case Vote():
-            return Count(event)
+            return RecordVote(event)
 
 
 def _decide_message(
-    message: Message, room: Room, policy: Policy, known: Known, now: float | None
+    message: Message, room: Room, policy: Policy, known: MessageIndex, now: float | None
 ) -> Intent:
     readable = message.msgtype in TEXT
     command = parse_command(message.body) if readable else None
@@ -409,9 +409,9 @@ def _decide_message(
     if command is None and readable and (poll := around.poll()) is not None:
         return Comment(prompt, poll)
     if is_old:
-        return Explain(prompt, "expired")
+        return SendNotice(prompt, "expired")
     if not readable:
-        return Explain(prompt, "unreadable message")
+        return SendNotice(prompt, "unreadable message")
     return Answer(prompt) if command is None else Run(prompt, *command)
 
 
@@ -435,18 +435,21 @@ def _names(message: Message, room: Room, policy: Policy) -> bool:
 
 
 def _unless_exposed(
-    event: Message | Revision | Vote, intent: Intent | Await | Look, room: Room, policy: Policy
-) -> Intent | Await | Look:
+    event: Message | Revision | Vote,
+    intent: Intent | AwaitKey | NeedsLookup,
+    room: Room,
+    policy: Policy,
+) -> Intent | AwaitKey | NeedsLookup:
     """Refuse what an event in clear asks for, as anybody with a hand on the homeserver may.
 
     In the admin room all of it is told of, commands or not: no client of an admin sends it so.
     """
     told = room.admin and not room.closed and event.sender != policy.me
-    if isinstance(intent, Look) or (isinstance(intent, Ignore) and not told):
+    if isinstance(intent, NeedsLookup) or (isinstance(intent, Ignore) and not told):
         return intent
     if isinstance(intent, Hint):  # who has written it is not known
         return Ignore(_NOT_ADDRESSED)
-    prompt = intent.prompt if isinstance(intent, Answer | Run | Explain | Comment) else None
+    prompt = intent.prompt if isinstance(intent, Answer | Run | SendNotice | Comment) else None
     return Refuse(event, prompt, "clear text admin" if room.admin else "clear text")
 
 
@@ -487,7 +490,7 @@ class _Around:
 
     message: Message
     policy: Policy
-    known: Known
+    known: MessageIndex
 
     def passes_by(self, *, command: bool) -> str | None:
         """Return why the message is not for the bot, None where it is."""

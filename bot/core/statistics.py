@@ -91,7 +91,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class FeedbackComment:
     """A comment: when it was written, what it says, and how the same person rates the reply."""
 
     written_at: float
@@ -100,7 +100,7 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class CampaignFigures:
     """A campaign: how far it has come, in conversations.
 
     Attributes:

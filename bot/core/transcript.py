@@ -26,7 +26,7 @@ _Edited = tuple[EventId, UserId]  # a message, and who edits it
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TranscriptMessage:
     """One message of a conversation in its last version.
 
     Attributes:
@@ -55,13 +55,13 @@ class Said:
         return self.answers or ((self.replies_to,) if self.replies_to else ())
 
 
-def said(event: Message | Undecryptable, me: UserId) -> Said:
+def said(event: Message | Undecryptable, me: UserId) -> TranscriptMessage:
     """Return the message as it was first written."""
     if isinstance(event, Undecryptable):
-        return Said(event.event_id, event.sender, "", event.timestamp, readable=False)
+        return TranscriptMessage(event.event_id, event.sender, "", event.timestamp, readable=False)
     mine = event.sender == me
     failed = mine and event.unanswered
-    return Said(
+    return TranscriptMessage(
         event.event_id,
         event.sender,
         "" if failed else visible(event.body),
@@ -84,7 +84,7 @@ class Transcript:
     conversation: Conversation
     me: UserId
     whole: bool = False
-    _said: dict[EventId, Said] = field(default_factory=dict)
+    _said: dict[EventId, TranscriptMessage] = field(default_factory=dict)
     _edits: dict[_Edited, dict[EventId, Revision]] = field(default_factory=dict)  # newest last
     _outdated: dict[EventId, None] = field(default_factory=dict)  # own edits before the last
     _redacted: dict[EventId, None] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Transcript:
             there = self._said.keys() | self._redacted.keys()
             self._originals = {key: one for key, one in kept if one in there}
 
-    def _drop(self, one: Said) -> None:
+    def _drop(self, one: TranscriptMessage) -> None:
         del self._said[one.event_id]
         self._edits.pop((one.event_id, one.sender), None)
 
@@ -164,15 +164,15 @@ class Transcript:
         }
         self.whole = True
 
-    def messages(self) -> list[Said]:
+    def messages(self) -> list[TranscriptMessage]:
         """Return the messages in order, a reply right behind what it answers."""
-        replies: dict[EventId, list[Said]] = {}
-        rest: list[Said] = []
+        replies: dict[EventId, list[TranscriptMessage]] = {}
+        rest: list[TranscriptMessage] = []
         for one in map(self._current, self._said.values()):
             if one.answers and self._redacted.keys() >= set(one.answers):
                 continue  # it is about to be redacted as well
             if one.replies_to in self._asks:
-                continue  # an answer in a survey
+                continue  # an answer to a campaign
             behind = [event_id for event_id in one.answers if event_id in self._said]
             if behind:
                 replies.setdefault(behind[-1], []).append(one)
@@ -185,7 +185,7 @@ class Transcript:
             for one in in_order
         ]
 
-    def _unanswered(self, said: Sequence[Said]) -> set[EventId]:
+    def _unanswered(self, said: Sequence[TranscriptMessage]) -> set[EventId]:
         """Return the messages that got a notice in place of an answer, or a reply without words.
 
         Where any of them is answered after all, as by `!refaire`, that counts.
@@ -194,7 +194,7 @@ class Transcript:
         answered = {key for one in replies if one.body.strip() for key in one.answers}
         return {key for one in replies for key in one.answers} - answered
 
-    def get(self, event_id: EventId) -> Said | None:
+    def get(self, event_id: EventId) -> TranscriptMessage | None:
         """Return one message as it stands, None where it is not here."""
         found = self._said.get(event_id)
         return None if found is None else self._current(found)
@@ -243,7 +243,7 @@ class Transcript:
         if one is not None or known:  # else somebody redacts without end what was never here
             _note(self._redacted, target)
 
-    def _current(self, one: Said) -> Said:
+    def _current(self, one: TranscriptMessage) -> TranscriptMessage:
         """Return the message in its last version by its own author (spec: the newest wins)."""
         edits = self._edits.get((one.event_id, one.sender))
         if not edits:

@@ -35,7 +35,7 @@ _PATIENCE: Final = 20.0  # seconds for the ledger, which may be away
 _REPORTS: Final = 64  # that are kept
 _PUBLIC: Final = 16  # pages and charts of today; there are thirteen
 _REMARKS: Final = 20  # that are shown
-_SURVEYS: Final = 20
+_CAMPAIGNS: Final = 20
 _LONGEST_NAME: Final = 255  # of a domain or a model, in characters
 _PERIOD: Final = 30  # days, where none is chosen
 _LARGEST_FORM: Final = 4096  # bytes
@@ -153,7 +153,7 @@ class Dashboard:
         days, only = _chosen(request)
         about = await self._report(days, only)
         remarks = await self._statistics.remarks(only, _REMARKS)
-        surveys = await self._statistics.surveys(_SURVEYS)
+        campaigns = await self._statistics.campaigns(_CAMPAIGNS)
         return self._page(
             "dashboard",
             report=about,
@@ -163,7 +163,7 @@ class Dashboard:
             day_rows=by_first_day(about.series),
             tables={part: rows(part, by(part, about.groups)) for part in PARTS},
             remarks=remarks,
-            surveys=surveys,
+            campaigns=campaigns,
             query=request.rel_url.raw_query_string,
             inside=True,
         )

@@ -8,28 +8,28 @@ from weakref import WeakValueDictionary
 import structlog
 
 from bot.core.events import Conversation, Event, Pending, Redaction
-from bot.core.routing import Await, Intent, Look, Withdraw
-from bot.dispatch.intent_resolver import Hearing
-from bot.dispatch.pending_decryption import LateKeys
+from bot.core.routing import AwaitKey, HandleRedaction, Intent, NeedsLookup
+from bot.dispatch.intent_resolver import IntentResolver
+from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.monitoring.logs import log_bug
-from bot.ports import Awaited
+from bot.ports import UndecryptedEvent
 from bot.replies.delivery import Replying
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 log = structlog.get_logger()
 
 Start = Callable[[Event, Intent, Sequence[str], Pending | None], None]
 
 
-class Arrivals:
+class EventDispatcher:
     """Brings every event that was admitted to its start, once, whatever must be had for that."""
 
     def __init__(
         self,
         to: Replying,
-        hearing: Hearing,
-        late_keys: LateKeys,
+        intent_resolver: IntentResolver,
+        pending_decryption: PendingDecryption,
         tasks: asyncio.TaskGroup,
         start: Start,
     ) -> None:
@@ -37,8 +37,8 @@ class Arrivals:
         self._matrix = to.matrix
         self._store = to.store
         self._clock = to.clock
-        self._hearing = hearing
-        self._late_keys = late_keys
+        self._intent_resolver = intent_resolver
+        self._pending_decryption = pending_decryption
         self._tasks = tasks
         self._start = start
         self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
@@ -60,27 +60,27 @@ class Arrivals:
             root = event.event_id  # in a salon, of a conversation of its own
         place = Conversation(event.room_id, root)
         try:
-            intent = self._hearing.decide(event, left)
+            intent = self._intent_resolver.decide(event, left)
         except Exception as error:  # noqa: BLE001  # a bug must cost one event
             log_bug(error)
             return
         match intent:
-            case Await(message):
-                self._late_keys.add(message, left)
-            case _ if isinstance(intent, Look) or place in self._looking:
+            case AwaitKey(message):
+                self._pending_decryption.add(message, left)
+            case _ if isinstance(intent, NeedsLookup) or place in self._looking:
                 turn = self._looking.setdefault(place, asyncio.Lock())
                 self._tasks.create_task(self._look(event, remarks, left, turn))
             case _:
                 self._start(event, intent, remarks, left)
 
-    async def restore(self, left: Event | Pending | Awaited, patience: float) -> None:
+    async def restore(self, left: Event | Pending | UndecryptedEvent, patience: float) -> None:
         """Go on with what an earlier process admitted, before anything newer is heard.
 
         What cannot be fetched in that time is waited for beside the rest; what never can be waits
         for the next start.
         """
-        if isinstance(left, Awaited):
-            self._late_keys.restore(left)
+        if isinstance(left, UndecryptedEvent):
+            self._pending_decryption.restore(left)
         elif not isinstance(left, Pending):
             self.begin(left)
         elif not await self._read_again(left, patience):
@@ -118,13 +118,13 @@ class Arrivals:
     async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
         """Fetch what is known by its ids; what is gone is finished, and its reply goes with it."""
         fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
-        event = await insist(self._clock, fetch, within=patience)
+        event = await retry_until_accepted(self._clock, fetch, within=patience)
         if event is None:
             log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
             if left.begun:
                 me, gone = self._matrix.user_id, left.event_id
                 redaction = Redaction(gone, left.room_id, me, gone)
-                self._start(redaction, Withdraw(redaction, begun=True), (), left)
+                self._start(redaction, HandleRedaction(redaction, begun=True), (), left)
             else:
                 await self._store.finish(left.event_id)
         return event
@@ -139,11 +139,11 @@ class Arrivals:
         async with turn:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
             try:
-                await self._hearing.resolve(event, left)
+                await self._intent_resolver.resolve(event, left)
                 now = await self._again(Pending(event.event_id, event.room_id))
                 if now is None:
                     return
-                intent = await self._hearing.resolve(now, left)
+                intent = await self._intent_resolver.resolve(now, left)
             except ENDING:
                 raise
             except MatrixError as error:
@@ -151,5 +151,5 @@ class Arrivals:
             except Exception as error:  # noqa: BLE001  # a bug must cost one event
                 log_bug(error)
             else:
-                if not isinstance(intent, Await):
+                if not isinstance(intent, AwaitKey):
                     self._start(now, intent, remarks, left)

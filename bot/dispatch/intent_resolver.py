@@ -9,11 +9,11 @@ from typing import cast
 import structlog
 
 from bot.core.events import Event, EventId, Message, Pending, RoomId
-from bot.core.routing import Await, Ignore, Intent, Look, Policy, decide
+from bot.core.routing import AwaitKey, Ignore, Intent, NeedsLookup, Policy, decide
 from bot.errors import MatrixError
 from bot.monitoring.logs import log_bug
 from bot.ports import Clock, Matrix
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _PATIENCE_IN_LOOP = 2.0  # seconds for all that a batch must have looked up, while others wait
 _REMEMBERED = 1_000  # events that are not there
@@ -21,7 +21,7 @@ _REMEMBERED = 1_000  # events that are not there
 log = structlog.get_logger()
 
 
-class Hearing:
+class IntentResolver:
     """Decides about events, from what the homeserver tells of their rooms."""
 
     def __init__(self, matrix: Matrix, clock: Clock, policy: Policy) -> None:
@@ -30,7 +30,7 @@ class Hearing:
         self._policy = policy
         self._gone: dict[tuple[RoomId, EventId], None] = {}  # not there, the oldest first
 
-    def decide(self, event: Event, left: Pending | None = None) -> Intent | Await | Look:
+    def decide(self, event: Event, left: Pending | None = None) -> Intent | AwaitKey | NeedsLookup:
         """Return what the event asks for; `left` tells what an earlier process did about it."""
         begun = left is not None and (left.begun or left.joined_to is not None)
         now = None if begun else self._clock.now()
@@ -39,13 +39,16 @@ class Hearing:
         gone: dict[EventId, Message | None] = {}
         while True:
             intent = decide(event, room, self._policy, ChainMap(gone, known), now)
-            if not isinstance(intent, Look) or (room.room_id, intent.event_id) not in self._gone:
+            if (
+                not isinstance(intent, NeedsLookup)
+                or (room.room_id, intent.event_id) not in self._gone
+            ):
                 return intent
             gone[intent.event_id] = None
 
     async def resolve(
         self, event: Event, left: Pending | None = None, *, within: float | None = None
-    ) -> Intent | Await:
+    ) -> Intent | AwaitKey:
         """Return what the event asks for, and look up what must be known for that.
 
         Args:
@@ -56,9 +59,11 @@ class Hearing:
         Raises:
             MatrixError: that cannot be had.
         """
-        while isinstance(intent := self.decide(event, left), Look):
+        while isinstance(intent := self.decide(event, left), NeedsLookup):
             fetch = partial(self._matrix.fetch, event.room_id, intent.event_id)
-            if not isinstance(await insist(self._clock, fetch, within=within), Message):
+            if not isinstance(
+                await retry_until_accepted(self._clock, fetch, within=within), Message
+            ):
                 self._gone[event.room_id, intent.event_id] = None
                 if len(self._gone) > _REMEMBERED:
                     del self._gone[next(iter(self._gone))]
@@ -74,10 +79,10 @@ class Hearing:
         until = asyncio.get_running_loop().time() + _PATIENCE_IN_LOOP
         for event in events:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
-            intent: Intent | Await | Look
+            intent: Intent | AwaitKey | NeedsLookup
             try:
                 intent = self.decide(event)
-                if isinstance(intent, Look) and not away:
+                if isinstance(intent, NeedsLookup) and not away:
                     async with asyncio.timeout_at(until):
                         intent = await self.resolve(event, within=0.0)
             except (TimeoutError, MatrixError) as error:

@@ -34,9 +34,9 @@ from bot.errors import (
 )
 from bot.i18n.texts import Texts, speak
 from bot.monitoring.logs import log_bug
-from bot.ports import Awaited, Clock, Matrix, Store
+from bot.ports import Clock, Matrix, Store, UndecryptedEvent
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _NOTICE_AFTER = 30.0  # seconds: keys mostly come with their message, or a moment later
 _LATE_AFTER = 600.0
@@ -69,7 +69,7 @@ class _Waiting:
         to_read: its turn to be read is coming.
     """
 
-    awaited: Awaited
+    awaited: UndecryptedEvent
     heard: float
     left: Pending | None
     to_read: bool = False
@@ -84,7 +84,7 @@ _Queue = asyncio.Queue[_Waiting]
 _Step = Callable[[_Waiting], Awaitable[None]]
 
 
-class LateKeys:
+class PendingDecryption:
     """Every message that waits for its key, and four tasks however many they are.
 
     Each step of the ladder is a queue whose entries fall due in the order in which they came.
@@ -135,11 +135,11 @@ class LateKeys:
             message: what cannot be read.
             left: it may have been dealt with before.
         """
-        waiting = self._begin_to_wait(Awaited(message, self._clock.now()), left)
+        waiting = self._begin_to_wait(UndecryptedEvent(message, self._clock.now()), left)
         if self._news.get(_key(message)) == _CAME:
             self._read_soon(waiting)
 
-    def restore(self, awaited: Awaited) -> None:
+    def restore(self, awaited: UndecryptedEvent) -> None:
         """Go on with a message of an earlier process; its key may have come as that one ended."""
         left = Pending(awaited.message.event_id, awaited.message.room_id)
         self._read_soon(self._begin_to_wait(awaited, left))
@@ -156,7 +156,7 @@ class LateKeys:
                 if (waiting.message.room_id, waiting.message.session_id) in come:
                     self._read_soon(waiting)
 
-    def _begin_to_wait(self, awaited: Awaited, left: Pending | None) -> _Waiting:
+    def _begin_to_wait(self, awaited: UndecryptedEvent, left: Pending | None) -> _Waiting:
         age = max(self._clock.now() - awaited.heard_at, 0.0)
         waiting = _Waiting(awaited, self._clock.monotonic() - age, left)
         self._waiting[awaited.message.event_id] = waiting
@@ -242,7 +242,7 @@ class LateKeys:
         """Fetch the message again, and let it go its usual way where its key is there."""
         waiting.to_read = False
         message = waiting.message
-        event = await insist(
+        event = await retry_until_accepted(
             self._clock,
             lambda: self._matrix.fetch(message.room_id, message.event_id),
             within=_PATIENCE,
@@ -290,7 +290,9 @@ class LateKeys:
         if root is None:
             return False
         if root not in known:
-            await insist(self._clock, lambda: self._matrix.fetch(room_id, root), within=_PATIENCE)
+            await retry_until_accepted(
+                self._clock, lambda: self._matrix.fetch(room_id, root), within=_PATIENCE
+            )
         opener = known.get(root)
         return (
             opener is not None
@@ -321,7 +323,7 @@ class LateKeys:
             with armed.around("notice"):
                 return await self._matrix.send(message.room_id, notice, transaction)
 
-        if await insist(self._clock, send, within=_PATIENCE) is not None:
+        if await retry_until_accepted(self._clock, send, within=_PATIENCE) is not None:
             await self._store.noticed(message, self._clock.now())
             log.info("key missing", session_id=message.session_id, reason=reason)
 

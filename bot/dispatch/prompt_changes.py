@@ -20,23 +20,23 @@ from bot.core.events import (
 from bot.core.outgoing import Anchor, Notice, transaction_id
 from bot.core.prompt_context import is_last
 from bot.core.routing import Answer, parse_command
-from bot.core.transcript import Said
-from bot.dispatch.intent_resolver import Hearing
-from bot.dispatch.usage_limits import Ceilings
+from bot.core.transcript import TranscriptMessage
+from bot.dispatch.intent_resolver import IntentResolver
+from bot.dispatch.usage_limits import UsageLimits
 from bot.errors import Forbidden
-from bot.ports import Exchange, Heard
+from bot.ports import Exchange, ReadableEvent
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
-from bot.replies.generations import Answering, Answers
+from bot.replies.generations import ActiveGenerations, Generation
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import insist, post
+from bot.runtime.retry import post, retry_until_accepted
 
 _REMEMBERED = 10_000  # redacted events
 
 log = structlog.get_logger()
 
 
-class Changes:
+class PromptChanges:
     """What happens to a prompt and its reply after they were first heard of.
 
     Only who has asked changes an answer; whoever may redact ends it.
@@ -45,10 +45,10 @@ class Changes:
     def __init__(
         self,
         to: Replying,
-        answers: Answers,
+        answers: ActiveGenerations,
         contexts: Contexts,
-        hearing: Hearing,
-        ceilings: Ceilings,
+        intent_resolver: IntentResolver,
+        ceilings: UsageLimits,
         answer: Callable[[Prompt], Awaitable[None]],
     ) -> None:
         """Take what every reply needs, those on their way, and what answers in place of one."""
@@ -56,28 +56,28 @@ class Changes:
         self._matrix = to.matrix
         self._store = to.store
         self._clock = to.clock
-        self._answers = answers
+        self._generations = answers
         self._contexts = contexts
-        self._hearing = hearing
-        self._ceilings = ceilings
+        self._intent_resolver = intent_resolver
+        self._usage_limits = ceilings
         self._answer = answer
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
-    def restart(self, revision: Revision) -> Answering | None:
+    def restart(self, revision: Revision) -> Generation | None:
         """Begin anew at once what is being answered, and return it; None where that must wait.
 
         It may come to its end while one looks up what else the edit may be of.
         """
-        running = self._answers.of(revision.room_id, revision.target)
+        running = self._generations.of(revision.room_id, revision.target)
         if running is None or running.prompt.sender != revision.sender:
             return None
         begun = Pending(revision.target, revision.room_id, begun=True)
         for one in running.prompt.messages:
             now = replace(one, body=revision.body)
             mine = one.event_id == revision.target
-            if mine and isinstance(self._hearing.decide(now, begun), Answer):
+            if mine and isinstance(self._intent_resolver.decide(now, begun), Answer):
                 cause = revision.event_id
-                allowed = self._ceilings.allows("regenerations", running.prompt, cause)
+                allowed = self._usage_limits.allows("regenerations", running.prompt, cause)
                 return running if allowed and running.reply.restart() else None
         return None
 
@@ -91,14 +91,14 @@ class Changes:
             return
         if revision.target not in prompt.event_ids:  # only their author edits replies
             return
-        running = self._answers.of(revision.room_id, revision.target)
+        running = self._generations.of(revision.room_id, revision.target)
         if running is not None:
             if await self._may_ask_again(prompt, revision.event_id):
                 restarted = running.reply.restart()
                 await running.done.wait()
                 if not restarted:
                     await self.amend(revision)  # the prompt may hold more by now
-        elif not self._answers.is_passed(prompt) and is_last(await self._said(prompt), prompt):
+        elif not self._generations.is_passed(prompt) and is_last(await self._said(prompt), prompt):
             prompt = await self._asked(prompt.room_id, prompt.event_id)
             if prompt is not None and await self._may_ask_again(prompt, revision.event_id):
                 await self._answer_again(prompt)
@@ -109,7 +109,7 @@ class Changes:
         self._gone[root] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
-        for answering in self._answers.of_thread(room_id, root):
+        for answering in self._generations.of_thread(room_id, root):
             if answering.reply.visible and root not in answering.prompt.event_ids:
                 answering.reply.stop("thread gone")
             else:
@@ -134,7 +134,9 @@ class Changes:
             return
         reply: Sequence[EventId] = exchange.reply
         if begun:
-            since = await insist(self._clock, lambda: self._matrix.own_since(room_id, (target,)))
+            since = await retry_until_accepted(
+                self._clock, lambda: self._matrix.own_since(room_id, (target,))
+            )
             traces = [one.event_id for one in since.about if target in one.answers]
             reply = list(dict.fromkeys((*reply, *traces)))
             if since.unreadable or not since.whole:
@@ -144,7 +146,7 @@ class Changes:
         if running is not None and not reply:  # nothing told of it, whatever was being sent
             await self._answer_rest(running)
 
-    async def _answer_rest(self, ended: Answering) -> None:
+    async def _answer_rest(self, ended: Generation) -> None:
         """Answer what is still asked of a prompt that was ended for one of its messages."""
         rest = self.still_there(ended.rest)
         ended.rest = ()  # another of its messages may be withdrawn at the same time
@@ -162,7 +164,7 @@ class Changes:
         """
         for event_id in reply:
             listing = partial(self._matrix.edits, room_id, event_id)
-            edits = await insist(self._clock, listing)
+            edits = await retry_until_accepted(self._clock, listing)
             for one in (*edits, event_id):
                 await self._redact(room_id, one)
         log.info("reply withdrawn", parts=len(reply))
@@ -198,9 +200,9 @@ class Changes:
 
     async def _may_ask_again(self, prompt: Prompt, cause: EventId) -> bool:
         """Tell whether the model may be asked anew for that cause; the person is told, if not."""
-        if self._ceilings.allows("regenerations", prompt, cause):
+        if self._usage_limits.allows("regenerations", prompt, cause):
             return True
-        key = self._ceilings.sentence("regenerations", prompt.sender, cause)
+        key = self._usage_limits.sentence("regenerations", prompt.sender, cause)
         if key is not None:
             texts = (await self._contexts.chosen(prompt.conversation)).texts
             root = prompt.thread_root
@@ -220,17 +222,17 @@ class Changes:
                 return one.event_id
         return None
 
-    async def _said(self, prompt: Prompt) -> Sequence[Said]:
+    async def _said(self, prompt: Prompt) -> Sequence[TranscriptMessage]:
         chosen = await self._contexts.chosen(prompt.conversation)
         return (await self._contexts.history(prompt, chosen.card)).said
 
-    async def _running(self, room_id: RoomId, event_id: EventId) -> Answering | None:
+    async def _running(self, room_id: RoomId, event_id: EventId) -> Generation | None:
         """Return the answer that the event is a message of, be it an earlier process's."""
-        running = self._answers.of(room_id, event_id)
+        running = self._generations.of(room_id, event_id)
         if running is not None:
             return running
         exchange = await self._store.exchange(room_id, event_id)
-        return self._answers.of(room_id, exchange.prompt[0]) if exchange else None
+        return self._generations.of(room_id, exchange.prompt[0]) if exchange else None
 
     async def _asked(self, room_id: RoomId, event_id: EventId) -> Prompt | None:
         """Return the prompt that the event belongs to, or whose reply it does, as it is now.
@@ -263,17 +265,17 @@ class Changes:
         message = await self._fetch(one.room_id, one.event_id)
         if not isinstance(message, Message):
             return None
-        intent = await self._hearing.resolve(message, one)
+        intent = await self._intent_resolver.resolve(message, one)
         return intent.prompt if isinstance(intent, Answer) else None
 
-    async def _fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+    async def _fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
         fetch = partial(self._matrix.fetch, room_id, event_id)
-        return await insist(self._clock, fetch)
+        return await retry_until_accepted(self._clock, fetch)
 
     async def _answer_again(self, prompt: Prompt | None) -> None:
         """Answer a prompt in the reply that it has: in the same answer, where one is running."""
         while prompt is not None:
-            running = self._answers.of(prompt.room_id, prompt.event_id)
+            running = self._generations.of(prompt.room_id, prompt.event_id)
             if running is None:
                 await self._answer(prompt)
                 return
@@ -292,6 +294,6 @@ class Changes:
                 await self._matrix.redact(room_id, event_id, transaction)
 
         try:
-            await insist(self._clock, redact)
+            await retry_until_accepted(self._clock, redact)
         except Forbidden as error:
             log.warning("not redacted", redacts=event_id, reason=str(error))

@@ -5,9 +5,9 @@ import structlog
 from bot.core.events import Pending, Prompt, UserId
 from bot.core.feedback import COMMAND
 from bot.core.limits import Allowance, Breaker, Costs, Limits
-from bot.core.routing import Answer, Comment, Explain, Ignore, Intent, Run
+from bot.core.routing import Answer, Comment, Ignore, Intent, Run, SendNotice
 from bot.replies.delivery import Replying
-from bot.replies.generations import Answers
+from bot.replies.generations import ActiveGenerations
 
 _ALWAYS = {"stop"}  # the command that ends what costs
 
@@ -20,14 +20,14 @@ _KEYS: dict[Costs, str] = {
 log = structlog.get_logger()
 
 
-class Ceilings:
+class UsageLimits:
     """What each person has asked for lately, in this process."""
 
-    def __init__(self, to: Replying, answers: Answers, limits: Limits) -> None:
+    def __init__(self, to: Replying, answers: ActiveGenerations, limits: Limits) -> None:
         """Take what every reply needs, those on their way, and what the operator wants."""
         self._matrix = to.matrix
         self._clock = to.clock
-        self._answers = answers
+        self._generations = answers
         self._breaker = Breaker(limits)
         self._left = {what: Allowance(limits.of(what)) for what in _KEYS}
         self._told = Allowance(1)
@@ -74,9 +74,9 @@ class Ceilings:
         conversation, sender, now = prompt.conversation, prompt.sender, self._clock.monotonic()
         if self._breaker.is_paused(conversation, now):
             return Ignore("the conversation is paused")
-        if self._answers.joinable(prompt) is not None:
+        if self._generations.joinable(prompt) is not None:
             return None  # it is no prompt of its own
-        running = self._answers.last_to(conversation, sender)
+        running = self._generations.last_to(conversation, sender)
         if running is not None and running.reply.first_words_at is not None:
             self._breaker.spoke(conversation, sender, running.reply.first_words_at)
         why = self._breaker.trips(
@@ -87,19 +87,19 @@ class Ceilings:
         ids = {"event_id": prompt.event_id, "room_id": prompt.room_id, "sender": sender}
         log.warning("conversation paused", reason=why, **ids)
         if self._breaker.tells(sender, prompt.event_id, now):
-            return Explain(prompt, "paused")
+            return SendNotice(prompt, "paused")
         return Ignore("the conversation is paused")
 
     def _charge(self, prompt: Prompt, what: Costs) -> Intent | None:
         if self.allows(what, prompt, prompt.event_id):
             return None
         key = self.sentence(what, prompt.sender, prompt.event_id)
-        return Ignore(f"too many {what}") if key is None else Explain(prompt, key)
+        return Ignore(f"too many {what}") if key is None else SendNotice(prompt, key)
 
 
 def _prompt(intent: Intent) -> Prompt | None:
     """Return what the bot would say something about, None where it would not."""
-    return intent.prompt if isinstance(intent, Answer | Run | Explain | Comment) else None
+    return intent.prompt if isinstance(intent, Answer | Run | SendNotice | Comment) else None
 
 
 def _costs(intent: Intent) -> Costs | None:

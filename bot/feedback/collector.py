@@ -28,11 +28,11 @@ from bot.core.feedback import (
     SHARE,
     THUMBS,
     Ask,
+    AskHistory,
     AskPolicy,
-    Circumstances,
-    Past,
     Question,
     Rating,
+    ReplyMetadata,
     ask_after,
     rating_in,
 )
@@ -45,9 +45,9 @@ from bot.monitoring.logs import log_bug
 from bot.ports import Exchange, Opinions
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
-from bot.replies.generations import Answering, Answers
-from bot.runtime.retry import insist, post
-from bot.runtime.waiting import told_within
+from bot.replies.generations import ActiveGenerations, Generation
+from bot.runtime.retry import post, retry_until_accepted
+from bot.runtime.waiting import wait_for_event
 
 _STALE = 3600.0  # seconds after which nobody is asked any more about a reply
 _PATIENCE = 30.0  # for which one poll is tried before others get their turn
@@ -77,14 +77,14 @@ Shared = Literal["shared", "share how", "not shared", "nothing to share"]
 log = structlog.get_logger()
 
 
-class Surveys:
+class FeedbackCollector:
     """Asks about replies as the policy says, and takes in what people think of them."""
 
     def __init__(
         self,
         to: Replying,
         opinions: Opinions,
-        answers: Answers,
+        answers: ActiveGenerations,
         contexts: Contexts,
         policy: AskPolicy,
     ) -> None:
@@ -95,7 +95,7 @@ class Surveys:
         self._clock = to.clock
         self._health = to.health
         self._opinions = opinions
-        self._answers = answers
+        self._generations = answers
         self._contexts = contexts
         self._policy = policy
         self._planned = asyncio.Event()
@@ -115,9 +115,9 @@ class Surveys:
                 await self._try(ask)
             if not asks:
                 wait = None if next_due is None else next_due - self._clock.now()
-                await told_within(self._clock, self._planned, wait)
+                await wait_for_event(self._clock, self._planned, wait)
 
-    async def answered(self, answering: Answering) -> None:
+    async def answered(self, answering: Generation) -> None:
         """Note how a reply that stands came about, and plan the poll about it where one is due.
 
         Of one that an earlier process has brought to its end, only that it stands is known.
@@ -125,7 +125,7 @@ class Surveys:
         prompt, outcome = answering.prompt, answering.reply.outcome
         if outcome is None:
             return
-        how = Circumstances(
+        how = ReplyMetadata(
             prompt.sender,
             self._matrix.room(prompt.room_id).direct,
             outcome.model,
@@ -139,14 +139,14 @@ class Surveys:
         # In the main timeline of a salon nobody could tell what a poll is about.
         asks = outcome.whole and (how.direct or prompt.thread_root is not None)
 
-        def after(past: Past) -> float | None:
+        def after(past: AskHistory) -> float | None:
             return ask_after(self._policy, how, past, prompt.event_id) if asks else None
 
         now = self._clock.now()
         if await self._opinions.answered(prompt, how, after, now) is not None:
             self._planned.set()
 
-    async def _length(self, answering: Answering, known: int | None) -> int | None:
+    async def _length(self, answering: Generation, known: int | None) -> int | None:
         """Return how long a reply is, as far as that can be had: an earlier process knew it."""
         if known is not None:
             return known
@@ -187,7 +187,7 @@ class Surveys:
         if room.closed or stale or not (polled or ask.begun):
             await self._drop(ask)
             return
-        if not ask.begun and self._answers.is_followed(place, ask.prompt):
+        if not ask.begun and self._generations.is_followed(place, ask.prompt):
             # It has not fallen silent.
             await self._opinions.put_off(ask, now + self._policy.silence)
             return
@@ -213,7 +213,7 @@ class Surveys:
         heard: object = self._matrix.known.get(ask.prompt)
         if heard is None:  # an earlier process has heard it
             fetch = partial(self._matrix.fetch, ask.room_id, ask.prompt)
-            heard = await insist(self._clock, fetch, within=_PATIENCE)
+            heard = await retry_until_accepted(self._clock, fetch, within=_PATIENCE)
         return heard.sender if isinstance(heard, Message | Undecryptable) else None
 
     def _poll(self, ask: Ask, texts: Texts, asker: UserId | None) -> Poll:
@@ -331,7 +331,9 @@ class Surveys:
         room_id, target = revision.room_id, revision.target
         said: object = self._matrix.known.get(target)
         if said is None:  # an earlier process has heard it
-            said = await insist(self._clock, partial(self._matrix.fetch, room_id, target))
+            said = await retry_until_accepted(
+                self._clock, partial(self._matrix.fetch, room_id, target)
+            )
         if not isinstance(said, Message):  # it cannot be read: its words alone are known
             return False
         quoted = said.replies_to
@@ -390,7 +392,7 @@ class Surveys:
     async def _whole(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
         """Return a prompt and its reply, once that is whole where it is being written."""
         exchange = await self._store.exchange(room_id, event_id)
-        running = self._answers.of(room_id, exchange.prompt[0]) if exchange else None
+        running = self._generations.of(room_id, exchange.prompt[0]) if exchange else None
         if running is None or not running.reply.visible:
             return exchange
         await running.done.wait()
@@ -403,7 +405,7 @@ class Surveys:
         words = []
         for event_id in event_ids:
             fetch = partial(self._matrix.fetch, room_id, event_id)
-            one = await insist(self._clock, fetch, within=_PATIENCE)
+            one = await retry_until_accepted(self._clock, fetch, within=_PATIENCE)
             if not isinstance(one, Message) or one.sender != sender:
                 return None
             words.append(one.body)

@@ -42,7 +42,7 @@ from bot.llm.sse import (
     named,
     plain,
 )
-from bot.runtime.tls import trust
+from bot.runtime.tls import tls_context
 
 _LONGEST_REFUSAL: Final = 64 * 1024  # bytes of a refusal that are read, for its codes
 _LONGEST_LIST: Final = 4 * MAX_EVENT  # bytes of the list of models
@@ -118,7 +118,7 @@ class OpenAIModel:
                 limits=httpx2.Limits(max_connections=1000, keepalive_expiry=0.0),
                 proxy=proxy,
                 trust_env=False,
-                verify=trust(ca_bundle),
+                verify=tls_context(ca_bundle),
             ),
         )
         # Here and not in `stream`: the SDK imports its resources at their first use.

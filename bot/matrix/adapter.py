@@ -29,7 +29,7 @@ from bot.core.events import (
     VerificationEvent,
 )
 from bot.core.markdown import Tables
-from bot.core.outgoing import Attachment, Notice, Outgoing, OwnSince, Reply, Wire
+from bot.core.outgoing import Attachment, Notice, Outgoing, PreparedEvent, Reply, SentSince
 from bot.core.prompt_context import History
 from bot.core.verification import VerificationRefused, VerificationStep
 from bot.errors import Forbidden, MatrixError
@@ -40,7 +40,7 @@ from bot.matrix.history import Enough, Histories
 from bot.matrix.parse import (
     ADMIN,
     ROOM_MARKER,
-    Heard,
+    ReadableEvent,
     identifier,
     is_admin_rooms,
     mapping,
@@ -55,7 +55,7 @@ from bot.matrix.successors import Successors
 from bot.matrix.verification import Verifications
 from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _TYPING_MS = 30_000
 _TYPING_AGAIN_SECONDS = 20
@@ -202,7 +202,7 @@ class NioMatrix:
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
         """Invite somebody."""
         invitation = self._client.room_invite(room_id, user_id)
-        await call(nio.RoomInviteResponse, to_the_end(invitation))
+        await call(nio.RoomInviteResponse, run_uncancelled(invitation))
 
     async def exists(self, user_id: UserId) -> bool:
         """Tell whether there is such a user, True where that is not said (spec: GET /profile)."""
@@ -239,7 +239,7 @@ class NioMatrix:
         """Join the room; remember a direct message in the account's `m.direct`."""
         if invite.direct:  # before the sync that brings the room, and with it the first prompt
             self._rooms.note_direct(invite.sender, invite.room_id)
-        await call(nio.JoinResponse, to_the_end(self._client.join(invite.room_id)))
+        await call(nio.JoinResponse, run_uncancelled(self._client.join(invite.room_id)))
         if invite.direct:
             path = ["user", self.user_id, "account_data", "m.direct"]
             await self._request("PUT", path, dict(self._rooms.direct))
@@ -256,7 +256,7 @@ class NioMatrix:
         """Join the room that takes the place of one given up; see `Successors.follow`."""
         await self._successors.follow(upgraded)
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> Heard | None:
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
         """Read one event again, a message in its last version; None where it is gone."""
         found = await self._histories.fetch(room_id, event_id)
         heard = found[0] if found else None
@@ -289,7 +289,7 @@ class NioMatrix:
     async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
         """Redact an event of the bot's own."""
         redaction = self._client.room_redact(room_id, event_id, tx_id=transaction_id)
-        response = await call(nio.RoomRedactResponse, to_the_end(redaction))
+        response = await call(nio.RoomRedactResponse, run_uncancelled(redaction))
         own = EventId(response.event_id)
         self._rooms.redact(Redaction(own, room_id, self.user_id, event_id))
 
@@ -302,7 +302,7 @@ class NioMatrix:
         """
         over, loop = asyncio.Event(), asyncio.get_running_loop()
         typing = loop.create_task(self._show_typing(prompt, over))
-        sharing = loop.create_task(to_the_end(self._share_key(prompt.room_id)))
+        sharing = loop.create_task(run_uncancelled(self._share_key(prompt.room_id)))
         try:
             yield
         except asyncio.CancelledError:
@@ -315,7 +315,7 @@ class NioMatrix:
             with costing_nothing():
                 courtesy.result()
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> Wire:
+    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
         media = None
         if isinstance(outgoing, Attachment):
@@ -323,8 +323,8 @@ class NioMatrix:
         said = event_type(outgoing)
         quoting = self._is_followed(room_id, outgoing)
         content = build(outgoing, quoting=quoting, media=media, tables=self._tables)
-        kind, sealed = await to_the_end(self._seal(room_id, said, content))
-        return Wire(kind, sealed, {"type": said, "content": content})
+        kind, sealed = await run_uncancelled(self._seal(room_id, said, content))
+        return PreparedEvent(kind, sealed, {"type": said, "content": content})
 
     def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
         """Tell whether other messages stand between what is answered and its answer.
@@ -354,7 +354,7 @@ class NioMatrix:
                 encrypt=encrypted,
                 filesize=len(data),
             )
-            response, keys = await to_the_end(uploading)
+            response, keys = await run_uncancelled(uploading)
 
         async def answer() -> object:
             return response
@@ -370,12 +370,12 @@ class NioMatrix:
         except Forbidden:  # it is an older one
             return None
 
-    async def put(self, room_id: RoomId, wire: Wire, transaction_id: str) -> EventId:
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:
         """Send what is frozen, never in clear where the room is encrypted by now."""
-        kind, content = await to_the_end(self._seal(room_id, wire.type, dict(wire.content)))
+        kind, content = await run_uncancelled(self._seal(room_id, wire.type, dict(wire.content)))
         response = await call(
             nio.RoomSendResponse,
-            to_the_end(self._client.put(room_id, kind, content, transaction_id)),
+            run_uncancelled(self._client.put(room_id, kind, content, transaction_id)),
         )
         event_id = EventId(response.event_id)
         if "rel_type" not in mapping(content.get("m.relates_to")):
@@ -394,11 +394,11 @@ class NioMatrix:
             return VerificationRefused(await self._verifications.refuse(event))
         return await self._verifications.take(event)
 
-    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for an event; None where it is gone."""
         return await self._histories.shown(room_id, event_id)
 
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
         """Return what the bot has sent since the first message of a prompt; see `OwnMessages`."""
         return await self._histories.own_since(room_id, prompt)
 

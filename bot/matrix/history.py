@@ -24,16 +24,16 @@ from bot.core.events import (
     Undecryptable,
     UserId,
 )
-from bot.core.outgoing import OwnSince, Wire
+from bot.core.outgoing import PreparedEvent, SentSince
 from bot.core.prompt_context import History
-from bot.core.transcript import Said, Transcript
+from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, NotFound
 from bot.matrix.error_mapping import call
 from bot.matrix.nio_client import SafeClient, Turns
 from bot.matrix.parse import (
-    Heard,
     Json,
     Membership,
+    ReadableEvent,
     identifier,
     mapping,
     parse_membership,
@@ -55,7 +55,7 @@ _FILTER = {
 
 _OPEN = {"shared", "world_readable"}  # to whom comes later, too
 
-Enough = Callable[[Sequence[Said]], bool]
+Enough = Callable[[Sequence[TranscriptMessage]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Histories:
         before = 0.0 if room_id in self._client.sealed_before else None
         return self.sealed.get(room_id, before)
 
-    def hear(self, event: Heard) -> None:
+    def hear(self, event: ReadableEvent) -> None:
         """Take in what has been said, edited or redacted, by the bot as well."""
         if isinstance(event, Message | Undecryptable) and not _refers(event):
             for root in {None, event.thread_root, event.event_id}:
@@ -178,7 +178,7 @@ class Histories:
         readable = [one for one in chain if one.readable]
         return History(said, readable, len(chain) - len(readable))
 
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> list[Heard]:
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> list[ReadableEvent]:
         """Return one event and its newest edit, [] where it is gone or says nothing to us."""
         try:
             response = await call(
@@ -201,7 +201,7 @@ class Histories:
             if identifier(source, "sender") == self._me
         ]
 
-    async def shown(self, room_id: RoomId, event_id: EventId) -> Wire | None:
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for an event, its newest edit where it has any.
 
         None where it is gone. Spec: event replacements, server-side aggregation.
@@ -219,9 +219,9 @@ class Histories:
             return None
         edit = mapping(mapping(unsigned.get("m.relations")).get("m.replace"))
         shown = edit or source
-        return Wire(text(shown, "type"), mapping(shown.get("content")))
+        return PreparedEvent(text(shown, "type"), mapping(shown.get("content")))
 
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> OwnSince:
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
         """Return what the bot has sent since the first message of a prompt."""
         reading = OwnMessages(self._client, self._me, room_id, prompt)
         return await reading.read(prompt[0])
@@ -262,7 +262,7 @@ class Histories:
             await self._fill_from_timeline(transcript, enough)
             return
         since = await self._arrival(room_id, membership)
-        events: list[Heard] = []
+        events: list[ReadableEvent] = []
         async for page in self._relations(room_id, root, RelationshipType.thread):
             events[:0] = await self._heard(page[::-1], room_id)
         events[:0] = await self.fetch(room_id, root)
@@ -271,7 +271,7 @@ class Histories:
     async def _fill_from_timeline(self, transcript: Transcript, enough: Enough) -> None:
         """Page back from the present until nothing older counts, or to the bot's invitation."""
         room_id = transcript.conversation.room_id
-        events: list[Heard] = []
+        events: list[ReadableEvent] = []
         start: str | None = None
         for _ in range(PAGES):
             page = await self._page(room_id, start)
@@ -286,7 +286,7 @@ class Histories:
                 break
         transcript.put_before(_readable(events))
 
-    async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[Heard]:
+    async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[ReadableEvent]:
         since = self.sealed_since(room_id)
         return await read_events(self._client, events, room_id, self._me, since)
 
@@ -322,16 +322,18 @@ class Histories:
             if not following:
                 return
 
-    async def _chain(self, prompt: Prompt, transcript: Transcript, membership: Json) -> list[Said]:
+    async def _chain(
+        self, prompt: Prompt, transcript: Transcript, membership: Json
+    ) -> list[TranscriptMessage]:
         """Return what the prompt replies to, and what that replies to, oldest first.
 
         In a thread that was begun on an answer of the bot's, what that has answered comes before.
         """
-        chain: dict[EventId, Said] = {}
+        chain: dict[EventId, TranscriptMessage] = {}
         root = transcript.get(transcript.conversation.thread_root or EventId(""))
         begun: list[EventId | None] = [*root.answers] if root is not None else []
         for ends in (begun, *([message.replies_to] for message in prompt.messages)):
-            links, found = ends, dict[EventId, Said]()
+            links, found = ends, dict[EventId, TranscriptMessage]()
             while links and len(chain) + len(found) < _LINKS:
                 link = links.pop()
                 if link is None or link in chain or link in found:
@@ -343,7 +345,9 @@ class Histories:
             chain = dict(reversed(found.items())) | chain
         return list(chain.values())
 
-    async def _quoted(self, prompt: Prompt, event_id: EventId, membership: Json) -> Said | None:
+    async def _quoted(
+        self, prompt: Prompt, event_id: EventId, membership: Json
+    ) -> TranscriptMessage | None:
         """Return a message of the same room that is not in the conversation.
 
         None for what was said before the bot came. What is gone counts as unreadable, and so does
@@ -351,7 +355,9 @@ class Histories:
         """
         events = _readable(await self.fetch(prompt.room_id, event_id))
         if not events or isinstance(events[0], Revision) or _is_exposed(events[0]):
-            return Said(event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False)
+            return TranscriptMessage(
+                event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False
+            )
         if events[0].timestamp < await self._arrival(prompt.room_id, membership):
             return None
         quoted = Transcript(Conversation(prompt.room_id, event_id), self._me)
@@ -433,18 +439,18 @@ class Histories:
             return {}
 
 
-def _is_all(prompt: Prompt, said: Sequence[Said]) -> bool:
+def _is_all(prompt: Prompt, said: Sequence[TranscriptMessage]) -> bool:
     """Tell whether nothing is said but the prompt and what answers it."""
     ids = set(prompt.event_ids)
     return all(ids.issuperset(one.answers or (one.event_id,)) for one in said)
 
 
-def _older(prompt: Prompt, said: Sequence[Said], since: float) -> set[EventId]:
+def _older(prompt: Prompt, said: Sequence[TranscriptMessage], since: float) -> set[EventId]:
     ids = set(prompt.event_ids)
     return {one.event_id for one in said if one.timestamp < since} - ids
 
 
-def _readable(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:
+def _readable(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Revision]:
     return [
         event
         for event in events
@@ -456,7 +462,7 @@ def _is_exposed(event: Message | Undecryptable) -> bool:
     return isinstance(event, Message) and event.exposed
 
 
-def _refers(event: Heard) -> bool:
+def _refers(event: ReadableEvent) -> bool:
     """Tell whether it says nothing in the conversation: a vote, or a step of a verification."""
     return isinstance(event, Undecryptable) and event.refers_to is not None
 

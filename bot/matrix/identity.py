@@ -26,7 +26,7 @@ from bot.matrix.private_identity import Kept, PrivateIdentity
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.response_repair import GuardedResponse
 from bot.runtime.failpoints import armed
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _UNKNOWN = (
     "the account {user_id} has a cross-signing identity whose private keys are not on this disk."
@@ -278,7 +278,7 @@ class Identity:
             sent = body if auth is None else {**body, "auth": dict(auth)}
             path = ["keys", "device_signing", "upload"]
             request = self._client.send_json(GuardedResponse, "POST", path, sent)
-            return await call(GuardedResponse, to_the_end(request))
+            return await call(GuardedResponse, run_uncancelled(request))
 
         await self._auth.pass_(ask)
         shown = await self.published()
@@ -296,7 +296,7 @@ class Identity:
         """
         device_id, machine = str(self._client.device_id), self._client.machine
         if device_id not in shown.devices and not machine.account.shared:
-            await call(nio.KeysUploadResponse, to_the_end(self._client.keys_upload()))
+            await call(nio.KeysUploadResponse, run_uncancelled(self._client.keys_upload()))
             armed.reach("device_uploaded")
             shown = await self.published()
         ours = machine.device_keys()

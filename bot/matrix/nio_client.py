@@ -28,7 +28,7 @@ from bot.matrix.crypto import BAD, Rotation, SafeOlm
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.error_mapping import call, named
 from bot.matrix.parse import Json, identifier, is_admin_rooms, mapping, text
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
 _PIECE_SECONDS = 0.02  # of the loop, before others may have it
@@ -177,7 +177,7 @@ class SafeClient(nio.AsyncClient):
             MatrixError: the homeserver has refused it, or did not answer.
         """
         request = self.send_json(response_repair.ObjectResponse, method, path, body, **query)
-        return (await call(response_repair.ObjectResponse, to_the_end(request))).source
+        return (await call(response_repair.ObjectResponse, run_uncancelled(request))).source
 
     def send_json(
         self,

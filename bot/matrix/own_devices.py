@@ -12,7 +12,7 @@ from bot.matrix.parse import mapping, text
 from bot.matrix.private_identity import Kept
 from bot.matrix.response_repair import GuardedResponse
 from bot.matrix.session import Session
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 ON_THIS_DISK: Final = "on this disk"
 
@@ -152,7 +152,7 @@ async def remove(session: Session, device_ids: Sequence[str]) -> None:
         body: dict[str, Any] = {"devices": list(device_ids)}
         sent = body if auth is None else {**body, "auth": dict(auth)}
         request = session.client.send_json(GuardedResponse, "POST", ["delete_devices"], sent)
-        return await call(GuardedResponse, to_the_end(request))
+        return await call(GuardedResponse, run_uncancelled(request))
 
     await session.auth.pass_(ask)
 

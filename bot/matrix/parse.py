@@ -48,7 +48,7 @@ _LARGEST = 2**53 - 1  # of canonical JSON (spec: appendices); the ledger holds i
 VERIFICATION_REQUEST = "m.key.verification.request"
 
 Json = Mapping[str, object]
-Heard = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
+ReadableEvent = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
 _AFTER_NAME = re.compile(r"[\s:,;]*")
 _SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
@@ -66,7 +66,7 @@ class Membership:
 
 def parse_event(
     event: object, room_id: RoomId, me: UserId, sealed_since: float | None = None
-) -> Heard | None:
+) -> ReadableEvent | None:
     """Read one of nio's events, decrypted where that could be done.
 
     Args:

@@ -28,9 +28,9 @@ from bot.matrix.crypto import WITHHELD
 from bot.matrix.history import Histories
 from bot.matrix.parse import (
     FOLLOWING,
-    Heard,
     Json,
     Membership,
+    ReadableEvent,
     identifier,
     is_admin_rooms,
     is_space,
@@ -452,7 +452,7 @@ class Rooms:
             self._inherit(replacement)
 
 
-def _says_in_main(heard: Heard) -> bool:
+def _says_in_main(heard: ReadableEvent) -> bool:
     """Tell whether it is a message in the room's main timeline, no edit and no vote."""
     if isinstance(heard, Undecryptable) and heard.refers_to is not None:
         return False

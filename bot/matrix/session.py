@@ -29,7 +29,7 @@ from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.runtime.private_files import close_to_others
-from bot.runtime.tls import trust
+from bot.runtime.tls import tls_context
 
 _REQUEST_SECONDS = 60
 _RESTORE = (
@@ -131,7 +131,7 @@ class Session:
                 max_timeouts=0,
                 request_timeout=_REQUEST_SECONDS,
             ),
-            ssl=trust(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
+            ssl=tls_context(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
             proxy=account.proxy,
         )
         owner = account.homeserver, account.user_id, account.password

@@ -16,7 +16,7 @@ from bot.matrix.parse import FOLLOWING, Json, is_space, predecessor
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.room_state import Rooms
 from bot.runtime.failpoints import armed
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _REMEMBERED = 1_000  # rooms that were pointed to
 
@@ -106,4 +106,4 @@ class Successors:
         request = self._client._send(  # noqa: SLF001  # nio's one door for any request
             ObjectResponse, method, f"/_matrix/client/v3/{path}{query}", data
         )
-        return (await call(ObjectResponse, to_the_end(request))).source
+        return (await call(ObjectResponse, run_uncancelled(request))).source

@@ -28,7 +28,7 @@ from bot.matrix.verification import Verifications
 from bot.monitoring.health import Health
 from bot.monitoring.logs import log_bug
 from bot.runtime.retry import backoff, pause
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
 _TO_DEVICE_EVENTS = 100  # as many as Synapse hands out in one response
@@ -141,7 +141,7 @@ class _Loop:
         response = self._responses[0]
         if self._token is not None or self._refused:
             await self._fill(response, self._token)
-        await to_the_end(self._upkeep.run())
+        await run_uncancelled(self._upkeep.run())
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
         events: list[Event] = []

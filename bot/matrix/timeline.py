@@ -9,11 +9,19 @@ import nio
 import structlog
 
 from bot.core.events import EventId, Message, Revision, RoomId, Undecryptable, UserId
-from bot.core.outgoing import Own, OwnSince
+from bot.core.outgoing import SentReply, SentSince
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
 from bot.matrix.nio_client import SafeClient, Turns
-from bot.matrix.parse import Heard, Json, identifier, latest_edit, mapping, parse_event, text
+from bot.matrix.parse import (
+    Json,
+    ReadableEvent,
+    identifier,
+    latest_edit,
+    mapping,
+    parse_event,
+    text,
+)
 from bot.matrix.response_repair import ObjectResponse
 
 log = structlog.get_logger()
@@ -28,13 +36,13 @@ async def read_events(
     room_id: RoomId,
     me: UserId,
     sealed_since: float | None = None,
-) -> list[Heard]:
+) -> list[ReadableEvent]:
     """Return nio's events as ours, each followed by the edit that is bundled with it.
 
     An edit in clear where the room is encrypted changes nothing. For `sealed_since` see
     `parse_event`.
     """
-    found: list[Heard] = []
+    found: list[ReadableEvent] = []
     turns = Turns()
     for event in events:
         await turns.next()
@@ -85,10 +93,10 @@ class OwnMessages:
             "types": ["m.room.message", "m.room.encrypted"],
             "lazy_load_members": True,
         }
-        self._about: dict[EventId, Own] = {}  # a homeserver may tell of an event twice
+        self._about: dict[EventId, SentReply] = {}  # a homeserver may tell of an event twice
         self._unreadable: dict[EventId, Undecryptable] = {}
 
-    async def read(self, first: EventId) -> OwnSince:
+    async def read(self, first: EventId) -> SentSince:
         """Read from the message `first` on, as far as it takes, and no further than PAGES.
 
         Behind a whole reply nothing more is looked for. Where the homeserver does not tell what
@@ -101,7 +109,7 @@ class OwnMessages:
             events, end = await self._begin(first)
         except Forbidden as error:
             log.warning("history not read", event_id=first, reason=str(error))
-            return OwnSince(whole=False)
+            return SentSince(whole=False)
         await self._take(events)
         if end is None:
             return self._found(whole=self._is_whole())
@@ -147,8 +155,8 @@ class OwnMessages:
     def _is_whole(self) -> bool:
         return bool(self._about) and list(self._about.values())[-1].final
 
-    def _found(self, *, whole: bool) -> OwnSince:
-        return OwnSince(tuple(self._about.values()), tuple(self._unreadable.values()), whole)
+    def _found(self, *, whole: bool) -> SentSince:
+        return SentSince(tuple(self._about.values()), tuple(self._unreadable.values()), whole)
 
     async def _take(self, events: Sequence[Any]) -> None:
         turns = Turns()
@@ -181,10 +189,10 @@ class OwnMessages:
         self._about[one.event_id] = own
 
 
-def _own(first: Message | Undecryptable, newest: Message | Revision) -> Own:
+def _own(first: Message | Undecryptable, newest: Message | Revision) -> SentReply:
     """Return a message of the bot's in its newest version."""
     told = first.event_id, newest.answers, newest.claim
-    return Own(*told, final=newest.final, body=newest.body)
+    return SentReply(*told, final=newest.final, body=newest.body)
 
 
 def _related(source: Json) -> set[str]:

@@ -36,7 +36,7 @@ from bot.matrix.parse import (
 )
 from bot.matrix.room_state import Rooms
 from bot.matrix.sas import Answer, Device, SasResponder, State
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 _PREFIX = "m.key.verification."
 _LONGEST_SECONDS = 600.0  # of a verification; a request that is older is none (spec)
@@ -257,7 +257,7 @@ class Verifications:
         await call(nio.RoomSendResponse, self._guarded(sending))
 
     def _guarded(self, sending: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
-        return to_the_end(sending) if self._finish else sending
+        return run_uncancelled(sending) if self._finish else sending
 
     def _told(self, held: _Open) -> VerificationStep | None:
         before, held.told = held.told, held.machine.state

@@ -22,7 +22,7 @@ from bot.i18n.texts import Texts
 from bot.monitoring.logs import costing_nothing
 from bot.replies.delivery import Replying
 from bot.runtime.once_a_day import OnceADay
-from bot.runtime.retry import insist, post
+from bot.runtime.retry import post, retry_until_accepted
 
 # The spec's emoji in its order (SAS method, emoji); their names are in the catalogues.
 EMOJI: Final = (
@@ -102,7 +102,7 @@ class Verifications:
 
     async def _step(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
         verify = partial(self._to.matrix.verify, event, trusted=trusted)
-        return await insist(self._to.clock, verify, within=_PATIENCE)
+        return await retry_until_accepted(self._to.clock, verify, within=_PATIENCE)
 
     async def _tell(self, event: VerificationEvent, step: VerificationStep) -> None:
         match step:

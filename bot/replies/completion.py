@@ -10,13 +10,13 @@ from bot.core.prompt_context import merged
 from bot.core.token_budget import Calibration, fit, size
 from bot.errors import CompletionError, PromptTooLong, PromptTooLongForModel
 from bot.ports import Model
-from bot.replies.completion_attempts import Asking, Recourse
+from bot.replies.completion_attempts import Asking, FallbackPolicy
 
 
 class Completion:
     """The models, with what has been learnt of how they count tokens."""
 
-    def __init__(self, model: Model, recourse: Recourse) -> None:
+    def __init__(self, model: Model, recourse: FallbackPolicy) -> None:
         self._model = model
         self._recourse = recourse
         self._calibration = Calibration()

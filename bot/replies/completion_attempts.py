@@ -22,7 +22,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import Texts
 from bot.ports import Clock
-from bot.replies.rate_limit import Gate, Place
+from bot.replies.rate_limit import ModelRateLimiter, Place
 from bot.runtime.retry import backoff
 
 _RETRIES: Final = 2
@@ -43,7 +43,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Recourse:
+class FallbackPolicy:
     """What there is to turn to where a model does not answer.
 
     Attributes:
@@ -55,11 +55,11 @@ class Recourse:
     watch: Watch
     fallback: ModelCard | None = None
     patience: float = 120.0
-    _gates: dict[str, Gate] = field(default_factory=dict, init=False)
+    _gates: dict[str, ModelRateLimiter] = field(default_factory=dict, init=False)
 
-    def gate(self, card: ModelCard) -> Gate:
+    def gate(self, card: ModelCard) -> ModelRateLimiter:
         """Return the model's gate, the same for every answer."""
-        return self._gates.setdefault(card.id, Gate(self.clock, card.id))
+        return self._gates.setdefault(card.id, ModelRateLimiter(self.clock, card.id))
 
 
 class Asking:
@@ -67,7 +67,7 @@ class Asking:
 
     Only before the first word is anything asked again: what was said may be seen by then.
 
-    - 429: the answer stands in line at the model's `Gate`.
+    - 429: the answer stands in line at the model's `ModelRateLimiter`.
     - What may pass (no connection, no byte in time, 5xx, a stream that broke off): two more tries,
       after a second and after two, or after what the backend asks for.
     - Where the model cannot answer, whatever the reason, the fallback is asked the same, in the
@@ -79,7 +79,7 @@ class Asking:
         self,
         ask: Callable[[ModelCard], AsyncGenerator[Delta, None]],
         card: ModelCard,
-        to: Recourse,
+        to: FallbackPolicy,
     ) -> None:
         """Prepare it.
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from bot.core.events import Conversation, Prompt, UserId
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import Context, History, build_context, enough
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.i18n.texts import Language, Texts, speak
 from bot.ports import Choices, Clock, Matrix, Store
 from bot.replies.completion import Completion
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _PATIENCE = 600.0  # seconds for which the conversation is asked for
 _ROOMS_READ = 2  # times what the model takes: so much of a conversation is read
@@ -92,10 +92,10 @@ class Contexts:
         """
         idle_limit, room = self._how.idle_limit, self._completion.room(card)
 
-        def known(said: Sequence[Said]) -> bool:
+        def known(said: Sequence[TranscriptMessage]) -> bool:
             return enough(said, prompt, idle_limit, _ROOMS_READ * room)
 
-        return await insist(
+        return await retry_until_accepted(
             self._clock, lambda: self._matrix.history(prompt, known), within=within
         )
 

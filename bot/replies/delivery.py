@@ -13,19 +13,19 @@ from bot.core.first_words import LEAST
 from bot.core.outgoing import (
     IN_STEAD,
     Edit,
-    Frozen,
     Notice,
+    OutboxMessage,
     Outgoing,
-    OwnSince,
+    PreparedEvent,
     Reply,
-    Wire,
+    SentSince,
     transaction_id,
 )
 from bot.errors import ENDING
 from bot.monitoring.health import Health
 from bot.ports import Clock, Matrix, Store
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import insist
+from bot.runtime.retry import retry_until_accepted
 
 _REPAIRS = 3  # of a final version that the homeserver does not show
 
@@ -58,7 +58,7 @@ class Replying:
     health: Health
 
 
-class Before(Enum):
+class PriorState(Enum):
     """What may stand of a reply before this process begins with it."""
 
     NOTHING = "nothing"
@@ -67,11 +67,11 @@ class Before(Enum):
     WHOLE = "whole"  # and it is to be replaced
 
 
-class Silenced(Exception):  # ends one send, and is caught by whoever writes the reply
+class DeliveryClosed(Exception):  # ends one send, and is caught by whoever writes the reply
     """Nothing more is to be sent."""
 
 
-async def hidden_messages(store: Store, prompt: Prompt, since: OwnSince) -> list[EventId]:
+async def hidden_messages(store: Store, prompt: Prompt, since: SentSince) -> list[EventId]:
     """Return the bot's messages that may be about a prompt and cannot be read.
 
     What the ledger knows as the reply to another prompt is none of them.
@@ -87,7 +87,7 @@ class Unmarked(Exception):  # ends one answer, and is caught by whoever asked fo
     """A part of a reply stands, and nothing could be put there to say so."""
 
 
-class Delivery:
+class ReplyDelivery:
     """Sends the messages of a reply, each under one id whatever happens between two tries.
 
     They are in the ledger by their ids, and name the prompt: a process that comes after a crash
@@ -122,18 +122,18 @@ class Delivery:
         self.events = 0
         self.left_out: tuple[Message, ...] = ()
         self._to = to
-        self._frozen: tuple[Frozen, ...] = ()  # what an earlier process has left on its way
+        self._frozen: tuple[OutboxMessage, ...] = ()  # what an earlier process has left on its way
         self._notices: list[EventId] = []  # what stands of the bot's beside the reply
-        self._edits: dict[int, Wire] = {}  # the last of each part
+        self._edits: dict[int, PreparedEvent] = {}  # the last of each part
 
-    async def open(self, before: Before) -> None:
+    async def open(self, before: PriorState) -> None:
         """Claim the prompt, and find what an earlier process has sent of the reply."""
-        self._frozen = await self.take_up(again=before is not Before.NOTHING)
+        self._frozen = await self.take_up(again=before is not PriorState.NOTHING)
         self.fresh = self.claim == 1
-        if before is not Before.NOTHING:
+        if before is not PriorState.NOTHING:
             await self._look(before)
 
-    async def take_up(self, *, again: bool = True) -> tuple[Frozen, ...]:
+    async def take_up(self, *, again: bool = True) -> tuple[OutboxMessage, ...]:
         """Claim the prompt; return what an earlier process has left to be sent."""
         self.used, prompt = False, self.prompt
         claim = await self._to.store.claim(prompt, again=again)
@@ -141,7 +141,7 @@ class Delivery:
         self.event_ids = list(claim.event_ids)
         return claim.frozen
 
-    async def _look(self, before: Before) -> None:
+    async def _look(self, before: PriorState) -> None:
         """Find in the room what an earlier process has sent, whatever the ledger knows of it.
 
         The ledger may be older than the room: the process ended before it could record a message,
@@ -168,19 +168,21 @@ class Delivery:
             self.whole = found[-1].final and found[0].claim == found[-1].claim
             self.worded = any(one.body.strip() for one in found)
             self._leave_out(self.answered)
-        elif not self.event_ids and before is not Before.WHOLE:  # else it is asked for once more
+        elif (
+            not self.event_ids and before is not PriorState.WHOLE
+        ):  # else it is asked for once more
             self.doubtful = await self._may_hide_reply(since)
             if self.doubtful:  # each of the others may well have its answer
                 self._leave_out(self.prompt.event_ids[:1])
 
-    async def _own_since(self) -> OwnSince:
+    async def _own_since(self) -> SentSince:
         """Return what the bot has sent since the prompt."""
         prompt, matrix = self.prompt, self._to.matrix
-        return await insist(
+        return await retry_until_accepted(
             self._to.clock, lambda: matrix.own_since(prompt.room_id, prompt.event_ids)
         )
 
-    async def _may_hide_reply(self, since: OwnSince) -> bool:
+    async def _may_hide_reply(self, since: SentSince) -> bool:
         """Tell whether a reply may stand that was not found: nobody must be answered twice."""
         hidden = await hidden_messages(self._to.store, self.prompt, since)
         if hidden or not since.whole:
@@ -199,7 +201,9 @@ class Delivery:
         """Return what the room shows of the reply, part by part, as far as that is one text."""
         matrix, room_id, found = self._to.matrix, self.prompt.room_id, list[Message]()
         for event_id in self.event_ids:
-            one = await insist(self._to.clock, partial(matrix.fetch, room_id, event_id))
+            one = await retry_until_accepted(
+                self._to.clock, partial(matrix.fetch, room_id, event_id)
+            )
             if not (isinstance(one, Message) and one.answers and one.body.strip()):
                 break  # a notice stands there, or only a line
             if found and one.claim != found[0].claim:
@@ -297,7 +301,7 @@ class Delivery:
         await self._to.store.freeze(self.prompt.event_id, [frozen])
         await self._say(frozen)
 
-    async def _say(self, one: Frozen) -> None:
+    async def _say(self, one: OutboxMessage) -> None:
         """Send a notice, unless it stands already and the homeserver has forgotten its id."""
         for event_id in self._notices:
             if await self._stands(one.wire, event_id):
@@ -315,7 +319,7 @@ class Delivery:
         """
         if self.prompt.event_ids != self.claimed:
             await self.take_up()
-        frozen: list[Frozen] = []
+        frozen: list[OutboxMessage] = []
         for number, reply in replies.items():
             frozen.append(await self._final(number, reply))
             await asyncio.sleep(0)  # a long text has many, each of which is rendered
@@ -327,18 +331,20 @@ class Delivery:
             if not goes_on(one.part):
                 return
 
-    async def _final(self, number: int, reply: Reply) -> Frozen:
+    async def _final(self, number: int, reply: Reply) -> OutboxMessage:
         replaces = self.event_ids[number] if number < len(self.event_ids) else None
         stage, claim = ("first", 0) if replaces is None else ("final", self.claim)
         transaction = self._transaction(stage, number, claim)
         wire = await self._wire(reply if replaces is None else Edit(replaces, reply))
         return self._fix(number, transaction, replaces, wire)
 
-    def _fix(self, part: int, transaction: str, replaces: EventId | None, wire: Wire) -> Frozen:
+    def _fix(
+        self, part: int, transaction: str, replaces: EventId | None, wire: PreparedEvent
+    ) -> OutboxMessage:
         device_id, answers = self._to.matrix.device_id, self.prompt.event_ids
-        return Frozen(part, device_id, transaction, replaces, answers, wire)
+        return OutboxMessage(part, device_id, transaction, replaces, answers, wire)
 
-    async def _bring(self, one: Frozen, reply: Reply | None) -> None:
+    async def _bring(self, one: OutboxMessage, reply: Reply | None) -> None:
         """Send a message of the final version, and see that the homeserver shows it.
 
         Args:
@@ -353,7 +359,7 @@ class Delivery:
         if not self.fresh and reply is not None:  # else nothing but this can stand there
             await self._verify(one.part, one.wire, reply)
 
-    async def _bring_first(self, one: Frozen) -> None:
+    async def _bring_first(self, one: OutboxMessage) -> None:
         event_id = await self._put(one.wire, "first", one.transaction_id)
         await self._to.store.sent(self.prompt.event_id, one.part, event_id)
         self.event_ids[one.part :] = [event_id]
@@ -364,7 +370,7 @@ class Delivery:
             if part in self._edits:
                 await self._verify(part, self._edits[part])
 
-    async def _verify(self, part: int, wire: Wire, reply: Reply | None = None) -> None:
+    async def _verify(self, part: int, wire: PreparedEvent, reply: Reply | None = None) -> None:
         """Read the message back, and send it once more where another text stands.
 
         The newest `origin_server_ts` wins among edits, whichever was sent last; and a transaction
@@ -390,7 +396,7 @@ class Delivery:
             transaction = self._transaction(f"repair:{repair}", part, self.claim)
             await self._put(wire, "repair", transaction)
 
-    async def _is_shown(self, wire: Wire, event_id: EventId) -> bool:
+    async def _is_shown(self, wire: PreparedEvent, event_id: EventId) -> bool:
         """Tell whether the homeserver shows what it has acknowledged, or need not.
 
         What was redacted needs no repair; and what cannot be read back may well be right.
@@ -404,33 +410,35 @@ class Delivery:
             return True
         return shown is None or wire.is_shown_as(shown)
 
-    async def _stands(self, wire: Wire, event_id: EventId) -> bool:
+    async def _stands(self, wire: PreparedEvent, event_id: EventId) -> bool:
         """Tell whether the homeserver shows this."""
         shown = await self._shown(event_id)
         return shown is not None and wire.is_shown_as(shown)
 
-    async def _shown(self, event_id: EventId) -> Wire | None:
+    async def _shown(self, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for one of the reply's messages."""
         matrix, room_id = self._to.matrix, self.prompt.room_id
-        return await insist(self._to.clock, lambda: matrix.shown(room_id, event_id))
+        return await retry_until_accepted(self._to.clock, lambda: matrix.shown(room_id, event_id))
 
     def _transaction(self, stage: str, part: int, claim: int) -> str:
         device_id, prompt = self._to.matrix.device_id, self.prompt.event_id
         return transaction_id(device_id, prompt, stage, part=part, claim=claim)
 
-    async def _wire(self, outgoing: Outgoing) -> Wire:
+    async def _wire(self, outgoing: Outgoing) -> PreparedEvent:
         """Return what is to be sent as it goes over the wire, however long that takes."""
-        return await insist(self._to.clock, lambda: self._freeze(outgoing))
+        return await retry_until_accepted(self._to.clock, lambda: self._freeze(outgoing))
 
-    async def _freeze(self, outgoing: Outgoing) -> Wire:
+    async def _freeze(self, outgoing: Outgoing) -> PreparedEvent:
         self._heed()
         return await self._to.matrix.freeze(self.prompt.room_id, outgoing)
 
-    async def _put(self, wire: Wire, name: str, transaction: str) -> EventId:
+    async def _put(self, wire: PreparedEvent, name: str, transaction: str) -> EventId:
         """Send until the homeserver takes it, or refuses for good."""
-        return await insist(self._to.clock, lambda: self._put_once(wire, name, transaction))
+        return await retry_until_accepted(
+            self._to.clock, lambda: self._put_once(wire, name, transaction)
+        )
 
-    async def _put_once(self, wire: Wire, name: str, transaction: str) -> EventId:
+    async def _put_once(self, wire: PreparedEvent, name: str, transaction: str) -> EventId:
         self._heed()
         with armed.around(name):
             event_id = await self._to.matrix.put(self.prompt.room_id, wire, transaction)
@@ -439,4 +447,4 @@ class Delivery:
 
     def _heed(self) -> None:
         if self.silent:
-            raise Silenced
+            raise DeliveryClosed

@@ -15,13 +15,13 @@ from bot.core.events import (
 )
 from bot.i18n.texts import Texts
 from bot.monitoring.health import Line
-from bot.replies.delivery import Before, Replying
-from bot.replies.scheduler import Lanes, Ticket
-from bot.replies.streaming_reply import GrowingReply
+from bot.replies.delivery import PriorState, Replying
+from bot.replies.scheduler import FairScheduler, Slot
+from bot.replies.streaming_reply import StreamingReply
 
 
 @dataclass(eq=False, slots=True)
-class Answering:
+class Generation:
     """One prompt on its way from heard to answered.
 
     Attributes:
@@ -34,8 +34,8 @@ class Answering:
     """
 
     prompt: Prompt
-    reply: GrowingReply
-    ticket: Ticket
+    reply: StreamingReply
+    ticket: Slot
     asked_at: float
     event_ids: list[EventId]
     parted: bool = False
@@ -101,7 +101,7 @@ class Answering:
         return True
 
 
-class Answers:
+class ActiveGenerations:
     """Every answer that is waiting or being written, in the order in which they were asked for."""
 
     def __init__(
@@ -122,14 +122,14 @@ class Answers:
                 the homeserver's time.
             share: the part of `at_once` that is one person's, or one room's, while others wait.
         """
-        self.lanes = Lanes(at_once, share)
+        self.lanes = FairScheduler(at_once, share)
         self._join_ms = join_seconds * 1000
         self._replying = replying
         self._texts = texts
-        self._open: list[Answering] = []
+        self._open: list[Generation] = []
         replying.health.ask(self.line)
 
-    def join(self, prompt: Prompt, joined_to: EventId | None) -> Answering | None:
+    def join(self, prompt: Prompt, joined_to: EventId | None) -> Generation | None:
         """Return the answer that the prompt has become a part of, None where it needs its own.
 
         What one person sends in a row, each message soon after the one before, makes one prompt
@@ -138,7 +138,7 @@ class Answers:
         before = self.joinable(prompt, joined_to)
         return before if before and before.join(prompt.messages[0]) else None
 
-    def joinable(self, prompt: Prompt, joined_to: EventId | None = None) -> Answering | None:
+    def joinable(self, prompt: Prompt, joined_to: EventId | None = None) -> Generation | None:
         """Return the answer that the prompt may become a part of, and leave it as it is."""
         if joined_to is None:
             before = self._last(prompt.conversation)
@@ -170,12 +170,12 @@ class Answers:
         self,
         prompt: Prompt,
         remarks: Sequence[str] = (),
-        before: Before = Before.NOTHING,
-    ) -> Answering:
+        before: PriorState = PriorState.NOTHING,
+    ) -> Generation:
         """Give the prompt its place in the line, whatever may stand of its reply."""
-        answering = Answering(
+        answering = Generation(
             prompt,
-            GrowingReply(self._replying, prompt, self._texts, before),
+            StreamingReply(self._replying, prompt, self._texts, before),
             self.lanes.queue(prompt.conversation, prompt.sender),
             self._replying.clock.monotonic(),
             list(prompt.event_ids),
@@ -186,7 +186,7 @@ class Answers:
         self._open.append(answering)
         return answering
 
-    def finish(self, answering: Answering) -> None:
+    def finish(self, answering: Generation) -> None:
         """Let go of an answer that is given, or never will be."""
         answering.ticket.drop()
         self._open.remove(answering)
@@ -205,11 +205,11 @@ class Answers:
         oldest_wait = now - waiting[0].asked_at if waiting else 0.0
         return Line(len(waiting), oldest_wait, len(self._open) - len(waiting))
 
-    def of(self, room_id: RoomId, event_id: EventId) -> Answering | None:
+    def of(self, room_id: RoomId, event_id: EventId) -> Generation | None:
         """Return the answer that an event of the room is a message of."""
         return next((one for one in self.of_room(room_id) if one.concerns(event_id)), None)
 
-    def of_thread(self, room_id: RoomId, root: EventId) -> list[Answering]:
+    def of_thread(self, room_id: RoomId, root: EventId) -> list[Generation]:
         """Return the answers in a thread."""
         conversation = Conversation(room_id, root)
         return [one for one in self._open if one.prompt.conversation == conversation]
@@ -219,7 +219,7 @@ class Answers:
         for answering in self.of_room(room_id):
             answering.reply.silence()
 
-    def of_room(self, room_id: RoomId) -> list[Answering]:
+    def of_room(self, room_id: RoomId) -> list[Generation]:
         """Return the answers in a room, the last asked for first."""
         return [one for one in reversed(self._open) if one.prompt.room_id == room_id]
 
@@ -234,12 +234,12 @@ class Answers:
         last = self._last(conversation)
         return last is not None and last.prompt.event_id != prompt
 
-    def last_to(self, conversation: Conversation, sender: UserId) -> Answering | None:
+    def last_to(self, conversation: Conversation, sender: UserId) -> Generation | None:
         """Return the last answer to somebody in a conversation that is not whole yet."""
         found = [one for one in self._open if one.prompt.conversation == conversation]
         return next((one for one in reversed(found) if one.prompt.sender == sender), None)
 
-    def _last(self, conversation: Conversation) -> Answering | None:
+    def _last(self, conversation: Conversation) -> Generation | None:
         found = [one for one in self._open if one.prompt.conversation == conversation]
         return found[-1] if found else None
 

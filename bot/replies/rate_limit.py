@@ -8,7 +8,7 @@ import structlog
 
 from bot.ports import Clock
 from bot.runtime.retry import backoff
-from bot.runtime.waiting import told_within
+from bot.runtime.waiting import wait_for_event
 
 _FIRST_PAUSE: Final = 2  # of `backoff`: 4 to 6 seconds
 _LONGEST_PAUSE: Final = 60.0  # seconds, where the backend does not say how long
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Place:
     """One answer at the gate; `with` keeps its place in the order of arrival, try after try."""
 
-    def __init__(self, gate: "Gate", number: int) -> None:
+    def __init__(self, gate: "ModelRateLimiter", number: int) -> None:
         self.number = number
         self.closings = 0  # of the gate, when it went through last
         self.refusals = 0  # when it went alone
@@ -62,7 +62,7 @@ class Place:
         self._gate.give_way(self)
 
 
-class Gate:
+class ModelRateLimiter:
     """Lets answers ask one model: all at once, until the backend answers 429; then nobody does.
 
     Albert counts requests and tokens of the minute and the day, and says neither which of them are
@@ -124,7 +124,7 @@ class Gate:
     async def change(self, place: Place, end: float) -> None:
         """Wait until it is worth asking again whether the place may go."""
         due = min(end, self._until) if self._line[0] is place else end
-        await told_within(self._clock, self._changed, due - self._clock.monotonic())
+        await wait_for_event(self._clock, self._changed, due - self._clock.monotonic())
 
     def answered(self, place: Place) -> None:
         """Let the next go, if this was the last to go."""

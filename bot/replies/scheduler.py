@@ -12,7 +12,7 @@ _PATIENCE: Final = 100  # rounds of N answers for which fairness to others may p
 _Sharer = RoomId | UserId | tuple[RoomId, UserId]
 
 
-class Ticket:
+class Slot:
     """A place in the line: `async with` waits for the turn, and holds it while its block runs.
 
     Leaving the block frees the turn; a wait that is cancelled frees the place.
@@ -25,7 +25,13 @@ class Ticket:
     """
 
     def __init__(
-        self, lanes: "Lanes", conversation: Conversation, person: UserId, since: int, *, free: bool
+        self,
+        lanes: "FairScheduler",
+        conversation: Conversation,
+        person: UserId,
+        since: int,
+        *,
+        free: bool,
     ) -> None:
         self._lanes = lanes
         self.conversation = conversation
@@ -69,7 +75,7 @@ class Ticket:
         self.drop()
 
 
-class Lanes:
+class FairScheduler:
     """Every ticket that waits or has its turn. Nothing here awaits, so nothing comes between.
 
     Of the first ticket of each conversation that nobody has the turn of, the next is the one with
@@ -94,17 +100,17 @@ class Lanes:
         """
         self._at_once = at_once
         self._share = max(1, int(at_once * share))
-        self._waiting: dict[Ticket, None] = {}  # a set in the order of arrival
-        self._turns: dict[Conversation, Ticket] = {}
+        self._waiting: dict[Slot, None] = {}  # a set in the order of arrival
+        self._turns: dict[Conversation, Slot] = {}
         self._given = 0  # turns so far: the clock of fairness
         self._served: Counter[_Sharer] = Counter()  # the number of the last turn of each
-        self._places: dict[Ticket, int] = {}  # made when asked for, until anything changes
+        self._places: dict[Slot, int] = {}  # made when asked for, until anything changes
         self._closed = False
 
-    def queue(self, conversation: Conversation, person: UserId, *, free: bool = False) -> Ticket:
+    def queue(self, conversation: Conversation, person: UserId, *, free: bool = False) -> Slot:
         """Return a ticket that has its place at once: the order is that of the calls."""
         since = self._given - self._at_once
-        ticket = Ticket(self, conversation, person, since, free=free)
+        ticket = Slot(self, conversation, person, since, free=free)
         self._waiting[ticket] = None
         self._serve()
         return ticket
@@ -113,18 +119,18 @@ class Lanes:
         """Give out no turn any more."""
         self._closed = True
 
-    def place(self, ticket: Ticket) -> int | None:
+    def place(self, ticket: Slot) -> int | None:
         """Return the ticket's rank among all that wait, None where it does not wait."""
         if ticket not in self._waiting:
             return None
         self._places = self._places or self._rank()
         return self._places[ticket]
 
-    def holds(self, ticket: Ticket) -> bool:
+    def holds(self, ticket: Slot) -> bool:
         """Tell whether the ticket has its turn."""
         return self._turns.get(ticket.conversation) is ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Slot) -> None:
         """Take the ticket out, wherever it is; what it held goes to the next."""
         if ticket in self._waiting:
             del self._waiting[ticket]
@@ -150,7 +156,7 @@ class Lanes:
             self._served = Counter({who: at for who, at in self._served.items() if at > recent})
         self._places = {}
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> Slot | None:
         """Return who is to be served now, None where nobody can be."""
         if self._closed:
             return None
@@ -159,7 +165,7 @@ class Lanes:
         full = taken >= self._at_once
         if full and not any(ticket.free for ticket in self._waiting):
             return None  # a thousand that wait shall cost who comes next to nothing
-        first: dict[Conversation, Ticket] = {}
+        first: dict[Conversation, Slot] = {}
         for ticket in self._waiting:
             if ticket.conversation not in self._turns:
                 first.setdefault(ticket.conversation, ticket)
@@ -174,9 +180,7 @@ class Lanes:
             ready, key=lambda one: self._claim(one, rooms, people, self._served), default=None
         )
 
-    def _is_due_more(
-        self, ticket: Ticket, rooms: Counter[RoomId], people: Counter[UserId]
-    ) -> bool:
+    def _is_due_more(self, ticket: Slot, rooms: Counter[RoomId], people: Counter[UserId]) -> bool:
         """Tell whether neither its room nor its person has its share, or patience has ended."""
         has = max(rooms[ticket.room_id], people[ticket.person])
         return has < self._share or self._is_passed_over(ticket, self._served)
@@ -191,7 +195,7 @@ class Lanes:
 
     def _claim(
         self,
-        ticket: Ticket,
+        ticket: Slot,
         rooms: Counter[RoomId],
         people: Counter[UserId],
         served: Counter[_Sharer],
@@ -212,11 +216,11 @@ class Lanes:
         ahead = sorted((rooms[room], people[person]), reverse=True)
         return (1, *ahead, max(served[room], served[person], since), max(served[person], since))
 
-    def _is_passed_over(self, ticket: Ticket, served: Counter[_Sharer]) -> bool:
+    def _is_passed_over(self, ticket: Slot, served: Counter[_Sharer]) -> bool:
         last = max(served[ticket.room_id, ticket.person], ticket.since)
         return self._given - last > _PATIENCE * self._at_once
 
-    def _rank(self) -> dict[Ticket, int]:
+    def _rank(self) -> dict[Slot, int]:
         """Estimate everybody's place, without going through the turns one by one.
 
         Each ticket has ahead of it, in its room and of its person, those that run and those that
@@ -224,7 +228,7 @@ class Lanes:
         """
         rooms, people = self._running()
         pairs: Counter[tuple[RoomId, UserId]] = Counter()
-        rounds: dict[Ticket, tuple[int, ...]] = {}
+        rounds: dict[Slot, tuple[int, ...]] = {}
         for ticket in self._waiting:
             pair = ticket.room_id, ticket.person
             rounds[ticket] = (pairs[pair], *self._claim(ticket, rooms, people, self._served))
@@ -237,7 +241,7 @@ class Lanes:
             for sharer in ticket.sharers:
                 served[sharer] = turn
         # Whatever the claims, a conversation's own tickets stay in order.
-        lines: dict[Conversation, list[Ticket]] = {}
+        lines: dict[Conversation, list[Slot]] = {}
         for ticket in reversed(self._waiting):
             lines.setdefault(ticket.conversation, []).append(ticket)
         ranked = sorted(claims, key=claims.__getitem__)

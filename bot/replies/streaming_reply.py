@@ -18,7 +18,7 @@ from bot.core.readable import is_readable, readable_parts
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.i18n.texts import Texts
 from bot.monitoring.logs import costing_nothing, log_bug
-from bot.replies.delivery import Before, Delivery, Replying, Silenced, Unmarked
+from bot.replies.delivery import DeliveryClosed, PriorState, ReplyDelivery, Replying, Unmarked
 from bot.runtime.retry import pause
 
 log = structlog.get_logger()
@@ -57,10 +57,10 @@ class Outcome:
     usage: Usage | None = None
 
 
-class GrowingReply:
+class StreamingReply:
     """The reply to one prompt: what the model has said, and what stands in the room.
 
-    One send is in flight, never two; how each gets there is its `Delivery`'s.
+    One send is in flight, never two; how each gets there is its `ReplyDelivery`'s.
 
     Attributes:
         visible: something of it may be seen.
@@ -71,7 +71,7 @@ class GrowingReply:
     """
 
     def __init__(
-        self, to: Replying, prompt: Prompt, texts: Texts, before: Before = Before.NOTHING
+        self, to: Replying, prompt: Prompt, texts: Texts, before: PriorState = PriorState.NOTHING
     ) -> None:
         """Prepare the reply.
 
@@ -81,13 +81,13 @@ class GrowingReply:
             texts: what the bot itself has to say.
             before: what may stand of it.
         """
-        self.visible = before in {Before.BEGUN, Before.WHOLE}
+        self.visible = before in {PriorState.BEGUN, PriorState.WHOLE}
         self.found = asyncio.Event()
         self.ended = asyncio.Event()
         self.usage: Usage | None = None
         self.outcome: Outcome | None = None
         self._to = to
-        self._delivery = Delivery(to, prompt)
+        self._delivery = ReplyDelivery(to, prompt)
         self._texts = texts
         self._before = before
         self._model = self._shown_line = self._stopped = ""  # the last: why, by a sentence's key
@@ -102,7 +102,9 @@ class GrowingReply:
         self._first_words: float | None = None
         self._shown_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._reworded = before is Before.WHOLE  # an earlier final version is not what is wanted
+        self._reworded = (
+            before is PriorState.WHOLE
+        )  # an earlier final version is not what is wanted
         self._stale = False  # what is asked has changed
         self._keeps = False  # what stands, until something of a new one does
         self._over = self._failed = False  # the latter: no whole answer has come
@@ -161,7 +163,7 @@ class GrowingReply:
             await self._open()
         finally:
             self.found.set()
-        self.visible = bool(self.event_ids) or self._before is Before.WHOLE
+        self.visible = bool(self.event_ids) or self._before is PriorState.WHOLE
         self._keeps = delivery.whole and delivery.worded
         if delivery.silent:
             self.silence()
@@ -197,7 +199,7 @@ class GrowingReply:
         """
         if self._ending is not None:
             return self._ending is Ending.SILENT
-        with suppress(Silenced):
+        with suppress(DeliveryClosed):
             while True:
                 changed, prompt = self._reworded, self.prompt
                 settled = await self._delivery.settled(changed=changed)
@@ -377,7 +379,7 @@ class GrowingReply:
 
     async def _write(self) -> None:
         """Show the newest text whenever it is due, and the whole at the end."""
-        with suppress(Silenced):
+        with suppress(DeliveryClosed):
             while await self._due():
                 await self._show()
             if self._ending is not Ending.SILENT:
@@ -529,7 +531,7 @@ class GrowingReply:
             )
         except ENDING:
             raise
-        except (Silenced, Forbidden):
+        except (DeliveryClosed, Forbidden):
             marked = False
         except Exception as another:  # what keeps it from being marked now may pass
             if not isinstance(another, MatrixError):

@@ -38,7 +38,7 @@ def pause(error: MatrixError, failures: int) -> float:
             raise error
 
 
-async def insist(
+async def retry_until_accepted(
     clock: Clock, request: Callable[[], Awaitable[T]], *, within: float | None = None
 ) -> T:
     """Await `request()` again and again while the homeserver is away, busy, or logs us in anew.
@@ -86,12 +86,14 @@ async def post(
         within: seconds for which each of its two steps is tried; None for ever.
 
     Raises:
-        MatrixError: as `insist`.
+        MatrixError: as `retry_until_accepted`.
     """
-    wire = await insist(by.clock, lambda: by.matrix.freeze(room_id, outgoing), within=within)
+    wire = await retry_until_accepted(
+        by.clock, lambda: by.matrix.freeze(room_id, outgoing), within=within
+    )
 
     async def put() -> EventId:
         with armed.around(name):
             return await by.matrix.put(room_id, wire, transaction)
 
-    return await insist(by.clock, put, within=within)
+    return await retry_until_accepted(by.clock, put, within=within)

@@ -6,7 +6,7 @@ from pathlib import Path
 from bot.errors import ConfigError
 
 
-def trust(ca_bundle: Path | None) -> ssl.SSLContext:
+def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
     """Return a context that trusts the system's authorities and those in `ca_bundle` (PEM).
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` in a task of its own; when cancelled, let it end first.
 
     A send that is cancelled may have reached the homeserver without our knowing its event, and a

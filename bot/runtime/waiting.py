@@ -5,7 +5,7 @@ import asyncio
 from bot.ports import Clock
 
 
-async def told_within(clock: Clock, told: asyncio.Event, seconds: float | None) -> None:
+async def wait_for_event(clock: Clock, told: asyncio.Event, seconds: float | None) -> None:
     """Wait until `told` is set, but for no more than `seconds` by the clock; None for ever."""
     if seconds is None:
         await told.wait()

@@ -23,7 +23,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
+from bot.core.campaigns import (
+    CLOSED,
+    Asked,
+    CampaignResults,
+    DeliveryProgress,
+    Place,
+    Recipient,
+    Sending,
+)
 from bot.core.events import EventId, Message, Revision, Room, RoomId, Vote
 from bot.runtime.encryption import Pseudonyms, Seal
 from bot.storage.database import Database
@@ -529,10 +537,10 @@ class SqlCampaigns:
             words = None
         return row | {"text": words, "answered_at": date(at)}
 
-    async def progress(self, name: str) -> Progress | None:
+    async def progress(self, name: str) -> CampaignResults | None:
         """Return how far a campaign has come, None where there is none of that name."""
 
-        async def work(connection: AsyncConnection) -> Progress | None:
+        async def work(connection: AsyncConnection) -> CampaignResults | None:
             query = select(campaigns.c.id, campaigns.c.state).where(campaigns.c.name == name)
             row = (await connection.execute(query)).one_or_none()
             if row is None:
@@ -553,23 +561,23 @@ class SqlCampaigns:
                     answers.c.campaign_id == row.id, answers.c.counts
                 )
             )
-            return Progress(
+            return CampaignResults(
                 *(row.state, rooms, reached, declined, answered or 0, completed), counts, texts
             )
 
         return await self._database.run("progress", work)
 
-    async def headway(self, name: str) -> Headway:
+    async def headway(self, name: str) -> DeliveryProgress:
         """Return how many of its rooms a launched campaign has dealt with."""
         done = or_(recipients.c.reached_at.is_not(None), recipients.c.declined)
 
-        async def work(connection: AsyncConnection) -> Headway:
+        async def work(connection: AsyncConnection) -> DeliveryProgress:
             query = select(campaigns.c.id, campaigns.c.state, campaigns.c.told)
             row = (await connection.execute(query.where(campaigns.c.name == name))).one()
             counted = select(func.count(), func.count().filter(done))
             of_it = counted.where(recipients.c.campaign_id == row.id)
             rooms, dealt_with = (await connection.execute(of_it)).one()
-            return Headway(rooms, dealt_with, row.state == "closed", row.told)
+            return DeliveryProgress(rooms, dealt_with, row.state == "closed", row.told)
 
         return await self._database.run("headway", work)
 

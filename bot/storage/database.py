@@ -20,7 +20,7 @@ from bot.monitoring.health import Health
 from bot.runtime.failpoints import armed
 from bot.runtime.private_files import private_file
 from bot.runtime.retry import backoff
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -174,7 +174,7 @@ class Database:
         given_up_at = math.inf
         while True:
             try:
-                result = await to_the_end(self._once(name, work, durable=durable))
+                result = await run_uncancelled(self._once(name, work, durable=durable))
             except (*_FAILURES, Taken, Unusable) as error:
                 if _is_no_value(error):  # a bug of this work alone
                     raise ValueError(f"{name}: a value that the ledger cannot hold") from None
@@ -209,7 +209,7 @@ class Database:
         self._health.beat()  # the sync loop may wait for us, and lives
         log.error("ledger away", reason=_reason(error), retry_in=round(wait, 1))
         async with self._turn:  # a connection that is in use would stay, and keep the lock
-            await to_the_end(self.close())
+            await run_uncancelled(self.close())
         await asyncio.sleep(wait)
 
     def _failure(self, error: Exception) -> StoreError:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from bot.core.export_format import What
 from bot.ports import Export
 from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
-from bot.storage.feedback import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlOpinions
+from bot.storage.feedback import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlFeedback
 
 
-def exports(opinions: SqlOpinions, campaigns: SqlCampaigns) -> Mapping[What, Export]:
+def exports(opinions: SqlFeedback, campaigns: SqlCampaigns) -> Mapping[What, Export]:
     """Return every table that can be exported."""
     return {
         "ratings": Export(RATING_COLUMNS, opinions.ratings),

@@ -35,12 +35,12 @@ from bot.core.events import (
 from bot.core.feedback import (
     ANSWERS,
     Ask,
-    Circumstances,
-    Counted,
+    AskHistory,
     Opinion,
-    Past,
     Question,
     Rating,
+    ReplyMetadata,
+    VoteOutcome,
     answer_of,
     asks_why,
     reason_of,
@@ -78,7 +78,7 @@ SHARED_COLUMNS: Final = ("reply", "person", "shared_at", "prompt", "reply_text")
 COMMENT_COLUMNS: Final = ("reply", "person", "written_at", "comment")
 
 
-class SqlOpinions:
+class SqlFeedback:
     """The `Opinions` port, in the ledger's database."""
 
     def __init__(self, database: Database, secret: str) -> None:
@@ -114,8 +114,8 @@ class SqlOpinions:
     async def answered(
         self,
         prompt: Prompt,
-        how: Circumstances,
-        after: Callable[[Past], float | None],
+        how: ReplyMetadata,
+        after: Callable[[AskHistory], float | None],
         at: float,
     ) -> float | None:
         """Record how a reply came about, and plan the poll about it; return when that is due."""
@@ -234,11 +234,11 @@ class SqlOpinions:
 
         return await self._database.run("poll", work)
 
-    async def count(self, vote: Vote, at: float) -> Counted | None:
+    async def count(self, vote: Vote, at: float) -> VoteOutcome | None:
         """Take in a vote; plan the next question where there is one."""
         person = self._pseudonyms.of(vote.sender)
 
-        async def work(connection: AsyncConnection) -> Counted | None:
+        async def work(connection: AsyncConnection) -> VoteOutcome | None:
             row = await _poll(connection, vote.room_id, vote.target)
             if row is None:
                 return None
@@ -257,7 +257,7 @@ class SqlOpinions:
                 goes_on = await self._plan(connection, ask.prompt, "why", place, person, at)
             done = answer is not None and not asks_why(answer)
             thanks = done and await _thank(connection, ask.prompt)
-            return Counted(ask, answer, thanks=thanks, goes_on=goes_on)
+            return VoteOutcome(ask, answer, thanks=thanks, goes_on=goes_on)
 
         return await self._database.run("count", work, durable=True)
 
@@ -562,7 +562,7 @@ def _waits_in(place: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy's own
     return and_(*_is(polls, place), *unsent, polls.c.question == "helped")
 
 
-def _context_of(how: Circumstances, at: float) -> dict[str, Any]:
+def _context_of(how: ReplyMetadata, at: float) -> dict[str, Any]:
     return {
         "answered_at": date(at),
         "domain": server_name(how.sender),
@@ -578,7 +578,7 @@ def _context_of(how: Circumstances, at: float) -> dict[str, Any]:
     }
 
 
-async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: float) -> Past:
+async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: float) -> AskHistory:
     """Return what is known of the person and the conversation, before they are asked."""
     place = _place(prompt.conversation)
     refuses = select(people.c.person).where(people.c.person == person, people.c.polls.is_(False))
@@ -611,7 +611,7 @@ async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: fl
     async def there(query: Select[Any]) -> bool:
         return await connection.scalar(query.limit(1)) is not None
 
-    return Past(
+    return AskHistory(
         refused=await there(refuses) or await there(none_here),
         asked=await connection.scalar(recent) or 0,
         last_asked=await there(last),

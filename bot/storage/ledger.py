@@ -26,12 +26,12 @@ from bot.core.events import (
     UserId,
     Vote,
 )
-from bot.core.outgoing import Frozen
+from bot.core.outgoing import OutboxMessage
 from bot.errors import BotError, StoreError
 from bot.monitoring.health import Health
 from bot.ports import Choices, Claim, Exchange, Unheeded
 from bot.runtime.encryption import Seal
-from bot.runtime.uncancellable import to_the_end
+from bot.runtime.uncancellable import run_uncancelled
 from bot.storage import rows
 from bot.storage.database import Database, probe
 from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
@@ -93,7 +93,7 @@ class SqlStore:
             if not new and not await asyncio.to_thread(place.exists):
                 raise StoreError(f"the ledger {place} is missing: {_LOST}")
             try:
-                await to_the_end(asyncio.to_thread(probe, place))
+                await run_uncancelled(asyncio.to_thread(probe, place))
             except (sqlite3.Error, OSError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise StoreError(f"the ledger {place}: {reason}") from error
@@ -258,7 +258,7 @@ class SqlStore:
 
         await self._database.run("sent", work, durable=True)
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[Frozen]) -> None:
+    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
         """Keep the messages of a final version until they are acknowledged, in place of others."""
         new = [frozen_row(prompt, one, self._seal) for one in frozen]
 
@@ -269,7 +269,7 @@ class SqlStore:
 
         await self._database.run("freeze", work, durable=True)
 
-    async def _frozen(self, connection: AsyncConnection, prompt: str) -> tuple[Frozen, ...]:
+    async def _frozen(self, connection: AsyncConnection, prompt: str) -> tuple[OutboxMessage, ...]:
         """Return the messages of the final version that may be on their way."""
         found = await connection.execute(
             select(outbox).where(outbox.c.prompt_event_id == prompt).order_by(outbox.c.part)

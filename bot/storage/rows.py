@@ -19,13 +19,13 @@ from bot.core.events import (
     UserId,
     Vote,
 )
-from bot.core.outgoing import Frozen, Wire
-from bot.ports import Awaited
+from bot.core.outgoing import OutboxMessage, PreparedEvent
+from bot.ports import UndecryptedEvent
 from bot.runtime.encryption import Seal
 
 _LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
 
-Unfinished = Invite | Joined | Left | Pending | Awaited
+Unfinished = Invite | Joined | Left | Pending | UndecryptedEvent
 
 
 def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def unfinished(row: RowMapping) -> Unfinished:
             return Pending(event_id, room_id, begun=row["claims"] > 0, joined_to=joined_to)
 
 
-def _awaited(row: RowMapping) -> Awaited:
+def _awaited(row: RowMapping) -> UndecryptedEvent:
     root, poll = row["thread_root"], row["refers_to"]
     message = Undecryptable(
         EventId(row["event_id"]),
@@ -82,10 +82,10 @@ def _awaited(row: RowMapping) -> Awaited:
         row["fingerprint"],
         None if poll is None else EventId(poll),
     )
-    return Awaited(message, seconds(row["admitted_at"]))
+    return UndecryptedEvent(message, seconds(row["admitted_at"]))
 
 
-def frozen_row(prompt: EventId, frozen: Frozen, seal: Seal) -> dict[str, Any]:
+def frozen_row(prompt: EventId, frozen: OutboxMessage, seal: Seal) -> dict[str, Any]:
     """Return the row of the outbox for one message on its way."""
     wire = json.dumps({"type": frozen.wire.type, "content": frozen.wire.content})
     return {
@@ -99,20 +99,20 @@ def frozen_row(prompt: EventId, frozen: Frozen, seal: Seal) -> dict[str, Any]:
     }
 
 
-def frozen(row: RowMapping, seal: Seal) -> Frozen:
+def frozen(row: RowMapping, seal: Seal) -> OutboxMessage:
     """Return the message that a row of the outbox holds.
 
     Raises:
         ValueError: it was sealed with another key.
     """
     wire = json.loads(seal.open(row["wire"], row["transaction_id"]))
-    return Frozen(
+    return OutboxMessage(
         part=row["part"],
         device_id=row["device_id"],
         transaction_id=row["transaction_id"],
         replaces=EventId(row["replaces"]) if row["replaces"] else None,
         answers=tuple(map(EventId, json.loads(row["answers"]))),
-        wire=Wire(wire["type"], wire["content"]),
+        wire=PreparedEvent(wire["type"], wire["content"]),
     )
 
 

@@ -15,14 +15,14 @@ from bot.core.statistics import (
     FIGURES,
     PUBLIC_FIGURES,
     PUBLIC_PARTS,
+    CampaignFigures,
+    FeedbackComment,
     Figures,
     Group,
     Only,
     Part,
     Published,
-    Remark,
     Step,
-    Survey,
     chunk,
 )
 from bot.monitoring.health import Health
@@ -137,7 +137,7 @@ class SqlStatistics:
 
         await self._ledger_database.run("publish", work, durable=True)
 
-    async def remarks(self, only: Only, most: int) -> Sequence[Remark]:
+    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]:
         """Return the latest comments, opened, the last one first.
 
         Those of one model or domain are looked for among the last _LOOKED_AT of all.
@@ -161,13 +161,13 @@ class SqlStatistics:
         if only.domain is not None:
             query = query.where(func.coalesce(circumstances.c.domain, "") == only.domain)
 
-        async def work(connection: AsyncConnection) -> list[Remark]:
+        async def work(connection: AsyncConnection) -> list[FeedbackComment]:
             found = (await connection.execute(query)).mappings().all()
             return [remark for row in found if (remark := self._remark(row))]
 
         return await self._database.run("remarks", work)
 
-    async def surveys(self, most: int) -> Sequence[Survey]:
+    async def campaigns(self, most: int) -> Sequence[CampaignFigures]:
         """Return the latest campaigns that were launched, the last one first."""
         there = recipients.c.campaign_id == campaigns.c.id
         said = answers.c.campaign_id == campaigns.c.id, answers.c.counts
@@ -185,18 +185,18 @@ class SqlStatistics:
             .limit(most)
         )
 
-        async def work(connection: AsyncConnection) -> list[Survey]:
-            return [Survey(*row) for row in await connection.execute(query)]
+        async def work(connection: AsyncConnection) -> list[CampaignFigures]:
+            return [CampaignFigures(*row) for row in await connection.execute(query)]
 
         return await self._database.run("surveys", work)
 
-    def _remark(self, row: RowMapping) -> Remark | None:
+    def _remark(self, row: RowMapping) -> FeedbackComment | None:
         """Return the comment; None where it was sealed with another key."""
         try:
             comment = self._seal.open(row["comment"], row["event_id"]).decode()
         except ValueError:
             return None
-        return Remark(seconds(row["written_at"]), comment, row["answer"])
+        return FeedbackComment(seconds(row["written_at"]), comment, row["answer"])
 
     async def _sums(
         self, table: Table, names: Sequence[str], *wanted: ColumnElement[bool]

@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bot.core.campaigns import CLOSED, Asked, Headway, Place, Progress, Recipient, Sending
+from bot.core.campaigns import (
+    CLOSED,
+    Asked,
+    CampaignResults,
+    DeliveryProgress,
+    Place,
+    Recipient,
+    Sending,
+)
 from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
-from bot.core.feedback import Circumstances
+from bot.core.feedback import ReplyMetadata
 from bot.ports import CampaignLedger, Opinions, Store
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, revision, vote
@@ -79,7 +87,7 @@ async def ledger(
         assert server is not None
         place = await new_database(server)
     real = await open_store(place)
-    opinions, campaigns = SqlOpinions(real.database, KEY), SqlCampaigns(real.database, KEY)
+    opinions, campaigns = SqlFeedback(real.database, KEY), SqlCampaigns(real.database, KEY)
     yield Ledger(real, opinions, campaigns)
     await real.close()
 
@@ -139,7 +147,7 @@ class TestCampaigns:
 
         progress = await ledger.campaigns.progress("n")
         answers = {"1": {"1": 1}, "2": {"1": 1}}
-        assert progress == Progress("running", 2, 1, 0, 1, 1, answers)
+        assert progress == CampaignResults("running", 2, 1, 0, 1, 1, answers)
 
     async def test_an_answer_that_is_told_twice_counts_once(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -179,7 +187,7 @@ class TestCampaigns:
         await ledger.campaigns.ended(end)
         late = cast(event_id="$2", at=int(MIDNIGHT + 101) * 1000)
         assert await ledger.answer(late, "1") == "late"
-        assert await ledger.campaigns.progress("n") == Progress("closed", 2, 1)
+        assert await ledger.campaigns.progress("n") == CampaignResults("closed", 2, 1)
 
     async def test_in_a_salon_everybody_counts_once(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -211,7 +219,7 @@ class TestCampaigns:
         # A crash may have come before the thanks, which have an id of their own.
         assert [await write() for _ in range(2)] == ["thanks", "thanks"]
         progress = await ledger.campaigns.progress("n")
-        assert progress == Progress("running", 2, 1, 0, 1, 1, {}, {"1": 1})
+        assert progress == CampaignResults("running", 2, 1, 0, 1, 1, {}, {"1": 1})
 
     async def test_an_answer_that_is_withdrawn_counts_no_more(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -354,7 +362,7 @@ class TestCampaigns:
 
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
         assert await ledger.first(MIDNIGHT + 300) == replace(TO_HERE, due_at=MIDNIGHT + 300)
-        assert await ledger.campaigns.progress("n") == Progress("running", 2, 0, 1)
+        assert await ledger.campaigns.progress("n") == CampaignResults("running", 2, 0, 1)
 
     async def test_a_closed_campaign_ends_its_polls_one_by_one(self, ledger: Ledger) -> None:
         await ledger.launch()
@@ -391,11 +399,13 @@ class TestCampaigns:
 
     async def test_the_admins_are_told_once_how_far_it_is(self, ledger: Ledger) -> None:
         await ledger.launch()
-        assert await ledger.campaigns.headway("n") == Headway(2, 0, closed=False, told=0)
+        assert await ledger.campaigns.headway("n") == DeliveryProgress(2, 0, closed=False, told=0)
         await ledger.ask(TO_HERE, FIRST)
         await ledger.campaigns.decline(TO_THERE)
         await ledger.campaigns.told("n", 100)
-        assert await ledger.campaigns.headway("n") == Headway(2, 2, closed=False, told=100)
+        assert await ledger.campaigns.headway("n") == DeliveryProgress(
+            2, 2, closed=False, told=100
+        )
 
         await ledger.campaigns.close("n", MIDNIGHT)
         end = await ledger.first()
@@ -466,7 +476,7 @@ class TestCampaigns:
 
     async def test_a_room_is_active_that_was_answered(self, ledger: Ledger) -> None:
         await ledger.store.admit(Batch((message(),), "s1"), MIDNIGHT)
-        how = Circumstances(AGENT, direct=True)
+        how = ReplyMetadata(AGENT, direct=True)
         await ledger.opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)
 
         assert await ledger.campaigns.active() == {ROOM: MIDNIGHT}

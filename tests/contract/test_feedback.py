@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import Batch, Conversation, EventId, Prompt, UserId, Vote
-from bot.core.feedback import Ask, Circumstances, Past
-from bot.ports import Awaited, Opinions, Store
-from bot.storage.feedback import SqlOpinions
+from bot.core.feedback import Ask, AskHistory, ReplyMetadata
+from bot.ports import Opinions, Store, UndecryptedEvent
+from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeOpinions, FakeStore
 from tests.make import (
@@ -31,7 +31,7 @@ __all__ = ["server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
+HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 DAY, WINDOW = 86_400.0, 3_600.0
 POLLED = EventId("$poll")
 VOTED_AT = int(MIDNIGHT + 10) * 1000  # within the window, in milliseconds
@@ -50,14 +50,14 @@ class Ledger:
         event_id: str = "$prompt",
         *,
         wait: float | None = None,
-        how: Circumstances = HOW,
+        how: ReplyMetadata = HOW,
         thread: str | None = None,
         at: float = MIDNIGHT,
-    ) -> Past:
+    ) -> AskHistory:
         """Let a reply stand; ask about it after `wait` seconds. Return what is known then."""
-        known: list[Past] = []
+        known: list[AskHistory] = []
 
-        def after(past: Past) -> float | None:
+        def after(past: AskHistory) -> float | None:
             known.append(past)
             return wait
 
@@ -82,7 +82,7 @@ class Ledger:
         """Return the answers and reasons that count, by prompt and person."""
         if isinstance(self.opinions, FakeOpinions):
             return {(about, who): one for (about, who), one in self.opinions.ratings.items()}
-        assert isinstance(self.opinions, SqlOpinions)
+        assert isinstance(self.opinions, SqlFeedback)
         people = {self.opinions.pseudonym(one): one for one in (AGENT, COLLEAGUE)}
         return {
             (row["prompt_event_id"], people[row["person"]]): (row["answer"], row["reason"])
@@ -94,7 +94,7 @@ class Ledger:
         """Return the words of prompts and replies that were handed over."""
         if isinstance(self.opinions, FakeOpinions):
             return [one[2:] for one in self.opinions.shared.values()]
-        assert isinstance(self.opinions, SqlOpinions)
+        assert isinstance(self.opinions, SqlFeedback)
         return [
             (row["prompt"], row["reply_text"])
             async for page in self.opinions.shared(at_once=1)
@@ -106,7 +106,7 @@ class Ledger:
         if isinstance(self.opinions, FakeOpinions):
             kept = self.opinions.comments.items()
             return {key: (about, text) for key, (about, _, text) in kept}
-        assert isinstance(self.opinions, SqlOpinions)
+        assert isinstance(self.opinions, SqlFeedback)
         return {
             row["event_id"]: (row["prompt_event_id"], row["comment"])
             async for page in self.opinions.comments(at_once=1)
@@ -129,7 +129,7 @@ async def ledger(
         assert server is not None
         place = await new_database(server)
     real = await open_store(place)
-    yield Ledger(real, SqlOpinions(real.database, KEY))
+    yield Ledger(real, SqlFeedback(real.database, KEY))
     await real.close()
 
 
@@ -198,7 +198,7 @@ class TestOpinions:
         await ledger.answer("$1", wait=300.0)
         past = await ledger.answer("$2", wait=300.0, at=MIDNIGHT + 60)
 
-        assert past == Past(waiting=True)
+        assert past == AskHistory(waiting=True)
         [ask], later = await ledger.opinions.due(MIDNIGHT + 360)
         assert (ask.prompt, later) == (EventId("$2"), None)
 
@@ -208,13 +208,13 @@ class TestOpinions:
     async def test_nobody_is_asked_twice_in_a_row_in_one_conversation(
         self, ledger: Ledger
     ) -> None:
-        assert await ledger.answer("$0") == Past()
+        assert await ledger.answer("$0") == AskHistory()
         await ledger.ask("$1")
 
-        assert await ledger.answer("$1") == Past(asked=1, last_asked=True)  # once more
-        assert await ledger.answer("$2") == Past(asked=1, last_asked=True)
-        assert await ledger.answer("$3") == Past(asked=1)
-        assert await ledger.answer("$4", thread="$root") == Past(asked=1)
+        assert await ledger.answer("$1") == AskHistory(asked=1, last_asked=True)  # once more
+        assert await ledger.answer("$2") == AskHistory(asked=1, last_asked=True)
+        assert await ledger.answer("$3") == AskHistory(asked=1)
+        assert await ledger.answer("$4", thread="$root") == AskHistory(asked=1)
 
     async def test_polls_are_counted_by_person_for_a_day(self, ledger: Ledger) -> None:
         await ledger.ask("$1")
@@ -478,5 +478,7 @@ class TestOpinions:
         assert await ledger.store.admit(Batch((other, stray), "s4"), MIDNIGHT) == [other, stray]
         await ledger.store.finish(EventId("$2"), other.event_id, stray.event_id)
         left = await ledger.store.unfinished()
-        assert Awaited(sealed, MIDNIGHT) in left
-        assert [one.event_id for one in left if not isinstance(one, Awaited)][1:] == ["$vote"]
+        assert UndecryptedEvent(sealed, MIDNIGHT) in left
+        assert [one.event_id for one in left if not isinstance(one, UndecryptedEvent)][1:] == [
+            "$vote"
+        ]

@@ -33,10 +33,10 @@ from bot.core.events import (
     Upgraded,
     UserId,
 )
-from bot.core.outgoing import Frozen, Wire
+from bot.core.outgoing import OutboxMessage, PreparedEvent
 from bot.errors import StoreError
 from bot.monitoring.health import Health
-from bot.ports import Awaited, Choices, Claim, Exchange, Store
+from bot.ports import Choices, Claim, Exchange, Store, UndecryptedEvent
 from bot.runtime.failpoints import Failpoints
 from bot.storage.database import Work
 from bot.storage.ledger import SqlStore
@@ -71,16 +71,16 @@ THREAD = Conversation(ROOM, EventId("$root"))
 MAIN = Conversation(ROOM, None)
 BEGUN = replace(pending(), begun=True)
 EXCHANGE = Exchange(ALL.event_ids, (EventId("$reply"),))
-FROZEN = Frozen(
+FROZEN = OutboxMessage(
     part=0,
     device_id="DEVICE",
     transaction_id="t1",
     replaces=EventId("$reply"),
     answers=(PROMPT.event_id,),
-    wire=Wire("m.room.message", {"body": "canari-8264"}),
+    wire=PreparedEvent("m.room.message", {"body": "canari-8264"}),
 )
 SECOND_PART = replace(
-    FROZEN, part=1, transaction_id="t2", replaces=None, wire=Wire("m.room.encrypted", {})
+    FROZEN, part=1, transaction_id="t2", replaces=None, wire=PreparedEvent("m.room.encrypted", {})
 )
 UPGRADED = Upgraded(EventId("$t"), ROOM, AGENT, RoomId("!new:tchap.test"))
 JOINED = Joined(EventId("$join"), ROOM)
@@ -284,7 +284,7 @@ class TestStore:
         heard = undecryptable(thread_root=thread_root)
 
         assert list(await store.admit(Batch((heard,), "s1"), MIDNIGHT + 0.25)) == [heard]
-        assert await store.unfinished() == [Awaited(heard, MIDNIGHT + 0.25)]
+        assert await store.unfinished() == [UndecryptedEvent(heard, MIDNIGHT + 0.25)]
 
     async def test_a_message_waits_on_when_it_is_seen_again_and_can_be_read(
         self, store: Store
@@ -292,7 +292,7 @@ class TestStore:
         await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
 
         assert list(await store.admit(Batch((PROMPT,), "s2"), MIDNIGHT + 60)) == []
-        assert await store.unfinished() == [Awaited(undecryptable(), MIDNIGHT)]
+        assert await store.unfinished() == [UndecryptedEvent(undecryptable(), MIDNIGHT)]
 
     async def test_what_is_claimed_could_be_read(self, store: Store) -> None:
         await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
@@ -524,7 +524,7 @@ class TestSqlStore:
         again = await open_store(tmp_path / "ledger.db")
 
         assert await again.sync_token() == "s1"
-        left = [BEGUN, joined("$2"), joined("$3"), Awaited(late, MIDNIGHT)]
+        left = [BEGUN, joined("$2"), joined("$3"), UndecryptedEvent(late, MIDNIGHT)]
         assert await again.unfinished() == left
         assert await again.claim(ALL) == Claim(2, (EventId("$reply"),))
         assert await again.exchange(ROOM, THREE.event_id) == EXCHANGE
@@ -711,7 +711,7 @@ class TestOnPostgresql:
         assert await again.sync_token() == "s1"
         assert await again.unfinished() == [
             BEGUN,
-            Awaited(undecryptable("$late"), MIDNIGHT + 0.25),
+            UndecryptedEvent(undecryptable("$late"), MIDNIGHT + 0.25),
         ]
         assert await again.claim(ASKED) == Claim(2, (), (FROZEN,))
         await again.close()
@@ -820,7 +820,7 @@ class TestLedgersOfOtherVersions:
         path = tmp_path / "ledger.db"
         await asyncio.to_thread(_write_older_ledger, path, version)
         late = undecryptable("$late", thread_root="$root")
-        waiting = [Awaited(late, MIDNIGHT)] if version > "0001" else []
+        waiting = [UndecryptedEvent(late, MIDNIGHT)] if version > "0001" else []
 
         store = await open_store(path)
 
@@ -832,7 +832,7 @@ class TestLedgersOfOtherVersions:
         assert await store.choices(MAIN) == Choices()
         assert await store.admit(Batch((message(event_id="$old"),), "s8"), MIDNIGHT) == []
         await store.admit(Batch((undecryptable("$new"),), "s9"), MIDNIGHT)
-        assert (await store.unfinished())[-1] == Awaited(undecryptable("$new"), MIDNIGHT)
+        assert (await store.unfinished())[-1] == UndecryptedEvent(undecryptable("$new"), MIDNIGHT)
         await store.close()
 
     async def test_a_newer_ledger_is_named_and_left_as_it_is(self, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bot.core.events import (
     RoomId,
 )
 from bot.core.markdown import Part, render
-from bot.core.outgoing import Edit, Notice, Own, Reply
+from bot.core.outgoing import Edit, Notice, Reply, SentReply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from bot.ports import Matrix
@@ -63,7 +63,7 @@ class Meeting:
         assert event.event_id == event_id
         return prompt(event)
 
-    async def own_since(self, asked: Prompt) -> list[Own]:
+    async def own_since(self, asked: Prompt) -> list[SentReply]:
         """Return what is about a prompt, where that is all there is to know."""
         since = await self.matrix.own_since(asked.room_id, asked.event_ids)
         assert (since.unreadable, since.whole) == ((), True)
@@ -327,9 +327,13 @@ class TestMatrix:
         await matrix.send(room_id, Edit(first, reply(asked, "Deux")), f"{name}-3")
         line = replace(reply(asked, ""), above=("*Je prépare.*",))
         third = await matrix.send(room_id, line, f"{name}-line")
-        said = Own(notice, body=render("Un *instant*.").body)
+        said = SentReply(notice, body=render("Un *instant*.").body)
         ids = asked.event_ids
-        begun = [Own(first, ids, body="Deux"), Own(second, ids, body="Trois"), Own(third, ids)]
+        begun = [
+            SentReply(first, ids, body="Deux"),
+            SentReply(second, ids, body="Trois"),
+            SentReply(third, ids),
+        ]
         assert await joined.own_since(asked) == [said, *begun]
 
         whole = replace(reply(asked, "Trois."), claim=2, final=True)

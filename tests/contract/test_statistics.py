@@ -18,25 +18,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId, RoomId, UserId
-from bot.core.feedback import Ask, Circumstances, Rating
+from bot.core.feedback import Ask, Rating, ReplyMetadata
 from bot.core.statistics import (
     FIGURES,
     OTHERS,
     PUBLIC_FIGURES,
     PUBLIC_PARTS,
+    CampaignFigures,
+    FeedbackComment,
     Figures,
     Group,
     Only,
     Published,
-    Remark,
-    Survey,
     rated,
 )
 from bot.errors import StoreError
 from bot.monitoring.health import Health
 from bot.runtime.failpoints import Failpoints
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.second_connection import open_beside
 from bot.storage.statistics import SqlStatistics
@@ -57,7 +57,7 @@ FIRST, SECOND = date(2023, 11, 14), date(2023, 11, 15)
 MONDAY = date(2023, 11, 13)  # of their week
 BEFORE = MONDAY - timedelta(weeks=1)
 ELSEWHERE = UserId("@other:agriculture.test")
-HOW = Circumstances(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
+HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
 ALL = Only()
 Rows = dict[tuple[str, str], Figures]  # by part and name
@@ -69,13 +69,13 @@ class Ledger:
 
     place: Path | str
     store: SqlStore
-    opinions: SqlOpinions
+    opinions: SqlFeedback
     statistics: SqlStatistics
 
     async def answer(
         self,
         name: str = "$prompt",
-        how: Circumstances = HOW,
+        how: ReplyMetadata = HOW,
         *,
         at: float = MIDNIGHT,
         wait: float | None = None,
@@ -112,7 +112,7 @@ class Ledger:
         count: int,
         name: str,
         answer: Rating = "yes",
-        how: Circumstances = HOW,
+        how: ReplyMetadata = HOW,
         at: float = MIDNIGHT,
     ) -> None:
         """Make so many replies that are rated."""
@@ -193,7 +193,7 @@ async def ledger(
         place = await new_database(server)
     store = await open_store(place)
     statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()), store.database)
-    yield Ledger(place, store, SqlOpinions(store.database, KEY), statistics)
+    yield Ledger(place, store, SqlFeedback(store.database, KEY), statistics)
     await statistics.close()
     await store.close()
 
@@ -203,7 +203,7 @@ Step = tuple[str, str, *tuple[object, ...]]
 NAMES = st.sampled_from(["$1", "$2", "$3"])
 ANSWERS = st.sampled_from(["yes", "partly", "no"])
 HOWS = st.builds(
-    Circumstances,
+    ReplyMetadata,
     sender=st.sampled_from([AGENT, ELSEWHERE]),
     direct=st.booleans(),
     model=st.sampled_from(["small", "large", None]),
@@ -224,7 +224,7 @@ STEPS = st.one_of(
 async def take(ledger: Ledger, step: Step) -> None:
     what, name, *details = step
     match what, *details:
-        case "answer", Circumstances() as how, float(later):
+        case "answer", ReplyMetadata() as how, float(later):
             await ledger.answer(name, how, at=MIDNIGHT + later, wait=0.0)
         case "ask", *_:
             await ledger.ask(name)
@@ -555,9 +555,9 @@ async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Led
     await ledger.opinions.comment(message("Rien", event_id="$c3"), None, MIDNIGHT + 30)
 
     late, middle, early = (
-        Remark(MIDNIGHT + 30, "Rien", None),
-        Remark(MIDNIGHT + 20, "Très bien", None),
-        Remark(MIDNIGHT + 10, "Trop long.", "no"),
+        FeedbackComment(MIDNIGHT + 30, "Rien", None),
+        FeedbackComment(MIDNIGHT + 20, "Très bien", None),
+        FeedbackComment(MIDNIGHT + 10, "Trop long.", "no"),
     )
     assert await ledger.statistics.remarks(ALL, 9) == [late, middle, early]
     assert await ledger.statistics.remarks(ALL, 1) == [late]
@@ -632,6 +632,9 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: L
     cast = vote("1", target=poll, timestamp=1)
     await campaigns.answer(cast, asked, "1", step=0, steps=1, at=MIDNIGHT)
 
-    old, new = Survey("old", "running", 2, 1, 1), Survey("new", "running", 1, 0, 0)
-    assert await ledger.statistics.surveys(9) == [new, old]
-    assert await ledger.statistics.surveys(1) == [new]
+    old, new = (
+        CampaignFigures("old", "running", 2, 1, 1),
+        CampaignFigures("new", "running", 1, 0, 0),
+    )
+    assert await ledger.statistics.campaigns(9) == [new, old]
+    assert await ledger.statistics.campaigns(1) == [new]

@@ -17,15 +17,23 @@ from typing_extensions import override
 
 from bot.config.settings import DashboardSettings
 from bot.core.events import Batch, EventId
-from bot.core.feedback import Circumstances, Rating
-from bot.core.statistics import Figures, Group, Only, Published, Remark, Step, Survey
+from bot.core.feedback import Rating, ReplyMetadata
+from bot.core.statistics import (
+    CampaignFigures,
+    FeedbackComment,
+    Figures,
+    Group,
+    Only,
+    Published,
+    Step,
+)
 from bot.dashboard.auth import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
 from bot.monitoring.health import Health
 from bot.ports import Statistics
 from bot.runtime.failpoints import Failpoints
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
 from tests.fakes import FakeClock, FakeStatistics
@@ -54,7 +62,7 @@ def statistics() -> FakeStatistics:
     fake.add(TODAY, DIRECT, replies=1200, yes=60, partly=15, no=25, why_sources=7, seconds_6=1200)
     fake.add(TODAY, DIRECT, polls=80, votes=20)
     fake.add(TODAY - timedelta(days=20), SALON, replies=30, yes=3, no=3, others_yes=2)
-    fake.said = [Remark(1_700_000_000.0, "<script>alert(1)</script>\nBien", "partly")]
+    fake.said = [FeedbackComment(1_700_000_000.0, "<script>alert(1)</script>\nBien", "partly")]
     return fake
 
 
@@ -113,8 +121,8 @@ async def test_campaigns_are_shown_with_their_response_rates(
     client: Client, statistics: FakeStatistics
 ) -> None:
     statistics.launched = [
-        Survey("utile", "running", 1200, 400, 100),
-        Survey("fin", "closed", 3, 0, 0),
+        CampaignFigures("utile", "running", 1200, 400, 100),
+        CampaignFigures("fin", "closed", 3, 0, 0),
     ]
 
     _, page = await get(client)
@@ -241,7 +249,7 @@ async def test_many_reports_are_not_all_kept(client: Client, statistics: FakeSta
         await get(client, f"/?modele=m{number}")
     asked = statistics.asked
     await get(client, "/?modele=m69")
-    assert statistics.asked == asked + 2  # comments and surveys
+    assert statistics.asked == asked + 2  # comments and campaigns
     await get(client, "/?modele=m0")
     assert statistics.asked == asked + 6
 
@@ -431,8 +439,8 @@ class TestPublishedWeeks:
         for number in range(12):
             asked = prompt(message(event_id=f"${number}"))
             await store.admit(Batch(asked.messages, f"s{number}"), clock.now())
-            how, at = Circumstances(AGENT, direct=True, model="small"), clock.now() - WEEK
-            await SqlOpinions(store.database, KEY).answered(asked, how, lambda _: None, at)
+            how, at = ReplyMetadata(AGENT, direct=True, model="small"), clock.now() - WEEK
+            await SqlFeedback(store.database, KEY).answered(asked, how, lambda _: None, at)
             await self.rate(store, number, "yes")
         yield store
         await store.close()
@@ -449,7 +457,7 @@ class TestPublishedWeeks:
 
     async def rate(self, ledger: SqlStore, number: int, answer: Rating) -> None:
         said = reaction("👍", event_id=f"${number}-{answer}", timestamp=len(answer))
-        opinions = SqlOpinions(ledger.database, KEY)
+        opinions = SqlFeedback(ledger.database, KEY)
         await opinions.rate(said, EventId(f"${number}"), answer, 0.0)
 
     async def test_a_late_rating_is_shown_to_the_team_alone(

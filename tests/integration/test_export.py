@@ -14,10 +14,10 @@ import yaml
 
 from bot.core.campaigns import Place, Recipient, Sending
 from bot.core.events import Batch, EventId
-from bot.core.feedback import Circumstances
+from bot.core.feedback import ReplyMetadata
 from bot.monitoring.health import Health
 from bot.storage.campaigns import SqlCampaigns
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from tests.fakes import FakeClock
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
@@ -45,8 +45,8 @@ def write_config(folder: Path, database: str | None = None) -> Path:
 async def fill(place: Path | str) -> SqlStore:
     """Return an open ledger in which one reply is rated and commented on."""
     store = await SqlStore.open(place, BOT, KEY, Health(FakeClock()))
-    opinions = SqlOpinions(store.database, KEY)
-    how = Circumstances(AGENT, direct=True, model="small", seconds=2.5, characters=120)
+    opinions = SqlFeedback(store.database, KEY)
+    how = ReplyMetadata(AGENT, direct=True, model="small", seconds=2.5, characters=120)
     await store.admit(Batch((message(),), "s1"), MIDNIGHT)
     await opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)
     await opinions.rate(reaction("👎"), EventId("$prompt"), "no", MIDNIGHT + 60)

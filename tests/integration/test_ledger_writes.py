@@ -11,7 +11,7 @@ from bot.monitoring.health import Health
 from bot.runtime.failpoints import COMMITS
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
-from bot.storage.feedback import SqlOpinions
+from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from tests.fakes import FakeStore, Story
 from tests.make import BOT, message
@@ -37,7 +37,7 @@ async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
     story, gate = Story(), asyncio.Event()
     store = await SqlStore.open(tmp_path / "ledger.db", BOT, "k" * 32, Health(story.clock))
     story.store = cast("FakeStore", store)
-    story.opinions = SqlOpinions(store.database, "k" * 32)
+    story.opinions = SqlFeedback(store.database, "k" * 32)
     story.campaigns = SqlCampaigns(store.database, "k" * 32)
     monkeypatch.setattr(Database, "_once", noted)
     begin = (Delta("Un. "), gate, Delta("Deux.")) if streamed else (Delta("Un."),)

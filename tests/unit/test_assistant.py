@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Edit, Notice, Reply
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
 from bot.i18n.texts import speak
 from bot.ports import Store
@@ -26,8 +26,8 @@ def story() -> Story:
 
 async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> None:
     story.matrix.said = [
-        Said(EventId("$0"), AGENT, "Je m'appelle Ada.", message().timestamp),
-        Said(EventId("$1"), BOT, "Enchanté.", message().timestamp, mine=True),
+        TranscriptMessage(EventId("$0"), AGENT, "Je m'appelle Ada.", message().timestamp),
+        TranscriptMessage(EventId("$1"), BOT, "Enchanté.", message().timestamp, mine=True),
     ]
     async with story.run():
         story.matrix.hear(message("Qui suis-je ?"))

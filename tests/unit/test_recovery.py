@@ -14,7 +14,7 @@ from typing_extensions import override
 from bot.core.events import Delta, Event, EventId, RoomId, Usage
 from bot.core.markdown import render
 from bot.core.message_split import split
-from bot.core.outgoing import Edit, Wire
+from bot.core.outgoing import Edit, PreparedEvent
 from bot.errors import Forbidden, MatrixError, ModelRefused
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
@@ -656,10 +656,10 @@ async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
 async def test_a_final_version_that_the_homeserver_does_not_show_is_repaired(
     room: Room, times: int
 ) -> None:
-    shadows = [Wire("m.room.message", {"number": -1})] * times
+    shadows = [PreparedEvent("m.room.message", {"number": -1})] * times
     shown = room.matrix.shown
 
-    async def other(*arguments: Any) -> Wire | None:  # noqa: ANN401  # the port's
+    async def other(*arguments: Any) -> PreparedEvent | None:  # noqa: ANN401  # the port's
         return shadows.pop() if shadows else await shown(*arguments)
 
     room.matrix.shown = other  # type: ignore[assignment,method-assign]  # in place of a homeserver's fault

@@ -28,7 +28,7 @@ from bot.errors import (
 from bot.llm.client import OpenAIModel
 from bot.monitoring.health import Health
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Recourse
+from bot.replies.completion_attempts import FallbackPolicy
 from tests.fakes import FakeClock
 from tests.integration.llm.asking import CARD, TURNS, connected
 from tests.stand.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
@@ -71,7 +71,7 @@ class Outcome:
         self.health = Health(self.clock)
 
     async def ask(self, model: OpenAIModel) -> None:
-        completion = Completion(model, Recourse(self.clock, self.health))
+        completion = Completion(model, FallbackPolicy(self.clock, self.health))
         try:
             async with aclosing(completion.ask(TURNS, CARD).deltas()) as deltas:
                 async for delta in deltas:

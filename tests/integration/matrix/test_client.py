@@ -12,7 +12,7 @@ import nio
 import pytest
 
 from bot.core.events import Batch, Invite, Message, Prompt, RoomId
-from bot.core.outgoing import Attachment, Notice, Wire
+from bot.core.outgoing import Attachment, Notice, PreparedEvent
 from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
@@ -189,7 +189,9 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         with pytest.raises(NotEncrypted):
             await matrix.freeze(room_id, Notice("Bonjour."))
         with pytest.raises(NotEncrypted):
-            await matrix.put(room_id, Wire("m.room.message", {"body": "Bonjour."}), "late")
+            await matrix.put(
+                room_id, PreparedEvent("m.room.message", {"body": "Bonjour."}), "late"
+            )
         with pytest.raises(NotEncrypted):
             await matrix.open_admin_room("Administration")
 

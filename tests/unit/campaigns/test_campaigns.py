@@ -7,7 +7,7 @@ import pytest
 
 from bot.core.campaigns import CLOSED, SCALE, Recipient
 from bot.core.events import EventId, Message, Room, RoomId, UserId, Vote
-from bot.core.outgoing import Anchor, Attachment, Notice, Outgoing, Wire
+from bot.core.outgoing import Anchor, Attachment, Notice, Outgoing, PreparedEvent
 from bot.core.polls import Poll, PollAnswer, PollEnd
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from bot.i18n.texts import speak
@@ -87,7 +87,7 @@ class Office(Story):
         """Let sends to these rooms fail until the list is empty that is returned."""
         put, refused = self.matrix.put, list(rooms)
 
-        async def fail(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+        async def fail(room_id: RoomId, wire: PreparedEvent, transaction: str) -> EventId:
             if room_id in refused:
                 raise error
             return await put(room_id, wire, transaction)
@@ -493,7 +493,7 @@ async def test_a_poll_whose_sending_was_in_doubt_is_ended_with_its_campaign(
     put = story.matrix.put
     story.held.time = datetime(2026, 11, 27, tzinfo=ZoneInfo("UTC")).timestamp() - MIDNIGHT
 
-    async def lose(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+    async def lose(room_id: RoomId, wire: PreparedEvent, transaction: str) -> EventId:
         event_id = await put(room_id, wire, transaction)
         if room_id == ROOM and lost[0]:
             raise HomeserverUnreachable("the answer is lost")
@@ -573,7 +573,7 @@ async def test_two_campaigns_that_begin_together_ask_a_person_a_day_apart(story:
         await story.ledger.launch(name, [Recipient(ROOM, AGENT)], story.clock.now(), None)
     put = story.matrix.put
 
-    async def slowly(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+    async def slowly(room_id: RoomId, wire: PreparedEvent, transaction: str) -> EventId:
         await story.clock.sleep(1.0)
         return await put(room_id, wire, transaction)
 
@@ -601,7 +601,7 @@ async def test_a_limit_of_the_account_holds_for_every_room(story: Office) -> Non
     story.people(50)
     put, tries = story.matrix.put, [0]
 
-    async def refuse(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+    async def refuse(room_id: RoomId, wire: PreparedEvent, transaction: str) -> EventId:
         if room_id != ADMIN_ROOM:
             tries[0] += 1
             raise RateLimited("429", 120.0)
@@ -880,7 +880,7 @@ async def test_statistics_are_said_and_shown_once_in_that_order_over_a_crash(
     put, left = story.matrix.put, sent
     reached = asyncio.Event()
 
-    async def end(room_id: RoomId, wire: Wire, transaction: str) -> EventId:
+    async def end(room_id: RoomId, wire: PreparedEvent, transaction: str) -> EventId:
         nonlocal left
         if left == 0:
             reached.set()

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from bot.core.events import EventId
 from bot.core.feedback import (
+    AskHistory,
     AskPolicy,
-    Circumstances,
     Opinion,
-    Past,
+    ReplyMetadata,
     answer_of,
     ask_after,
     asks_why,
@@ -22,30 +22,30 @@ PROMPT = EventId("$prompt")
 ALWAYS = AskPolicy("reply", one_in=1, silence=300.0, per_day=2)
 SILENT = replace(ALWAYS, when="silence")
 RARELY = 1_000_000  # of so many replies, one
-DIRECT = Circumstances(AGENT, direct=True, characters=300)
+DIRECT = ReplyMetadata(AGENT, direct=True, characters=300)
 SALON = replace(DIRECT, direct=False, characters=5)
 
 
 @pytest.mark.parametrize(
     ("policy", "past", "after"),
     [
-        (ALWAYS, Past(), 0.0),
-        (SILENT, Past(), 300.0),
-        (replace(ALWAYS, when="never"), Past(), None),
-        (replace(SILENT, when="never"), Past(waiting=True), None),
-        (ALWAYS, Past(refused=True), None),
-        (SILENT, Past(refused=True, waiting=True), None),
-        (ALWAYS, Past(asked=1), 0.0),
-        (ALWAYS, Past(asked=2), None),
-        (ALWAYS, Past(asked=3), None),
-        (replace(ALWAYS, per_day=0), Past(), None),
-        (ALWAYS, Past(last_asked=True), None),
-        (replace(ALWAYS, one_in=RARELY), Past(), None),
-        (replace(SILENT, one_in=RARELY), Past(), None),
-        (replace(SILENT, one_in=RARELY), Past(waiting=True), 300.0),
+        (ALWAYS, AskHistory(), 0.0),
+        (SILENT, AskHistory(), 300.0),
+        (replace(ALWAYS, when="never"), AskHistory(), None),
+        (replace(SILENT, when="never"), AskHistory(waiting=True), None),
+        (ALWAYS, AskHistory(refused=True), None),
+        (SILENT, AskHistory(refused=True, waiting=True), None),
+        (ALWAYS, AskHistory(asked=1), 0.0),
+        (ALWAYS, AskHistory(asked=2), None),
+        (ALWAYS, AskHistory(asked=3), None),
+        (replace(ALWAYS, per_day=0), AskHistory(), None),
+        (ALWAYS, AskHistory(last_asked=True), None),
+        (replace(ALWAYS, one_in=RARELY), AskHistory(), None),
+        (replace(SILENT, one_in=RARELY), AskHistory(), None),
+        (replace(SILENT, one_in=RARELY), AskHistory(waiting=True), 300.0),
     ],
 )
-def test_who_is_asked_and_when(policy: AskPolicy, past: Past, after: float | None) -> None:
+def test_who_is_asked_and_when(policy: AskPolicy, past: AskHistory, after: float | None) -> None:
     assert ask_after(policy, DIRECT, past, PROMPT) == after
 
 
@@ -62,10 +62,10 @@ def test_who_is_asked_and_when(policy: AskPolicy, past: Past, after: float | Non
     ],
 )
 def test_polls_crowd_no_room(
-    how: Circumstances, salons: Literal["never", "reactions", "poll"], least: int, *, asked: bool
+    how: ReplyMetadata, salons: Literal["never", "reactions", "poll"], least: int, *, asked: bool
 ) -> None:
     policy = replace(ALWAYS, salons=salons, least_characters=least)
-    for past in (Past(), Past(waiting=True)):
+    for past in (AskHistory(), AskHistory(waiting=True)):
         assert (ask_after(policy, how, past, PROMPT) is not None) == asked
 
 
@@ -73,10 +73,10 @@ def test_one_in_n_replies_is_asked_about_and_always_the_same_ones() -> None:
     policy = replace(ALWAYS, one_in=4)
     prompts = [EventId(f"${number}") for number in range(10_000)]
 
-    asked = [one for one in prompts if ask_after(policy, DIRECT, Past(), one) is not None]
+    asked = [one for one in prompts if ask_after(policy, DIRECT, AskHistory(), one) is not None]
 
     assert 2_300 < len(asked) < 2_700
-    again = [one for one in prompts if ask_after(policy, DIRECT, Past(), one) is not None]
+    again = [one for one in prompts if ask_after(policy, DIRECT, AskHistory(), one) is not None]
     assert asked == again
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bot.core.events import Conversation, EventId, Message, Prompt, Turn, UserId
 from bot.core.prompt_context import Context, History, build_context, enough, is_last, merged
-from bot.core.transcript import Said, Transcript
+from bot.core.transcript import Transcript, TranscriptMessage
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
 
 HOUR = 3600
@@ -16,12 +16,12 @@ NOW = 1_700_000_000_000
 
 def said(  # a message of a conversation, `ago` seconds before the prompt
     body: str, event_id: str = "", sender: UserId = AGENT, *, ago: float = 0, readable: bool = True
-) -> Said:
+) -> TranscriptMessage:
     at = round(NOW - ago * 1000)
-    return Said(EventId(event_id or f"${body}"), sender, body, at, readable=readable)
+    return TranscriptMessage(EventId(event_id or f"${body}"), sender, body, at, readable=readable)
 
 
-def reply(body: str, *answers: str, event_id: str = "", ago: float = 0) -> Said:
+def reply(body: str, *answers: str, event_id: str = "", ago: float = 0) -> TranscriptMessage:
     one = said(body, event_id, BOT, ago=ago)
     return replace(one, mine=True, answers=tuple(map(EventId, answers)))
 
@@ -31,7 +31,10 @@ PROMPT = prompt(body="Et demain ?")
 
 
 def build(
-    *earlier: Said, asked: Prompt = PROMPT, direct: bool = True, history: History | None = None
+    *earlier: TranscriptMessage,
+    asked: Prompt = PROMPT,
+    direct: bool = True,
+    history: History | None = None,
 ) -> Context:
     """Return the context of the prompt behind what was said earlier."""
     whole = history or History([*earlier, ASKED])
@@ -357,7 +360,7 @@ def test_nothing_of_another_thread_is_in_the_context() -> None:
     ],
 )
 def test_nothing_older_is_wanted_behind_a_cut_or_where_the_model_takes_no_more(
-    *, earlier: list[Said], is_enough: bool
+    *, earlier: list[TranscriptMessage], is_enough: bool
 ) -> None:
     assert enough([*earlier, ASKED], PROMPT, HOUR, 100) is is_enough
 
@@ -378,7 +381,7 @@ def test_it_is_not_enough_before_the_prompt_itself_is_found() -> None:
     ],
 )
 def test_the_last_prompt_is_the_one_after_which_no_other_was_answered(
-    *, later: list[Said], last: bool
+    *, later: list[TranscriptMessage], last: bool
 ) -> None:
     earlier = [said("first"), reply("Bien.", "$first")]
 
@@ -397,8 +400,8 @@ SAID = st.builds(
 
 @given(st.lists(SAID), st.lists(SAID, max_size=3), st.booleans())
 def test_the_prompt_is_always_the_last_turn_and_nothing_is_made_up(
-    earlier: list[Said],
-    chain: list[Said],
+    earlier: list[TranscriptMessage],
+    chain: list[TranscriptMessage],
     direct: bool,  # noqa: FBT001  # drawn
 ) -> None:
     context = build(direct=direct, history=History([*earlier, ASKED], chain))

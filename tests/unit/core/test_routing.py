@@ -23,28 +23,28 @@ from bot.core.events import (
 from bot.core.polls import POLL
 from bot.core.routing import (
     Accept,
-    Amend,
     Answer,
-    Await,
+    AwaitKey,
     Comment,
-    Count,
     Decline,
-    Explain,
-    Follow,
+    FollowUpgrade,
+    HandleEdit,
+    HandleRedaction,
     Hint,
     Ignore,
     Intent,
-    Known,
     Leave,
-    Look,
+    MessageIndex,
+    NeedsLookup,
     Policy,
     Rate,
+    RecordVote,
     Redo,
     Refuse,
     Run,
+    SendNotice,
     Stop,
     Welcome,
-    Withdraw,
     begins_anew,
     decide,
     parse_command,
@@ -93,7 +93,7 @@ def said(  # one message among others has this many sides
     return replace(plain, mentions=frozenset(mentions), replies_to=quoted)
 
 
-def knowing(*messages: Message, gone: tuple[str, ...] = ()) -> Known:
+def knowing(*messages: Message, gone: tuple[str, ...] = ()) -> MessageIndex:
     """Return what the bot remembers: all of a message but what it says."""
     heard: Mapping[EventId, Message | None] = {
         one.event_id: replace(one, body="") for one in messages
@@ -131,22 +131,22 @@ MY_NOTICE = said("$root", BOT, msgtype="m.notice")
         (JOINED, DIRECT, Welcome(ROOM, EventId("$join"), "welcome")),
         (JOINED, SALON, Welcome(ROOM, EventId("$join"), "welcome salon")),
         (Left(EventId("$l"), ROOM, alone=True), DIRECT, Leave(ROOM)),
-        (undecryptable(), DIRECT, Await(undecryptable())),
-        (undecryptable(), SALON, Await(undecryptable())),
-        (UPGRADED, SALON, Follow(UPGRADED)),
-        (revision(), SALON, Amend(revision())),
-        (redaction(), SALON, Withdraw(redaction())),
-        (redaction(sender=STRANGER), SALON, Withdraw(redaction(sender=STRANGER))),
+        (undecryptable(), DIRECT, AwaitKey(undecryptable())),
+        (undecryptable(), SALON, AwaitKey(undecryptable())),
+        (UPGRADED, SALON, FollowUpgrade(UPGRADED)),
+        (revision(), SALON, HandleEdit(revision())),
+        (redaction(), SALON, HandleRedaction(redaction())),
+        (redaction(sender=STRANGER), SALON, HandleRedaction(redaction(sender=STRANGER))),
         (reaction("🛑"), SALON, Stop(reaction("🛑"))),
         (reaction("⏹"), DIRECT, Stop(reaction("⏹"))),
         (reaction("🔄"), SALON, Redo(reaction("🔄"))),
         (reaction("👍"), SALON, Rate(reaction("👍"))),
         (reaction("👎"), DIRECT, Rate(reaction("👎"))),
-        (vote("yes"), SALON, Count(vote("yes"))),
-        (vote(), DIRECT, Count(vote())),
+        (vote("yes"), SALON, RecordVote(vote("yes"))),
+        (vote(), DIRECT, RecordVote(vote())),
     ],
 )
-def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | Await) -> None:
+def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | AwaitKey) -> None:
     assert decide(event, room, POLICY, {}) == intent
 
 
@@ -315,7 +315,7 @@ def test_what_another_assistant_answers_to_the_bot_is_never_a_prompt(
 ) -> None:
     """In a salon, nothing that an assistant has generated is."""
     mine = message(event_id="$mine", sender=BOT)
-    known: Known = {
+    known: MessageIndex = {
         EventId("$mine"): mine,
         EventId("$reply"): mine,
         EventId("$root"): message(event_id="$root"),
@@ -339,7 +339,7 @@ def test_what_another_assistant_answers_to_the_bot_is_never_a_prompt(
 def test_whose_prompt_was_answered_is_looked_up() -> None:
     generated = replace(message(), answers=(EventId("$1"), EventId("$2")))
 
-    assert decide(generated, DIRECT, POLICY, {}) == Look(EventId("$1"))
+    assert decide(generated, DIRECT, POLICY, {}) == NeedsLookup(EventId("$1"))
 
 
 @pytest.mark.parametrize("thread", [None, "$root"])
@@ -375,8 +375,8 @@ def test_what_replies_to_a_poll_of_the_bot_is_a_comment(thread: str | None) -> N
     [said(replies_to="$poll", msgtype="m.image"), said(replies_to="$poll", body="!aide")],
 )
 def test_neither_a_command_nor_a_picture_is_a_comment(heard: Message) -> None:
-    assert isinstance(decide(heard, DIRECT, POLICY, knowing(MY_POLL)), Explain | Run)
-    assert isinstance(decide(heard, DIRECT, POLICY, {}), Explain | Run)
+    assert isinstance(decide(heard, DIRECT, POLICY, knowing(MY_POLL)), SendNotice | Run)
+    assert isinstance(decide(heard, DIRECT, POLICY, {}), SendNotice | Run)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,9 @@ def test_neither_a_command_nor_a_picture_is_a_comment(heard: Message) -> None:
         (said(sender=COLLEAGUE, thread="$root"), knowing(MINE)),
     ],
 )
-def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(asked: Message, known: Known) -> None:
+def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(
+    asked: Message, known: MessageIndex
+) -> None:
     root = asked.thread_root or asked.event_id
 
     expected = Prompt((asked,), Conversation(ROOM, root), root)
@@ -429,7 +431,7 @@ def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(asked: Message, known: K
     ],
 )
 def test_in_a_salon_the_bot_does_not_answer_what_is_said_to_others(
-    heard: Message, known: Known
+    heard: Message, known: MessageIndex
 ) -> None:
     assert decide(heard, SALON, POLICY, known) == Ignore("not addressed to the bot")
 
@@ -444,15 +446,17 @@ def test_in_a_salon_the_bot_does_not_answer_what_is_said_to_others(
         (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$reply"))), "$reply"),
     ],
 )
-def test_what_must_be_known_first_is_looked_up(heard: Message, known: Known, missing: str) -> None:
-    assert decide(heard, SALON, POLICY, known) == Look(EventId(missing))
+def test_what_must_be_known_first_is_looked_up(
+    heard: Message, known: MessageIndex, missing: str
+) -> None:
+    assert decide(heard, SALON, POLICY, known) == NeedsLookup(EventId(missing))
 
 
 @pytest.mark.parametrize("thread", [None, "$root"])
 def test_in_a_direct_message_only_what_is_replied_to_is_looked_up(thread: str | None) -> None:
     heard = said(thread=thread, replies_to="$unknown")
 
-    assert decide(heard, DIRECT, POLICY, {}) == Look(EventId("$unknown"))
+    assert decide(heard, DIRECT, POLICY, {}) == NeedsLookup(EventId("$unknown"))
 
 
 @pytest.mark.parametrize("msgtype", ["m.image", "m.file", "m.audio", "m.location", "x.unknown"])
@@ -464,7 +468,7 @@ def test_what_cannot_be_read_is_said_and_never_passed_over_in_silence(
 
     intent = decide(picture, room, POLICY, {})
 
-    assert isinstance(intent, Explain)
+    assert isinstance(intent, SendNotice)
     assert (intent.prompt.messages, intent.key) == ((picture,), "unreadable message")
 
 
@@ -508,7 +512,7 @@ def test_other_exclamations_are_prompts(body: str) -> None:
     ],
 )
 def test_in_a_salon_a_command_mentions_the_bot_or_stands_in_one_of_its_threads(
-    asked: Message, known: Known
+    asked: Message, known: MessageIndex
 ) -> None:
     intent = decide(asked, SALON, POLICY, known)
 
@@ -534,7 +538,9 @@ def test_in_a_salon_a_command_mentions_the_bot_or_stands_in_one_of_its_threads(
         ),
     ],
 )
-def test_in_a_salon_any_other_command_is_left_to_other_bots(heard: Message, known: Known) -> None:
+def test_in_a_salon_any_other_command_is_left_to_other_bots(
+    heard: Message, known: MessageIndex
+) -> None:
     assert decide(heard, SALON, POLICY, known) == Ignore("not addressed to the bot")
 
 
@@ -572,7 +578,7 @@ def test_a_prompt_expires_unless_it_was_taken_up_in_time(
 
     intent = decide(asked, DIRECT, POLICY, {}, now)
 
-    assert (intent == Explain(prompt(asked), "expired")) is expired
+    assert (intent == SendNotice(prompt(asked), "expired")) is expired
 
 
 def test_what_is_not_for_the_bot_does_not_expire_either() -> None:
@@ -680,7 +686,7 @@ ME = BOT[1:]
     ],
 )
 def test_who_types_the_bots_name_is_told_how_to_mention_it(
-    event: Message, room: Room, known: Known
+    event: Message, room: Room, known: MessageIndex
 ) -> None:
     conversation = Conversation(ROOM, event.thread_root or event.event_id)
     expected = Prompt((event,), conversation, conversation.thread_root)

@@ -16,12 +16,12 @@ from bot.core.events import (
     UserId,
 )
 from bot.core.polls import POLL, QUESTION
-from bot.core.transcript import Said, Transcript
+from bot.core.transcript import Transcript, TranscriptMessage
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, redaction, revision, undecryptable
 
 MAIN = Conversation(ROOM, None)
 THREAD = Conversation(ROOM, EventId("$root"))
-Heard = Message | Undecryptable | Revision | Redaction
+ReadableEvent = Message | Undecryptable | Revision | Redaction
 
 
 def reply(*answers: str, event_id: str = "$reply", body: str = "Oui.") -> Message:
@@ -36,14 +36,14 @@ def own_edit(body: str, event_id: str, *answers: str, timestamp: int = 0) -> Rev
     return replace(edit, answers=tuple(map(EventId, answers)))
 
 
-def cold(*events: Heard, conversation: Conversation = MAIN) -> Transcript:
+def cold(*events: ReadableEvent, conversation: Conversation = MAIN) -> Transcript:
     """Return the conversation as it is read from the homeserver."""
     read = Transcript(conversation, BOT)
     read.put_before([event for event in events if not isinstance(event, Redaction)])
     return read
 
 
-def warm(*events: Heard, conversation: Conversation = MAIN) -> Transcript:
+def warm(*events: ReadableEvent, conversation: Conversation = MAIN) -> Transcript:
     """Return the conversation as it is heard from its first message on."""
     heard = cold(conversation=conversation)
     for event in events:
@@ -59,7 +59,9 @@ def test_a_message_is_kept_with_what_can_be_seen_of_it() -> None:
     asked = replace(message("So\u200bbre\r\n?"), replies_to=EventId("$earlier"))
 
     assert warm(asked).messages() == [
-        Said(asked.event_id, AGENT, "Sobre\n?", asked.timestamp, replies_to=EventId("$earlier"))
+        TranscriptMessage(
+            asked.event_id, AGENT, "Sobre\n?", asked.timestamp, replies_to=EventId("$earlier")
+        )
     ]
 
 
@@ -125,7 +127,7 @@ TOLD = replace(failure("$prompt"), unanswered=False)
     ],
 )
 def test_a_prompt_that_got_a_notice_in_place_of_an_answer_is_known_in_the_history(
-    heard: list[Heard], *, unanswered: bool
+    heard: list[ReadableEvent], *, unanswered: bool
 ) -> None:
     redacted = [one for one in heard if isinstance(one, Redaction)]
     for read in (warm, cold)[: 1 if redacted else 2]:
@@ -482,9 +484,9 @@ PEOPLE = st.sampled_from([AGENT, COLLEAGUE, BOT])
 
 
 @st.composite
-def rooms(draw: st.DrawFn) -> list[Heard]:
+def rooms(draw: st.DrawFn) -> list[ReadableEvent]:
     """Return what a room's timeline says in order, as a homeserver would have it."""
-    events: list[Heard] = []
+    events: list[ReadableEvent] = []
     senders: dict[EventId, UserId] = {}
     for number in range(draw(st.integers(1, 12))):
         event_id, at = f"$m{number}", number * 10
@@ -508,7 +510,7 @@ def rooms(draw: st.DrawFn) -> list[Heard]:
     return events
 
 
-def as_read(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]:
+def as_read(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Revision]:
     """Return what the homeserver hands out of it afterwards: without what is redacted."""
     gone = {event.target for event in events if isinstance(event, Redaction)}
     return [
@@ -522,7 +524,7 @@ def as_read(events: Sequence[Heard]) -> list[Message | Undecryptable | Revision]
 
 @given(rooms(), st.data())
 def test_heard_or_read_or_both_a_conversation_is_the_same(
-    events: list[Heard], data: st.DataObject
+    events: list[ReadableEvent], data: st.DataObject
 ) -> None:
     """Listening begins at `first`; the homeserver answers at `then`; `last` are heard after."""
     first = data.draw(st.integers(0, len(events)))
@@ -538,7 +540,7 @@ def test_heard_or_read_or_both_a_conversation_is_the_same(
     whole.put_before(as_read(events))
     gone = {event.target for event in events if isinstance(event, Redaction)}
 
-    def stays(each: Said) -> bool:
+    def stays(each: TranscriptMessage) -> bool:
         """Replies to what is gone are about to be redacted, and gone where that was heard."""
         return not (each.answers and gone.issuperset(each.answers))
 

@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 
 from bot.core.events import Delta, Event, EventId, Message, Pending
 from bot.core.outgoing import Reply
-from bot.core.routing import Answer, Await, Ignore, Look, Policy, Withdraw, decide
-from bot.dispatch.intent_resolver import Hearing
+from bot.core.routing import Answer, AwaitKey, HandleRedaction, Ignore, NeedsLookup, Policy, decide
+from bot.dispatch.intent_resolver import IntentResolver
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from tests.fakes import FakeClock, FakeMatrix, HeldClock, Story
 from tests.make import BOT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, redaction, undecryptable
@@ -26,7 +26,7 @@ class Salon:
         self.matrix, self.clock = FakeMatrix(direct=False), FakeClock()
         policy = Policy(BOT, ("tchap.test",), age_limit=3600.0)
         self.clock.time = QUESTION.timestamp / 1000 - MIDNIGHT
-        self.hearing = Hearing(self.matrix, self.clock, policy)
+        self.intent_resolver = IntentResolver(self.matrix, self.clock, policy)
 
     def has(self, *events: Message) -> None:
         """Let the homeserver have messages that the bot has not heard of."""
@@ -41,11 +41,11 @@ def salon() -> Salon:
 def test_what_needs_no_look_up_is_decided_at_once(salon: Salon) -> None:
     salon.matrix.direct = True
 
-    assert salon.hearing.decide(message()) == Answer(prompt(message()))
-    assert salon.hearing.decide(undecryptable()) == Await(undecryptable())
-    assert salon.hearing.decide(redaction()) == Withdraw(redaction())
+    assert salon.intent_resolver.decide(message()) == Answer(prompt(message()))
+    assert salon.intent_resolver.decide(undecryptable()) == AwaitKey(undecryptable())
+    assert salon.intent_resolver.decide(redaction()) == HandleRedaction(redaction())
     salon.matrix.known[EventId("$quoted")] = message(event_id="$quoted")
-    assert salon.hearing.decide(QUESTION) == Answer(prompt(QUESTION))
+    assert salon.intent_resolver.decide(QUESTION) == Answer(prompt(QUESTION))
     assert salon.matrix.fetched == []
 
 
@@ -55,9 +55,9 @@ async def test_what_a_message_replies_to_is_looked_up_once(
 ) -> None:
     salon.has(*([quoted] if quoted else []))
 
-    assert salon.hearing.decide(QUESTION) == Look(EventId("$quoted"))
-    assert isinstance(await salon.hearing.resolve(QUESTION), intent)
-    assert isinstance(salon.hearing.decide(QUESTION), intent)
+    assert salon.intent_resolver.decide(QUESTION) == NeedsLookup(EventId("$quoted"))
+    assert isinstance(await salon.intent_resolver.resolve(QUESTION), intent)
+    assert isinstance(salon.intent_resolver.decide(QUESTION), intent)
     assert salon.matrix.fetched == ["$quoted"]
 
 
@@ -65,7 +65,7 @@ async def test_all_that_is_needed_is_looked_up_one_after_the_other(salon: Salon)
     salon.has(replace(message(event_id="$root"), replies_to=EventId("$quoted")), MINE)
     asked = message("Et alors ?", thread_root="$root")
 
-    assert isinstance(await salon.hearing.resolve(asked), Answer)
+    assert isinstance(await salon.intent_resolver.resolve(asked), Answer)
     assert salon.matrix.fetched == ["$root", "$quoted"]
 
 
@@ -73,7 +73,7 @@ async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon)
     salon.has(MINE)
     salon.matrix.fetch_failure = HomeserverUnreachable("502")
     async with asyncio.TaskGroup() as tasks:
-        resolving = tasks.create_task(salon.hearing.resolve(QUESTION))
+        resolving = tasks.create_task(salon.intent_resolver.resolve(QUESTION))
         while sum(salon.clock.slept) < 900:  # noqa: ASYNC110  # the clock tells nobody
             await asyncio.sleep(0)
         salon.matrix.fetch_failure = None
@@ -84,7 +84,7 @@ async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon)
 async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: Salon) -> None:
     again = replace(QUESTION, event_id=EventId("$again"))
 
-    assert list(await salon.hearing.asking([QUESTION, again])) == []
+    assert list(await salon.intent_resolver.asking([QUESTION, again])) == []
     assert salon.matrix.fetched == ["$quoted"]
 
 
@@ -105,7 +105,7 @@ def test_only_what_was_not_begun_in_time_is_too_old(
     salon.matrix.direct = True
     salon.clock.time += 3601
 
-    assert isinstance(salon.hearing.decide(message(), left), Answer) == begun
+    assert isinstance(salon.intent_resolver.decide(message(), left), Answer) == begun
 
 
 async def test_a_bug_in_a_decision_costs_one_event(
@@ -141,7 +141,7 @@ async def test_what_asks_for_nothing_is_left_out_and_the_rest_stays_in_order(
         redaction(),
     ]
 
-    asking = await salon.hearing.asking(events)
+    asking = await salon.intent_resolver.asking(events)
 
     assert [one.event_id for one in asking] == ["$2", "$prompt", "$4", "$5", "$redaction"]
     assert salon.matrix.fetched == ["$root", "$theirs", "$quoted"]
@@ -157,7 +157,9 @@ async def test_what_cannot_be_looked_up_now_is_admitted_and_holds_up_the_rest_on
     events = [message(event_id=f"${number}", thread_root=f"$root{number}") for number in range(50)]
 
     with capture_logs() as logs:
-        asking = await salon.hearing.asking([*events, message("Bavardage", event_id="$last")])
+        asking = await salon.intent_resolver.asking(
+            [*events, message("Bavardage", event_id="$last")]
+        )
 
     assert asking == events
     assert sum(salon.clock.slept) <= 2

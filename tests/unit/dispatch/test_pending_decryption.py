@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from bot.core.events import Delta, EventId, Prompt, RoomId, UserId
 from bot.core.outgoing import Edit, Notice, Reply
-from bot.dispatch.pending_decryption import LateKeys
+from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.i18n.texts import Texts
 from bot.ports import Choices
@@ -733,11 +733,11 @@ async def test_a_flood_costs_no_task_and_one_notice(running: LateStory) -> None:
 
 
 async def test_news_of_keys_are_kept_in_bounded_memory() -> None:
-    late_keys = LateKeys(FakeMatrix(), FakeStore(), HeldClock(), FR)
+    pending_decryption = PendingDecryption(FakeMatrix(), FakeStore(), HeldClock(), FR)
     for number in [*range(9_000), 0, *range(9_000, 18_000)]:
-        late_keys.hear([key_news("m.unverified", session_id=f"{number}")])
-    late_keys.hear([key_news("m." + "x" * 1000), key_news(session_id="x" * 1000)])
+        pending_decryption.hear([key_news("m.unverified", session_id=f"{number}")])
+    pending_decryption.hear([key_news("m." + "x" * 1000), key_news(session_id="x" * 1000)])
 
-    assert len(late_keys._news) == 10_000
-    assert all(len(word) < 256 for words in late_keys._news for word in words)
-    assert late_keys._news[AGENT, ROOM, "0"] == "key unverified"
+    assert len(pending_decryption._news) == 10_000
+    assert all(len(word) < 256 for words in pending_decryption._news for word in words)
+    assert pending_decryption._news[AGENT, ROOM, "0"] == "key unverified"

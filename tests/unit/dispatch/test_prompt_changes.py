@@ -6,7 +6,7 @@ import pytest
 from bot.core.events import Delta, Event, EventId, Message, Reaction, RoomId, Upgraded, UserId
 from bot.core.message_split import split
 from bot.core.outgoing import Edit, Notice, Reply
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import speak
 from tests.fakes import HeldClock, Story
@@ -1058,7 +1058,7 @@ async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
 
 
 async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: Room) -> None:
-    room.matrix.said = [Said(EventId("$0"), AGENT, "Jadis", 0)]
+    room.matrix.said = [TranscriptMessage(EventId("$0"), AGENT, "Jadis", 0)]
     async with room.run():
         await room.ask(says="Un.")
         await room.hear(reaction("🔄", target=REPLY, event_id="$redo"))

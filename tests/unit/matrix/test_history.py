@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bot.core.events import Conversation, EventId, Prompt, RoomId
 from bot.core.prompt_context import History
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.errors import HomeserverUnreachable
 from bot.matrix import history, nio_client, response_repair
 from bot.matrix.history import Histories
@@ -115,7 +115,7 @@ async def read(
     return await kept.read(asked, MEMBERSHIP | membership, lambda _: enough)
 
 
-def bodies(said: Sequence[Said]) -> list[str]:
+def bodies(said: Sequence[TranscriptMessage]) -> list[str]:
     return [one.body for one in said]
 
 
@@ -146,7 +146,7 @@ async def test_what_is_enough_is_asked_of_the_conversation_as_it_stands() -> Non
     client = Pages([said("now"), said("e", content=edit), said("b")], [said("a")])
     shown: list[list[str]] = []
 
-    def enough(known: Sequence[Said]) -> bool:
+    def enough(known: Sequence[TranscriptMessage]) -> bool:
         shown.append(bodies(known))
         return False
 

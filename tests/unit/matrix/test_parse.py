@@ -27,7 +27,7 @@ from bot.matrix.parse import (
     POLL_RESPONSES,
     POLL_STARTS,
     TEXT,
-    Heard,
+    ReadableEvent,
     latest_edit,
     parse_event,
     parse_membership,
@@ -123,7 +123,7 @@ def event(kind: str, content: object, **changed: object) -> dict[str, Any]:
     return source() | {"type": kind, "content": content} | changed
 
 
-def hear(one: dict[str, Any], *, decrypted: bool = False) -> Heard | None:
+def hear(one: dict[str, Any], *, decrypted: bool = False) -> ReadableEvent | None:
     """Read an event as nio hands it over."""
     return parse_event(SimpleNamespace(source=one, decrypted=decrypted), ROOM, BOT)
 

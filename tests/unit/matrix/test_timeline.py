@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bot.core.events import EventId, Prompt
 from bot.core.markdown import Part
-from bot.core.outgoing import Edit, Notice, Outgoing, Own, OwnSince, Reply
+from bot.core.outgoing import Edit, Notice, Outgoing, Reply, SentReply, SentSince
 from bot.matrix import response_repair, timeline
 from bot.matrix.content import build
 from bot.matrix.nio_client import SafeClient
@@ -95,11 +95,11 @@ class Forward(SafeClient):
         return response_repair.read(response_class, json.dumps(body).encode(), ())
 
 
-async def since(client: Forward) -> OwnSince:
+async def since(client: Forward) -> SentSince:
     return await OwnMessages(client, BOT, ROOM, ASKED.event_ids).read(FIRST.event_id)
 
 
-def ids(found: OwnSince) -> list[str]:
+def ids(found: SentSince) -> list[str]:
     return [one.event_id for one in found.about]
 
 
@@ -137,7 +137,7 @@ async def test_a_reply_is_found_as_its_bundled_edit_has_it() -> None:
 
     [own] = (await since(client)).about
 
-    assert own == Own(EventId("$reply"), ASKED.event_ids, 2, final=True, body="Deux.")
+    assert own == SentReply(EventId("$reply"), ASKED.event_ids, 2, final=True, body="Deux.")
 
 
 LEGACY = {"rel_type": "m.reference", "event_id": FIRST.event_id}
@@ -171,7 +171,7 @@ async def test_a_message_with_a_relation_in_the_history_is_understood_as_before(
     ],
 )  # fmt: skip
 async def test_what_is_about_something_else_in_the_history_is_no_reply(other: JSON) -> None:
-    assert await since(Forward([other])) == OwnSince()
+    assert await since(Forward([other])) == SentSince()
 
 
 async def test_what_cannot_be_read_in_the_history_may_be_a_reply() -> None:
@@ -246,8 +246,10 @@ async def test_an_unreadable_message_whose_edit_can_be_read_is_what_that_says() 
         await since(Forward([edited(one)])) for one in (ASKED, prompt(message(event_id="$other")))
     ]
 
-    assert ours.about == (Own(EventId("$first"), ASKED.event_ids, 2, final=True, body="Deux."),)
-    assert (ours.unreadable, others) == ((), OwnSince())
+    assert ours.about == (
+        SentReply(EventId("$first"), ASKED.event_ids, 2, final=True, body="Deux."),
+    )
+    assert (ours.unreadable, others) == ((), SentSince())
 
 
 @pytest.mark.parametrize("code", ["M_NOT_FOUND", "M_FORBIDDEN", "M_UNRECOGNIZED"])
@@ -255,9 +257,9 @@ async def test_where_the_history_is_not_handed_out_a_reply_may_stand(code: str) 
     client = Forward([reply("Un")])
     client.refusal = code
 
-    assert await since(client) == OwnSince(whole=False)
+    assert await since(client) == SentSince(whole=False)
 
 
 async def test_a_history_whose_end_is_not_told_is_not_known_whole() -> None:
-    assert await since(Forward()) == OwnSince(whole=False)
+    assert await since(Forward()) == SentSince(whole=False)
     assert (await since(Forward(after=[reply("Un.", final=True)]))).whole

@@ -11,7 +11,7 @@ from bot.core.token_budget import size
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
 from bot.monitoring.health import Health
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Recourse
+from bot.replies.completion_attempts import FallbackPolicy
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
 
 SYSTEM = Turn("system", "Sobre.")
@@ -29,7 +29,7 @@ def talk(turns: int, characters: int = 50) -> list[Turn]:
 
 def made(model: FakeModel) -> Completion:
     clock = FakeClock()
-    return Completion(model, Recourse(clock, Health(clock)))
+    return Completion(model, FallbackPolicy(clock, Health(clock)))
 
 
 async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:

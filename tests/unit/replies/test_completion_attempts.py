@@ -29,7 +29,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Asking, Recourse
+from bot.replies.completion_attempts import Asking, FallbackPolicy
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel, FakeModels, HeldClock, Script
 
 TEXTS = speak("fr")
@@ -89,7 +89,7 @@ class Room:
         self.running: list[asyncio.Task[None]] = []
 
     def completion(self, model: FakeModel, patience: float = 120.0) -> Completion:
-        return Completion(model, Recourse(self.clock, self.counts, patience=patience))
+        return Completion(model, FallbackPolicy(self.clock, self.counts, patience=patience))
 
     def begin(self, completion: Completion, count: int = 1) -> list[Asking]:
         """Begin to ask so many times, in order."""
@@ -129,7 +129,7 @@ class Quick:
     ) -> None:
         self.clock, self.counts = FakeClock(), Counts()
         self.model = FakeModels(*scripts, other=other)
-        recourse = Recourse(self.clock, self.counts, fallback)
+        recourse = FallbackPolicy(self.clock, self.counts, fallback)
         self.completion = Completion(self.model, recourse)
         self.words = ""
 

@@ -8,13 +8,13 @@ from bot.core.events import Delta, EventId, Prompt, Usage
 from bot.core.model_catalog import Catalogue
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.core.prompt_context import Context, History
-from bot.core.transcript import Said
+from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports import Choices
 from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Recourse
+from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import AGENT, BOT, COLLEAGUE, message, prompt, revision
@@ -24,11 +24,13 @@ NOW = message().timestamp
 HOUR = 3_600_000  # milliseconds
 
 
-def said(body: str, *, ago: int = 0, mine: bool = False, readable: bool = True) -> Said:
+def said(
+    body: str, *, ago: int = 0, mine: bool = False, readable: bool = True
+) -> TranscriptMessage:
     """Return what was said some milliseconds before the prompt."""
     sender = BOT if mine else AGENT
     event_id = EventId(f"${body}")
-    return Said(event_id, sender, body, NOW - ago, mine=mine, readable=readable)
+    return TranscriptMessage(event_id, sender, body, NOW - ago, mine=mine, readable=readable)
 
 
 @pytest.fixture
@@ -194,13 +196,15 @@ class Patient(FakeMatrix):
         self.enough: list[bool] = []
 
     @override
-    async def history(self, prompt: Prompt, enough: Callable[[Sequence[Said]], bool]) -> History:
+    async def history(
+        self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
+    ) -> History:
         self.enough = [enough([said("x" * length), _own(prompt)]) for length in (1000, 10_000)]
         return await super().history(prompt, enough)
 
 
-def _own(asked: Prompt) -> Said:
-    return Said(asked.event_id, asked.sender, asked.body, NOW)
+def _own(asked: Prompt) -> TranscriptMessage:
+    return TranscriptMessage(asked.event_id, asked.sender, asked.body, NOW)
 
 
 class Parts:
@@ -210,7 +214,7 @@ class Parts:
 
     def contexts(self) -> Contexts:
         settings = Settings("Sobre.", Catalogue([SMALL, LARGE]), "fr", idle_limit=3600)
-        completion = Completion(self.model, Recourse(self.clock, Health(self.clock)))
+        completion = Completion(self.model, FallbackPolicy(self.clock, Health(self.clock)))
         return Contexts(self.matrix, self.store, self.clock, completion, settings)
 
 

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from bot.replies.rate_limit import Gate, Place
+from bot.replies.rate_limit import ModelRateLimiter, Place
 from tests.fakes import HeldClock
 
 
@@ -15,7 +15,7 @@ class Crowd:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.clock = HeldClock()
-        self.gate = Gate(self.clock, "small")
+        self.gate = ModelRateLimiter(self.clock, "small")
         self.went: list[str] = []
         self.vain: list[str] = []
         self.waiting: dict[str, asyncio.Task[None]] = {}
@@ -56,7 +56,7 @@ async def crowd() -> AsyncIterator[Crowd]:
         made.end()
 
 
-def passed(gate: Gate) -> Place:
+def passed(gate: ModelRateLimiter) -> Place:
     """Return the place of an answer that has gone through."""
     place = gate.place()
     assert gate.lets(place)

@@ -9,7 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from typing_extensions import override
 
 from bot.core.events import Conversation, EventId, RoomId, UserId
-from bot.replies.scheduler import Lanes, Ticket
+from bot.replies.scheduler import FairScheduler, Slot
 
 
 def main(room: str) -> Conversation:
@@ -20,16 +20,16 @@ def thread(room: str, root: object) -> Conversation:
     return Conversation(RoomId(room), EventId(f"${root}"))
 
 
-def queue(lanes: Lanes, person: str, *conversations: Conversation) -> list[Ticket]:
+def queue(lanes: FairScheduler, person: str, *conversations: Conversation) -> list[Slot]:
     return [lanes.queue(one, UserId(person)) for one in conversations]
 
 
-def turns(tickets: Sequence[Ticket]) -> list[Ticket]:
+def turns(tickets: Sequence[Slot]) -> list[Slot]:
     """Return those that have their turn, in the order of arrival."""
     return [ticket for ticket in tickets if ticket.turn.is_set() and ticket.place is None]
 
 
-def served(tickets: Sequence[Ticket]) -> list[str]:
+def served(tickets: Sequence[Slot]) -> list[str]:
     """Let every answer end, the oldest first; return the people in the order of their turns."""
     running = deque(turns(tickets))
     left = [ticket for ticket in tickets if ticket not in running]
@@ -44,7 +44,7 @@ def served(tickets: Sequence[Ticket]) -> list[str]:
     return [str(person) for person in order]
 
 
-async def answer(ticket: Ticket, until: asyncio.Event) -> None:
+async def answer(ticket: Slot, until: asyncio.Event) -> None:
     async with ticket:
         await until.wait()
 
@@ -55,7 +55,7 @@ async def settle() -> None:
 
 
 def test_a_conversation_answers_one_prompt_at_a_time_in_the_order_in_which_they_came() -> None:
-    lanes = Lanes(5)
+    lanes = FairScheduler(5)
     tickets = queue(lanes, "ann", main("x"), main("x"))
     tickets += queue(lanes, "bob", main("x"))
 
@@ -64,13 +64,13 @@ def test_a_conversation_answers_one_prompt_at_a_time_in_the_order_in_which_they_
 
 
 def test_two_conversations_of_one_room_do_not_wait_for_each_other() -> None:
-    tickets = queue(Lanes(2), "ann", thread("x", 1), thread("x", 2))
+    tickets = queue(FairScheduler(2), "ann", thread("x", 1), thread("x", 2))
 
     assert turns(tickets) == tickets
 
 
 def test_at_most_so_many_are_answered_at_once() -> None:
-    tickets = queue(Lanes(2), "ann", main("x"), main("y"), main("z"))
+    tickets = queue(FairScheduler(2), "ann", main("x"), main("y"), main("z"))
 
     assert turns(tickets) == tickets[:2]
     tickets[1].drop()
@@ -78,7 +78,7 @@ def test_at_most_so_many_are_answered_at_once() -> None:
 
 
 def test_a_notice_waits_for_its_conversation_alone() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     (busy,) = queue(lanes, "ann", main("x"))
     elsewhere = lanes.queue(main("y"), UserId("bob"), free=True)
     here = lanes.queue(main("x"), UserId("bob"), free=True)
@@ -103,7 +103,7 @@ def test_a_notice_waits_for_its_conversation_alone() -> None:
 def test_fifty_prompts_of_one_person_do_not_delay_another_room(
     at_once: int, flood: list[Conversation]
 ) -> None:
-    lanes = Lanes(at_once)
+    lanes = FairScheduler(at_once)
     tickets = queue(lanes, "ann", *flood) + queue(lanes, "bob", thread("y", 1), thread("y", 2))
 
     order = served(tickets)
@@ -113,7 +113,7 @@ def test_fifty_prompts_of_one_person_do_not_delay_another_room(
 
 @pytest.mark.parametrize("at_once", [1, 2, 7])
 def test_fifty_threads_of_one_person_delay_nobody_in_the_same_room(at_once: int) -> None:
-    lanes = Lanes(at_once)
+    lanes = FairScheduler(at_once)
     flood = queue(lanes, "ann", *(thread("x", number) for number in range(50)))
     asked = queue(lanes, "bob", *(thread("x", f"bob{number}") for number in range(3)))
 
@@ -121,7 +121,7 @@ def test_fifty_threads_of_one_person_delay_nobody_in_the_same_room(at_once: int)
 
 
 def test_a_room_of_many_people_does_not_delay_another_room() -> None:
-    lanes = Lanes(2)
+    lanes = FairScheduler(2)
     crowd = [queue(lanes, f"one{n}", thread("x", n))[0] for n in range(50)]
     asked = queue(lanes, "bob", *[thread("y", n) for n in range(3)])
 
@@ -129,7 +129,7 @@ def test_a_room_of_many_people_does_not_delay_another_room() -> None:
 
 
 def test_people_of_many_rooms_take_turns() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     (now,) = queue(lanes, "eve", main("e"))
     tickets = [
         *queue(lanes, "ann", main("a"), main("a"), thread("x", 1)),
@@ -141,7 +141,7 @@ def test_people_of_many_rooms_take_turns() -> None:
 
 
 def test_newcomers_do_not_pass_by_who_waits_for_longer() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     (running,) = queue(lanes, "ann", main("a"))
     (waiting,) = queue(lanes, "ann", main("a"))
     for number in range(5):
@@ -158,7 +158,7 @@ def test_newcomers_do_not_pass_by_who_waits_for_longer() -> None:
 
 
 def test_a_busy_room_and_a_busy_person_do_not_keep_each_other_waiting_for_ever() -> None:
-    lanes = Lanes(2)
+    lanes = FairScheduler(2)
     running = deque(queue(lanes, "ann", main("ann")) + queue(lanes, "bob", thread("x", "bob")))
     (both,) = queue(lanes, "ann", thread("x", "ann"))
     waiting = queue(lanes, "ann", main("ann")) + queue(lanes, "cat", thread("x", "cat"))
@@ -210,7 +210,7 @@ def test_one_person_or_room_has_a_share_of_all_turns(
     asked: Sequence[tuple[tuple[str, str | None], int]],
     running: Mapping[str, int],
 ) -> None:
-    lanes = Lanes(at_once, share)
+    lanes = FairScheduler(at_once, share)
     rooms = itertools.count()
     tickets = [
         ticket
@@ -225,7 +225,7 @@ def test_one_person_or_room_has_a_share_of_all_turns(
 
 
 def test_who_holds_more_than_a_share_gets_no_further_turn_while_half_is_taken() -> None:
-    lanes = Lanes(20, 0.25)
+    lanes = FairScheduler(20, 0.25)
     flood = queue(lanes, "ann", *(thread("x", number) for number in range(40)))
     others = [queue(lanes, f"p{n}", main(f"p{n}"))[0] for n in range(12)]
 
@@ -238,14 +238,14 @@ def test_who_holds_more_than_a_share_gets_no_further_turn_while_half_is_taken() 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_whoever_exceeds_a_share_is_served_in_the_end(share: float) -> None:
-    lanes = Lanes(4, share)
+    lanes = FairScheduler(4, share)
     flood = queue(lanes, "ann", *(thread("x", number) for number in range(30)))
 
     assert served([*flood, *queue(lanes, "bob", main("y"))]).count("ann") == 30
 
 
 def test_places_are_told_by_the_rule_by_which_turns_are_given() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     tickets = [
         *queue(lanes, "ann", main("a"), main("a"), main("a")),
         *queue(lanes, "bob", main("b"), thread("b", 1)),
@@ -260,7 +260,7 @@ def test_places_are_told_by_the_rule_by_which_turns_are_given() -> None:
 
 
 def test_the_place_told_to_one_person_counts_a_flood_of_another_once() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     queue(lanes, "ann", *(thread("x", number) for number in range(50)))
     (asked,) = queue(lanes, "bob", thread("x", "bob"))
 
@@ -268,7 +268,7 @@ def test_the_place_told_to_one_person_counts_a_flood_of_another_once() -> None:
 
 
 async def test_a_turn_lasts_as_long_as_its_block_even_if_that_fails() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     first, second = queue(lanes, "ann", main("x"), main("x"))
 
     async def fail() -> None:
@@ -284,7 +284,7 @@ async def test_a_turn_lasts_as_long_as_its_block_even_if_that_fails() -> None:
 
 
 async def test_whoever_is_cancelled_while_holding_or_waiting_makes_way() -> None:
-    lanes, never = Lanes(1), asyncio.Event()
+    lanes, never = FairScheduler(1), asyncio.Event()
     tickets = queue(lanes, "ann", main("x"), main("x"), main("x"))
     holding, waiting, _ = [
         asyncio.get_running_loop().create_task(answer(one, never)) for one in tickets
@@ -300,7 +300,7 @@ async def test_whoever_is_cancelled_while_holding_or_waiting_makes_way() -> None
 
 
 async def test_whoever_is_cancelled_just_as_the_turn_comes_does_not_swallow_it() -> None:
-    lanes, never = Lanes(1), asyncio.Event()
+    lanes, never = FairScheduler(1), asyncio.Event()
     first, second, third = queue(lanes, "ann", main("x"), main("y"), main("z"))
     waiting = asyncio.get_running_loop().create_task(answer(second, never))
     await settle()
@@ -315,7 +315,7 @@ async def test_whoever_is_cancelled_just_as_the_turn_comes_does_not_swallow_it()
 
 
 async def test_a_place_is_given_up_once_whether_its_turn_has_come_or_not() -> None:
-    lanes = Lanes(1)
+    lanes = FairScheduler(1)
     first, second, third, fourth = queue(lanes, "ann", *(main(room) for room in "abcd"))
 
     second.drop()
@@ -330,7 +330,7 @@ async def test_a_place_is_given_up_once_whether_its_turn_has_come_or_not() -> No
 
 
 async def test_whoever_waits_for_a_place_that_is_given_up_is_told() -> None:
-    lanes, never = Lanes(1), asyncio.Event()
+    lanes, never = FairScheduler(1), asyncio.Event()
     _, second = queue(lanes, "ann", main("a"), main("b"))
     waiting = asyncio.get_running_loop().create_task(answer(second, never))
     await settle()
@@ -342,7 +342,7 @@ async def test_whoever_waits_for_a_place_that_is_given_up_is_told() -> None:
 
 
 def test_nothing_is_remembered_of_those_who_are_long_gone() -> None:
-    lanes = Lanes(2)
+    lanes = FairScheduler(2)
     for number in range(100):
         served(queue(lanes, f"one{number}", main(str(number))))
 
@@ -353,12 +353,12 @@ class AnyLanes(RuleBasedStateMachine):
     """Whatever is asked, ended and given up, in whatever order."""
 
     at_once, share = 2, 1.0
-    asked = Bundle[Ticket]("asked")
+    asked = Bundle[Slot]("asked")
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes = Lanes(self.at_once, self.share)
-        self.all: list[Ticket] = []
+        self.lanes = FairScheduler(self.at_once, self.share)
+        self.all: list[Slot] = []
 
     @rule(
         target=asked,
@@ -367,13 +367,13 @@ class AnyLanes(RuleBasedStateMachine):
         person=st.sampled_from(["ann", "bob", "cat"]),
         free=st.integers(0, 5).map(lambda number: number == 0),
     )
-    def ask(self, room: str, root: EventId | None, person: str, free: bool) -> Ticket:  # noqa: FBT001  # drawn
+    def ask(self, room: str, root: EventId | None, person: str, free: bool) -> Slot:  # noqa: FBT001  # drawn
         ticket = self.lanes.queue(Conversation(RoomId(room), root), UserId(person), free=free)
         self.all.append(ticket)
         return ticket
 
     @rule(ticket=consumes(asked))
-    def give_up_or_end(self, ticket: Ticket) -> None:
+    def give_up_or_end(self, ticket: Slot) -> None:
         ticket.drop()
         self.all = [one for one in self.all if one is not ticket]
 
@@ -401,7 +401,7 @@ class AnyLanes(RuleBasedStateMachine):
             for one in first(waiting)
         )
 
-    def has_its_share(self, ticket: Ticket, taken: int) -> bool:
+    def has_its_share(self, ticket: Slot, taken: int) -> bool:
         running = [one for one in turns(self.all) if not one.free]
         has = max(
             sum(one.room_id == ticket.room_id for one in running),
@@ -434,7 +434,7 @@ class AnyLanes(RuleBasedStateMachine):
         served(self.all)  # everyone has a turn in the end
 
 
-def first(waiting: Sequence[Ticket]) -> list[Ticket]:
+def first(waiting: Sequence[Slot]) -> list[Slot]:
     """Return the first ticket of each conversation."""
     return list({one.conversation: one for one in reversed(waiting)}.values())
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from bot.core.events import Batch, Delta, EventId, Usage
 from bot.core.markdown import Part, render
 from bot.core.message_split import split
-from bot.core.outgoing import Attachment, Edit, Notice, Reply, Wire
+from bot.core.outgoing import Attachment, Edit, Notice, PreparedEvent, Reply
 from bot.core.polls import Poll, PollEnd
 from bot.core.readable import visible_length
 from bot.errors import (
@@ -27,8 +27,8 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
-from bot.replies.delivery import Before, Pace, Replying
-from bot.replies.streaming_reply import GrowingReply
+from bot.replies.delivery import Pace, PriorState, Replying
+from bot.replies.streaming_reply import StreamingReply
 from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
 from tests.make import MIDNIGHT, message, prompt
 
@@ -53,10 +53,10 @@ class Stage:
         self.above: list[str] = []
         self.below: list[str] = []
 
-    def reply(self, before: Before = Before.NOTHING) -> GrowingReply:
-        return GrowingReply(self.to, PROMPT, TEXTS, before)
+    def reply(self, before: PriorState = PriorState.NOTHING) -> StreamingReply:
+        return StreamingReply(self.to, PROMPT, TEXTS, before)
 
-    async def answer(self, reply: GrowingReply, *scripts: Script) -> None:
+    async def answer(self, reply: StreamingReply, *scripts: Script) -> None:
         """Ask with the first script, and with the next as often as something else is asked."""
         await self.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
         async with reply.shown():
@@ -100,7 +100,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def heard(reply: GrowingReply, text: str) -> None:
+async def heard(reply: StreamingReply, text: str) -> None:
     """Wait until the model has said so much."""
     while reply._draft.text != text:  # noqa: ASYNC110  # it tells nobody
         await asyncio.sleep(0)
@@ -185,7 +185,7 @@ async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
     stage.clock.time += 10.0
     more = asyncio.Event()
     script: Script = [Delta("Le ciel"), more, Delta(" est gris aujourd’hui. Il"), asyncio.Event()]
-    reply = stage.reply(Before.WHOLE)
+    reply = stage.reply(PriorState.WHOLE)
     tasks.create_task(stage.answer(reply, script))
     await settle()
     assert stage.shown == ["Le ciel est bleu."]
@@ -222,7 +222,7 @@ async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
         stage.clock.time += 2.0
         first.set()
         await stage.matrix.until(lambda: stage.shown == ["Un. Deux."])
-        stage.matrix.shadows[EventId("$sent0")] = Wire("m.room.message", {"number": 0})
+        stage.matrix.shadows[EventId("$sent0")] = PreparedEvent("m.room.message", {"number": 0})
         second.set()
 
     assert stage.said == ["Un.", *["Un. Deux."] * 3]
@@ -543,7 +543,7 @@ async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
     assert stage.shown == ["Un.", "Deux."]
     stage.store.replies[PROMPT.event_id] = {0: EventId("$sent1")}
 
-    reply = stage.reply(Before.BEGUN)
+    reply = stage.reply(PriorState.BEGUN)
     await stage.answer(reply, [Delta("Trois."), END], [Delta("Trois."), END])
 
     assert reply.event_ids == ["$sent1", "$sent0"]
@@ -555,7 +555,7 @@ async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
 ) -> None:
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
 
-    await stage.answer(stage.reply(Before.BEGUN), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Le ciel est gris."), END])
 
     assert stage.shown == ["Le ciel est gris."]
 
@@ -567,10 +567,10 @@ def forget(stage: Stage) -> None:
     stage.matrix.transactions.clear()
 
 
-@pytest.mark.parametrize("before", [Before.PERHAPS, Before.BEGUN])
+@pytest.mark.parametrize("before", [PriorState.PERHAPS, PriorState.BEGUN])
 @pytest.mark.parametrize("hidden", ["unreadable", "too far"])
 async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_the_history(
-    stage: Stage, before: Before, hidden: str
+    stage: Stage, before: PriorState, hidden: str
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
     forget(stage)
@@ -598,7 +598,7 @@ async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt
     await stage.store.sent(SECOND.event_id, 0, sent)
     stage.matrix.undecryptable = {sent}
 
-    await stage.answer(stage.reply(Before.PERHAPS), [Delta("Le ciel est bleu."), END])
+    await stage.answer(stage.reply(PriorState.PERHAPS), [Delta("Le ciel est bleu."), END])
 
     assert stage.shown == ["La mer.", "Le ciel est bleu."]
 
@@ -607,9 +607,9 @@ async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: Stage
     await stage.stream(Delta("Le ciel est bleu."), END)
     forget(stage)
     stage.matrix.undecryptable = {EventId("$sent0")}
-    await stage.answer(stage.reply(Before.PERHAPS))
+    await stage.answer(stage.reply(PriorState.PERHAPS))
 
-    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel est gris."), END])
 
     assert stage.shown[1:] == [TEXTS("perhaps answered"), "Le ciel est gris."]
 
@@ -621,7 +621,7 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
     sent = await stage.matrix.send(elsewhere.room_id, Reply(elsewhere, Part("Là."), "m"), "there")
     stage.matrix.undecryptable = {sent}
 
-    await stage.answer(stage.reply(Before.PERHAPS), [Delta("Le ciel est bleu."), END])
+    await stage.answer(stage.reply(PriorState.PERHAPS), [Delta("Le ciel est bleu."), END])
 
     assert stage.shown == ["Là.", "Le ciel est bleu."]
 
@@ -639,7 +639,7 @@ async def test_a_first_message_whose_answer_was_lost_is_found_again(
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
     stage.store.replies.clear()  # as if the process had died between the send and its record
 
-    await stage.answer(stage.reply(Before.BEGUN), second)
+    await stage.answer(stage.reply(PriorState.BEGUN), second)
 
     assert stage.shown == [shown]
     assert stage.store.replies[PROMPT.event_id] == {0: EventId("$sent0")}
@@ -690,7 +690,7 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
 async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
     await stage.stream_then_die(Delta(LONG), parts=3)
 
-    await stage.answer(stage.reply(Before.BEGUN), [Delta("Court."), END])
+    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Court."), END])
 
     first, *others = stage.shown
     assert first == "Court."
@@ -776,7 +776,7 @@ async def test_a_line_never_takes_the_place_of_an_earlier_text(
     again: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     await stage.stream_then_die(Delta("Le ciel est bleu. "))
-    reply, gate = stage.reply(Before.WHOLE if again else Before.BEGUN), asyncio.Event()
+    reply, gate = stage.reply(PriorState.WHOLE if again else PriorState.BEGUN), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
     stage.clock.time += 100
     reply.say(lambda: "*Je prépare.*")
@@ -967,7 +967,7 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
     task.cancel()
     await asyncio.wait([task])
 
-    await stage.answer(stage.reply(Before.BEGUN), [Delta("Trois. "), Delta("Fin."), END])
+    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Trois. "), Delta("Fin."), END])
 
     assert stage.shown == ["Trois. Fin."]
 
@@ -1114,7 +1114,7 @@ async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped
     await stage.matrix.until(lambda: bool(stage.shown))
     task.cancel()
     await asyncio.wait([task])
-    reply = stage.reply(Before.BEGUN)
+    reply = stage.reply(PriorState.BEGUN)
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
     await settle()
     reply.stop()
@@ -1238,8 +1238,8 @@ async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: 
 @pytest.mark.parametrize("text", ["Le ciel est bleu.", LONG])
 async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, text: str) -> None:
     await stage.stream(Delta(text), END)
-    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel est gris."), END])
-    await stage.answer(stage.reply(Before.WHOLE), [Delta(OTHER), END])
+    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.WHOLE), [Delta(OTHER), END])
 
     assert stage.shown[: len(split(OTHER))] == rendered(OTHER)
     assert set(stage.shown[len(split(OTHER)) :]) <= {TEXTS("void")}
@@ -1251,7 +1251,7 @@ async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
     await stage.stream(Delta("Le ciel est bleu."), END)
     first, second = asyncio.Event(), asyncio.Event()
     script: Script = [first, Delta("Le ciel est gris. "), second, Delta("Oui."), END]
-    task = tasks.create_task(stage.answer(stage.reply(Before.WHOLE), script))
+    task = tasks.create_task(stage.answer(stage.reply(PriorState.WHOLE), script))
     await settle()
     assert stage.shown == ["Le ciel est bleu."]
     first.set()
@@ -1269,8 +1269,8 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
     stage: Stage, script: Script, key: str
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    await stage.answer(stage.reply(Before.WHOLE), script)
-    await stage.answer(stage.reply(Before.WHOLE), script)
+    await stage.answer(stage.reply(PriorState.WHOLE), script)
+    await stage.answer(stage.reply(PriorState.WHOLE), script)
 
     assert stage.shown == ["Le ciel est bleu.", *[TEXTS(key)] * 2]
     assert stage.notices == [Notice(TEXTS(key), PROMPT, unanswered=True)] * 2
@@ -1281,7 +1281,7 @@ async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
     stage: Stage,
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    await stage.answer(stage.reply(Before.WHOLE), [Delta("Le ciel"), Truncated("cut")])
+    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel"), Truncated("cut")])
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS('model truncated')}"]
 
@@ -1290,7 +1290,7 @@ async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     await stage.stream(Delta("Le ciel est bleu."), END)
-    reply = stage.reply(Before.WHOLE)
+    reply = stage.reply(PriorState.WHOLE)
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
     await settle()
     reply.stop()
