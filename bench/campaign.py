@@ -1,6 +1,7 @@
 """A campaign to 10,000 direct messages on a stub of the homeserver: memory, pace, a restart."""
 
 import asyncio
+import logging
 import os
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import psutil
+import structlog
 from rich.table import Table
 
 from bot.campaigns.sender import Campaigns
@@ -125,6 +127,7 @@ class _Stub:
 
 def bench(directory: Path) -> Outcome:
     """Run one campaign, with a process that ends in its middle."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     return asyncio.run(_bench(directory))
 
 
