@@ -107,7 +107,8 @@ class Report:
             or _is_between(life.at.timestamp(), prompt.writing)
             for life in self.lives
         )
-        return 1 + crashes + prompt.joined
+        # An edit that a crash leaves unfinished is seen to once more, when what it says is asked.
+        return 1 + crashes + prompt.joined + (crashes if prompt.edited else 0)
 
 
 def _after_imports(life: Life) -> float | None:

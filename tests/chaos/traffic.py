@@ -28,6 +28,7 @@ class Prompt:
         writing: from when to when it was being written, in seconds since the epoch: the bot may
             have heard it before its event id is known here.
         shown: when its reply changed, by the homeserver's clock, in seconds since the epoch.
+        edited: it asks for another story by now.
         whole: its reply was seen to be whole.
         withdrawn: it was redacted, and is to have no reply.
     """
@@ -38,6 +39,7 @@ class Prompt:
     joined: int
     writing: tuple[float, float] = (0.0, 0.0)
     shown: list[float] = field(default_factory=list)
+    edited: bool = False
     whole: bool = False
     withdrawn: bool = False
 
@@ -121,6 +123,7 @@ class Lane:
                 self._root = None
             return
         prompt.number, prompt.whole = next(self.traffic.numbers), False
+        prompt.edited = True
         mentioned = self.bot if self._root == prompt.event_id else None
         await self.person.edit(
             self.room_id, prompt.event_id, ask(prompt.number), mentioning=mentioned
