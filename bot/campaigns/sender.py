@@ -186,7 +186,7 @@ class Campaigns:
             await self._rest(campaign, until, changed)
         elif not known and one.deed != "end":  # nobody can say what may stand there
             await self._decline(one)
-        elif one.deed == "end" and not await self._results(one):
+        elif one.deed == "end" and not (await self._results(one))[1]:
             await self._ledger.ended(one)  # one more message would tell nobody anything
             self._tell()
         elif quiet_until > now:
@@ -349,18 +349,20 @@ class Campaigns:
     async def _end(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
         if one.event_id is None:
             return
-        found = await self._ledger.result(one.recipient.room_id, one.event_id)
-        key, counts = found or ("", {})
+        key, counts = await self._results(one)
         over = of_poll(texts, campaign.asked(key), counts)
         await self._send_once(one, PollEnd(one.event_id, over))
         await self._ledger.ended(one)
 
-    async def _results(self, one: Sending) -> Mapping[str, int]:
-        """Return how often each answer to a poll that is to be ended was chosen in its room."""
+    async def _results(self, one: Sending) -> tuple[str, Mapping[str, int]]:
+        """Return the question of a poll that is to be ended, and how often each answer was chosen.
+
+        Only votes in the poll's own room count here; without any, there are no answers.
+        """
+        nothing: tuple[str, Mapping[str, int]] = ("", {})
         if one.event_id is None:
-            return {}
-        found = await self._ledger.result(one.recipient.room_id, one.event_id)
-        return found[1] if found else {}
+            return nothing
+        return await self._ledger.result(one.recipient.room_id, one.event_id) or nothing
 
     async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
         """Send under one id, whatever process does."""

@@ -84,6 +84,8 @@ async def test_an_announcement_notifies_and_takes_part_in_no_conversation(  # no
         assert announced.content["m.mentions"] == {}
         heard = await jason.notifies(place, announced.event_id)
         assert heard == {"notify": notifies, "highlight": False}
+        read = await jason.page_back(place)
+        assert announced.event_id in {seen.event_id for seen in read.main}
 
     await jason.write(salon, "Qui l'a vue ?", thread=announced.event_id)
     prompt = await jason.write(direct, f"Quoi de neuf ({notifies})")
