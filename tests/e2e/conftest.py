@@ -1,6 +1,7 @@
 """One homeserver, one model, four bots and two people, shared by all stories."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -15,6 +16,22 @@ from tests.stand.person import Person
 from tests.stand.synapse import Synapse
 
 IDLE_SECONDS = 0.6  # of silence, after which the peculiar bot begins anew
+_LAST_LINES = 80  # of a bot's log, which tell what it did in one story
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the log of each bot in a story that failed, and when it failed."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        ended = datetime.fromtimestamp(call.stop, UTC).isoformat()
+        for name, value in item.funcargs.items():
+            if isinstance(value, Bot) and value.log.exists():
+                lines = value.log.read_text().splitlines()[-_LAST_LINES:]
+                report.sections.append((f"log of {name}, read at {ended}", "\n".join(lines)))
+    return report
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
