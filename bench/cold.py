@@ -20,10 +20,10 @@ from bot.core.markdown import Part, render
 from bot.core.outgoing import Edit, Reply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
-from tests.stand.nio_person import NioPerson
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.vault import health, vault
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health, vault
 
 _PROMPTS = 50  # each with its reply of four versions
 _ROUNDS = 10

@@ -15,7 +15,7 @@ from bench.rig import exchanges
 from bench.rows import Row, table
 from bench.turns import Turns
 from bot.app import freeze
-from tests.stand.synapse import Synapse
+from tests.harness.synapse import Synapse
 
 _ALONE = ("ms", "n", "bot", "goal")
 _CROWD = ("ms", "at once", "n", *crowd.SIDES, "- F", "/ F", "goal")

@@ -19,10 +19,10 @@ from bench.rig import Exchange, cpu_seconds, program, running
 from bench.rows import faults, ranks, rounded
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import UNFINISHED
-from tests.stand.bot import Bot
-from tests.stand.observations import JSON
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
+from tests.harness.bot import Bot
+from tests.harness.client_view import JSON
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 SIDES = FLOOR, BOT = "F", "bot"
 

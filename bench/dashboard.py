@@ -24,8 +24,8 @@ from bot.monitoring.health import Health
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
+from tests.harness.sample import Sample, count_anew, fill
 from tests.make import AGENT, BOT, message, prompt, reaction
-from tests.stand.sample import Sample, count_anew, fill
 
 RATINGS: Final = 1_000_000
 DOMAINS: Final = 30

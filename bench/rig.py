@@ -15,11 +15,11 @@ import msgspec
 from bench.between import ANSWERS, Addresses, Notes
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import UNFINISHED
-from tests.stand.bot import Bot
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 NAMES = FLOOR, CLEAR, ENCRYPTED = "F", "bot", "bot, encrypted"
 

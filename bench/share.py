@@ -17,8 +17,8 @@ from bench.crowd import EDIT_INTERVAL, Watcher
 from bench.rig import program, running
 from bench.rows import rounded, table
 from bot.core.events import RoomId, UserId
-from tests.stand.bot import Bot
-from tests.stand.synapse import Synapse
+from tests.harness.bot import Bot
+from tests.harness.synapse import Synapse
 
 _AT_ONCE = 20
 _SHARE = 0.25

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from bench.rows import Row
 from bot.runtime.http_server import listening
-from tests.stand.network import free_port
+from tests.harness.network import free_port
 
 VISITORS: Final = 100
 

@@ -68,7 +68,7 @@ def untraced() -> Iterator[None]:
 def _no_socket_in_unit_tests(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if request.path.relative_to(_TESTS).parts[0] != "unit":
+    if request.path.relative_to(_TESTS).parts[0] not in {"unit", "simulation"}:
         return
 
     def refuse(*_: object) -> NoReturn:

@@ -10,7 +10,7 @@ from bot.core.events import EventId, UserId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.chaos.story import tell
-from tests.stand.observations import JSON
+from tests.harness.client_view import JSON
 
 _SHOWN = 60  # characters of a text that stands wrongly
 

@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from bot.runtime.failpoints import SITES, VARIABLE
 from tests.chaos.traffic import Prompt, Traffic
-from tests.stand.bot import Bot, launch_cold
-from tests.stand.fork import ForkServer
-from tests.stand.meddler import Meddler
-from tests.stand.talk import until
+from tests.harness.bot import Bot, launch_cold
+from tests.harness.expectations import until
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.fork import ForkServer
 
 End = Literal["soon", "while it starts", "after a lost answer", "failpoint"]
 
@@ -86,7 +86,12 @@ class Killer:
     """
 
     def __init__(
-        self, bot: Bot, server: ForkServer, between: Meddler, traffic: Traffic, dice: random.Random
+        self,
+        bot: Bot,
+        server: ForkServer,
+        between: FaultProxy,
+        traffic: Traffic,
+        dice: random.Random,
     ) -> None:
         self.lives: list[Life] = []
         self._bot = bot

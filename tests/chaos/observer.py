@@ -4,9 +4,9 @@ import nio
 from typing_extensions import override
 
 from bot.core.events import RoomId
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import JSON
-from tests.stand.person import Refused
+from tests.harness.client_view import JSON
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Refused
 
 _FILTER: JSON = {"room": {"timeline": {"limit": 1}}}
 

@@ -13,14 +13,14 @@ from tests.chaos.observer import Observer
 from tests.chaos.report import Report
 from tests.chaos.story import Storyteller
 from tests.chaos.traffic import Lane, Traffic
-from tests.stand import canaries
-from tests.stand.bot import Bot
-from tests.stand.fork import ForkServer
-from tests.stand.meddler import Meddler
-from tests.stand.nio_person import NioPerson
-from tests.stand.postgres import Postgres
-from tests.stand.synapse import Synapse
-from tests.stand.talk import meet, talk
+from tests.harness import canaries
+from tests.harness.bot import Bot
+from tests.harness.expectations import meet, talk
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.fork import ForkServer
+from tests.harness.nio_person import NioPerson
+from tests.harness.postgres import Postgres
+from tests.harness.synapse import Synapse
 
 _ENCRYPTED = {"ada": True, "bob": False, "zoe": True}  # whose direct message is
 _STUCK = 60.0  # seconds after the last start
@@ -71,7 +71,7 @@ class _Stage:
             storage["database"] = (await self._enter(Postgres())).url
         self._synapse = await self._enter(Synapse(self._folder("synapse")))
         self._model = await self._enter(Storyteller())
-        between = await self._enter(Meddler(self._synapse.url))
+        between = await self._enter(FaultProxy(self._synapse.url))
         server = await self._enter(ForkServer())
         me = await self._synapse.register("assistant", _PASSWORD, displayname="Assistant IA")
         self.bot = Bot(

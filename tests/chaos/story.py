@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from tests.stand.model import Answer, ScriptedModel
+from tests.harness.model import Answer, ScriptedModel
 
 _NUMBER = re.compile(r"histoire n° (\d+)")
 _PHRASES = (

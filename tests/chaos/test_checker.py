@@ -7,7 +7,7 @@ from bot.core.markdown import render
 from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.story import ask, numbers, tell
-from tests.stand.observations import JSON
+from tests.harness.client_view import JSON
 
 BOT, ADA = UserId("@assistant:stand.test"), UserId("@ada:stand.test")
 ONE, TWO = EventId("$one"), EventId("$two")

@@ -10,9 +10,9 @@ from itertools import count
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import render
 from tests.chaos.story import ask, tell
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.talk import answers
+from tests.harness.client_view import Seen
+from tests.harness.expectations import answers
+from tests.harness.person import Person
 
 _LONGEST_PAUSE = 1.0  # seconds between an answer and the next prompt
 _ANEW = 10  # prompts, after which a direct message or a thread begins anew

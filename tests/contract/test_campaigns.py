@@ -23,8 +23,8 @@ from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
+from tests.harness.postgres import Postgres
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, revision, vote
-from tests.stand.postgres import Postgres
 
 __all__ = ["server"]
 

@@ -13,6 +13,7 @@ from bot.ports import Opinions, Store, UndecryptedEvent
 from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeOpinions, FakeStore
+from tests.harness.postgres import Postgres
 from tests.make import (
     AGENT,
     COLLEAGUE,
@@ -25,7 +26,6 @@ from tests.make import (
     undecryptable,
     vote,
 )
-from tests.stand.postgres import Postgres
 
 __all__ = ["server"]
 

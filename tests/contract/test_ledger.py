@@ -42,6 +42,7 @@ from bot.storage.database import Work
 from bot.storage.ledger import SqlStore
 from bot.storage.tables import metadata
 from tests.fakes import FakeClock, FakeStore
+from tests.harness.postgres import Postgres, programs
 from tests.make import (
     AGENT,
     BOT,
@@ -56,7 +57,6 @@ from tests.make import (
     revision,
     undecryptable,
 )
-from tests.stand.postgres import Postgres, programs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

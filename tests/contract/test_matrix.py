@@ -25,10 +25,10 @@ from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from bot.ports import Matrix
 from tests.fakes import FakeMatrix
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health, vault
 from tests.make import ROOM, invite, message, prompt, redaction, revision
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.vault import health, vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -43,9 +43,9 @@ from bot.storage.statistics import SqlStatistics
 from bot.storage.tables import TALLIES, published
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeClock, FakeStatistics
+from tests.harness.postgres import Postgres
+from tests.harness.sample import migration
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
-from tests.stand.postgres import Postgres
-from tests.stand.sample import migration
 
 __all__ = ["server"]
 

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 
-from tests.stand.bot import ASKS_ALWAYS, Bot, Launch
-from tests.stand.fork import ForkServer
-from tests.stand.js_person import JsPerson
-from tests.stand.meddler import Meddler
-from tests.stand.model import ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
+from tests.harness.bot import ASKS_ALWAYS, Bot, Launch
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.fork import ForkServer
+from tests.harness.js_person import JsPerson
+from tests.harness.model import ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 IDLE_SECONDS = 0.6  # of silence, after which the peculiar bot begins anew
 _LAST_LINES = 80  # of a bot's log, which tell what it did in one story
@@ -129,16 +129,16 @@ async def assistant(steady: Bot) -> Bot:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def between(synapse: Synapse) -> AsyncIterator[Meddler]:
+async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
     """What stands between the peculiar bot and the homeserver."""
-    async with Meddler(synapse.url) as running:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def peculiar(
     synapse: Synapse,
-    between: Meddler,
+    between: FaultProxy,
     model: ScriptedModel,
     launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,

@@ -7,12 +7,12 @@ import pytest_asyncio
 
 from bot.core.events import RoomId
 from tests.e2e.test_admin_room import CAMPAIGN, asks, told
-from tests.stand.bot import Bot, Launch
-from tests.stand.js_person import JsPerson
-from tests.stand.model import ScriptedModel
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import answers, begun, meet, request, spoken, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import answers, begun, meet, request, spoken, talk, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,12 +10,12 @@ import pytest_asyncio
 from bot.core.events import EventId, RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot, Launch
-from tests.stand.model import Answer, Exchange, ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import TEXTS, begun, replies_to, reply, said, spoken, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import TEXTS, begun, replies_to, reply, said, spoken, talk, until
+from tests.harness.model import Answer, Exchange, ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

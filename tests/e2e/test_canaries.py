@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from bot.matrix.parse import MARKER
-from tests.stand import canaries
-from tests.stand.bot import Bot
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
+from tests.harness import canaries
+from tests.harness.bot import Bot
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 SAID = 'Le canari « 1848 »\ta dit "non". Puis il se tut, déjà.'
 FIRST, SECOND = 'Le canari « 1848 »\ta dit "non".', "Puis il se tut, déjà."

@@ -5,11 +5,9 @@ import pytest
 from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.i18n.texts import Texts
-from tests.stand.bot import Bot
-from tests.stand.model import ScriptedModel
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.talk import (
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.expectations import (
     TEXTS,
     begun,
     meet,
@@ -21,6 +19,8 @@ from tests.stand.talk import (
     spoken,
     talk,
 )
+from tests.harness.model import ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,12 +7,9 @@ import pytest
 
 from bot.core.events import EventId, RoomId
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot
-from tests.stand.meddler import Meddler
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.talk import (
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.expectations import (
     answers,
     asked,
     begun,
@@ -27,6 +24,9 @@ from tests.stand.talk import (
     talk,
     turns,
 )
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -325,7 +325,7 @@ async def test_a_redaction_that_comes_while_the_bot_is_killed_takes_the_reply_al
 
 
 async def test_a_bot_killed_while_it_redacts_a_reply_redacts_the_rest_after_its_start(
-    nia: Person, peculiar: Bot, between: Meddler, gate: asyncio.Event
+    nia: Person, peculiar: Bot, between: FaultProxy, gate: asyncio.Event
 ) -> None:
     room_id = await talk(nia, peculiar.user_id)
     prompt = await nia.write(room_id, "Contez l'orage")

@@ -11,11 +11,9 @@ import pytest_asyncio
 from bot.core.events import EventId, RoomId
 from bot.core.markdown import render
 from tests.e2e.conftest import IDLE_SECONDS
-from tests.stand.bot import Bot
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import JSON
-from tests.stand.person import Person
-from tests.stand.talk import (
+from tests.harness.bot import Bot
+from tests.harness.client_view import JSON
+from tests.harness.expectations import (
     answers,
     asked,
     begun,
@@ -32,6 +30,8 @@ from tests.stand.talk import (
     turns,
     until,
 )
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

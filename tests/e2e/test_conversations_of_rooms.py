@@ -7,10 +7,8 @@ import pytest
 
 from bot.core.events import RoomId
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.person import Person
-from tests.stand.talk import (
+from tests.harness.bot import Bot
+from tests.harness.expectations import (
     begun,
     meet,
     notice,
@@ -25,6 +23,8 @@ from tests.stand.talk import (
     turns,
     until,
 )
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

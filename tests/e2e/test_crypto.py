@@ -13,15 +13,15 @@ from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import render
 from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot, Launch
-from tests.stand.js_person import JsPerson
-from tests.stand.meddler import Deed, Meddler
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import JSON, Seen
-from tests.stand.person import Person, Refused
-from tests.stand.synapse import Synapse
-from tests.stand.talk import answers, begun, related, replies_to, said
+from tests.harness.bot import Bot, Launch
+from tests.harness.client_view import JSON, Seen
+from tests.harness.expectations import answers, begun, related, replies_to, said
+from tests.harness.fault_proxy import Deed, FaultProxy
+from tests.harness.js_person import JsPerson
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person, Refused
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -47,23 +47,23 @@ def make_bot(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def meddler(synapse: Synapse) -> AsyncIterator[Meddler]:
+async def fault_proxy(synapse: Synapse) -> AsyncIterator[FaultProxy]:
     """What stands between this file's bot and the homeserver."""
-    async with Meddler(synapse.url) as running:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def patient(
     synapse: Synapse,
-    meddler: Meddler,
+    fault_proxy: FaultProxy,
     model: ScriptedModel,
     launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
     user_id = await synapse.register("patient-assistant", "secret")
     directory = tmp_path_factory.mktemp("patient")
-    async with make_bot(directory, user_id, meddler.url, model, launch) as running:
+    async with make_bot(directory, user_id, fault_proxy.url, model, launch) as running:
         yield running
 
 
@@ -76,14 +76,14 @@ async def bot(patient: Bot) -> Bot:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def distance(synapse: Synapse) -> AsyncIterator[Meddler]:
+async def distance(synapse: Synapse) -> AsyncIterator[FaultProxy]:
     """What stands between Desmond and the homeserver."""
-    async with Meddler(synapse.url) as running:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def desmond(synapse: Synapse, distance: Meddler) -> AsyncIterator[Person]:
+async def desmond(synapse: Synapse, distance: FaultProxy) -> AsyncIterator[Person]:
     user_id = await synapse.register("desmond", "secret")
     async with JsPerson(distance.url, user_id, "secret") as person:
         yield person
@@ -183,7 +183,7 @@ async def test_a_crash_before_the_answer_to_the_first_key_upload_leaves_a_device
     synapse: Synapse, model: ScriptedModel, launch: Launch, jason: Person, tmp_path: Path
 ) -> None:
     user_id = await synapse.register("crashing-assistant", "secret")
-    async with Meddler(synapse.url) as between:
+    async with FaultProxy(synapse.url) as between:
         with between.rule(*UPLOAD, "withhold") as first:
             bot = make_bot(tmp_path, user_id, between.url, model, launch)
             await bot.begin()
@@ -203,13 +203,13 @@ async def test_a_crash_before_the_answer_to_the_first_key_upload_leaves_a_device
 
 @pytest.mark.parametrize("end", ["stopped", "killed", "killed before it reads the sync"])
 async def test_a_room_key_that_comes_while_the_bot_is_away_is_not_lost(
-    jason: Person, bot: Bot, meddler: Meddler, end: str
+    jason: Person, bot: Bot, fault_proxy: FaultProxy, end: str
 ) -> None:
     room_id = await talk(jason, bot)
     prompt: EventId | None = None
 
     if end == "killed before it reads the sync":
-        with meddler.rule("GET", "/sync$", "withhold") as syncs:
+        with fault_proxy.rule("GET", "/sync$", "withhold") as syncs:
             prompt = await jason.send(room_id, "Were you away")
             await syncs.met()
             await bot.kill()
@@ -252,16 +252,16 @@ async def test_keys_and_messages_of_many_sessions_are_taken_in_in_their_order(
 
 @pytest.mark.parametrize("fault", ["answer", "cut"])
 async def test_a_key_request_that_fails_is_made_again_and_the_reply_can_be_read(
-    synapse: Synapse, nia: Person, bot: Bot, meddler: Meddler, fault: Deed
+    synapse: Synapse, nia: Person, bot: Bot, fault_proxy: FaultProxy, fault: Deed
 ) -> None:
     user_id = await synapse.register(f"newcomer-{fault}", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as newcomer:
         with (
-            meddler.rule("POST", "/keys/query$", fault, times=1) as query,
-            meddler.rule("POST", "/keys/claim$", fault, times=1) as claimed,
-            meddler.rule(*UPLOAD, fault, times=1) as upload,
-            meddler.rule(*UPLOAD, "count") as uploaded,
-            meddler.rule(*SHARE, fault, times=1) as share,
+            fault_proxy.rule("POST", "/keys/query$", fault, times=1) as query,
+            fault_proxy.rule("POST", "/keys/claim$", fault, times=1) as claimed,
+            fault_proxy.rule(*UPLOAD, fault, times=1) as upload,
+            fault_proxy.rule(*UPLOAD, "count") as uploaded,
+            fault_proxy.rule(*SHARE, fault, times=1) as share,
         ):
             assert await claim(nia, bot)  # so that there is one to upload
             room_id = await newcomer.open_direct_message(bot.user_id)
@@ -277,7 +277,7 @@ async def test_a_key_request_that_fails_is_made_again_and_the_reply_can_be_read(
 
 
 async def test_a_device_that_gets_only_the_fallback_key_is_answered_and_all_keys_are_renewed(
-    synapse: Synapse, nia: Person, bot: Bot, meddler: Meddler
+    synapse: Synapse, nia: Person, bot: Bot, fault_proxy: FaultProxy
 ) -> None:
     await talk(nia, bot)  # its first keys are uploaded
     await bot.stop()
@@ -289,7 +289,7 @@ async def test_a_device_that_gets_only_the_fallback_key_is_answered_and_all_keys
         room_id = await latecomer.open_direct_message(
             bot.user_id, first_prompt="Is there a key left"
         )
-        with meddler.rule(*UPLOAD, "count") as uploads:
+        with fault_proxy.rule(*UPLOAD, "count") as uploads:
             await bot.start()
             await uploads.met()
         [prompt] = [
@@ -318,18 +318,18 @@ async def test_the_bots_key_is_replaced_after_as_many_messages_as_the_room_says(
 
 
 async def test_the_bots_key_is_replaced_after_a_member_has_left(
-    jason: Person, nia: Person, bot: Bot, meddler: Meddler
+    jason: Person, nia: Person, bot: Bot, fault_proxy: FaultProxy
 ) -> None:
     room_id = await jason.open_direct_message(nia.user_id)
     await nia.join(room_id)
-    with meddler.rule(*SHARE, "count") as before:
+    with fault_proxy.rule(*SHARE, "count") as before:
         await jason.invite(room_id, bot.user_id)
         for person in (jason, nia):
             await person.wait_for_message(room_id, lambda seen: seen.body == said("welcome salon"))
     assert (nia.user_id, nia.device_id) in devices(before.requests)
 
     await nia.leave(room_id)
-    with meddler.rule(*SHARE, "count") as after:
+    with fault_proxy.rule(*SHARE, "count") as after:
         await answered(jason, room_id, "Is she gone")
 
     assert {user_id for user_id, _ in devices(after.requests)} == {jason.user_id}
@@ -339,21 +339,21 @@ async def test_the_bots_key_is_replaced_after_a_member_has_left(
 
 
 async def test_the_bots_key_is_replaced_after_a_members_device_has_logged_out(
-    synapse: Synapse, bot: Bot, meddler: Meddler, tmp_path: Path
+    synapse: Synapse, bot: Bot, fault_proxy: FaultProxy, tmp_path: Path
 ) -> None:
     user_id = await synapse.register("paula", "secret")
     async with (
         JsPerson(synapse.url, user_id, "secret") as paula,
         NioPerson(synapse.url, user_id, "secret", tmp_path) as phone,
     ):
-        with meddler.rule(*SHARE, "count") as before:
+        with fault_proxy.rule(*SHARE, "count") as before:
             room_id = await talk(paula, bot)
             await phone.wait_for_message(room_id, lambda seen: seen.body == said("welcome"))
         both = {(user_id, paula.device_id), (user_id, phone.device_id)}
         assert both <= devices(before.requests)
 
         await phone.log_out()
-        with meddler.rule(*SHARE, "count") as after:
+        with fault_proxy.rule(*SHARE, "count") as after:
             await answered(paula, room_id, "Where is my phone")
 
         hers = {one for one in devices(after.requests) if one[0] == user_id}
@@ -364,7 +364,7 @@ async def test_the_bots_key_is_replaced_after_a_members_device_has_logged_out(
 
 
 async def test_what_one_person_has_encrypted_is_not_answered_under_the_name_of_another(
-    desmond: Person, distance: Meddler, nia: Person, bot: Bot, model: ScriptedModel
+    desmond: Person, distance: FaultProxy, nia: Person, bot: Bot, model: ScriptedModel
 ) -> None:
     room_id = await desmond.open_direct_message(nia.user_id)
     await nia.join(room_id)
@@ -429,7 +429,7 @@ async def test_a_room_key_behind_hundreds_of_to_device_messages_is_found(
 
 
 async def test_a_late_key_is_waited_for_and_a_missing_one_gets_one_notice_until_it_comes(
-    desmond: Person, distance: Meddler, bot: Bot
+    desmond: Person, distance: FaultProxy, bot: Bot
 ) -> None:
     soon, last = await talk(desmond, bot), await talk(desmond, bot)
     with (

@@ -6,12 +6,12 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_feedback import rows
-from tests.stand.bot import Bot, Launch
-from tests.stand.model import ScriptedModel
-from tests.stand.network import free_port
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import begun, talk, until
+from tests.harness.model import ScriptedModel
+from tests.harness.network import free_port
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

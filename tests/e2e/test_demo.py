@@ -15,20 +15,20 @@ import psutil
 import pytest
 
 from bot.core.events import UserId
-from tests.stand import small_model
-from tests.stand.js_person import JsPerson
+from tests.harness import demo_model
+from tests.harness.js_person import JsPerson
 
 pytestmark = pytest.mark.timeout(120)  # on a busy machine a start takes half a minute
 
 REPOSITORY = Path(__file__).parents[2]
-ALL = 3 if small_model.available() else 2  # the scripted model is no process of its own
+ALL = 3 if demo_model.available() else 2  # the scripted model is no process of its own
 
 
 @asynccontextmanager
 async def demo(directory: Path, **variables: str) -> AsyncIterator[Process]:
     """Start the demo; its temporary files go to `directory`."""
     environment = os.environ | {"ASK": "", "JSON": "", "TMPDIR": str(directory)} | variables
-    command = [sys.executable, "-m", "tests.stand.demo"]
+    command = [sys.executable, "-m", "tests.harness.demo"]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=REPOSITORY, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )

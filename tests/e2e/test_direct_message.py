@@ -9,13 +9,13 @@ import pytest
 from bot.core.events import RoomId
 from bot.core.markdown import UNFINISHED, render
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot
-from tests.stand.js_person import JsPerson
-from tests.stand.model import CUT_UTF8, Answer, ScriptedModel
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, notice, related, replies_to, reply, said, talk, until
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.expectations import begun, notice, related, replies_to, reply, said, talk, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import CUT_UTF8, Answer, ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

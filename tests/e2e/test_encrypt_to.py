@@ -8,14 +8,14 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId
-from tests.stand.bot import Bot, Launch
-from tests.stand.js_person import JsPerson
-from tests.stand.model import ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import said, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.client_view import Seen
+from tests.harness.expectations import said, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -6,11 +6,11 @@ import pytest
 import pytest_asyncio
 
 from bot.matrix.parse import MARKER
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import begun, replies_to, said, talk
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 from tests.hostile.backends import ENDLESS, misbehaving
-from tests.stand.bot import Bot, Launch
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, replies_to, said, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,12 +10,12 @@ import pytest
 from bot.core.events import EventId, RoomId
 from bot.core.polls import POLL
 from bot.i18n.texts import Texts
-from tests.stand.bot import Bot
-from tests.stand.js_person import JsPerson
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.talk import TEXTS, begun, meet, notice, said, spoken, talk, until
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.expectations import TEXTS, begun, meet, notice, said, spoken, talk, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

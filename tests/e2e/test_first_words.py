@@ -7,11 +7,11 @@ import pytest
 from bot.core.first_words import LEAST
 from bot.core.markdown import UNFINISHED, render
 from bot.core.readable import visible_length
-from tests.stand.bot import Bot
-from tests.stand.french_answers import ANSWERS
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.person import Person
-from tests.stand.talk import reply, talk
+from tests.harness.bot import Bot
+from tests.harness.expectations import reply, talk
+from tests.harness.french_answers import ANSWERS
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -11,10 +11,10 @@ import pytest
 from bot.core.events import Invite, Joined, Message, RoomId, Undecryptable
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
-from tests.stand.js_person import JsPerson
-from tests.stand.synapse import Synapse
-from tests.stand.talk import until
-from tests.stand.vault import health, vault
+from tests.harness.expectations import until
+from tests.harness.js_person import JsPerson
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health, vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

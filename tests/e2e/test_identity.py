@@ -25,14 +25,14 @@ from bot.matrix.session import Session
 from bot.runtime.failpoints import IDENTITY_STEPS
 from bot.startup import account_of, vault_of
 from bot.storage.ledger import SqlStore
-from tests.stand.bot import Bot, Launch
-from tests.stand.js_person import JsPerson
-from tests.stand.model import ScriptedModel
-from tests.stand.observations import Seen
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import said, until
-from tests.stand.vault import health
+from tests.harness.bot import Bot, Launch
+from tests.harness.client_view import Seen
+from tests.harness.expectations import said, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.stand.bot import Bot, Launch
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.network import free_port
-from tests.stand.person import Person
-from tests.stand.postgres import Postgres, programs
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, replies_to, reply, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import begun, replies_to, reply, talk, until
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.network import free_port
+from tests.harness.person import Person
+from tests.harness.postgres import Postgres, programs
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

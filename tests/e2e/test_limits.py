@@ -8,10 +8,10 @@ import pytest
 from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot, Launch
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
+from tests.harness.bot import Bot, Launch
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

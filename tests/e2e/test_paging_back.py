@@ -9,12 +9,12 @@ import pytest_asyncio
 from bot.core.events import EventId, RoomId, UserId
 from bot.core.message_split import PART_LIMIT
 from bot.core.polls import POLL
-from tests.stand.bot import ASKS_ALWAYS, Bot, Launch
-from tests.stand.js_person import JsPerson, Read
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import JSON, Seen
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, meet, notice, replies_to, spoken, talk, until
+from tests.harness.bot import ASKS_ALWAYS, Bot, Launch
+from tests.harness.client_view import JSON, Seen
+from tests.harness.expectations import begun, meet, notice, replies_to, spoken, talk, until
+from tests.harness.js_person import JsPerson, Read
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

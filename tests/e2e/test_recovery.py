@@ -16,13 +16,22 @@ import pytest_asyncio
 
 from bot.core.events import EventId, RoomId
 from bot.runtime.failpoints import VARIABLE
-from tests.stand.bot import Bot, Launch
-from tests.stand.meddler import Meddler
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import JSON
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import TEXTS, begun, replies_to, reply, request, so_far, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.client_view import JSON
+from tests.harness.expectations import (
+    TEXTS,
+    begun,
+    replies_to,
+    reply,
+    request,
+    so_far,
+    talk,
+    until,
+)
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -33,16 +42,16 @@ PAGE = "<html><body><h1>413 Request Entity Too Large</h1></body></html>"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def meddler(synapse: Synapse) -> AsyncIterator[Meddler]:
+async def fault_proxy(synapse: Synapse) -> AsyncIterator[FaultProxy]:
     """What stands between this file's bot and the homeserver."""
-    async with Meddler(synapse.url) as running:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def robust(
     synapse: Synapse,
-    meddler: Meddler,
+    fault_proxy: FaultProxy,
     model: ScriptedModel,
     launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
@@ -52,7 +61,7 @@ async def robust(
         tmp_path_factory.mktemp("robust"),
         user_id,
         launch,
-        matrix={"homeserver": meddler.url, "user_id": user_id, "password": "secret"},
+        matrix={"homeserver": fault_proxy.url, "user_id": user_id, "password": "secret"},
         model={"base_url": model.url, "name": "scripted"},
         reply={"edit_interval": 1, "drain_seconds": 1},
         log={"level": "debug"},
@@ -229,12 +238,12 @@ async def test_a_gap_of_fifteen_hundred_events_hides_no_prompt(
 
 @pytest.mark.parametrize("which", ["first", "final"])
 async def test_a_send_whose_answer_is_lost_makes_one_event(
-    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event, which: str
+    nia: Person, bot: Bot, fault_proxy: FaultProxy, gate: asyncio.Event, which: str
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     words = f"Contez un phare, {which} sans réponse"
     if which == "first":
-        with meddler.rule("PUT", "/send/", "cut", times=1) as lost:
+        with fault_proxy.rule("PUT", "/send/", "cut", times=1) as lost:
             prompt = await nia.write(room_id, words)
             await lost.met()
         await begun(nia, room_id, prompt)
@@ -242,7 +251,7 @@ async def test_a_send_whose_answer_is_lost_makes_one_event(
     else:
         prompt = await nia.write(room_id, words)
         told = await begun(nia, room_id, prompt, lambda seen: len(seen.versions) > 1)
-        with meddler.rule("PUT", "/send/", "cut", times=2) as lost:
+        with fault_proxy.rule("PUT", "/send/", "cut", times=2) as lost:
             gate.set()
             await lost.met(2)
         assert told.event_id == (await reply(nia, room_id, prompt, TALE)).event_id
@@ -251,13 +260,13 @@ async def test_a_send_whose_answer_is_lost_makes_one_event(
 
 
 async def test_a_homeserver_that_is_killed_with_its_answer_on_the_way_has_one_event(
-    nia: Person, bot: Bot, synapse: Synapse, meddler: Meddler, gate: asyncio.Event
+    nia: Person, bot: Bot, synapse: Synapse, fault_proxy: FaultProxy, gate: asyncio.Event
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     prompt = await nia.write(room_id, "Contez un phare foudroyé")
     told = await begun(nia, room_id, prompt, lambda seen: len(seen.versions) > 1)
 
-    with meddler.rule("PUT", "/send/", "cut", times=1) as lost:
+    with fault_proxy.rule("PUT", "/send/", "cut", times=1) as lost:
         gate.set()
         await lost.met()
         await synapse.kill()
@@ -269,7 +278,7 @@ async def test_a_homeserver_that_is_killed_with_its_answer_on_the_way_has_one_ev
 
 @pytest.mark.parametrize("body", [TOO_LARGE, PAGE], ids=["the homeserver", "a proxy"])
 async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_is_refused(
-    nia: Person, bot: Bot, model: ScriptedModel, meddler: Meddler, body: JSON | str
+    nia: Person, bot: Bot, model: ScriptedModel, fault_proxy: FaultProxy, body: JSON | str
 ) -> None:
     gate, cut = asyncio.Event(), TALE.removesuffix(" encore.")
     model.when("un long phare", Answer(text=TALE, after=len(cut.split()), gate=gate))
@@ -279,7 +288,7 @@ async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_
     await begun(nia, room_id, prompt, lambda seen: so_far(seen) == cut)
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    with meddler.rule("PUT", "/send/", "answer", times=1, status=status, body=body) as refused:
+    with fault_proxy.rule("PUT", "/send/", "answer", times=1, status=status, body=body) as refused:
         gate.set()
         await refused.met()
 
@@ -303,7 +312,7 @@ async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_
 async def test_a_final_version_comes_whole_through_a_storm(
     nia: Person,
     bot: Bot,
-    meddler: Meddler,
+    fault_proxy: FaultProxy,
     gate: asyncio.Event,
     answers: JSON,
 ) -> None:
@@ -311,7 +320,7 @@ async def test_a_final_version_comes_whole_through_a_storm(
     prompt = await nia.write(room_id, "Contez un phare dans la tempête")
     await begun(nia, room_id, prompt)
 
-    with meddler.rule("PUT", "/send/", "answer", **answers) as storm:
+    with fault_proxy.rule("PUT", "/send/", "answer", **answers) as storm:
         gate.set()
         await storm.met(answers["times"])
 
@@ -319,7 +328,7 @@ async def test_a_final_version_comes_whole_through_a_storm(
 
 
 async def test_a_final_version_that_the_homeserver_does_not_show_is_sent_again(
-    nia: Person, bot: Bot, meddler: Meddler, gate: asyncio.Event
+    nia: Person, bot: Bot, fault_proxy: FaultProxy, gate: asyncio.Event
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     prompt = await nia.write(room_id, "Contez un phare qui ment")
@@ -329,7 +338,7 @@ async def test_a_final_version_that_the_homeserver_does_not_show_is_sent_again(
 
     # As where a transaction id was used before: the homeserver takes nothing, and says it has.
     body = {"event_id": told.event_id}
-    with meddler.rule("PUT", "/send/", "answer", status=HTTPStatus.OK, body=body):
+    with fault_proxy.rule("PUT", "/send/", "answer", status=HTTPStatus.OK, body=body):
         gate.set()
         await until(lambda: bot.said("another text stands") > wrong)
 

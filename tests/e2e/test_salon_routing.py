@@ -6,11 +6,8 @@ import json
 import pytest
 
 from bot.core.events import EventId, RoomId
-from tests.stand.bot import Bot
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.person import Person
-from tests.stand.synapse import Synapse
-from tests.stand.talk import (
+from tests.harness.bot import Bot
+from tests.harness.expectations import (
     answers,
     asked,
     begun,
@@ -25,6 +22,9 @@ from tests.stand.talk import (
     talk,
     turns,
 )
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.person import Person
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

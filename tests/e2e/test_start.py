@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from bot.core.events import UserId
-from tests.stand.bot import Bot, Process, launch_cold
-from tests.stand.model import ScriptedModel
-from tests.stand.network import free_port
-from tests.stand.person import Person
-from tests.stand.postgres import Postgres, programs
-from tests.stand.read_only import confined
-from tests.stand.synapse import Synapse
-from tests.stand.talk import reply, talk, until
+from tests.harness.bot import Bot, Process, launch_cold
+from tests.harness.expectations import reply, talk, until
+from tests.harness.model import ScriptedModel
+from tests.harness.network import free_port
+from tests.harness.person import Person
+from tests.harness.postgres import Postgres, programs
+from tests.harness.read_only import confined
+from tests.harness.synapse import Synapse
 
 UNKNOWN_ADMIN = "the homeserver knows no such admin: check matrix.admins"
 

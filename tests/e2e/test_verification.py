@@ -10,11 +10,11 @@ import pytest_asyncio
 
 from bot.core.events import RoomId
 from bot.notices.verification import EMOJI
-from tests.stand.bot import Bot, Launch
-from tests.stand.js_person import JsPerson
-from tests.stand.model import ScriptedModel
-from tests.stand.synapse import Synapse
-from tests.stand.talk import said, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.expectations import said, until
+from tests.harness.js_person import JsPerson
+from tests.harness.model import ScriptedModel
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from tests.stand.network import listening
+from tests.harness.network import listening
 
 SECRET = "le-patient-Durand"  # what must never be in a log
 PARAGRAPH = "L'agent dépose **son dossier** au guichet n° 3, puis il attend. " * 6 + "\n\n"

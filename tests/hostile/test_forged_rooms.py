@@ -9,14 +9,24 @@ import pytest_asyncio
 
 from bot.core.events import EventId, RoomId
 from bot.matrix.parse import MARKER
-from tests.stand.bot import Bot, Launch
-from tests.stand.fork import ForkServer
-from tests.stand.model import ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import JSON
-from tests.stand.person import Person, Refused
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, heard, notice, replies, reply, said, spoken, talk, until
+from tests.harness.bot import Bot, Launch
+from tests.harness.client_view import JSON
+from tests.harness.expectations import (
+    begun,
+    heard,
+    notice,
+    replies,
+    reply,
+    said,
+    spoken,
+    talk,
+    until,
+)
+from tests.harness.fork import ForkServer
+from tests.harness.model import ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person, Refused
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -21,8 +21,8 @@ from bot.monitoring.health import Health
 from bot.monitoring.http import serve as serve_health
 from bot.runtime.http_server import listening, web_application
 from tests.fakes import FakeClock, FakeStatistics
+from tests.harness.network import free_port
 from tests.hostile.raw_http import FORM, Answer, ask, form, request
-from tests.stand.network import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,12 +9,12 @@ from http import HTTPStatus
 import pytest
 import pytest_asyncio
 
-from tests.stand.bot import Bot
-from tests.stand.fork import ForkServer
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, notice, replies_to, reply, talk, until
+from tests.harness.bot import Bot
+from tests.harness.expectations import begun, notice, replies_to, reply, talk, until
+from tests.harness.fork import ForkServer
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

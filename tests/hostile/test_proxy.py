@@ -14,14 +14,14 @@ from bot.core.events import UserId
 from bot.errors import HomeserverUnreachable
 from bot.matrix import session
 from bot.matrix.session import Account, Session
-from tests.stand.bot import Bot
-from tests.stand.fork import ForkServer
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.network import FailingProxy, Fault, free_port, listening
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.talk import begun, replies_to, reply, talk, until
-from tests.stand.vault import vault
+from tests.harness.bot import Bot
+from tests.harness.expectations import begun, replies_to, reply, talk, until
+from tests.harness.fork import ForkServer
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.network import FailingProxy, Fault, free_port, listening
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
+from tests.harness.vault import vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-from tests.stand.read_only import confined
+from tests.harness.read_only import confined
 
 REPLIES = 60_000
 USER_ID = "@starter:stand.test"

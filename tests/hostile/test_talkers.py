@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from bot.core.events import EventId, RoomId, UserId
-from tests.stand.bot import UNLIMITED, Bot, launch_cold
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import Seen
-from tests.stand.synapse import Synapse
-from tests.stand.talk import notice, reply, said, spoken, until
+from tests.harness.bot import UNLIMITED, Bot, launch_cold
+from tests.harness.client_view import Seen
+from tests.harness.expectations import notice, reply, said, spoken, until
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -20,9 +20,9 @@ from bot.monitoring.health import Health
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
 from tests.fakes import FakeClock
+from tests.harness.browser import Browser, Look, executable
+from tests.harness.sample import Sample, fill
 from tests.make import BOT
-from tests.stand.browser import Browser, Look, executable
-from tests.stand.sample import Sample, fill
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 

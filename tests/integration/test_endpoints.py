@@ -21,8 +21,8 @@ from bot.errors import ConfigError
 from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health
 from bot.monitoring.http import application, serve
 from tests.fakes import FakeClock, Story
+from tests.harness.network import free_port
 from tests.make import message
-from tests.stand.network import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")

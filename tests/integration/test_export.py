@@ -20,8 +20,8 @@ from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from tests.fakes import FakeClock
+from tests.harness.postgres import Postgres, programs
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
-from tests.stand.postgres import Postgres, programs
 
 KEY = "s" * 32
 COMMENT = '=HYPERLINK("http://x";"Cliquez")\nÀ revoir : « trop long », dit-il'

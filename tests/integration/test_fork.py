@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 
 from bot.runtime.failpoints import VARIABLE
-from tests.stand.bot import Bot
-from tests.stand.fork import Forked, ForkServer
-from tests.stand.model import ScriptedModel
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.talk import reply, talk, until
+from tests.harness.bot import Bot
+from tests.harness.expectations import reply, talk, until
+from tests.harness.fork import Forked, ForkServer
+from tests.harness.model import ScriptedModel
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -93,7 +93,7 @@ async def test_a_child_that_has_ended_gets_no_signal() -> None:
 _US = """
 import asyncio, sys
 from pathlib import Path
-from tests.stand.fork import ForkServer
+from tests.harness.fork import ForkServer
 
 async def main():
     async with ForkServer() as server:

@@ -1,4 +1,4 @@
-"""Proves the stand's PostgreSQL."""
+"""Proves the PostgreSQL of the test harness."""
 
 import asyncio
 import shutil
@@ -12,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.stand.postgres import Postgres, programs
+from tests.harness.postgres import Postgres, programs
 
 pytestmark = [
     pytest.mark.integration,
@@ -99,7 +99,7 @@ async def test_the_server_ends_when_its_parent_is_killed() -> None:
 
 _PARENT = """
 import asyncio
-from tests.stand.postgres import Postgres
+from tests.harness.postgres import Postgres
 
 async def main():
     async with Postgres() as postgres:

@@ -25,8 +25,8 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
+from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, Mode, ScriptedModel
 from tests.integration.llm.asking import CARD, KEY, PROMPT, TURNS, ask, connected, fail
-from tests.stand.model import CUT_UTF8, ERROR, MALFORMED, Answer, Mode, ScriptedModel
 
 pytestmark = pytest.mark.integration
 

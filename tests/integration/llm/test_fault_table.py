@@ -30,9 +30,9 @@ from bot.monitoring.health import Health
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from tests.fakes import FakeClock
+from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
+from tests.harness.network import answering, make_authority
 from tests.integration.llm.asking import CARD, TURNS, connected
-from tests.stand.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
-from tests.stand.network import answering, make_authority
 
 WORDS = "one two three"
 OK = Answer(text=WORDS)

@@ -17,9 +17,9 @@ from bot.errors import (
     ModelUnreachable,
 )
 from bot.startup import check_model
+from tests.harness.model import ScriptedModel
+from tests.harness.network import answering, make_authority, proxying
 from tests.integration.llm.asking import CARD, KEY, ask, connected, fail
-from tests.stand.model import ScriptedModel
-from tests.stand.network import answering, make_authority, proxying
 
 
 @pytest.fixture

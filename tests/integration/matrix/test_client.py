@@ -19,10 +19,10 @@ from bot.matrix.history import Histories
 from bot.matrix.parse import ADMIN, ROOM_MARKER, identifier
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health, vault
 from tests.make import prompt
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.vault import health, vault
 
 
 @asynccontextmanager

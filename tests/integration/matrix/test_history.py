@@ -26,10 +26,10 @@ from bot.core.outgoing import Edit, Reply
 from bot.core.prompt_context import History
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
+from tests.harness.nio_person import NioPerson
+from tests.harness.synapse import Synapse
+from tests.harness.vault import health, vault
 from tests.make import prompt
-from tests.stand.nio_person import NioPerson
-from tests.stand.synapse import Synapse
-from tests.stand.vault import health, vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

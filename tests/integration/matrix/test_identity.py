@@ -20,9 +20,9 @@ from bot.matrix.cross_signing import PublicIdentity, encode
 from bot.matrix.own_devices import IdentityStatus
 from bot.matrix.secret_storage import new_key, read_recovery_key, write_recovery_key
 from bot.matrix.session import Account, Session
-from tests.stand.meddler import Meddler
-from tests.stand.synapse import Synapse
-from tests.stand.vault import vault
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.synapse import Synapse
+from tests.harness.vault import vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,8 +38,8 @@ async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def between(synapse: Synapse) -> AsyncIterator[Meddler]:
-    async with Meddler(synapse.url) as running:
+async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
@@ -124,7 +124,7 @@ async def test_the_first_start_makes_it_all(stage: Stage) -> None:
 
 
 async def test_the_device_s_keys_are_uploaded_with_the_signature(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     with between.rule(*SIGN, "count") as signed, between.rule("POST", "/keys/upload", "count"):
@@ -134,7 +134,7 @@ async def test_the_device_s_keys_are_uploaded_with_the_signature(
     assert (await stage.status()).signed
 
 
-async def test_a_later_start_changes_nothing(stage: Stage, between: Meddler) -> None:
+async def test_a_later_start_changes_nothing(stage: Stage, between: FaultProxy) -> None:
     first = await stage.start()
     before = await stage.shown()
     stage.account = replace(stage.account, homeserver=between.url)
@@ -186,7 +186,7 @@ async def test_a_signature_that_is_lost_is_made_again(stage: Stage) -> None:
 
 
 async def test_an_identity_that_the_homeserver_has_lost_is_published_again(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     first = await stage.start()
     stage.account = replace(stage.account, homeserver=between.url)
@@ -372,7 +372,7 @@ async def test_a_file_that_is_there_already_is_not_written_over(stage: Stage) ->
     ids=["failures in a 200", "signature dropped", "identity dropped"],
 )
 async def test_what_the_homeserver_only_pretends_to_take_is_told(
-    stage: Stage, between: Meddler, request_: tuple[str, str], answer: dict[str, Any]
+    stage: Stage, between: FaultProxy, request_: tuple[str, str], answer: dict[str, Any]
 ) -> None:
     async with stage.session() as session:  # a device that is not signed at its upload
         await session.client.keys_upload()
@@ -389,7 +389,7 @@ async def test_what_the_homeserver_only_pretends_to_take_is_told(
 
 
 async def test_a_homeserver_that_shows_an_old_identity_changes_nothing(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     first = await stage.start()
     async with stage.session() as session:
@@ -483,7 +483,7 @@ async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -
     "stage_name", ["m.oauth", "org.matrix.cross_signing_reset", "m.login.sso"]
 )
 async def test_where_a_person_must_approve_it_the_address_is_told_and_waited_for(
-    stage: Stage, between: Meddler, stage_name: str
+    stage: Stage, between: FaultProxy, stage_name: str
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     told = list[str]()
@@ -638,7 +638,7 @@ async def test_the_account_is_asked_about_by_its_own_id_alone(stage: Stage) -> N
 
 
 async def test_what_the_homeserver_shows_for_this_device_is_never_signed(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     first = await stage.start()
     [device_id] = first.devices
@@ -664,7 +664,7 @@ async def test_what_the_homeserver_shows_for_this_device_is_never_signed(
 
 
 async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     unknown = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
@@ -680,7 +680,7 @@ async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
 
 
 async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
-    stage: Stage, between: Meddler, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.matrix.key_backup._AGAIN_SECONDS", 0.0)
     stage.account = replace(stage.account, homeserver=between.url)
@@ -698,7 +698,7 @@ async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
 
 
 async def test_an_identity_that_a_stale_answer_hides_is_not_replaced(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     first = await stage.start()
     disk = stage.other_disk(key=False)
@@ -717,7 +717,7 @@ async def test_an_identity_that_a_stale_answer_hides_is_not_replaced(
 
 
 async def test_secret_storage_that_may_not_be_read_is_not_taken_for_none(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}
@@ -745,7 +745,7 @@ async def test_a_private_key_of_another_length_is_told(stage: Stage, length: int
 
 
 async def test_a_device_that_the_homeserver_has_lost_is_told(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     await stage.start()
     async with stage.session() as session:
@@ -763,7 +763,7 @@ async def test_a_device_that_the_homeserver_has_lost_is_told(
 
 
 async def test_a_person_who_approves_late_is_waited_for_over_faults(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     challenge = {"session": "s", "flows": [{"stages": ["m.oauth"]}], "params": {}}
@@ -792,7 +792,7 @@ async def test_a_person_who_approves_late_is_waited_for_over_faults(
 
 @pytest.mark.parametrize("failing", [HomeserverUnreachable, None])
 async def test_one_room_s_keys_that_are_refused_cost_no_other_room(
-    stage: Stage, between: Meddler, failing: type[HomeserverUnreachable] | None
+    stage: Stage, between: FaultProxy, failing: type[HomeserverUnreachable] | None
 ) -> None:
     async with stage.session() as session:
         await session.identity.ensure()

@@ -15,9 +15,9 @@ from bot.matrix import profile
 from bot.matrix.profile import check_profile
 from bot.matrix.session import Account, Session
 from bot.reporting.charts import avatar
-from tests.stand.meddler import Meddler
-from tests.stand.synapse import Synapse
-from tests.stand.vault import vault
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.synapse import Synapse
+from tests.harness.vault import vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,8 +32,8 @@ async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def between(synapse: Synapse) -> AsyncIterator[Meddler]:
-    async with Meddler(synapse.url) as running:
+async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(synapse.url) as running:
         yield running
 
 
@@ -68,13 +68,13 @@ async def opened(
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(synapse: Synapse, between: Meddler, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(synapse: Synapse, between: FaultProxy, tmp_path: Path) -> AsyncIterator[Stage]:
     async with opened(synapse, between.url, tmp_path) as made:
         yield made
 
 
 async def test_an_account_without_an_avatar_gets_the_mark_once(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     with between.rule(*UPLOAD, "count", times=None) as uploads:
         first = await stage.start()
@@ -97,7 +97,7 @@ async def test_an_avatar_that_somebody_has_chosen_stays(stage: Stage) -> None:
 
 
 async def test_an_operator_who_keeps_the_profile_gets_nothing(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     with between.rule(*UPLOAD, "count", times=None) as uploads:
         assert await stage.start(None) == []
@@ -116,7 +116,7 @@ async def test_an_operator_who_keeps_the_profile_gets_nothing(
     ],
 )
 async def test_where_nobody_may_change_an_avatar_nothing_is_uploaded(
-    stage: Stage, between: Meddler, capabilities: dict[str, object]
+    stage: Stage, between: FaultProxy, capabilities: dict[str, object]
 ) -> None:
     with (
         between.rule(
@@ -146,7 +146,7 @@ async def test_where_nobody_may_change_an_avatar_nothing_is_uploaded(
     ],
 )
 async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
-    stage: Stage, between: Meddler, method: str, path: str, status: int
+    stage: Stage, between: FaultProxy, method: str, path: str, status: int
 ) -> None:
     with (
         between.rule(method, path, "answer", times=1, status=status),
@@ -161,7 +161,7 @@ async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
 
 
 async def test_a_picture_is_uploaded_once_however_often_the_profile_refuses_it(
-    stage: Stage, between: Meddler
+    stage: Stage, between: FaultProxy
 ) -> None:
     with (
         between.rule(*SET, "answer", times=3, status=403),
@@ -177,7 +177,7 @@ async def test_a_picture_is_uploaded_once_however_often_the_profile_refuses_it(
 
 @pytest.mark.parametrize("status", [404, 403])
 async def test_a_homeserver_that_names_no_capabilities_lets_people_change_their_avatars(
-    stage: Stage, between: Meddler, status: int
+    stage: Stage, between: FaultProxy, status: int
 ) -> None:
     body = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
     with between.rule("GET", "/capabilities$", "answer", times=1, status=status, body=body):
@@ -185,7 +185,7 @@ async def test_a_homeserver_that_names_no_capabilities_lets_people_change_their_
 
 
 async def test_a_homeserver_that_does_not_answer_holds_up_no_start(
-    stage: Stage, between: Meddler, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profile, "_PATIENCE", 0.3)
     with between.rule(*UPLOAD, "hold", times=1):
@@ -201,7 +201,9 @@ async def test_a_picture_that_cannot_be_drawn_costs_no_start(stage: Stage) -> No
     assert await stage.start(fail) == ["bug"]
 
 
-async def test_a_profile_that_was_never_written_gets_one(stage: Stage, between: Meddler) -> None:
+async def test_a_profile_that_was_never_written_gets_one(
+    stage: Stage, between: FaultProxy
+) -> None:
     missing = {"errcode": "M_NOT_FOUND", "error": "no profile"}
     with between.rule("GET", "/profile/", "answer", times=1, status=404, body=missing):
         said = await stage.start()

@@ -13,9 +13,9 @@ import pytest_asyncio
 from bot.core.events import UserId
 from bot.errors import ConfigError, HomeserverUnreachable, LoggedOut, StoreError
 from bot.matrix.session import Account, Session
-from tests.stand.network import behind_tls, make_authority, proxying
-from tests.stand.synapse import Synapse
-from tests.stand.vault import vault
+from tests.harness.network import behind_tls, make_authority, proxying
+from tests.harness.synapse import Synapse
+from tests.harness.vault import vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

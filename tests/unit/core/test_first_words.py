@@ -14,7 +14,7 @@ from bot.core.first_words import LEAST, begun, whole
 from bot.core.markdown import blocks, render
 from bot.core.readable import visible_length
 from bot.core.sentences import is_abbreviation
-from tests.stand.french_answers import ANSWERS
+from tests.harness.french_answers import ANSWERS
 
 LOREM = "Le télétravail est un droit dans la fonction publique."
 

@@ -10,7 +10,7 @@ import bot
 from bot import errors
 from bot.core.markdown import render
 from bot.i18n.texts import Texts, speak
-from tests.stand.words import listed
+from tests.harness.words import listed
 
 FR, EN = speak("fr"), speak("en")
 COMMANDS = {

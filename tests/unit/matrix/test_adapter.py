@@ -18,8 +18,8 @@ from bot.matrix.error_mapping import named
 from bot.matrix.history import Histories
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account
+from tests.harness.vault import health, vault
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
-from tests.stand.vault import health, vault
 from tests.unit.matrix.test_history import Pages, said
 from tests.unit.matrix.test_room_state import DIRECT, hear, sync
 

@@ -36,7 +36,7 @@ from bot.matrix.room_history_keys import RoomHistoryKeys
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
 from bot.matrix.sync import _Upkeep
-from tests.stand.vault import health, vault
+from tests.harness.vault import health, vault
 from tests.unit.matrix.shapes import device_keys
 
 ROOM, MALLORY, BOSS = "!r:x", "@mallory:x", "@boss:x"

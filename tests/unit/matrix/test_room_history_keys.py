@@ -21,7 +21,7 @@ from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_history_keys import RoomHistoryKeys
 from bot.matrix.room_state import Rooms
-from tests.stand.vault import health
+from tests.harness.vault import health
 
 ROOM, ME = RoomId("!r:x"), UserId("@bot:x")
 HOST, MALLORY = "@host:x", "@mallory:x"

@@ -31,8 +31,8 @@ from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import ADMIN, FOLLOWING, MARKER, NOTICE_MARKER, ROOM_MARKER
 from bot.matrix.room_state import Rooms
 from bot.monitoring.health import Health
+from tests.harness.vault import health
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
-from tests.stand.vault import health
 
 DIRECT = {
     "type": "im.vector.room.access_rules",

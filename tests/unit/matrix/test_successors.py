@@ -16,8 +16,8 @@ from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import FOLLOWING
 from bot.matrix.room_state import Rooms
 from bot.matrix.successors import Successors
+from tests.harness.vault import health
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM
-from tests.stand.vault import health
 
 NEW = RoomId("!new:x")
 UPGRADED = Upgraded(EventId("$t"), ROOM, AGENT, NEW)

@@ -17,8 +17,8 @@ from bot.matrix.content import build
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.timeline import OwnMessages
+from tests.harness.client_view import JSON
 from tests.make import AGENT, BOT, ROOM, message, prompt
-from tests.stand.observations import JSON
 
 FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")
 ASKED = prompt(FIRST, SECOND)

@@ -15,7 +15,7 @@ from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_state import Rooms
 from bot.matrix.verification import Verifications
-from tests.stand.vault import health
+from tests.harness.vault import health
 
 ME, ADA, BOB, ROOM = UserId("@bot:x"), UserId("@ada:x"), UserId("@bob:x"), "!r:x"
 NOW = 1_800_000_000.0

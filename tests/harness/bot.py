@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 import yaml
 
 from bot.core.events import UserId
-from tests.stand import canaries
+from tests.harness import canaries
 
 # Whoever stands for people here asks faster than people do; who tries a limit gives it.
 ASKS_ALWAYS: dict[str, object] = {  # nobody waits for silence, and nothing is too short

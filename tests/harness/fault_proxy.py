@@ -14,16 +14,16 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from tests.stand.rules import AFTER, BEFORE, Deed, How, Rule, Storm, Whole
+from tests.harness.rules import AFTER, BEFORE, Deed, How, Rule, Storm, Whole
 
-__all__ = ["Deed", "Meddler", "Rule", "Storm"]
+__all__ = ["Deed", "FaultProxy", "Rule", "Storm"]
 
 _LARGEST_REQUEST = 64 << 20  # bytes
 # They are each connection's own (RFC 9110, section 7.6.1), or follow from what is sent.
 _NOT_FORWARDED = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
-class Meddler:
+class FaultProxy:
     """The proxy: what no rule is about passes as it is.
 
     Attributes:

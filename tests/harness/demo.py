@@ -26,9 +26,9 @@ try:
     from rich.text import Text
 
     with Console(stderr=True).status("Loading"):
-        from tests.stand import small_model
-        from tests.stand.dialogue import Dialogue, Question, Unanswered
-        from tests.stand.ensemble import Failed, playing
+        from tests.harness import demo_model
+        from tests.harness.demo_stack import Failed, playing
+        from tests.harness.dialogue import Dialogue, Question, Unanswered
 except KeyboardInterrupt:  # all this takes a second or two
     os._exit(130)
 
@@ -57,7 +57,7 @@ async def _demo(question: str, *, as_json: bool) -> None:
     screen = Console(stderr=True, force_terminal=False if as_json else None)
     sample = bool(os.environ.get("SAMPLE"))
     async with playing(Progress(*_COLUMNS, console=screen), sample=sample) as dialogue:
-        screen.print(_SMALL if small_model.available() else _SCRIPTED, style="yellow")
+        screen.print(_SMALL if demo_model.available() else _SCRIPTED, style="yellow")
         if question:
             await _ask(dialogue, question, as_json=as_json)
         else:

@@ -1,4 +1,4 @@
-"""Proves the stand itself: its Synapse, its people on matrix-nio and on matrix-js-sdk."""
+"""Proves the test harness itself: its Synapse, its people on matrix-nio and on matrix-js-sdk."""
 
 import asyncio
 import signal
@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from bot.core.events import RoomId, UserId
-from tests.stand.js_person import JsPerson
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import JSON, Observations
-from tests.stand.person import Person, Refused
-from tests.stand.synapse import Synapse
+from tests.harness.client_view import JSON, ClientView
+from tests.harness.js_person import JsPerson
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Person, Refused
+from tests.harness.synapse import Synapse
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -228,8 +228,8 @@ async def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
 _PARENT = """
 import asyncio, sys
 from pathlib import Path
-from tests.stand.js_person import JsPerson
-from tests.stand.synapse import Synapse
+from tests.harness.js_person import JsPerson
+from tests.harness.synapse import Synapse
 
 async def main():
     async with Synapse(Path(sys.argv[1])) as synapse:
@@ -248,7 +248,7 @@ def event(event_id: str, content: JSON, at: int = 0) -> JSON:
 
 
 async def test_a_message_can_be_read_once_its_key_has_come() -> None:
-    observed = Observations()
+    observed = ClientView()
     observed.see(ROOM, event("$1", {}), failure="no key")
     assert [seen.failure for seen in observed.messages(ROOM)] == ["no key"]
     observed.see(ROOM, event("$1", {"body": "Bonjour"}))
@@ -256,7 +256,7 @@ async def test_a_message_can_be_read_once_its_key_has_come() -> None:
 
 
 async def test_of_edits_that_can_be_read_late_the_last_sent_stands() -> None:
-    observed = Observations()
+    observed = ClientView()
     replaces = {"m.relates_to": {"rel_type": "m.replace", "event_id": "$1"}}
     observed.see(ROOM, event("$1", {"body": "Un"}, at=1))
     observed.see(ROOM, event("$2", replaces, at=2), failure="no key")
@@ -269,7 +269,7 @@ async def test_of_edits_that_can_be_read_late_the_last_sent_stands() -> None:
 
 
 async def test_nobody_waits_for_a_client_that_has_failed() -> None:
-    observed = Observations()
+    observed = ClientView()
     observed.fail(ValueError("the sync loop broke"))
     with pytest.raises(RuntimeError) as raised:
         await anext(observed.changes(ROOM))

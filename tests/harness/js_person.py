@@ -10,9 +10,9 @@ from typing import Any
 from typing_extensions import override
 
 from bot.core.events import EventId, RoomId, UserId
-from tests.stand import node
-from tests.stand.observations import JSON, Seen, Version
-from tests.stand.person import Person, Refused
+from tests.harness import node
+from tests.harness.client_view import JSON, Seen, Version
+from tests.harness.person import Person, Refused
 
 _LONGEST_LINE = 1 << 24
 _ANSWER_SECONDS = 30.0
@@ -191,7 +191,7 @@ class JsPerson(Person):
     @override
     async def _connect(self) -> None:
         if not node.is_installed(node.JS_PERSON):
-            raise RuntimeError("first run: python -m tests.stand.node install")
+            raise RuntimeError("first run: python -m tests.harness.node install")
         binary, _ = node.find_node()
         self._process = await asyncio.create_subprocess_exec(
             binary,

@@ -62,7 +62,7 @@ class Seen:
         return str(self.content.get("body", ""))
 
 
-class Observations:
+class ClientView:
     """The rooms of one client: their state, and every message in its changes.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Proves the meddler, before a server that counts what reaches it."""
+"""Proves the fault_proxy, before a server that counts what reaches it."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.stand.meddler import Deed, Meddler
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.observations import JSON
+from tests.harness.client_view import JSON
+from tests.harness.fault_proxy import Deed, FaultProxy
+from tests.harness.model import Answer, ScriptedModel
 
 ASK = ("POST", "/completions$")
 STORMY: Sequence[Deed] = ("refuse", "cut", "break", "answer", "replay", "repeat")
@@ -25,14 +25,14 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 
 @pytest_asyncio.fixture
-async def meddler(model: ScriptedModel) -> AsyncIterator[Meddler]:
-    async with Meddler(model.url.removesuffix("/v1")) as running:
+async def fault_proxy(model: ScriptedModel) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(model.url.removesuffix("/v1")) as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def http(meddler: Meddler) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(meddler.url) as session:
+async def http(fault_proxy: FaultProxy) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(fault_proxy.url) as session:
         yield session
 
 
@@ -59,9 +59,12 @@ def heard(model: ScriptedModel) -> list[str]:
 
 
 async def test_what_no_rule_is_about_passes_as_it_is(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    with meddler.rule("GET", "/completions$", "answer"), meddler.rule("POST", "/x", "answer"):
+    with (
+        fault_proxy.rule("GET", "/completions$", "answer"),
+        fault_proxy.rule("POST", "/x", "answer"),
+    ):
         status, answer = await ask(http, "hello")
 
     async with (
@@ -76,9 +79,9 @@ async def test_what_no_rule_is_about_passes_as_it_is(
 
 
 async def test_requests_are_counted_with_what_was_in_them(
-    meddler: Meddler, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, http: aiohttp.ClientSession
 ) -> None:
-    with meddler.rule(*ASK, "count") as rule:
+    with fault_proxy.rule(*ASK, "count") as rule:
         await ask(http, "hello")
         await rule.met()
 
@@ -89,10 +92,10 @@ async def test_requests_are_counted_with_what_was_in_them(
 
 
 async def test_an_answer_in_place_of_the_servers_is_given_as_often_as_said(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     busy = {"errcode": "M_BUSY"}
-    with meddler.rule(*ASK, "answer", times=2, status=503, body=busy) as rule:
+    with fault_proxy.rule(*ASK, "answer", times=2, status=503, body=busy) as rule:
         answers = [await ask(http, prompt) for prompt in ("one", "two", "three")]
 
     assert answers[:2] == [(503, '{"errcode": "M_BUSY"}')] * 2
@@ -102,10 +105,10 @@ async def test_an_answer_in_place_of_the_servers_is_given_as_often_as_said(
 
 
 async def test_a_request_that_is_held_goes_on_at_its_release(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        with meddler.rule(*ASK, "hold") as rule:
+        with fault_proxy.rule(*ASK, "hold") as rule:
             asking = tasks.create_task(ask(http, "hello"))
             await rule.met()
             assert heard(model) == []
@@ -115,10 +118,10 @@ async def test_a_request_that_is_held_goes_on_at_its_release(
 
 
 async def test_requests_that_are_postponed_go_on_in_their_order(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     prompts = [f"number {number}" for number in range(20)]
-    with meddler.rule(*ASK, "postpone") as rule:
+    with fault_proxy.rule(*ASK, "postpone") as rule:
         answers = [await ask(http, prompt) for prompt in prompts]
         assert heard(model) == []
         rule.release()
@@ -130,10 +133,10 @@ async def test_requests_that_are_postponed_go_on_in_their_order(
 
 
 async def test_an_answer_that_is_withheld_comes_at_its_release(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        with meddler.rule(*ASK, "withhold") as rule:
+        with fault_proxy.rule(*ASK, "withhold") as rule:
             asking = tasks.create_task(ask(http, "hello"))
             await rule.met()
             assert heard(model) == ["hello"]
@@ -143,10 +146,10 @@ async def test_an_answer_that_is_withheld_comes_at_its_release(
 
 
 async def test_a_connection_that_is_cut_has_done_its_work(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     with (
-        meddler.rule(*ASK, "cut", times=1),
+        fault_proxy.rule(*ASK, "cut", times=1),
         pytest.raises(aiohttp.ClientConnectionError),
     ):
         await ask(http, "hello")
@@ -180,10 +183,10 @@ async def test_a_stream_that_breaks_off_at_the_server_breaks_off_here(
 
 
 async def test_a_request_that_is_delayed_goes_on_after_that_time(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     begun = time.monotonic()
-    with meddler.rule(*ASK, "delay", seconds=0.2) as rule:
+    with fault_proxy.rule(*ASK, "delay", seconds=0.2) as rule:
         status, _ = await ask(http, "hello")
 
     assert model.exchanges[0].arrived - begun >= 0.2
@@ -191,10 +194,10 @@ async def test_a_request_that_is_delayed_goes_on_after_that_time(
 
 
 async def test_a_request_that_is_refused_never_comes(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     with (
-        meddler.rule(*ASK, "refuse", times=1) as rule,
+        fault_proxy.rule(*ASK, "refuse", times=1) as rule,
         pytest.raises(aiohttp.ClientConnectionError),
     ):
         await ask(http, "hello")
@@ -204,11 +207,11 @@ async def test_a_request_that_is_refused_never_comes(
 
 
 async def test_an_answer_breaks_off_after_so_many_bytes(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     model.next(Answer(text="one two three"))
     body = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
-    with meddler.rule(*ASK, "break", size=40):
+    with fault_proxy.rule(*ASK, "break", size=40):
         async with http.post("/v1/chat/completions", json=body) as response:
             got = await received(response)
 
@@ -225,14 +228,14 @@ async def test_an_answer_breaks_off_after_so_many_bytes(
     ],
 )
 async def test_what_stands_before_a_server_answers_in_its_own_way(
-    meddler: Meddler,
+    fault_proxy: FaultProxy,
     http: aiohttp.ClientSession,
     status: int,
     body: JSON | str,
     text: str,
     kind: str | None,
 ) -> None:
-    with meddler.rule("GET", "/models", "answer", status=status, body=body):
+    with fault_proxy.rule("GET", "/models", "answer", status=status, body=body):
         async with http.get("/v1/models") as response:
             answer = response.status, await response.text(), response.content_type
 
@@ -240,10 +243,10 @@ async def test_what_stands_before_a_server_answers_in_its_own_way(
 
 
 async def test_a_request_that_is_replayed_comes_twice_and_is_answered_once(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     model.next(Answer(text="first"), Answer(text="second"))
-    with meddler.rule(*ASK, "replay", times=1):
+    with fault_proxy.rule(*ASK, "replay", times=1):
         status, answer = await ask(http, "hello")
 
     assert heard(model) == ["hello", "hello"]
@@ -253,10 +256,10 @@ async def test_a_request_that_is_replayed_comes_twice_and_is_answered_once(
 
 
 async def test_an_answer_that_is_repeated_comes_to_the_request_after_its_own(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     model.next(*(Answer(text=text) for text in ("first", "second", "third")))
-    with meddler.rule(*ASK, "repeat", times=1):
+    with fault_proxy.rule(*ASK, "repeat", times=1):
         answers = [await ask(http, prompt) for prompt in ("one", "two", "three")]
 
     assert heard(model) == ["one", "three"]
@@ -264,9 +267,9 @@ async def test_an_answer_that_is_repeated_comes_to_the_request_after_its_own(
     assert "second" in answers[2][1]
 
 
-async def rough(http: aiohttp.ClientSession, meddler: Meddler, seed: int) -> Sequence[Deed]:
+async def rough(http: aiohttp.ClientSession, fault_proxy: FaultProxy, seed: int) -> Sequence[Deed]:
     """Ask through a storm; return what it did."""
-    with meddler.storm(*ASK, dict.fromkeys(STORMY, 0.15), seed=seed) as storm:
+    with fault_proxy.storm(*ASK, dict.fromkeys(STORMY, 0.15), seed=seed) as storm:
         for number in range(30):
             try:
                 await ask(http, f"number {number}")
@@ -276,12 +279,12 @@ async def rough(http: aiohttp.ClientSession, meddler: Meddler, seed: int) -> Seq
 
 
 async def test_a_storm_is_the_same_again_from_the_same_seed(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    first = await rough(http, meddler, seed=1)
+    first = await rough(http, fault_proxy, seed=1)
     count = len(model.exchanges)
-    again = await rough(http, meddler, seed=1)
-    other = await rough(http, meddler, seed=2)
+    again = await rough(http, fault_proxy, seed=1)
+    other = await rough(http, fault_proxy, seed=2)
 
     assert first == again != other
     assert set(first) == set(STORMY)
@@ -290,11 +293,11 @@ async def test_a_storm_is_the_same_again_from_the_same_seed(
 
 
 async def test_a_storm_leaves_other_requests_alone_and_rules_go_before_it(
-    meddler: Meddler, model: ScriptedModel, http: aiohttp.ClientSession
+    fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     with (
-        meddler.storm(*ASK, {"refuse": 1.0}, seed=0),
-        meddler.rule(*ASK, "answer", status=503, body={}),
+        fault_proxy.storm(*ASK, {"refuse": 1.0}, seed=0),
+        fault_proxy.rule(*ASK, "answer", status=503, body={}),
     ):
         status, answer = await ask(http, "hello")
         async with http.get("/v1/models") as models:

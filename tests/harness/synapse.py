@@ -19,7 +19,7 @@ from uuid import uuid4
 import aiohttp
 
 from bot.core.events import RoomId, UserId
-from tests.stand.network import free_port
+from tests.harness.network import free_port
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0

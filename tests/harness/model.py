@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from tests.stand import canaries
+from tests.harness import canaries
 
 Mode = Literal[
     "ok",

@@ -22,15 +22,15 @@ from bot.matrix.session import Session
 from bot.monitoring.health import Health
 from bot.startup import account_of, vault_of
 from bot.storage.ledger import SqlStore
-from tests.stand import small_model
-from tests.stand.bot import ASKS_ALWAYS, Bot
-from tests.stand.dialogue import Agent, Dialogue
-from tests.stand.model import Answer, ScriptedModel
-from tests.stand.network import free_port
-from tests.stand.observations import JSON, Seen
-from tests.stand.person import Refused
-from tests.stand.sample import Sample, fill
-from tests.stand.synapse import Synapse
+from tests.harness import demo_model
+from tests.harness.bot import ASKS_ALWAYS, Bot
+from tests.harness.client_view import JSON, Seen
+from tests.harness.dialogue import Agent, Dialogue
+from tests.harness.model import Answer, ScriptedModel
+from tests.harness.network import free_port
+from tests.harness.person import Refused
+from tests.harness.sample import Sample, fill
+from tests.harness.synapse import Synapse
 
 _WATCH_SECONDS = 0.2
 _START_SECONDS = 60.0
@@ -125,7 +125,7 @@ class _Ensemble:
 
     async def _start_model(self) -> JSON:
         """Return the model's place as the bot's configuration has it."""
-        if small_model.available():
+        if demo_model.available():
             with self._step("Small model (SmolLM2)"):
                 return await self._start_small_model()
         with self._step("Scripted model"):
@@ -139,7 +139,7 @@ class _Ensemble:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                small_model.__name__,
+                demo_model.__name__,
                 stdin=asyncio.subprocess.PIPE,  # it ends when this closes, however we end
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

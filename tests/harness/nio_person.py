@@ -10,8 +10,8 @@ import nio
 from typing_extensions import override
 
 from bot.core.events import EventId, RoomId, UserId
-from tests.stand.observations import JSON
-from tests.stand.person import Person, Refused
+from tests.harness.client_view import JSON
+from tests.harness.person import Person, Refused
 
 _R = TypeVar("_R")
 

@@ -12,11 +12,11 @@ from bot.core.events import EventId, RoomId, UserId
 from bot.core.polls import POLL
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.parse import TEXT
-from tests.stand.bot import Bot
-from tests.stand.nio_person import NioPerson
-from tests.stand.observations import Seen
-from tests.stand.person import Refused
-from tests.stand.talk import related
+from tests.harness.bot import Bot
+from tests.harness.client_view import Seen
+from tests.harness.expectations import related
+from tests.harness.nio_person import NioPerson
+from tests.harness.person import Refused
 
 _POLL_SECONDS = 0.02
 _SYNC_SECONDS = 20.0

@@ -7,10 +7,10 @@ from bot.core.events import EventId, RoomId, UserId
 from bot.core.markdown import UNFINISHED, render
 from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER, NOTICE_MARKER
-from tests.stand.bot import Bot
-from tests.stand.model import Exchange, ScriptedModel
-from tests.stand.observations import JSON, Seen
-from tests.stand.person import Person
+from tests.harness.bot import Bot
+from tests.harness.client_view import JSON, Seen
+from tests.harness.model import Exchange, ScriptedModel
+from tests.harness.person import Person
 
 TEXTS = Texts("fr")
 Turns = list[tuple[str, str]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Literal, TypedDict
 
-from tests.stand.observations import JSON
+from tests.harness.client_view import JSON
 
 Deed = Literal[
     "count",  # nothing

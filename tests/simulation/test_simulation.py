@@ -1,7 +1,7 @@
 """The promises of the bot, over whatever people, homeserver, model and machine may do to it.
 
 A longer run takes other steps each time:
-`PROMISES_EXAMPLES=20000 pytest tests/unit/test_promises.py`.
+`SIMULATION_EXAMPLES=20000 pytest tests/simulation/test_simulation.py`.
 """
 
 import copy
@@ -42,7 +42,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from tests.make import AGENT, COLLEAGUE, ROOM
-from tests.promises import (
+from tests.simulation.simulation import (
     DAY,
     READS,
     SALON,
@@ -60,7 +60,7 @@ from tests.promises import (
 )
 
 OFTEN = 300  # examples in CI: more than ten thousand steps
-EXAMPLES = int(os.environ.get("PROMISES_EXAMPLES", OFTEN))
+EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", OFTEN))
 STEPS = 50
 OTHER = RoomId("!other:tchap.test")
 ROOMS = (ROOM, OTHER, SALON)

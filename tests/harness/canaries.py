@@ -1,4 +1,4 @@
-"""Remembers what people and models have said on the stand, and searches files for it.
+"""Remembers what people and models have said in the test harness, and searches files for it.
 
 One memory for the whole suite: no file of any bot may hold a text that anybody has said.
 """

@@ -1,4 +1,4 @@
-"""What everybody on the stand can do at a Matrix client, whatever client it is."""
+"""What every person of the test harness can do at a Matrix client, whichever client it is."""
 
 import asyncio
 import html
@@ -16,8 +16,8 @@ import aiohttp
 from nio.crypto.attachments import decrypt_attachment
 
 from bot.core.events import EventId, RoomId, UserId
-from tests.stand import canaries
-from tests.stand.observations import JSON, Observations, Seen, Version
+from tests.harness import canaries
+from tests.harness.client_view import JSON, ClientView, Seen, Version
 
 _PATIENCE_SECONDS = 20.0
 _LIMITS = itertools.count(1)
@@ -40,7 +40,7 @@ class Person(ABC):
         self.homeserver = homeserver
         self.user_id = user_id
         self.device_id = ""
-        self.observed = Observations()
+        self.observed = ClientView()
         self._password = password
         self._access_token = ""
         self._direct: dict[str, list[RoomId]] = {}

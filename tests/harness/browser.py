@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from tests.stand import node
+from tests.harness import node
 
 ARTEFACTS: Final = Path(__file__).parents[2] / "artefacts"  # pictures, for people to look at
 
@@ -51,7 +51,7 @@ class Browser:
 
     async def __aenter__(self) -> Self:
         if not node.is_installed(node.BROWSER):
-            raise RuntimeError("first run: python -m tests.stand.node install")
+            raise RuntimeError("first run: python -m tests.harness.node install")
         binary, _ = node.find_node()
         self._process = await asyncio.create_subprocess_exec(
             *(binary, "look.mjs", self._program),

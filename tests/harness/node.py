@@ -79,7 +79,7 @@ def main() -> None:
         case ["needs-wheel"]:
             sys.exit(1 if _on_path() else 0)
         case _:
-            sys.exit("usage: python -m tests.stand.node install | needs-wheel")
+            sys.exit("usage: python -m tests.harness.node install | needs-wheel")
 
 
 if __name__ == "__main__":
