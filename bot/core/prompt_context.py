@@ -67,7 +67,7 @@ def build_context(
         heeds: tells whose commands count.
     """
     said = history.said
-    earlier = _earlier(said, prompt)
+    earlier = said_before(said, prompt)
     heard = _since_new(earlier, heeds)
     kept = heard
     if direct and prompt.conversation.thread_root is None:
@@ -103,7 +103,7 @@ def enough(
         idle_limit: as `build_context` has it.
         characters: as many as the model takes.
     """
-    earlier = _earlier(said, prompt)
+    earlier = said_before(said, prompt)
     kept = _since_silence(_since_new(earlier), prompt, idle_limit)
     counted = sum(len(one.body) for one in kept if not one.unanswered)
     return len(kept) < len(earlier) or counted > characters
@@ -125,8 +125,8 @@ def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
     ]
 
 
-def _earlier(said: Sequence[TranscriptMessage], prompt: Prompt) -> list[TranscriptMessage]:
-    """Return what was said before the prompt; of a prompt in many messages, before the last."""
+def said_before(said: Sequence[TranscriptMessage], prompt: Prompt) -> list[TranscriptMessage]:
+    """Return the messages before the prompt; of a prompt in many messages, before the last."""
     ids = set(prompt.event_ids)
     before = said[: _up_to(said, ids)]
     return [one for one in before if one.event_id not in ids and ids.isdisjoint(one.answers)]

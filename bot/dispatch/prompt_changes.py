@@ -18,7 +18,7 @@ from bot.core.events import (
     UserId,
 )
 from bot.core.outgoing import Anchor, Notice, transaction_id
-from bot.core.prompt_context import is_last
+from bot.core.prompt_context import is_last, said_before
 from bot.core.routing import Answer, parse_command
 from bot.core.transcript import TranscriptMessage
 from bot.dispatch.intent_resolver import IntentResolver
@@ -213,8 +213,12 @@ class PromptChanges:
         return False
 
     async def last(self, prompt: Prompt) -> EventId | None:
-        """Return the last reply of the prompt's conversation, or a later prompt without any."""
-        for one in reversed(await self._said(prompt)):
+        """Return the last reply before a command, or a later prompt that has none yet.
+
+        What follows the command is not meant: after a crash it may be there before the command
+        is carried out.
+        """
+        for one in reversed(said_before(await self._said(prompt), prompt)):
             if one.failed:
                 continue
             asks = one.body.strip() and parse_command(one.body) is None

@@ -723,6 +723,36 @@ async def test_the_command_alone_has_the_last_answer_made_anew(room: Room) -> No
 
 
 @pytest.mark.parametrize("event", commands())
+async def test_a_crash_does_not_have_another_answer_made_anew(
+    room: Room, event: Reaction | Message
+) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+        room.begins("")
+        room.matrix.hear(event)
+        await room.until(lambda: len(room.asked) == 2)
+    room.says("Deux.")
+    room.matrix.hear(message("Et toi ?", event_id="$2"))
+    async with room.run():
+        await room.until(lambda: room.done("$prompt", "$redo", "$2"))
+
+    assert sorted(room.asked) == [*["Bonjour"] * 3, "Et toi ?"]
+    assert room.shown == ["Deux."] * 2
+
+
+async def test_a_crash_does_not_have_a_later_answer_stopped(room: Room) -> None:
+    async with room.run():
+        await room.ask(says="Un.")
+    room.says("Deux.")
+    earlier, later = message("!stop", event_id="$stop"), message("Et toi ?", event_id="$2")
+    room.matrix.hear(earlier, replace(later, timestamp=earlier.timestamp + 1))
+    async with room.run():
+        await room.until(lambda: room.done("$stop", "$2"))
+
+    assert room.shown == ["Un.", TEXTS("nothing to stop"), "Deux."]
+
+
+@pytest.mark.parametrize("event", commands())
 async def test_an_answer_that_is_being_written_begins_again(
     room: Room, event: Reaction | Message
 ) -> None:
