@@ -21,7 +21,8 @@ from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import Outgoing, PreparedEvent
 from bot.core.routing import Policy
 from bot.monitoring.health import Health
-from bot.ports import Clock, Matrix
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
 from bot.replies.completion import Completion
 from bot.replies.context_builder import Contexts, Settings
 from bot.replies.delivery import Pace, Replying

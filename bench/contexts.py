@@ -9,25 +9,17 @@ from typing import cast
 
 from bench.rows import Row
 from bot.app import SystemClock
-from bot.core.events import (
-    Conversation,
-    Delta,
-    EventId,
-    Message,
-    Prompt,
-    Revision,
-    Room,
-    RoomId,
-    Turn,
-    UserId,
-)
+from bot.core.chat import Delta, Turn
+from bot.core.events import Conversation, EventId, Message, Prompt, Revision, Room, RoomId, UserId
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import History
 from bot.core.transcript import TranscriptMessage
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.monitoring.health import Health
-from bot.ports import Matrix, Model, Store
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.ports.model import Model
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings

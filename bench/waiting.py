@@ -9,7 +9,8 @@ from bot.app import SystemClock
 from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
-from bot.ports import Matrix, Store
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
 from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations, Generation
 

@@ -21,7 +21,8 @@ from bot.llm.client import OpenAIModel
 from bot.matrix.adapter import NioMatrix
 from bot.monitoring.health import Health
 from bot.monitoring.http import serve
-from bot.ports import Clock, Ledgers
+from bot.ports.clock import Clock
+from bot.ports.statistics import Ledgers
 from bot.replies.context_builder import Settings
 from bot.replies.delivery import Pace, Replying
 from bot.reporting.charts import avatar

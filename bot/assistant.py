@@ -27,11 +27,7 @@ from bot.core.events import (
     Upgraded,
 )
 from bot.core.feedback import AskPolicy
-from bot.core.limits import Limits
-from bot.core.markdown import render
-from bot.core.model_catalog import ModelCard
-from bot.core.outgoing import Notice, transaction_id
-from bot.core.routing import (
+from bot.core.intents import (
     Accept,
     Answer,
     Comment,
@@ -43,7 +39,6 @@ from bot.core.routing import (
     Ignore,
     Intent,
     Leave,
-    Policy,
     Rate,
     RecordVote,
     Redo,
@@ -52,8 +47,12 @@ from bot.core.routing import (
     SendNotice,
     Stop,
     Welcome,
-    parse_command,
 )
+from bot.core.limits import Limits
+from bot.core.markdown import render
+from bot.core.model_catalog import ModelCard
+from bot.core.outgoing import Notice, transaction_id
+from bot.core.routing import Policy, parse_command
 from bot.dispatch.dispatcher import EventDispatcher
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.pending_decryption import PendingDecryption
@@ -67,7 +66,11 @@ from bot.notices.clear_text import ClearText
 from bot.notices.mention_hint import MentionHint
 from bot.notices.unsigned_devices import LeftOut
 from bot.notices.verification import Verifications
-from bot.ports import Clock, Ledgers, Matrix, Model, Store
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.ports.model import Model
+from bot.ports.statistics import Ledgers
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings

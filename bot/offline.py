@@ -11,7 +11,7 @@ from bot.core.campaigns import Campaign
 from bot.core.export_format import Format, What, head, line
 from bot.errors import ConfigError
 from bot.monitoring.health import Health
-from bot.ports import Export
+from bot.ports.statistics import Export
 from bot.startup import ledger_place
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.exports import exports

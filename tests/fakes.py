@@ -22,11 +22,11 @@ from bot.core.campaigns import (
     Recipient,
     Sending,
 )
+from bot.core.chat import Delta, Turn
 from bot.core.events import (
     Batch,
     Change,
     Conversation,
-    Delta,
     Event,
     EventId,
     Invite,
@@ -41,7 +41,6 @@ from bot.core.events import (
     Revision,
     Room,
     RoomId,
-    Turn,
     Undecryptable,
     Upgraded,
     UserId,
@@ -98,18 +97,11 @@ from bot.core.verification import VerificationStep
 from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.i18n.texts import Texts, speak
 from bot.monitoring.health import Health
-from bot.ports import (
-    CampaignLedger,
-    Choices,
-    Claim,
-    Exchange,
-    Export,
-    Ledgers,
-    Opinions,
-    ReadableEvent,
-    UndecryptedEvent,
-    Unheeded,
-)
+from bot.ports.campaigns import CampaignLedger
+from bot.ports.feedback import Opinions
+from bot.ports.ledger import Choices, Claim, Exchange, UndecryptedEvent, Unheeded
+from bot.ports.matrix import ReadableEvent
+from bot.ports.statistics import Export, Ledgers
 from bot.replies.context_builder import Settings
 from bot.replies.delivery import Pace, Replying
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM

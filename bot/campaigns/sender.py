@@ -22,13 +22,14 @@ from bot.core.campaigns import (
     offered,
 )
 from bot.core.events import Conversation, EventId, Message, Revision, Room, RoomId, Vote
+from bot.core.intents import Comment
 from bot.core.outgoing import Anchor, Notice, Outgoing, transaction_id
 from bot.core.polls import Poll, PollEnd, chosen
-from bot.core.routing import Comment, Policy
+from bot.core.routing import Policy
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.i18n.texts import Texts
 from bot.monitoring.logs import log_bug
-from bot.ports import CampaignLedger
+from bot.ports.campaigns import CampaignLedger
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
 from bot.runtime.retry import post

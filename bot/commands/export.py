@@ -11,7 +11,7 @@ from bot.core.export_format import TYPES, Format, What, head, line
 from bot.core.outgoing import Attachment
 from bot.errors import TooLarge
 from bot.i18n.texts import Language
-from bot.ports import Export
+from bot.ports.statistics import Export
 from bot.runtime.retry import retry_until_accepted
 
 _WORDS: dict[str, What] = {

@@ -2,7 +2,7 @@
 
 from bot.commands.registry import Call, command
 from bot.i18n.texts import Language, speak
-from bot.ports import Choices
+from bot.ports.ledger import Choices
 
 _LANGUAGES: dict[str, Language] = {
     "fr": "fr",

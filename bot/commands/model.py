@@ -1,7 +1,7 @@
 """`!modele`: list the models, or choose one for the conversation."""
 
 from bot.commands.registry import Call, command
-from bot.ports import Choices
+from bot.ports.ledger import Choices
 
 _LONGEST = 100  # characters of a name
 

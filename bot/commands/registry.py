@@ -13,7 +13,10 @@ from bot.core.outgoing import Attachment, Notice, transaction_id
 from bot.dispatch.prompt_changes import PromptChanges
 from bot.feedback.collector import FeedbackCollector
 from bot.i18n.texts import Language, Texts
-from bot.ports import Clock, Export, Matrix, Statistics, Store
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.ports.statistics import Export, Statistics
 from bot.replies.generations import ActiveGenerations
 from bot.runtime.retry import post
 

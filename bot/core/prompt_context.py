@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bot.core.events import EventId, Prompt, Turn, UserId
+from bot.core.chat import Turn
+from bot.core.events import EventId, Prompt, UserId
 from bot.core.invisible_text import visible
 from bot.core.routing import begins_anew, parse_command
 from bot.core.transcript import TranscriptMessage

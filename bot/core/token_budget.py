@@ -5,7 +5,7 @@ from itertools import accumulate
 from math import floor
 from typing import Final
 
-from bot.core.events import Turn
+from bot.core.chat import Turn
 from bot.core.model_catalog import ModelCard
 from bot.errors import PromptTooLong
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from bot.config.settings import DashboardSettings, is_loopback
-from bot.ports import Clock
+from bot.ports.clock import Clock
 
 COOKIE: Final = "tableau_de_bord"
 STAYS: Final = 12 * 3600.0  # seconds for which who has logged in is known

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
-from bot.ports import Clock
+from bot.ports.clock import Clock
 
 V = TypeVar("V")
 

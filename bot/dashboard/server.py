@@ -18,7 +18,8 @@ from bot.dashboard.kept import Kept
 from bot.dashboard.pages import CHART_POLICY, FOLDER, HEADERS, TEXTS, Pages, by_first_day, rows
 from bot.errors import StoreError
 from bot.monitoring.logs import log_bug
-from bot.ports import Clock, Statistics
+from bot.ports.clock import Clock
+from bot.ports.statistics import Statistics
 from bot.reporting.charts import Theme, svg
 from bot.reporting.reports import (
     CHARTS,

@@ -8,12 +8,12 @@ from weakref import WeakValueDictionary
 import structlog
 
 from bot.core.events import Conversation, Event, Pending, Redaction
-from bot.core.routing import AwaitKey, HandleRedaction, Intent, NeedsLookup
+from bot.core.intents import AwaitKey, HandleRedaction, Intent, NeedsLookup
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.monitoring.logs import log_bug
-from bot.ports import UndecryptedEvent
+from bot.ports.ledger import UndecryptedEvent
 from bot.replies.delivery import Replying
 from bot.runtime.retry import retry_until_accepted
 

@@ -9,10 +9,12 @@ from typing import cast
 import structlog
 
 from bot.core.events import Event, EventId, Message, Pending, RoomId
-from bot.core.routing import AwaitKey, Ignore, Intent, NeedsLookup, Policy, decide
+from bot.core.intents import AwaitKey, Ignore, Intent, NeedsLookup
+from bot.core.routing import Policy, decide
 from bot.errors import MatrixError
 from bot.monitoring.logs import log_bug
-from bot.ports import Clock, Matrix
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
 from bot.runtime.retry import retry_until_accepted
 
 _PATIENCE_IN_LOOP = 2.0  # seconds for all that a batch must have looked up, while others wait

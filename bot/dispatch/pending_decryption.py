@@ -34,7 +34,9 @@ from bot.errors import (
 )
 from bot.i18n.texts import Texts, speak
 from bot.monitoring.logs import log_bug
-from bot.ports import Clock, Matrix, Store, UndecryptedEvent
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store, UndecryptedEvent
+from bot.ports.matrix import Matrix
 from bot.runtime.failpoints import armed
 from bot.runtime.retry import retry_until_accepted
 

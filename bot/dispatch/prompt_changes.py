@@ -17,14 +17,16 @@ from bot.core.events import (
     RoomId,
     UserId,
 )
+from bot.core.intents import Answer
 from bot.core.outgoing import Anchor, Notice, transaction_id
 from bot.core.prompt_context import is_last, said_before
-from bot.core.routing import Answer, parse_command
+from bot.core.routing import parse_command
 from bot.core.transcript import TranscriptMessage
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.usage_limits import UsageLimits
 from bot.errors import Forbidden
-from bot.ports import Exchange, ReadableEvent
+from bot.ports.ledger import Exchange
+from bot.ports.matrix import ReadableEvent
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
 from bot.replies.generations import ActiveGenerations, Generation

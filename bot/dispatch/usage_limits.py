@@ -4,8 +4,8 @@ import structlog
 
 from bot.core.events import Pending, Prompt, UserId
 from bot.core.feedback import COMMAND
+from bot.core.intents import Answer, Comment, Ignore, Intent, Run, SendNotice
 from bot.core.limits import Allowance, Breaker, Costs, Limits
-from bot.core.routing import Answer, Comment, Ignore, Intent, Run, SendNotice
 from bot.replies.delivery import Replying
 from bot.replies.generations import ActiveGenerations
 

@@ -36,13 +36,15 @@ from bot.core.feedback import (
     ask_after,
     rating_in,
 )
+from bot.core.intents import Comment
 from bot.core.outgoing import Anchor, Notice, transaction_id
 from bot.core.polls import Poll, PollAnswer
-from bot.core.routing import Comment, parse_command
+from bot.core.routing import parse_command
 from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
 from bot.i18n.texts import Texts
 from bot.monitoring.logs import log_bug
-from bot.ports import Exchange, Opinions
+from bot.ports.feedback import Opinions
+from bot.ports.ledger import Exchange
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
 from bot.replies.generations import ActiveGenerations, Generation

@@ -16,7 +16,7 @@ import msgspec
 import openai
 import structlog
 
-from bot.core.events import Delta, Turn
+from bot.core.chat import Delta, Turn
 from bot.core.model_catalog import ModelCard
 from bot.errors import (
     CompletionError,

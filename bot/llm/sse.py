@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from bot.core.events import Delta, Usage
+from bot.core.chat import Delta, Usage
 from bot.errors import ModelFailed, Truncated
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of decoding JSON

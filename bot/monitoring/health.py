@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from bot.monitoring.metrics import Metrics
-from bot.ports import Clock
+from bot.ports.clock import Clock
 
 _LOOK_SECONDS = 60.0
 _TELL_SECONDS = 600.0

@@ -3,7 +3,8 @@
 import structlog
 
 from bot.core.events import RoomId, UserId
-from bot.ports import Clock, Store, Unheeded
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store, Unheeded
 from bot.runtime.once_a_day import OnceADay, day_of
 
 log = structlog.get_logger()

@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from bot.core.events import Delta, Turn
+from bot.core.chat import Delta, Turn
 from bot.core.model_catalog import ModelCard
 from bot.core.prompt_context import merged
 from bot.core.token_budget import Calibration, fit, size
 from bot.errors import CompletionError, PromptTooLong, PromptTooLongForModel
-from bot.ports import Model
+from bot.ports.model import Model
 from bot.replies.completion_attempts import Asking, FallbackPolicy
 
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from bot.core.events import Delta
+from bot.core.chat import Delta
 from bot.core.model_catalog import Fallback, ModelCard
 from bot.errors import (
     CompletionError,
@@ -21,7 +21,7 @@ from bot.errors import (
     Truncated,
 )
 from bot.i18n.texts import Texts
-from bot.ports import Clock
+from bot.ports.clock import Clock
 from bot.replies.rate_limit import ModelRateLimiter, Place
 from bot.runtime.retry import backoff
 

@@ -8,7 +8,9 @@ from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import Context, History, build_context, enough
 from bot.core.transcript import TranscriptMessage
 from bot.i18n.texts import Language, Texts, speak
-from bot.ports import Choices, Clock, Matrix, Store
+from bot.ports.clock import Clock
+from bot.ports.ledger import Choices, Store
+from bot.ports.matrix import Matrix
 from bot.replies.completion import Completion
 from bot.runtime.retry import retry_until_accepted
 

@@ -23,7 +23,9 @@ from bot.core.outgoing import (
 )
 from bot.errors import ENDING
 from bot.monitoring.health import Health
-from bot.ports import Clock, Matrix, Store
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
 from bot.runtime.failpoints import armed
 from bot.runtime.retry import retry_until_accepted
 

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 import structlog
 
-from bot.ports import Clock
+from bot.ports.clock import Clock
 from bot.runtime.retry import backoff
 from bot.runtime.waiting import wait_for_event
 

@@ -8,8 +8,9 @@ from enum import Enum
 
 import structlog
 
+from bot.core.chat import Delta, Usage
 from bot.core.draft import Draft
-from bot.core.events import Delta, EventId, Message, Prompt, Usage
+from bot.core.events import EventId, Message, Prompt
 from bot.core.markdown import Part
 from bot.core.message_split import PART_LIMIT
 from bot.core.model_catalog import Fallback

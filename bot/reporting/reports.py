@@ -21,7 +21,7 @@ from bot.core.statistics import (
     total,
 )
 from bot.i18n.texts import Texts
-from bot.ports import Statistics
+from bot.ports.statistics import Statistics
 from bot.reporting.charts import Chart, Series
 from bot.reporting.formats import formats
 

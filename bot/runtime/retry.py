@@ -9,7 +9,8 @@ import structlog
 from bot.core.events import EventId, RoomId
 from bot.core.outgoing import Outgoing
 from bot.errors import HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
-from bot.ports import Clock, Sends
+from bot.ports.clock import Clock
+from bot.ports.matrix import Sends
 from bot.runtime.failpoints import armed
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bot.ports import Clock
+from bot.ports.clock import Clock
 
 
 async def wait_for_event(clock: Clock, told: asyncio.Event, seconds: float | None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from bot.core.export_format import What
-from bot.ports import Export
+from bot.ports.statistics import Export
 from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
 from bot.storage.feedback import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlFeedback
 

@@ -29,7 +29,7 @@ from bot.core.events import (
 from bot.core.outgoing import OutboxMessage
 from bot.errors import BotError, StoreError
 from bot.monitoring.health import Health
-from bot.ports import Choices, Claim, Exchange, Unheeded
+from bot.ports.ledger import Choices, Claim, Exchange, Unheeded
 from bot.runtime.encryption import Seal
 from bot.runtime.uncancellable import run_uncancelled
 from bot.storage import rows

@@ -20,7 +20,7 @@ from bot.core.events import (
     Vote,
 )
 from bot.core.outgoing import OutboxMessage, PreparedEvent
-from bot.ports import UndecryptedEvent
+from bot.ports.ledger import UndecryptedEvent
 from bot.runtime.encryption import Seal
 
 _LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it

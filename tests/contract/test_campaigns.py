@@ -18,7 +18,9 @@ from bot.core.campaigns import (
 )
 from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
 from bot.core.feedback import ReplyMetadata
-from bot.ports import CampaignLedger, Opinions, Store
+from bot.ports.campaigns import CampaignLedger
+from bot.ports.feedback import Opinions
+from bot.ports.ledger import Store
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server

@@ -9,7 +9,8 @@ import pytest_asyncio
 
 from bot.core.events import Batch, Conversation, EventId, Prompt, UserId, Vote
 from bot.core.feedback import Ask, AskHistory, ReplyMetadata
-from bot.ports import Opinions, Store, UndecryptedEvent
+from bot.ports.feedback import Opinions
+from bot.ports.ledger import Store, UndecryptedEvent
 from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeOpinions, FakeStore

@@ -36,7 +36,7 @@ from bot.core.events import (
 from bot.core.outgoing import OutboxMessage, PreparedEvent
 from bot.errors import StoreError
 from bot.monitoring.health import Health
-from bot.ports import Choices, Claim, Exchange, Store, UndecryptedEvent
+from bot.ports.ledger import Choices, Claim, Exchange, Store, UndecryptedEvent
 from bot.runtime.failpoints import Failpoints
 from bot.storage.database import Work
 from bot.storage.ledger import SqlStore

@@ -23,7 +23,7 @@ from bot.core.markdown import Part, render
 from bot.core.outgoing import Edit, Notice, Reply, SentReply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
-from bot.ports import Matrix
+from bot.ports.matrix import Matrix
 from tests.fakes import FakeMatrix
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Delta
+from bot.core.chat import Delta
 from bot.errors import CompletionError, ModelFailed, ModelRefused, ModelTimeout
 from bot.llm.client import OpenAIModel
 from tests.hostile.backends import (

@@ -31,7 +31,7 @@ from bot.dashboard.auth import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
 from bot.monitoring.health import Health
-from bot.ports import Statistics
+from bot.ports.statistics import Statistics
 from bot.runtime.failpoints import Failpoints
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore

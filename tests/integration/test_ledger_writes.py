@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from bot.core.events import Delta
+from bot.core.chat import Delta
 from bot.monitoring.health import Health
 from bot.runtime.failpoints import COMMITS
 from bot.storage.campaigns import SqlCampaigns

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from typing_extensions import override
 
+from bot.core.chat import Delta, Turn
 from bot.core.events import (
     Batch,
     Conversation,
-    Delta,
     Event,
     EventId,
     KeyNews,
@@ -26,7 +26,6 @@ from bot.core.events import (
     Revision,
     Room,
     RoomId,
-    Turn,
     Undecryptable,
     UserId,
 )
@@ -47,7 +46,7 @@ from bot.core.polls import Poll, PollEnd
 from bot.core.prompt_context import History
 from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
-from bot.ports import ReadableEvent
+from bot.ports.matrix import ReadableEvent
 from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import BOT, MIDNIGHT
 

@@ -28,7 +28,8 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 import bot.core.draft
-from bot.core.events import Delta, EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
+from bot.core.chat import Delta
+from bot.core.events import EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
 from bot.core.message_split import Cuts, split
 from bot.core.outgoing import Edit, Notice, Outgoing, Reply
 from bot.errors import (

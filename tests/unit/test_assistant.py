@@ -4,13 +4,14 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Delta, EventId, Joined, Left, Room, RoomId, Turn, Upgraded
+from bot.core.chat import Delta, Turn
+from bot.core.events import EventId, Joined, Left, Room, RoomId, Upgraded
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
 from bot.i18n.texts import speak
-from bot.ports import Store
+from bot.ports.ledger import Store
 from tests.fakes import HeldClock, Story
 from tests.make import AGENT, BOT, COLLEAGUE, MIDNIGHT, ROOM, invite, message
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta
+from bot.core.chat import Delta
 from bot.core.outgoing import Edit, Reply
 from bot.errors import CompletionError, ModelLimited, ModelRefused, ModelUnreachable, Truncated
 from bot.i18n.texts import speak

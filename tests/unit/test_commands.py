@@ -7,7 +7,7 @@ from bot.core.events import EventId, Joined, Message, RoomId
 from bot.core.model_catalog import Catalogue
 from bot.core.outgoing import Notice, Reply
 from bot.i18n.texts import Language, speak
-from bot.ports import Choices
+from bot.ports.ledger import Choices
 from tests.fakes import LARGE, SMALL, Story
 from tests.make import BOT, COLLEAGUE, ROOM, message, prompt
 

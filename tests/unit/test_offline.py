@@ -15,7 +15,7 @@ from bot.core.export_format import line
 from bot.core.outgoing import Attachment, Notice
 from bot.errors import TooLarge
 from bot.i18n.texts import speak
-from bot.ports import Export
+from bot.ports.statistics import Export
 from tests.fakes import exported
 from tests.make import AGENT, COLLEAGUE, message
 from tests.unit.campaigns.test_campaigns import ADMIN_ROOM, Office

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from bot.core.events import Delta, Event, EventId, RoomId, Usage
+from bot.core.chat import Delta, Usage
+from bot.core.events import Event, EventId, RoomId
 from bot.core.markdown import render
 from bot.core.message_split import split
 from bot.core.outgoing import Edit, PreparedEvent

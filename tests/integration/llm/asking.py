@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.events import Delta, Turn
+from bot.core.chat import Delta, Turn
 from bot.core.model_catalog import ModelCard
 from bot.errors import CompletionError
 from bot.llm.client import OpenAIModel

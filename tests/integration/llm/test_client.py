@@ -10,7 +10,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from bot.core.events import Delta, Usage
+from bot.core.chat import Delta, Usage
 from bot.errors import (
     CompletionError,
     ModelBusy,

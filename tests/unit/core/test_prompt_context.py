@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.events import Conversation, EventId, Message, Prompt, Turn, UserId
+from bot.core.chat import Turn
+from bot.core.events import Conversation, EventId, Message, Prompt, UserId
 from bot.core.prompt_context import Context, History, build_context, enough, is_last, merged
 from bot.core.transcript import Transcript, TranscriptMessage
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt

@@ -20,8 +20,7 @@ from bot.core.events import (
     Vote,
     server_name,
 )
-from bot.core.polls import POLL
-from bot.core.routing import (
+from bot.core.intents import (
     Accept,
     Answer,
     AwaitKey,
@@ -34,9 +33,7 @@ from bot.core.routing import (
     Ignore,
     Intent,
     Leave,
-    MessageIndex,
     NeedsLookup,
-    Policy,
     Rate,
     RecordVote,
     Redo,
@@ -45,10 +42,9 @@ from bot.core.routing import (
     SendNotice,
     Stop,
     Welcome,
-    begins_anew,
-    decide,
-    parse_command,
 )
+from bot.core.polls import POLL
+from bot.core.routing import MessageIndex, Policy, begins_anew, decide, parse_command
 from tests.make import (
     AGENT,
     BOT,

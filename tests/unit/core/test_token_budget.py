@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.events import Turn
+from bot.core.chat import Turn
 from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import Calibration, fit, size
 from bot.errors import PromptTooLong

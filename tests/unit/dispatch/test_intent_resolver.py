@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Delta, Event, EventId, Message, Pending
+from bot.core.chat import Delta
+from bot.core.events import Event, EventId, Message, Pending
+from bot.core.intents import Answer, AwaitKey, HandleRedaction, Ignore, NeedsLookup
 from bot.core.outgoing import Reply
-from bot.core.routing import Answer, AwaitKey, HandleRedaction, Ignore, NeedsLookup, Policy, decide
+from bot.core.routing import Policy, decide
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from tests.fakes import FakeClock, FakeMatrix, HeldClock, Story

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Delta, EventId, Prompt, RoomId, UserId
+from bot.core.chat import Delta
+from bot.core.events import EventId, Prompt, RoomId, UserId
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.i18n.texts import Texts
-from bot.ports import Choices
+from bot.ports.ledger import Choices
 from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story
 from tests.make import (
     AGENT,

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import Delta, Event, EventId, Message, Reaction, RoomId, Upgraded, UserId
+from bot.core.chat import Delta
+from bot.core.events import Event, EventId, Message, Reaction, RoomId, Upgraded, UserId
 from bot.core.message_split import split
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.core.transcript import TranscriptMessage

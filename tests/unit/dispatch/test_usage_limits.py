@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.events import Change, Delta, EventId, Message, RoomId, UserId
+from bot.core.chat import Delta
+from bot.core.events import Change, EventId, Message, RoomId, UserId
 from bot.core.limits import PAUSE, Limits
 from bot.core.outgoing import Notice, Reply
 from bot.core.polls import POLL

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from bot.core.events import Delta, EventId, Message, Redaction, Revision, UserId, Vote
+from bot.core.chat import Delta
+from bot.core.events import EventId, Message, Redaction, Revision, UserId, Vote
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Anchor, Notice, Reply
 from bot.core.polls import Poll, PollAnswer

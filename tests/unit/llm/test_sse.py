@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bot.core.events import Delta, Usage
+from bot.core.chat import Delta, Usage
 from bot.errors import ModelFailed, Truncated
 from bot.llm.sse import MOST_TOKENS, CompletionStream
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 import pytest
 from typing_extensions import override
 
-from bot.core.events import Delta, Turn, Usage
+from bot.core.chat import Delta, Turn, Usage
 from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import size
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated

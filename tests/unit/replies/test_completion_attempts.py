@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from typing_extensions import override
 
-from bot.core.events import Delta, Turn, Usage
+from bot.core.chat import Delta, Turn, Usage
 from bot.core.model_catalog import Fallback, ModelCard
 from bot.errors import (
     CompletionError,

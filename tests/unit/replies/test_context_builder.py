@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from typing_extensions import override
 
-from bot.core.events import Delta, EventId, Prompt, Usage
+from bot.core.chat import Delta, Usage
+from bot.core.events import EventId, Prompt
 from bot.core.model_catalog import Catalogue
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.core.prompt_context import Context, History
@@ -12,7 +13,7 @@ from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
-from bot.ports import Choices
+from bot.ports.ledger import Choices
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import MOST_MESSAGES, Delta, EventId, UserId
+from bot.core.chat import Delta
+from bot.core.events import MOST_MESSAGES, EventId, UserId
 from bot.core.outgoing import Edit, Notice, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import Language, speak

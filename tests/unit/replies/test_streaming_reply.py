@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from bot.core.events import Batch, Delta, EventId, Usage
+from bot.core.chat import Delta, Usage
+from bot.core.events import Batch, EventId
 from bot.core.markdown import Part, render
 from bot.core.message_split import split
 from bot.core.outgoing import Attachment, Edit, Notice, PreparedEvent, Reply
