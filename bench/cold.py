@@ -17,7 +17,7 @@ from bench.rows import Row
 from bench.turns import Spent, Turns
 from bot.core.events import Conversation, EventId, Invite, Message, Prompt, RoomId
 from bot.core.markdown import Part, render
-from bot.core.outgoing import Edit, Reply
+from bot.core.outgoing import OutgoingEdit, Reply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from tests.harness.nio_person import NioPerson
@@ -126,7 +126,9 @@ class Meeting:
         name = f"{prompt.event_id}:{{}}"
         event_id = await self._matrix.send(prompt.room_id, first, name.format(0))
         for part, reply in enumerate(edits, 1):
-            await self._matrix.send(prompt.room_id, Edit(event_id, reply), name.format(part))
+            await self._matrix.send(
+                prompt.room_id, OutgoingEdit(event_id, reply), name.format(part)
+            )
 
 
 class Cold:

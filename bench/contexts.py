@@ -10,7 +10,7 @@ from typing import cast
 from bench.rows import Row
 from bot.app import SystemClock
 from bot.core.chat import Delta, Turn
-from bot.core.events import Conversation, EventId, Message, Prompt, Revision, Room, RoomId, UserId
+from bot.core.events import Conversation, Edit, EventId, Message, Prompt, Room, RoomId, UserId
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import History
 from bot.core.transcript import TranscriptMessage
@@ -139,9 +139,7 @@ class _Memory:
         )
         for part, text in enumerate(edits):
             event_id = EventId(f"{reply}:{part}")
-            self._histories.hear(
-                Revision(event_id, room_id, _ME, reply, text, next(clock), answers)
-            )
+            self._histories.hear(Edit(event_id, room_id, _ME, reply, text, next(clock), answers))
 
 
 async def warm() -> list[Row]:

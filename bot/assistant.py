@@ -15,6 +15,7 @@ from bot.commands import registry
 from bot.commands.registry import About, Call, Desk
 from bot.core.events import (
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -22,7 +23,6 @@ from bot.core.events import (
     Pending,
     Prompt,
     Redaction,
-    Revision,
     RoomId,
     Upgraded,
 )
@@ -282,7 +282,7 @@ class Assistant:
                 self._generations.part(prompt.conversation)
             case Stop(reaction):
                 self._generations.part_of(reaction.room_id, reaction.target)
-            case HandleEdit(revision) if again := self._prompt_changes.restart(revision):
+            case HandleEdit(edit) if again := self._prompt_changes.restart(edit):
                 return partial(self._see_through, again)
         if isinstance(intent, Run | Comment | Rate | RecordVote | HandleEdit):
             self._noting.setdefault(event_id, asyncio.Event())
@@ -360,8 +360,8 @@ class Assistant:
                 await self._refuse(intent)
             case Run():
                 await self._run(intent)
-            case HandleEdit(revision):
-                await self._amend(revision)
+            case HandleEdit(edit):
+                await self._amend(edit)
             case Rate() | RecordVote() | Comment():
                 await self._note(intent)
             case HandleRedaction(redaction, begun):
@@ -486,12 +486,12 @@ class Assistant:
                 if key is not None:
                     await self._explain(prompt, key, unanswered=False)
 
-    async def _amend(self, revision: Revision) -> None:
-        await self._noted(revision.target)
-        await self._feedback.amend(revision)
-        await self._campaigns.amend(revision)
-        self._note_down(revision.event_id)  # what follows may take as long as an answer
-        await self._prompt_changes.amend(revision)
+    async def _amend(self, edit: Edit) -> None:
+        await self._noted(edit.target)
+        await self._feedback.amend(edit)
+        await self._campaigns.amend(edit)
+        self._note_down(edit.event_id)  # what follows may take as long as an answer
+        await self._prompt_changes.amend(edit)
 
     def _note_down(self, event_id: EventId) -> None:
         if (noting := self._noting.pop(event_id, None)) is not None:

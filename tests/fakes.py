@@ -27,6 +27,7 @@ from bot.core.events import (
     Batch,
     Change,
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -38,7 +39,6 @@ from bot.core.events import (
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     Room,
     RoomId,
     Undecryptable,
@@ -67,10 +67,10 @@ from bot.core.markdown import Part, render
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import (
     Attachment,
-    Edit,
     Notice,
     OutboxMessage,
     Outgoing,
+    OutgoingEdit,
     PreparedEvent,
     Reply,
     SentReply,
@@ -109,7 +109,7 @@ from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 def _thread(outgoing: Outgoing) -> EventId | None:
     match outgoing:
-        case Reply(prompt) | Edit(_, Reply(prompt)):
+        case Reply(prompt) | OutgoingEdit(_, Reply(prompt)):
             return prompt.thread_root
         case Notice(to=to):
             return to.thread_root if to else None
@@ -285,7 +285,7 @@ class FakeMatrix:
             raise self.history_failure
         transcript = Transcript(prompt.conversation, self.user_id)
         for event in self.messages.values():
-            if isinstance(event, Message | Undecryptable | Revision | Redaction):
+            if isinstance(event, Message | Undecryptable | Edit | Redaction):
                 transcript.add(event)
         for event_id in self.redacted:
             transcript.add(Redaction(EventId(""), prompt.room_id, self.user_id, event_id))
@@ -317,7 +317,7 @@ class FakeMatrix:
         outgoing = self.wires[wire.content["number"]]
         self.sent.append((event_id, outgoing))
         self.places[event_id] = room_id
-        place = outgoing.event_id if isinstance(outgoing, Edit) else event_id
+        place = outgoing.event_id if isinstance(outgoing, OutgoingEdit) else event_id
         self._wire_of[place] = wire
         self._hear_own(event_id, outgoing)
         await self._tell()
@@ -342,7 +342,7 @@ class FakeMatrix:
         ids, gone, found = set(prompt), self._gone(), dict[EventId, SentReply]()
         for event_id, outgoing in self.sent:
             match outgoing:
-                case Edit(target, reply) if target in found:
+                case OutgoingEdit(target, reply) if target in found:
                     found[target] = self._own(target, reply)
                 case Reply() if ids & set(outgoing.prompt.event_ids):
                     found[event_id] = self._own(event_id, outgoing)
@@ -386,13 +386,13 @@ class FakeMatrix:
             self.messages[event_id] = self.known[event_id] = said
         if isinstance(outgoing, Notice | Poll | PollEnd | Attachment):
             return
-        reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
+        reply = outgoing.reply if isinstance(outgoing, OutgoingEdit) else outgoing
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
         room_id, at, ids = prompt.room_id, prompt.messages[-1].timestamp, prompt.event_ids
-        if isinstance(outgoing, Edit):
+        if isinstance(outgoing, OutgoingEdit):
             target = outgoing.event_id
             told = ids, reply.claim, reply.final
-            edit = Revision(event_id, room_id, self.user_id, target, body, at, *told)
+            edit = Edit(event_id, room_id, self.user_id, target, body, at, *told)
             self.messages[event_id] = edit
         else:
             root, me = prompt.thread_root, self.user_id
@@ -408,10 +408,10 @@ class FakeMatrix:
         redactions = [one for one in self.messages.values() if isinstance(one, Redaction)]
         return {*self.redacted, *(one.target for one in redactions)}
 
-    def _edits(self, event_id: EventId) -> list[Revision]:
+    def _edits(self, event_id: EventId) -> list[Edit]:
         """Return the edits of an event, the newest last; of a redacted one, none are listed."""
         gone = self._gone()
-        edits = [one for one in self.messages.values() if isinstance(one, Revision)]
+        edits = [one for one in self.messages.values() if isinstance(one, Edit)]
         return [
             one
             for one in edits
@@ -437,7 +437,7 @@ class FakeMatrix:
         shown: dict[EventId, str] = {}
         for event_id, outgoing in self.sent:
             match outgoing:
-                case Edit(target, reply):
+                case OutgoingEdit(target, reply):
                     shown[target] = self._text(reply)
                 case Reply():
                     shown[event_id] = self._text(outgoing)
@@ -847,11 +847,11 @@ class FakeOpinions:
 
     async def amend(
         self,
-        revision: Revision,
+        edit: Edit,
         rating: Rating | None,
         at: float,  # noqa: ARG002  # the port
     ) -> None:
-        event_id, person = revision.target, revision.sender
+        event_id, person = edit.target, edit.sender
         comment, said = self.comments.get(event_id), self.said.get(event_id)
         if comment is not None and comment[1] == person:
             prompt = comment[0]
@@ -861,12 +861,12 @@ class FakeOpinions:
             del self.said[event_id]
         else:
             return
-        self.edits[event_id] = revision.event_id
+        self.edits[event_id] = edit.event_id
         if rating is not None and prompt is not None:
-            opinion = Opinion("helped", rating, revision.timestamp)
+            opinion = Opinion("helped", rating, edit.timestamp)
             self.said[event_id] = prompt, person, opinion, True
-        elif revision.body:
-            self.comments[event_id] = prompt, person, revision.body
+        elif edit.body:
+            self.comments[event_id] = prompt, person, edit.body
         if prompt is not None:
             self._rate_anew(prompt, person)
 
@@ -1133,11 +1133,11 @@ class FakeCampaigns:
                 self.said.pop(said, None)
         self.said.pop(event_id, None)
 
-    async def amend(self, revision: Revision) -> None:
-        found = self.said.get(revision.target)
-        if found is not None and found[3] == revision.sender and found[5] is not None:
-            self.said[revision.target] = (*found[:5], revision.body, *found[6:])
-            self.edits[revision.target] = revision.event_id
+    async def amend(self, edit: Edit) -> None:
+        found = self.said.get(edit.target)
+        if found is not None and found[3] == edit.sender and found[5] is not None:
+            self.said[edit.target] = (*found[:5], edit.body, *found[6:])
+            self.edits[edit.target] = edit.event_id
 
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
         """Tell whether that is a question of ours, or may be one that is not recorded yet."""

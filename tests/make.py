@@ -2,6 +2,7 @@
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Invite,
     KeyNews,
@@ -10,7 +11,6 @@ from bot.core.events import (
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     UserId,
@@ -44,16 +44,16 @@ def prompt(*messages: Message, body: str = "Bonjour") -> Prompt:
     return Prompt(asked, Conversation(asked[0].room_id, root), root)
 
 
-def revision(
+def edit_event(
     body: str = "Bonsoir",
     *,
     event_id: str = "$edit",
     target: str = "$prompt",
     sender: UserId = AGENT,
     timestamp: int = 1_700_000_000_000,
-) -> Revision:
+) -> Edit:
     """Return an edit of the agent's message."""
-    return Revision(EventId(event_id), ROOM, sender, EventId(target), body, timestamp)
+    return Edit(EventId(event_id), ROOM, sender, EventId(target), body, timestamp)
 
 
 def redaction(

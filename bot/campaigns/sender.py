@@ -21,7 +21,7 @@ from bot.core.campaigns import (
     next_time,
     offered,
 )
-from bot.core.events import Conversation, EventId, Message, Revision, Room, RoomId, Vote
+from bot.core.events import Conversation, Edit, EventId, Message, Room, RoomId, Vote
 from bot.core.intents import Comment
 from bot.core.outgoing import Anchor, Notice, Outgoing, transaction_id
 from bot.core.polls import Poll, PollEnd, chosen
@@ -416,9 +416,9 @@ class Campaigns:
         """Take back the vote or the text that was redacted."""
         await self._ledger.withdraw(event_id)
 
-    async def amend(self, revision: Revision) -> None:
+    async def amend(self, edit: Edit) -> None:
         """Let an answer say what its edit says."""
-        await self._ledger.amend(revision)
+        await self._ledger.amend(edit)
 
     async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         """Return the question that stands at an event; it may just have been sent."""

@@ -122,7 +122,7 @@ class Undecryptable:
 
 
 @dataclass(frozen=True, slots=True)
-class Revision:
+class Edit:
     """An edit (`m.replace`) of an earlier message: its new body, as a `Message` has it.
 
     Attributes:
@@ -190,7 +190,7 @@ class Vote:
     exposed: bool = False
 
 
-Change = Revision | Redaction | Reaction | Vote
+Change = Edit | Redaction | Reaction | Vote
 Event = Invite | Joined | Left | Upgraded | Message | Undecryptable | Change
 
 

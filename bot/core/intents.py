@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from bot.core.events import (
+    Edit,
     EventId,
     Invite,
     Message,
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     Upgraded,
@@ -61,7 +61,7 @@ class Refuse:
         prompt: what the sentence named `key` is a reply to, None for nothing.
     """
 
-    event: Message | Revision | Vote
+    event: Message | Edit | Vote
     prompt: Prompt | None
     key: str
 
@@ -70,7 +70,7 @@ class Refuse:
 class HandleEdit:
     """What was asked is asked in other words now."""
 
-    revision: Revision
+    edit: Edit
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class OutgoingEdit:
     """A newer version (`m.replace`) of the reply that stands at `event_id`."""
 
     event_id: EventId
@@ -95,7 +95,7 @@ class Attachment:
         return self.name if self.size is None else self.alternative
 
 
-Outgoing = Notice | Reply | Edit | Poll | PollEnd | Attachment
+Outgoing = Notice | Reply | OutgoingEdit | Poll | PollEnd | Attachment
 
 
 @dataclass(frozen=True, slots=True)

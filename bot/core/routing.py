@@ -8,6 +8,7 @@ from typing import assert_never
 from bot.core.display_names import ASSISTANT, begins_with_id, begins_with_name
 from bot.core.events import (
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -17,7 +18,6 @@ from bot.core.events import (
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     Room,
     Undecryptable,
     Upgraded,
@@ -122,7 +122,7 @@ def decide(
         now: seconds since the epoch; None where the event is never too old.
     """
     intent = _decide(event, room, policy, known, now)
-    if isinstance(event, Message | Revision | Vote) and event.exposed:
+    if isinstance(event, Message | Edit | Vote) and event.exposed:
         return _unless_exposed(event, intent, room, policy)
     return intent
 
@@ -137,7 +137,7 @@ def _decide(
             return _decide_invite(event, policy)
         case Joined() | Left():
             return _decide_of_room(event, room, policy)
-        case Upgraded() | Undecryptable() | Revision() | Redaction() | Reaction() | Vote():
+        case Upgraded() | Undecryptable() | Edit() | Redaction() | Reaction() | Vote():
             return _decide_of_people(event, room, policy)
         case Message():
             try:
@@ -183,7 +183,7 @@ def _decide_of_room(event: Joined | Left, room: Room, policy: Policy) -> Intent:
 
 
 def _decide_of_people(
-    event: Upgraded | Undecryptable | Revision | Redaction | Reaction | Vote,
+    event: Upgraded | Undecryptable | Edit | Redaction | Reaction | Vote,
     room: Room,
     policy: Policy,
 ) -> Intent | AwaitKey:
@@ -201,11 +201,11 @@ def _decide_of_people(
     return _decide_of_person(event)
 
 
-def _decide_of_person(event: Undecryptable | Revision | Reaction | Vote) -> Intent | AwaitKey:
+def _decide_of_person(event: Undecryptable | Edit | Reaction | Vote) -> Intent | AwaitKey:
     match event:
         case Undecryptable():
             return AwaitKey(event)
-        case Revision():
+        case Edit():
             return HandleEdit(event)
         case Reaction():
             asked = _REACTIONS.get(event.key)
@@ -262,7 +262,7 @@ def _names(message: Message, room: Room, policy: Policy) -> bool:
 
 
 def _unless_exposed(
-    event: Message | Revision | Vote,
+    event: Message | Edit | Vote,
     intent: Intent | AwaitKey | NeedsLookup,
     room: Room,
     policy: Policy,

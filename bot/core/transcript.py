@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Redaction,
-    Revision,
     Undecryptable,
     UserId,
 )
@@ -85,7 +85,7 @@ class Transcript:
     me: UserId
     whole: bool = False
     _said: dict[EventId, TranscriptMessage] = field(default_factory=dict)
-    _edits: dict[_Edited, dict[EventId, Revision]] = field(default_factory=dict)  # newest last
+    _edits: dict[_Edited, dict[EventId, Edit]] = field(default_factory=dict)  # newest last
     _outdated: dict[EventId, None] = field(default_factory=dict)  # own edits before the last
     _redacted: dict[EventId, None] = field(default_factory=dict)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
@@ -97,17 +97,17 @@ class Transcript:
         edits = sum(len(edit.body) for edits in self._edits.values() for edit in edits.values())
         return edits + sum(len(one.body) for one in self._said.values())
 
-    def add(self, event: Message | Undecryptable | Revision | Redaction) -> None:
+    def add(self, event: Message | Undecryptable | Edit | Redaction) -> None:
         """Take in what was heard after all the rest; again, it changes nothing but the time.
 
         What the bot sends is heard first with its host's clock, then with the homeserver's.
         """
         match event:
-            case Message(exposed=True) | Revision(exposed=True):
+            case Message(exposed=True) | Edit(exposed=True):
                 pass  # nobody knows who says it
             case Redaction(target=target):
                 self._redact(target)
-            case Revision():
+            case Edit():
                 self._edit(event)
             case Message(msgtype=msgtype) if msgtype in {POLL, QUESTION}:
                 if event.sender == self.me:
@@ -142,7 +142,7 @@ class Transcript:
         if message.event_id in self._said:
             self.add(message)
 
-    def put_before(self, events: Sequence[Message | Undecryptable | Revision]) -> None:
+    def put_before(self, events: Sequence[Message | Undecryptable | Edit]) -> None:
         """Take in what was said before all the rest, oldest first, edits in any order."""
         later, self._said = self._said, {}
         edits, self._edits = self._edits, {}
@@ -217,7 +217,7 @@ class Transcript:
         ids = {event.thread_root} if root is None else {event.thread_root, event.event_id}
         return event.event_id not in self._redacted and root in ids
 
-    def _edit(self, edit: Revision) -> None:
+    def _edit(self, edit: Edit) -> None:
         one = self._said.get(edit.target)
         theirs = not self.whole if one is None else one.sender == edit.sender
         if not theirs or edit.event_id in self._redacted or edit.event_id in self._outdated:
@@ -230,7 +230,7 @@ class Transcript:
             edits = {}
         self._keep(edited, edits | {edit.event_id: replace(edit, body=visible(edit.body))})
 
-    def _keep(self, edited: _Edited, edits: Mapping[EventId, Revision]) -> None:
+    def _keep(self, edited: _Edited, edits: Mapping[EventId, Edit]) -> None:
         newest = sorted(edits.values(), key=_when_edited)[-_VERSIONS:]
         self._edits[edited] = {edit.event_id: edit for edit in newest}
 
@@ -253,9 +253,9 @@ class Transcript:
         return replace(one, body=newest.body, answers=answers, failed=one.failed and not answers)
 
 
-def _when_edited(event: Message | Undecryptable | Revision) -> tuple[int, str]:
+def _when_edited(event: Message | Undecryptable | Edit) -> tuple[int, str]:
     """Sort edits behind messages, in their own order: a bundled one is the newest."""
-    return (event.timestamp, event.event_id) if isinstance(event, Revision) else (-1, "")
+    return (event.timestamp, event.event_id) if isinstance(event, Edit) else (-1, "")
 
 
 def _note(ids: dict[EventId, None], event_id: EventId) -> None:

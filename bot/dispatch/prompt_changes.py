@@ -7,13 +7,13 @@ from functools import partial
 import structlog
 
 from bot.core.events import (
+    Edit,
     EventId,
     Message,
     Pending,
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     UserId,
 )
@@ -65,44 +65,44 @@ class PromptChanges:
         self._answer = answer
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
-    def restart(self, revision: Revision) -> Generation | None:
+    def restart(self, edit: Edit) -> Generation | None:
         """Begin anew at once what is being answered, and return it; None where that must wait.
 
         It may come to its end while one looks up what else the edit may be of.
         """
-        running = self._generations.of(revision.room_id, revision.target)
-        if running is None or running.prompt.sender != revision.sender:
+        running = self._generations.of(edit.room_id, edit.target)
+        if running is None or running.prompt.sender != edit.sender:
             return None
-        begun = Pending(revision.target, revision.room_id, begun=True)
+        begun = Pending(edit.target, edit.room_id, begun=True)
         for one in running.prompt.messages:
-            now = replace(one, body=revision.body)
-            mine = one.event_id == revision.target
+            now = replace(one, body=edit.body)
+            mine = one.event_id == edit.target
             if mine and isinstance(self._intent_resolver.decide(now, begun), Answer):
-                cause = revision.event_id
+                cause = edit.event_id
                 allowed = self._usage_limits.allows("regenerations", running.prompt, cause)
                 return running if allowed and running.reply.restart() else None
         return None
 
-    async def amend(self, revision: Revision) -> None:
+    async def amend(self, edit: Edit) -> None:
         """Answer what is asked now, in the same reply, if it is the last prompt.
 
         It lasts as long as that: what is begun anew may look whole to a process after a crash.
         """
-        prompt = await self._asked(revision.room_id, revision.target)
-        if prompt is None or prompt.sender != revision.sender:
+        prompt = await self._asked(edit.room_id, edit.target)
+        if prompt is None or prompt.sender != edit.sender:
             return
-        if revision.target not in prompt.event_ids:  # only their author edits replies
+        if edit.target not in prompt.event_ids:  # only their author edits replies
             return
-        running = self._generations.of(revision.room_id, revision.target)
+        running = self._generations.of(edit.room_id, edit.target)
         if running is not None:
-            if await self._may_ask_again(prompt, revision.event_id):
+            if await self._may_ask_again(prompt, edit.event_id):
                 restarted = running.reply.restart()
                 await running.done.wait()
                 if not restarted:
-                    await self.amend(revision)  # the prompt may hold more by now
+                    await self.amend(edit)  # the prompt may hold more by now
         elif not self._generations.is_passed(prompt) and is_last(await self._said(prompt), prompt):
             prompt = await self._asked(prompt.room_id, prompt.event_id)
-            if prompt is not None and await self._may_ask_again(prompt, revision.event_id):
+            if prompt is not None and await self._may_ask_again(prompt, edit.event_id):
                 await self._answer_again(prompt)
 
     def let_go(self, redaction: Redaction) -> None:

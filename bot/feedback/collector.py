@@ -10,12 +10,12 @@ import structlog
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     UserId,
@@ -311,26 +311,26 @@ class FeedbackCollector:
         self._health.told("comment")
         log.info("comment kept")
 
-    async def amend(self, revision: Revision) -> None:
+    async def amend(self, edit: Edit) -> None:
         """Let a comment, or a word that rates a reply, say what its edit says.
 
         What is no such command any more, and answers no poll, says nothing of a reply.
         """
-        if not await self._opinions.is_said(revision.target):
+        if not await self._opinions.is_said(edit.target):
             return
-        name, argument = parse_command(revision.body) or ("", "")
+        name, argument = parse_command(edit.body) or ("", "")
         said, rating = "", None
         if name in COMMAND:
             said, rating = argument.strip(), rating_in(argument)
             too_long = len(said) > LONGEST_COMMENT
             said = "" if too_long or said.lower().partition(" ")[0] in SHARE else said
-        elif not name and not await self._is_command(revision):
-            said = revision.body
-        await self._opinions.amend(replace(revision, body=said), rating, self._clock.now())
+        elif not name and not await self._is_command(edit):
+            said = edit.body
+        await self._opinions.amend(replace(edit, body=said), rating, self._clock.now())
 
-    async def _is_command(self, revision: Revision) -> bool:
+    async def _is_command(self, edit: Edit) -> bool:
         """Tell whether what is edited was a command, as whatever answers no poll of ours."""
-        room_id, target = revision.room_id, revision.target
+        room_id, target = edit.room_id, edit.target
         said: object = self._matrix.known.get(target)
         if said is None:  # an earlier process has heard it
             said = await retry_until_accepted(

@@ -15,12 +15,12 @@ from nio.responses import EmptyResponse
 from bot.core.display_names import plain_name
 from bot.core.events import (
     Batch,
+    Edit,
     EventId,
     Invite,
     Message,
     Prompt,
     Redaction,
-    Revision,
     Room,
     RoomId,
     Undecryptable,
@@ -264,7 +264,7 @@ class NioMatrix:
             return heard
         self._rooms.remember(heard)
         for edit in found[1:]:
-            if isinstance(edit, Revision) and edit.sender == heard.sender:
+            if isinstance(edit, Edit) and edit.sender == heard.sender:
                 told = edit if edit.answers else heard  # a person's edit tells of none
                 answers, claim, final = told.answers, told.claim, told.final
                 heard = replace(heard, body=edit.body, answers=answers, claim=claim, final=final)

@@ -5,7 +5,7 @@ from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
 from bot.core.markdown import Rendered, Tables, render, unfinished
-from bot.core.outgoing import Anchor, Attachment, Edit, Notice, Outgoing, Reply
+from bot.core.outgoing import Anchor, Attachment, Notice, Outgoing, OutgoingEdit, Reply
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.matrix.parse import HTML, MARKER, MESSAGE, NOTICE_MARKER, TEXT
 
@@ -44,7 +44,7 @@ def build(
             return _notice(outgoing) | _relation(outgoing.to, quoting=quoting)
         case Reply():
             return _reply(outgoing, tables) | _relation(outgoing.prompt, quoting=quoting)
-        case Edit():
+        case OutgoingEdit():
             return _edit(outgoing, tables)
         case Poll():
             return _poll(outgoing)
@@ -58,7 +58,7 @@ def build(
             }
 
 
-def _edit(edit: Edit, tables: Tables) -> dict[str, Any]:
+def _edit(edit: OutgoingEdit, tables: Tables) -> dict[str, Any]:
     new = _reply(edit.reply, tables)
     first_line = new["body"].split("\n", 1)[0][:_FALLBACK_LENGTH]
     return {

@@ -15,11 +15,11 @@ from nio.responses import RoomEventRelationsResponse
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Prompt,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     UserId,
@@ -103,7 +103,7 @@ class Histories:
                 transcript = self._warm.get(Conversation(event.room_id, root))
                 if transcript is not None:
                     transcript.add(event)
-        elif isinstance(event, Revision | Redaction):
+        elif isinstance(event, Edit | Redaction):
             for conversation in self._of_room.get(event.room_id, ()):
                 self._warm[conversation].add(event)
 
@@ -354,7 +354,7 @@ class Histories:
         what came in clear.
         """
         events = _readable(await self.fetch(prompt.room_id, event_id))
-        if not events or isinstance(events[0], Revision) or _is_exposed(events[0]):
+        if not events or isinstance(events[0], Edit) or _is_exposed(events[0]):
             return TranscriptMessage(
                 event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False
             )
@@ -450,11 +450,11 @@ def _older(prompt: Prompt, said: Sequence[TranscriptMessage], since: float) -> s
     return {one.event_id for one in said if one.timestamp < since} - ids
 
 
-def _readable(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Revision]:
+def _readable(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Edit]:
     return [
         event
         for event in events
-        if isinstance(event, Message | Undecryptable | Revision) and not _refers(event)
+        if isinstance(event, Message | Undecryptable | Edit) and not _refers(event)
     ]
 
 

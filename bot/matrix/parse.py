@@ -12,11 +12,11 @@ import vodozemac
 
 from bot.core.events import (
     MOST_MESSAGES,
+    Edit,
     EventId,
     Message,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     Upgraded,
@@ -48,7 +48,7 @@ _LARGEST = 2**53 - 1  # of canonical JSON (spec: appendices); the ledger holds i
 VERIFICATION_REQUEST = "m.key.verification.request"
 
 Json = Mapping[str, object]
-ReadableEvent = Message | Revision | Redaction | Reaction | Vote | Undecryptable | Upgraded
+ReadableEvent = Message | Edit | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
 _AFTER_NAME = re.compile(r"[\s:,;]*")
 _SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
@@ -151,7 +151,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | Vote | None:
+def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vote | None:
     """Read one event that may be encrypted, from what it says in clear."""
     kind = text(source, "type")
     if kind in POLL_STARTS:
@@ -161,7 +161,7 @@ def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Revision 
     return parse_message(source, room_id, me)
 
 
-def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revision | None:
+def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | None:
     """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
 
     Spec: room messages, sticker messages, threads, event replacements. The bot's own announcement
@@ -184,7 +184,7 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Revisi
         new = mapping(content.get("m.new_content"))
         if not target or not isinstance(new.get("body"), str):
             return None
-        return Revision(
+        return Edit(
             event_id=EventId(event_id),
             room_id=room_id,
             sender=UserId(sender),

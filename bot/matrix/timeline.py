@@ -8,7 +8,7 @@ from urllib.parse import quote
 import nio
 import structlog
 
-from bot.core.events import EventId, Message, Revision, RoomId, Undecryptable, UserId
+from bot.core.events import Edit, EventId, Message, RoomId, Undecryptable, UserId
 from bot.core.outgoing import SentReply, SentSince
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
@@ -64,14 +64,14 @@ def _newest_edit(
     room_id: RoomId,
     me: UserId,
     sealed_since: float | None = None,
-) -> Revision | None:
+) -> Edit | None:
     """Return the edit that is bundled with an event, None where there is none to read."""
     edit = latest_edit(event)
     if edit is None:
         return None
     bundled = client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
-    revision = parse_event(bundled, room_id, me, sealed_since)
-    return revision if isinstance(revision, Revision) else None
+    newest = parse_event(bundled, room_id, me, sealed_since)
+    return newest if isinstance(newest, Edit) else None
 
 
 class OwnMessages:
@@ -172,7 +172,7 @@ class OwnMessages:
             elif isinstance(heard, Message):
                 self._take_message(heard, edit or heard, source)
 
-    def _take_unreadable(self, one: Undecryptable, edit: Revision | None) -> None:
+    def _take_unreadable(self, one: Undecryptable, edit: Edit | None) -> None:
         """Take in what has no key; its newest edit may have one, and name the prompt."""
         if edit is not None and edit.answers:
             if not self._prompt.isdisjoint(edit.answers):
@@ -180,7 +180,7 @@ class OwnMessages:
         elif one.session_id and one.refers_to in {None, *self._prompt}:
             self._unreadable[one.event_id] = one
 
-    def _take_message(self, one: Message, newest: Message | Revision, source: Json) -> None:
+    def _take_message(self, one: Message, newest: Message | Edit, source: Json) -> None:
         if self._prompt.isdisjoint({*one.answers, *one.about, *_related(source)}):
             return
         own = _own(one, newest)
@@ -189,7 +189,7 @@ class OwnMessages:
         self._about[one.event_id] = own
 
 
-def _own(first: Message | Undecryptable, newest: Message | Revision) -> SentReply:
+def _own(first: Message | Undecryptable, newest: Message | Edit) -> SentReply:
     """Return a message of the bot's in its newest version."""
     told = first.event_id, newest.answers, newest.claim
     return SentReply(*told, final=newest.final, body=newest.body)

@@ -32,6 +32,9 @@ class Line:
     running: int = 0
 
 
+_LABELS = {"Edit": "Revision"}  # a label of the metric stays, whatever the class is called
+
+
 @dataclass
 class Health:
     """Is told what happens, and tells how the bot is: alive, ready, and in figures.
@@ -143,7 +146,7 @@ class Health:
 
     def admitted(self, kind: str) -> None:
         """Count an event that the ledger did not know, by the name of its class."""
-        self._metrics.admitted.labels(kind).inc()
+        self._metrics.admitted.labels(_LABELS.get(kind, kind)).inc()
 
     def first_words(self, seconds: float) -> None:
         """Note how long after the prompt was heard its reply's first words could be seen."""

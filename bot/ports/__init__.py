@@ -1,0 +1,1 @@
+"""The ports: what the bot asks of Matrix, the model, the ledger and the clock."""

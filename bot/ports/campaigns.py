@@ -5,9 +5,9 @@ from typing import Literal, Protocol
 
 from bot.core.campaigns import Asked, CampaignResults, DeliveryProgress, Recipient, Sending
 from bot.core.events import (
+    Edit,
     EventId,
     Message,
-    Revision,
     Room,
     RoomId,
     Vote,
@@ -84,7 +84,7 @@ class CampaignLedger(Protocol):
 
     async def withdraw(self, event_id: EventId) -> None: ...
 
-    async def amend(self, revision: Revision) -> None: ...
+    async def amend(self, edit: Edit) -> None: ...
 
     async def answer(
         self,

@@ -5,11 +5,11 @@ from typing import Protocol
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Prompt,
     Reaction,
-    Revision,
     RoomId,
     UserId,
     Vote,
@@ -75,7 +75,7 @@ class Opinions(Protocol):
 
     async def is_said(self, event_id: EventId) -> bool: ...
 
-    async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None: ...
+    async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None: ...
 
     async def share(
         self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from bot.core.events import (
     Batch,
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -15,7 +16,6 @@ from bot.core.events import (
     Message,
     Pending,
     Prompt,
-    Revision,
     RoomId,
     Undecryptable,
     UserId,
@@ -23,7 +23,7 @@ from bot.core.events import (
 )
 from bot.core.outgoing import OutboxMessage
 
-Unheeded = Undecryptable | Message | Revision | Vote
+Unheeded = Undecryptable | Message | Edit | Vote
 
 
 @dataclass(frozen=True, slots=True)

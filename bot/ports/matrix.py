@@ -6,13 +6,13 @@ from typing import Protocol
 
 from bot.core.events import (
     Batch,
+    Edit,
     EventId,
     Invite,
     Message,
     Prompt,
     Reaction,
     Redaction,
-    Revision,
     Room,
     RoomId,
     Undecryptable,
@@ -28,7 +28,7 @@ from bot.core.transcript import TranscriptMessage
 from bot.core.verification import VerificationStep
 from bot.ports.clock import Clock
 
-ReadableEvent = Message | Undecryptable | Revision | Redaction | Reaction | Vote | Upgraded
+ReadableEvent = Message | Undecryptable | Edit | Redaction | Reaction | Vote | Upgraded
 
 
 class Matrix(Protocol):

@@ -12,10 +12,10 @@ from bot.core.events import EventId, Message, Prompt
 from bot.core.first_words import LEAST
 from bot.core.outgoing import (
     IN_STEAD,
-    Edit,
     Notice,
     OutboxMessage,
     Outgoing,
+    OutgoingEdit,
     PreparedEvent,
     Reply,
     SentSince,
@@ -288,7 +288,7 @@ class ReplyDelivery:
         else:
             wire = await self._freeze(outgoing)
             event_id = await self._put_once(wire, name, transaction)
-        if isinstance(outgoing, Edit):
+        if isinstance(outgoing, OutgoingEdit):
             self._edits[part] = wire
         return event_id
 
@@ -337,7 +337,7 @@ class ReplyDelivery:
         replaces = self.event_ids[number] if number < len(self.event_ids) else None
         stage, claim = ("first", 0) if replaces is None else ("final", self.claim)
         transaction = self._transaction(stage, number, claim)
-        wire = await self._wire(reply if replaces is None else Edit(replaces, reply))
+        wire = await self._wire(reply if replaces is None else OutgoingEdit(replaces, reply))
         return self._fix(number, transaction, replaces, wire)
 
     def _fix(
@@ -394,7 +394,7 @@ class ReplyDelivery:
             self._to.health.repaired()
             await self._to.clock.sleep(2.0**repair)
             if reply is not None:
-                wire = await self._wire(Edit(event_id, reply))
+                wire = await self._wire(OutgoingEdit(event_id, reply))
             transaction = self._transaction(f"repair:{repair}", part, self.claim)
             await self._put(wire, "repair", transaction)
 

@@ -14,7 +14,7 @@ from bot.core.events import EventId, Message, Prompt
 from bot.core.markdown import Part
 from bot.core.message_split import PART_LIMIT
 from bot.core.model_catalog import Fallback
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.readable import is_readable, readable_parts
 from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
 from bot.i18n.texts import Texts
@@ -633,7 +633,7 @@ class StreamingReply:
             if not delivery.fresh:
                 return
         else:
-            edit = Edit(self.event_ids[number], reply)
+            edit = OutgoingEdit(self.event_ids[number], reply)
             insisting = not stage.startswith("edit")
             await delivery.send(edit, stage, number, claim, insisting=insisting)
         self._stand(number, reply)

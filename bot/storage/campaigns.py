@@ -32,7 +32,7 @@ from bot.core.campaigns import (
     Recipient,
     Sending,
 )
-from bot.core.events import EventId, Message, Revision, Room, RoomId, Vote
+from bot.core.events import Edit, EventId, Message, Room, RoomId, Vote
 from bot.runtime.encryption import Pseudonyms, Seal
 from bot.storage.database import Database
 from bot.storage.rows import date, seconds
@@ -410,15 +410,15 @@ class SqlCampaigns:
 
         await self._database.run("answer_withdrawn", work, durable=True)
 
-    async def amend(self, revision: Revision) -> None:
+    async def amend(self, edit: Edit) -> None:
         """Let a text say what its edit says, by whoever has written it."""
-        person = self._pseudonyms.of(revision.sender)
-        sealed = self._seal.close(revision.body.encode(), revision.target)
+        person = self._pseudonyms.of(edit.sender)
+        sealed = self._seal.close(edit.body.encode(), edit.target)
 
         async def work(connection: AsyncConnection) -> None:
-            theirs = answers.c.event_id == revision.target, answers.c.person == person
+            theirs = answers.c.event_id == edit.target, answers.c.person == person
             written = update(answers).where(*theirs, answers.c.text.is_not(None))
-            await connection.execute(written.values(text=sealed, edit_id=revision.event_id))
+            await connection.execute(written.values(text=sealed, edit_id=edit.event_id))
 
         await self._database.run("answer_amended", work, durable=True)
 

@@ -22,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Prompt,
     Reaction,
-    Revision,
     RoomId,
     UserId,
     Vote,
@@ -376,15 +376,15 @@ class SqlFeedback:
 
         return await self._database.run("is_said", work)
 
-    async def amend(self, revision: Revision, rating: Rating | None, at: float) -> None:
+    async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None:
         """Let what its author has said of a reply, in a message, be what the edit says.
 
         Args:
-            revision: whose body is a comment, where it is no rating; empty, it says nothing.
+            edit: whose body is a comment, where it is no rating; empty, it says nothing.
             rating: what it says in one word; of no reply it rates nothing, and is a comment.
             at: now, in seconds since the epoch.
         """
-        key = {"event_id": revision.target, "person": self._pseudonyms.of(revision.sender)}
+        key = {"event_id": edit.target, "person": self._pseudonyms.of(edit.sender)}
         rated = *_is(opinions, key), opinions.c.poll_id.is_(None)
 
         async def work(connection: AsyncConnection) -> None:
@@ -393,7 +393,7 @@ class SqlFeedback:
                 row = (await connection.execute(prompt)).one_or_none()
                 if row is not None:
                     await connection.execute(delete(table).where(*where))
-                    await self._say_instead(connection, revision, row[0], rating, at)
+                    await self._say_instead(connection, edit, row[0], rating, at)
                     return
 
         await self._database.run("amend", work, durable=True)
@@ -401,20 +401,20 @@ class SqlFeedback:
     async def _say_instead(
         self,
         connection: AsyncConnection,
-        revision: Revision,
+        edit: Edit,
         prompt: str | None,
         rating: Rating | None,
         at: float,
     ) -> None:
-        person, event_id = self._pseudonyms.of(revision.sender), revision.target
+        person, event_id = self._pseudonyms.of(edit.sender), edit.target
         table = comments
         if rating is not None and prompt is not None:
-            table, opinion = opinions, Opinion("helped", rating, revision.timestamp)
+            table, opinion = opinions, Opinion("helped", rating, edit.timestamp)
             await self._take_in(connection, event_id, EventId(prompt), person, opinion)
-        elif revision.body:
-            await self._keep(connection, event_id, prompt, person, revision.body, at)
+        elif edit.body:
+            await self._keep(connection, event_id, prompt, person, edit.body, at)
         by_edit = update(table).where(table.c.event_id == event_id)
-        await connection.execute(by_edit.values(edit_id=revision.event_id))
+        await connection.execute(by_edit.values(edit_id=edit.event_id))
         if prompt is not None:
             await self._rate_anew(connection, prompt, person, at)
 

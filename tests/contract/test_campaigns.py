@@ -26,7 +26,7 @@ from bot.storage.feedback import SqlFeedback
 from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
 from tests.harness.postgres import Postgres
-from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, revision, vote
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, edit_event, message, prompt, vote
 
 __all__ = ["server"]
 
@@ -321,7 +321,7 @@ class TestCampaigns:
         await ledger.ask(TO_HERE, FIRST)
         said = replace(message("Rien.", event_id="$said"), timestamp=VOTED_AT)
         await ledger.campaigns.answer(said, ASKED, None, step=0, steps=1, at=MIDNIGHT)
-        await ledger.campaigns.amend(revision("Un secret.", event_id="$edit", target="$said"))
+        await ledger.campaigns.amend(edit_event("Un secret.", event_id="$edit", target="$said"))
 
         await ledger.campaigns.withdraw(EventId("$edit"))
 

@@ -20,10 +20,10 @@ from tests.make import (
     COLLEAGUE,
     MIDNIGHT,
     ROOM,
+    edit_event,
     message,
     prompt,
     reaction,
-    revision,
     undecryptable,
     vote,
 )
@@ -370,14 +370,14 @@ class TestOpinions:
         await ledger.opinions.comment(said, EventId("$prompt"), MIDNIGHT)
         await ledger.opinions.comment(message("Bien.", event_id="$2"), None, MIDNIGHT)
 
-        await ledger.opinions.amend(revision("Trop court.", target="$said"), None, MIDNIGHT)
-        forged = revision("Parfait !", target="$said", sender=COLLEAGUE)
+        await ledger.opinions.amend(edit_event("Trop court.", target="$said"), None, MIDNIGHT)
+        forged = edit_event("Parfait !", target="$said", sender=COLLEAGUE)
         await ledger.opinions.amend(forged, None, MIDNIGHT)
-        await ledger.opinions.amend(revision("Rien.", target="$other"), None, MIDNIGHT)
-        await ledger.opinions.amend(revision("oui", target="$2"), "yes", MIDNIGHT)
+        await ledger.opinions.amend(edit_event("Rien.", target="$other"), None, MIDNIGHT)
+        await ledger.opinions.amend(edit_event("oui", target="$2"), "yes", MIDNIGHT)
         kept = {"$said": ("$prompt", "Trop court."), "$2": (None, "oui")}
         assert await ledger.comments() == kept
-        await ledger.opinions.amend(revision("Bien.", target="$2"), None, MIDNIGHT)
+        await ledger.opinions.amend(edit_event("Bien.", target="$2"), None, MIDNIGHT)
 
         kept = {"$said": ("$prompt", "Trop court."), "$2": (None, "Bien.")}
         assert await ledger.comments() == kept
@@ -392,17 +392,17 @@ class TestOpinions:
         await ledger.opinions.rate(said, about, "yes", MIDNIGHT)
 
         for _ in range(2):
-            no = revision("non", event_id="$e1", target="$said", timestamp=2)
+            no = edit_event("non", event_id="$e1", target="$said", timestamp=2)
             await ledger.opinions.amend(no, "no", MIDNIGHT)
         assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
-        forged = revision("oui", target="$said", sender=COLLEAGUE, timestamp=3)
+        forged = edit_event("oui", target="$said", sender=COLLEAGUE, timestamp=3)
         await ledger.opinions.amend(forged, "yes", MIDNIGHT)
         assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
-        words = revision("Trop long.", event_id="$e2", target="$said", timestamp=4)
+        words = edit_event("Trop long.", event_id="$e2", target="$said", timestamp=4)
         await ledger.opinions.amend(words, None, MIDNIGHT)
         assert await ledger.ratings() == {}
         assert await ledger.comments() == {"$said": ("$prompt", "Trop long.")}
-        yes = revision("oui", event_id="$e3", target="$said", timestamp=5)
+        yes = edit_event("oui", event_id="$e3", target="$said", timestamp=5)
         await ledger.opinions.amend(yes, "yes", MIDNIGHT)
         assert await ledger.comments() == {}
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
@@ -421,11 +421,13 @@ class TestOpinions:
         known = [await ledger.opinions.is_said(EventId(one)) for one in ("$c0", "$r0", "$other")]
         assert known == [True, True, False]
         for target in ("$c0", "$r0"):
-            nothing = revision("", event_id="$e0", target=target)
+            nothing = edit_event("", event_id="$e0", target=target)
             await ledger.opinions.amend(nothing, None, MIDNIGHT)
-        secret = revision("Un secret.", event_id="$e1", target="$c1")
+        secret = edit_event("Un secret.", event_id="$e1", target="$c1")
         await ledger.opinions.amend(secret, None, MIDNIGHT)
-        await ledger.opinions.amend(revision("non", event_id="$e2", target="$r1"), "no", MIDNIGHT)
+        await ledger.opinions.amend(
+            edit_event("non", event_id="$e2", target="$r1"), "no", MIDNIGHT
+        )
         assert await ledger.comments() == {"$c1": ("$prompt", "Un secret.")}
         assert await ledger.ratings() == {("$prompt", AGENT): ("no", None)}
         for edit in ("$e1", "$e2"):
@@ -438,7 +440,7 @@ class TestOpinions:
         await ledger.ask()
         await ledger.opinions.count(cast("yes"), MIDNIGHT + 1)
 
-        await ledger.opinions.amend(revision("non", target="$vote"), "no", MIDNIGHT + 2)
+        await ledger.opinions.amend(edit_event("non", target="$vote"), "no", MIDNIGHT + 2)
 
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 

@@ -48,13 +48,13 @@ from tests.make import (
     BOT,
     MIDNIGHT,
     ROOM,
+    edit_event,
     invite,
     message,
     pending,
     prompt,
     reaction,
     redaction,
-    revision,
     undecryptable,
 )
 
@@ -422,7 +422,7 @@ class TestStore:
         await store.claim(prompt(PROMPT, TWO))
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
         await store.finish(*ALL.event_ids, threaded.event_id)
-        changes = revision(target=target), redaction(target), reaction(target=target)
+        changes = edit_event(target=target), redaction(target), reaction(target=target)
 
         assert await store.admit(Batch(changes, "s2"), MIDNIGHT) == list(changes)
 
@@ -432,7 +432,7 @@ class TestStore:
     async def test_what_changes_nothing_of_the_bots_is_left_out(self, store: Store) -> None:
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         changes: list[Event] = [
-            *(revision(target="$x"), redaction("$x"), reaction(target="$x")),
+            *(edit_event(target="$x"), redaction("$x"), reaction(target="$x")),
             replace(redaction(), room_id=ELSEWHERE),
         ]
 
@@ -440,7 +440,7 @@ class TestStore:
         assert await store.unfinished() == [pending(), pending("$2")]
 
     async def test_a_prompt_and_its_change_may_come_in_one_batch(self, store: Store) -> None:
-        both = (PROMPT, revision())
+        both = (PROMPT, edit_event())
 
         assert await store.admit(Batch(both, "s1"), MIDNIGHT) == list(both)
 

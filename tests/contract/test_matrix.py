@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from bot.core.events import (
     Batch,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -16,11 +17,10 @@ from bot.core.events import (
     Message,
     Prompt,
     Redaction,
-    Revision,
     RoomId,
 )
 from bot.core.markdown import Part, render
-from bot.core.outgoing import Edit, Notice, Reply, SentReply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply, SentReply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from bot.ports.matrix import Matrix
@@ -28,7 +28,7 @@ from tests.fakes import FakeMatrix
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
-from tests.make import ROOM, invite, message, prompt, redaction, revision
+from tests.make import ROOM, edit_event, invite, message, prompt, redaction
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,7 +90,7 @@ async def fake() -> Meeting:
         return event.event_id
 
     async def edit(event_id: EventId, body: str) -> EventId:
-        one = revision(body, target=event_id, event_id=f"$said{len(matrix.messages)}")
+        one = edit_event(body, target=event_id, event_id=f"$said{len(matrix.messages)}")
         matrix.hear(one)
         return one.event_id
 
@@ -181,12 +181,12 @@ class TestMatrix:
         asked = await joined.prompt("premier")
         await joined.edit(asked.event_id, "deuxième")
         await joined.edit(asked.event_id, "troisième")
-        heard = [await joined.heard(Revision) for _ in range(2)]
+        heard = [await joined.heard(Edit) for _ in range(2)]
 
         found = await joined.matrix.fetch(joined.room_id, asked.event_id)
 
         assert [(type(one), getattr(one, "target", "")) for one in heard] == [
-            (Revision, asked.event_id)
+            (Edit, asked.event_id)
         ] * 2
         assert found == replace(asked.messages[0], body="troisième")
 
@@ -195,7 +195,7 @@ class TestMatrix:
     ) -> None:
         asked = await joined.prompt("Un mot")
         await joined.edit(asked.event_id, "Deux mots")
-        edited = await joined.heard(Revision)
+        edited = await joined.heard(Edit)
         await joined.take_back(asked.event_id)
         withdrawn = await joined.heard(Redaction)
 
@@ -211,7 +211,9 @@ class TestMatrix:
         sent = await joined.matrix.send(joined.room_id, reply(first, "Ble"), "history-1")
         second = await joined.prompt("Et la mer ?")
         await joined.matrix.send(joined.room_id, Notice("Patience.", second), "history-n")
-        await joined.matrix.send(joined.room_id, Edit(sent, reply(first, "Bleu.")), "history-2")
+        await joined.matrix.send(
+            joined.room_id, OutgoingEdit(sent, reply(first, "Bleu.")), "history-2"
+        )
 
         history = await joined.matrix.history(second, lambda _: False)
 
@@ -225,7 +227,7 @@ class TestMatrix:
     async def test_the_conversation_follows_edits_and_redactions(self, joined: Meeting) -> None:
         first, second = [await joined.prompt(one) for one in ("un", "deux")]
         await joined.edit(second.event_id, "trois")
-        await joined.heard(Revision)
+        await joined.heard(Edit)
         assert await joined.last(second, 2) == [("un", False), ("trois", False)]
 
         await joined.take_back(first.event_id)
@@ -239,7 +241,7 @@ class TestMatrix:
         matrix, room_id = joined.matrix, joined.room_id
         first = await matrix.send(room_id, reply(asked, "Ou"), "away-1")
         edits = [
-            await matrix.send(room_id, Edit(first, reply(asked, body)), f"away-{body}")
+            await matrix.send(room_id, OutgoingEdit(first, reply(asked, body)), f"away-{body}")
             for body in ("Oui", "Oui.")
         ]
         assert sorted(await matrix.edits(room_id, first)) == sorted(edits)
@@ -263,7 +265,7 @@ class TestMatrix:
         assert await joined.standing(first, "Le ciel est")
 
         whole = reply(asked, "Le ciel est **bleu**.")
-        await joined.matrix.send(joined.room_id, Edit(first, whole), "reply-final")
+        await joined.matrix.send(joined.room_id, OutgoingEdit(first, whole), "reply-final")
 
         assert await joined.standing(first, render("Le ciel est **bleu**.").body)
 
@@ -285,7 +287,7 @@ class TestMatrix:
         first = await matrix.put(room_id, beginning, "shown-1")
         assert await matrix.shown(room_id, first) == beginning
 
-        end = await matrix.freeze(room_id, Edit(first, reply(asked, "Rien.")))
+        end = await matrix.freeze(room_id, OutgoingEdit(first, reply(asked, "Rien.")))
         await matrix.put(room_id, end, "shown-2")
 
         shown = await matrix.shown(room_id, first)
@@ -324,7 +326,7 @@ class TestMatrix:
         notice = await matrix.send(room_id, Notice("Un *instant*.", asked), f"{name}-n")
         first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
         second = await matrix.send(room_id, reply(asked, "Trois"), f"{name}-2")
-        await matrix.send(room_id, Edit(first, reply(asked, "Deux")), f"{name}-3")
+        await matrix.send(room_id, OutgoingEdit(first, reply(asked, "Deux")), f"{name}-3")
         line = replace(reply(asked, ""), above=("*Je prépare.*",))
         third = await matrix.send(room_id, line, f"{name}-line")
         said = SentReply(notice, body=render("Un *instant*.").body)
@@ -337,7 +339,7 @@ class TestMatrix:
         assert await joined.own_since(asked) == [said, *begun]
 
         whole = replace(reply(asked, "Trois."), claim=2, final=True)
-        await matrix.send(room_id, Edit(second, whole), f"{name}-4")
+        await matrix.send(room_id, OutgoingEdit(second, whole), f"{name}-4")
 
         begun[1] = replace(begun[1], claim=2, final=True, body="Trois.")
         assert await joined.own_since(asked) == [said, *begun]
@@ -363,7 +365,7 @@ class TestMatrix:
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Perdu ?"), joined.matrix, joined.room_id
         first = await matrix.send(room_id, reply(asked, "Un"), "trace-1")
-        await matrix.send(room_id, Edit(first, reply(asked, "Deux")), "trace-2")
+        await matrix.send(room_id, OutgoingEdit(first, reply(asked, "Deux")), "trace-2")
         second = await matrix.send(room_id, reply(asked, "Trois"), "trace-3")
         await joined.take_back(asked.event_id)
         await joined.heard(Redaction)

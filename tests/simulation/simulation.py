@@ -16,6 +16,7 @@ from bot.core.chat import Delta, Turn
 from bot.core.events import (
     Batch,
     Conversation,
+    Edit,
     Event,
     EventId,
     KeyNews,
@@ -23,7 +24,6 @@ from bot.core.events import (
     Pending,
     Prompt,
     Redaction,
-    Revision,
     Room,
     RoomId,
     Undecryptable,
@@ -34,9 +34,9 @@ from bot.core.markdown import render
 from bot.core.model_catalog import ModelCard
 from bot.core.outgoing import (
     Attachment,
-    Edit,
     Notice,
     Outgoing,
+    OutgoingEdit,
     PreparedEvent,
     Reply,
     SentReply,
@@ -162,7 +162,7 @@ class Sent:
 def to_of(outgoing: Outgoing) -> Prompt | None:
     """Return the prompt that is answered, where there is one."""
     match outgoing:
-        case Edit(_, reply):
+        case OutgoingEdit(_, reply):
             return reply.prompt
         case Reply():
             return outgoing.prompt
@@ -319,7 +319,7 @@ class Homeserver(FakeMatrix):
         for event_id, event in self.messages.items():
             seen = self._seen(event_id)
             if event.room_id == prompt.room_id and isinstance(
-                seen, Message | Undecryptable | Revision
+                seen, Message | Undecryptable | Edit
             ):
                 transcript.add(seen)
         return History(transcript.messages())
@@ -332,7 +332,7 @@ class Homeserver(FakeMatrix):
         edits = [
             one
             for one in self.own.values()
-            if isinstance(one.outgoing, Edit)
+            if isinstance(one.outgoing, OutgoingEdit)
             and one.outgoing.event_id == event_id
             and one.event_id not in gone
         ]
@@ -352,12 +352,12 @@ class Homeserver(FakeMatrix):
         return SentSince(tuple(self._as_own(one) for one in about if self.stands(one.event_id)))
 
     def _names(self, outgoing: Outgoing, prompt: Sequence[EventId]) -> bool:
-        to = None if isinstance(outgoing, Edit) else to_of(outgoing)
+        to = None if isinstance(outgoing, OutgoingEdit) else to_of(outgoing)
         return to is not None and not set(prompt).isdisjoint(to.event_ids)
 
     def _as_own(self, one: Sent) -> SentReply:
         match (self.stands(one.event_id) or one).outgoing:
-            case Edit(_, reply) | (Reply() as reply):
+            case OutgoingEdit(_, reply) | (Reply() as reply):
                 ids, body = reply.prompt.event_ids, reply.part.source
                 return SentReply(one.event_id, ids, reply.claim, final=reply.final, body=body)
             case Notice(text):
@@ -403,7 +403,7 @@ class Homeserver(FakeMatrix):
         self._hear_own(event_id, outgoing)
         if not isinstance(outgoing, Notice):
             self.messages[event_id] = replace(
-                cast("Message | Revision", self.messages[event_id]), timestamp=at
+                cast("Message | Edit", self.messages[event_id]), timestamp=at
             )
         return event_id
 
@@ -764,7 +764,7 @@ class World:
         event_id, at = homeserver.new_id(), homeserver.stamp()
         self.changes.append(("edit", asked))
         homeserver.happen(
-            Revision(event_id, message.room_id, message.sender, message.event_id, asked.words, at)
+            Edit(event_id, message.room_id, message.sender, message.event_id, asked.words, at)
         )
 
     def redact(self, asked: Asked) -> None:
@@ -783,7 +783,7 @@ class World:
         found = [
             (key, self.homeserver.stands(key))
             for key, one in self.homeserver.own.items()
-            if not isinstance(one.outgoing, Edit)
+            if not isinstance(one.outgoing, OutgoingEdit)
         ]
         return [(key, one) for key, one in found if one is not None]
 
@@ -807,7 +807,7 @@ class World:
 
 def _said(one: Sent) -> str:
     outgoing = one.outgoing
-    reply = outgoing.reply if isinstance(outgoing, Edit) else outgoing
+    reply = outgoing.reply if isinstance(outgoing, OutgoingEdit) else outgoing
     assert not isinstance(reply, Poll | PollEnd | Attachment)
     to = to_of(outgoing)
     ids = to.event_ids if to else ()
@@ -816,5 +816,5 @@ def _said(one: Sent) -> str:
         if isinstance(reply, Notice)
         else f"{reply.above}{reply.part.source!r}{reply.added}{' FINAL' if reply.final else ''}"
     )
-    target = f" of {outgoing.event_id}" if isinstance(outgoing, Edit) else ""
+    target = f" of {outgoing.event_id}" if isinstance(outgoing, OutgoingEdit) else ""
     return f"{type(outgoing).__name__}{target} to {ids}: {text}"

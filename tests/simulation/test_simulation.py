@@ -31,7 +31,7 @@ import bot.core.draft
 from bot.core.chat import Delta
 from bot.core.events import EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
 from bot.core.message_split import Cuts, split
-from bot.core.outgoing import Edit, Notice, Outgoing, Reply
+from bot.core.outgoing import Notice, Outgoing, OutgoingEdit, Reply
 from bot.errors import (
     CompletionError,
     HomeserverUnreachable,
@@ -393,7 +393,7 @@ class Promises(RuleBasedStateMachine):
         homeserver = self.world.homeserver
         assert not homeserver.trespasses  # R8
         for _, outgoing in homeserver.collisions:  # R3
-            final = isinstance(outgoing, Edit) and outgoing.reply.final
+            final = isinstance(outgoing, OutgoingEdit) and outgoing.reply.final
             assert not final or self.world.restores
 
     @override
@@ -704,7 +704,7 @@ def is_spared(world: World, asked: Asked) -> bool:
 
 
 def reply_of(outgoing: Outgoing) -> Reply | None:
-    if isinstance(outgoing, Edit):
+    if isinstance(outgoing, OutgoingEdit):
         return outgoing.reply
     return outgoing if isinstance(outgoing, Reply) else None
 

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from bot.core.chat import Delta, Turn
 from bot.core.events import EventId, Joined, Left, Room, RoomId, Upgraded
 from bot.core.feedback import AskPolicy
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
 from bot.i18n.texts import speak
@@ -94,9 +94,9 @@ async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
         await story.until(lambda: story.done("$1", "$2"))
 
     prompts = [
-        (sent.reply if isinstance(sent, Edit) else sent).prompt.event_id
+        (sent.reply if isinstance(sent, OutgoingEdit) else sent).prompt.event_id
         for _, sent in story.matrix.sent
-        if isinstance(sent, Reply | Edit)
+        if isinstance(sent, Reply | OutgoingEdit)
     ]
     assert prompts == sorted(prompts)
     assert set(prompts) == {"$1", "$2"}

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from bot.core.chat import Delta
-from bot.core.outgoing import Edit, Reply
+from bot.core.outgoing import OutgoingEdit, Reply
 from bot.errors import CompletionError, ModelLimited, ModelRefused, ModelUnreachable, Truncated
 from bot.i18n.texts import speak
 from tests.fakes import LARGE, SMALL, FakeModel, FakeModels, HeldClock, Story
-from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction, revision
+from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -105,7 +105,7 @@ async def test_who_edits_their_question_in_the_line_is_answered_as_it_is_now(
 ) -> None:
     async with demand.run():
         await demand.begin()
-        demand.matrix.hear(revision("Bonsoir"))
+        demand.matrix.hear(edit_event("Bonsoir"))
         await demand.until(lambda: "$edit" in demand.store.events)
         await demand.open("$1", "$prompt")
 
@@ -178,12 +178,12 @@ async def test_an_answer_made_anew_is_the_chosen_models_again(story: Story) -> N
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: bool(story.matrix.sent))
-        story.matrix.hear(revision("Bonsoir"))
+        story.matrix.hear(edit_event("Bonsoir"))
         await story.until(lambda: story.done("$prompt", "$edit"))
 
     assert story.shown == ["Bonjour."]
     _, last = story.matrix.sent[-1]
-    assert isinstance(last, Edit)
+    assert isinstance(last, OutgoingEdit)
     assert last.reply.model == SMALL.id
 
 

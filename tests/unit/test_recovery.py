@@ -15,13 +15,13 @@ from bot.core.chat import Delta, Usage
 from bot.core.events import Event, EventId, RoomId
 from bot.core.markdown import render
 from bot.core.message_split import split
-from bot.core.outgoing import Edit, PreparedEvent
+from bot.core.outgoing import OutgoingEdit, PreparedEvent
 from bot.errors import Forbidden, MatrixError, ModelRefused
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.monitoring.metrics import BUGS
 from tests.fakes import FakeMatrix, Story
-from tests.make import message, reaction, redaction, revision
+from tests.make import edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -172,7 +172,7 @@ class TestAnyStep:
         room.breaking = replace(breaking)
         room.says(SHORT)
 
-        await room.survive(message(), revision("Bonsoir"), forgetful=forgetful)
+        await room.survive(message(), edit_event("Bonsoir"), forgetful=forgetful)
 
         assert room.replies == [SHORT]
         assert room.model.requests[-1][-1].content == "Bonsoir"
@@ -333,7 +333,7 @@ async def _begin_half(room: Room) -> None:
 async def test_half_a_reply_is_marked_whose_prompt_has_become_a_command(room: Room) -> None:
     await _begin_half(room)
 
-    room.matrix.hear(revision("!apropos"), missed=True)
+    room.matrix.hear(edit_event("!apropos"), missed=True)
     await room.live("$prompt")
 
     assert room.replies[0] == f"Un.\n\n{TEXTS('model truncated')}"
@@ -535,7 +535,7 @@ async def test_a_command_in_place_of_half_a_reply_is_answered_once_wherever_a_pr
     room.breaking = Breaking(at, after)
 
     for _ in range(3):
-        room.matrix.hear(revision("!apropos"), missed=True)
+        room.matrix.hear(edit_event("!apropos"), missed=True)
         await room.live("$prompt")
         room.matrix.transactions.clear()
 
@@ -617,7 +617,7 @@ async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: R
     await room.live("$prompt")
 
     assert room.replies == []
-    assert [one for one in room.matrix.sent if isinstance(one[1], Edit)] == []
+    assert [one for one in room.matrix.sent if isinstance(one[1], OutgoingEdit)] == []
 
 
 async def test_what_a_moderator_has_left_of_a_reply_goes_with_a_message_that_it_answers(
@@ -673,5 +673,7 @@ async def test_a_final_version_that_the_homeserver_does_not_show_is_repaired(
         await room.until(lambda: room.done("$prompt"))
 
     assert room.replies == ["Le ciel. Il est bleu."]
-    finals = [sent for _, sent in room.matrix.sent if isinstance(sent, Edit) and sent.reply.final]
+    finals = [
+        sent for _, sent in room.matrix.sent if isinstance(sent, OutgoingEdit) and sent.reply.final
+    ]
     assert len(finals) == 1 + times

@@ -12,17 +12,17 @@ import pytest_asyncio
 from bot.core.events import (
     Batch,
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
     Message,
     Prompt,
     Redaction,
-    Revision,
     RoomId,
 )
 from bot.core.markdown import Part
-from bot.core.outgoing import Edit, Reply
+from bot.core.outgoing import OutgoingEdit, Reply
 from bot.core.prompt_context import History
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
@@ -158,7 +158,7 @@ async def reply(stand: Stand, asked: EventId, text: str, *versions: str) -> Even
     to = Reply(question, Part(text), "small")
     first = await stand.bot.matrix.send(question.room_id, to, uuid4().hex)
     for version in versions:
-        newer = Edit(first, Reply(question, Part(version), "small"))
+        newer = OutgoingEdit(first, Reply(question, Part(version), "small"))
         await stand.bot.matrix.send(question.room_id, newer, uuid4().hex)
     return first
 
@@ -180,7 +180,7 @@ async def test_a_direct_message_is_told_the_same_whether_it_was_heard_or_is_read
     expected = ["UN", "Un.", "racine", "deux"]
 
     await stand.bot.hears(edit, redaction, last)
-    assert isinstance(stand.bot.heard[edit], Revision)
+    assert isinstance(stand.bot.heard[edit], Edit)
     assert isinstance(stand.bot.heard[redaction], Redaction)
     assert await stand.bot.told(last) == expected
     assert await stand.bot.cold(last) == expected

@@ -13,7 +13,7 @@ from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimite
 from bot.i18n.texts import speak
 from bot.reporting.charts import PICTURE_SIZE
 from tests.fakes import FakeCampaigns, HeldClock, Story
-from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, redaction, revision, vote
+from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, edit_event, message, redaction, vote
 
 FR = speak("fr")
 ADMIN_ROOM = RoomId("!admin:tchap.test")
@@ -317,7 +317,7 @@ async def test_a_redacted_answer_and_an_edited_one_count_as_they_stand(story: Of
         await story.launch("name: n\nquestions:\n- {question: a, type: text}\n")
         await story.held.pass_time(1.0)
         await story.hear(replace(message("Mieux.", event_id="$said"), replies_to=story.last()))
-        story.matrix.hear(revision("Pire.", target="$said"))
+        story.matrix.hear(edit_event("Pire.", target="$said"))
         await story.settle()
         assert story.ledger.said[EventId("$said")][5] == "Pire."
         story.matrix.hear(redaction("$said"))

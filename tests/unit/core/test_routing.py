@@ -6,13 +6,13 @@ import pytest
 
 from bot.core.events import (
     Conversation,
+    Edit,
     Event,
     EventId,
     Joined,
     Left,
     Message,
     Prompt,
-    Revision,
     Room,
     RoomId,
     Upgraded,
@@ -50,12 +50,12 @@ from tests.make import (
     BOT,
     COLLEAGUE,
     ROOM,
+    edit_event,
     invite,
     message,
     prompt,
     reaction,
     redaction,
-    revision,
     undecryptable,
     vote,
 )
@@ -130,7 +130,7 @@ MY_NOTICE = said("$root", BOT, msgtype="m.notice")
         (undecryptable(), DIRECT, AwaitKey(undecryptable())),
         (undecryptable(), SALON, AwaitKey(undecryptable())),
         (UPGRADED, SALON, FollowUpgrade(UPGRADED)),
-        (revision(), SALON, HandleEdit(revision())),
+        (edit_event(), SALON, HandleEdit(edit_event())),
         (redaction(), SALON, HandleRedaction(redaction())),
         (redaction(sender=STRANGER), SALON, HandleRedaction(redaction(sender=STRANGER))),
         (reaction("🛑"), SALON, Stop(reaction("🛑"))),
@@ -155,8 +155,8 @@ def test_each_event_has_its_intent(event: Event, room: Room, intent: Intent | Aw
         undecryptable(sender=BOT),
         undecryptable(sender=STRANGER),
         undecryptable(sender=OTHER_BOT),
-        revision(sender=BOT),
-        revision(sender=STRANGER),
+        edit_event(sender=BOT),
+        edit_event(sender=STRANGER),
         redaction(sender=BOT),
         reaction(sender=BOT),
         reaction(sender=STRANGER),
@@ -186,7 +186,7 @@ def test_what_asks_for_nothing_is_ignored(event: Event, room: Room) -> None:
         (said(), True),
         (JOINED, True),
         (undecryptable(), True),
-        (revision(), True),
+        (edit_event(), True),
         (reaction("🔄"), True),
         (vote("yes"), True),
         (redaction(), False),
@@ -205,7 +205,7 @@ def test_where_the_bot_can_no_longer_speak_only_what_needs_no_word_is_done(
 
 @pytest.mark.parametrize("room", [SPACE, STRAY], ids=["space", "stray"])
 @pytest.mark.parametrize(
-    "event", [said(mentions=(BOT,)), revision(), reaction("🔄"), vote("yes"), undecryptable()]
+    "event", [said(mentions=(BOT,)), edit_event(), reaction("🔄"), vote("yes"), undecryptable()]
 )
 def test_nothing_that_is_said_in_a_space_or_a_stray_room_is_for_the_bot(
     room: Room, event: Event
@@ -215,7 +215,7 @@ def test_nothing_that_is_said_in_a_space_or_a_stray_room_is_for_the_bot(
 
 def exposed(event: Event) -> Event:
     """Return what was said as it is where it came in clear in an encrypted room."""
-    assert isinstance(event, Message | Revision | Vote)
+    assert isinstance(event, Message | Edit | Vote)
     return replace(event, exposed=True)
 
 
@@ -234,8 +234,8 @@ def exposed(event: Event) -> Event:
         (said(sender=BOT), DIRECT, None),
         (said(sender=STRANGER), DIRECT, None),
         (said(sender=OTHER_BOT), DIRECT, None),
-        (revision(), DIRECT, "clear text"),
-        (revision(sender=BOT), DIRECT, None),
+        (edit_event(), DIRECT, "clear text"),
+        (edit_event(sender=BOT), DIRECT, None),
         (vote("yes"), SALON, "clear text"),
         (vote("yes", sender=STRANGER), SALON, None),
         (said(body="!stats"), ADMIN, "clear text admin"),
@@ -243,7 +243,7 @@ def exposed(event: Event) -> Event:
         (said(body="!stats", sender=COLLEAGUE), ADMIN, "clear text admin"),
         (said(sender=STRANGER), ADMIN, "clear text admin"),
         (said(sender=BOT), ADMIN, None),
-        (revision(), ADMIN, "clear text admin"),
+        (edit_event(), ADMIN, "clear text admin"),
         (vote("yes"), ADMIN, "clear text admin"),
         (said(body="!stats"), replace(ADMIN, closed=True), None),
     ],

@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from bot.core import transcript
 from bot.core.events import (
     Conversation,
+    Edit,
     EventId,
     Message,
     Redaction,
-    Revision,
     Undecryptable,
     UserId,
 )
 from bot.core.polls import POLL, QUESTION
 from bot.core.transcript import Transcript, TranscriptMessage
-from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, redaction, revision, undecryptable
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, redaction, undecryptable
 
 MAIN = Conversation(ROOM, None)
 THREAD = Conversation(ROOM, EventId("$root"))
-ReadableEvent = Message | Undecryptable | Revision | Redaction
+ReadableEvent = Message | Undecryptable | Edit | Redaction
 
 
 def reply(*answers: str, event_id: str = "$reply", body: str = "Oui.") -> Message:
@@ -30,9 +30,9 @@ def reply(*answers: str, event_id: str = "$reply", body: str = "Oui.") -> Messag
     return replace(mine, answers=tuple(map(EventId, answers)))
 
 
-def own_edit(body: str, event_id: str, *answers: str, timestamp: int = 0) -> Revision:
+def own_edit(body: str, event_id: str, *answers: str, timestamp: int = 0) -> Edit:
     """Return an edit of the bot's reply, timed by whichever clock."""
-    edit = revision(body, event_id=event_id, target="$reply", sender=BOT, timestamp=timestamp)
+    edit = edit_event(body, event_id=event_id, target="$reply", sender=BOT, timestamp=timestamp)
     return replace(edit, answers=tuple(map(EventId, answers)))
 
 
@@ -75,7 +75,7 @@ def test_answers_in_a_survey_are_none_of_the_conversation(
     answers = replace(message("Parce que.", event_id="$1"), replies_to=asks.event_id)
     answers_other = replace(message("Ah.", event_id="$2"), replies_to=forged.event_id)
 
-    found = read(message("Bonjour"), asks, answers, forged, answers_other, revision(target="$1"))
+    found = read(message("Bonjour"), asks, answers, forged, answers_other, edit_event(target="$1"))
 
     assert bodies(found) == ["Bonjour", "Ah."]
 
@@ -196,22 +196,22 @@ def test_the_newest_edit_by_the_author_wins_in_whatever_order_it_comes(
     fill: Callable[..., Transcript], order: Sequence[int]
 ) -> None:
     edits = [
-        revision("second", event_id="$e1", timestamp=10),
-        revision("third", event_id="$e2", timestamp=20),
-        revision("forged", event_id="$e3", timestamp=30, sender=COLLEAGUE),
+        edit_event("second", event_id="$e1", timestamp=10),
+        edit_event("third", event_id="$e2", timestamp=20),
+        edit_event("forged", event_id="$e3", timestamp=30, sender=COLLEAGUE),
     ]
 
     assert bodies(fill(message("first"), *(edits[place] for place in order))) == ["third"]
 
 
 def test_edits_of_one_moment_are_ordered_by_their_ids() -> None:
-    edits = [revision(one, event_id=one, timestamp=1) for one in ("$b", "$a")]
+    edits = [edit_event(one, event_id=one, timestamp=1) for one in ("$b", "$a")]
 
     assert bodies(warm(message(), *edits)) == ["$b"]
 
 
 def test_a_redacted_message_is_gone_with_its_edits_and_does_not_come_back() -> None:
-    one = warm(message(), revision(), redaction(), message(), revision("x", event_id="$late"))
+    one = warm(message(), edit_event(), redaction(), message(), edit_event("x", event_id="$late"))
 
     assert one.messages() == []
     assert one.size == 0
@@ -257,13 +257,13 @@ def test_a_copy_under_another_id_does_not_change_when_a_message_was_sent() -> No
 def test_what_was_redacted_before_it_was_read_does_not_enter() -> None:
     one = Transcript(MAIN, BOT)
     one.add(redaction())
-    one.put_before([message(), revision(), message("stays", event_id="$stays")])
+    one.put_before([message(), edit_event(), message("stays", event_id="$stays")])
 
     assert bodies(one) == ["stays"]
 
 
 def test_a_redacted_edit_leaves_the_version_before_it() -> None:
-    edits = [revision(one, event_id=f"${one}", timestamp=at) for at, one in enumerate("ab")]
+    edits = [edit_event(one, event_id=f"${one}", timestamp=at) for at, one in enumerate("ab")]
     one = warm(message("first"), *edits)
 
     one.add(redaction("$b"))
@@ -392,7 +392,7 @@ def test_of_an_own_edit_that_is_read_and_one_that_is_heard_the_newer_counts(cloc
 
 def test_edits_by_others_take_no_room_and_no_time() -> None:
     forged = [
-        revision("forged", event_id=f"$f{number}", sender=COLLEAGUE) for number in range(20_000)
+        edit_event("forged", event_id=f"$f{number}", sender=COLLEAGUE) for number in range(20_000)
     ]
     heard = warm(message("x"), *forged)
     read = cold(*forged[:100], message("x"))
@@ -407,7 +407,7 @@ def test_edits_by_others_take_no_room_and_no_time() -> None:
 
 @pytest.mark.parametrize("fill", [cold, warm])
 def test_of_a_persons_edits_the_newest_are_kept(fill: Callable[..., Transcript]) -> None:
-    edits = [revision("x", event_id=f"$e{number}", timestamp=number) for number in range(50)]
+    edits = [edit_event("x", event_id=f"$e{number}", timestamp=number) for number in range(50)]
     one = fill(message(), *edits[25:], *edits[:25])
 
     assert one.size == len("Bonjour") + 10
@@ -431,16 +431,16 @@ def test_what_does_not_come_back_is_remembered_only_of_what_was_here(
 
 
 def test_an_edit_of_what_is_not_here_takes_no_room() -> None:
-    whole = warm(message("x"), revision("long", target="$unknown"))
+    whole = warm(message("x"), edit_event("long", target="$unknown"))
     read = Transcript(MAIN, BOT)
-    read.add(revision("long", target="$unknown"))
-    read.put_before([message("x"), revision("long", target="$other")])
+    read.add(edit_event("long", target="$unknown"))
+    read.put_before([message("x"), edit_event("long", target="$other")])
 
     assert whole.size == read.size == 1
 
 
 def test_the_size_counts_messages_and_edits() -> None:
-    assert warm(message("four"), revision("fives")).size == len("fourfives")
+    assert warm(message("four"), edit_event("fives")).size == len("fourfives")
 
 
 def test_a_long_conversation_loses_its_oldest_quarter_at_once(
@@ -448,7 +448,7 @@ def test_a_long_conversation_loses_its_oldest_quarter_at_once(
 ) -> None:
     monkeypatch.setattr(transcript, "_LONGEST", 8)
     one = warm(*(message(f"{n}", event_id=f"${n}") for n in range(8)))
-    one.add(revision("edited", target="$0"))
+    one.add(edit_event("edited", target="$0"))
     assert len(bodies(one)) == 8
 
     one.add(message("8", event_id="$8"))
@@ -458,7 +458,7 @@ def test_a_long_conversation_loses_its_oldest_quarter_at_once(
 
 
 def test_one_message_is_found_in_its_last_version() -> None:
-    one = warm(message(), revision("Bonsoir"))
+    one = warm(message(), edit_event("Bonsoir"))
 
     found = one.get(EventId("$prompt"))
     assert found is not None
@@ -494,7 +494,7 @@ def rooms(draw: st.DrawFn) -> list[ReadableEvent]:
         target = draw(st.sampled_from(sorted(senders))) if senders else None
         if kind == "edit" and target:
             editor = draw(st.sampled_from([senders[target], COLLEAGUE]))
-            edit = revision(f"e{number}", event_id=event_id, sender=editor, timestamp=at)
+            edit = edit_event(f"e{number}", event_id=event_id, sender=editor, timestamp=at)
             events.append(replace(edit, target=target))
         elif kind == "redact" and target:
             events.append(replace(redaction(event_id=event_id), target=target))
@@ -510,7 +510,7 @@ def rooms(draw: st.DrawFn) -> list[ReadableEvent]:
     return events
 
 
-def as_read(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Revision]:
+def as_read(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | Edit]:
     """Return what the homeserver hands out of it afterwards: without what is redacted."""
     gone = {event.target for event in events if isinstance(event, Redaction)}
     return [
@@ -518,7 +518,7 @@ def as_read(events: Sequence[ReadableEvent]) -> list[Message | Undecryptable | R
         for event in events
         if not isinstance(event, Redaction)
         and event.event_id not in gone
-        and not (isinstance(event, Revision) and event.target in gone)
+        and not (isinstance(event, Edit) and event.target in gone)
     ]
 
 
@@ -553,6 +553,6 @@ def test_what_came_in_clear_where_it_should_not_is_no_part_of_a_conversation(
     made: Callable[..., Transcript],
 ) -> None:
     forged = replace(message("forged", event_id="$1"), exposed=True)
-    edit = replace(revision("forged", target="$0", event_id="$2"), exposed=True)
+    edit = replace(edit_event("forged", target="$0", event_id="$2"), exposed=True)
 
     assert bodies(made(message("mine", event_id="$0"), forged, edit)) == ["mine"]

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from bot.core.chat import Delta
 from bot.core.events import EventId, Prompt, RoomId, UserId
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
 from bot.i18n.texts import Texts
@@ -567,9 +567,9 @@ async def test_a_late_prompt_waits_its_turn_in_its_conversation(running: LateSto
     await running.until(lambda: running.done("$prompt", "$new"))
 
     prompts = [
-        (sent.reply if isinstance(sent, Edit) else sent).prompt.event_id
+        (sent.reply if isinstance(sent, OutgoingEdit) else sent).prompt.event_id
         for _, sent in running.matrix.sent
-        if isinstance(sent, Reply | Edit)
+        if isinstance(sent, Reply | OutgoingEdit)
     ]
     assert prompts == sorted(prompts)
 

@@ -6,7 +6,7 @@ import pytest
 from bot.core.chat import Delta
 from bot.core.events import Event, EventId, Message, Reaction, RoomId, Upgraded, UserId
 from bot.core.message_split import split
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import speak
@@ -16,10 +16,10 @@ from tests.make import (
     BOT,
     COLLEAGUE,
     ROOM,
+    edit_event,
     message,
     reaction,
     redaction,
-    revision,
 )
 
 TEXTS = speak("fr")
@@ -92,7 +92,7 @@ async def test_an_edit_while_the_answer_is_written_has_it_begin_again_in_place(
     async with room.run():
         await room.begin_to_answer(says)
         room.says("Deux.")
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
         await room.until(lambda: room.done("$prompt"))
 
     assert room.asked == ["Bonjour", "Bonsoir"]
@@ -106,7 +106,7 @@ async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> No
     async with room.run():
         room.matrix.hear(message("Ailleurs", event_id="$0", thread_root="$root"))
         await room.until(lambda: len(room.asked) == 1)
-        room.matrix.hear(message("Bonjour"), revision("Bonsoir"))
+        room.matrix.hear(message("Bonjour"), edit_event("Bonsoir"))
         await room.until(lambda: "$edit" in room.store.events)
         gate.set()
         await room.until(lambda: room.done("$0", "$prompt", "$edit"))
@@ -120,7 +120,7 @@ async def test_an_edit_that_is_no_prompt_any_more_leaves_what_is_being_written(
 ) -> None:
     async with room.run():
         await room.begin_to_answer()
-        await room.hear(revision("!apropos"))
+        await room.hear(edit_event("!apropos"))
 
     assert room.asked == ["Bonjour"]
     assert room.shown == ["Un."]
@@ -132,7 +132,7 @@ async def test_an_edit_that_a_crash_cut_off_is_answered_before_what_came_after(
     async with room.run():
         await room.ask("Bonjour", says="Un.")
         room.begins("")
-        room.matrix.hear(revision("Bonsoir"))
+        room.matrix.hear(edit_event("Bonsoir"))
         await room.until(lambda: len(room.asked) == 2)
     room.says("Deux.")
     room.matrix.hear(message("Et toi ?", event_id="$2"))
@@ -151,7 +151,7 @@ async def test_an_edit_of_the_last_prompt_has_its_answer_made_anew_in_place(
         await room.ask("Ciel ?", "$0", says="Bleu.")
         await room.ask(says="Un.")
         room.says(again)
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
 
     assert room.asked == ["Ciel ?", "Bonjour", "Bonsoir"]
     assert room.shown[:2] == ["Bleu.", *room.replies[1:2]]
@@ -165,7 +165,7 @@ async def test_an_edit_of_the_last_prompt_is_asked_with_what_came_before_it_alon
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
         await room.ask(says="Un.")
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
 
     assert [turn.content for turn in room.model.requests[-1]] == [
         "Sobre.",
@@ -179,7 +179,7 @@ async def test_an_edit_of_an_earlier_prompt_changes_the_next_context_alone(room:
     async with room.run():
         await room.ask(says="Un.")
         await room.ask("Et toi ?", "$2", says="Deux.")
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
         assert room.shown == ["Un.", "Deux."]
         await room.ask("Fin ?", "$3", says="Trois.")
 
@@ -196,7 +196,7 @@ async def test_an_edit_while_a_later_prompt_is_being_answered_changes_no_answer(
         room.model.script = (Delta("Deux. "), gate, END)
         room.matrix.hear(message("Et toi ?", event_id="$2"))
         await room.until(lambda: len(room.shown) == 2)
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
         gate.set()
         await room.until(lambda: room.done("$2"))
 
@@ -209,7 +209,7 @@ async def test_an_edit_while_a_later_prompt_only_waits_changes_no_answer(room: R
         room.begins("")
         room.matrix.hear(message("Deux", event_id="$2"))
         await room.until(lambda: len(room.model.requests) == 2)
-        await room.hear(revision("Autrement ?"))
+        await room.hear(edit_event("Autrement ?"))
 
     assert len(room.model.requests) == 2
     assert room.replies == ["Un."]
@@ -221,7 +221,7 @@ async def test_an_edit_of_a_joined_message_has_the_whole_prompt_asked_anew(room:
         room.matrix.hear(message("Ciel ?"), message("Mer ?", event_id="$2"))
         await room.until(lambda: room.done("$prompt", "$2"))
         room.says("Deux.")
-        await room.hear(revision("Terre ?", target="$2"))
+        await room.hear(edit_event("Terre ?", target="$2"))
 
     assert room.asked == ["Ciel ?\n\nMer ?", "Ciel ?\n\nTerre ?"]
     assert room.shown == ["Deux."]
@@ -240,14 +240,14 @@ async def test_an_edit_by_somebody_else_changes_nothing(
 ) -> None:
     async with room.run():
         await (room.begin_to_answer() if running else room.ask(says="Un."))
-        await room.ignore(revision(target=target, sender=sender))
+        await room.ignore(edit_event(target=target, sender=sender))
         await room.until(lambda: room.store.finished >= room.store.events.keys() - {"$prompt"})
 
     assert room.asked == ["Bonjour"]
     assert room.replies == ["Un."]
 
 
-@pytest.mark.parametrize("event", [revision(), reaction("🔄", target="$prompt")])
+@pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_comes_as_the_final_is_on_its_way_is_heeded_after_it(
     room: Room, event: Event
 ) -> None:
@@ -295,7 +295,7 @@ async def test_an_edit_of_a_prompt_that_could_not_be_answered_has_it_answered(
         room.matrix.hear(message())
         await room.until(lambda: room.done("$prompt"))
         room.says("Deux.")
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
 
     assert room.shown == ["Deux."]  # in place of the notice
 
@@ -308,7 +308,7 @@ async def test_an_edit_of_a_prompt_of_last_week_has_its_answer_made_anew(room: R
 
     async with room.run():
         room.says("Deux.")
-        await room.hear(revision("Bonsoir"))
+        await room.hear(edit_event("Bonsoir"))
 
     assert room.shown == ["Deux."]
 
@@ -321,7 +321,7 @@ async def test_an_edit_is_heeded_once_after_a_crash(
     async with room.run():
         await (room.begin_to_answer() if begun else room.ask(says="Un."))
         room.begins("Deux. ")
-        room.matrix.hear(revision("Bonsoir"))
+        room.matrix.hear(edit_event("Bonsoir"))
         await room.until(lambda: len(room.asked) == 2)
     room.says("Trois.")
 
@@ -455,14 +455,14 @@ async def test_nothing_more_is_written_to_an_answer_that_was_redacted(
         await room.hear(redaction(REPLY, sender=UserId("@moderator:elsewhere.test")))
         await room.until(lambda: room.done("$prompt"))
     async with room.run():
-        await room.ignore(revision("Bonsoir"))
+        await room.ignore(edit_event("Bonsoir"))
         await room.until(lambda: room.done("$edit"))
         room.matrix.hear(message("!refaire", event_id="$redo"))
         await room.until(lambda: room.done("$redo"))
 
     assert room.asked == ["Bonjour"]
     assert room.replies == []
-    assert not any(isinstance(sent, Edit) for _, sent in room.matrix.sent)
+    assert not any(isinstance(sent, OutgoingEdit) for _, sent in room.matrix.sent)
 
 
 async def test_what_stands_in_a_thread_whose_root_is_redacted_is_no_whole_answer(
@@ -646,7 +646,7 @@ async def test_a_context_that_cannot_be_read_ends_a_begun_answer_in_its_place(
     async with room.run():
         await room.begin_to_answer("Un demi. Mais")
         room.matrix.history_failure = HomeserverUnreachable("500")
-        room.matrix.hear(revision("Autre chose ?"))
+        room.matrix.hear(edit_event("Autre chose ?"))
         await room.until(lambda: room.done("$prompt"))
 
     assert room.replies == [TEXTS("bug")]
@@ -846,7 +846,7 @@ async def test_an_answer_of_last_week_can_be_made_anew(
     assert room.shown == ["Deux."]
 
 
-@pytest.mark.parametrize("event", [revision(), reaction("🔄", target="$prompt")])
+@pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_is_made_anew_is_gone_on_with_after_a_crash_whatever_came_since(
     room: Room, event: Event
 ) -> None:
@@ -864,7 +864,7 @@ async def test_what_is_made_anew_is_gone_on_with_after_a_crash_whatever_came_sin
     assert room.shown == ["Trois."] * 2
 
 
-@pytest.mark.parametrize("event", [revision(), reaction("🔄", target="$prompt")])
+@pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_is_redacted_while_it_is_to_be_made_anew_stays_away(
     room: Room, event: Event
 ) -> None:
@@ -1058,7 +1058,7 @@ async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -
             message(event_id="$2"),
             message(event_id="$3", msgtype="m.image"),
             message("!aide", event_id="$4"),
-            revision("Bonsoir"),
+            edit_event("Bonsoir"),
             reaction("🔄", target=REPLY, event_id="$redo"),
             UPGRADED,
         )
@@ -1069,7 +1069,7 @@ async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -
 
 
 @pytest.mark.parametrize(
-    "event", [reaction("🔄", target=REPLY, event_id="$redo"), revision("Et ?")]
+    "event", [reaction("🔄", target=REPLY, event_id="$redo"), edit_event("Et ?")]
 )
 async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
     room: Room, event: Event

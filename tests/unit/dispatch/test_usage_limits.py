@@ -14,7 +14,7 @@ from bot.core.outgoing import Notice, Reply
 from bot.core.polls import POLL
 from bot.i18n.texts import speak
 from tests.fakes import HeldClock, Story
-from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, reaction, revision
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, reaction
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -247,7 +247,7 @@ async def test_so_many_answers_are_made_anew_for_a_person_in_an_hour(
                 heard = message("!refaire", event_id=f"$e{number}")
             else:
                 edited = "$0" if how == "edit" else "$1"
-                heard = revision(f"v{number}", target=edited, event_id=f"$e{number}")
+                heard = edit_event(f"v{number}", target=edited, event_id=f"$e{number}")
             story.matrix.hear(heard)
             expected = min(number + 1, 3) + 1 + (how == "edit while it is answered")
             await story.until(lambda: len(story.model.requests) == expected)  # noqa: B023  # it ends before the next round
@@ -265,9 +265,9 @@ async def test_edits_of_what_asks_nothing_use_nothing_up(story: Story) -> None:
         await ask(story, 0)
         await ask(story, 1)
         for number in range(5):  # the last prompt is another one
-            story.matrix.hear(revision(target="$0", event_id=f"$e{number}"))
+            story.matrix.hear(edit_event(target="$0", event_id=f"$e{number}"))
             await story.until(lambda: story.done(f"$e{number}"))  # noqa: B023  # it ends before the next round
-        story.matrix.hear(revision(target="$1", event_id="$last"))
+        story.matrix.hear(edit_event(target="$1", event_id="$last"))
         await story.until(lambda: story.done("$last"))
 
     assert len(story.model.requests) == 3

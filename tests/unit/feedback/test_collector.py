@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from bot.core.chat import Delta
-from bot.core.events import EventId, Message, Redaction, Revision, UserId, Vote
+from bot.core.events import Edit, EventId, Message, Redaction, UserId, Vote
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Anchor, Notice, Reply
 from bot.core.polls import Poll, PollAnswer
@@ -26,10 +26,10 @@ from tests.make import (
     COLLEAGUE,
     MIDNIGHT,
     ROOM,
+    edit_event,
     message,
     reaction,
     redaction,
-    revision,
     vote,
 )
 
@@ -62,7 +62,7 @@ class Asked(Story):
     def notices(self) -> list[Notice]:
         return [one for _, one in self.matrix.sent if isinstance(one, Notice)]
 
-    async def hear(self, *events: Message | Vote | Revision) -> None:
+    async def hear(self, *events: Message | Vote | Edit) -> None:
         """Let events come, and the bot be done with them."""
         self.matrix.hear(*events)
         ids = [one.event_id for one in events]
@@ -357,7 +357,7 @@ async def test_what_is_written_in_reply_to_a_poll_is_a_comment(story: Asked) -> 
         said = replace(message("Trop long.", event_id="$said"), replies_to=poll)
         await story.hear(said)
         assert story.asked_of.comments == {"$said": ("$prompt", AGENT, "Trop long.")}
-        story.matrix.hear(revision("Trop court.", target="$said"))
+        story.matrix.hear(edit_event("Trop court.", target="$said"))
         await story.settle()
         assert story.asked_of.comments == {"$said": ("$prompt", AGENT, "Trop court.")}
         story.matrix.hear(redaction("$said"))
@@ -422,7 +422,7 @@ async def test_an_edit_of_the_command_says_something_else(
     async with story.run():
         await story.hear(message())
         await story.hear(message(first, event_id="$typed"))
-        await story.hear(revision(edit, target="$typed"))
+        await story.hear(edit_event(edit, target="$typed"))
 
     assert story.asked_of.ratings.get((EventId("$prompt"), AGENT)) == rating
     kept = story.asked_of.comments.get(EventId("$typed"))
@@ -431,11 +431,14 @@ async def test_an_edit_of_the_command_says_something_else(
 
 @pytest.mark.parametrize(
     ("change", "comments"),
-    [(redaction("$typed"), []), (revision("!avis Trop court.", target="$typed"), ["Trop court."])],
+    [
+        (redaction("$typed"), []),
+        (edit_event("!avis Trop court.", target="$typed"), ["Trop court."]),
+    ],
     ids=["redacted", "edited"],
 )
 async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
-    story: Asked, change: Redaction | Revision, comments: list[str]
+    story: Asked, change: Redaction | Edit, comments: list[str]
 ) -> None:
     story.feedback = AskPolicy("never")
     gate = story.hold_comments()
@@ -454,7 +457,7 @@ async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(story: As
     gate = story.hold_comments()
     async with story.run():
         await story.hear(message())
-        edit = revision("!avis Un secret.", target="$typed")
+        edit = edit_event("!avis Un secret.", target="$typed")
         story.matrix.hear(message("!avis Bien.", event_id="$typed"), edit, redaction("$edit"))
         await story.settle()
         gate.set()
@@ -472,7 +475,7 @@ async def test_an_edited_reply_to_a_poll_is_a_comment_after_a_restart_too(
         await story.hear(replace(message("Bien.", event_id="$said"), replies_to=poll))
         if not known:
             story.matrix.known.clear()
-        await story.hear(revision("Trop long.", target="$said"))
+        await story.hear(edit_event("Trop long.", target="$said"))
 
     assert [text for _, _, text in story.asked_of.comments.values()] == ["Trop long."]
 
@@ -483,7 +486,7 @@ async def test_an_outage_costs_no_edit_of_a_prompt(story: Asked) -> None:
         await story.hear(message())
         story.matrix.known.clear()
         story.matrix.fetch_failure = HomeserverUnreachable("away")
-        story.matrix.hear(revision("Bonsoir", target="$prompt"))
+        story.matrix.hear(edit_event("Bonsoir", target="$prompt"))
         await story.held.pass_time(200.0)
         story.matrix.fetch_failure = None
         await story.held.pass_time(100.0)

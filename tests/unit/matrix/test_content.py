@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.events import EventId, Message, Revision
+from bot.core.events import Edit, EventId, Message
 from bot.core.markdown import Part, render
-from bot.core.outgoing import Attachment, Edit, Notice, Outgoing, Reply
+from bot.core.outgoing import Attachment, Notice, Outgoing, OutgoingEdit, Reply
 from bot.core.polls import POLL, Poll, PollAnswer
 from bot.matrix.content import build, event_type
 from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_message, parse_said
@@ -79,7 +79,7 @@ def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None
 def test_an_edit_carries_the_new_text_once() -> None:
     reply = Reply(PROMPT, Part("Première ligne.\n\nSeconde **ligne**."), "small")
 
-    content = build(Edit(EventId("$reply"), reply), quoting=True)
+    content = build(OutgoingEdit(EventId("$reply"), reply), quoting=True)
 
     assert content == {
         "msgtype": "m.text",
@@ -123,9 +123,9 @@ def test_a_version_that_is_not_final_ends_in_a_sign_that_is_read_by_nobody_but_p
     assert "…" in content["formatted_body"]
     assert content[MARKER]["unfinished"] is True
     event = {"type": "m.room.message", "event_id": "$r", "sender": BOT}
-    for one in (content, build(Edit(EventId("$r"), growing))):
+    for one in (content, build(OutgoingEdit(EventId("$r"), growing))):
         heard = parse_message(event | {"content": one}, ROOM, BOT)
-        assert isinstance(heard, Message | Revision)
+        assert isinstance(heard, Message | Edit)
         assert heard.body == render(source).body.strip()
     final = build(replace(growing, unfinished=False, final=True))
     assert "…" not in final["body"] + final["formatted_body"]
@@ -164,7 +164,7 @@ def test_a_table_is_shown_as_one_where_that_is_wanted() -> None:
 
     listed = build(reply)
     shown = build(reply, tables="table")
-    edited = build(Edit(EventId("$reply"), reply), tables="table")
+    edited = build(OutgoingEdit(EventId("$reply"), reply), tables="table")
 
     assert "<table>" not in listed["formatted_body"]
     assert "<td>1</td>" in shown["formatted_body"]
@@ -219,12 +219,12 @@ def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None
 
 def test_an_edit_read_again_is_the_same() -> None:
     reply = Reply(prompt(), Part("Le ciel"), "m", ("*Bas.*",))
-    edit = build(Edit(EventId("$r"), reply))
+    edit = build(OutgoingEdit(EventId("$r"), reply))
     source = {"type": "m.room.message", "event_id": "$e", "sender": BOT, "content": edit}
 
     heard = parse_message(source, ROOM, BOT)
 
-    assert isinstance(heard, Revision)
+    assert isinstance(heard, Edit)
     assert (heard.body, heard.answers, heard.target) == ("Le ciel", ("$prompt",), "$r")
 
 

@@ -20,7 +20,7 @@ from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import Membership, parse_membership
 from bot.matrix.response_repair import ObjectResponse
-from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt, redaction, revision
+from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, prompt, redaction
 
 MAIN = Conversation(ROOM, None)
 ASKED = prompt(message("now", event_id="$now"))
@@ -202,7 +202,7 @@ async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -
     await read(kept)
 
     kept.hear(message("next", event_id="$next"))
-    kept.hear(revision("A", target="$a"))
+    kept.hear(edit_event("A", target="$a"))
     kept.hear(redaction("$now"))
     kept.hear(message("thread", event_id="$t", thread_root="$root"))
     kept.hear(replace(message("elsewhere", event_id="$x"), room_id=RoomId("!other:x")))

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.events import (
+    Edit,
     EventId,
     Message,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     Upgraded,
@@ -219,7 +219,7 @@ def test_a_message_names_its_thread_and_what_it_replies_to_unless_that_is_a_fall
     assert (heard.thread_root, heard.replies_to) == (root, quoted)
 
 
-def test_an_edit_is_a_revision_of_its_target_and_no_message() -> None:
+def test_an_edit_is_no_message() -> None:
     edit = source(
         **{
             "m.new_content": {"msgtype": "m.text", "body": "Bonsoir"},
@@ -227,7 +227,7 @@ def test_an_edit_is_a_revision_of_its_target_and_no_message() -> None:
         }
     )
 
-    expected = Revision(EventId("$e"), ROOM, UserId(AGENT), EventId("$first"), "Bonsoir", 12)
+    expected = Edit(EventId("$e"), ROOM, UserId(AGENT), EventId("$first"), "Bonsoir", 12)
     assert parse_message(edit, ROOM, BOT) == hear(edit) == expected
 
 
@@ -373,9 +373,9 @@ def test_the_bots_name_before_the_text_is_not_part_of_it(body: str, words: str) 
     assert read(body=body, formatted_body=PILL).body == words
     edit = {"m.relates_to": {"rel_type": "m.replace", "event_id": "$f"}}
     new = {"msgtype": "m.text", "body": body, "formatted_body": PILL}
-    revision = parse_message(source(**edit, **{"m.new_content": new}), ROOM, BOT)
-    assert isinstance(revision, Revision)
-    assert revision.body == words
+    heard = parse_message(source(**edit, **{"m.new_content": new}), ROOM, BOT)
+    assert isinstance(heard, Edit)
+    assert heard.body == words
 
 
 def test_the_name_of_somebody_else_stays() -> None:
@@ -439,11 +439,11 @@ def test_what_an_assistant_generated_tells_what_it_answers(
     edit = {"m.relates_to": {"rel_type": "m.replace", "event_id": "$f"}}
     new = {"msgtype": "m.text", "body": "x", MARKER: marker}
 
-    revision = parse_message(source(**edit, **{"m.new_content": new}), ROOM, BOT)
+    heard = parse_message(source(**edit, **{"m.new_content": new}), ROOM, BOT)
 
     assert read(**{MARKER: marker}).answers == answers
-    assert isinstance(revision, Revision)
-    assert revision.answers == answers
+    assert isinstance(heard, Edit)
+    assert heard.answers == answers
 
 
 @pytest.mark.parametrize(("claim", "number"), [(3, 3), (True, 0), ("3", 0), (None, 0), (1.5, 0)])

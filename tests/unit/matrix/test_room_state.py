@@ -8,6 +8,7 @@ import pytest
 
 from bot.core.events import (
     Conversation,
+    Edit,
     Event,
     EventId,
     Invite,
@@ -17,7 +18,6 @@ from bot.core.events import (
     Message,
     Reaction,
     Redaction,
-    Revision,
     RoomId,
     Undecryptable,
     Upgraded,
@@ -482,7 +482,7 @@ def test_edits_redactions_and_reactions_are_heard_in_order_but_not_the_bots_own(
 
     heard = hear(new_rooms(), sync([*timeline, *mine]))
 
-    assert [type(one) for one in heard] == [Revision, Redaction, Reaction]
+    assert [type(one) for one in heard] == [Edit, Redaction, Reaction]
 
 
 def tombstone(**changed: object) -> dict[str, Any]:
@@ -667,7 +667,7 @@ def test_what_is_said_in_clear_counts_as_such_once_the_room_is_encrypted(
 
     [found] = hear(rooms, sync([*timeline, heard_at(at, kinds[event])], state=state))
 
-    assert isinstance(found, Message | Revision | Vote)
+    assert isinstance(found, Message | Edit | Vote)
     assert found.exposed is exposed
 
 

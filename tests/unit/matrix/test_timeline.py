@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bot.core.events import EventId, Prompt
 from bot.core.markdown import Part
-from bot.core.outgoing import Edit, Notice, Outgoing, Reply, SentReply, SentSince
+from bot.core.outgoing import Notice, Outgoing, OutgoingEdit, Reply, SentReply, SentSince
 from bot.matrix import response_repair, timeline
 from bot.matrix.content import build
 from bot.matrix.nio_client import SafeClient
@@ -131,7 +131,7 @@ async def test_what_comes_with_the_context_counts_as_well() -> None:
 
 
 async def test_a_reply_is_found_as_its_bundled_edit_has_it() -> None:
-    newer = Edit(EventId("$reply"), Reply(ASKED, Part("Deux."), "m", claim=2, final=True))
+    newer = OutgoingEdit(EventId("$reply"), Reply(ASKED, Part("Deux."), "m", claim=2, final=True))
     bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
     client = Forward([reply("Un") | {"unsigned": bundled}])
 
@@ -238,7 +238,9 @@ async def test_a_history_that_ends_where_it_began_is_whole() -> None:
 
 async def test_an_unreadable_message_whose_edit_can_be_read_is_what_that_says() -> None:
     def edited(asked: Prompt) -> JSON:
-        newer = Edit(EventId("$first"), Reply(asked, Part("Deux."), "m", claim=2, final=True))
+        newer = OutgoingEdit(
+            EventId("$first"), Reply(asked, Part("Deux."), "m", claim=2, final=True)
+        )
         bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
         return unreadable("$first") | {"unsigned": bundled}
 

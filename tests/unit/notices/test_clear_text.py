@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.events import EventId, Message, Revision, UserId
+from bot.core.events import Edit, EventId, Message, UserId
 from bot.core.outgoing import Notice
 from bot.i18n.texts import speak
 from tests.fakes import Story
-from tests.make import AGENT, COLLEAGUE, ROOM, message, revision
+from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message
 
 TEXTS = speak("fr")
 DAY = 86_400.0
@@ -27,7 +27,7 @@ def notices(story: Story) -> list[str]:
     return [one.text for _, one in story.matrix.sent if isinstance(one, Notice)]
 
 
-async def hear(story: Story, *events: Message | Revision) -> None:
+async def hear(story: Story, *events: Message | Edit) -> None:
     story.matrix.hear(*events)
     await story.until(lambda: story.done(*(one.event_id for one in events)))
 
@@ -73,7 +73,7 @@ async def test_another_process_says_it_no_second_time_on_the_same_day(story: Sto
 async def test_an_edit_in_clear_changes_no_answer(story: Story) -> None:
     async with story.run():
         await hear(story, message())
-        await hear(story, replace(revision("Autre chose"), exposed=True))
+        await hear(story, replace(edit_event("Autre chose"), exposed=True))
 
     assert len(story.model.requests) == 1
     assert notices(story) == [TEXTS("clear text")]

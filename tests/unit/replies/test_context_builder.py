@@ -7,7 +7,7 @@ from typing_extensions import override
 from bot.core.chat import Delta, Usage
 from bot.core.events import EventId, Prompt
 from bot.core.model_catalog import Catalogue
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.prompt_context import Context, History
 from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable
@@ -18,7 +18,7 @@ from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
-from tests.make import AGENT, BOT, COLLEAGUE, message, prompt, revision
+from tests.make import AGENT, BOT, COLLEAGUE, edit_event, message, prompt
 
 FR, EN = speak("fr"), speak("en")
 NOW = message().timestamp
@@ -123,8 +123,8 @@ async def test_an_edited_message_counts_in_its_last_version(story: Story) -> Non
     await ask(story, "Deux", event_id="$2")
     async with story.run():
         story.matrix.hear(
-            revision("Trois", target="$1", event_id="$a"),
-            revision("Quatre", target="$1", event_id="$b", timestamp=NOW + 1),
+            edit_event("Trois", target="$1", event_id="$a"),
+            edit_event("Quatre", target="$1", event_id="$b", timestamp=NOW + 1),
         )
         await story.until(lambda: story.done("$a", "$b"))
     await ask(story, "Fin", event_id="$3")
@@ -297,5 +297,7 @@ async def test_the_line_stays_above_while_the_reply_grows(story: Story) -> None:
     story.model.script = (Delta("Un. "), Delta("Deux. "), Delta(finish_reason="stop"))
     await ask(story)
 
-    replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in story.matrix.sent]
+    replies = [
+        sent.reply if isinstance(sent, OutgoingEdit) else sent for _, sent in story.matrix.sent
+    ]
     assert {one.above for one in replies if isinstance(one, Reply)} == {(FR("idle", n=60),)}

@@ -6,11 +6,11 @@ import pytest
 
 from bot.core.chat import Delta
 from bot.core.events import MOST_MESSAGES, EventId, UserId
-from bot.core.outgoing import Edit, Notice, Reply
+from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import Language, speak
 from tests.fakes import HeldClock, Story
-from tests.make import AGENT, COLLEAGUE, ROOM, message, reaction, redaction, revision
+from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
 END = Delta(finish_reason="stop")
@@ -130,7 +130,7 @@ async def test_an_edit_of_a_prompt_in_doubt_asks_for_an_answer(story: Story) -> 
     story.at_once = 1
     async with story.run():
         gate = await in_doubt(story)
-        story.matrix.hear(revision("Bonsoir", target="$1"))
+        story.matrix.hear(edit_event("Bonsoir", target="$1"))
         await story.until(lambda: EventId("$edit") in story.store.events)
         gate.set()
         await story.until(lambda: story.done("$1", "$edit"))
@@ -339,7 +339,7 @@ async def test_what_was_joined_and_begun_before_a_crash_goes_on_in_the_same_mess
     assert asked(story) == ["Un\n\nDeux", "Trois"]
     assert story.shown == ["Un, deux."] * 2
     assert answered(story) == [("$1", "$2"), ("$3",)]
-    [edit] = [sent for _, sent in story.matrix.sent if isinstance(sent, Edit)]
+    [edit] = [sent for _, sent in story.matrix.sent if isinstance(sent, OutgoingEdit)]
     assert edit.reply.prompt.event_ids == ("$1", "$2")
 
 

@@ -11,7 +11,7 @@ from bot.core.chat import Delta, Usage
 from bot.core.events import Batch, EventId
 from bot.core.markdown import Part, render
 from bot.core.message_split import split
-from bot.core.outgoing import Attachment, Edit, Notice, PreparedEvent, Reply
+from bot.core.outgoing import Attachment, Notice, OutgoingEdit, PreparedEvent, Reply
 from bot.core.polls import Poll, PollEnd
 from bot.core.readable import visible_length
 from bot.errors import (
@@ -87,7 +87,9 @@ class Stage:
     @property
     def said(self) -> list[str]:
         """Every version of every message, as it was sent."""
-        replies = [sent.reply if isinstance(sent, Edit) else sent for _, sent in self.matrix.sent]
+        replies = [
+            sent.reply if isinstance(sent, OutgoingEdit) else sent for _, sent in self.matrix.sent
+        ]
         told = [one for one in replies if not isinstance(one, Poll | PollEnd | Attachment)]
         return [one.text if isinstance(one, Notice) else FakeMatrix._text(one) for one in told]
 
@@ -142,7 +144,7 @@ async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage)
         gate.set()
 
     assert stage.shown == ["Le ciel est bleu. Parce que."]
-    assert isinstance(stage.matrix.sent[-1][1], Edit)
+    assert isinstance(stage.matrix.sent[-1][1], OutgoingEdit)
 
 
 async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage) -> None:
@@ -155,7 +157,7 @@ async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage
         await stage.matrix.until(lambda: stage.shown == ["Un. Deux."])
         second.set()
 
-    sent = [one.reply if isinstance(one, Edit) else one for _, one in stage.matrix.sent]
+    sent = [one.reply if isinstance(one, OutgoingEdit) else one for _, one in stage.matrix.sent]
     assert [one.unfinished for one in sent if isinstance(one, Reply)] == [True, True, False]
 
 
@@ -347,7 +349,7 @@ async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
     await stage.stream(*map(Delta, pieces), END)
 
     for _, sent in stage.matrix.sent:
-        reply = sent.reply if isinstance(sent, Edit) else sent
+        reply = sent.reply if isinstance(sent, OutgoingEdit) else sent
         if isinstance(reply, Reply):
             own = [*reply.above, *reply.added]
             assert own or visible_length(reply.part.opening[4:] + reply.part.source)
@@ -654,11 +656,11 @@ async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
     await stage.stream(*[Delta(text[at : at + 997]) for at in range(0, len(text), 997)], END)
 
     parts = [
-        sent.reply.part if isinstance(sent, Edit) else sent.part
+        sent.reply.part if isinstance(sent, OutgoingEdit) else sent.part
         for sent in {
-            (sent.event_id if isinstance(sent, Edit) else key): sent
+            (sent.event_id if isinstance(sent, OutgoingEdit) else key): sent
             for key, sent in stage.matrix.sent
-            if isinstance(sent, Reply | Edit)
+            if isinstance(sent, Reply | OutgoingEdit)
         }.values()
     ]
     assert len(parts) > 1
