@@ -112,7 +112,7 @@ class _Stub:
         admin = Room(_ADMIN_ROOM, direct=False, admin=True)
         return [admin, *(self.room(RoomId(f"!{number}:x")) for number in range(ROOMS))]
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
+    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
         return PreparedEvent("m.room.message", {})
 
     async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:  # noqa: ARG002  # the port

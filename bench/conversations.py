@@ -14,7 +14,7 @@ from bench.cold import Cold
 from bench.rig import exchanges
 from bench.rows import Row, table
 from bench.turns import Turns
-from bot.app import freeze
+from bot.app import freeze_garbage_collector
 from tests.harness.synapse import Synapse
 
 _ALONE = ("ms", "n", "bot", "goal")
@@ -75,7 +75,7 @@ def bench(directory: Path) -> Found:
     logging.getLogger("nio").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     turns = Turns()
-    freeze()  # as the bot does at its start
+    freeze_garbage_collector()  # as the bot does at its start
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
         return runner.run(_bench(directory, turns))
 

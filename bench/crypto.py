@@ -25,7 +25,7 @@ from bench.rig import program
 from bench.rows import rounded, spread
 from bench.sides import Ours, Side, Stock
 from bench.turns import Spent, Turns
-from bot.app import freeze
+from bot.app import freeze_garbage_collector
 
 SIDES = STOCK, OURS = "matrix-nio", "bot"
 
@@ -308,7 +308,7 @@ def bench(directory: Path) -> list[Row]:
     """Measure on a loop of our own, in an empty directory; AssertionError where a side fails."""
     logging.getLogger("nio").setLevel(logging.ERROR)  # it warns of each event without a key
     turns = Turns()
-    freeze()  # as the bot does at its start
+    freeze_garbage_collector()  # as the bot does at its start
 
     async def run() -> list[Row]:
         async with program("bench.homeserver") as (line, _):

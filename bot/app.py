@@ -78,7 +78,7 @@ async def run(config: Config, anew: Anew) -> None:
     Raises:
         BotError: what stopped it, in a sentence for the operator.
     """
-    freeze()
+    freeze_garbage_collector()
     loop, signals = asyncio.get_running_loop(), _Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.take)
@@ -130,7 +130,7 @@ def _wait(event: asyncio.Event) -> asyncio.Task[bool]:
     return asyncio.get_running_loop().create_task(event.wait())
 
 
-def freeze() -> None:
+def freeze_garbage_collector() -> None:
     """Let the garbage collector leave alone what is there for good: modules, classes, schemas.
 
     Walking it takes 100 ms, in the middle of whatever the event loop does.

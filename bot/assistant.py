@@ -596,7 +596,7 @@ class Assistant:
             notice = unsaid
         transaction = transaction_id(self._matrix.device_id, cause, "notice", part=0, claim=0)
         wire = await retry_until_accepted(
-            self._clock, lambda: self._matrix.freeze(room_id, notice)
+            self._clock, lambda: self._matrix.prepare(room_id, notice)
         )
 
         async def put() -> None:

@@ -303,7 +303,7 @@ class FakeMatrix:
     async def upload_limit(self) -> int | None:
         return self.largest_upload
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
+    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
         self.wires.append(outgoing)
         return PreparedEvent("m.room.message", {"number": len(self.wires) - 1})
 
@@ -324,7 +324,7 @@ class FakeMatrix:
         return event_id
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+        return await self.put(room_id, await self.prepare(room_id, outgoing), transaction_id)
 
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
         self._fail()
@@ -628,7 +628,7 @@ class FakeStore:
                     raise StoreError("each event is one part of one reply")
         self.replies.setdefault(prompt, {})[part] = event_id
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
+    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
         self.frozen[prompt] = tuple(frozen)
 
     async def finish(self, *event_ids: EventId) -> None:

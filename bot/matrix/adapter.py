@@ -315,7 +315,7 @@ class NioMatrix:
             with costing_nothing():
                 courtesy.result()
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
+    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
         media = None
         if isinstance(outgoing, Attachment):
@@ -386,7 +386,7 @@ class NioMatrix:
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
         """Send once, encrypted where the room is; the same id never makes two events."""
-        return await self.put(room_id, await self.freeze(room_id, outgoing), transaction_id)
+        return await self.put(room_id, await self.prepare(room_id, outgoing), transaction_id)
 
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
         """Do one step of a verification of this device; see `Verifications`."""

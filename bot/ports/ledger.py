@@ -89,8 +89,8 @@ class Store(Protocol):
     and has been claimed since is a Pending, as every message that could be read.
     `claim` takes a prompt up, once more where it was finished, and ties its messages together; its
     number survives a power cut where it is taken up `again`, as something may stand under others;
-    `sent` records one message of its reply; `freeze` keeps the messages of its final version, in
-    place of any others, until `finish` ends the events.
+    `sent` records one message of its reply; `keep_outbox` keeps the messages of its final version,
+    in place of any others, until `finish` ends the events.
     `exchange` returns the prompt and reply that an event is a message of, None for none.
     `choose` records choices for a conversation (a thread root of None stands for all of the
     room); `choices` returns those that hold in it.
@@ -111,7 +111,7 @@ class Store(Protocol):
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None: ...
+    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None: ...
 
     async def finish(self, *event_ids: EventId) -> None: ...
 

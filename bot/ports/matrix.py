@@ -49,7 +49,7 @@ class Matrix(Protocol):
     `history` returns the prompt's conversation; `enough` tells of what is read already whether
     older messages would count.
     `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
-    `freeze` returns what is to be sent as it goes over the wire, encrypted where the room is;
+    `prepare` returns what is to be sent as it goes over the wire, encrypted where the room is;
     `put` sends that, and never in clear where the room is encrypted by then; `send` does both. The
     same transaction id never makes two events, for a day (Synapse) and on the same device.
     `upload_limit` returns how many bytes a file may have; None where the homeserver does not say.
@@ -107,7 +107,7 @@ class Matrix(Protocol):
 
     async def upload_limit(self) -> int | None: ...
 
-    async def freeze(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent: ...
+    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent: ...
 
     async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId: ...
 

@@ -226,7 +226,7 @@ class ReplyDelivery:
             return True
         if self._frozen:
             self._frozen = ()
-            await self._to.store.freeze(self.prompt.event_id, ())
+            await self._to.store.keep_outbox(self.prompt.event_id, ())
         return self.whole and not changed
 
     async def _is_right(self) -> bool:
@@ -286,7 +286,7 @@ class ReplyDelivery:
             wire = await self._wire(outgoing)
             event_id = await self._put(wire, name, transaction)
         else:
-            wire = await self._freeze(outgoing)
+            wire = await self._prepare(outgoing)
             event_id = await self._put_once(wire, name, transaction)
         if isinstance(outgoing, OutgoingEdit):
             self._edits[part] = wire
@@ -300,7 +300,7 @@ class ReplyDelivery:
         stage, claim = ("first", 0) if nothing_stands else ("notice", self.claim)
         transaction = self._transaction(stage, 0, claim)
         frozen = self._fix(IN_STEAD, transaction, None, await self._wire(notice))
-        await self._to.store.freeze(self.prompt.event_id, [frozen])
+        await self._to.store.keep_outbox(self.prompt.event_id, [frozen])
         await self._say(frozen)
 
     async def _say(self, one: OutboxMessage) -> None:
@@ -326,7 +326,7 @@ class ReplyDelivery:
             frozen.append(await self._final(number, reply))
             await asyncio.sleep(0)  # a long text has many, each of which is rendered
         if frozen:
-            await self._to.store.freeze(self.prompt.event_id, frozen)
+            await self._to.store.keep_outbox(self.prompt.event_id, frozen)
         for one in frozen:
             await self._bring(one, replies[one.part])
             self._edits.pop(one.part, None)  # it is verified, and nothing else stands there
@@ -428,11 +428,11 @@ class ReplyDelivery:
 
     async def _wire(self, outgoing: Outgoing) -> PreparedEvent:
         """Return what is to be sent as it goes over the wire, however long that takes."""
-        return await retry_until_accepted(self._to.clock, lambda: self._freeze(outgoing))
+        return await retry_until_accepted(self._to.clock, lambda: self._prepare(outgoing))
 
-    async def _freeze(self, outgoing: Outgoing) -> PreparedEvent:
+    async def _prepare(self, outgoing: Outgoing) -> PreparedEvent:
         self._heed()
-        return await self._to.matrix.freeze(self.prompt.room_id, outgoing)
+        return await self._to.matrix.prepare(self.prompt.room_id, outgoing)
 
     async def _put(self, wire: PreparedEvent, name: str, transaction: str) -> EventId:
         """Send until the homeserver takes it, or refuses for good."""

@@ -90,7 +90,7 @@ async def post(
         MatrixError: as `retry_until_accepted`.
     """
     wire = await retry_until_accepted(
-        by.clock, lambda: by.matrix.freeze(room_id, outgoing), within=within
+        by.clock, lambda: by.matrix.prepare(room_id, outgoing), within=within
     )
 
     async def put() -> EventId:

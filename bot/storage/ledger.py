@@ -258,7 +258,7 @@ class SqlStore:
 
         await self._database.run("sent", work, durable=True)
 
-    async def freeze(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
+    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
         """Keep the messages of a final version until they are acknowledged, in place of others."""
         new = [frozen_row(prompt, one, self._seal) for one in frozen]
 

@@ -481,7 +481,7 @@ class TestStore:
     ) -> None:
         await store.admit(Batch((PROMPT, TWO), "s1"), MIDNIGHT)
         await store.claim(ASKED)
-        await store.freeze(PROMPT.event_id, [FROZEN, SECOND_PART])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN, SECOND_PART])
 
         claim = await store.claim(ASKED)
 
@@ -492,13 +492,13 @@ class TestStore:
 
     async def test_a_final_version_takes_the_place_of_an_older_one(self, store: Store) -> None:
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
-        await store.freeze(PROMPT.event_id, [FROZEN, SECOND_PART])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN, SECOND_PART])
         other = replace(FROZEN, transaction_id="t3", replaces=None)
 
-        await store.freeze(PROMPT.event_id, [other])
+        await store.keep_outbox(PROMPT.event_id, [other])
 
         assert (await store.claim(ASKED)).frozen == (other,)
-        await store.freeze(PROMPT.event_id, [])
+        await store.keep_outbox(PROMPT.event_id, [])
         assert (await store.claim(ASKED)).frozen == ()
 
     async def test_a_message_may_be_recorded_twice(self, store: Store) -> None:
@@ -571,7 +571,7 @@ class TestSqlStore:
     async def test_no_word_of_a_conversation_is_in_the_file(self, tmp_path: Path) -> None:
         store = await open_store(tmp_path / "ledger.db")
         await store.admit(Batch((message("canari-7431"),), "s1"), MIDNIGHT)
-        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
 
         files = await asyncio.to_thread(lambda: [one.read_bytes() for one in tmp_path.iterdir()])
@@ -581,7 +581,7 @@ class TestSqlStore:
     async def test_what_was_sealed_with_another_key_is_let_go(self, tmp_path: Path) -> None:
         store = await open_store(tmp_path / "ledger.db")
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
-        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
 
         again = await open_store(tmp_path / "ledger.db", key="another secret of 32 characters!")
@@ -663,7 +663,7 @@ class TestSqlStore:
         store = await open_store(path)
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         await store.claim(ASKED)
-        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN])
         synced, database = len(wal.read_bytes()), path.read_bytes()
         await store.finish(PROMPT.event_id)
         written = wal.read_bytes()
@@ -703,7 +703,7 @@ class TestOnPostgresql:
         store = await open_store(database)
         await store.admit(Batch((PROMPT, undecryptable("$late")), "s1"), MIDNIGHT + 0.25)
         await store.claim(ASKED)
-        await store.freeze(PROMPT.event_id, [FROZEN])
+        await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
 
         again = await open_store(database)

@@ -273,7 +273,7 @@ class TestMatrix:
         self, joined: Meeting
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Gelé ?"), joined.matrix, joined.room_id
-        wire = await matrix.freeze(room_id, reply(asked, "Gelé."))
+        wire = await matrix.prepare(room_id, reply(asked, "Gelé."))
 
         first = await matrix.put(room_id, wire, "frozen-1")
 
@@ -283,11 +283,11 @@ class TestMatrix:
 
     async def test_the_homeserver_shows_what_was_put_last(self, joined: Meeting) -> None:
         asked, matrix, room_id = await joined.prompt("Quoi ?"), joined.matrix, joined.room_id
-        beginning = await matrix.freeze(room_id, reply(asked, "Rien"))
+        beginning = await matrix.prepare(room_id, reply(asked, "Rien"))
         first = await matrix.put(room_id, beginning, "shown-1")
         assert await matrix.shown(room_id, first) == beginning
 
-        end = await matrix.freeze(room_id, OutgoingEdit(first, reply(asked, "Rien.")))
+        end = await matrix.prepare(room_id, OutgoingEdit(first, reply(asked, "Rien.")))
         await matrix.put(room_id, end, "shown-2")
 
         shown = await matrix.shown(room_id, first)
@@ -307,7 +307,7 @@ class TestMatrix:
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Neuf ?"), joined.matrix, joined.room_id
         first = await matrix.send(room_id, reply(asked, "Vieux."), "collision")
-        wire = await matrix.freeze(room_id, reply(asked, "Neuf."))
+        wire = await matrix.prepare(room_id, reply(asked, "Neuf."))
 
         assert await matrix.put(room_id, wire, "collision") == first
 

@@ -66,7 +66,7 @@ def reap():
     except (BlockingIOError, ChildProcessError):
         pass
 
-bot.app.freeze()
+bot.app.freeze_garbage_collector()
 assert threading.active_count() == 1
 tell({})
 while True:

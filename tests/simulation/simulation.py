@@ -52,7 +52,7 @@ from tests.make import BOT, MIDNIGHT
 
 SALON = RoomId("!salon:tchap.test")
 DAY = 86_400.0
-STORE = frozenset({"admit", "claim", "sent", "freeze", "finish", "noticed"})
+STORE = frozenset({"admit", "claim", "sent", "keep_outbox", "finish", "noticed"})
 WRITES = frozenset({"put", "redact"})
 READS = frozenset({"fetch", "history", "own_since", "shown", "edits"})
 

@@ -65,7 +65,7 @@ EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", OFTEN))
 STEPS = 50
 OTHER = RoomId("!other:tchap.test")
 ROOMS = (ROOM, OTHER, SALON)
-DOOMS = (*sorted(STORE | WRITES | READS), "put", "put", "sent", "freeze", "finish", "redact")
+DOOMS = (*sorted(STORE | WRITES | READS), "put", "put", "sent", "keep_outbox", "finish", "redact")
 STEPS_KNOWN = 37  # that `did` is told of
 PART = 120  # characters of one message, so that a few sentences make several
 TEXTS = speak("fr")
@@ -97,7 +97,9 @@ which = st.integers(0, 7)
 down = st.sampled_from([False, False, False, True])
 ends = st.sampled_from(["not yet", "whole", "whole", "cut"])
 doomed = st.none() | st.tuples(
-    st.sampled_from(["put", "freeze", "shown", "sent", "finish"]), st.integers(1, 2), st.booleans()
+    st.sampled_from(["put", "keep_outbox", "shown", "sent", "finish"]),
+    st.integers(1, 2),
+    st.booleans(),
 )
 ran: Counter[str] = Counter()
 happened: Counter[str] = Counter()

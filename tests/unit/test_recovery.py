@@ -31,8 +31,8 @@ REGISTRY = CollectorRegistry()
 REGISTRY.register(BUGS)
 OPERATIONS = 25  # more than any of the stories has
 
-_STORE = ("admit", "claim", "sent", "freeze", "finish")
-_MATRIX = ("put", "freeze", "shown", "own_since", "redact", "edits", "fetch")
+_STORE = ("admit", "claim", "sent", "keep_outbox", "finish")
+_MATRIX = ("put", "prepare", "shown", "own_since", "redact", "edits", "fetch")
 
 
 @dataclass
@@ -278,7 +278,7 @@ async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leav
 
 async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room: Room) -> None:
     room.says(SHORT)
-    room.breaking = Breaking(1, only="store.freeze", after=True)
+    room.breaking = Breaking(1, only="store.keep_outbox", after=True)
     room.matrix.hear(message())
     await room.live("$prompt")
     room.says("Le ciel et la mer.")
@@ -445,7 +445,7 @@ async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
     [
         # The mark is in the ledger by then, and goes out as it is.
         ("put", f"Un.\n\n{TEXTS('model truncated')}"),
-        ("freeze", "Un. Deux."),
+        ("prepare", "Un. Deux."),
     ],
 )
 async def test_what_a_bug_leaves_unmarked_is_seen_to_by_the_next_process(
@@ -639,7 +639,7 @@ async def test_what_a_moderator_has_left_of_a_reply_goes_with_a_message_that_it_
 
 async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
     room.says(SHORT)
-    room.breaking = Breaking(1, only="store.freeze", after=True)
+    room.breaking = Breaking(1, only="store.keep_outbox", after=True)
     room.matrix.hear(message())
     await room.live("$prompt")
     assert room.store.frozen

@@ -183,11 +183,11 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         while not matrix.room(room_id).admin:
             await anext(batches)
         with pytest.raises(HomeserverUnreachable):
-            await matrix.freeze(room_id, Notice("Bonjour."))
+            await matrix.prepare(room_id, Notice("Bonjour."))
 
         monkeypatch.setattr("bot.matrix.nio_client._MAKING_SECONDS", 0.0)
         with pytest.raises(NotEncrypted):
-            await matrix.freeze(room_id, Notice("Bonjour."))
+            await matrix.prepare(room_id, Notice("Bonjour."))
         with pytest.raises(NotEncrypted):
             await matrix.put(
                 room_id, PreparedEvent("m.room.message", {"body": "Bonjour."}), "late"
@@ -209,7 +209,7 @@ async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path
         await matrix.send(asked.room_id, whole, "file")
         seen = await person.wait_for_message(asked.room_id, lambda one: one.body == "a.csv")
         with pytest.raises(TooLarge):
-            await matrix.freeze(asked.room_id, more)
+            await matrix.prepare(asked.room_id, more)
 
         assert await person.download(seen.content["file"]) == whole.data
 

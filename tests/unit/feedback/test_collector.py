@@ -791,7 +791,7 @@ async def test_what_a_process_has_planned_the_next_one_sends(story: Asked) -> No
 
 
 _STEPS: Sequence[tuple[str, str]] = [
-    ("matrix", "freeze"),
+    ("matrix", "prepare"),
     ("matrix", "put"),
     ("opinions", "answered"),
     ("opinions", "due"),
