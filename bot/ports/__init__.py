@@ -1,1 +1,1 @@
-"""The ports: what the bot asks of Matrix, the model, the ledger and the clock."""
+"""The ports: Protocols for Matrix, the model, the ledger and the clock."""

@@ -15,45 +15,76 @@ from bot.core.events import (
 
 
 class CampaignLedger(Protocol):
-    """Campaigns and how far they have come; a part of the ledger.
+    """Campaigns and their progress, as a part of the ledger.
 
-    Times are in seconds since the epoch, steps count from 0 on. It waits and raises as `Store`.
-
-    `draft` keeps what a campaign says, False where one of that name is launched; `definition`
-    returns it, `names` every campaign with its state. `active` returns when something was last
-    answered in each room. `launch` lets a draft begin, `close` ends it; False where it cannot be.
-    `running` are those that have anything left to be sent or told; `due` returns what one is to
-    send first by `now`, and when to look again (in the past: its time is over), None where it has
-    nothing left. `sent`, `reminded`,
-    `ended`, `put_off` and `decline` record what became of it.
-    `wanted` returns from when on a room may be asked, None where it wants no polls. `begin` does
-    so too, and where a step `asks` nothing or is wanted by `now`, records that it may be sent from
-    now on: `is_begun` holds for its room till `sent`.
-    `headway` tells how many rooms are dealt with, and `told` records of which milestone the admins
-    were told. `result` returns to which question a poll belongs, and how often each answer was
-    chosen there.
-    `asked` returns the question that stands at an event, and `answer` takes in what somebody says
-    to it, until `withdraw`; `amend` lets a text say what its edit says.
-    `progress` returns how far a campaign has come, None where there is none of that name.
+    Times are in seconds since the epoch; steps count from 0. Every method waits and raises as
+    those of `Store`.
     """
 
-    async def draft(self, name: str, definition: str, at: float) -> bool: ...
+    # The life of a campaign.
 
-    async def definition(self, name: str) -> str | None: ...
+    async def draft(self, name: str, definition: str, at: float) -> bool:
+        """Store a campaign as a draft; False if one of that name was launched already."""
 
-    async def names(self) -> Sequence[tuple[str, str]]: ...
+    async def definition(self, name: str) -> str | None:
+        """Return the text that defines a campaign; None if it is unknown or cannot be read."""
 
-    async def active(self) -> Mapping[RoomId, float]: ...
+    async def names(self) -> Sequence[tuple[str, str]]:
+        """Return each campaign's name and state, newest first."""
+
+    async def active(self) -> Mapping[RoomId, float]:
+        """Return when the bot last answered a prompt in each room."""
 
     async def launch(
         self, name: str, to: Sequence[Recipient], begins_at: float, ends_at: float | None
-    ) -> bool: ...
+    ) -> bool:
+        """Start a draft for these rooms; False if there is no draft of that name.
 
-    async def close(self, name: str, at: float) -> bool: ...
+        Args:
+            name: the draft's name.
+            to: the rooms that it goes to.
+            begins_at: time of its first message.
+            ends_at: time at which it closes; None if it is closed by hand.
+        """
 
-    async def running(self) -> Sequence[str]: ...
+    async def close(self, name: str, at: float) -> bool:
+        """End a running campaign, so that its polls get ended; False if it is not running."""
 
-    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None: ...
+    # Sending.
+
+    async def running(self) -> Sequence[str]:
+        """Return the campaigns that still have something to send, or to tell the admins."""
+
+    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
+        """Return what a campaign sends next.
+
+        Returns:
+            The first message that is due by `now`, and when to ask again, which is in the past if
+            the campaign must be closed; None if nothing is left to be sent.
+        """
+
+    async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
+        """Return the time from which a campaign may ask a room; None if polls are refused there.
+
+        Within a day, a person or a room is asked by one campaign only.
+        """
+
+    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
+        """Record that a step may be sent from now on, if it may be sent by `now`.
+
+        Args:
+            one: the step.
+            room: its room.
+            now: the current time.
+            asks: whether the campaign asks questions; an announcement is sent whatever `wanted`
+                says.
+
+        Returns:
+            The time from which it may be sent; None if it may not be sent at all.
+        """
+
+    async def is_begun(self, room_id: RoomId) -> bool:
+        """Return whether the room has a step that was begun and not yet recorded by `sent`."""
 
     async def sent(
         self,
@@ -64,27 +95,34 @@ class CampaignLedger(Protocol):
         question: tuple[str, bool] | None,
         next_due: float | None,
         remind_at: float | None,
-    ) -> None: ...
+    ) -> None:
+        """Record that a step was sent.
 
-    async def reminded(self, one: Sending) -> None: ...
+        Args:
+            one: the step.
+            event_id: its event.
+            at: time of the sending.
+            question: the question's key, and whether it is a poll; None for a plain message.
+            next_due: time of the next step; None if it waits for an answer, or there is none.
+            remind_at: time of the reminder; None for no reminder.
+        """
 
-    async def ended(self, one: Sending) -> None: ...
+    async def reminded(self, one: Sending) -> None:
+        """Record that a reminder was sent, or is not needed."""
 
-    async def put_off(self, one: Sending, due_at: float) -> None: ...
+    async def ended(self, one: Sending) -> None:
+        """Record that a poll was ended; a closing campaign is closed with its last poll."""
 
-    async def decline(self, one: Sending) -> None: ...
+    async def put_off(self, one: Sending, due_at: float) -> None:
+        """Record that a message will be sent later."""
 
-    async def wanted(self, room: Room, campaign: str, now: float) -> float | None: ...
+    async def decline(self, one: Sending) -> None:
+        """Record that the message's room gets nothing more of its campaign."""
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None: ...
+    # Answers.
 
-    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None: ...
-
-    async def is_begun(self, room_id: RoomId) -> bool: ...
-
-    async def withdraw(self, event_id: EventId) -> None: ...
-
-    async def amend(self, edit: Edit) -> None: ...
+    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+        """Return the campaign question that an event of the room is; None if it is none."""
 
     async def answer(
         self,
@@ -95,14 +133,43 @@ class CampaignLedger(Protocol):
         step: int,
         steps: int,
         at: float,
-    ) -> Literal["goes on", "thanks", "counts", "late"]: ...
+    ) -> Literal["goes on", "thanks", "counts", "late"]:
+        """Store an answer, and make the next step due; safe to repeat.
 
-    async def progress(self, name: str) -> CampaignResults | None: ...
+        Args:
+            said: the vote, or the message that answers in words.
+            asked: the question.
+            answer: id of the chosen answer; None for words, or for a vote that is taken back.
+            step: the question's step.
+            steps: number of steps of the campaign.
+            at: the current time.
 
-    async def headway(self, name: str) -> DeliveryProgress: ...
+        Returns:
+            "goes on" if the next step is due, "thanks" if the person is to be thanked, "counts"
+            if nothing follows, "late" if it does not count: too late, or nobody asked its sender.
+        """
 
-    async def told(self, name: str, milestone: int) -> None: ...
+    async def amend(self, edit: Edit) -> None:
+        """Replace an answer in words with the text of its author's edit."""
+
+    async def withdraw(self, event_id: EventId) -> None:
+        """Delete the answer that a redacted event gave; an unknown event changes nothing."""
+
+    # Results.
+
+    async def progress(self, name: str) -> CampaignResults | None:
+        """Return a campaign's results so far; None if there is none of that name."""
+
+    async def headway(self, name: str) -> DeliveryProgress:
+        """Return how many rooms of a launched campaign are done."""
+
+    async def told(self, name: str, milestone: int) -> None:
+        """Record the last milestone that was reported to the admins."""
 
     async def result(
         self, room_id: RoomId, event_id: EventId
-    ) -> tuple[str, Mapping[str, int]] | None: ...
+    ) -> tuple[str, Mapping[str, int]] | None:
+        """Return a poll's question key, and how often each answer was chosen in the room.
+
+        None if the event is no poll of a campaign.
+        """

@@ -4,13 +4,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds: `monotonic` never jumps, `now` counts from the epoch, `sleep` waits that many.
+    """The time, in seconds, as a port: tests run on a clock of their own."""
 
-    Spans are measured by `monotonic`; `now` is for what another process must know.
-    """
+    def monotonic(self) -> float:
+        """Return seconds that never jump, from an arbitrary start; for measuring durations."""
 
-    def monotonic(self) -> float: ...
+    def now(self) -> float:
+        """Return seconds since the epoch; for times that another process must understand."""
 
-    def now(self) -> float: ...
-
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds."""

@@ -18,29 +18,10 @@ from bot.core.feedback import Ask, AskHistory, Rating, ReplyMetadata, VoteOutcom
 
 
 class Opinions(Protocol):
-    """What people think of replies: polls, votes, ratings, comments; a part of the ledger.
+    """What people think of replies, as a part of the ledger: polls, votes, ratings, comments.
 
-    People are kept as pseudonyms, comments sealed. Times are in seconds since the epoch. It waits
-    and raises as `Store` does.
-
-    `answered` records how the reply to a prompt came about, and plans the poll about it that
-    `after` wants, in so many seconds from `at`; it returns when that is due, None for never.
-    `due` returns the polls to be sent by `now`, the oldest first, and when the next one is due.
-    `begin` records that one may be sent from now on, False where it is not wanted any more; until
-    `asked` records that it was, and until when votes count, `is_begun` holds for its room.
-    `put_off` and `drop` record that it is sent later, or never.
-    `poll` returns the poll that stands at an event, None for none.
-    `count` takes in a vote, once however often it is told, and plans the next question where
-    there is one; None where it does not count: for a poll that is not ours, too late, or of
-    somebody who was not asked. `rate` takes in what somebody says of a reply without a poll.
-    `is_said` tells whether an event has said something of a reply in words, that still counts.
-    `comment` keeps a comment, and `amend` lets it, or a word that was taken for a rating, say what
-    the edit by its author says: another rating, or else a comment. `withdraw` takes
-    back what an event has said, what was shared of a prompt, or planned about it; it tells of no
-    event that it knows nothing of.
-    `share` keeps the words of a prompt and of its reply, which a person hands over.
-    `last_answered` returns the prompt of the last reply in a conversation.
-    `want_polls` records whether a person, or the people of a room, are to be asked at all.
+    People are stored as pseudonyms and comments are encrypted. Times are in seconds since the
+    epoch. Every method waits and raises as those of `Store`.
     """
 
     async def answered(
@@ -49,40 +30,82 @@ class Opinions(Protocol):
         how: ReplyMetadata,
         after: Callable[[AskHistory], float | None],
         at: float,
-    ) -> float | None: ...
+    ) -> float | None:
+        """Record how the reply to a prompt was made, and plan the poll about it.
 
-    async def due(self, now: float) -> tuple[Sequence[Ask], float | None]: ...
+        Args:
+            prompt: the prompt that was answered.
+            how: the reply's metadata; what it leaves out stays as an earlier call recorded it.
+            after: returns how many seconds after `at` the poll is due; None for no poll.
+            at: time of the reply.
 
-    async def begin(self, ask: Ask) -> bool: ...
+        Returns:
+            The time at which the poll is due; None if there will be none.
+        """
 
-    async def is_begun(self, room_id: RoomId) -> bool: ...
+    async def due(self, now: float) -> tuple[Sequence[Ask], float | None]:
+        """Return the polls that are due by `now`, oldest first, and when the next one is due."""
 
-    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None: ...
+    async def begin(self, ask: Ask) -> bool:
+        """Record that a poll may be sent from now on; return whether it is still wanted."""
 
-    async def put_off(self, ask: Ask, due_at: float) -> None: ...
+    async def is_begun(self, room_id: RoomId) -> bool:
+        """Return whether the room has a poll that was begun and not yet recorded by `asked`."""
 
-    async def drop(self, ask: Ask) -> None: ...
+    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+        """Record that a poll was sent as the event `event_id`, and until when votes count."""
 
-    async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None: ...
+    async def put_off(self, ask: Ask, due_at: float) -> None:
+        """Record that a poll will be sent later."""
 
-    async def count(self, vote: Vote, at: float) -> VoteOutcome | None: ...
+    async def drop(self, ask: Ask) -> None:
+        """Record that a poll will never be sent."""
+
+    async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
+        """Return the poll that an event of the room is; None if it is none of the bot's polls."""
+
+    async def count(self, vote: Vote, at: float) -> VoteOutcome | None:
+        """Store a vote, and plan the next question if there is one; safe to repeat.
+
+        Returns:
+            The outcome; None if the vote does not count: the poll is not the bot's, the vote is
+            too late, or its sender was not asked.
+        """
 
     async def rate(
         self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
-    ) -> None: ...
+    ) -> None:
+        """Store a rating that was given without a poll: by a reaction or by one word."""
 
-    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None: ...
+    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None:
+        """Store a comment on the reply to a prompt; None for a comment on no single reply."""
 
-    async def is_said(self, event_id: EventId) -> bool: ...
+    async def is_said(self, event_id: EventId) -> bool:
+        """Return whether a message is stored as a comment, or as a rating by one word."""
 
-    async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None: ...
+    async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None:
+        """Replace a comment or a rating by one word with the text of its author's edit.
+
+        Args:
+            edit: the edit; a comment is deleted if its body is empty.
+            rating: the rating that the new text is; None if it is a comment.
+            at: time of the edit.
+        """
 
     async def share(
         self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
-    ) -> None: ...
+    ) -> None:
+        """Store the text of a prompt and of its reply, which a person has chosen to hand over."""
 
-    async def withdraw(self, event_id: EventId) -> None: ...
+    async def withdraw(self, event_id: EventId) -> None:
+        """Delete what a redacted event has said, shared or led to.
 
-    async def last_answered(self, conversation: Conversation) -> EventId | None: ...
+        That is its rating, vote or comment; if it is a prompt, what was shared of it and the poll
+        that is planned about it. An unknown event changes nothing.
+        """
 
-    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None: ...
+    async def last_answered(self, conversation: Conversation) -> EventId | None:
+        """Return the prompt of the last reply in a conversation; None if there is none."""
+
+    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
+        """Record whether a person, or everybody in a room, may be sent polls at all."""

@@ -1,4 +1,4 @@
-"""The ledger port: prompts, replies and choices by their ids."""
+"""The ledger port: which prompts were admitted, claimed and answered, and what people chose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ from bot.core.events import (
 )
 from bot.core.outgoing import OutboxMessage
 
+# Events that the bot does not act on and whose sender may be told so, as `Store.noticed` records.
 Unheeded = Undecryptable | Message | Edit | Vote
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A prompt taken up by this process.
+    """The right of this process to answer a prompt.
 
     Attributes:
-        number: 1 for the first process that takes it up, one more after each crash.
-        event_ids: the reply's messages that already stand in the room, in order.
-        frozen: those of its final version that may be on their way, in order.
+        number: 1 for the first process that takes the prompt up, one more after each crash.
+        event_ids: messages of the reply that are already in the room, in order.
+        frozen: messages of the reply's final version that may have been sent, in order.
     """
 
     number: int
@@ -43,10 +44,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A prompt that was taken up, and its reply: the messages of both, in order.
+    """A claimed prompt and its reply, each as its messages in order.
 
     Attributes:
-        reply: empty where there is none.
+        reply: the reply's messages; empty if there is no reply.
     """
 
     prompt: tuple[EventId, ...]
@@ -55,10 +56,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What people have chosen; None where they have not.
+    """The choices that hold in a conversation; None where nobody has chosen.
 
     Attributes:
-        model: as the backend knows it.
+        model: the model's id, as the backend knows it.
     """
 
     model: str | None = None
@@ -70,7 +71,7 @@ class UndecryptedEvent:
     """An undecryptable message whose key may still come.
 
     Attributes:
-        heard_at: seconds since the epoch.
+        heard_at: time of its admission, in seconds since the epoch.
     """
 
     message: Undecryptable
@@ -78,49 +79,77 @@ class UndecryptedEvent:
 
 
 class Store(Protocol):
-    """The ledger: ids and states, and no word of a conversation but sealed.
+    """The ledger: ids and states; any text of a conversation in it is encrypted.
 
-    Where it is away for a while its methods wait, and raise StoreError where it is for good.
-
-    `admit` commits the batch's events and its token in one transaction, and returns the events
-    that were not known yet, neither by event id nor by fingerprint; `heard_at` is in seconds since
-    the epoch. What changes nothing of a prompt, a reply or the thread of one is left out.
-    `unfinished` returns what was admitted and not finished, oldest first. What was undecryptable
-    and has been claimed since is a Pending, as every message that could be read.
-    `claim` takes a prompt up, once more where it was finished, and ties its messages together; its
-    number survives a power cut where it is taken up `again`, as something may stand under others;
-    `sent` records one message of its reply; `keep_outbox` keeps the messages of its final version,
-    in place of any others, until `finish` ends the events.
-    `exchange` returns the prompt and reply that an event is a message of, None for none.
-    `choose` records choices for a conversation (a thread root of None stands for all of the
-    room); `choices` returns those that hold in it.
-    `noticed` records when a message's sender was told that it cannot be read, or that it counts
-    for nothing as it came in clear; `last_notice` returns when that last was so in the room,
-    whichever the message, None for never.
+    Every method waits while the database is unavailable for a while, and raises StoreError if it
+    is unavailable for good.
     """
 
-    async def sync_token(self) -> str | None: ...
+    async def sync_token(self) -> str | None:
+        """Return the sync token of the last admitted batch; None before the first."""
 
-    async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]: ...
+    async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]:
+        """Commit the batch's events and its token in one transaction.
+
+        An event is left out if it changes neither a prompt, nor a reply, nor the thread of one.
+
+        Args:
+            batch: one sync response.
+            heard_at: time of the response, in seconds since the epoch.
+
+        Returns:
+            The events that were not known yet, neither by event id nor by fingerprint.
+        """
 
     async def unfinished(
         self,
-    ) -> Sequence[Invite | Joined | Left | Pending | UndecryptedEvent]: ...
+    ) -> Sequence[Invite | Joined | Left | Pending | UndecryptedEvent]:
+        """Return the events that were admitted and not finished, oldest first.
 
-    async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim: ...
+        A message that was undecryptable and has since been claimed is returned as `Pending`, as
+        every message that could be read.
+        """
 
-    async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None: ...
+    async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim:
+        """Take a prompt up, even if it was finished, and join its messages to one prompt.
 
-    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None: ...
+        Args:
+            prompt: the prompt to answer.
+            again: whether earlier claims of the prompt may have sent messages. The claim's
+                number then survives a power cut, so that it is never used twice.
+        """
 
-    async def finish(self, *event_ids: EventId) -> None: ...
+    async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
+        """Record that part `part` (from 0) of the reply to `prompt` is the event `event_id`."""
 
-    async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None: ...
+    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
+        """Keep the messages of a reply's final version until `finish`; replace earlier ones."""
 
-    async def choose(self, conversation: Conversation, chosen: Choices) -> None: ...
+    async def finish(self, *event_ids: EventId) -> None:
+        """Record that nothing is left to do for these events."""
 
-    async def choices(self, conversation: Conversation) -> Choices: ...
+    async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
+        """Return the prompt and the reply of which the event is a message; None if of neither."""
 
-    async def noticed(self, message: Unheeded, at: float) -> None: ...
+    async def choose(self, conversation: Conversation, chosen: Choices) -> None:
+        """Record choices for a conversation; a thread root of None stands for the whole room.
 
-    async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None: ...
+        A choice of None leaves the recorded one as it is.
+        """
+
+    async def choices(self, conversation: Conversation) -> Choices:
+        """Return the choices that hold in a conversation: its own, or those of its room."""
+
+    async def noticed(self, message: Unheeded, at: float) -> None:
+        """Record that the sender was told why the bot does nothing about the message.
+
+        Args:
+            message: an event that could not be read, or was sent in clear in an encrypted room.
+            at: time of the notice, in seconds since the epoch.
+        """
+
+    async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None:
+        """Return when `noticed` was last recorded for the sender in the room, for any event.
+
+        In seconds since the epoch; None for never.
+        """

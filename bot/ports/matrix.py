@@ -28,109 +28,170 @@ from bot.core.transcript import TranscriptMessage
 from bot.core.verification import VerificationStep
 from bot.ports.clock import Clock
 
+# Events that `Matrix.fetch` can read again.
 ReadableEvent = Message | Undecryptable | Edit | Redaction | Reaction | Vote | Upgraded
 
 
-class Matrix(Protocol):
-    """The bot's account on its homeserver. Every method may raise MatrixError.
+class ReplyRecovery(Protocol):
+    """What the homeserver still knows of a reply whose sending was interrupted."""
 
-    `batches` syncs for ever from the given token and yields each response once; the next one is
-    asked for when the consumer comes back for it. It waits out what passes (network, 5xx, 429)
-    and raises what does not (LoggedOut, AccountExpired).
-    `room`, `power_level`, `predecessor` (the room that this one replaces) and `name` (how a person
-    is called in a room; the id where that is not known) answer from what the syncs so far have
-    told; so does `known`, of earlier messages.
-    `rooms` are those in which the bot can speak. `open_admin_room` returns the one for its admins,
-    and makes it where there is none; `members` are those in a room or invited, `invite` adds one;
-    `exists` tells whether there is such a user, True where the homeserver does not say.
-    `follow` joins the room that takes the place of another; Forbidden where that does not say so
-    itself, where who gave the other up has not the power to, or where it takes an invitation.
-    `fetch` reads one event again, a message in its last version; None where it is gone.
-    `history` returns the prompt's conversation; `enough` tells of what is read already whether
-    older messages would count.
-    `attention` sends the read receipt and shows "typing…" while its block runs; no MatrixError.
-    `prepare` returns what is to be sent as it goes over the wire, encrypted where the room is;
-    `put` sends that, and never in clear where the room is encrypted by then; `send` does both. The
-    same transaction id never makes two events, for a day (Synapse) and on the same device.
-    `upload_limit` returns how many bytes a file may have; None where the homeserver does not say.
-    `shown` returns what the homeserver shows for an event, its newest edit where it has any; None
-    where it is gone. Of what is as it was put, `PreparedEvent.is_shown_as` holds.
-    `own_since` returns what the bot has sent since the first message of a prompt, which may be
-    redacted by now: what is about the prompt, and what cannot be read.
-    `verify` does one step of a verification of the bot's device, and returns what people are to be
-    told of it; given again after an error, it sends nothing twice.
-    `edits` lists the edits of an event that is not redacted yet; `redact` takes one away.
+    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
+        """Return what the homeserver shows for an event; None if it was redacted or is unknown.
+
+        That is its newest edit, if it has any (spec: event replacements, server-side
+        aggregation). `PreparedEvent.is_shown_as` compares it with what was sent.
+        """
+
+    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
+        """Return what the bot has sent since the first message of a prompt.
+
+        That is what is about the prompt, and what cannot be decrypted and may be. The prompt's
+        first message may have been redacted meanwhile.
+        """
+
+    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
+        """Return the bot's own edits of an event that is not redacted."""
+
+
+class Matrix(ReplyRecovery, Protocol):
+    """The bot's account on its homeserver.
+
+    Every method may raise MatrixError, unless it says otherwise. Methods that are not
+    asynchronous answer from the syncs so far.
     """
 
     @property
-    def user_id(self) -> UserId: ...
+    def user_id(self) -> UserId:
+        """The account's full Matrix id."""
 
     @property
-    def device_id(self) -> str: ...
+    def device_id(self) -> str:
+        """The device that this process is logged in as."""
 
     @property
-    def known(self) -> MessageIndex: ...
+    def known(self) -> MessageIndex:
+        """The messages that were last seen, without their text; None for a redacted one."""
 
-    def batches(self, since: str | None) -> AsyncIterator[Batch]: ...
+    # Events.
 
-    def room(self, room_id: RoomId) -> Room: ...
+    def batches(self, since: str | None) -> AsyncIterator[Batch]:
+        """Sync for ever, and yield each response once.
 
-    def rooms(self) -> Sequence[Room]: ...
+        The next response is requested when the consumer asks for it. What passes (network
+        failures, 5xx, 429) is waited out.
 
-    async def open_admin_room(self, name: str) -> RoomId: ...
+        Args:
+            since: the sync token to start from; None for a first sync.
 
-    async def members(self, room_id: RoomId) -> frozenset[UserId]: ...
+        Raises:
+            LoggedOut: the device is not logged in any more.
+            AccountExpired: the account has expired.
+        """
 
-    async def invite(self, room_id: RoomId, user_id: UserId) -> None: ...
-
-    async def exists(self, user_id: UserId) -> bool: ...
-
-    def power_level(self, room_id: RoomId, user_id: UserId) -> float: ...
-
-    def predecessor(self, room_id: RoomId) -> RoomId | None: ...
-
-    def name(self, room_id: RoomId, user_id: UserId) -> str: ...
-
-    async def join(self, invite: Invite) -> None: ...
-
-    async def follow(self, upgraded: Upgraded) -> None: ...
-
-    async def leave(self, room_id: RoomId, reason: str | None = None) -> None: ...
-
-    async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None: ...
+    async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
+        """Return one event of a room, a message in its last version; None if it is gone."""
 
     async def history(
         self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
-    ) -> History: ...
+    ) -> History:
+        """Return the conversation of a prompt, without what the room hides from its sender.
 
-    def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]: ...
+        Args:
+            prompt: the prompt that ends the conversation.
+            enough: whether the messages that were read so far suffice, so that older ones would
+                not count.
+        """
 
-    async def upload_limit(self) -> int | None: ...
+    # Rooms and people.
 
-    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent: ...
+    def room(self, room_id: RoomId) -> Room:
+        """Return what the room's state says."""
 
-    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId: ...
+    def rooms(self) -> Sequence[Room]:
+        """Return every room in which the bot can speak."""
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId: ...
+    async def open_admin_room(self, name: str) -> RoomId:
+        """Return the admins' room; create it under this name if there is none."""
 
-    async def verify(
-        self, event: VerificationEvent, *, trusted: bool
-    ) -> VerificationStep | None: ...
+    async def members(self, room_id: RoomId) -> frozenset[UserId]:
+        """Return everybody who has joined a room or is invited to it."""
 
-    async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None: ...
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite a user to a room."""
 
-    async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince: ...
+    async def exists(self, user_id: UserId) -> bool:
+        """Return whether the user exists; True where the homeserver does not say."""
 
-    async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]: ...
+    def power_level(self, room_id: RoomId, user_id: UserId) -> float:
+        """Return a user's power level in a room; infinite for its creators where they have it."""
 
-    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None: ...
+    def predecessor(self, room_id: RoomId) -> RoomId | None:
+        """Return the room that this one replaces; None where the two rooms do not agree."""
+
+    def name(self, room_id: RoomId, user_id: UserId) -> str:
+        """Return a user's display name in a room; the user id where it is not known."""
+
+    async def join(self, invite: Invite) -> None:
+        """Accept an invitation; mark the room as a direct message if the invitation says so."""
+
+    async def follow(self, upgraded: Upgraded) -> None:
+        """Join the room that replaces another one (spec: room upgrades).
+
+        Raises:
+            Forbidden: the new room does not name the old one as its predecessor, the sender had
+                not the power level to upgrade the room, or the new room requires an invitation.
+        """
+
+    async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
+        """Leave a room, or decline its invitation; no error if the bot is out already."""
+
+    # Sending.
+
+    def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]:
+        """Send the read receipt, and show "typing…" while the block runs; no MatrixError."""
+
+    async def upload_limit(self) -> int | None:
+        """Return the largest size of a file, in bytes; None where the homeserver does not say."""
+
+    async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
+        """Return the event to send, encrypted if the room is."""
+
+    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:
+        """Send a prepared event, encrypted if the room has become encrypted meanwhile.
+
+        The same transaction id of the same device never makes two events, for as long as the
+        homeserver remembers it (Synapse: one day).
+        """
+
+    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
+        """Prepare and send an event; see `prepare` and `put`."""
+
+    async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
+        """Redact one of the bot's own events."""
+
+    # Verification.
+
+    async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
+        """Take one step of a verification of the bot's device.
+
+        Safe to repeat after an error: nothing is sent twice.
+
+        Args:
+            event: the other side's event.
+            trusted: whether the bot verifies with its sender; else the verification is refused.
+
+        Returns:
+            The step that people are to be told of; None for none.
+        """
 
 
 class Sends(Protocol):
-    """Who has all that a request to the homeserver needs."""
+    """An object that holds what a request to the homeserver needs."""
 
     @property
-    def matrix(self) -> Matrix: ...
+    def matrix(self) -> Matrix:
+        """The port to send through."""
 
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> Clock:
+        """The clock by which retries wait."""

@@ -8,14 +8,17 @@ from bot.core.model_catalog import ModelCard
 
 
 class Model(Protocol):
-    """A chat completion backend that speaks the OpenAI API.
+    """A chat completion backend that speaks the OpenAI API."""
 
-    `stream` yields deltas until the model says that it is done, and raises CompletionError
-    otherwise; closing the iterator closes the connection. What is longer than the card allows, at
-    8 characters a token, is cut, and done for the reason "length".
-    `context_length` returns how many tokens request and completion may have together.
-    """
+    def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
+        """Yield deltas until the model says that it is done.
 
-    def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]: ...
+        Closing the generator closes the connection. A completion that is longer than the card
+        allows, at 8 characters a token, is cut; its finish reason is then "length".
 
-    def context_length(self, card: ModelCard) -> int: ...
+        Raises:
+            CompletionError: the completion ended in any other way.
+        """
+
+    def context_length(self, card: ModelCard) -> int:
+        """Return how many tokens the request and the completion may have together."""

@@ -20,38 +20,49 @@ from bot.ports.feedback import Opinions
 
 
 class Statistics(Protocol):
-    """Figures of replies and of what people think of them, by days or weeks, in UTC.
+    """Figures of replies and of the feedback on them, by day or week in UTC.
 
-    `by_step` returns those of each day or week that has any and begins from the first day to the
-    last one, narrowed to a model and a domain; `by_group` those of each group that has any in all
-    of these. `published` returns those of the weeks that begin then and are over; what a week had
-    when it was first asked for is kept, and told ever after, whatever has changed since; one with
-    too few ratings waits, and is told with the next as one `chunk`. Weeks before the first one are
-    kept no longer, and wait no longer.
-    `remarks` returns the latest comments and `campaigns` the latest campaigns that were launched,
-    the last one first. It waits and raises as `Store` does.
+    A period from `first` to `last` holds the days or weeks that begin in it, both ends included.
+    Every method waits and raises as those of `Store`.
     """
 
     async def by_step(
         self, step: Step, first: date, last: date, only: Only
-    ) -> Mapping[date, Figures]: ...
+    ) -> Mapping[date, Figures]:
+        """Return the figures of each day or week that has any, by its first day.
 
-    async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]: ...
+        Args:
+            step: day or week.
+            first: first day of the period.
+            last: last day of the period.
+            only: the model and the domain to count.
+        """
 
-    async def published(self, first: date, last: date) -> Published: ...
+    async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]:
+        """Return the figures of each group that has any in the period."""
 
-    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]: ...
+    async def published(self, first: date, last: date) -> Published:
+        """Return the public figures of the weeks that begin in the period and are over.
 
-    async def campaigns(self, most: int) -> Sequence[CampaignFigures]: ...
+        A week's figures are fixed when they are first asked for, and never change afterwards. A
+        week with too few ratings waits, and is published with the next one as one chunk (see
+        `core.statistics.chunk`). Weeks before `first` are forgotten.
+        """
+
+    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]:
+        """Return the latest comments, newest first, `most` at the most."""
+
+    async def campaigns(self, most: int) -> Sequence[CampaignFigures]:
+        """Return the campaigns that were launched, newest first, `most` at the most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A table of the ledger that can leave it as a file, with all that is sealed in it opened.
+    """A table of the ledger to export as a file, with its encrypted columns decrypted.
 
     Attributes:
-        columns: in their order; a row may have more.
-        pages: reads all rows, so many at once; it waits and raises as `Store` does.
+        columns: names in order; a row may have more.
+        pages: yields all rows in pages of the given size; waits and raises as `Store` does.
     """
 
     columns: tuple[str, ...]
@@ -60,7 +71,7 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Ledgers:
-    """What is kept besides prompts and replies."""
+    """The parts of the ledger besides prompts and replies."""
 
     opinions: Opinions
     campaigns: CampaignLedger
