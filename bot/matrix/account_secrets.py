@@ -5,8 +5,8 @@ import vodozemac
 from bot.errors import Absent, IdentityError
 from bot.matrix import secret_storage
 from bot.matrix.cross_signing import USAGES, CrossSigningKeys, SigningKey, decode
+from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import Json, mapping, text
 from bot.matrix.private_identity import OF_BACKUP, PrivateIdentity
 from bot.runtime.failpoints import armed
 

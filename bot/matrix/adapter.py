@@ -37,20 +37,13 @@ from bot.matrix import sync
 from bot.matrix.content import build, event_type
 from bot.matrix.error_mapping import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.parse import (
-    ADMIN,
-    ROOM_MARKER,
-    ReadableEvent,
-    identifier,
-    is_admin_rooms,
-    mapping,
-    parse_membership,
-    parse_said,
-)
+from bot.matrix.json_fields import identifier, mapping
+from bot.matrix.parse import ReadableEvent, parse_said
 from bot.matrix.profile import check_profile
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account, Session, Vault
+from bot.matrix.state_events import ADMIN, ROOM_MARKER, is_admin_rooms, parse_membership
 from bot.matrix.successors import Successors
 from bot.matrix.verification import Verifications
 from bot.monitoring.health import Health

@@ -15,7 +15,7 @@ import vodozemac
 from Crypto.PublicKey import ECC
 from Crypto.Signature import eddsa
 
-from bot.matrix.parse import Json, mapping
+from bot.matrix.json_fields import Json, mapping
 
 Usage = Literal["master", "self_signing", "user_signing"]
 USAGES: tuple[Usage, ...] = ("master", "self_signing", "user_signing")

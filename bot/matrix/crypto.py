@@ -21,7 +21,8 @@ from typing_extensions import override
 from bot.core.events import RoomId, UserId
 from bot.matrix.cross_signing import CrossSigningKeys, PublicIdentity, add_signature
 from bot.matrix.crypto_store import CryptoStore, RoomKeys
-from bot.matrix.parse import Json, fingerprint, is_room_id, mapping, text
+from bot.matrix.json_fields import Json, is_room_id, mapping, text
+from bot.matrix.parse import fingerprint
 from bot.matrix.response_repair import KeysQueryResponse
 
 # vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.

@@ -29,18 +29,11 @@ from bot.core.prompt_context import History
 from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, NotFound
 from bot.matrix.error_mapping import call
+from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp
 from bot.matrix.nio_client import SafeClient, Turns
-from bot.matrix.parse import (
-    Json,
-    Membership,
-    ReadableEvent,
-    identifier,
-    mapping,
-    parse_membership,
-    text,
-    timestamp,
-)
+from bot.matrix.parse import ReadableEvent
 from bot.matrix.response_repair import ObjectResponse
+from bot.matrix.state_events import Membership, parse_membership
 from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
 
 _LINKS = 10  # of a chain of replies

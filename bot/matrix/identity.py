@@ -19,9 +19,9 @@ from bot.matrix.cross_signing import PublicIdentity, add_signature
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.error_mapping import call
 from bot.matrix.interactive_auth import InteractiveAuth
+from bot.matrix.json_fields import Json
 from bot.matrix.key_backup import KeyBackup
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import Json
 from bot.matrix.private_identity import Kept, PrivateIdentity
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.response_repair import GuardedResponse

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import structlog
 
 from bot.errors import ConfigError, Forbidden, HomeserverUnreachable, RateLimited
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.response_repair import GuardedResponse
 
 # A request with one `auth`, None for the first: its answer, or what the homeserver asks for.

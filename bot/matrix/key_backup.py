@@ -25,8 +25,8 @@ from bot.errors import Absent, Forbidden, MatrixError, OtherBackup
 from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
 from bot.matrix.crypto import BAD
 from bot.matrix.crypto_store import CryptoStore, RoomKey
+from bot.matrix.json_fields import Json, is_room_id, mapping, text
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import Json, is_room_id, mapping, text
 
 ALGORITHM = "m.megolm_backup.v1.curve25519-aes-sha2"
 

@@ -27,7 +27,8 @@ from bot.matrix import response_repair
 from bot.matrix.crypto import BAD, Rotation, SafeOlm
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.error_mapping import call, named
-from bot.matrix.parse import Json, identifier, is_admin_rooms, mapping, text
+from bot.matrix.json_fields import Json, identifier, mapping, text
+from bot.matrix.state_events import is_admin_rooms
 from bot.runtime.uncancellable import run_uncancelled
 
 _LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bot.errors import Forbidden
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.error_mapping import call
-from bot.matrix.parse import mapping, text
+from bot.matrix.json_fields import mapping, text
 from bot.matrix.private_identity import Kept
 from bot.matrix.response_repair import GuardedResponse
 from bot.matrix.session import Session

@@ -3,9 +3,8 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeGuard, cast
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 
 import nio
 import vodozemac
@@ -25,6 +24,15 @@ from bot.core.events import (
 )
 from bot.core.markdown import UNFINISHED
 from bot.core.polls import MOST_ANSWERS, POLL, QUESTION
+from bot.matrix.json_fields import (
+    Json,
+    can_be_id,
+    identifier,
+    mapping,
+    text,
+    timestamp,
+    whole,
+)
 from bot.matrix.mentions import pills, typed_in_html, typed_in_text, without_fallback
 
 MESSAGE = "m.room.message"
@@ -35,33 +43,18 @@ MARKER = (
 )
 NOTICE_MARKER = "fr.gouv.assistant.notice"  # on what the bot itself says to somebody
 
-ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
-FOLLOWING = "m.room.tombstone "  # and the room that points there: the reason of a joining
 
 # Under the name that clients send, and the one of the final MSC3381.
 POLL_STARTS = (POLL, "m.poll.start")
 POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
 
-_LONGEST_ID = 255  # spec: appendices, identifiers
-_LARGEST = 2**53 - 1  # of canonical JSON (spec: appendices); the ledger holds it
 
 VERIFICATION_REQUEST = "m.key.verification.request"
 
-Json = Mapping[str, object]
 ReadableEvent = Message | Edit | Redaction | Reaction | Vote | Undecryptable | Upgraded
 
 _AFTER_NAME = re.compile(r"[\s:,;]*")
 _SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """A member event from the homeserver's own state: who is what, and was before."""
-
-    event_id: EventId
-    user_id: UserId
-    now: str
-    before: str
 
 
 def parse_event(
@@ -114,41 +107,6 @@ def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
     except ValueError:
         return None
     return hashlib.sha256(f"{sender}\0{session_id}\0{index}".encode()).hexdigest()[:32]
-
-
-def mapping(value: object) -> Json:
-    """Return `value` where it is a JSON object, an empty one otherwise."""
-    return cast("Json", value) if isinstance(value, dict) else {}
-
-
-def text(source: Json, key: str) -> str:
-    """Return the string under `key`, "" where there is none that UTF-8 can hold."""
-    value = source.get(key)
-    return value if isinstance(value, str) and is_text(value) else ""
-
-
-def identifier(source: Json, key: str) -> str:
-    """Return the id under `key`, "" where there is none: whoever writes an event chooses some.
-
-    PostgreSQL takes no NUL, and no long value into an index.
-    """
-    value = text(source, key)
-    return value if _can_be_id(value) else ""
-
-
-def _can_be_id(value: object) -> TypeGuard[str]:
-    if not isinstance(value, str) or len(value) > _LONGEST_ID or "\0" in value:
-        return False
-    return is_text(value)
-
-
-def is_text(value: str) -> bool:
-    """Tell whether UTF-8 can hold the string: JSON can escape half a character."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vote | None:
@@ -268,7 +226,7 @@ def _parse_vote(source: Json, room_id: RoomId) -> Vote | None:
     named = [mapping(content[name]).get("answers") for name in POLL_RESPONSES if name in content]
     answers = named[0] if named else content.get("m.selections")
     found = answers if isinstance(answers, list) else []
-    sound = all(_can_be_id(one) for one in found)
+    sound = all(can_be_id(one) for one in found)
     return Vote(
         event_id=EventId(event_id),
         room_id=room_id,
@@ -332,56 +290,6 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
         fingerprint=fingerprint(sender, session_id, text(content, "ciphertext")),
         refers_to=target if kind == "m.reference" else None,
     )
-
-
-def parse_membership(source: Json) -> Membership | None:
-    """Read one `m.room.member` state event."""
-    event_id, user_id = identifier(source, "event_id"), identifier(source, "state_key")
-    now = text(mapping(source.get("content")), "membership")
-    if text(source, "type") != "m.room.member" or not (event_id and user_id and now):
-        return None
-    before = text(mapping(mapping(source.get("unsigned")).get("prev_content")), "membership")
-    return Membership(EventId(event_id), UserId(user_id), now, before)
-
-
-def is_admin_rooms(create: Json, me: str) -> bool:
-    """Tell whether a state event is the `m.room.create` of an admin room that the bot has made."""
-    marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
-    mine = identifier(create, "sender") == me
-    return marked and mine and text(create, "type") == "m.room.create"
-
-
-def is_space(create: Json) -> bool:
-    """Tell whether a state event is the `m.room.create` of a space (spec: m.space)."""
-    made = text(create, "type") == "m.room.create"
-    return made and text(mapping(create.get("content")), "type") == "m.space"
-
-
-def predecessor(create: Json) -> RoomId | None:
-    """Return the room that an `m.room.create` says to replace, None for none."""
-    content = mapping(create.get("content"))
-    return RoomId(identifier(mapping(content.get("predecessor")), "room_id")) or None
-
-
-def timestamp(source: Json) -> int:
-    """Return the event's `origin_server_ts` in milliseconds, 0 where it has none that can be."""
-    return max(whole(source.get("origin_server_ts")), 0)
-
-
-def is_room_id(room_id: object) -> bool:
-    """Tell whether it may be a room's id (spec: appendices, room ids; 255 bytes at most)."""
-    return (
-        isinstance(room_id, str)
-        and room_id.startswith("!")
-        and len(room_id.encode(errors="replace")) <= _LONGEST_ID
-        and room_id.isprintable()
-        and not any(one.isspace() for one in room_id)
-    )
-
-
-def whole(value: object) -> int:
-    """Return a whole number as canonical JSON can have it, 0 where it is none."""
-    return value if type(value) is int and -_LARGEST <= value <= _LARGEST else 0
 
 
 def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
@@ -452,7 +360,7 @@ def _without_sign(body: str, lines: Collection[str]) -> str:
 
 def _ids(values: Iterable[object]) -> Iterator[str]:
     """Yield those that can be ids, not without end: they are kept."""
-    ids = (one for one in values if _can_be_id(one))
+    ids = (one for one in values if can_be_id(one))
     return itertools.islice(ids, MOST_MESSAGES)
 
 

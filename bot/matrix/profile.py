@@ -10,8 +10,8 @@ import structlog
 from bot.core.display_names import ASSISTANT
 from bot.errors import ENDING, Absent, Forbidden, MatrixError
 from bot.matrix.error_mapping import call
+from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import Json, mapping, text
 from bot.monitoring.logs import costing_nothing
 
 _PATIENCE: Final = 30.0  # seconds of a start

@@ -15,7 +15,8 @@ import structlog
 from nio.responses import RoomEventRelationsResponse
 from typing_extensions import override
 
-from bot.matrix.parse import Json, is_space, is_text, mapping, text
+from bot.matrix.json_fields import Json, is_text, mapping, text
+from bot.matrix.state_events import is_space
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
 _DEEPEST = 100  # levels of nesting; events of the spec have some five

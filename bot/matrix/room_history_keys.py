@@ -19,8 +19,8 @@ from bot.core.events import RoomId, UserId
 from bot.errors import Forbidden, MatrixError
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.crypto import BAD, RoomKeyBundle
+from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient, Turns
-from bot.matrix.parse import Json, mapping, text
 from bot.matrix.room_state import Rooms
 
 _LARGEST = 32 * 1024 * 1024  # bytes; some 40,000 keys

@@ -26,21 +26,15 @@ from bot.core.events import (
 )
 from bot.matrix.crypto import WITHHELD
 from bot.matrix.history import Histories
-from bot.matrix.parse import (
+from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp, whole
+from bot.matrix.parse import ReadableEvent, parse_event
+from bot.matrix.state_events import (
     FOLLOWING,
-    Json,
     Membership,
-    ReadableEvent,
-    identifier,
     is_admin_rooms,
     is_space,
-    mapping,
-    parse_event,
     parse_membership,
     predecessor,
-    text,
-    timestamp,
-    whole,
 )
 from bot.monitoring.health import Health
 

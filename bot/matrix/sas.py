@@ -17,7 +17,7 @@ import nio
 import vodozemac
 
 from bot.matrix.cross_signing import encode
-from bot.matrix.parse import Json, mapping, text
+from bot.matrix.json_fields import Json, mapping, text
 
 METHOD = "m.sas.v1"
 

@@ -11,7 +11,7 @@ from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 
 from bot.matrix.cross_signing import decode
-from bot.matrix.parse import Json, mapping
+from bot.matrix.json_fields import Json, mapping
 
 ALGORITHM = "m.secret_storage.v1.aes-hmac-sha2"
 KEY_BYTES = 32

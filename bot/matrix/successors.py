@@ -11,10 +11,11 @@ import nio
 from bot.core.events import RoomId, Upgraded
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
+from bot.matrix.json_fields import Json
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import FOLLOWING, Json, is_space, predecessor
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.room_state import Rooms
+from bot.matrix.state_events import FOLLOWING, is_space, predecessor
 from bot.runtime.failpoints import armed
 from bot.runtime.uncancellable import run_uncancelled
 

@@ -12,16 +12,9 @@ from bot.core.events import Edit, EventId, Message, RoomId, Undecryptable, UserI
 from bot.core.outgoing import SentReply, SentSince
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
+from bot.matrix.json_fields import Json, identifier, mapping, text
 from bot.matrix.nio_client import SafeClient, Turns
-from bot.matrix.parse import (
-    Json,
-    ReadableEvent,
-    identifier,
-    latest_edit,
-    mapping,
-    parse_event,
-    text,
-)
+from bot.matrix.parse import ReadableEvent, latest_edit, parse_event
 from bot.matrix.response_repair import ObjectResponse
 
 log = structlog.get_logger()

@@ -10,14 +10,9 @@ import structlog
 from bot.core.events import UserId
 from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
 from bot.matrix.error_mapping import call
-from bot.matrix.parse import (
-    POLL_RESPONSES,
-    POLL_STARTS,
-    identifier,
-    mapping,
-    parse_membership,
-    timestamp,
-)
+from bot.matrix.json_fields import identifier, mapping, timestamp
+from bot.matrix.parse import POLL_RESPONSES, POLL_STARTS
+from bot.matrix.state_events import parse_membership
 from bot.monitoring.health import Health
 
 _PAGE = 100

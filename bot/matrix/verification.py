@@ -24,16 +24,9 @@ from bot.core.verification import (
 from bot.errors import MatrixError
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.error_mapping import call
+from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp, whole
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import (
-    VERIFICATION_REQUEST,
-    Json,
-    identifier,
-    mapping,
-    text,
-    timestamp,
-    whole,
-)
+from bot.matrix.parse import VERIFICATION_REQUEST
 from bot.matrix.room_state import Rooms
 from bot.matrix.sas import Answer, Device, SasResponder, State
 from bot.runtime.uncancellable import run_uncancelled

@@ -16,9 +16,10 @@ from bot.core.outgoing import Attachment, Notice, PreparedEvent
 from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.parse import ADMIN, ROOM_MARKER, identifier
+from bot.matrix.json_fields import identifier
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account
+from bot.matrix.state_events import ADMIN, ROOM_MARKER
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault

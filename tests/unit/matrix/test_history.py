@@ -18,8 +18,8 @@ from bot.errors import HomeserverUnreachable
 from bot.matrix import history, nio_client, response_repair
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.parse import Membership, parse_membership
 from bot.matrix.response_repair import ObjectResponse
+from bot.matrix.state_events import Membership, parse_membership
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, prompt, redaction
 
 MAIN = Conversation(ROOM, None)

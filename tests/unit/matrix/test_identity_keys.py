@@ -22,8 +22,8 @@ from bot.matrix.cross_signing import (
 )
 from bot.matrix.crypto import BAD
 from bot.matrix.crypto_store import RoomKey
+from bot.matrix.json_fields import is_room_id
 from bot.matrix.key_backup import read_session_data, session_data
-from bot.matrix.parse import is_room_id
 from bot.matrix.secret_storage import WrongKeyError, read_recovery_key, write_recovery_key
 
 ME = "@bot:stand.test"

@@ -21,6 +21,7 @@ from bot.core.events import (
     Vote,
 )
 from bot.core.polls import POLL, QUESTION
+from bot.matrix.json_fields import timestamp
 from bot.matrix.parse import (
     MARKER,
     NOTICE_MARKER,
@@ -30,11 +31,10 @@ from bot.matrix.parse import (
     ReadableEvent,
     latest_edit,
     parse_event,
-    parse_membership,
     parse_message,
     parse_undecryptable,
-    timestamp,
 )
+from bot.matrix.state_events import parse_membership
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM
 
 JSON = st.recursive(
