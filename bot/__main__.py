@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_ADVICE = {
+_ADVICE: dict[type[BotError], str] = {
     LoggedOut: (
         "the device is logged out for good; to start over as a new device, move the folder matrix"
         " of storage.directory away and start once with --new-device (what was written to the old"

@@ -58,7 +58,7 @@ from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.pending_decryption import PendingDecryption
 from bot.dispatch.prompt_changes import PromptChanges
 from bot.dispatch.usage_limits import UsageLimits
-from bot.errors import ENDING, Forbidden, MatrixError
+from bot.errors import FatalError, Forbidden, MatrixError
 from bot.feedback.collector import FeedbackCollector
 from bot.i18n.texts import speak
 from bot.monitoring.logs import costing_nothing, log_bug
@@ -336,7 +336,7 @@ class Assistant:
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         try:
             await work()
-        except ENDING:
+        except FatalError:
             raise  # the ledger or the login is gone: the process ends, and nothing is lost
         except Unmarked:
             log.error("reply left unmarked")  # noqa: TRY400  # what it was is in the log
@@ -411,7 +411,7 @@ class Assistant:
                 try:
                     context = await self._contexts.of(prompt, chosen.card)
                 except MatrixError as error:
-                    if isinstance(error, ENDING):
+                    if isinstance(error, FatalError):
                         raise
                     log.warning("no context", reason=str(error))
                     reply.fail("bug")
@@ -580,7 +580,7 @@ class Assistant:
             return
         try:
             await self._explain(intent.prompt, "bug")
-        except ENDING:
+        except FatalError:
             raise
         except Exception as error:  # noqa: BLE001  # what failed once may well fail here again
             log.warning("no apology", kind=type(error).__name__)

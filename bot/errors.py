@@ -3,20 +3,23 @@
 BotError
 ├── ConfigError               the configuration is at fault; the message says what to change
 │   └── IdentityError           the account's cross-signing identity: the operator must decide
-├── StoreError                the ledger or the crypto store cannot be opened, read or written
+├── FatalError                ends the process; what was heard waits in the ledger
+│   ├── StoreError              the ledger or the crypto store cannot be opened, read or written
+│   ├── LoggedOut               the access token is no longer valid; a MatrixError as well
+│   └── AccountExpired          the Tchap account must be renewed by mail; a MatrixError as well
 ├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
-│   ├── HomeserverUnreachable   no connection, or a 5xx: worth another try
-│   │   └── NotMatrix             an answer that is not Matrix, as a proxy's page is
-│   ├── RateLimited             429, with the wait the homeserver asked for
+│   ├── Retryable               passes by itself: worth another try
+│   │   ├── HomeserverUnreachable no connection, or a 5xx
+│   │   │   └── NotMatrix           an answer that is not Matrix, as a proxy's page is
+│   │   ├── RateLimited           429, with the wait the homeserver asked for
+│   │   └── SoftLogout            the session is over, the device is not: it logs in again
 │   ├── Forbidden               the homeserver refuses this one request for good
 │   │   ├── NotFound              what it asks for is not there, or not for the bot
 │   │   │   └── Absent                  the homeserver says that it is not there
 │   │   ├── OtherBackup           the key backup is no longer the one that is meant
 │   │   └── TooLarge              what is sent is larger than it takes
-│   ├── NotEncrypted            a room of the bot's making lacks the encryption it was made with
-│   ├── LoggedOut               the access token is no longer valid
-│   └── AccountExpired          the Tchap account must be renewed by mail
+│   └── NotEncrypted            a room of the bot's making lacks the encryption it was made with
 └── CompletionError           the model's backend, each with the key of what the person reads
     ├── ModelUnreachable        refused, DNS, TLS, proxy
     ├── ModelTimeout            no word within the time allowed
@@ -33,7 +36,7 @@ BotError
     └── Truncated               the stream ended before the model said that it was done
 """
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 
 class BotError(Exception):
@@ -48,7 +51,11 @@ class IdentityError(ConfigError):
     """The account's cross-signing identity cannot be used: only the operator may decide."""
 
 
-class StoreError(BotError):
+class FatalError(BotError):
+    """The process cannot go on; what was heard waits in the ledger for the next start."""
+
+
+class StoreError(FatalError):
     """The ledger or the crypto store cannot be opened, read or written."""
 
 
@@ -60,15 +67,19 @@ class MatrixError(BotError):
     """The homeserver refused or failed, or the account is not usable."""
 
 
-class HomeserverUnreachable(MatrixError):
-    """No connection, a 5xx, or an account that is held up: worth another try."""
+class Retryable(MatrixError):
+    """What failed may succeed later, without anything being changed."""
+
+
+class HomeserverUnreachable(Retryable):
+    """No connection, a 5xx, or an account that is held up."""
 
 
 class NotMatrix(HomeserverUnreachable):
     """An answer that is not Matrix, as a proxy's page is."""
 
 
-class RateLimited(MatrixError):
+class RateLimited(Retryable):
     """The homeserver answered 429.
 
     Attributes:
@@ -104,19 +115,15 @@ class NotEncrypted(MatrixError):
     """A room of the bot's making lacks the encryption it was made with: nothing is said there."""
 
 
-class LoggedOut(MatrixError):
-    """The access token is no longer valid.
-
-    Attributes:
-        soft: the device still exists; the same device may log in again (spec: soft logout).
-    """
-
-    def __init__(self, message: str, *, soft: bool) -> None:
-        super().__init__(message)
-        self.soft = soft
+class SoftLogout(Retryable):
+    """The session is over, but the same device may log in again (spec: soft logout)."""
 
 
-class AccountExpired(MatrixError):
+class LoggedOut(FatalError, MatrixError):
+    """The access token is no longer valid, and the device is gone."""
+
+
+class AccountExpired(FatalError, MatrixError):
     """Tchap's 403 ORG_MATRIX_EXPIRED_ACCOUNT: the account must be renewed by mail."""
 
 
@@ -208,7 +215,3 @@ class Truncated(CompletionError):
     """The stream ended without `finish_reason` and without `[DONE]`."""
 
     key = "model truncated"
-
-
-# What ends the process, wherever it comes up: what was heard waits in the ledger.
-ENDING: Final = (StoreError, LoggedOut, AccountExpired)

@@ -6,7 +6,7 @@ from functools import partial
 import structlog
 
 from bot.core.events import RoomId, UserId
-from bot.errors import ENDING, MatrixError
+from bot.errors import FatalError, MatrixError
 from bot.i18n.texts import Texts
 from bot.replies.delivery import Replying
 from bot.runtime.failpoints import armed
@@ -34,7 +34,7 @@ async def open_admin_room(
         missing = admins - await retry_until_accepted(
             to.clock, partial(to.matrix.members, room_id)
         )
-    except ENDING:
+    except FatalError:
         raise
     except MatrixError as error:
         log.error("no admin room", reason=str(error))  # noqa: TRY400  # no traceback: it is refused
@@ -42,7 +42,7 @@ async def open_admin_room(
     for user_id in sorted(missing):
         try:
             await retry_until_accepted(to.clock, partial(_invite, to, room_id, user_id))
-        except ENDING:
+        except FatalError:
             raise
         except MatrixError as error:
             log.warning("admin not invited", user_id=user_id, reason=str(error))
@@ -52,7 +52,7 @@ async def _look_for(to: Replying, user_id: UserId) -> None:
     """Say so where an admin is nobody: an invitation to a mistyped id waits for ever."""
     try:
         exists = await retry_until_accepted(to.clock, partial(to.matrix.exists, user_id))
-    except ENDING:
+    except FatalError:
         raise
     except MatrixError as error:
         log.warning("admin not looked up", user_id=user_id, reason=str(error))

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -26,9 +27,9 @@ from bot.core.intents import Comment
 from bot.core.outgoing import Anchor, Notice, Outgoing, transaction_id
 from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.routing import Policy
-from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.errors import FatalError, MatrixError, RateLimited, Retryable
 from bot.i18n.texts import Texts
-from bot.monitoring.logs import log_bug
+from bot.monitoring.error_boundary import error_boundary
 from bot.ports.campaigns import CampaignLedger
 from bot.replies.context_builder import Contexts
 from bot.replies.delivery import Replying
@@ -154,15 +155,10 @@ class Campaigns:
         """Send what one campaign has to send, until there is nothing left."""
         campaign, going_on = await self.find(name), True
         while going_on:
-            try:
+            async with error_boundary(give_up=lambda: self._clock.sleep(_AGAIN)):
                 going_on = await self._go_on(
                     campaign or Campaign(name), known=campaign is not None
                 )
-            except ENDING:
-                raise
-            except Exception as error:  # noqa: BLE001  # a bug must cost one campaign, not the bot
-                log_bug(error)
-                await self._clock.sleep(_AGAIN)
 
     async def _go_on(self, campaign: Campaign, *, known: bool) -> bool:
         """Send the next message, or wait for it; what comes first may be another by then.
@@ -232,9 +228,9 @@ class Campaigns:
         try:
             if not await self._tell_admins(name, headway.milestone):
                 return headway
-        except ENDING:
+        except FatalError:
             raise
-        except (HomeserverUnreachable, RateLimited) as error:
+        except Retryable as error:
             log.warning("admins told later", campaign=name, reason=str(error))
             return headway
         except MatrixError as error:
@@ -266,25 +262,19 @@ class Campaigns:
         with structlog.contextvars.bound_contextvars(
             campaign=one.campaign, room_id=one.recipient.room_id
         ):
-            try:
+            async with error_boundary(
+                "campaign message refused",
+                put_off=partial(self._put_off, one),
+                later="campaign message put off",
+                give_up=lambda: self._give_up(one),
+            ):
                 await self._do(campaign, one)
-            except (HomeserverUnreachable, RateLimited) as error:
-                log.warning("campaign message put off", reason=str(error))
-                if isinstance(error, RateLimited):  # of the account, so of every room
-                    later = self._clock.monotonic() + error.retry_after
-                    self._slots[one.campaign] = max(self._slots[one.campaign], later)
-                await self._put_off(one)
-            except ENDING:
-                raise  # the ledger or the login is gone: nothing is lost
-            except MatrixError as error:
-                log.warning("campaign message refused", reason=str(error))
-                await self._give_up(one)
-            except Exception as error:  # noqa: BLE001  # a bug must cost one room
-                log_bug(error)
-                await self._give_up(one)
 
-    async def _put_off(self, one: Sending) -> None:
-        """Let it be due later; what else is due has its turn meanwhile."""
+    async def _put_off(self, one: Sending, error: Retryable) -> None:
+        """Let it be due later; what else is due goes first."""
+        if isinstance(error, RateLimited):  # of the account, so of every room
+            later = self._clock.monotonic() + error.retry_after
+            self._slots[one.campaign] = max(self._slots[one.campaign], later)
         await self._ledger.put_off(one, self._clock.now() + _AGAIN)
 
     async def _give_up(self, one: Sending) -> None:

@@ -11,8 +11,9 @@ from bot.core.events import Conversation, Event, Pending, Redaction
 from bot.core.intents import AwaitKey, HandleRedaction, Intent, NeedsLookup
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.pending_decryption import PendingDecryption
-from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
-from bot.monitoring.logs import log_bug
+from bot.errors import Retryable
+from bot.monitoring.error_boundary import error_boundary
+from bot.monitoring.logs import costing_nothing
 from bot.ports.ledger import UndecryptedEvent
 from bot.replies.delivery import Replying
 from bot.runtime.retry import retry_until_accepted
@@ -59,19 +60,16 @@ class EventDispatcher:
         if root is None and not self._matrix.room(event.room_id).direct:
             root = event.event_id  # in a salon, of a conversation of its own
         place = Conversation(event.room_id, root)
-        try:
+        with costing_nothing():
             intent = self._intent_resolver.decide(event, left)
-        except Exception as error:  # noqa: BLE001  # a bug must cost one event
-            log_bug(error)
-            return
-        match intent:
-            case AwaitKey(message):
-                self._pending_decryption.add(message, left)
-            case _ if isinstance(intent, NeedsLookup) or place in self._looking:
-                turn = self._looking.setdefault(place, asyncio.Lock())
-                self._tasks.create_task(self._look(event, remarks, left, turn))
-            case _:
-                self._start(event, intent, remarks, left)
+            match intent:
+                case AwaitKey(message):
+                    self._pending_decryption.add(message, left)
+                case _ if isinstance(intent, NeedsLookup) or place in self._looking:
+                    turn = self._looking.setdefault(place, asyncio.Lock())
+                    self._tasks.create_task(self._look(event, remarks, left, turn))
+                case _:
+                    self._start(event, intent, remarks, left)
 
     async def restore(self, left: Event | Pending | UndecryptedEvent, patience: float) -> None:
         """Go on with what an earlier process admitted, before anything newer is heard.
@@ -88,19 +86,17 @@ class EventDispatcher:
 
     async def _read_again(self, left: Pending, patience: float | None = None) -> bool:
         """Begin anew with what is known by its ids; False where the time is over."""
-        ids = {"event_id": left.event_id, "room_id": left.room_id}
-        try:
+        again = list[Retryable]()
+
+        async def put_off(error: Retryable) -> None:
+            again.append(error)
+
+        event = "message not read"
+        async with error_boundary(
+            event, put_off=put_off, later=event, event_id=left.event_id, room_id=left.room_id
+        ):
             await self._begin_again(left, patience)
-        except ENDING:
-            raise
-        except (HomeserverUnreachable, RateLimited) as error:
-            log.warning("message not read", reason=str(error), **ids)
-            return False
-        except MatrixError as error:
-            log.warning("message not read", reason=str(error), **ids)
-        except Exception as error:  # noqa: BLE001  # a bug must cost one event
-            log_bug(error)
-        return True
+        return not again
 
     async def _begin_again(self, left: Pending, patience: float | None) -> None:
         """Begin anew; what makes one prompt with an earlier message goes where that one goes."""
@@ -136,20 +132,16 @@ class EventDispatcher:
 
         What a thread is asked stays in order; what is redacted meanwhile is let go.
         """
-        async with turn:
-            ids = {"event_id": event.event_id, "room_id": event.room_id}
-            try:
-                await self._intent_resolver.resolve(event, left)
-                now = await self._again(Pending(event.event_id, event.room_id))
-                if now is None:
-                    return
-                intent = await self._intent_resolver.resolve(now, left)
-            except ENDING:
-                raise
-            except MatrixError as error:
-                log.warning("message not looked up", reason=str(error), **ids)
-            except Exception as error:  # noqa: BLE001  # a bug must cost one event
-                log_bug(error)
-            else:
-                if not isinstance(intent, AwaitKey):
-                    self._start(now, intent, remarks, left)
+        async with (
+            turn,
+            error_boundary(
+                "message not looked up", event_id=event.event_id, room_id=event.room_id
+            ),
+        ):
+            await self._intent_resolver.resolve(event, left)
+            now = await self._again(Pending(event.event_id, event.room_id))
+            if now is None:
+                return
+            intent = await self._intent_resolver.resolve(now, left)
+            if not isinstance(intent, AwaitKey):
+                self._start(now, intent, remarks, left)

@@ -12,7 +12,7 @@ from bot.core.events import Event, EventId, Message, Pending, RoomId
 from bot.core.intents import AwaitKey, Ignore, Intent, NeedsLookup
 from bot.core.routing import Policy, decide
 from bot.errors import MatrixError
-from bot.monitoring.logs import log_bug
+from bot.monitoring.logs import costing_nothing
 from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
 from bot.runtime.retry import retry_until_accepted
@@ -81,22 +81,19 @@ class IntentResolver:
         until = asyncio.get_running_loop().time() + _PATIENCE_IN_LOOP
         for event in events:
             ids = {"event_id": event.event_id, "room_id": event.room_id}
-            intent: Intent | AwaitKey | NeedsLookup
-            try:
-                intent = self.decide(event)
-                if isinstance(intent, NeedsLookup) and not away:
-                    async with asyncio.timeout_at(until):
-                        intent = await self.resolve(event, within=0.0)
-            except (TimeoutError, MatrixError) as error:
-                away = True
-                log.warning("message not looked up", reason=str(error), **ids)
-                asking.append(event)
-                continue
-            except Exception as error:  # noqa: BLE001  # a bug must cost one event
-                log_bug(error)
-                continue
-            if isinstance(intent, Ignore):
-                log.debug("ignored", reason=intent.reason, **ids)
-            else:
-                asking.append(event)
+            with costing_nothing():
+                try:
+                    intent = self.decide(event)
+                    if isinstance(intent, NeedsLookup) and not away:
+                        async with asyncio.timeout_at(until):
+                            intent = await self.resolve(event, within=0.0)
+                except (TimeoutError, MatrixError) as error:
+                    away = True
+                    log.warning("message not looked up", reason=str(error), **ids)
+                    asking.append(event)
+                    continue
+                if isinstance(intent, Ignore):
+                    log.debug("ignored", reason=intent.reason, **ids)
+                else:
+                    asking.append(event)
         return asking

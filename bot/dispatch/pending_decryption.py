@@ -24,16 +24,11 @@ from bot.core.events import (
 )
 from bot.core.outgoing import Notice, transaction_id
 from bot.errors import (
-    AccountExpired,
     Forbidden,
-    HomeserverUnreachable,
-    LoggedOut,
-    MatrixError,
-    RateLimited,
-    StoreError,
+    Retryable,
 )
 from bot.i18n.texts import Texts, speak
-from bot.monitoring.logs import log_bug
+from bot.monitoring.error_boundary import error_boundary
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store, UndecryptedEvent
 from bot.ports.matrix import Matrix
@@ -224,21 +219,15 @@ class PendingDecryption:
 
     async def _try(self, step: _Step, waiting: _Waiting) -> float | None:
         """Take one step; return after how long it must be taken again. Its errors end here."""
-        try:
-            await step(waiting)
-        except (StoreError, AccountExpired):
-            raise  # the ledger or the login is gone: the process ends, and nothing is lost
-        except (HomeserverUnreachable, RateLimited, LoggedOut) as error:
-            if isinstance(error, LoggedOut) and not error.soft:
-                raise
+        again: float | None = None
+
+        async def put_off(error: Retryable) -> None:
+            nonlocal again
             again = max(_AGAIN_AFTER, getattr(error, "retry_after", 0.0))
-            log.warning("homeserver away", reason=str(error), retry_in=round(again, 1))
-            return again
-        except MatrixError as error:
-            log.warning("refused by the homeserver", reason=str(error))
-        except Exception as error:  # noqa: BLE001  # a bug must cost one message, not the bot
-            log_bug(error)
-        return None
+
+        async with error_boundary(put_off=put_off):
+            await step(waiting)
+        return again
 
     async def _read(self, waiting: _Waiting, begin: Begin) -> None:
         """Fetch the message again, and let it go its usual way where its key is there."""

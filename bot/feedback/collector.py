@@ -40,9 +40,9 @@ from bot.core.intents import Comment
 from bot.core.outgoing import Anchor, Notice, transaction_id
 from bot.core.polls import Poll, PollAnswer
 from bot.core.routing import parse_command
-from bot.errors import ENDING, HomeserverUnreachable, MatrixError, RateLimited
+from bot.errors import FatalError, MatrixError
 from bot.i18n.texts import Texts
-from bot.monitoring.logs import log_bug
+from bot.monitoring.error_boundary import error_boundary
 from bot.ports.feedback import Opinions
 from bot.ports.ledger import Exchange
 from bot.replies.context_builder import Contexts
@@ -155,7 +155,7 @@ class FeedbackCollector:
         try:
             reply, room_id = answering.reply.event_ids, answering.prompt.room_id
             words = await self._words(room_id, reply, self._matrix.user_id)
-        except ENDING:
+        except FatalError:
             raise
         except MatrixError as error:
             log.info("length of a reply not known", reason=str(error))
@@ -166,19 +166,13 @@ class FeedbackCollector:
         """Send one poll, once, or put it off. Its errors end here."""
         ids = {"event_id": ask.prompt, "room_id": ask.room_id}
         with structlog.contextvars.bound_contextvars(**ids):
-            try:
+            async with error_boundary(
+                "poll refused by the homeserver",
+                put_off=lambda _: self._opinions.put_off(ask, self._clock.now() + _AGAIN),
+                later="poll put off",
+                give_up=lambda: self._drop(ask),
+            ):
                 await self._ask(ask)
-            except ENDING:
-                raise  # the ledger or the login is gone: the process ends, and nothing is lost
-            except (HomeserverUnreachable, RateLimited) as error:
-                log.warning("poll put off", reason=str(error))
-                await self._opinions.put_off(ask, self._clock.now() + _AGAIN)
-            except MatrixError as error:
-                log.warning("poll refused by the homeserver", reason=str(error))
-                await self._drop(ask)
-            except Exception as error:  # noqa: BLE001  # a bug must cost one poll, not the bot
-                log_bug(error)
-                await self._drop(ask)
 
     async def _ask(self, ask: Ask) -> None:
         now, room = self._clock.now(), self._matrix.room(ask.room_id)

@@ -20,6 +20,7 @@ from bot.errors import (
     NotMatrix,
     OtherBackup,
     RateLimited,
+    SoftLogout,
     TooLarge,
 )
 
@@ -76,7 +77,7 @@ def named() -> Iterator[None]:
         raise HomeserverUnreachable(f"the room's key is not shared: {error}") from error
     except nio.ProtocolError as error:
         if "Not logged in" in str(error):  # nio forgets the token at a soft logout
-            raise LoggedOut("the homeserver has ended the session", soft=True) from error
+            raise SoftLogout("the homeserver has ended the session") from error
         raise MatrixError(str(error)) from error
 
 
@@ -111,9 +112,9 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _HELD_UP:
         return HomeserverUnreachable(message)
     if code == "M_MISSING_TOKEN":  # nio forgets the token at a soft logout
-        return LoggedOut(message, soft=True)
+        return SoftLogout(message)
     if code == "M_UNKNOWN_TOKEN":
-        return LoggedOut(message, soft=bool(response.soft_logout))
+        return SoftLogout(message) if response.soft_logout else LoggedOut(message)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # or a proxy's word, which has no code
         code = code or "M_TOO_LARGE"
     if code:

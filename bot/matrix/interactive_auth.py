@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import structlog
 
-from bot.errors import ConfigError, Forbidden, HomeserverUnreachable, RateLimited
+from bot.errors import ConfigError, Forbidden, Retryable
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.response_repair import GuardedResponse
 
@@ -99,7 +99,7 @@ class InteractiveAuth:
             await asyncio.sleep(self._poll_seconds)
             try:
                 answer = await ask({"session": session})
-            except (HomeserverUnreachable, RateLimited) as error:
+            except Retryable as error:
                 log.info("approval not asked for", reason=str(error))
                 continue
             if not answer.challenge:

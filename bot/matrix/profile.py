@@ -8,7 +8,7 @@ import nio
 import structlog
 
 from bot.core.display_names import ASSISTANT
-from bot.errors import ENDING, Absent, Forbidden, MatrixError
+from bot.errors import Absent, FatalError, Forbidden, MatrixError
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
@@ -38,7 +38,7 @@ async def check_profile(
             async with asyncio.timeout(_PATIENCE):
                 await _check(client, user_id, draw)
         except (MatrixError, OSError, TimeoutError) as error:  # some of them end the start
-            if isinstance(error, ENDING):
+            if isinstance(error, FatalError):
                 raise
             reason = str(error) or f"no answer within {_PATIENCE:.0f} s"
             if draw is None:

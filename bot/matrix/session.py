@@ -20,6 +20,7 @@ from bot.errors import (
     LoggedOut,
     NotMatrix,
     RateLimited,
+    SoftLogout,
     StoreError,
 )
 from bot.matrix.crypto_store import CryptoStore, read_identity
@@ -171,9 +172,7 @@ class Session:
             self.client.restore_login(record.user_id, record.device_id, token)
             try:
                 await call(nio.WhoamiResponse, self.client.whoami())
-            except LoggedOut as error:
-                if not error.soft:
-                    raise
+            except SoftLogout:
                 await self.renew()
             if not record.complete:
                 self._write(replace(record, complete=True))
@@ -223,7 +222,7 @@ class Session:
         if self.client.access_token:
             return
         if self._account.password is None:
-            raise LoggedOut("the homeserver has ended matrix.access_token", soft=False)
+            raise LoggedOut("the homeserver has ended matrix.access_token")
         await self._log_in(_Record(self._account.user_id, str(self.client.device_id)))
         log.info("login renewed", device_id=self.client.device_id)
 
@@ -269,7 +268,7 @@ class Session:
         self.client.access_token = token
         try:
             who = await call(nio.WhoamiResponse, self.client.whoami())
-        except LoggedOut as error:
+        except (LoggedOut, SoftLogout) as error:
             raise ConfigError(
                 "the homeserver does not know matrix.access_token: give a valid one"
             ) from error

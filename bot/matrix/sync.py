@@ -10,13 +10,13 @@ import structlog
 
 from bot.core.events import Batch, Event, RoomId, UserId
 from bot.errors import (
-    AccountExpired,
     BotError,
+    FatalError,
     Forbidden,
     IdentityError,
-    LoggedOut,
     MatrixError,
     RateLimited,
+    SoftLogout,
 )
 from bot.matrix import timeline_gaps
 from bot.matrix.error_mapping import call
@@ -230,7 +230,7 @@ class _Loop:
 
 def _pause(error: MatrixError, failures: int) -> float:
     """Return the seconds until the next try: no refusal of /sync is for ever but the account's."""
-    if isinstance(error, RateLimited | LoggedOut | AccountExpired):
+    if isinstance(error, RateLimited | SoftLogout | FatalError):
         return pause(error, failures)
     return backoff(failures)
 

@@ -8,7 +8,13 @@ import nio
 import structlog
 
 from bot.core.events import UserId
-from bot.errors import AccountExpired, Forbidden, LoggedOut, MatrixError, RateLimited
+from bot.errors import (
+    FatalError,
+    Forbidden,
+    MatrixError,
+    RateLimited,
+    SoftLogout,
+)
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import identifier, mapping, timestamp
 from bot.matrix.parse import POLL_RESPONSES, POLL_STARTS
@@ -70,7 +76,7 @@ async def fill(
             continue
         try:
             await _fill_room(client, room_id, info.timeline, since, me, health)
-        except (LoggedOut, AccountExpired, RateLimited):
+        except (FatalError, SoftLogout, RateLimited):
             raise
         except MatrixError as error:
             failure = error

@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 
-from bot.errors import ENDING
+from bot.errors import FatalError
 from bot.monitoring.metrics import BUGS
 
 Format = Literal["json", "console"]
@@ -148,7 +148,7 @@ def costing_nothing() -> Iterator[None]:
     """Log a bug inside the block, and go on: what it does is of no concern to an answer."""
     try:
         yield
-    except ENDING:
+    except FatalError:
         raise
     except Exception as error:  # noqa: BLE001  # as above
         log_bug(error)

@@ -7,9 +7,8 @@ import structlog
 
 from bot.core.events import RoomId, UserId
 from bot.core.outgoing import Notice
-from bot.errors import ENDING, MatrixError
 from bot.i18n.texts import Texts
-from bot.monitoring.logs import costing_nothing
+from bot.monitoring.error_boundary import error_boundary
 from bot.replies.delivery import Replying
 from bot.runtime.once_a_day import OnceADay, day_of
 from bot.runtime.retry import post
@@ -43,15 +42,11 @@ class LeftOut:
         """Say what is due, for ever."""
         while True:
             room_id, user_id = await self._heard.get()
-            with costing_nothing():
-                try:
+            try:
+                async with error_boundary("left out untold", user_id=user_id):
                     await self._tell(room_id, user_id)
-                except ENDING:
-                    raise
-                except MatrixError as error:
-                    log.warning("left out untold", user_id=user_id, reason=str(error))
-                finally:
-                    self._heard.task_done()
+            finally:
+                self._heard.task_done()
 
     async def _tell(self, room_id: RoomId, user_id: UserId) -> None:
         now = self._to.clock.now()

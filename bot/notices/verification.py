@@ -17,9 +17,8 @@ from bot.core.verification import (
     VerificationRefused,
     VerificationStep,
 )
-from bot.errors import ENDING, MatrixError
 from bot.i18n.texts import Texts
-from bot.monitoring.logs import costing_nothing
+from bot.monitoring.error_boundary import error_boundary
 from bot.replies.delivery import Replying
 from bot.runtime.once_a_day import OnceADay
 from bot.runtime.retry import post, retry_until_accepted
@@ -75,15 +74,11 @@ class Verifications:
     ) -> None:
         while True:
             event = await line.get()
-            with costing_nothing():
-                try:
+            try:
+                async with error_boundary("verification failed", sender=event.sender):
                     await step(event)
-                except ENDING:
-                    raise
-                except MatrixError as error:
-                    log.warning("verification failed", sender=event.sender, reason=str(error))
-                finally:
-                    line.task_done()
+            finally:
+                line.task_done()
 
     async def _verify(self, event: VerificationEvent) -> None:
         step = await self._step(event, trusted=True)

@@ -21,7 +21,7 @@ from bot.core.outgoing import (
     SentSince,
     transaction_id,
 )
-from bot.errors import ENDING
+from bot.errors import FatalError
 from bot.monitoring.health import Health
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store
@@ -405,7 +405,7 @@ class ReplyDelivery:
         """
         try:
             shown = await self._shown(event_id)
-        except ENDING:
+        except FatalError:
             raise
         except Exception as error:  # noqa: BLE001  # the reply stands: nobody need be told
             log.warning("reply not read back", event_id=event_id, kind=type(error).__name__)

@@ -16,7 +16,7 @@ from bot.core.message_split import PART_LIMIT
 from bot.core.model_catalog import Fallback
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.readable import is_readable, readable_parts
-from bot.errors import ENDING, CompletionError, Forbidden, MatrixError
+from bot.errors import CompletionError, FatalError, Forbidden, MatrixError
 from bot.i18n.texts import Texts
 from bot.monitoring.logs import costing_nothing, log_bug
 from bot.replies.delivery import DeliveryClosed, PriorState, ReplyDelivery, Replying, Unmarked
@@ -183,7 +183,7 @@ class StreamingReply:
     async def _open(self) -> None:
         try:
             await self._delivery.open(self._before)
-        except ENDING:
+        except FatalError:
             self._over = True  # nothing more can become a part of it
             raise
         except Exception as error:  # noqa: BLE001  # what stands must not look whole even then
@@ -520,7 +520,7 @@ class StreamingReply:
 
     async def _fall_short(self, error: Exception) -> None:
         """Mark what stands as incomplete where no more of it can be had."""
-        if isinstance(error, ENDING):
+        if isinstance(error, FatalError):
             raise error
         if isinstance(error, MatrixError):
             log.warning("reply refused", reason=str(error))
@@ -530,7 +530,7 @@ class StreamingReply:
             marked = not self._keeps and await self._mark(
                 *self._below, self._texts("model truncated")
             )
-        except ENDING:
+        except FatalError:
             raise
         except (DeliveryClosed, Forbidden):
             marked = False

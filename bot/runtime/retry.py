@@ -8,7 +8,7 @@ import structlog
 
 from bot.core.events import EventId, RoomId
 from bot.core.outgoing import Outgoing
-from bot.errors import HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
+from bot.errors import MatrixError, RateLimited, Retryable
 from bot.ports.clock import Clock
 from bot.ports.matrix import Sends
 from bot.runtime.failpoints import armed
@@ -31,9 +31,7 @@ def pause(error: MatrixError, failures: int) -> float:
     match error:
         case RateLimited():
             return max(error.retry_after, _SHORTEST_WAIT)
-        case HomeserverUnreachable():
-            return backoff(failures)
-        case LoggedOut(soft=True):  # the sync loop renews the login meanwhile
+        case Retryable():  # a soft logout among them: the sync loop renews the login meanwhile
             return backoff(failures)
         case _:
             raise error
@@ -59,8 +57,6 @@ async def retry_until_accepted(
         except MatrixError as error:
             wait = pause(error, failures)
             if within is not None and clock.monotonic() + wait - begun > within:
-                if isinstance(error, LoggedOut):  # a soft one, which is no reason to end
-                    raise HomeserverUnreachable(str(error)) from error
                 raise
             log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1

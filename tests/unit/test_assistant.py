@@ -9,7 +9,14 @@ from bot.core.events import EventId, Joined, Left, Room, RoomId, Upgraded
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.transcript import TranscriptMessage
-from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, StoreError
+from bot.errors import (
+    Forbidden,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    SoftLogout,
+    StoreError,
+)
 from bot.i18n.texts import speak
 from bot.ports.ledger import Store
 from tests.fakes import HeldClock, Story
@@ -191,7 +198,7 @@ async def test_a_clock_that_is_set_in_the_middle_of_an_answer_changes_nothing(
     assert list(story.matrix.standing().values()) == ["Un. Deux.", "Un. Deux."]
 
 
-@pytest.mark.parametrize("error", [LoggedOut("gone", soft=False)])
+@pytest.mark.parametrize("error", [LoggedOut("gone")])
 async def test_a_login_that_is_over_ends_the_process(story: Story, error: LoggedOut) -> None:
     story.matrix.batch_queue.put_nowait(error)
 
@@ -245,7 +252,7 @@ async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story:
         await story.until(lambda: story.done("$prompt"))
 
 
-@pytest.mark.parametrize("failure", [HomeserverUnreachable("500"), LoggedOut("gone", soft=True)])
+@pytest.mark.parametrize("failure", [HomeserverUnreachable("500"), SoftLogout("gone")])
 async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once(
     failure: MatrixError,
 ) -> None:

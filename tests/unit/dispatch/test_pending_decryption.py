@@ -9,7 +9,14 @@ from bot.core.chat import Delta
 from bot.core.events import EventId, Prompt, RoomId, UserId
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.dispatch.pending_decryption import PendingDecryption
-from bot.errors import Forbidden, HomeserverUnreachable, LoggedOut, MatrixError, RateLimited
+from bot.errors import (
+    Forbidden,
+    HomeserverUnreachable,
+    LoggedOut,
+    MatrixError,
+    RateLimited,
+    SoftLogout,
+)
 from bot.i18n.texts import Texts
 from bot.ports.ledger import Choices
 from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story
@@ -634,7 +641,7 @@ async def test_a_key_sent_again_and_again_costs_no_read_each(running: LateStory)
     [
         HomeserverUnreachable("502"),
         RateLimited("429", retry_after=20 * MINUTE),
-        LoggedOut("renewed soon", soft=True),
+        SoftLogout("renewed soon"),
     ],
 )
 async def test_an_outage_when_the_key_comes_only_delays_the_answer(
@@ -653,7 +660,7 @@ async def test_an_outage_when_the_key_comes_only_delays_the_answer(
 
 
 async def test_a_login_that_is_over_ends_the_process(story: LateStory) -> None:
-    story.matrix.fetch_failure = LoggedOut("gone", soft=False)
+    story.matrix.fetch_failure = LoggedOut("gone")
     story.matrix.hear(undecryptable(), keys=[key_news()])
 
     with pytest.RaisesGroup(pytest.RaisesGroup(LoggedOut)):

@@ -17,6 +17,7 @@ from bot.errors import (
     NotFound,
     NotMatrix,
     RateLimited,
+    SoftLogout,
     TooLarge,
 )
 from bot.matrix.error_mapping import call
@@ -34,7 +35,7 @@ from bot.matrix.error_mapping import call
         (403, "M_USER_SUSPENDED", HomeserverUnreachable),
         (401, "M_USER_LOCKED", HomeserverUnreachable),
         (401, "M_UNKNOWN_TOKEN", LoggedOut),
-        (401, "M_MISSING_TOKEN", LoggedOut),
+        (401, "M_MISSING_TOKEN", SoftLogout),
         (403, "ORG_MATRIX_EXPIRED_ACCOUNT", AccountExpired),
         (403, "M_FORBIDDEN", NotFound),
         (404, "M_NOT_FOUND", Absent),

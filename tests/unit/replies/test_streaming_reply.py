@@ -18,12 +18,12 @@ from bot.errors import (
     CompletionError,
     Forbidden,
     HomeserverUnreachable,
-    LoggedOut,
     MatrixError,
     ModelBusy,
     ModelTimeout,
     PromptTooLong,
     RateLimited,
+    SoftLogout,
     Truncated,
 )
 from bot.i18n.texts import speak
@@ -668,9 +668,7 @@ async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
     assert stage.shown == [render(part).body for part in parts]
 
 
-@pytest.mark.parametrize(
-    "hiccup", [HomeserverUnreachable("502"), LoggedOut("renewed soon", soft=True)]
-)
+@pytest.mark.parametrize("hiccup", [HomeserverUnreachable("502"), SoftLogout("renewed soon")])
 async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
     stage: Stage, hiccup: MatrixError
 ) -> None:
