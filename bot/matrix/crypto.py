@@ -6,31 +6,24 @@ ids and skipped, and the rest goes on. What a bot with one device needs of nobod
 in: key requests, forwarded keys, verifications (nio's are broken).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import nio
 import structlog
-from nio.crypto import Olm, OlmDevice
 from nio.crypto.sessions import InboundGroupSession, InboundSession, OutboundSession
 from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
 from bot.core.events import RoomId, UserId
-from bot.matrix.cross_signing import CrossSigningKeys, PublicIdentity, add_signature
+from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto_store import CryptoStore, RoomKeys
+from bot.matrix.device_tracker import DeviceTracker
+from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import Json, is_room_id, mapping, text
 from bot.matrix.parse import fingerprint
-from bot.matrix.response_repair import KeysQueryResponse
-
-# vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
-BAD = (
-    *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
-    RecursionError,  # JSON nested some thousand levels deep
-    *(nio.EncryptionError, nio.exceptions.VerificationError),
-)
 
 BUNDLE = {"m.room_key_bundle", "io.element.msc4268.room_key_bundle"}
 _MOST_BUNDLES = 32
@@ -61,15 +54,6 @@ class RoomKeyBundle:
 
 
 @dataclass(frozen=True, slots=True)
-class _Keys:
-    """What of a device decides whether it can read what comes."""
-
-    curve25519: str
-    gone: bool
-    left_out: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Rotation:
     """When a room's key is replaced (spec: m.room.encryption, rotation_period_*)."""
 
@@ -97,34 +81,26 @@ _SHORTEST_MS = 3_600_000  # else whoever makes a room could have its key shared 
 _LONGEST_MS = 10**12  # some 30 years: longer ones do not fit a timedelta's sum
 
 
-class SafeOlm(Olm):
+class SafeOlm(DeviceTracker):
     """nio's Olm machine, in which every event, key and signature stands alone.
 
     Attributes:
         fallback_due: the homeserver holds no fallback key that is still unused.
         rotations: by room id, where the room's state says when its key is replaced.
-        gone: users who have lost a device, or whose device has another key, since last asked.
-        signed: user and device ids of the devices that their owners' identities have signed, as
-            far as this process has asked for them and it matters.
-        signed_only: rooms' keys go to these alone (the direction of MSC4153).
         bundles: what has come of room key bundles, by sender and room id, the oldest first.
         identity: the account's, which signs this device's keys; None where it is unknown.
     """
 
-    store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
     inbound_group_store: RoomKeys  # type: ignore[assignment]  # stands in for nio's
     _maxToDeviceMessagesPerRequest = 40  # noqa: N815  # nio's name; some 15 ms of work
 
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
-        self.gone: set[str] = set()
-        self.signed: set[tuple[str, str]] = set()
-        self.signed_only = False
         self.bundles: dict[tuple[str, str], RoomKeyBundle] = {}
         self.identity: CrossSigningKeys | None = None
         self._key_used = False  # by a session that has just begun
-        super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
+        super().__init__(user_id, device_id, store)
 
     # What strangers send.
 
@@ -174,22 +150,6 @@ class SafeOlm(Olm):
             self._mark_device_for_unwedging(event.sender, text(content, "sender_key"))  # type: ignore[no-untyped-call]  # nio
 
     @override
-    def verify_json(self, json: Any, user_key: str, user_id: str, device_id: str) -> bool:
-        """Tell whether the signature holds; one that cannot be read does not."""
-        kept = {key: json[key] for key in ("signatures", "unsigned") if key in json}
-        try:
-            return bool(super().verify_json(json, user_key, user_id, device_id))  # type: ignore[no-untyped-call]  # nio
-        except BAD as error:
-            json |= kept  # nio takes them out while it verifies
-            log.warning(
-                "signature unreadable",
-                user_id=user_id,
-                device_id=device_id,
-                reason=type(error).__name__,
-            )
-            return False
-
-    @override
     def _handle_key_claiming(self, response: nio.KeysClaimResponse) -> None:
         """Start a session with each device; a malformed key costs its own device's alone."""
         with self.store.transaction():
@@ -208,100 +168,6 @@ class SafeOlm(Olm):
                 device_id=device_id,
                 reason=type(error).__name__,
             )
-
-    @override
-    def _handle_key_query(self, response: nio.KeysQueryResponse) -> None:
-        """Take in devices; who was noted as changed while the query ran stays to be asked.
-
-        A device's new name changes nothing: nio would replace the keys of all its rooms for that.
-        """
-        noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
-        changed: dict[str, dict[str, OlmDevice]] = {}
-        with self.store.transaction():
-            for user_id, devices in response.device_keys.items():
-                changed |= self._take_devices(user_id, devices)
-        self._take_signed(response)
-        self.users_for_key_query |= noted
-        after = self._keys_of(response.device_keys)
-        new = {key for key, now in after.items() if before.get(key) != now}
-        self.gone |= {
-            user_id
-            for user_id, device_id in new
-            if after[user_id, device_id].gone or (user_id, device_id) in before
-        }
-        response.changed = {
-            user_id: {one: device for one, device in devices.items() if (user_id, one) in new}
-            for user_id, devices in changed.items()
-            if any(user_id == other for other, _ in new)
-        }
-
-    def _take_signed(self, response: nio.KeysQueryResponse) -> None:
-        if self.signed_only and isinstance(response, KeysQueryResponse):
-            asked = response.device_keys
-            self.signed = {one for one in self.signed if one[0] not in asked}
-            for user_id in asked:
-                identity = PublicIdentity.of(response.source, user_id)
-                for device in self.device_store.active_user_devices(user_id):
-                    if identity.has_signed(device.id) and self._is_known(device, identity):
-                        self.signed.add((user_id, device.id))
-
-    @staticmethod
-    def _is_known(device: OlmDevice, identity: PublicIdentity) -> bool:
-        """Tell whether what is signed are the keys that we have of the device."""
-        shown = identity.devices[device.id]
-        keys = {
-            f"curve25519:{device.id}": device.curve25519,
-            f"ed25519:{device.id}": device.ed25519,
-        }
-        ids = {"user_id": device.user_id, "device_id": device.id}
-        return {name: shown.get(name) for name in ids} == ids and shown.get("keys") == keys
-
-    @override
-    def is_device_blacklisted(self, device: OlmDevice) -> bool:
-        """Tell whether the device is given no keys: nobody has signed it, and that is wanted."""
-        return self.signed_only and (device.user_id, device.id) not in self.signed
-
-    def serves(self, user_id: str) -> bool:
-        """Tell whether a device of the user is given keys."""
-        devices = self.device_store.active_user_devices(user_id)
-        return any(not self.is_device_blacklisted(device) for device in devices)
-
-    def _take_devices(
-        self, user_id: str, devices: dict[str, Any]
-    ) -> dict[str, dict[str, OlmDevice]]:
-        """Take in one user's devices; return those that nio has changed, by user and device id."""
-        one = nio.KeysQueryResponse({user_id: devices}, {})
-        try:
-            self._revive(user_id, devices)
-            super()._handle_key_query(one)
-        except BAD as error:
-            log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
-            return {}
-        return dict(one.changed)
-
-    def _revive(self, user_id: str, devices: Mapping[str, Any]) -> None:
-        """Let nio take devices for new that it took for gone, and that were only missing once."""
-        known = self.device_store[user_id]
-        for device_id, keys in devices.items():
-            device = known.get(device_id)
-            if (
-                device
-                and device.deleted
-                and keys["keys"].get(f"ed25519:{device_id}") == (device.ed25519)
-            ):
-                del known[device_id]
-
-    def _keys_of(self, user_ids: Iterable[str]) -> "dict[tuple[str, str], _Keys]":
-        """Return the key of each of the users' devices, and whether the device is gone."""
-        return {
-            (user_id, device.id): _Keys(
-                device.curve25519,
-                gone=device.deleted,
-                left_out=self.is_device_blacklisted(device),
-            )
-            for user_id in user_ids
-            for device in self.device_store[user_id].values()
-        }
 
     # Our own keys.
 

@@ -26,6 +26,13 @@ from bot.errors import (
 
 Ok = TypeVar("Ok", bound=nio.Response)
 
+# vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
+BAD = (
+    *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
+    RecursionError,  # JSON nested some thousand levels deep
+    *(nio.EncryptionError, nio.exceptions.VerificationError),
+)
+
 _DEFAULT_RETRY_AFTER: Final = 5.0  # seconds, where a 429 does not say
 _LONGEST_RETRY_AFTER: Final = 600.0  # seconds; no limit of Synapse's asks for more
 # What an administrator puts an end to, or a person who agrees to the terms of use.

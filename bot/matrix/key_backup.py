@@ -23,8 +23,8 @@ from nio.crypto.sessions import InboundGroupSession
 from bot.core.events import RoomId, UserId
 from bot.errors import Absent, Forbidden, MatrixError, OtherBackup
 from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
-from bot.matrix.crypto import BAD
 from bot.matrix.crypto_store import CryptoStore, RoomKey
+from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import Json, is_room_id, mapping, text
 from bot.matrix.nio_client import SafeClient
 

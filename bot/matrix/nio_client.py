@@ -24,9 +24,9 @@ from bot.errors import (
     TooLarge,
 )
 from bot.matrix import response_repair
-from bot.matrix.crypto import BAD, Rotation, SafeOlm
+from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.crypto_store import CryptoStore
-from bot.matrix.error_mapping import call, named
+from bot.matrix.error_mapping import BAD, call, named
 from bot.matrix.json_fields import Json, identifier, mapping, text
 from bot.matrix.state_events import is_admin_rooms
 from bot.runtime.uncancellable import run_uncancelled

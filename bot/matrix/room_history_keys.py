@@ -18,7 +18,8 @@ from nio.crypto.sessions import InboundGroupSession
 from bot.core.events import RoomId, UserId
 from bot.errors import Forbidden, MatrixError
 from bot.matrix.cross_signing import PublicIdentity
-from bot.matrix.crypto import BAD, RoomKeyBundle
+from bot.matrix.crypto import RoomKeyBundle
+from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient, Turns
 from bot.matrix.room_state import Rooms

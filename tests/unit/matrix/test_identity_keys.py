@@ -20,8 +20,8 @@ from bot.matrix.cross_signing import (
     encode,
     is_signed,
 )
-from bot.matrix.crypto import BAD
 from bot.matrix.crypto_store import RoomKey
+from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import is_room_id
 from bot.matrix.key_backup import read_session_data, session_data
 from bot.matrix.secret_storage import WrongKeyError, read_recovery_key, write_recovery_key
