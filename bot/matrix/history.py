@@ -30,10 +30,11 @@ from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, NotFound
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp
-from bot.matrix.nio_client import SafeClient, Turns
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import ReadableEvent
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.state_events import Membership, parse_membership
+from bot.matrix.time_slice import TimeSlice
 from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
 
 _LINKS = 10  # of a chain of replies
@@ -306,10 +307,10 @@ class Histories:
                 )
             except NotFound:  # the event itself is gone
                 return
-            events, turns = list[Any](), Turns()
+            events, time_slice = list[Any](), TimeSlice()
             for event in page.events:
                 events.append(self._client.decrypted(room_id, event))
-                await turns.next()
+                await time_slice.yield_if_over()
             yield events
             following = page.next_batch
             if not following:

@@ -21,8 +21,9 @@ from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.crypto import RoomKeyBundle
 from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import Json, mapping, text
-from bot.matrix.nio_client import SafeClient, Turns
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_state import Rooms
+from bot.matrix.time_slice import TimeSlice
 
 _LARGEST = 32 * 1024 * 1024  # bytes; some 40,000 keys
 _MOST_KEYS = 50_000
@@ -89,7 +90,8 @@ class RoomHistoryKeys:
 
     async def _import(self, bundle: RoomKeyBundle, keys: list[Json]) -> None:
         senders = await self._senders(bundle.room_id)
-        store, taken, turns = self._client.machine.inbound_group_store, 0, Turns()
+        store, taken = self._client.machine.inbound_group_store, 0
+        time_slice = TimeSlice()
         for key in keys:
             sender = senders.get(text(key, "sender_key"))
             if sender is not None and text(key, "room_id") == bundle.room_id:
@@ -98,7 +100,7 @@ class RoomHistoryKeys:
                     taken += 1
                 except BAD as error:
                     log.debug("key of a bundle left out", reason=type(error).__name__)
-            await turns.next()
+            await time_slice.yield_if_over()
         log.info(
             "room key bundle taken in",
             room_id=bundle.room_id,

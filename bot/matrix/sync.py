@@ -20,10 +20,11 @@ from bot.errors import (
 )
 from bot.matrix import timeline_gaps
 from bot.matrix.error_mapping import call
-from bot.matrix.nio_client import SafeClient, Turns
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_history_keys import RoomHistoryKeys
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
+from bot.matrix.time_slice import TimeSlice
 from bot.matrix.verification import Verifications
 from bot.monitoring.health import Health
 from bot.monitoring.logs import log_bug
@@ -145,11 +146,11 @@ class _Loop:
         if response.next_batch == self._token:  # nothing is new, and it came at once
             await asyncio.sleep(backoff(0))
         events: list[Event] = []
-        turns = Turns()
+        time_slice = TimeSlice()
         fresh = self._token is None and not self._refused
         for heard in self._rooms.hear(response, first=self._first, fresh=fresh):
             events += heard
-            await turns.next()
+            await time_slice.yield_if_over()
         keys, missed = self._rooms.hear_keys(response), self._first
         asked = self._verifications.hear(response, self._health.clock.now())
         self._token, self._first, self._refused = response.next_batch, False, False

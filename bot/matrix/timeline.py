@@ -13,9 +13,10 @@ from bot.core.outgoing import SentReply, SentSince
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json, identifier, mapping, text
-from bot.matrix.nio_client import SafeClient, Turns
+from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import ReadableEvent, latest_edit, parse_event
 from bot.matrix.response_repair import ObjectResponse
+from bot.matrix.time_slice import TimeSlice
 
 log = structlog.get_logger()
 
@@ -36,9 +37,9 @@ async def read_events(
     `parse_event`.
     """
     found: list[ReadableEvent] = []
-    turns = Turns()
+    time_slice = TimeSlice()
     for event in events:
-        await turns.next()
+        await time_slice.yield_if_over()
         heard = parse_event(event, room_id, me, sealed_since)
         if heard is None:
             continue
@@ -152,9 +153,9 @@ class OwnMessages:
         return SentSince(tuple(self._about.values()), tuple(self._unreadable.values()), whole)
 
     async def _take(self, events: Sequence[Any]) -> None:
-        turns = Turns()
+        time_slice = TimeSlice()
         for event in events:
-            await turns.next()
+            await time_slice.yield_if_over()
             source = mapping(getattr(event, "source", None))
             if identifier(source, "sender") != self._me:
                 continue

@@ -15,7 +15,7 @@ from bot.core.events import Conversation, EventId, Prompt, RoomId
 from bot.core.prompt_context import History
 from bot.core.transcript import TranscriptMessage
 from bot.errors import HomeserverUnreachable
-from bot.matrix import history, nio_client, response_repair
+from bot.matrix import history, response_repair, time_slice
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.response_repair import ObjectResponse
@@ -737,7 +737,7 @@ async def test_only_the_bots_own_edits_are_listed() -> None:
 async def test_others_have_the_loop_between_the_events_of_a_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nio_client, "_PIECE_SECONDS", -1)
+    monkeypatch.setattr(time_slice, "_PIECE_SECONDS", -1)
     client, turns = Pages(), 0
     client.related = [said("x", f"${number}", sender=BOT) for number in range(100)]
 
