@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -27,9 +26,10 @@ from bot.core.events import (
 from bot.core.outgoing import PreparedEvent, SentSince
 from bot.core.prompt_context import History
 from bot.core.transcript import Transcript, TranscriptMessage
-from bot.errors import Forbidden, NotFound
+from bot.errors import NotFound
 from bot.matrix.error_mapping import call
-from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp
+from bot.matrix.json_fields import Json, identifier, mapping, text
+from bot.matrix.member_arrivals import MemberArrivals
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import ReadableEvent
 from bot.matrix.response_repair import ObjectResponse
@@ -40,7 +40,6 @@ from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
 _LINKS = 10  # of a chain of replies
 _WARM_CHARACTERS = 16_000_000  # of all conversations in memory
 _WARM_CONVERSATIONS = 2_000
-_PEOPLE = 1_000  # of whom is remembered when they came into a room
 
 _FILTER = {
     "types": ["m.room.message", "m.room.encrypted", "m.room.member"],
@@ -50,15 +49,6 @@ _FILTER = {
 _OPEN = {"shared", "world_readable"}  # to whom comes later, too
 
 Enough = Callable[[Sequence[TranscriptMessage]], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """Since when somebody may read a room of such a visibility, by which membership."""
-
-    member_id: EventId
-    visibility: str
-    since: float
 
 
 class Histories:
@@ -76,9 +66,7 @@ class Histories:
         self._warm: OrderedDict[Conversation, Transcript] = OrderedDict()  # the coldest first
         self._sizes: Counter[Conversation] = Counter()  # characters, when last read
         self._of_room: defaultdict[RoomId, set[Conversation]] = defaultdict(set)
-        self._arrivals: dict[RoomId, float] = {}
-        self._people: OrderedDict[tuple[RoomId, UserId], _Person] = OrderedDict()
-        self._heard_members = 0
+        self._arrivals = MemberArrivals(client)
         self.sealed: dict[RoomId, float] = {}
         self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
 
@@ -102,11 +90,8 @@ class Histories:
                 self._warm[conversation].add(event)
 
     def hear_member(self, room_id: RoomId, member: Membership) -> None:
-        """Let go of when a person came, unless it is told once more."""
-        self._heard_members += 1
-        person = self._people.get((room_id, member.user_id))
-        if person is not None and person.member_id != member.event_id:
-            del self._people[room_id, member.user_id]
+        """Take in a change of somebody's membership; see `MemberArrivals.hear`."""
+        self._arrivals.hear(room_id, member)
 
     def reveal(self, message: Message) -> None:
         """Take in what a message says whose key has come late."""
@@ -125,10 +110,7 @@ class Histories:
         for one in [room_id] if room_id else list(self._of_room):
             for conversation in list(self._of_room.get(one, ())):
                 self._close(conversation)
-            self._arrivals.pop(one, None)
-        self._heard_members += 1
-        for place in [place for place in self._people if room_id in {None, place[0]}]:
-            del self._people[place]
+        self._arrivals.forget(room_id)
 
     async def read(
         self, prompt: Prompt, membership: Json, enough: Enough, visibility: str = "shared"
@@ -162,7 +144,9 @@ class Histories:
         chain = await self._chain(prompt, transcript, membership)
         since = -math.inf
         if visibility not in _OPEN and not _is_all(prompt, [*transcript.messages(), *chain]):
-            since = min(await self._came(prompt, visibility), prompt.messages[-1].timestamp)
+            since = min(
+                await self._arrivals.of_sender(prompt, visibility), prompt.messages[-1].timestamp
+            )
         said = transcript.messages()
         if hidden := _older(prompt, [*said, *chain], since):
             said, chain = [
@@ -255,7 +239,7 @@ class Histories:
         if root is None:
             await self._fill_from_timeline(transcript, enough)
             return
-        since = await self._arrival(room_id, membership)
+        since = await self._arrivals.of_bot(room_id, membership)
         events: list[ReadableEvent] = []
         async for page in self._relations(room_id, root, RelationshipType.thread):
             events[:0] = await self._heard(page[::-1], room_id)
@@ -352,85 +336,11 @@ class Histories:
             return TranscriptMessage(
                 event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False
             )
-        if events[0].timestamp < await self._arrival(prompt.room_id, membership):
+        if events[0].timestamp < await self._arrivals.of_bot(prompt.room_id, membership):
             return None
         quoted = Transcript(Conversation(prompt.room_id, event_id), self._me)
         quoted.put_before(events)
         return quoted.get(event_id)
-
-    async def _arrival(self, room_id: RoomId, membership: Json) -> float:
-        """Return when the bot was invited, in the homeserver's milliseconds.
-
-        Whoever wrote before did not write to it.
-        """
-        arrival = self._arrivals.get(room_id, math.inf)
-        if arrival == math.inf:
-            arrival = self._arrivals[room_id] = await self._look_back(room_id, membership)
-        return arrival
-
-    async def _came(self, prompt: Prompt, visibility: str) -> float:
-        """Return since when the prompt's sender may read, in the homeserver's milliseconds."""
-        place = prompt.room_id, prompt.sender
-        known = self._people.get(place)
-        if known is not None and known.visibility == visibility:
-            self._people.move_to_end(place)
-            return known.since
-        heard = self._heard_members
-        source = await self._member(*place)
-        member = parse_membership(source)
-        if member is None or member.user_id != prompt.sender or member.now != "join":
-            return math.inf
-        since = await self._look_back(prompt.room_id, source, invited=visibility == "invited")
-        if heard == self._heard_members:  # else it may have changed while it was asked for
-            self._people[place] = _Person(member.event_id, visibility, since)
-            if len(self._people) > _PEOPLE:
-                self._people.popitem(last=False)
-        return since
-
-    async def _look_back(
-        self, room_id: RoomId, membership: Json, *, invited: bool = True
-    ) -> float:
-        """Return when a member came, in the homeserver's milliseconds; infinite for none.
-
-        What its membership replaced leads back past changes of its profile. A homeserver need not
-        tell of an event that is asked for by its id what it replaced has said.
-
-        Args:
-            room_id: where.
-            membership: the member's current `m.room.member` event.
-            invited: the invitation counts for the arrival; else the joining.
-        """
-        there = {"join", "invite"} if invited else {"join"}
-        source, arrival = membership, math.inf
-        for _ in range(PAGES):
-            member = parse_membership(source)
-            if member is None or member.now not in there:
-                return arrival
-            arrival = timestamp(source)
-            replaced = EventId(identifier(mapping(source.get("unsigned")), "replaces_state"))
-            if member.now == "invite" or member.before not in {"", *there} or not replaced:
-                return arrival
-            try:
-                response = await call(
-                    nio.RoomGetEventResponse, self._client.room_get_event(room_id, replaced)
-                )
-            except Forbidden:
-                return arrival
-            source = mapping(response.event.source)
-        return arrival
-
-    async def _member(self, room_id: RoomId, user_id: UserId) -> Json:
-        """Return the user's current `m.room.member` event, {} where it is not told whole."""
-        path = "/".join(
-            quote(step, safe="") for step in ("rooms", room_id, "state", "m.room.member", user_id)
-        )
-        request = self._client._send(  # noqa: SLF001  # nio asks for the content alone
-            ObjectResponse, "GET", f"/_matrix/client/v3/{path}?format=event"
-        )
-        try:
-            return (await call(ObjectResponse, request)).source
-        except Forbidden:
-            return {}
 
 
 def _is_all(prompt: Prompt, said: Sequence[TranscriptMessage]) -> bool:

@@ -15,7 +15,7 @@ from bot.core.events import Conversation, EventId, Prompt, RoomId
 from bot.core.prompt_context import History
 from bot.core.transcript import TranscriptMessage
 from bot.errors import HomeserverUnreachable
-from bot.matrix import history, response_repair, time_slice
+from bot.matrix import history, member_arrivals, response_repair, time_slice
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.response_repair import ObjectResponse
@@ -527,17 +527,17 @@ async def test_the_bot_has_come_when_it_was_last_invited(
     client.events = earlier
     kept = Histories(client, BOT)
 
-    assert await kept._arrival(ROOM, current) == arrival
-    assert await kept._arrival(ROOM, {}) == arrival  # it is asked once
+    assert await kept._arrivals.of_bot(ROOM, current) == arrival
+    assert await kept._arrivals.of_bot(ROOM, {}) == arrival  # it is asked once
 
 
 async def test_the_arrival_is_looked_up_anew_once_the_bot_was_away() -> None:
     kept = Histories(Pages(), BOT)
-    await kept._arrival(ROOM, membership("join", None, 50))
+    await kept._arrivals.of_bot(ROOM, membership("join", None, 50))
 
     kept.forget(ROOM)
 
-    assert await kept._arrival(ROOM, membership("join", None, 90)) == 90
+    assert await kept._arrivals.of_bot(ROOM, membership("join", None, 90)) == 90
 
 
 # What a room hides from those who come later (S8).
@@ -699,7 +699,7 @@ async def test_s8_when_somebody_came_is_asked_once_until_it_may_have_changed(
     assert await asked("invited") == 0
     kept.forget(ROOM)
     assert await asked("invited") == 1
-    monkeypatch.setattr(history, "_PEOPLE", 0)
+    monkeypatch.setattr(member_arrivals, "_PEOPLE", 0)
     kept.forget()
     assert [await asked(), await asked()] == [1, 1]
 
