@@ -1,9 +1,8 @@
 """The Matrix port on matrix-nio: what the bot hears from and does to its rooms."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -32,26 +31,26 @@ from bot.core.markdown import Tables
 from bot.core.outgoing import Attachment, Notice, Outgoing, PreparedEvent, Reply, SentSince
 from bot.core.prompt_context import History
 from bot.core.verification import VerificationRefused, VerificationStep
-from bot.errors import Forbidden, MatrixError
+from bot.errors import Forbidden
 from bot.matrix import sync
+from bot.matrix.admin_room import AdminRooms
+from bot.matrix.attention import Attention
 from bot.matrix.content import build, event_type
 from bot.matrix.error_mapping import call, named
 from bot.matrix.history import Enough, Histories
-from bot.matrix.json_fields import identifier, mapping
+from bot.matrix.json_fields import mapping
 from bot.matrix.parse import ReadableEvent, parse_said
 from bot.matrix.profile import check_profile
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.room_state import Rooms
 from bot.matrix.session import Account, Session, Vault
-from bot.matrix.state_events import ADMIN, ROOM_MARKER, is_admin_rooms, parse_membership
+from bot.matrix.state_events import parse_membership
 from bot.matrix.successors import Successors
 from bot.matrix.verification import Verifications
 from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing
 from bot.runtime.uncancellable import run_uncancelled
 
-_TYPING_MS = 30_000
-_TYPING_AGAIN_SECONDS = 20
 _LAST_SECONDS = 1.0  # for what is said at the end
 _PIECE = 64 * 1024  # bytes of a file that are encrypted at once, in a thread
 
@@ -73,7 +72,8 @@ class NioMatrix:
         self._rooms = Rooms(account.user_id, health, self._histories)
         self._successors = Successors(self._client, self._rooms)
         self._verifications = Verifications(self._client, self._rooms)
-        self._typing: Counter[RoomId] = Counter()  # answers being written
+        self._attention = Attention(self._client)
+        self._admin_rooms = AdminRooms(self._client, self._rooms)
         self.user_id: UserId = account.user_id
 
     @property
@@ -131,60 +131,8 @@ class NioMatrix:
         return self._rooms.rooms()
 
     async def open_admin_room(self, name: str) -> RoomId:
-        """Return the room for the admins; make it where there is none.
-
-        It is private and encrypted; nobody in it can change that but the bot. Where the answer to
-        an earlier request was lost, the room is there before a sync tells of it.
-
-        Raises:
-            NotEncrypted: the room is there, and was never made to its end.
-        """
-        there = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
-        if there is not None:
-            await self._client.is_encrypted(there)
-            return there
-        if (there := await self._find_admin_room()) is not None:
-            return there
-        encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
-        states: dict[str, dict[str, str]] = {
-            "m.room.encryption": encryption,
-            "m.room.history_visibility": {"history_visibility": "invited"},
-            "m.room.guest_access": {"guest_access": "forbidden"},
-            "im.vector.room.access_rules": {"rule": "restricted"},
-        }
-        body = {
-            "name": name,
-            "preset": "private_chat",
-            "creation_content": {ROOM_MARKER: ADMIN},
-            "power_level_content_override": {"invite": 100},
-            "initial_state": [
-                {"type": kind, "state_key": "", "content": content}
-                for kind, content in states.items()
-            ],
-        }
-        async with self._client.making:
-            made = await self._client.ask("POST", ["createRoom"], body)
-        return RoomId(identifier(made, "room_id"))
-
-    async def _find_admin_room(self) -> RoomId | None:
-        """Return the admin room among the rooms that no sync has told of yet."""
-        joined = await call(nio.JoinedRoomsResponse, self._client.joined_rooms())
-        for room_id in map(RoomId, joined.rooms):
-            if self._rooms.knows(room_id):
-                continue
-            reading = self._client.room_messages(
-                room_id,
-                direction=nio.MessageDirection.front,
-                limit=1,
-                message_filter={"types": ["m.room.create"]},
-            )
-            try:
-                page = await call(nio.RoomMessagesResponse, reading)
-            except Forbidden:  # the bot is out again
-                continue
-            if any(is_admin_rooms(mapping(one.source), self.user_id) for one in page.chunk):
-                return room_id
-        return None
+        """Return the room for the admins; make it where there is none; see `AdminRooms`."""
+        return await self._admin_rooms.open(name)
 
     async def members(self, room_id: RoomId) -> frozenset[UserId]:
         """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""
@@ -286,27 +234,9 @@ class NioMatrix:
         own = EventId(response.event_id)
         self._rooms.redact(Redaction(own, room_id, self.user_id, event_id))
 
-    @asynccontextmanager
-    async def attention(self, prompt: Prompt) -> AsyncIterator[None]:
-        """Send the read receipt, and show "typing…" while the block runs.
-
-        The room's key is given to who is to read the reply meanwhile: a large room's first reply
-        would wait for it.
-        """
-        over, loop = asyncio.Event(), asyncio.get_running_loop()
-        typing = loop.create_task(self._show_typing(prompt, over))
-        sharing = loop.create_task(run_uncancelled(self._share_key(prompt.room_id)))
-        try:
-            yield
-        except asyncio.CancelledError:
-            typing.cancel()  # the notice ends by itself, and nobody waits for us any more
-            raise
-        finally:
-            over.set()
-            await asyncio.wait([typing, sharing])
-        for courtesy in (typing, sharing):
-            with costing_nothing():
-                courtesy.result()
+    def attention(self, prompt: Prompt) -> AbstractAsyncContextManager[None]:
+        """Send the read receipt, and show "typing…" while the block runs; see `Attention`."""
+        return self._attention.show(prompt)
 
     async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
         """Return what is to be sent as it goes over the wire, encrypted where the room is."""
@@ -414,39 +344,6 @@ class NioMatrix:
             self._histories.hear(heard)
         if isinstance(heard, Message):
             self._rooms.remember(heard)
-
-    async def _show_typing(self, prompt: Prompt, over: asyncio.Event) -> None:
-        room_id, read = prompt.room_id, prompt.messages[-1]
-        receipt = self._client.update_receipt_marker(
-            room_id, read.event_id, thread_id=read.thread_root or "main"
-        )
-        await self._courtesy(nio.UpdateReceiptMarkerResponse, receipt)
-        self._typing[room_id] += 1
-        try:
-            while not over.is_set():
-                typing = self._client.room_typing(room_id, typing_state=True, timeout=_TYPING_MS)
-                await self._courtesy(nio.RoomTypingResponse, typing)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), _TYPING_AGAIN_SECONDS)
-        finally:
-            self._typing[room_id] -= 1
-        if not self._typing[room_id]:  # the room has one notice for all that is being written
-            del self._typing[room_id]
-            typing = self._client.room_typing(room_id, typing_state=False)
-            await self._courtesy(nio.RoomTypingResponse, typing)
-
-    async def _share_key(self, room_id: RoomId) -> None:
-        try:
-            await self._client.prepare(room_id)
-        except MatrixError as error:
-            log.info("key not shared yet", room_id=room_id, reason=str(error))  # the send insists
-
-    async def _courtesy(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
-        """Make a request that the answer can do without."""
-        try:
-            await call(expected, request)
-        except MatrixError as error:
-            log.info("courtesy refused", request=expected.__name__, reason=str(error))
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
         """Make a request that nio has no method for, through nio's own connection."""
