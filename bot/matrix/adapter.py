@@ -42,7 +42,7 @@ from bot.matrix.json_fields import mapping
 from bot.matrix.parse import ReadableEvent, parse_said
 from bot.matrix.profile import check_profile
 from bot.matrix.response_repair import ObjectResponse
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account, Session, Vault
 from bot.matrix.state_events import parse_membership
 from bot.matrix.successors import Successors

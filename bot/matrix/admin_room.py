@@ -9,7 +9,7 @@ from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import identifier, mapping
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.state_events import ADMIN, ROOM_MARKER, is_admin_rooms
 
 

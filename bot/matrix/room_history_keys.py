@@ -22,7 +22,7 @@ from bot.matrix.crypto import RoomKeyBundle
 from bot.matrix.error_mapping import BAD
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.time_slice import TimeSlice
 
 _LARGEST = 32 * 1024 * 1024  # bytes; some 40,000 keys

@@ -14,7 +14,7 @@ from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.response_repair import ObjectResponse
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.state_events import FOLLOWING, is_space, predecessor
 from bot.runtime.failpoints import armed
 from bot.runtime.uncancellable import run_uncancelled

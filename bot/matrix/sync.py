@@ -21,8 +21,8 @@ from bot.errors import (
 from bot.matrix import timeline_gaps
 from bot.matrix.error_mapping import call
 from bot.matrix.nio_client import SafeClient
+from bot.matrix.room_events import Rooms
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
 from bot.matrix.time_slice import TimeSlice
 from bot.matrix.verification import Verifications

@@ -27,7 +27,7 @@ from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp, whole
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import VERIFICATION_REQUEST
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.sas import Answer, Device, SasResponder, State
 from bot.runtime.uncancellable import run_uncancelled
 

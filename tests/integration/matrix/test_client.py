@@ -17,7 +17,7 @@ from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.json_fields import identifier
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account
 from bot.matrix.state_events import ADMIN, ROOM_MARKER
 from tests.harness.nio_person import NioPerson

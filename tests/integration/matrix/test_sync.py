@@ -20,7 +20,7 @@ from bot.core.events import Batch, Conversation, EventId, Message, RoomId, UserI
 from bot.errors import AccountExpired, LoggedOut
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
 from bot.matrix.verification import Verifications

@@ -16,7 +16,7 @@ from bot.errors import HomeserverUnreachable
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.error_mapping import named
 from bot.matrix.history import Histories
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account
 from tests.harness.vault import health, vault
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt

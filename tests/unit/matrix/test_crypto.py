@@ -32,8 +32,8 @@ from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import parse_event
 from bot.matrix.recovery_key import RecoveryKeyPlace
+from bot.matrix.room_events import Rooms
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.room_state import Rooms
 from bot.matrix.session import Session
 from bot.matrix.state_events import ADMIN, ROOM_MARKER
 from bot.matrix.sync import _Upkeep

@@ -19,8 +19,8 @@ from bot.matrix.crypto import RoomKeyBundle
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
+from bot.matrix.room_events import Rooms
 from bot.matrix.room_history_keys import RoomHistoryKeys
-from bot.matrix.room_state import Rooms
 from tests.harness.vault import health
 
 ROOM, ME = RoomId("!r:x"), UserId("@bot:x")

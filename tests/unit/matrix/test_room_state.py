@@ -25,11 +25,11 @@ from bot.core.events import (
     Vote,
 )
 from bot.core.prompt_context import History
-from bot.matrix import room_state as module
+from bot.matrix import room_events as module
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.parse import MARKER, NOTICE_MARKER
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.state_events import ADMIN, FOLLOWING, ROOM_MARKER
 from bot.monitoring.health import Health
 from tests.harness.vault import health

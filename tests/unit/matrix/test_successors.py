@@ -13,7 +13,7 @@ from bot.errors import Forbidden, HomeserverUnreachable
 from bot.matrix import response_repair, successors
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.state_events import FOLLOWING
 from bot.matrix.successors import Successors
 from tests.harness.vault import health

@@ -13,7 +13,7 @@ from bot.matrix import response_repair
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.history import Histories
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.room_state import Rooms
+from bot.matrix.room_events import Rooms
 from bot.matrix.verification import Verifications
 from tests.harness.vault import health
 

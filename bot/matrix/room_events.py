@@ -1,0 +1,288 @@
+"""What happened in the rooms, read from sync responses as the bot's own events."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+import nio
+import structlog
+
+from bot.core.events import (
+    Conversation,
+    Event,
+    EventId,
+    Invite,
+    Joined,
+    KeyNews,
+    Left,
+    Message,
+    Redaction,
+    RoomId,
+    Undecryptable,
+    Upgraded,
+    UserId,
+)
+from bot.matrix.crypto import WITHHELD
+from bot.matrix.history import Histories
+from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp
+from bot.matrix.parse import ReadableEvent, parse_event
+from bot.matrix.room_state import RoomState
+from bot.matrix.state_events import (
+    Membership,
+    is_admin_rooms,
+    parse_membership,
+)
+from bot.monitoring.health import Health
+
+_KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
+
+log = structlog.get_logger()
+
+
+class Rooms(RoomState):
+    """Room state and recent messages, kept up to date by each sync response.
+
+    Attributes:
+        known: of the messages last heard or looked up, all but what they say; None for those of
+            them that have been redacted.
+    """
+
+    def __init__(self, me: UserId, health: Health, histories: Histories) -> None:
+        super().__init__(me)
+        self.known: OrderedDict[EventId, Message | None] = OrderedDict()
+        self._health = health
+        self._histories = histories
+        self._latest: dict[RoomId, EventId] = {}  # message of the main timeline, no edit
+        self._closed: list[RoomId] = []
+
+    def remember(self, message: Message) -> None:
+        """Remember who sent a message, and to whom, unless it has been redacted."""
+        event_id = message.event_id
+        known = self.known.setdefault(event_id, message)
+        if known is not None:
+            self.known[event_id] = replace(message, body="", typed_at=())
+        self.known.move_to_end(event_id)
+        if len(self.known) > _KNOWN:
+            self.known.popitem(last=False)
+
+    def redact(self, redaction: Redaction) -> None:
+        """Take in that an event of the room is gone."""
+        self._histories.hear(redaction)
+        known = self.known.get(redaction.target)
+        if known is not None and known.room_id == redaction.room_id:
+            self.known[redaction.target] = None
+
+    def miss(self, room_id: RoomId | None = None) -> None:
+        """Note that not all that was said in the room is heard, or in any room."""
+        self._histories.forget(room_id)
+
+    def take_closed(self) -> tuple[RoomId, ...]:
+        """Return, once, the rooms in which the bot can no longer speak."""
+        closed, self._closed = tuple(self._closed), []
+        return closed
+
+    def is_followed(self, room_id: RoomId, prompt: Collection[EventId]) -> bool:
+        """Tell whether the main timeline ends with what is neither of a prompt nor about it."""
+        latest = self._latest.get(room_id)
+        if latest is None or latest in prompt:
+            return False
+        known = self.known.get(latest)
+        is_about = known is not None and known.sender == self.me
+        return not (is_about and known and {*known.answers, *known.about} & set(prompt))
+
+    def note_sent(self, room_id: RoomId, event_id: EventId) -> None:
+        """Note that the bot's own message is now the last one of the room's main timeline."""
+        self._latest[room_id] = event_id
+
+    def hear(
+        self, response: nio.SyncResponse, *, first: bool, fresh: bool
+    ) -> Iterator[list[Event]]:
+        """Take in one sync response and yield what happened in each room, in order.
+
+        Args:
+            response: with its encrypted events already replaced by decrypted ones.
+            first: the first response of this process, which holds the state of every room.
+            fresh: the account has never synced: what its rooms said before is not for us.
+        """
+        for event in response.account_data_events:
+            self._hear_account_data(getattr(event, "type", ""), getattr(event, "content", None))
+        spaces = getattr(response, "spaces", ())
+        for room_id, invitation in response.rooms.invite.items():
+            space = room_id in spaces
+            yield self._hear_invitation(RoomId(room_id), invitation, space=space)
+        for room_id, joined in response.rooms.join.items():
+            heard = self._hear_room(RoomId(room_id), joined, first=first)
+            yield [] if fresh else heard
+        for room_id in response.rooms.leave:
+            self._leave(RoomId(room_id))
+
+    def _leave(self, room_id: RoomId) -> None:
+        self.forget(room_id)
+        self._latest.pop(room_id, None)
+        self._histories.sealed.pop(room_id, None)
+        self._histories.forget(room_id)
+        self._closed.append(room_id)
+
+    def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
+        """Return which rooms' keys have come, and which their owners withhold."""
+        news: list[KeyNews] = []
+        for event in response.to_device_events:
+            if isinstance(event, nio.RoomKeyEvent):
+                news.append(KeyNews(UserId(event.sender), RoomId(event.room_id), event.session_id))
+            elif isinstance(event, nio.UnknownToDeviceEvent) and event.type in WITHHELD:
+                content = mapping(mapping(event.source).get("content"))
+                news.append(
+                    KeyNews(
+                        UserId(event.sender),
+                        RoomId(identifier(content, "room_id")),
+                        identifier(content, "session_id"),
+                        text(content, "code"),
+                    )
+                )
+        return tuple(news)
+
+    def _hear_account_data(self, kind: str, content: object) -> None:
+        if kind != "m.direct":
+            return
+        for user_id, rooms in mapping(content).items():
+            for room_id in rooms if isinstance(rooms, list) else []:
+                if isinstance(room_id, str):
+                    self.note_direct(UserId(user_id), RoomId(room_id))
+
+    def _hear_invitation(
+        self, room_id: RoomId, invitation: nio.InviteInfo, *, space: bool
+    ) -> list[Event]:
+        for event in invitation.invite_state:
+            if (
+                isinstance(event, nio.InviteMemberEvent)
+                and event.state_key == self.me
+                and event.membership == "invite"
+            ):
+                direct = mapping(event.content).get("is_direct") is True
+                event_id, sender = EventId(f"invite:{room_id}"), UserId(event.sender)
+                return [Invite(event_id, room_id, sender, direct, space)]
+        return []
+
+    def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
+        known = room_id in self._members
+        since = self._hear_encryption(room_id, info, known=known)
+        self._count_members(room_id, info.summary)
+        arrival: Joined | None = None
+        for event in info.state:
+            source = mapping(getattr(event, "source", None))
+            self._hear_state(room_id, source)
+            member = self._hear_membership(room_id, source)
+            if member is not None and self._joins(member) and not (known or first):
+                arrival = Joined(member.event_id, room_id)
+        heard: list[Event] = []
+        for event in info.timeline.events:
+            source = mapping(getattr(event, "source", None))
+            if getattr(event, "decrypted", False) or "state_key" not in source:
+                heard += self._hear_message(room_id, event, since)
+                continue
+            self._hear_state(room_id, source)
+            heard += self._hear_upgrade(room_id, event)
+            member = self._hear_membership(room_id, source)
+            if member is not None:
+                arrival = self._hear_member(room_id, member, heard) or arrival
+        return [arrival, *heard] if arrival else heard
+
+    def _hear_encryption(
+        self, room_id: RoomId, info: nio.RoomInfo, *, known: bool
+    ) -> float | None:
+        """Return since when what a response tells of the room is encrypted, None where it is not.
+
+        Where the room was encrypted before, the dates of what is heard do not count: whoever
+        writes an event dates it.
+        """
+        before = self._histories.sealed_since(room_id) if known else None
+        for event in (*info.state, *info.timeline.events):
+            source = mapping(getattr(event, "source", None))
+            is_state = not getattr(event, "decrypted", False) and source.get("state_key") == ""
+            if is_state and text(source, "type") == "m.room.encryption":
+                self._seal(room_id, source)
+            elif is_state and is_admin_rooms(source, self.me):
+                self._histories.sealed[room_id] = 0.0  # it is made so
+        return self._histories.sealed_since(room_id) if before is None else 0.0
+
+    def _seal(self, room_id: RoomId, source: Json) -> None:
+        """Take in an `m.room.encryption`: a room that is encrypted stays so.
+
+        Since when is not told where the event replaces another.
+        """
+        again = "replaces_state" in mapping(source.get("unsigned"))
+        self._histories.sealed.setdefault(room_id, 0.0 if again else float(timestamp(source)))
+
+    def _hear_membership(self, room_id: RoomId, source: Json) -> Membership | None:
+        member = parse_membership(source)
+        if member is not None and member.user_id == self.me:
+            self._memberships[room_id] = source
+        elif member is not None:
+            self._histories.hear_member(room_id, member)
+        return member
+
+    def _hear_upgrade(self, room_id: RoomId, event: object) -> list[Event]:
+        upgraded = parse_event(event, room_id, self.me)
+        if not isinstance(upgraded, Upgraded):
+            return []
+        self._closed.append(room_id)
+        return [upgraded]
+
+    def _hear_member(
+        self, room_id: RoomId, member: Membership, heard: list[Event]
+    ) -> Joined | None:
+        """Take in one change of membership; drop from `heard` what is not for the bot."""
+        if member.user_id != self.me:
+            if member.now in {"leave", "ban"}:
+                alone = self._members[room_id] == (1, 0)
+                heard.append(Left(member.event_id, room_id, alone=alone))
+        elif member.now == "invite":
+            heard.clear()  # nothing from before the invitation is for the bot
+            self._histories.forget(room_id)
+        elif self._joins(member):
+            if not self.room(room_id).direct:
+                heard.clear()  # in a salon, nothing from before the join either
+                self._histories.forget(room_id)
+            return Joined(member.event_id, room_id)
+        return None
+
+    def _joins(self, member: Membership) -> bool:
+        return member.user_id == self.me and member.now == "join" != member.before
+
+    def _hear_message(self, room_id: RoomId, event: object, since: float | None) -> list[Event]:
+        heard = parse_event(event, room_id, self.me, since)
+        if heard is None:
+            return []
+        if isinstance(heard, Redaction):
+            self.redact(heard)
+        else:
+            self._histories.hear(heard)
+        if _says_in_main(heard):
+            self._latest[room_id] = heard.event_id
+        if isinstance(heard, Message):
+            self.remember(heard)
+            self._begin_thread(heard)
+        if heard.sender == self.me:
+            return []
+        if isinstance(heard, Undecryptable):
+            self._health.undecryptable()
+            ids = {"event_id": heard.event_id, "room_id": room_id}
+            log.warning("undecryptable", sender=heard.sender, **ids)
+        elif getattr(event, "decrypted", False):
+            self._health.decrypted()
+        return [heard]
+
+    def _begin_thread(self, message: Message) -> None:
+        """Note that a mention of the bot in a main timeline opens a conversation of its own."""
+        in_salon = not self.room(message.room_id).direct
+        is_first = message.thread_root is None and not message.exposed
+        if in_salon and is_first and self.me in message.mentions:
+            conversation = Conversation(message.room_id, message.event_id)
+            self._histories.begin(conversation, message)
+
+
+def _says_in_main(heard: ReadableEvent) -> bool:
+    """Tell whether it is a message in the room's main timeline, no edit and no vote."""
+    if isinstance(heard, Undecryptable) and heard.refers_to is not None:
+        return False
+    return isinstance(heard, Message | Undecryptable) and heard.thread_root is None
