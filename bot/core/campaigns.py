@@ -1,4 +1,4 @@
-"""Campaigns: questions or an announcement for many rooms; whom they reach, and when."""
+"""Campaigns (questions or an announcement to many rooms): their values, audience and timing."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,10 +13,11 @@ Kind = Literal["choice", "scale", "text"]
 
 SCALE: Final = tuple(PollAnswer(str(number), str(number)) for number in range(11))
 
-CLOSED: Final = 101  # the milestone behind 100 percent
+CLOSED: Final = 101  # the milestone after 100 percent
 
 _SATURDAY = 5  # as `datetime.weekday` counts
-_QUARTER, _MANY = 25, 20
+_QUARTER = 25  # percent between two milestones
+_MANY = 20  # rooms from which a campaign has a milestone every quarter
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class CampaignQuestion:
     """One question of a campaign.
 
     Attributes:
-        key: its id, "1" for the first.
-        answers: of a choice; a scale has SCALE, a text none.
+        key: its id, "1" for the first question.
+        answers: the answers of a "choice"; a "scale" offers SCALE, a "text" none.
     """
 
     key: str
@@ -36,13 +37,13 @@ class CampaignQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """When nothing is sent.
+    """The times at which nothing is sent.
 
     Attributes:
-        begin: of each day's quiet hours; where it is later than `end` they go on past midnight.
-        end: when the next may be sent.
-        weekend: Saturday and Sunday are quiet from their first to their last minute.
-        zone: whose clock it is.
+        begin: start of each day's quiet hours; if it is later than `end`, they pass midnight.
+        end: end of the quiet hours, from which messages may be sent.
+        weekend: whether all of Saturday and Sunday is quiet as well.
+        zone: the time zone of these times.
     """
 
     begin: time
@@ -53,13 +54,13 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Which rooms a campaign goes to.
+    """The conditions for a room to get a campaign.
 
     Attributes:
         rooms: direct messages, salons, or both.
-        domains: of a direct message's person; any where it is empty.
-        active_days: something was answered there in so many days; None for whenever.
-        sample: how many at the most, by chance; None for all.
+        domains: server names of the persons in direct messages; empty for any.
+        active_days: number of days in which the bot must have answered there; None for no limit.
+        sample: largest number of rooms, chosen at random; None for all.
     """
 
     rooms: Literal["direct", "salons", "all"] = "direct"
@@ -70,16 +71,16 @@ class Audience:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What is sent to whom.
+    """The definition of a campaign: its messages, its audience and its timing.
 
     Attributes:
-        name: `[a-z0-9-]+`, by which it is spoken of.
-        message: an announcement, or what introduces the questions.
-        begins_at: in seconds since the epoch, as `ends_at`; None for as soon as it is launched.
-        ends_at: when it closes by itself; None for when somebody closes it.
+        name: its unique name, `[a-z0-9-]+`.
+        message: the announcement, or the introduction to the questions.
+        begins_at: time of its start, in seconds since the epoch; None for its launch.
+        ends_at: time at which it closes, in seconds since the epoch; None if it is closed by hand.
         reminder_after: seconds without an answer after which a person is reminded, once.
-        per_minute: messages that it sends at the most.
-        notifies: clients tell people of its first message, unless that is a poll.
+        per_minute: largest number of messages that it sends in a minute.
+        notifies: whether clients notify people of its first message, unless that is a poll.
     """
 
     name: str
@@ -95,16 +96,16 @@ class Campaign:
 
     @property
     def steps(self) -> int:
-        """How many messages a room gets: the introduction, and one for each question."""
+        """The number of messages for each room: the introduction, and one for each question."""
         return bool(self.message) + len(self.questions)
 
     def question(self, step: int) -> CampaignQuestion | None:
-        """Return the question that is asked at a step from 0 on; None for the message."""
+        """Return the question of a step (from 0); None if the step is the message."""
         number = step - bool(self.message)
         return self.questions[number] if number >= 0 else None
 
     def asked(self, key: str) -> CampaignQuestion | None:
-        """Return the question of that key, None where there is none."""
+        """Return the question with that key; None if there is none."""
         return next((one for one in self.questions if one.key == key), None)
 
     def step_of(self, key: str) -> int:
@@ -114,7 +115,11 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A room that a campaign goes to; `person` is a direct message's."""
+    """A room that a campaign goes to.
+
+    Attributes:
+        person: the other member of a direct message; None in a salon.
+    """
 
     room_id: RoomId
     person: UserId | None = None
@@ -122,11 +127,11 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a campaign stands in a room.
+    """The room of a campaign's messages, and their thread in it.
 
     Attributes:
-        direct: a direct message; else a salon.
-        thread_root: of a salon, the campaign's first message there.
+        direct: whether it is a direct message; else it is a salon.
+        thread_root: in a salon, the campaign's first message there, once it is sent.
     """
 
     room_id: RoomId
@@ -139,12 +144,13 @@ class Sending:
     """One message of a campaign that is due in one room.
 
     Attributes:
-        campaign: its name.
-        deed: the next step; a reminder; the end of a poll.
-        step: which step, from 0 on.
-        due_at: in seconds since the epoch.
-        event_id: of a reminder and of an end, the question that it is about.
-        begun: it may stand in its room already.
+        campaign: the campaign's name.
+        recipient: the room.
+        deed: kind of the message: the next step, a reminder, or the end of a poll.
+        step: number of the step, from 0.
+        due_at: time to send it, in seconds since the epoch.
+        event_id: the question that a reminder or an end is about.
+        begun: whether it may have been sent already.
     """
 
     campaign: str
@@ -158,13 +164,13 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryProgress:
-    """How many of its rooms a campaign has dealt with, and what the admins know of that.
+    """How many rooms of a campaign are done, and which milestone the admins know of.
 
     Attributes:
-        rooms: that it goes to.
-        done: of these, those that were reached or get nothing.
-        closed: it has ended, and so have its polls.
-        told: the last milestone that they were told of.
+        rooms: number of rooms that it goes to.
+        done: number of these that were reached, or get nothing.
+        closed: whether the campaign and its polls have ended.
+        told: the last milestone that was reported to the admins.
     """
 
     rooms: int
@@ -174,9 +180,9 @@ class DeliveryProgress:
 
     @property
     def milestone(self) -> int:
-        """The last one that was passed: 0, 25, 50, 75 or 100 percent of the rooms, CLOSED.
+        """The last milestone passed: 0, 25, 50, 75 or 100 percent of the rooms, or CLOSED.
 
-        Of a campaign for a few rooms, there are the last two.
+        A campaign to fewer than 20 rooms has only 0, 100 and CLOSED.
         """
         if self.closed:
             return CLOSED
@@ -186,10 +192,11 @@ class DeliveryProgress:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question of a campaign where it stands.
+    """A question of a campaign that was sent to a room.
 
     Attributes:
-        question: its key.
+        question: the question's key.
+        recipient: the room.
     """
 
     campaign: str
@@ -199,14 +206,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class CampaignResults:
-    """How far a campaign has come.
+    """The state of a campaign and the answers so far.
 
     Attributes:
         state: "draft", "running", "closing" (polls are being ended) or "closed".
-        rooms: that it goes to; of these, how many were reached, get nothing, and have answered
-            something, or everything.
-        answers: of each question by its key: how many people chose each answer.
-        texts: of each question by its key: how many people have written something.
+        rooms: number of rooms that it goes to.
+        reached: number of rooms that got at least one message.
+        declined: number of rooms that get nothing.
+        answered: number of rooms with at least one answer.
+        completed: number of rooms with an answer to the last question.
+        answers: for each question's key, how many people chose each answer.
+        texts: for each question's key, how many people answered in words.
     """
 
     state: str
@@ -226,21 +236,25 @@ def choose(
     heeds: Callable[[UserId], bool],
     now: float,
 ) -> list[Recipient]:
-    """Return the rooms that a campaign goes to, in an order that tells nothing.
+    """Return the rooms that a campaign goes to, in an order that looks random.
+
+    Each person is in one of them at the most.
 
     Args:
-        campaign: whose audience.
-        rooms: in which the bot can speak.
-        active: when something was last answered there, in seconds since the epoch.
-        heeds: whether what a person writes is for the bot; else a vote would not count either.
-        now: in the same as `active`.
+        campaign: the campaign, with its audience.
+        rooms: the rooms in which the bot can speak.
+        active: time of the bot's last answer in each room, in seconds since the epoch.
+        heeds: whether the bot acts on what a person writes; if not, it would not count a vote.
+        now: the current time, in seconds since the epoch.
     """
     audience = campaign.audience
-    fitting = [one for one in rooms if _fits(audience, one) and _lives(audience, one, active, now)]
+    fitting = [
+        one for one in rooms if _fits(audience, one) and _is_active(audience, one, active, now)
+    ]
     found = [one for one in fitting if not one.direct or (one.person and heeds(one.person))]
     found.sort(key=lambda one: hashlib.sha256(f"{campaign.name}\0{one.room_id}".encode()).digest())
     to = [Recipient(one.room_id, one.person if one.direct else None) for one in found]
-    people = {one.person or one.room_id: one for one in reversed(to)}  # each once
+    people = {one.person or one.room_id: one for one in reversed(to)}
     once = [one for one in to if people[one.person or one.room_id] is one]
     return once[: audience.sample]
 
@@ -255,32 +269,32 @@ def _fits(audience: Audience, room: Room) -> bool:
     return room.person is not None and server_name(room.person) in audience.domains
 
 
-def _lives(audience: Audience, room: Room, active: Mapping[RoomId, float], now: float) -> bool:
+def _is_active(audience: Audience, room: Room, active: Mapping[RoomId, float], now: float) -> bool:
     if audience.active_days is None:
         return True
     return active.get(room.room_id, 0.0) >= now - audience.active_days * 86_400
 
 
 def next_time(quiet: Quiet | None, at: float) -> float:
-    """Return the first moment from `at` on at which something may be sent (seconds, epoch)."""
+    """Return the first time from `at` on that is not quiet, in seconds since the epoch."""
     if quiet is None:
         return at
-    here = begun = datetime.fromtimestamp(at, quiet.zone)
-    for _ in range(10):  # a weekend, and the nights around it
-        end = _quiet_until(quiet, here)
+    moment = start = datetime.fromtimestamp(at, quiet.zone)
+    for _ in range(10):  # enough for a weekend and the nights around it
+        end = _quiet_until(quiet, moment)
         if end is None:
-            return at if here is begun else max(here.timestamp(), at)
-        here = end
+            return at if moment is start else max(moment.timestamp(), at)
+        moment = end
     raise ValueError("there is no moment that is not quiet")
 
 
-def _quiet_until(quiet: Quiet, here: datetime) -> datetime | None:
-    """Return the end of the quiet time that a moment falls into, None where it does not."""
-    today = here.replace(hour=0, minute=0, second=0, microsecond=0)
+def _quiet_until(quiet: Quiet, moment: datetime) -> datetime | None:
+    """Return the end of the quiet time that a moment is in; None if the moment is not quiet."""
+    today = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     tomorrow = today + timedelta(days=1)
-    if quiet.weekend and here.weekday() >= _SATURDAY:
+    if quiet.weekend and moment.weekday() >= _SATURDAY:
         return tomorrow
-    clock = here.time()
+    clock = moment.time()
     if quiet.begin <= quiet.end:
         inside = quiet.begin <= clock < quiet.end
         return _at(today, quiet.end) if inside else None
@@ -299,6 +313,6 @@ def offered(question: CampaignQuestion) -> tuple[PollAnswer, ...]:
 
 
 def share(counts: Mapping[str, int]) -> Sequence[tuple[str, int, float]]:
-    """Return each answer with its count and its part of all, 0 to 1."""
+    """Return each answer with its count and its share of all counts, from 0 to 1."""
     total = sum(counts.values())
     return [(key, count, count / total if total else 0.0) for key, count in counts.items()]

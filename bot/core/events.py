@@ -1,4 +1,4 @@
-"""The values everything is said in: ids, what is heard from rooms, what goes to the model."""
+"""Ids, rooms, prompts, and the events that the bot receives from its rooms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ UserId = NewType("UserId", str)
 
 
 def server_name(user_id: UserId) -> str:
-    """Return the server part of a full Matrix id, "" where there is none."""
+    """Return the server name in a full Matrix id; "" if there is none."""
     return user_id.partition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """The bot is invited into a room.
+    """An invitation of the bot to a room.
 
     Attributes:
-        direct: the inviter's `is_direct`.
-        space: the room is a space, as far as the invitation tells.
+        direct: `is_direct`, as the inviter set it.
+        space: whether the room is a space, as far as the invitation says.
     """
 
     event_id: EventId
@@ -32,7 +32,7 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The bot has joined a room."""
+    """The bot's own joining of a room."""
 
     event_id: EventId
     room_id: RoomId
@@ -40,7 +40,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A member is gone; `alone` says that nobody but the bot is joined or invited any more."""
+    """The departure of a member of a room.
+
+    Attributes:
+        alone: whether nobody but the bot is joined or invited any more.
+    """
 
     event_id: EventId
     room_id: RoomId
@@ -49,7 +53,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """The room has been given up for another one (spec: m.room.tombstone)."""
+    """The replacement of a room by another one (spec: m.room.tombstone)."""
 
     event_id: EventId
     room_id: RoomId
@@ -59,25 +63,25 @@ class Upgraded:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An `m.room.message` that is no edit, decrypted where it was encrypted.
+    """An `m.room.message` that is no edit, decrypted if it was encrypted.
 
     Attributes:
-        body: without a mention of the bot before it, and without lines that the bot has added.
-        thread_root: the thread's root event id, None in the main timeline.
+        body: text without a leading mention of the bot, and without lines that the bot added.
+        thread_root: root event id of its thread; None in the main timeline.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
-        fingerprint: what the same encrypted message has in common under whatever event id; None
-            where it was not encrypted.
-        mentions: who is mentioned (spec: m.mentions; a pill where the event has no such key).
-        replies_to: the message that it replies to (`m.in_reply_to`), where that is no fallback.
-        answers: of what an assistant has generated, the messages that it answers.
-        claim: of that, which parts are of one text: they have the same number.
-        final: with it, the answer is whole.
-        about: the messages that a notice or file of an assistant is about.
-        unanswered: whether that stands in place of an answer to them.
-        exposed: it came in clear although the room was encrypted by then: anybody with a hand on
-            the homeserver may have written it.
-        typed_at: the words behind each "@" that is typed, outside quotations and code: a mention
-            that is meant, perhaps.
+        fingerprint: a value that is the same if the same encrypted message comes again under
+            another event id; None if it was not encrypted.
+        mentions: the users it mentions (spec: m.mentions; pills if the event has no such key).
+        replies_to: the message that it replies to (`m.in_reply_to`), unless that is a fallback.
+        answers: messages that an assistant's generated message answers.
+        claim: number of the generation; parts of one generated text share it.
+        final: whether the generated answer is complete with this message.
+        about: messages that an assistant's notice or file is about.
+        unanswered: whether that notice takes the place of an answer to them.
+        exposed: whether it was sent in clear although the room was already encrypted. Anybody who
+            controls the homeserver may have written it.
+        typed_at: the text behind each typed "@", outside quotations and code, as it may be meant
+            as a mention.
     """
 
     event_id: EventId
@@ -101,14 +105,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Undecryptable:
-    """A message whose key has not come: all that can be said of it without reading it.
+    """An encrypted message whose key has not arrived: the parts of it that are in clear.
 
     Attributes:
         session_id: the Megolm session that its sender encrypted it with.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
-        thread_root: the thread's root event id, from the relation that stays in clear.
-        fingerprint: as a `Message` has it.
-        refers_to: the event that it refers to (`m.reference`): where that is a poll, it is a vote.
+        thread_root: root event id of its thread, from the relation, which is in clear.
+        fingerprint: as in `Message`.
+        refers_to: the event that it refers to (`m.reference`); if that is a poll, it is a vote.
     """
 
     event_id: EventId
@@ -123,10 +127,11 @@ class Undecryptable:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An edit (`m.replace`) of an earlier message: its new body, as a `Message` has it.
+    """An edit (`m.replace`) of an earlier message.
 
     Attributes:
-        exposed: as a `Message` has it.
+        target: the message that it edits.
+        body: the new text, as in `Message`; so are `answers`, `claim`, `final` and `exposed`.
     """
 
     event_id: EventId
@@ -143,7 +148,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """An event has been redacted, by its sender or by a moderator."""
+    """The redaction of an event, by its sender or by a moderator."""
 
     event_id: EventId
     room_id: RoomId
@@ -153,9 +158,10 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """An `m.annotation` of a message.
+    """A reaction (`m.annotation`) to a message.
 
     Attributes:
+        target: the message.
         key: the emoji, without variation selectors and skin tones.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
     """
@@ -170,14 +176,14 @@ class Reaction:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What somebody chooses in a poll (`m.poll.response`, MSC3381).
+    """A vote in a poll (`m.poll.response`, MSC3381).
 
     Attributes:
         target: the poll's event.
-        answers: the ids that are chosen, none where an earlier vote is taken back.
+        answers: ids of the chosen answers; empty if an earlier vote is taken back.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
-        fingerprint: as a `Message` has it.
-        exposed: as a `Message` has it.
+        fingerprint: as in `Message`.
+        exposed: as in `Message`.
     """
 
     event_id: EventId
@@ -196,14 +202,14 @@ Event = Invite | Joined | Left | Upgraded | Message | Undecryptable | Change
 
 @dataclass(frozen=True, slots=True)
 class KeyNews:
-    """The key of a Megolm session has come, or its owner says why it will not.
+    """The arrival of a Megolm session's key, or its sender's reason to withhold it.
 
     Attributes:
-        sender: who sent the key or withholds it.
-        room_id: "" where the news is of all that the sender's device would send (`m.no_olm`).
-        session_id: "" in the same case.
-        withheld: the code of `m.room_key.withheld` (spec: reporting that decryption keys are
-            withheld), None where the key has come.
+        sender: the user who sent the key or withholds it.
+        room_id: the session's room; "" if the sender's device withholds all keys (`m.no_olm`).
+        session_id: the session; "" in the same case.
+        withheld: code of the `m.room_key.withheld` (spec: reporting that decryption keys are
+            withheld); None if the key has arrived.
     """
 
     sender: UserId
@@ -214,11 +220,11 @@ class KeyNews:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What an earlier process admitted and did not finish: its ids are all we keep.
+    """An event that an earlier process admitted and did not finish; only its ids are kept.
 
     Attributes:
-        begun: a process has taken it up.
-        joined_to: the message with which it makes one prompt.
+        begun: whether a process has claimed it.
+        joined_to: the first message of its prompt, if it is a later one of the same prompt.
     """
 
     event_id: EventId
@@ -229,22 +235,26 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What one context belongs to: a thread, or a direct message's main timeline."""
+    """The messages that share one context: a thread, or a direct message's main timeline.
+
+    Attributes:
+        thread_root: root event id of the thread; None for the main timeline.
+    """
 
     room_id: RoomId
     thread_root: EventId | None
 
 
-MOST_MESSAGES: Final = 50  # of one prompt: each message of the reply names them all
+MOST_MESSAGES: Final = 50  # in one prompt, as each message of the reply names all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The messages of one person that one reply answers, and where that reply goes.
+    """The messages of one person that one reply answers, and the place of that reply.
 
     Attributes:
-        messages: at least one and at most MOST_MESSAGES, in order.
-        thread_root: the thread that the reply goes to, None for the main timeline.
+        messages: in order, at least one and at most MOST_MESSAGES.
+        thread_root: the thread that the reply goes to; None for the main timeline.
     """
 
     messages: tuple[Message, ...]
@@ -253,42 +263,44 @@ class Prompt:
 
     @property
     def event_id(self) -> EventId:
-        """The first message's, by which the ledger knows the prompt."""
+        """The first message's id, by which the ledger knows the prompt."""
         return self.messages[0].event_id
 
     @property
     def event_ids(self) -> tuple[EventId, ...]:
-        """Every message's."""
+        """The ids of all its messages."""
         return tuple(message.event_id for message in self.messages)
 
     @property
     def room_id(self) -> RoomId:
-        """Where it was asked."""
+        """The room it was asked in."""
         return self.conversation.room_id
 
     @property
     def sender(self) -> UserId:
-        """Who asks."""
+        """The person who asks."""
         return self.messages[0].sender
 
     @property
     def body(self) -> str:
-        """What is asked."""
+        """The text of all its messages."""
         return "\n\n".join(message.body for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What routing must know of a room, as the homeserver's state says.
+    """The state of a room that routing needs, as the homeserver reports it.
 
     Attributes:
-        closed: the bot does not speak there: it is out, another room takes its place, or it is a
-            space or stray.
-        admin: the bot has made it for those who administer it.
-        person: of a direct message, the other one, where that is known.
-        space: it is a space, in which nobody talks.
-        stray: the bot came there because another room pointed there, and is not meant to be there.
-        called: the bot's own display name there, "" where it has none.
+        direct: whether it is a direct message; else it is a salon.
+        closed: whether the bot cannot speak there: it is out, another room replaces this one, or
+            the room is a space or stray.
+        admin: whether it is the admins' room, which the bot created.
+        person: the other member of a direct message; None if unknown, or in a salon.
+        space: whether it is a space, in which nobody talks.
+        stray: whether the bot joined it only because another room named it as its replacement,
+            which the room itself does not confirm.
+        called: the bot's display name there; "" if it has none.
     """
 
     room_id: RoomId
@@ -303,14 +315,14 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class VerificationEvent:
-    """One event of the key verification framework, heard in a room or by to-device.
+    """One event of the key verification framework, received in a room or to-device.
 
     Attributes:
-        sender: whose.
-        kind: what stands behind `m.key.verification.` in its type: "request", "start", "key", …
-        transaction_id: the verification that it belongs to; in a room the request's event id.
-        content: of the event, as its sender has written it.
-        room_id: where it was heard, None for to-device.
+        sender: the user who sent it.
+        kind: its type without `m.key.verification.`: "request", "start", "key", …
+        transaction_id: id of its verification; in a room, the request's event id.
+        content: the event's content, unchecked.
+        room_id: its room; None for a to-device message.
     """
 
     sender: UserId
@@ -322,14 +334,15 @@ class VerificationEvent:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One sync response: what was heard, the token that follows it, and what else it tells.
+    """One sync response: its events, the token that follows it, and other news.
 
     Attributes:
-        keys: which rooms' keys have come, and which will not.
-        verifications: what of it is about verifying the bot's device.
-        left_out: rooms and people some of whose devices were given the room's key, and others not.
+        keys: keys that have arrived, and keys that are withheld.
+        verifications: events about the verification of the bot's device.
+        left_out: rooms and people of whom some devices were given the room's key, others not.
         closed: rooms in which the bot can no longer speak: it is out, or they were upgraded.
-        missed: it was said while this process was not there, so an earlier one may have acted.
+        missed: whether the events were sent while this process did not run, so that an earlier
+            one may have acted on them.
     """
 
     events: tuple[Event, ...]

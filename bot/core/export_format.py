@@ -1,4 +1,4 @@
-"""What leaves the ledger as a file: a table, in one of two formats, line by line."""
+"""The formats of exported tables, CSV and JSON Lines, written line by line."""
 
 import csv
 import io
@@ -9,26 +9,26 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 What = Literal["ratings", "comments", "answers", "shared"]
-Format = Literal["csv", "jsonl"]  # RFC 4180 with a line of names; one JSON object a line
+Format = Literal["csv", "jsonl"]  # RFC 4180 with a header line; one JSON object a line
 
 TYPES: Final[dict[Format, str]] = {
     "csv": "text/csv",
-    "jsonl": "application/x-ndjson",  # nothing is registered for it; most say this
+    "jsonl": "application/x-ndjson",  # not registered with IANA, but the usual one
 }
 
-# What makes a cell a formula (OWASP: CSV injection). A spreadsheet that parts cells by another
-# character than ours, as a French one does, finds cells inside a text.
-_SIGNS: Final = "=+\\-@＝＋－＠"  # noqa: RUF001  # full width, as these are meant
+# The beginning of a cell that a spreadsheet reads as a formula (OWASP: CSV injection). A
+# spreadsheet with another separator than ours, as a French one, finds cells inside a text.
+_SIGNS: Final = "=+\\-@＝＋－＠"  # noqa: RUF001  # the full-width characters are meant
 _FORMULA: Final = re.compile(rf"^(?=[ \"']*[{_SIGNS}\t\r\n])|(?<=[;,\t\r\n])(?=[ \"']*[{_SIGNS}])")
 
 
 def head(columns: Sequence[str], form: Format) -> str:
-    """Return what stands above the first row: the line of names, or nothing."""
+    """Return the header line of the format; "" if it has none."""
     return _csv(columns) if form == "csv" else ""
 
 
 def line(row: Mapping[str, object], columns: Sequence[str], form: Format) -> str:
-    """Return one row with its end of line; of what it has, these columns alone."""
+    """Return one row with its line end, narrowed to these columns."""
     values = {name: _plain(row[name]) for name in columns}
     if form == "csv":
         return _csv(map(_cell, values.values()))
@@ -36,7 +36,7 @@ def line(row: Mapping[str, object], columns: Sequence[str], form: Format) -> str
 
 
 def _plain(value: object) -> object:
-    """Return a value as both formats can hold it: dates by RFC 3339."""
+    """Return a value in a form that both formats can hold: a date as RFC 3339."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
     return value
@@ -49,7 +49,7 @@ def _csv(cells: Iterable[object]) -> str:
 
 
 def _cell(value: object) -> object:
-    """Return a value as a spreadsheet reads it, and never as a formula."""
+    """Return a value for a spreadsheet, so that it is never read as a formula."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return _FORMULA.sub("'", value) if isinstance(value, str) else value

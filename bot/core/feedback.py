@@ -1,4 +1,4 @@
-"""Feedback on a reply: what is asked, when and of whom, and which of their answers counts."""
+"""Feedback on replies: when to send a poll about one, and which of a person's opinions counts."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ RATINGS: Final[tuple[Rating, ...]] = ("yes", "partly", "no")
 REASONS: Final = ("inaccurate", "incomplete", "off_topic", "too_long", "sources", "other")
 ANSWERS: Final[dict[Question, tuple[str, ...]]] = {"helped": RATINGS, "why": REASONS}
 THUMBS: Final[dict[str, Rating]] = {"👍": "yes", "👎": "no"}
-COMMAND: Final = ("avis", "feedback")  # its names, French and English
-SHARE: Final = {"partager", "share"}  # what stands behind it to hand an exchange over
+COMMAND: Final = ("avis", "feedback")  # names of the command, French and English
+SHARE: Final = {"partager", "share"}  # its arguments that hand over a prompt and its reply
 LONGEST_COMMENT: Final = 4_000  # characters
 
 _WORDS: Final[dict[str, Rating]] = {
@@ -31,16 +31,16 @@ _BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class ReplyMetadata:
-    """How a reply came about: what is stored with each rating of it, and no word of either.
+    """How a reply was made, as stored with its ratings; it holds no text of a conversation.
 
     Attributes:
-        sender: who has asked; kept as a pseudonym.
-        direct: in a direct message; else in a salon.
-        model: who has answered, by its id; None where an earlier process alone knew.
-        prompt_version: of the system prompt.
-        first_words: seconds until they could be seen, from when the prompt was heard.
-        seconds: until the reply was whole.
-        characters: of the model's text.
+        sender: the person who asked; stored as a pseudonym.
+        direct: whether it was in a direct message; else it was in a salon.
+        model: id of the model that answered; None if only an earlier process knew it.
+        prompt_version: version of the system prompt.
+        first_words: seconds from the arrival of the prompt to the first visible words.
+        seconds: seconds from the arrival of the prompt to the complete reply.
+        characters: length of the model's text.
     """
 
     sender: UserId
@@ -59,15 +59,15 @@ class AskPolicy:
     """When a person is asked whether a reply has helped.
 
     Attributes:
-        when: never; right behind a reply; or once the conversation has fallen silent.
-        one_in: of so many replies, one is asked about.
-        silence: seconds without a further prompt after which a conversation has fallen silent.
-        per_day: polls that one person gets in 24 hours, at the most.
-        window: seconds for which an answer counts.
-        salons: in salons a poll is sent, too; or the welcome there names the reactions that rate a
-            reply; or nothing is asked.
-        least_characters: of the model's text: in a direct message no poll is sent behind a shorter
-            one, than which it would be taller.
+        when: "never", right after a "reply", or once the conversation is silent ("silence").
+        one_in: number of replies of which one gets a poll.
+        silence: seconds without a further prompt after which a conversation is silent.
+        per_day: largest number of polls that one person gets in 24 hours.
+        window: seconds for which a vote counts.
+        salons: in salons, send a "poll" as well; or name in the welcome the "reactions" that rate
+            a reply; or do not ask ("never").
+        least_characters: length of the model's text from which a poll follows it in a direct
+            message. A poll would be taller than a shorter text.
     """
 
     when: Literal["never", "reply", "silence"] = "silence"
@@ -81,13 +81,13 @@ class AskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AskHistory:
-    """What is known of a person and of a conversation before they are asked.
+    """Earlier polls of a person and of a conversation, as `ask_after` needs them.
 
     Attributes:
-        refused: the person wants no polls, or the room's moderators want none there.
-        asked: how many polls the person got in the last 24 hours.
-        last_asked: the person was asked about the reply before this one.
-        waiting: a poll about an earlier reply of the conversation is still to be sent.
+        refused: whether the person, or the room's moderators for the room, have refused polls.
+        asked: number of polls that the person got in the last 24 hours.
+        last_asked: whether there was a poll about the previous reply.
+        waiting: whether a poll about an earlier reply of the conversation is still to be sent.
     """
 
     refused: bool = False
@@ -101,9 +101,9 @@ def ask_after(
 ) -> float | None:
     """Return the seconds after which to ask about the reply to `prompt`; None for never.
 
-    Which of the replies are asked about depends on the prompt's id alone, so that nobody can tell
-    beforehand, and a process that comes after a crash decides alike. A poll that still waits for
-    silence is about the last reply.
+    Only the prompt's id decides which replies are asked about: nobody can predict it, and after a
+    crash the next process decides the same. While a poll of the conversation still waits for
+    silence, it moves to the latest reply, whatever that reply's id.
     """
     if policy.when == "never" or past.refused or past.asked >= policy.per_day or past.last_asked:
         return None
@@ -115,27 +115,27 @@ def ask_after(
 
 
 def _deserves_poll(policy: AskPolicy, how: ReplyMetadata) -> bool:
-    """Tell whether a poll has its place behind such a reply."""
+    """Return whether a poll may follow such a reply."""
     if not how.direct:
         return policy.salons == "poll"
     return (how.characters or 0) >= policy.least_characters
 
 
 def _draw(prompt: EventId) -> float:
-    """Return a number from 0 to 1, the same whenever it is asked for."""
+    """Return a number from 0 to 1 that is always the same for a prompt."""
     digest = hashlib.sha256(prompt.encode()).digest()
     return float(int.from_bytes(digest[: _BITS // 8]) / 2**_BITS)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A poll about the reply to a prompt, which is to be sent or was.
+    """A poll about the reply to a prompt, either planned or sent.
 
     Attributes:
-        number: the ledger's.
-        due_at: when to send it, in seconds since the epoch.
-        planned_at: when that was first so.
-        begun: it may have been sent.
+        number: its number in the ledger.
+        due_at: time to send it, in seconds since the epoch.
+        planned_at: first value of `due_at`, before the poll was put off.
+        begun: whether it may have been sent.
     """
 
     number: int
@@ -150,13 +150,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class VoteOutcome:
-    """What has come of a vote that counts.
+    """The outcome of a vote that counts.
 
     Attributes:
-        ask: the poll that it was in.
-        answer: None where an earlier one was taken back.
-        thanks: the person is to be thanked, for the first and only time.
-        goes_on: the person is to be asked for the reason.
+        ask: the poll.
+        answer: the chosen answer; None if an earlier vote was taken back.
+        thanks: whether to thank the person, which is done once.
+        goes_on: whether to ask the person for the reason.
     """
 
     ask: Ask
@@ -167,13 +167,13 @@ class VoteOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """One thing that a person has said of a reply: a reaction, or a vote.
+    """One opinion of a person on a reply: a vote, or a rating without a poll.
 
     Attributes:
-        question: of a vote, what was asked; of a reaction, "helped".
-        answer: None where an earlier vote of the same poll is taken back.
+        question: the poll's question; "helped" for a rating without a poll.
+        answer: the chosen answer; None if an earlier vote in the same poll is taken back.
         timestamp: the homeserver's `origin_server_ts`, in milliseconds.
-        poll: which poll a vote is of, None for a reaction.
+        poll: number of the poll; None for a rating without a poll.
     """
 
     question: Question
@@ -183,14 +183,14 @@ class Opinion:
 
 
 def answer_of(opinions: Iterable[Opinion], question: Question) -> Opinion | None:
-    """Return the opinion that counts, None for none.
+    """Return the opinion that counts; None if none does.
 
-    Of one poll the last vote, which may take itself back (MSC3381); of that and of the reactions
-    that stand, the last.
+    In a poll, the last vote counts, unless it takes an earlier one back (MSC3381). Between that
+    vote and the reactions that are not redacted, the latest counts.
 
     Args:
-        opinions: of one person on one reply, in the order in which they were heard.
-        question: which of the questions is asked about.
+        opinions: those of one person on one reply, in the order of their arrival.
+        question: the question to answer.
     """
     votes: dict[int, Opinion] = {}
     standing: list[Opinion] = []
@@ -206,9 +206,10 @@ def answer_of(opinions: Iterable[Opinion], question: Question) -> Opinion | None
 
 
 def reason_of(opinions: Sequence[Opinion]) -> str | None:
-    """Return the reason that was given for the rating that counts, None for none.
+    """Return the reason for the rating that counts; None if there is none.
 
-    It stays with the answer that stood when it was given: another answer has not got it.
+    A reason belongs to the answer that counted when it was given. It does not count for another
+    answer.
 
     Args:
         opinions: as for `answer_of`.
@@ -217,17 +218,17 @@ def reason_of(opinions: Sequence[Opinion]) -> str | None:
     if helped is None or why is None or not asks_why(helped.answer):
         return None
     then = answer_of((one for one in opinions if one.timestamp <= why.timestamp), "helped")
-    if then is None:  # the clocks of two homeservers differ: it was given for the first one
+    if then is None:  # the clocks of two homeservers differ: take the first rating
         rated = (one for one in opinions if one.question == "helped" and one.answer is not None)
         then = min(rated, key=lambda one: one.timestamp)
     return why.answer if then.answer == helped.answer else None
 
 
 def rating_in(words: str) -> Rating | None:
-    """Return the rating that a word is, as polls offer them; None where it says something else."""
+    """Return the rating that a word names, as polls offer it; None for any other text."""
     return _WORDS.get(words.strip().lower().rstrip(".!"))
 
 
 def asks_why(answer: str | None) -> bool:
-    """Tell whether a person who has answered so is asked for the reason."""
+    """Return whether a person who gave this answer is asked for the reason."""
     return answer in {"partly", "no"}

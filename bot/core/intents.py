@@ -1,4 +1,4 @@
-"""What the bot does about an event: a closed union of intents."""
+"""The intents: everything the bot can do about an event, as a closed union."""
 
 from dataclasses import dataclass
 
@@ -26,11 +26,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Do what the command asks for, and say so.
+    """Run a command, and report what was done.
 
     Attributes:
-        name: as it was typed, in lower case and without the "!".
-        argument: what stands behind the name.
+        name: the command as it was typed, in lower case and without the "!".
+        argument: the text after the name.
     """
 
     prompt: Prompt
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SendNotice:
-    """Send one notice: the sentence named `key`, as a reply to `prompt`."""
+    """Send the sentence named `key` as a notice that replies to `prompt`."""
 
     prompt: Prompt
     key: str
@@ -48,17 +48,17 @@ class SendNotice:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Say, once a day, how one mentions the bot: its name alone is typed."""
+    """Explain, once a day, how to mention the bot, whose name was typed without a mention."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Do nothing of what came in clear in an encrypted room, and say why, once a day.
+    """Do nothing about an event sent in clear in an encrypted room; explain why, once a day.
 
     Attributes:
-        prompt: what the sentence named `key` is a reply to, None for nothing.
+        prompt: the prompt that the sentence named `key` replies to; None for none.
     """
 
     event: Message | Edit | Vote
@@ -68,17 +68,17 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class HandleEdit:
-    """What was asked is asked in other words now."""
+    """Apply a person's edit, which may change a prompt, a comment or an answer."""
 
     edit: Edit
 
 
 @dataclass(frozen=True, slots=True)
 class HandleRedaction:
-    """Something of a conversation has been redacted: what hangs on it ends, and goes with it.
+    """Apply a redaction: stop and remove what depends on the redacted event.
 
     Attributes:
-        begun: an earlier process may have answered it, and the ledger not know.
+        begun: whether an earlier process may have answered the event without a record.
     """
 
     redaction: Redaction
@@ -87,39 +87,39 @@ class HandleRedaction:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop the answer that the event reacts to."""
+    """Stop the reply that the reaction is on."""
 
     reaction: Reaction
 
 
 @dataclass(frozen=True, slots=True)
 class Redo:
-    """Answer once more, in the same reply."""
+    """Answer the prompt again, in the reply that the reaction is on."""
 
     reaction: Reaction
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Note what the person thinks of the reply that the event reacts to."""
+    """Record the reaction as a rating of the reply that it is on."""
 
     reaction: Reaction
 
 
 @dataclass(frozen=True, slots=True)
 class RecordVote:
-    """Count a vote, where it is one of the bot's own polls."""
+    """Record a vote, if its poll is one of the bot's own."""
 
     vote: Vote
 
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """Keep what the person writes in reply to a poll.
+    """Keep what a person writes in reply to a poll or to a question.
 
     Attributes:
-        prompt: the message, and where an acknowledgement goes.
-        poll: the poll's event.
+        prompt: the message; an acknowledgement replies to it.
+        poll: event of the poll or question.
     """
 
     prompt: Prompt
@@ -128,7 +128,7 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Say what the assistant is and what it reads, in a room just joined."""
+    """Introduce the assistant in a room that it has just joined."""
 
     room_id: RoomId
     event_id: EventId
@@ -137,17 +137,18 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Join the room of the invitation."""
+    """Accept an invitation to a room."""
 
     invite: Invite
 
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """Refuse the invitation, with the sentence named `key` as its reason.
+    """Decline an invitation, with the sentence named `key` as the reason.
 
     Attributes:
-        server: of who has invited, where it is the reason: it is not in `matrix.allowed_servers`.
+        server: the inviter's server name, if it is declined for not being in
+            `matrix.allowed_servers`.
     """
 
     room_id: RoomId
@@ -157,35 +158,35 @@ class Decline:
 
 @dataclass(frozen=True, slots=True)
 class FollowUpgrade:
-    """Join the room that takes the place of one given up."""
+    """Join the room that replaces an upgraded one."""
 
     upgraded: Upgraded
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Leave a room in which nobody is left to talk to."""
+    """Leave a room in which nobody is left."""
 
     room_id: RoomId
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitKey:
-    """Wait for the key of `message`: only who can read it knows what it asks for."""
+    """Wait for the key of `message`: until it can be read, nothing can be decided."""
 
     message: Undecryptable
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsLookup:
-    """Look up the message `event_id` and decide again: nothing is known of it yet."""
+    """Look up the unknown message `event_id`, then decide again."""
 
     event_id: EventId
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Do nothing, for `reason` (for the log)."""
+    """Do nothing; `reason` is for the log."""
 
     reason: str
 

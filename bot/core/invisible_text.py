@@ -1,4 +1,4 @@
-"""Text without what cannot be seen: no hidden message goes to the model, none comes from it."""
+"""Removal of invisible characters, so that no hidden text goes to the model or comes from it."""
 
 import re
 
@@ -9,13 +9,13 @@ _INVISIBLE = (
     r"\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# With its variation selector; ZWJ joins several to one.
+# An emoji with its variation selector; ZWJ joins several into one.
 _EMOJI = (
     r"(?:[\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf"
     r"\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff][\ufe0e\ufe0f]?)"
 )
-# Scripts written from right to left, and those of India and South-East Asia, need ZWNJ, ZWJ,
-# LRM, RLM or ALM after a letter: one of them, as more could only carry a hidden message.
+# Scripts written from right to left, and those of India and South-East Asia, need one ZWNJ, ZWJ,
+# LRM, RLM or ALM after a letter. More than one could only carry a hidden message.
 _LETTER = r"[\u0590-\u0dff\u1000-\u109f\u1780-\u17ff\u1820-\u18af\ufb1d-\ufdff\ufe70-\ufefc]"
 
 _ANY_INVISIBLE = re.compile(_INVISIBLE)
@@ -26,9 +26,10 @@ _NEEDED_OR_INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Return the text without what cannot be seen, its lines ended by "\n", valid as UTF-8.
+    r"""Return the text without invisible characters, with "\n" as line end, valid as UTF-8.
 
-    Kept are the joiners and selectors that emoji and scripts need; lines keep their number.
+    The joiners and selectors that emoji and scripts need are kept. The number of lines does not
+    change.
     """
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,5 +1,5 @@
-"""One formula of LaTeX as Unicode text: "x²", "∑ᵢ₌₁ⁿ xᵢ", "(a + b)/c"."""
-# ruff: noqa: RUF001  # signs of maths look like others
+"""Conversion of one LaTeX formula to Unicode text: "x²", "∑ᵢ₌₁ⁿ xᵢ", "(a + b)/c"."""
+# ruff: noqa: RUF001  # mathematical characters look like others
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +16,12 @@ from pylatexenc.latexwalker import (
 )
 from pylatexenc.macrospec import LatexContextDb, std_macro
 
-LENGTH = 1_000  # characters of a formula that is read
-_DEPTH = 10  # groups, options and environments within each other: the parser calls itself for each
+LENGTH = 1_000  # largest number of characters of a formula
+_DEPTH = 10  # largest nesting of groups, options and environments: the parser is recursive
 _NESTS = re.compile(r"\\begin|\\end|(?<!\\)[{}\[\]]")
 
-# Signs of our own that never get out: around words and fractions, which get a space where they
-# would run into what is beside them; between the cells and the rows of an environment.
+# Internal markers that never reach the result: around words and fractions, which get a space
+# where they would touch their neighbours; between the cells and the rows of an environment.
 _WORD, _FRACTION, _CELL, _ROW = "\x01", "\x02", "\x03", "\x04"
 _ENDS = re.compile(r"(?<=[\w)%°])[\x01\x02]+(?=[\w√∑∏∫∂])|(?<=[\w)%°])\x01*\x02[\x01\x02]*(?=\()")
 
@@ -77,13 +77,13 @@ _BOTTOM = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_][²³¹⁰-₟ᵃ-ᵿ′]*|[^\W\d
 
 
 class _Unreadable(Exception):
-    """The formula holds something that is not told as text here."""
+    """The formula holds something that this module cannot write as text."""
 
 
 def to_text(latex: str) -> str | None:
-    """Return a formula as text, in lines where it has rows; None for what cannot be read.
+    """Return a formula as text, with a line for each of its rows; None if it cannot be read.
 
-    Nothing of it is ever left out: one unknown command makes all of it unreadable.
+    Nothing is ever left out: one unknown command makes the whole formula unreadable.
     """
     if len(latex) > LENGTH or _nesting(latex) > _DEPTH:
         return None
@@ -108,7 +108,7 @@ def _nesting(latex: str) -> int:
 
 
 def _known() -> dict[str, str]:
-    """Return the text of each command without arguments: pylatexenc's, and ours above it."""
+    """Return the text of each command without arguments: pylatexenc's, overridden by ours."""
     known: dict[str, str] = {}
     for spec in get_default_latex_context_db().iter_macro_specs():
         text = spec.simplify_repl
@@ -130,7 +130,7 @@ _CONTEXT.add_context_category(
 
 
 def _write(nodes: Iterable[LatexNode], *, prose: bool = False) -> str:
-    """Write nodes in a row; in prose no sign has a meaning."""
+    """Write a sequence of nodes; in prose, "^" and "_" have no meaning."""
     written: list[str] = []
     script = ""
     for piece in _pieces(nodes, prose=prose):
@@ -149,7 +149,7 @@ def _write(nodes: Iterable[LatexNode], *, prose: bool = False) -> str:
 
 
 def _pieces(nodes: Iterable[LatexNode], *, prose: bool) -> Iterator[str]:
-    """Yield what a script may be put to: a character, a group, a command with its arguments."""
+    """Yield the pieces that can carry a script: a character, a group, a command with arguments."""
     for node in nodes:
         if isinstance(node, LatexCharsNode):
             yield from node.chars if prose else node.chars.translate(_SIGNS)
@@ -207,7 +207,7 @@ _WRITERS: dict[str, Callable[..., str]] = {
 
 
 def _scripted(base: str, sign: str, script: str) -> str:
-    """Put a script to its base, as Unicode's own characters where it has all of them."""
+    """Add a script to its base, in Unicode's script characters if they exist for all of it."""
     end = _WORD if base.endswith(_WORD) else ""
     base = base.removesuffix(_WORD)
     if not _BASE.fullmatch(base.strip(f" {_WORD}")):
@@ -224,7 +224,7 @@ def _scripted(base: str, sign: str, script: str) -> str:
 
 
 def _accented(text: str, name: str) -> str:
-    """Set a line over all of a text, an arrow at its end, another accent over its one letter."""
+    """Put a line over a whole text, an arrow after it, any other accent over a single letter."""
     if name in {"bar", "overline"}:
         return "".join(character + _ACCENTS[name] for character in text)
     if len(text) != 1 and name not in {"vec", "overrightarrow"}:
@@ -249,7 +249,7 @@ def _environment(node: LatexEnvironmentNode) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Set the spaces: where something would run into a word or a fraction, never two in a row."""
+    """Put spaces where a word or a fraction would touch its neighbour; never two in a row."""
     text = _ENDS.sub(" ", text).replace(_WORD, "").replace(_FRACTION, "").replace("′′", "″")
     text = re.sub(r"[ \t\n]+", " ", text)
     text = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", text)

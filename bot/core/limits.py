@@ -1,4 +1,4 @@
-"""How much one person gets in an hour, and when people write faster than people can."""
+"""Limits: allowances for each person, and a breaker for conversations between bots."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ Costs = Literal["prompts", "regenerations", "comments"]
 HOUR: Final = 3600.0
 PAUSE: Final = 600.0  # seconds
 MINUTE: Final = 60.0
-QUICK: Final = 2.0  # seconds in which nobody has read what was said and written an answer
+QUICK: Final = 2.0  # seconds in which no person can read a reply and write an answer
 
-_REMEMBERED = 10_000  # people, and conversations
+_REMEMBERED = 10_000  # entries that each of the dictionaries below keeps
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -21,14 +21,15 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one person may ask for; 0 for as much as they like.
+    """The limits for one person; 0 for no limit.
 
     Attributes:
         prompts: messages in an hour that are answered.
-        regenerations: answers in an hour that are made anew: asked for, or after an edit.
+        regenerations: replies in an hour that are generated again, on request or after an edit.
         comments: comments on replies in an hour that are kept.
-        per_minute: prompts in a minute after which their sender is taken for a bot.
-        quick: prompts in a row, each right after the answer before, of which that is true, too.
+        per_minute: prompts in a minute; a sender of more is taken for a bot.
+        quick: prompts in a row within QUICK seconds after the previous reply; their sender is
+            taken for a bot as well.
     """
 
     prompts: int = 120
@@ -38,7 +39,7 @@ class Limits:
     quick: int = 6
 
     def of(self, what: Costs) -> int:
-        """Return how often in an hour."""
+        """Return the limit in an hour."""
         most: dict[Costs, int] = {
             "prompts": self.prompts,
             "regenerations": self.regenerations,
@@ -48,27 +49,27 @@ class Limits:
 
 
 class Allowance:
-    """How much is left of what there is for each in any one span of time.
+    """An amount that each owner may use in a sliding window of time.
 
-    Each is whoever, or whatever, has an allowance of its own: a person, or as well a domain or the
-    whole service. It may be counted in events, or in any other measure.
+    An owner is anything with an allowance of its own: a person, a domain, the whole service. The
+    amount may be a number of events, or any other measure.
     """
 
     def __init__(self, most: float, seconds: float = HOUR) -> None:
-        """Give each `most` in so many seconds, whenever they begin; 0 for without end."""
+        """Allow each owner `most` in any window of so many seconds; 0 for no limit."""
         self._most = most
         self._seconds = seconds
-        # Of each, by cause: when, and how much.
+        # By owner and cause: time and amount of the use.
         self._used: dict[Hashable, dict[Hashable, tuple[float, float]]] = {}
 
     def take(self, whose: Hashable, cause: Hashable, now: float, much: float = 1.0) -> bool:
-        """Use up so much, once for each cause; False where there is not so much left.
+        """Use an amount, once for each cause; return False if less than it is left.
 
         Args:
-            whose: what the allowance is for.
-            cause: what it is used for.
-            now: in seconds, by a clock that never goes back.
-            much: how much.
+            whose: the owner.
+            cause: the event that uses it; repeated, it uses nothing more.
+            now: the current time, in seconds by a clock that never goes back.
+            much: the amount.
         """
         if not self._most:
             return True
@@ -85,29 +86,37 @@ class Allowance:
 
 @dataclass(slots=True)
 class _Exchanges:
-    """What one sender and the bot say to each other in one conversation."""
+    """The exchanges of one sender with the bot in one conversation.
 
-    spoken: float | None = None  # when the bot's last words stood
-    quick: int = 0  # prompts in a row that came right after that
+    Attributes:
+        spoken: time of the bot's last words, by the monotonic clock.
+        quick: number of prompts in a row within QUICK seconds after the bot's words.
+    """
+
+    spoken: float | None = None
+    quick: int = 0
 
 
 class Breaker:
-    """Ends what only bots do: they answer each other without end, or faster than people write."""
+    """Pauses conversations in which only a bot can write: too many prompts, or too fast ones.
+
+    Times are in seconds by a clock that never goes back.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._quick = limits.quick
         self._minutes = Allowance(limits.per_minute, MINUTE)
         self._exchanges: dict[tuple[Conversation, UserId], _Exchanges] = {}
-        self._paused: dict[Conversation, float] = {}  # until when
+        self._paused: dict[Conversation, float] = {}  # the end of the pause
         self._told = Allowance(1, PAUSE)
 
     def spoke(self, conversation: Conversation, sender: UserId, now: float) -> None:
-        """Note that the bot's first words to the sender, or the last, stand since then."""
+        """Record that the first or the last words of a reply to the sender became visible."""
         exchanges = self._of(conversation, sender)
         exchanges.spoken = max(now, exchanges.spoken or now)
 
     def is_paused(self, conversation: Conversation, now: float) -> bool:
-        """Tell whether nothing is answered there."""
+        """Return whether the conversation is paused, so that nothing is answered there."""
         return now < self._paused.get(conversation, now)
 
     def trips(
@@ -120,15 +129,16 @@ class Breaker:
         busy: bool = False,
         late: bool = False,
     ) -> str | None:
-        """Return why the conversation is paused from this message on, None where it is not.
+        """Pause the conversation if a bot seems to write there; return the reason, or None.
 
         Args:
-            conversation: one that is not paused.
-            sender: who writes there.
+            conversation: a conversation that is not paused.
+            sender: the message's sender.
             event_id: the message.
-            now: in seconds, by a clock that never goes back.
-            busy: an answer to the sender is being written there.
-            late: it was said while the bot could not hear or read it: such come all at once.
+            now: the current time.
+            busy: whether a reply to the sender is being written there.
+            late: whether the bot could not receive or read the message when it was sent; such
+                messages arrive many at once.
         """
         exchanges = self._of(conversation, sender)
         if exchanges.spoken is not None and now - exchanges.spoken <= QUICK:
@@ -146,7 +156,7 @@ class Breaker:
         return why
 
     def tells(self, sender: UserId, event_id: EventId, now: float) -> bool:
-        """Return whether to say so: once to each sender, in however many conversations."""
+        """Return whether to tell the sender of a pause: once for all their conversations."""
         return self._told.take(sender, event_id, now)
 
     def _of(self, conversation: Conversation, sender: UserId) -> _Exchanges:
@@ -156,9 +166,9 @@ class Breaker:
         return found
 
 
-def _remember(where: dict[K, V], key: K, value: V) -> None:
-    """Note the newest; the oldest is forgotten, where there are too many."""
-    where.pop(key, None)
-    where[key] = value
-    if len(where) > _REMEMBERED:
-        del where[next(iter(where))]
+def _remember(entries: dict[K, V], key: K, value: V) -> None:
+    """Put an entry last; drop the first one if there are too many."""
+    entries.pop(key, None)
+    entries[key] = value
+    if len(entries) > _REMEMBERED:
+        del entries[next(iter(entries))]

@@ -1,9 +1,9 @@
-"""Where a link leads and whether its words say so: what may be a link, and the host to show."""
+"""Links: which URLs may be one, and whether a link's text names the host it leads to."""
 
 import re
 from urllib.parse import unquote
 
-# The userinfo of a URL is only there to deceive. A host is ASCII here (IDN: punycode).
+# A URL's userinfo is dropped, as it only serves to deceive. A host is ASCII (IDN: punycode).
 _WEB = re.compile(
     r"(https?://)(?:[^/?#\\]*@)?([a-z0-9_.-]+(?::\d{1,5})?)([/?#][!-~]*)?", re.IGNORECASE
 )
@@ -12,9 +12,9 @@ _PERMALINK = re.compile(r"^https?://matrix\.to\.?(?:[:/?#]|$)|#/(?:user|room)/",
 
 
 def destination(url: str) -> tuple[str, str] | None:
-    """Return the URL to link to and the host or mail address to show; None for no link.
+    """Return the URL to link to, and the host or mail address to show; None for no link.
 
-    Matrix permalinks are no links: clients would show them as mentions.
+    Matrix permalinks may not be links, as clients would show them as mentions.
     """
     if mail := _MAIL.fullmatch(url):
         return f"mailto:{mail[1]}", mail[1]
@@ -27,6 +27,6 @@ def destination(url: str) -> tuple[str, str] | None:
 
 
 def names_site(words: str, site: str) -> bool:
-    """Tell whether a link's words are an address at the host or mail address it leads to."""
+    """Return whether a link's text is an address at the host or mail address it leads to."""
     address = rf"(?:https?://|mailto:)?{re.escape(site)}(?:[/?#]\S*)?"
     return re.fullmatch(address, words, re.IGNORECASE | re.ASCII) is not None

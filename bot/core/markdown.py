@@ -1,6 +1,7 @@
-"""The model's Markdown as Matrix clients show it: safe HTML, and plain text that says the same.
+"""The model's Markdown rendered for Matrix clients, as safe HTML and as equivalent plain text.
 
-Whatever the model writes: no image, no link that hides its host, no mention, nothing invisible.
+Whatever the model writes, the result has no image, no link that hides its host, no mention and no
+invisible character.
 """
 
 import json
@@ -23,11 +24,11 @@ from bot.core.maths import read_formulas
 from bot.core.plain_text import text, words, write
 from bot.core.tables import as_lists
 
-# Bytes that body and formatted_body may take as JSON: three quarters (base64) of what an event
-# may (65,536 bytes), less 5 KB for relations, the marker, an edit's fallback line and the like.
+# Largest size of body and formatted_body as JSON, in bytes: three quarters (base64) of an event's
+# limit of 65,536 bytes, less 5 KB for relations, the marker, an edit's fallback line and so on.
 SIZE_LIMIT = 44_000
 
-_NESTING = 16  # seven lists within each other; markdown-it drops what is deeper
+_NESTING = 16  # enough for seven nested lists; markdown-it drops deeper blocks
 _BOX = re.compile(r"\[([ xX])\][ \t]+(?=\S|$)")
 _CELL_BOX = re.compile(r"\[([ xX])\]")
 _BOXES = {" ": "☐", "x": "☑", "X": "☑"}
@@ -38,16 +39,16 @@ _OPEN_OTHER = re.compile(  # an address in angle brackets, maths
     r"|(?<!\$)\$(?=[^\s$])[^$\n]*\\[^$\n]*)\Z",
     re.DOTALL | re.IGNORECASE,
 )
-_CLOSING = {ord("~"): "~~"}  # a delimiter of which stands for two signs
-UNFINISHED = " …"  # behind a version that is not final; never the model's
+_CLOSING = {ord("~"): "~~"}  # markdown-it counts the two characters as one delimiter
+UNFINISHED = " …"  # ends a version that is not final; it never comes from the model
 
-# What ends a formatted body whose last words stand in a paragraph, a heading or an item.
+# The closing tags of a formatted body that ends in a paragraph, a heading or an item.
 _TAIL = re.compile(r"(?:</(?:p|h[1-6]|li|ul|ol|blockquote)>\s*)+\Z")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 
 
 def _line_break(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's type
-    """Read `<br>`, the one HTML tag that models need: Markdown has no other in a table's cell."""
+    """Read `<br>`, the one HTML tag that models need: Markdown has no line break in a cell."""
     found = _BREAK.match(state.src, state.pos)
     if not found:
         return False
@@ -58,9 +59,9 @@ def _line_break(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # ma
 
 
 def _check_boxes(state: StateCore) -> None:
-    """Read "[x]" and "[ ]" as boxes: before the words of a list's item, alone in a table's cell.
+    """Read "[x]" and "[ ]" as boxes: at the start of a list item, or alone in a table cell.
 
-    It runs before escaped brackets and entities become text, which no box is made of.
+    It runs before escaped brackets and entities become text, as those are no boxes.
     """
     tokens = state.tokens
     for before, opening, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
@@ -86,11 +87,11 @@ _TAGS = {
     *("p", "br", "hr", "h3", "h4", "ul", "ol", "li", "blockquote"),
     *("pre", "code", "strong", "em", "del", "a"),
 }
-Tables = Literal["list", "table"]  # how formatted_body shows them; the body always has lists
+Tables = Literal["list", "table"]  # how formatted_body shows tables; the body always has lists
 
 
 def _cleaner(*more_tags: str) -> nh3.Cleaner:
-    """Return what lets nothing through but what is written here, all of it in the spec's list."""
+    """Return a sanitiser for these tags and attributes, all of which the spec allows."""
     return nh3.Cleaner(
         tags={*_TAGS, *more_tags},
         attributes={"a": {"href"}, "code": {"class"}, "ol": {"start"}},
@@ -108,12 +109,12 @@ _CLEANERS: dict[Tables, nh3.Cleaner] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One message's share of a reply.
+    """The part of a reply that one message holds.
 
     Attributes:
-        source: its share of the model's Markdown; together, the sources are the model's text.
-        opening: Markdown to read before it: the part's number, and the fence or the table's head
-            that the cut has left behind.
+        source: Markdown of this part; the sources of all parts together are the model's text.
+        opening: Markdown to put before it: the part's number, and the opening fence or table head
+            if the text was cut inside one.
     """
 
     source: str
@@ -129,17 +130,17 @@ class Rendered:
 
     @property
     def size(self) -> int:
-        """Bytes of both as JSON, escaped to ASCII as nio does before it encrypts."""
+        """The size of both as JSON, in bytes, escaped to ASCII as nio does before encryption."""
         return len(json.dumps([self.body, self.formatted_body]))
 
 
 def blocks(source: str) -> list[Token]:
-    """Return markdown-it's block tokens; their `map` counts the lines that LINE_END ends."""
+    """Return markdown-it's block tokens; their `map` counts lines as LINE_END separates them."""
     return _MARKDOWN.block.parse(visible(source), _MARKDOWN, {}, []) or []
 
 
 def open_marks(paragraph: str) -> str:
-    """Return the signs that would close what a paragraph leaves open: code, emphasis, strikes."""
+    """Return the delimiters that close what a paragraph leaves open: code, emphasis, strikes."""
     code = _open_code(paragraph)
     ticks = "" if code is None else code[0]
     before = visible(paragraph if code is None else paragraph[: code.start()])
@@ -152,7 +153,7 @@ def open_marks(paragraph: str) -> str:
 
 
 def is_closed(paragraph: str) -> bool:
-    """Tell whether a paragraph leaves nothing open: emphasis, code, a link, maths."""
+    """Return whether a paragraph leaves nothing open: emphasis, code, a link, maths."""
     opens = paragraph.count("[") - paragraph.count("]")
     if opens > 0 or without_open(paragraph) != paragraph:
         return False
@@ -160,37 +161,37 @@ def is_closed(paragraph: str) -> bool:
 
 
 def without_open(paragraph: str) -> str:
-    """Return a paragraph with the words of an open link alone, and without open maths."""
+    """Return a paragraph with only the text of an open link, and without open maths."""
     return _OPEN_LINK.sub(r"\1", _OPEN_OTHER.sub("", paragraph))
 
 
 def _open_code(paragraph: str) -> re.Match[str] | None:
-    """Return the backticks that open a code span without an end, None for none."""
-    place = 0
-    while ticks := _TICKS.search(paragraph, place):
+    """Return the backticks that open a code span without an end; None for none."""
+    position = 0
+    while ticks := _TICKS.search(paragraph, position):
         end = None
         if ticks[0][0] == "`":
             end = re.compile(rf"(?<!`){ticks[0]}(?!`)").search(paragraph, ticks.end())
             if end is None:
                 return ticks
-        place = end.end() if end else ticks.end()
+        position = end.end() if end else ticks.end()
     return None
 
 
 def verbatim(source: str) -> Rendered:
-    """Return the Markdown itself as the text to show: its size grows with the source alone."""
+    """Return the Markdown source as the text to show; its size depends on the source only."""
     body = visible(source).strip()
     return Rendered(body, f"<p>{escape(body, quote=False)}</p>".replace("\n", "<br>"))
 
 
 def render(part: Part | str, *, tables: Tables = "list") -> Rendered:
-    """Return what shows the Markdown (CommonMark, tables, strikethrough), finished or not.
+    """Render Markdown (CommonMark, tables, strikethrough), complete or not.
 
-    What would not fit one event once rendered, or nests too deeply, is shown verbatim.
+    It is shown verbatim if its rendering would not fit one event, or nests too deeply.
 
     Args:
         part: the Markdown.
-        tables: whether its tables are shown as lists or as they are.
+        tables: whether formatted_body shows tables as lists or as tables.
     """
     source = visible(part if isinstance(part, str) else part.opening + part.source)
     fallback = verbatim(source)
@@ -203,13 +204,13 @@ def render(part: Part | str, *, tables: Tables = "list") -> Rendered:
     listed = list(as_lists(tokens))
     shown = listed if tables == "list" else tokens
     html = _CLEANERS[tables].clean(_MARKDOWN.renderer.render(shown, _MARKDOWN.options, {}))
-    # Again visible: an entity such as &#x202e; has become its character.
+    # Remove invisible characters again: an entity such as &#x202e; has become its character.
     rendered = Rendered(visible(write(listed)).strip(), visible(html).strip())
     return rendered if rendered.size <= SIZE_LIMIT else fallback
 
 
 def unfinished(rendered: Rendered) -> Rendered:
-    """Return a text with the sign behind its last words that more of it is to come."""
+    """Return a text with UNFINISHED after its last words, to show that more is to come."""
     html = rendered.formatted_body
     tail = _TAIL.search(html)
     if tail is None:
@@ -219,7 +220,7 @@ def unfinished(rendered: Rendered) -> Rendered:
 
 
 def _too_deep(tokens: Iterable[Token]) -> bool:
-    """Tell whether markdown-it may have dropped a block, or emphasis nests without an end."""
+    """Return whether markdown-it may have dropped a block, or emphasis nests too deeply."""
     return any(
         (token.nesting > 0 and token.level >= _NESTING - 1)
         or max(accumulate(child.nesting for child in token.children or ()), default=0) > _NESTING
@@ -233,7 +234,7 @@ def _safe(tokens: Iterable[Token]) -> Iterator[Token]:
         if token.type == "inline":
             token.children = list(_safe_inline(token.children or ()))
         elif token.type == "paragraph_open":
-            # In a tight list's item, a second one is a formula, or what follows it.
+            # In an item of a tight list, a second paragraph is a formula, or follows one.
             hidden = token.hidden = token.hidden and after != "paragraph_close"
         elif token.type == "paragraph_close":
             token.hidden = hidden
@@ -244,7 +245,7 @@ def _safe(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _safe_inline(tokens: Iterable[Token]) -> Iterator[Token]:
-    """Replace images by their words, and links by such as show where they lead."""
+    """Replace images by their text, and links by links that show their destination."""
     stream = iter(tokens)
     for token in stream:
         if token.type == "image":
@@ -258,10 +259,11 @@ def _safe_inline(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
-    """Return the link, which ends with its host unless its words name it; else its words alone.
+    """Return a link that shows its host, or only its text if the link is not allowed.
 
-    The host stands within the link: clients would make a link of their own of one beside it, to
-    another address. The body, where nothing can be clicked, has the whole address instead.
+    The host is appended unless the text names it. It is inside the link, as clients would turn
+    a host next to it into a link of their own, to another address. The body, where nothing can be
+    clicked, has the whole address instead.
     """
     target = destination(str(opening.attrs["href"]))
     if target is None:
@@ -270,10 +272,10 @@ def _link(opening: Token, inside: list[Token]) -> Sequence[Token]:
     opening.attrs = {"href": href}
     closing = Token("link_close", "a", -1)
     address = href.removeprefix("mailto:")
-    said = visible(words(inside)).strip()
-    if not said:
+    label = visible(words(inside)).strip()
+    if not label:
         return [opening, text(site, plain=address), closing]
-    honest = names_site(said, site)
-    whole = honest and _MARKDOWN.normalizeLink(said) in {href, address}
-    shown = text("" if honest else f" ({site})", plain="" if whole else f" ({address})")
+    names_host = names_site(label, site)
+    is_address = names_host and _MARKDOWN.normalizeLink(label) in {href, address}
+    shown = text("" if names_host else f" ({site})", plain="" if is_address else f" ({address})")
     return [opening, *inside, shown, closing]

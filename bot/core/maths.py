@@ -1,9 +1,9 @@
-r"""Formulas within Markdown: what stands between $ or $$, or in \(…\) or \[…\], as Unicode text.
+r"""Formulas in Markdown, between $ or $$, or in \(…\) or \[…\], rendered as Unicode text.
 
-A price, a variable of a shell and an escaped bracket are no formulas. The rules are markdown-it's:
-a formula is read before its underscores become emphasis and its backslashes escapes.
+Prices, shell variables and escaped brackets are no formulas. Formulas are read by rules of the
+Markdown parser itself, before underscores become emphasis and backslashes escapes.
 """
-# ruff: noqa: RUF001  # signs of maths look like others
+# ruff: noqa: RUF001  # mathematical characters look like others
 
 import re
 
@@ -13,15 +13,15 @@ from markdown_it.rules_inline import StateInline
 
 from bot.core.latex import LENGTH, to_text
 
-# Pandoc's rule: no space within the dollars, no digit behind them. Ours besides: nothing of a
-# word, an address or a variable before them, or behind.
+# Pandoc's rule: no space inside the dollars, no digit after them. Our addition: no character of a
+# word, an address or a variable before or after them.
 _DOLLARS = re.compile(
     rf"(?<![\w$\\/&?=#%@.])\$(?![\s$])((?:\\.|[^$\\\n]){{1,{LENGTH}}})(?<!\s)\$(?![\w$({{/])"
 )
 _ENDS = {"$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 _DISPLAYED = ("$$", r"\[")
 
-_NO_FORMULA = re.compile(r"`|\]\(|://|(?<!\\)\\[(\[]")  # code, links, another formula's beginning
+_NO_FORMULA = re.compile(r"`|\]\(|://|(?<!\\)\\[(\[]")  # code, links, another formula's start
 _COMMAND = re.compile(r"\\[A-Za-z{,;%]")
 _SCRIPT = re.compile(r"[\^_](?:\{[^{}]*\}|[^\s{}])")
 _FUNCTION = re.compile(r"(?:arc)?(?:sin|cos|tan)h?|exp|log|lim|max|min|mod|[A-Z]+")
@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 
 def read_formulas(markdown: MarkdownIt) -> None:
-    """Let the parser read formulas."""
+    """Add the rules for formulas to the parser."""
     markdown.inline.ruler.before("escape", "formula", _inline)
     markdown.block.ruler.before(
         "table", "formula", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
@@ -45,7 +45,7 @@ def read_formulas(markdown: MarkdownIt) -> None:
 
 
 def _inline(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's type
-    """Read a formula as its text, or as it was written where it cannot be told as text."""
+    """Read a formula as its Unicode text, or unchanged if there is none for it."""
     found = _formula(state.src, state.pos, state.posMax)
     if found is None:
         return False
@@ -61,7 +61,7 @@ def _inline(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdo
 
 
 def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's type
-    """Read lines that are one formula as a paragraph, whose lines begin no list or quotation."""
+    """Read lines that are one formula as a paragraph, so that none begins a list or a quote."""
     if state.is_code_block(start):
         return False
     lines: list[str] = []
@@ -70,7 +70,7 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # no
         if not line or state.sCount[number] < state.blkIndent or len(lines) > LENGTH:
             return False
         if line.startswith(_DISPLAYED if number == start else r"\[") != (number == start):
-            return False  # not the beginning of a formula, or that of another one
+            return False  # not the start of a formula, or the start of another one
         lines.append(line)
         closing = _ENDS[lines[0][:2]]
         if (line[2:] if number == start else line).rstrip().endswith(closing):
@@ -89,7 +89,7 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # no
 
 
 def _formula(source: str, start: int, stop: int) -> tuple[int, str] | None:
-    """Return where the formula that begins at `start` ends, and its LaTeX; None for no formula."""
+    """Return the end and the LaTeX of the formula that begins at `start`; None for no formula."""
     opening = source[start : start + 2]
     if opening in _ENDS:
         end = source.find(_ENDS[opening], start + 2, min(stop, start + LENGTH + 4))
@@ -105,12 +105,12 @@ def _formula(source: str, start: int, stop: int) -> tuple[int, str] | None:
 
 
 def _is_maths(latex: str, opening: str, before: str) -> bool:
-    """Tell whether it looks like maths: prices, names and sentences stand between such signs too.
+    """Return whether a text between delimiters is maths, and no price, name or sentence.
 
     Args:
-        latex: what stands between them.
-        opening: the sign before it.
-        before: the character before that.
+        latex: the text.
+        opening: the delimiter before it.
+        before: the character before the delimiter.
     """
     if not latex or _NO_FORMULA.search(latex):
         return False
@@ -126,7 +126,7 @@ def _is_maths(latex: str, opening: str, before: str) -> bool:
 
 
 def _calculates(latex: str, *, priced: bool) -> bool:
-    """Tell whether signs stand between symbols; between dollars, prices may do so as well."""
+    """Return whether there is an operation on symbols; between dollars, exclude that of prices."""
     if not _OPERATION.search(latex):
         return False
     if not priced or "=" in latex:

@@ -1,4 +1,4 @@
-"""Plain text that says what markdown-it's tokens say: the `body` beside a `formatted_body`."""
+"""Plain text from markdown-it's tokens, for the `body` next to a `formatted_body`."""
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
@@ -8,20 +8,20 @@ from markdown_it.token import Token
 
 
 def text(content: str, plain: str | None = None) -> Token:
-    """Return a text token; `plain` is what the body says in its place."""
+    """Return a text token; `plain` replaces its content in the body."""
     return Token("text", "", 0, content=content, meta={} if plain is None else {"plain": plain})
 
 
 def words(tokens: Iterable[Token]) -> str:
-    """Return what inline tokens say, without markup.
+    """Return the text of inline tokens, without markup.
 
-    A token says its children, or its `meta["plain"]` where it has one, or its content.
+    The text of a token is that of its children, or its `meta["plain"]`, or its content.
     """
     return "".join(map(_word, tokens))
 
 
 def write(tokens: Iterable[Token]) -> str:
-    """Return what block tokens say: bullets as "- ", quotes as "> ", code as it stands."""
+    """Return the text of block tokens: bullets as "- ", quotes as "> ", code unchanged."""
     return _container(iter(tokens))[0]
 
 
@@ -32,7 +32,7 @@ def _word(token: Token) -> str:
 
 
 def _container(tokens: Iterator[Token]) -> tuple[str, bool]:
-    """Write the blocks up to the container's end; tell whether it is an item of a tight list."""
+    """Write the blocks up to the container's end; return whether a list around it is tight."""
     texts, tight = [], False
     for token in tokens:
         if token.nesting < 0:
@@ -43,7 +43,7 @@ def _container(tokens: Iterator[Token]) -> tuple[str, bool]:
 
 
 def _block(token: Token, tokens: Iterator[Token]) -> str:
-    """Write the block that `token` opens, reading on to its end."""
+    """Write the block that `token` opens, and consume its tokens."""
     match token.type:
         case "paragraph_open" | "heading_open":
             inline, _ = next(tokens), next(tokens)

@@ -1,4 +1,4 @@
-"""Polls (MSC3381): a question with answers to choose one of, and what a vote chooses."""
+"""Polls (MSC3381): their questions and answers, and how a vote is read."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Final
 
 from bot.core.events import EventId, UserId
 
-MOST_ANSWERS: Final = 20  # MSC3381: clients leave out those behind
+MOST_ANSWERS: Final = 20  # MSC3381: clients leave out further ones
 
 POLL: Final = "org.matrix.msc3381.poll.start"  # the type under which clients send and show polls
 POLL_END: Final = "org.matrix.msc3381.poll.end"
-QUESTION: Final = "fr.gouv.assistant.question"  # marks a notice that a reply to is an answer
+QUESTION: Final = "fr.gouv.assistant.question"  # marks a notice to which a reply is an answer
 
 
 @dataclass(frozen=True, slots=True)
 class PollAnswer:
-    """One answer that can be chosen: its id in votes, and its words."""
+    """One answer of a poll: its id in votes, and its text for people."""
 
     id: str
     text: str
@@ -23,14 +23,16 @@ class PollAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A poll of the bot's own, of which each person chooses one answer.
+    """A poll that the bot sends, in which each person chooses one answer.
 
     Attributes:
         answers: at least one and at most MOST_ANSWERS, with different ids.
-        disclosed: who has voted sees how the others did; else nobody does before its end.
-        thread_root: the thread that it stands in, None for the main timeline.
-        latest: of a thread, the message that clients without threads show it as a reply to.
-        asks: whom alone it asks, and mentions (spec: m.mentions); None for everybody there.
+        disclosed: whether people see the results once they have voted; else nobody does before
+            the poll's end.
+        thread_root: the thread that it is sent to; None for the main timeline.
+        latest: in a thread, the message that it is a reply to in clients without threads.
+        asks: the only person it asks, whom it mentions (spec: m.mentions); None for everybody in
+            the room.
     """
 
     question: str
@@ -46,8 +48,8 @@ class PollEnd:
     """The end of one of the bot's own polls; no vote counts after it.
 
     Attributes:
-        event_id: the poll's.
-        text: what clients show that know no polls.
+        event_id: the poll's event.
+        text: text for clients that do not support polls.
     """
 
     event_id: EventId
@@ -55,14 +57,14 @@ class PollEnd:
 
 
 def chosen(voted: Sequence[str], offered: Collection[str]) -> str | None:
-    """Return the answer that a vote chooses, None where it is spoilt or takes an earlier one back.
+    """Return the answer that a vote chooses; None if it is spoilt or takes an earlier one back.
 
-    As Element counts (MSC3381, matrix-events-sdk `PollResponseEvent`): one id that the poll does
-    not have spoils the vote, and of several answers the first alone counts.
+    As Element counts (MSC3381, matrix-events-sdk `PollResponseEvent`): a single id that the poll
+    does not offer spoils the vote, and only the first of several answers counts.
 
     Args:
-        voted: ids, as the vote names them.
-        offered: the ids of the poll's answers.
+        voted: ids in the vote.
+        offered: ids of the poll's answers.
     """
     if not voted or not set(voted) <= set(offered):
         return None

@@ -1,9 +1,9 @@
-"""Where sentences end in French and English text: not at abbreviations, numbers or list signs."""
+"""Sentence ends in French and English text: not at abbreviations, numbers or list markers."""
 
 import re
 from collections.abc import Iterator
 
-# Words that are written with a dot, in lower case and without it; single letters are, too.
+# Abbreviations that are written with a dot, in lower case without it; single letters are others.
 _WORDS = """
 al ann approx arr art av bd bibl boul bull cf ch chap cie circ col coll comm conf cons déc dec
 décr dép dept dir dr éd ed env etc étym ex fam fasc féd févr fig fr gal gén gouv hab ibid id inf
@@ -16,7 +16,7 @@ _UNDOTTED = frozenset({"art", "cf", "m", "mlle", "mm", "mme", "mmes", "n°", "n�
 
 _END = re.compile(
     r"(?<![.!?…])(?P<sign>[.!?…]{1,8})"
-    r"(?:[\"'»”’)\]*_~]|[\u00a0\u202f ]»){0,8}"  # what closes behind it: a quotation, emphasis
+    r"(?:[\"'»”’)\]*_~]|[\u00a0\u202f ]»){0,8}"  # the end of a quotation or of emphasis
     r"(?=\s)"
     r"|(?P<wide>[。！？]+[」』”]?)"  # scripts without spaces
 )
@@ -24,16 +24,17 @@ _WORD = re.compile(r"[^\s\"«»“”(\[*_~\u2019']+\Z")
 _NUMBER = re.compile(r"\d[\d.,/\u00a0\u202f-]*\Z|[IVXLCDM]+\Z")
 _DOTTED = re.compile(r"[^\W\d_]{1,2}\.[.-]*(?:[^\W\d_]{1,2}[.-]+)*[^\W\d_]{1,3}\Z")  # "c.-à-d"
 _NEXT = re.compile(r"\s*(\S?)")
-_LONGEST = 60  # characters before a dot that tell what it is
-_LONGEST_ITEM = 3  # digits of a number that may be a list item's, also within a line
+_LONGEST = 60  # characters before a dot that decide what it is
+_LONGEST_ITEM = 3  # digits of a number that may be a list item's, even within a line
 _LINE_START = re.compile(r"(?:\A|\n)[\s>*_+-]*\Z")
 
 
 def sentence_ends(text: str) -> Iterator[int]:
-    """Yield the offsets right behind whole sentences, in order.
+    """Yield the offsets right after complete sentences, in order.
 
-    A sentence is whole once white space follows its last sign. What may be an abbreviation, a
-    number or the sign of a list ends none, nor does what goes on in lower case.
+    A sentence is complete once white space follows its last punctuation mark. A dot that may
+    belong to an abbreviation, a number or a list marker ends none, and neither does a mark after
+    which the text goes on in lower case.
     """
     for found in _END.finditer(text):
         if found["wide"]:
@@ -46,7 +47,7 @@ def sentence_ends(text: str) -> Iterator[int]:
 
 
 def is_abbreviation(word: str) -> bool:
-    """Tell whether a word is an abbreviation or an initial: with its dot, or of those without."""
+    """Return whether a word is an abbreviation or an initial, with its dot if it needs one."""
     plain = word.lower().removesuffix(".")
     if not word.endswith("."):
         return plain.rpartition("’")[2] in _UNDOTTED
@@ -60,7 +61,7 @@ def is_abbreviation(word: str) -> bool:
 
 
 def _goes_on(text: str, found: re.Match[str], following: str) -> bool:
-    """Tell whether a dot ends no sentence, as far as the text shows by now."""
+    """Return whether a dot does not end a sentence, as far as the text has arrived."""
     if found["sign"] != "." or found.start() == 0:
         return False
     before = text[max(found.start() - _LONGEST, 0) : found.start()]
@@ -69,7 +70,7 @@ def _goes_on(text: str, found: re.Match[str], following: str) -> bool:
         return False
     if is_abbreviation(f"{word[0]}."):
         return True
-    if _NUMBER.match(word[0]):  # a list's sign, or a number whose rest comes
+    if _NUMBER.match(word[0]):  # a list marker, or a number whose rest is still to come
         at_start = _LINE_START.search(before[: word.start()]) is not None
         short = word[0].isdigit() and len(word[0]) <= _LONGEST_ITEM
         return short or at_start or not following or following.isdigit()

@@ -1,4 +1,4 @@
-"""Figures of replies and of what people think of them: shares, spans, and what may be shown."""
+"""Figures of replies and feedback: counts, shares, quantiles, and which of them are public."""
 
 import math
 from bisect import bisect_left
@@ -17,13 +17,13 @@ Part = Literal["model", "domain", "place", "tools", "prompt_version"]
 SPANS: Final[tuple[Span, ...]] = ("first_words", "seconds")
 PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place", "tools", "prompt_version")
 PUBLIC_PARTS: Final[tuple[Part, ...]] = ("model", "domain", "place")
-# Upper ends of the classes in which times are counted, in seconds; one more is open above.
+# Upper bounds of the classes in which durations are counted, in seconds; a last class is open.
 BOUNDS: Final = (
     *(0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
     *(15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0),
 )
-# What is counted: replies; polls about them that were sent, and those whose answer counts;
-# ratings of who has asked, of others, and reasons; replies by their times, a class each.
+# The figures: replies; polls sent about them, and polls with a vote that counts; ratings by the
+# people who asked, ratings by others, and reasons; replies in each class of durations.
 FIGURES: Final = (
     *("replies", "polls", "votes"),
     *RATINGS,
@@ -31,31 +31,31 @@ FIGURES: Final = (
     *(f"why_{reason}" for reason in REASONS),
     *(f"{span}_{number}" for span in SPANS for number in range(len(BOUNDS) + 1)),
 )
-# Of these, what everybody may see.
+# Those of FIGURES that everybody may see.
 PUBLIC_FIGURES: Final = (
     *("replies", "polls", "votes"),
     *RATINGS,
     *(f"seconds_{number}" for number in range(len(BOUNDS) + 1)),
 )
-LEAST: Final = 10  # ratings of a group that may be shown to everybody
-# In the place of a name, of the sum of groups that are not shown: blank, as neither a model's id
-# nor a server name can be.
+LEAST: Final = 10  # ratings that a group needs to be public
+# The name of the sum of all groups that are not public. It is white space, which neither a
+# model's id nor a server name can be.
 OTHERS: Final = "\n"
 
-Figures = Counter[str]  # of FIGURES; what is not there is 0
+Figures = Counter[str]  # by the names in FIGURES; a missing one is 0
 
-_Z: Final = 1.959964  # of 95 %
+_Z: Final = 1.959964  # the normal distribution's quantile for 95 % confidence
 
 
 class Group(NamedTuple):
-    """What replies have in common; "" for what is not known.
+    """Properties that a group of replies has in common; "" if unknown.
 
     Attributes:
-        model: its id.
-        domain: the server name of who has asked.
-        place: direct or salon.
-        tools: their names, by commas; "" for none.
-        prompt_version: of the system prompt.
+        model: the model's id.
+        domain: server name of the people who asked.
+        place: "direct" or "salon".
+        tools: names of the tools used, separated by commas; "" for none.
+        prompt_version: version of the system prompt.
     """
 
     model: str
@@ -67,23 +67,23 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """To what figures are narrowed, None for all."""
+    """A filter of figures by model and domain; None for all of them."""
 
     model: str | None = None
     domain: str | None = None
 
     def __contains__(self, group: Group) -> bool:
-        """Tell whether the group's figures count."""
+        """Return whether the filter lets the group's figures through."""
         return self.model in {None, group.model} and self.domain in {None, group.domain}
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """PUBLIC_FIGURES of weeks that are over, as they were when each week was first asked for.
+    """PUBLIC_FIGURES of past weeks, as they were when each week was first asked for.
 
     Attributes:
-        weeks: of each chunk, by the Monday of its last week.
-        groups: of all chunks together, for each of PUBLIC_PARTS by name, or OTHERS.
+        weeks: figures of each chunk of weeks, by the Monday of its last week.
+        groups: figures of all chunks together, for each of PUBLIC_PARTS by name, or OTHERS.
     """
 
     weeks: Mapping[date, Figures]
@@ -92,7 +92,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackComment:
-    """A comment: when it was written, what it says, and how the same person rates the reply."""
+    """A comment, and the same person's rating of the reply.
+
+    Attributes:
+        written_at: time of the comment, in seconds since the epoch.
+        comment: its text.
+        answer: the rating; None if there is none.
+    """
 
     written_at: float
     comment: str
@@ -101,11 +107,13 @@ class FeedbackComment:
 
 @dataclass(frozen=True, slots=True)
 class CampaignFigures:
-    """A campaign: how far it has come, in conversations.
+    """The progress of a campaign, in rooms.
 
     Attributes:
         state: "draft", "running", "closing" or "closed".
-        rooms: that it goes to; of these, how many were reached, and have answered something.
+        rooms: number of rooms that it goes to.
+        reached: number of rooms that got at least one message.
+        answered: number of rooms with at least one answer.
     """
 
     name: str
@@ -117,7 +125,7 @@ class CampaignFigures:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of a whole, with the 95 % confidence interval of what it stands for, from 0 to 1."""
+    """A share, from 0 to 1, and its 95 % confidence interval."""
 
     part: int
     whole: int
@@ -129,48 +137,53 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval, sound also for few and for shares near 0 and 1.
+        """Wilson's score interval, valid for small counts and for shares near 0 and 1 as well.
 
         E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
         Journal of the American Statistical Association 22 (1927).
         """
         n, p = self.whole, self.value
-        middle = p + _Z * _Z / (2 * n)
+        centre = p + _Z * _Z / (2 * n)
         spread = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
         scale = 1 + _Z * _Z / n
-        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+        return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def rated(figures: Figures) -> int:
-    """Return how many of those who have asked have rated the reply."""
+    """Return the number of ratings by the people who asked."""
     return sum(figures[answer] for answer in RATINGS)
 
 
 def satisfaction(figures: Figures) -> Share | None:
-    """Return the share of "yes" in the ratings of who has asked; None without any.
+    """Return the share of "yes" in the ratings by the people who asked; None without ratings.
 
-    "Partly" is no yes: it is shown beside it. A mixture of the two would be no share, and have no
-    interval.
+    "Partly" does not count as "yes" and is shown separately: a weighted sum of the two would be
+    no share and have no confidence interval.
     """
     whole = rated(figures)
     return Share(figures["yes"], whole) if whole else None
 
 
 def answered(figures: Figures) -> Share | None:
-    """Return the share of polls whose answer counts; None where none was sent."""
+    """Return the share of polls with a vote that counts; None if no poll was sent."""
     polls = figures["polls"]
     return Share(min(figures["votes"], polls), polls) if polls else None
 
 
 def time_class(seconds: float) -> int:
-    """Return the number of the class in which a time is counted."""
+    """Return the number of the class in which a duration is counted."""
     return bisect_left(BOUNDS, seconds)
 
 
 def quantile(figures: Figures, span: Span, part: float) -> float | None:
-    """Return the time, in seconds, within which that part of the replies came.
+    """Return the duration, in seconds, that a given share of the replies did not exceed.
 
-    It is interpolated within its class; infinite in the one open above, None without any reply.
+    It is interpolated within its class, and infinite in the open class; None without replies.
+
+    Args:
+        figures: the counts.
+        span: the kind of duration.
+        part: the share, from 0 to 1.
     """
     counts = [figures[f"{span}_{number}"] for number in range(len(BOUNDS) + 1)]
     left = part * sum(counts)
@@ -185,7 +198,7 @@ def quantile(figures: Figures, span: Span, part: float) -> float | None:
 
 
 def first_of(step: Step, day: date) -> date:
-    """Return the first day of the step that the day belongs to; weeks begin on Mondays."""
+    """Return the first day of the day or week that a day is in; weeks begin on Mondays."""
     return day if step == "day" else day - timedelta(days=day.weekday())
 
 
@@ -193,9 +206,9 @@ def by(
     part: Part,
     groups: Mapping[Group, Figures],
 ) -> dict[str, Figures]:
-    """Return the figures by one thing that groups have in common.
+    """Return the figures for each value of one property of the groups.
 
-    A reply for which several tools were used counts for each of them.
+    A reply that used several tools counts for each of them.
     """
     parts: dict[str, Figures] = {}
     for group, figures in groups.items():
@@ -214,12 +227,12 @@ def total(groups: Mapping[Group, Figures] | Mapping[date, Figures]) -> Figures:
 
 
 def showable(groups: Mapping[str, Figures]) -> tuple[dict[str, Figures], Figures]:
-    """Return the groups that may be shown to everybody, and the sum of all others.
+    """Return the groups that may be public, and the sum of all others.
 
-    A group of fewer than LEAST ratings is among the others. So that it does not come out as the
-    difference to the total either, the others have LEAST ratings or none: the smallest of the
-    larger groups joins them where that must be. Where even all together are fewer, nothing is
-    returned.
+    A group with fewer than LEAST ratings is among the others. The others together must have LEAST
+    ratings or none, so that no small group can be derived as the difference to the total. If they
+    have fewer, the smallest public groups are added to them. If all groups together have fewer
+    than LEAST ratings, nothing is returned.
     """
     shown = {name: figures for name, figures in groups.items() if rated(figures) >= LEAST}
     rest = [figures for name, figures in groups.items() if name not in shown]
@@ -235,11 +248,11 @@ def showable(groups: Mapping[str, Figures]) -> tuple[dict[str, Figures], Figures
 
 
 def chunk(groups: Mapping[Group, Figures]) -> dict[tuple[str, str], Figures]:
-    """Return the rows by which weeks are published together, by part and name; none for too few.
+    """Return the rows that publish one chunk of weeks, by part and name; none if too few ratings.
 
-    The row of ("", "") is the whole, and the rows of each of PUBLIC_PARTS, that of OTHERS among
-    them, add up to it. Each row has LEAST ratings or more: who subtracts the page of one week from
-    that of another is left with rows of the chunks that only one of them has, and nothing smaller.
+    The row ("", "") is the total. The rows of each of PUBLIC_PARTS, including OTHERS, add up to
+    it. Each row has at least LEAST ratings, so that the difference between two published pages
+    consists of whole chunks, and never of a smaller group.
     """
     whole = total(groups)
     if rated(whole) < LEAST:

@@ -1,4 +1,4 @@
-"""Verification of the bot's device by a person: what comes of each step."""
+"""Steps in a person's verification of the bot's device that people are told of."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from bot.core.events import RoomId
 
 @dataclass(frozen=True, slots=True)
 class EmojiShown:
-    """Both sides show emoji by now, which the person is to compare.
+    """Both sides show emoji, for the person to compare.
 
     Attributes:
-        numbers: seven numbers below 64 (spec: SAS method, emoji).
+        numbers: the seven emoji, as numbers below 64 (spec: SAS method, emoji).
     """
 
     numbers: tuple[int, ...]
@@ -18,19 +18,27 @@ class EmojiShown:
 
 @dataclass(frozen=True, slots=True)
 class VerificationDone:
-    """Both sides have found the other's keys to be right."""
+    """Both sides have confirmed each other's keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationCancelled:
-    """It ended without that; `code` is the spec's (`m.user`, `m.mismatched_sas`, …)."""
+    """The verification ended without success.
+
+    Attributes:
+        code: the spec's code of the cancellation (`m.user`, `m.mismatched_sas`, …).
+    """
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationRefused:
-    """The bot does not verify with this person; `room_id` is where to tell them, None nowhere."""
+    """The bot does not verify with this person.
+
+    Attributes:
+        room_id: the room to tell them in; None for none.
+    """
 
     room_id: RoomId | None
 
