@@ -9,7 +9,7 @@ from typing import cast
 
 from bench.rows import Row
 from bot.app import SystemClock
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, FinishDelta, Turn
 from bot.core.events import Conversation, Edit, EventId, Message, Prompt, Room, RoomId, UserId
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.prompt_context import History
@@ -69,7 +69,7 @@ class _Listener:
     async def stream(self, turns: Sequence[Turn], _: ModelCard) -> AsyncGenerator[Delta, None]:
         """End at once."""
         self.request = turns
-        yield Delta(finish_reason="stop")
+        yield FinishDelta("stop")
 
 
 class Asking:
@@ -85,7 +85,7 @@ class Asking:
     @property
     def request(self) -> list[dict[str, str]]:
         """The last one's messages, as the OpenAI API has them."""
-        return [{"role": turn.role, "content": turn.content} for turn in self._model.request]
+        return [{"role": turn.role, "content": turn.text} for turn in self._model.request]
 
     async def ask(self, prompt: Prompt) -> None:
         """Make the context, and ask the model with it."""

@@ -22,7 +22,7 @@ from bot.core.campaigns import (
     Recipient,
     Sending,
 )
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, FinishDelta, TextDelta, Turn
 from bot.core.events import (
     Batch,
     Change,
@@ -472,7 +472,7 @@ class FakeModel:
     """A model that says what it is told to, piece by piece, and waits where it is told to."""
 
     def __init__(self, *script: Delta | Exception | asyncio.Event) -> None:
-        self.script = script or (Delta("Bonjour."), Delta(finish_reason="stop"))
+        self.script = script or (TextDelta("Bonjour."), FinishDelta("stop"))
         self.requests: list[Sequence[Turn]] = []
         self.asked: list[str] = []  # which model, by id
         self.length = 32_000
@@ -489,7 +489,7 @@ class FakeModel:
                     await step.wait()
                 case Exception():
                     raise step
-                case Delta():
+                case _:
                     yield step
 
 

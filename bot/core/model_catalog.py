@@ -33,14 +33,6 @@ class ModelCard:
         return min(self.max_tokens, context_length // 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
-    """`card` answers, as `instead_of` is not available."""
-
-    card: ModelCard
-    instead_of: ModelCard
-
-
 class Catalogue:
     """The models in the order in which people see them; the first is the default.
 

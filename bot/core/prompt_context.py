@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bot.core.chat import Turn
+from bot.core.chat import Turn, join_parts, text_turn
 from bot.core.events import EventId, Prompt, UserId
 from bot.core.invisible_text import visible
 from bot.core.routing import begins_anew, parse_command
@@ -80,9 +80,11 @@ def build_context(
     kept = [*(one for one in history.chain if one.event_id not in here), *kept]
     speakers = {} if direct else _speakers([*said, *history.chain], prompt)
     turns = [
-        *([Turn("system", system_prompt)] if system_prompt else []),
+        *([text_turn("system", system_prompt)] if system_prompt else []),
         *(
-            Turn("assistant", one.body) if one.mine else _asked(one.body, speakers.get(one.sender))
+            text_turn("assistant", one.body)
+            if one.mine
+            else _asked(one.body, speakers.get(one.sender))
             for one in _spoken(kept)
         ),
         _asked(_body(said, prompt), speakers.get(prompt.sender)),
@@ -121,8 +123,7 @@ def is_last(said: Sequence[TranscriptMessage], prompt: Prompt) -> bool:
 def merged(turns: Iterable[Turn]) -> Sequence[Turn]:
     """Join turns of one role that follow each other: many models want the roles to alternate."""
     return [
-        Turn(role, "\n\n".join(turn.content for turn in group))
-        for role, group in groupby(turns, key=lambda turn: turn.role)
+        Turn(role, join_parts(group)) for role, group in groupby(turns, key=lambda turn: turn.role)
     ]
 
 
@@ -184,5 +185,5 @@ def _body(said: Sequence[TranscriptMessage], prompt: Prompt) -> str:
 def _asked(body: str, speaker: str | None) -> Turn:
     """Return a person's turn; nobody speaks in another's name, unless it reads as a quotation."""
     if speaker is None:
-        return Turn("user", body)
-    return Turn("user", f"{speaker} : " + _SPEAKER.sub(r"> \g<0>", body))
+        return text_turn("user", body)
+    return text_turn("user", f"{speaker} : " + _SPEAKER.sub(r"> \g<0>", body))

@@ -3,14 +3,25 @@
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import floor
-from typing import Final
+from typing import Final, assert_never
 
-from bot.core.chat import Turn
+from bot.core.chat import (
+    FilePart,
+    ImagePart,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Turn,
+    TurnPart,
+)
 from bot.core.model_catalog import ModelCard
 from bot.errors import PromptTooLong
 
 _TURN: Final = 16  # characters for what the model's template puts around each turn
 _TEMPLATE: Final = 128  # tokens for what it puts around them all
+# Characters for an image: those of some 1,100 tokens, what the largest one costs at high detail.
+# https://platform.openai.com/docs/guides/images-vision#calculating-costs
+_IMAGE: Final = 3_500
 
 # Characters per token. French has some 3.5, code and other scripts fewer.
 _FIRST: Final = 3.0
@@ -24,7 +35,23 @@ _SHORTEST: Final = 2000  # characters of a request that says something about the
 
 def size(turns: Iterable[Turn]) -> int:
     """Return how many characters of a model's room the turns take."""
-    return sum(len(turn.content) + _TURN for turn in turns)
+    return sum(_TURN + sum(map(_characters, turn.parts)) for turn in turns)
+
+
+def _characters(part: TurnPart) -> int:
+    match part:
+        case TextPart():
+            return len(part.text)
+        case ToolCallPart():
+            return len(part.name) + len(part.arguments)
+        case ToolResultPart():
+            return len(part.content)
+        case ImagePart():
+            return _IMAGE
+        case FilePart():  # no fewer than the backend makes of it, whatever it makes of it
+            return len(part.file_data)
+        case _:
+            assert_never(part)
 
 
 class Calibration:
@@ -98,6 +125,6 @@ def _first(said: Sequence[Turn], room: int, step: int) -> int:
             goal = ends[first] + step
             while first < last and ends[first] < goal:
                 first += 1
-        while 0 < first < last and said[first].role == "assistant":
+        while 0 < first < last and said[first].role in {"assistant", "tool"}:
             first += 1
     return first

@@ -16,7 +16,7 @@ import msgspec
 import openai
 import structlog
 
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, FinishDelta, TextDelta, Turn
 from bot.core.model_catalog import ModelCard
 from bot.errors import (
     CompletionError,
@@ -33,6 +33,7 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
+from bot.llm.request import messages
 from bot.llm.sse import (
     MAX_EVENT,
     MOST_TOKENS,
@@ -146,7 +147,7 @@ class OpenAIModel:
             self._completions.create(
                 model=card.id,
                 messages=[],  # the SDK would turn over each of them, 0.3 ms a turn
-                extra_body={"messages": _messages(turns)},
+                extra_body={"messages": messages(turns)},
                 temperature=openai.omit if card.temperature is None else card.temperature,
                 max_completion_tokens=card.longest_completion(self.context_length(card)),
                 stream=True,
@@ -222,16 +223,12 @@ async def _with_words(
             if delta is None:
                 return
             yield delta
-            if delta.finish_reason:
-                end = clock() + late
-            elif delta.text:
+            if isinstance(delta, TextDelta):
                 end = clock() + patience
+            elif isinstance(delta, FinishDelta):
+                end = clock() + late
     except TimeoutError as error:
         raise httpx2.ReadTimeout("no word came in time") from error
-
-
-def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 @contextmanager

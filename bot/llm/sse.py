@@ -2,12 +2,20 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import (
+    Delta,
+    FinishDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    Usage,
+    UsageDelta,
+)
 from bot.errors import ModelFailed, Truncated
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of decoding JSON
@@ -46,27 +54,39 @@ def named(error: ErrorObject | str | None) -> str:
 
 
 class _Part(msgspec.Struct):
-    """One part of a content that is a list; Mistral's models think in such parts."""
+    """One part of a content that is a list, as Mistral's reasoning models send it.
+
+    https://docs.mistral.ai/capabilities/reasoning
+    """
 
     text: str | None = None
     thinking: msgspec.Raw = _NULL
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    """A piece of a tool call; a completion that is not streamed has whole ones, without index."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _ChoiceDelta(msgspec.Struct):
-    """The increment; a model's thoughts are not shown, only counted, whatever their shape."""
+    """The increment.
+
+    Reasoning and tool calls are read apart, as their shape varies: one that is not known must not
+    cost the text beside it.
+    """
 
     content: str | list[str | _Part] | None = None
     reasoning_content: msgspec.Raw = _NULL
     reasoning: msgspec.Raw = _NULL
-
-    @property
-    def thoughts(self) -> int:
-        """The characters of the thoughts; some backends send them under both names."""
-        beside = max(_length(self.reasoning_content), _length(self.reasoning))
-        if not isinstance(self.content, list):
-            return beside
-        parts = [part for part in self.content if isinstance(part, _Part)]
-        return beside + sum(_length(part.thinking) for part in parts)
+    tool_calls: msgspec.Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -94,9 +114,13 @@ class _Chunk(msgspec.Struct):
     detail: object = None  # FastAPI's name for an error
 
 
+_NO_CHOICE: Final = _Choice()
+_NO_INCREMENT: Final = _ChoiceDelta()
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 _decode_usage: Final = msgspec.json.Decoder(_Usage | None).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
+_decode_thinking: Final = msgspec.json.Decoder(str | list[str | _Part]).decode
+_decode_tool_calls: Final = msgspec.json.Decoder(list[_ToolCall] | None).decode
 
 
 class CompletionStream:
@@ -148,11 +172,12 @@ class CompletionStream:
                 yield from self._dispatch()
         self._append(rest)
 
-    def read_whole(self, completion: bytes) -> Iterator[Delta]:
-        """Yield the one delta of a completion that is not streamed; ModelFailed for all else."""
-        yield from self._read_chunk(completion)
+    def read_whole(self, completion: bytes) -> list[Delta]:
+        """Return the deltas of a completion that is not streamed; ModelFailed for all else."""
+        deltas = self._read_chunk(completion)
         if not self.finished:
             raise ModelFailed("the answer is neither an event stream nor a completion")
+        return deltas
 
     def close(self) -> None:
         """Raise Truncated where the bytes have ended before the model was done."""
@@ -172,16 +197,17 @@ class CompletionStream:
         else:
             self._size -= len(line)  # a comment or another field is not kept
 
-    def _dispatch(self) -> Iterator[Delta]:
+    def _dispatch(self) -> Sequence[Delta]:
         event = b"\n".join(self._data).strip()
         self._data.clear()
         self._size = 0
         if event == b"[DONE]":
             self.finished = self.done = True
         elif event:
-            yield from self._read_chunk(event)
+            return self._read_chunk(event)
+        return ()
 
-    def _read_chunk(self, event: bytes) -> Iterator[Delta]:
+    def _read_chunk(self, event: bytes) -> list[Delta]:
         try:
             chunk = _decode(event)
         except UNREADABLE as error:
@@ -189,44 +215,99 @@ class CompletionStream:
             raise ModelFailed(f"an event is no chat completion chunk: {error}") from None
         if chunk.error is not None or chunk.detail is not None:
             raise ModelFailed(f"the stream holds an error{named(chunk.error)}")
+        deltas = [] if self.finished else self._read_choice(chunk)
         usage = _usage(chunk.usage)
-        delta = Delta(usage=usage) if self.finished else self._increment(chunk, usage)
-        if delta.finish_reason:
-            self.finished = True
-        if delta.text:
-            self.begun = True
-        if delta != Delta():
-            yield delta
+        if usage is not None:
+            deltas.append(UsageDelta(usage))
+        return deltas
 
-    def _increment(self, chunk: _Chunk, usage: Usage | None) -> Delta:
-        """Return the first choice's increment; only one choice is ever asked for.
+    def _read_choice(self, chunk: _Chunk) -> list[Delta]:
+        """Return the deltas of the first choice; only one choice is ever asked for.
 
         What is longer than a completion may be is cut.
         """
-        choice = next((choice for choice in chunk.choices or () if choice.index == 0), _Choice())
-        said = choice.delta or choice.message or _ChoiceDelta()
-        text = _text(said.content)
-        left = self._characters - said.thoughts
+        choice = next((one for one in chunk.choices or () if one.index == 0), _NO_CHOICE)
+        increment = choice.delta or choice.message or _NO_INCREMENT
+        deltas: list[Delta] = []
+        left = self._characters - _read_aside(increment, deltas)
+        text, reason = _text(increment.content), choice.finish_reason
         self._characters = left - len(text)
         self._chunks -= 1
-        if min(self._characters, self._chunks) < 0:
+        if self._characters < 0 or self._chunks < 0:
             self.cut = self.done = True
-            return Delta(text[: max(int(left), 0)], "length", usage)
-        return Delta(text, choice.finish_reason or None, usage)
+            deltas.clear()
+            text, reason = text[: max(int(left), 0)], "length"
+        if text:
+            self.begun = True
+            deltas.append(TextDelta(text))
+        if reason:
+            self.finished = True
+            deltas.append(FinishDelta(reason))
+        return deltas
 
 
-def _length(raw: msgspec.Raw) -> int:
-    """Return the characters of a JSON string, the bytes of what is none."""
+def _read_aside(increment: _ChoiceDelta, deltas: list[Delta]) -> int:
+    """Add the deltas of what is no text, and return how many characters it has."""
+    length, thinking = max(
+        _reasoning(increment.reasoning_content), _reasoning(increment.reasoning)
+    )
+    if isinstance(increment.content, list):
+        for part in increment.content:
+            if isinstance(part, _Part) and part.thinking is not _NULL:
+                length += _reasoning(part.thinking)[0]
+                thinking += _thinking(part.thinking)
+    if thinking:
+        deltas.append(ThinkingDelta(thinking))
+    if increment.tool_calls is not _NULL:
+        for call in _tool_calls(increment.tool_calls):
+            length += len(call.arguments)
+            deltas.append(call)
+    return length
+
+
+def _reasoning(raw: msgspec.Raw) -> tuple[int, str]:
+    """Return the length and the text of a reasoning field.
+
+    Of a JSON string it is its characters; of anything else its bytes, and no text.
+    """
     if raw is _NULL or raw == _NULL:
-        return 0
+        return 0, ""
     try:
-        return len(_decode_text(raw))
+        text = _decode_text(raw)
     except UNREADABLE:
-        return len(memoryview(raw))
+        return len(memoryview(raw)), ""
+    return len(text), text
+
+
+def _thinking(raw: msgspec.Raw) -> str:
+    """Return the text of a part's `thinking`, "" where its shape is not known."""
+    try:
+        return _text(_decode_thinking(raw))
+    except UNREADABLE:
+        return ""
+
+
+def _tool_calls(raw: msgspec.Raw) -> list[ToolCallDelta]:
+    """Return the pieces of tool calls, none where their shape is not known."""
+    try:
+        calls = _decode_tool_calls(raw) or ()
+    except UNREADABLE:
+        return []
+    return [
+        ToolCallDelta(
+            number if call.index is None else call.index,
+            call.id or "",
+            (call.function and call.function.name) or "",
+            (call.function and call.function.arguments) or "",
+        )
+        for number, call in enumerate(calls)
+    ]
 
 
 def _usage(raw: msgspec.Raw) -> Usage | None:
     """Return the backend's count, None where it is missing or makes no sense."""
+    if raw is _NULL:
+        return None
     try:
         usage = _decode_usage(raw)
     except UNREADABLE:
@@ -238,7 +319,8 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
     return Usage(*map(int, counts)) if whole else None
 
 
-def _text(content: str | list[str | _Part] | None) -> str:
-    if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else part.text or "" for part in content)
-    return content or ""
+def _text(content: str | Sequence[str | _Part] | None) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content or ()
+    return "".join(part if isinstance(part, str) else part.text or "" for part in parts)

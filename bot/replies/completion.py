@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, Turn, UsageDelta
 from bot.core.model_catalog import ModelCard
 from bot.core.prompt_context import merged
 from bot.core.token_budget import Calibration, fit, size
@@ -80,7 +80,7 @@ class Completion:
         try:
             async with aclosing(self._model.stream(request, card)) as deltas:
                 async for delta in deltas:
-                    if delta.usage is not None:
+                    if isinstance(delta, UsageDelta):
                         tokens = delta.usage.prompt_tokens
                         self._calibration.learn(card.id, size(request), tokens)
                     yield delta

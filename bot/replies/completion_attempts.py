@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import structlog
 
-from bot.core.chat import Delta
-from bot.core.model_catalog import Fallback, ModelCard
+from bot.core.chat import Delta, FallbackDelta, TextDelta
+from bot.core.model_catalog import ModelCard
 from bot.errors import (
     CompletionError,
     ModelBusy,
@@ -184,7 +184,12 @@ class Asking:
         try:
             async with aclosing(self._ask(card)) as deltas:
                 async for delta in deltas:
-                    yield self._passed_on(delta, card, place) if delta.text else delta
+                    if isinstance(delta, TextDelta) and not self._begun:
+                        self._begun = True
+                        place.answered()
+                        if card.id != self._card.id:
+                            yield FallbackDelta(card, self._card)
+                    yield delta
         except ModelLimited as error:
             place.limited(error.retry_after)
             raise
@@ -192,13 +197,3 @@ class Asking:
             place.failed()
             raise
         place.answered()
-
-    def _passed_on(self, delta: Delta, card: ModelCard, place: Place) -> Delta:
-        """Return the delta, which holds words; the first ones of the fallback with its name."""
-        if self._begun:
-            return delta
-        self._begun = True
-        place.answered()
-        if card.id == self._card.id:
-            return delta
-        return replace(delta, fallback=Fallback(card, self._card))

@@ -5,15 +5,24 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import assert_never
 
 import structlog
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import (
+    Delta,
+    FallbackDelta,
+    FinishDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    Usage,
+    UsageDelta,
+)
 from bot.core.draft import Draft
 from bot.core.events import EventId, Message, Prompt
 from bot.core.markdown import Part
 from bot.core.message_split import PART_LIMIT
-from bot.core.model_catalog import Fallback
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.readable import is_readable, readable_parts
 from bot.errors import CompletionError, FatalError, Forbidden, MatrixError
@@ -337,15 +346,8 @@ class StreamingReply:
 
     async def _take(self, deltas: AsyncGenerator[Delta, None]) -> None:
         """Take in the deltas until the completion ends or fails."""
-        reason, usage = None, None
         try:
-            async for delta in deltas:
-                usage = delta.usage or usage
-                if delta.fallback is not None:
-                    self._fall_back(delta.fallback)
-                self._draft.add(delta.text, self._to.clock.monotonic())
-                reason = delta.finish_reason or reason
-                self._changed.set()
+            reason = await self._add(deltas)
         except CompletionError as error:
             self._failed = True
             log.warning("completion failed", kind=type(error).__name__, reason=str(error))
@@ -356,12 +358,36 @@ class StreamingReply:
             self._below.append(self._texts("bug"))
         else:
             self._remark(reason)
+
+    async def _add(self, deltas: AsyncGenerator[Delta, None]) -> str | None:
+        """Add the deltas to what is there; return the finish reason, None where none has come."""
+        reason: str | None = None
+        usage: Usage | None = None
+        try:
+            async for delta in deltas:
+                match delta:
+                    case TextDelta():
+                        self._draft.add(delta.text, self._to.clock.monotonic())
+                        self._changed.set()
+                    case ThinkingDelta() | ToolCallDelta():
+                        pass  # not shown
+                    case FinishDelta():
+                        reason = delta.reason
+                    case UsageDelta():
+                        usage = delta.usage
+                    case FallbackDelta():
+                        self._fall_back(delta)
+                    case _:
+                        assert_never(delta)
         finally:
-            if usage is not None:  # whatever becomes of it, it was spent
-                self.usage = usage
-                spent = usage.prompt_tokens, usage.completion_tokens
-                with costing_nothing():
-                    self._to.health.spent(self._model, *spent)
+            self._count(usage)  # whatever becomes of it, it was spent
+        return reason
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.usage = usage
+            with costing_nothing():
+                self._to.health.spent(self._model, usage.prompt_tokens, usage.completion_tokens)
 
     def _remark(self, reason: str | None) -> None:
         """Say below the text what a completion that has ended so lacks."""
@@ -373,7 +399,7 @@ class StreamingReply:
             unseen = "model unreadable" if self._draft.text.strip() else "model empty"
             self._below.append(self._texts(unseen))
 
-    def _fall_back(self, to: Fallback) -> None:
+    def _fall_back(self, to: FallbackDelta) -> None:
         """Be another model's answer from here on, and say so in the end."""
         self._model, label = to.card.id, to.card.label
         self._below.append(self._texts("fallback", label=label, missing=to.instead_of.label))

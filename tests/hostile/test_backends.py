@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from bot.core.chat import Delta
 from bot.errors import CompletionError, ModelFailed, ModelRefused, ModelTimeout
 from bot.llm.client import OpenAIModel
+from tests.deltas import finish_reasons, text_of
 from tests.hostile.backends import (
     ENDLESS,
     FINISHED,
@@ -51,14 +52,6 @@ async def outcome(model: OpenAIModel) -> tuple[list[Delta], CompletionError | No
     return deltas, None
 
 
-def words(deltas: Iterable[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
-def reasons(deltas: Iterable[Delta]) -> list[str]:
-    return [delta.finish_reason for delta in deltas if delta.finish_reason]
-
-
 @pytest.fixture
 def memory() -> Iterator[None]:
     """Fail where the test has taken more memory at any time than it may."""
@@ -77,8 +70,8 @@ async def test_a_completion_without_an_end_is_cut_and_says_so(backend: Backend) 
 
     assert error is None
     assert [line["event"] for line in logs] == ["endless completion cut"]
-    assert reasons(deltas) == ["length"]
-    assert len(words(deltas)) <= _LONGEST
+    assert finish_reasons(deltas) == ["length"]
+    assert len(text_of(deltas)) <= _LONGEST
 
 
 @pytest.mark.parametrize("backend", rows(FINISHED))
@@ -87,7 +80,7 @@ async def test_nothing_behind_a_whole_answer_adds_to_it_or_holds_it_up(backend: 
         deltas, error = await outcome(model)
 
     assert error is None
-    assert (words(deltas), reasons(deltas)) == ("Oui.", ["stop"])
+    assert (text_of(deltas), finish_reasons(deltas)) == ("Oui.", ["stop"])
 
 
 @pytest.mark.usefixtures("memory")

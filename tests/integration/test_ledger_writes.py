@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.monitoring.health import Health
 from bot.runtime.failpoints import COMMITS
 from bot.storage.campaigns import SqlCampaigns
@@ -16,7 +16,7 @@ from bot.storage.ledger import SqlStore
 from tests.fakes import FakeStore, Story
 from tests.make import BOT, message
 
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
@@ -40,7 +40,7 @@ async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
     story.opinions = SqlFeedback(store.database, "k" * 32)
     story.campaigns = SqlCampaigns(store.database, "k" * 32)
     monkeypatch.setattr(Database, "_once", noted)
-    begin = (Delta("Un. "), gate, Delta("Deux.")) if streamed else (Delta("Un."),)
+    begin = (TextDelta("Un. "), gate, TextDelta("Deux.")) if streamed else (TextDelta("Un."),)
     story.model.script = (*begin, END)
     story.matrix.hear(message())
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from typing_extensions import override
 
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, FinishDelta, TextDelta, Turn
 from bot.core.events import (
     Batch,
     Conversation,
@@ -47,6 +47,7 @@ from bot.core.prompt_context import History
 from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
 from bot.ports.matrix import ReadableEvent
+from tests.deltas import finish_reasons, text_of
 from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import BOT, MIDNIGHT
 
@@ -463,7 +464,7 @@ class Talker(FakeModel):
 
     @override
     async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
-        talk = Talk(len(self.talks), turns[-1].content)
+        talk = Talk(len(self.talks), turns[-1].text)
         self.talks.append(talk)
         if self.fluent:
             self.finish(talk)
@@ -473,8 +474,8 @@ class Talker(FakeModel):
                 if isinstance(step, Exception):
                     talk.ended = type(step).__name__
                     raise step
-                talk.text += step.text
-                talk.ended = step.finish_reason
+                talk.text += text_of([step])
+                talk.ended = next(iter(finish_reasons([step])), None)
                 yield step
         finally:
             talk.closed = True
@@ -485,12 +486,12 @@ class Talker(FakeModel):
         words = "" if begun else f"{talk.mark} "
         for number in range(sentences):
             words += f"Phrase {len(talk.text) + number} de la suite.{paragraph}"
-        talk.feed.put_nowait(Delta(words))
+        talk.feed.put_nowait(TextDelta(words))
 
     def finish(self, talk: Talk) -> None:
         """Let it come to its end."""
         self.say(talk, 1)
-        talk.feed.put_nowait(Delta(finish_reason="stop"))
+        talk.feed.put_nowait(FinishDelta("stop"))
 
 
 @dataclass

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 import bot.core.draft
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta
 from bot.core.events import EventId, KeyNews, Reaction, Redaction, RoomId, Undecryptable
 from bot.core.message_split import Cuts, split
 from bot.core.outgoing import Notice, Outgoing, OutgoingEdit, Reply
@@ -275,7 +275,7 @@ class Promises(RuleBasedStateMachine):
         talk = chosen(talker.open, index)
         if not talk.text:
             talker.say(talk, 2)
-        talk.feed.put_nowait(Delta(finish_reason=reason))
+        talk.feed.put_nowait(FinishDelta(reason))
         self.did("model ends")
 
     @precondition(lambda self: self.world.talker.open)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.chat import Delta, Turn
+from bot.core.chat import FinishDelta, TextDelta, text_turn
 from bot.core.events import EventId, Joined, Left, Room, RoomId, Upgraded
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
@@ -43,10 +43,10 @@ async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> N
 
     assert story.model.requests == [
         [
-            Turn("system", "Sobre."),
-            Turn("user", "Je m'appelle Ada."),
-            Turn("assistant", "Enchanté."),
-            Turn("user", "Qui suis-je ?"),
+            text_turn("system", "Sobre."),
+            text_turn("user", "Je m'appelle Ada."),
+            text_turn("assistant", "Enchanté."),
+            text_turn("user", "Qui suis-je ?"),
         ]
     ]
     assert story.matrix.standing() == {EventId("$sent0"): "Bonjour."}
@@ -92,7 +92,7 @@ async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
     story: Story,
 ) -> None:
     gate = asyncio.Event()
-    story.model.script = (Delta("Un. "), gate, Delta("Fin."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Un. "), gate, TextDelta("Fin."), FinishDelta("stop"))
     async with story.run():
         story.matrix.hear(message(event_id="$1"), message(event_id="$2", sender=COLLEAGUE))
         await story.until(lambda: len(story.matrix.sent) == 1)
@@ -110,7 +110,7 @@ async def test_two_prompts_of_a_conversation_are_answered_one_after_the_other(
 
 
 async def test_another_conversation_does_not_wait(story: Story) -> None:
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(message(event_id="$1"), message(event_id="$2", thread_root="$root"))
         await story.until(lambda: len(story.matrix.sent) == 2)
@@ -119,11 +119,11 @@ async def test_another_conversation_does_not_wait(story: Story) -> None:
 
 
 async def test_what_a_killed_process_left_is_answered_in_the_same_message(story: Story) -> None:
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(JOINED, message())
         await story.until(lambda: len(story.matrix.sent) == 2)
-    story.model.script = (Delta("Un. Deux."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Un. Deux."), FinishDelta("stop"))
 
     async with story.run():
         story.matrix.hear()
@@ -133,7 +133,7 @@ async def test_what_a_killed_process_left_is_answered_in_the_same_message(story:
 
 
 async def test_a_message_that_is_gone_after_a_restart_is_let_go(story: Story) -> None:
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: len(story.matrix.sent) == 1)
@@ -151,7 +151,7 @@ async def test_a_bug_costs_one_answer_and_says_so(story: Story) -> None:
     async with story.run():
         story.matrix.hear(message(event_id="$1"))
         await story.until(lambda: story.done("$1"))
-        story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+        story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
         story.matrix.hear(message(event_id="$2"))
         await story.until(lambda: story.done("$2"))
 
@@ -159,7 +159,7 @@ async def test_a_bug_costs_one_answer_and_says_so(story: Story) -> None:
 
 
 async def test_a_bug_in_the_middle_of_an_answer_does_not_let_it_look_whole(story: Story) -> None:
-    story.model.script = (Delta("Un. "), ZeroDivisionError("secret words"))
+    story.model.script = (TextDelta("Un. "), ZeroDivisionError("secret words"))
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: story.done("$prompt"))
@@ -182,7 +182,7 @@ async def test_a_clock_that_is_set_in_the_middle_of_an_answer_changes_nothing(
 ) -> None:
     clock, gate = HeldClock(), asyncio.Event()
     story = Story(clock)
-    story.model.script = (Delta("Un. "), gate, Delta("Deux."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), FinishDelta("stop"))
     async with story.run():
         story.matrix.hear(message(event_id="$1"))
         await clock.pass_time(5)
@@ -224,14 +224,14 @@ async def test_what_was_left_is_answered_before_what_is_new_and_in_order(story: 
             message("Un", event_id="$1"), message("Deux", event_id="$2", sender=COLLEAGUE)
         )
         await story.until(lambda: len(story.model.requests) == 1)
-    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
     story.model.requests.clear()
 
     async with story.run():
         story.matrix.hear(message("Trois", event_id="$3"))
         await story.until(lambda: story.done("$1", "$2", "$3"))
 
-    assert [turns[-1].content for turns in story.model.requests] == ["Un", "Deux", "Trois"]
+    assert [turns[-1].text for turns in story.model.requests] == ["Un", "Deux", "Trois"]
 
 
 async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story: Story) -> None:
@@ -239,7 +239,7 @@ async def test_a_message_that_cannot_be_read_now_waits_for_the_next_start(story:
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: len(story.model.requests) == 1)
-    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
     story.matrix.fetch_failure = Forbidden("not now")
     async with story.run():
         story.matrix.hear(message(event_id="$new"))
@@ -263,7 +263,7 @@ async def test_many_messages_that_cannot_be_read_now_hold_up_what_is_new_once(
     async with story.run():
         story.matrix.hear(*left)
         await story.until(lambda: bool(story.model.requests))
-    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
     story.matrix.fetch_failure = failure
 
     async with story.run():
@@ -284,7 +284,7 @@ async def test_a_bug_in_a_room_that_has_thrown_the_bot_out_costs_nothing_else(
         story.matrix.failures = [Forbidden("kicked")] * 2  # the apology as well
         story.matrix.hear(message(event_id="$1"))
         await story.until(lambda: story.done("$1"))
-        story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+        story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
         story.matrix.hear(message(event_id="$2"))
         await story.until(lambda: story.done("$2"))
 
@@ -349,11 +349,11 @@ async def test_a_prompt_that_is_too_old_gets_one_notice_and_no_answer(story: Sto
 
 async def test_an_answer_that_was_begun_in_time_is_given_however_late(story: Story) -> None:
     story.policy = replace(story.policy, age_limit=86_400.0)
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: bool(story.shown))
-    story.model.script = (Delta("Deux."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Deux."), FinishDelta("stop"))
     story.clock.time += 7 * 86_400
 
     async with story.run():
@@ -366,7 +366,7 @@ async def test_an_answer_that_was_begun_in_time_is_given_however_late(story: Sto
 async def test_who_is_asked_to_stop_ends_what_is_being_written_and_begins_nothing(
     story: Story,
 ) -> None:
-    story.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."))
+    story.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."))
     async with story.run() as running:
         story.matrix.hear(message())
         await story.until(lambda: story.shown == ["Un."])

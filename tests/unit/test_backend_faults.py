@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.outgoing import OutgoingEdit, Reply
 from bot.errors import CompletionError, ModelLimited, ModelRefused, ModelUnreachable, Truncated
 from bot.i18n.texts import speak
@@ -13,7 +13,7 @@ from tests.fakes import LARGE, SMALL, FakeModel, FakeModels, HeldClock, Story
 from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 FIRST = message("Un", event_id="$1", sender=COLLEAGUE, thread_root="$a")
 
 
@@ -47,7 +47,7 @@ class Demand(Story):
 
     @property
     def asked(self) -> list[str]:
-        return [turns[-1].content for turns in self.model.requests]
+        return [turns[-1].text for turns in self.model.requests]
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_a_fallbacks_answer_names_it_to_people_and_programs(story: Story) 
 
 
 async def test_a_fallbacks_answer_that_breaks_off_says_both(story: Story) -> None:
-    cut = Delta("Le ciel"), Truncated("cut")
+    cut = TextDelta("Le ciel"), Truncated("cut")
     story.model, story.fallback = FakeModels([ModelRefused("403")], other=[cut]), LARGE
     async with story.run():
         story.matrix.hear(message())
@@ -174,7 +174,7 @@ async def test_a_fallback_that_says_nothing_is_not_named(story: Story) -> None:
 async def test_an_answer_made_anew_is_the_chosen_models_again(story: Story) -> None:
     story.fallback = LARGE
     held = asyncio.Event()
-    story.model = FakeModels([ModelRefused("403")], other=[[Delta("Un. "), held, END]])
+    story.model = FakeModels([ModelRefused("403")], other=[[TextDelta("Un. "), held, END]])
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: bool(story.matrix.sent))

@@ -317,7 +317,7 @@ async def test_a_new_conversation_leaves_what_came_before(desk: Desk) -> None:
         await desk.type("Qui suis-je ?")
         await desk.type("Vraiment ?")
 
-    assert [[turn.content for turn in turns][1:] for turns in desk.model.requests] == [
+    assert [[turn.text for turn in turns][1:] for turns in desk.model.requests] == [
         ["Je m'appelle Ada."],
         ["Qui suis-je ?"],
         ["Qui suis-je ?", "Bonjour.", "Vraiment ?"],

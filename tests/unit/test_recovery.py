@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import FinishDelta, TextDelta, Usage, UsageDelta
 from bot.core.events import Event, EventId, RoomId
 from bot.core.markdown import render
 from bot.core.message_split import split
@@ -24,7 +24,7 @@ from tests.fakes import FakeMatrix, Story
 from tests.make import edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 SHORT = "Le ciel est bleu."
 LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
 REGISTRY = CollectorRegistry()
@@ -72,7 +72,7 @@ class Room(Story):
     breaking: Breaking | None = None
 
     def says(self, *texts: str) -> None:
-        self.model.script = (*map(Delta, texts), END)
+        self.model.script = (*map(TextDelta, texts), END)
 
     async def live(self, *wanted: str) -> None:
         """Run one process until it ends or all that is wanted is finished."""
@@ -175,7 +175,7 @@ class TestAnyStep:
         await room.survive(message(), edit_event("Bonsoir"), forgetful=forgetful)
 
         assert room.replies == [SHORT]
-        assert room.model.requests[-1][-1].content == "Bonsoir"
+        assert room.model.requests[-1][-1].text == "Bonsoir"
 
     async def test_a_withdrawn_prompt_leaves_nothing(
         self, room: Room, breaking: Breaking, *, forgetful: bool
@@ -254,13 +254,13 @@ async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leav
     room: Room,
 ) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
-    room.model.script = (Delta("Un. "), asyncio.Event())
+    room.model.script = (TextDelta("Un. "), asyncio.Event())
     backup = copy.deepcopy(room.store)
     room.matrix.hear(message())
     await room.live("$prompt")
     room.store = backup
     gate = asyncio.Event()
-    room.model.script = (gate, Delta(SHORT), END)
+    room.model.script = (gate, TextDelta(SHORT), END)
 
     async with room.run() as running:
         room.matrix.hear(message(), message("Et la mer ?", event_id="$2"), missed=True)
@@ -300,7 +300,7 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
         await room.until(lambda: room.done("$prompt", "$2"))
 
     assert room.replies == ["Le ciel et la mer."]
-    assert [turns[-1].content for turns in room.model.requests] == [
+    assert [turns[-1].text for turns in room.model.requests] == [
         "Bonjour",
         "Bonjour\n\nEt la mer ?",
     ]
@@ -308,7 +308,7 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
 
 async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(room: Room) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
-    room.model.script = (Delta("Un. "), asyncio.Event())
+    room.model.script = (TextDelta("Un. "), asyncio.Event())
     room.matrix.hear(message())
     await room.live("$prompt")
     room.says("Deux.")
@@ -323,7 +323,7 @@ async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(room: R
 async def _begin_half(room: Room) -> None:
     """Let a process end with half a reply in the room, and the model be silent from then on."""
     room.breaking = Breaking(1, only="store.sent", after=True)
-    room.model.script = (Delta("Un. "), asyncio.Event())
+    room.model.script = (TextDelta("Un. "), asyncio.Event())
     room.matrix.hear(message())
     await room.live("$prompt")
     assert room.replies == ["Un."]
@@ -356,7 +356,7 @@ async def test_half_a_reply_is_marked_whose_prompt_is_for_nobody_any_more(room: 
 async def test_a_whole_reply_whose_prompt_is_for_nobody_any_more_gets_no_mark(room: Room) -> None:
     room.breaking = Breaking(1, only="store.finish", after=False)
     begun = asyncio.Event()
-    room.model.script = (Delta("Un. "), begun, Delta("Deux."), END)
+    room.model.script = (TextDelta("Un. "), begun, TextDelta("Deux."), END)
     room.matrix.hear(message())
 
     async def begin() -> None:
@@ -428,7 +428,7 @@ async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
     room: Room, failure: MatrixError
 ) -> None:
     gate = asyncio.Event()
-    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
     room.matrix.hear(message())
 
     async with room.run():
@@ -452,7 +452,7 @@ async def test_what_a_bug_leaves_unmarked_is_seen_to_by_the_next_process(
     room: Room, monkeypatch: pytest.MonkeyPatch, broken: str, then: str
 ) -> None:
     gate, bugs = asyncio.Event(), count_bugs()
-    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
     room.matrix.hear(message())
 
     async def fail(*_: object) -> NoReturn:
@@ -490,7 +490,7 @@ async def test_a_bug_behind_an_answer_costs_neither_the_answer_nor_the_process(
 
     where, _, name = port.rpartition(".")
     place: object = {"opinions": room.store.opinions, "health": Health}.get(where, room.store)
-    room.model.script = (Delta("Un."), replace(END, usage=Usage(5, 7)))
+    room.model.script = (TextDelta("Un."), UsageDelta(Usage(5, 7)), END)
     room.matrix.hear(message())
     with monkeypatch.context() as patching:
         patching.setattr(place, name, fail)
@@ -511,7 +511,7 @@ async def test_a_reply_that_cannot_be_read_back_stands_without_a_word(
     room: Room, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     gate = asyncio.Event()
-    room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+    room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
     room.matrix.hear(message())
 
     async def fail(*_: object) -> NoReturn:
@@ -547,7 +547,7 @@ async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> No
     parts = split(LONG)
     assert len(parts) > 2
     gate = asyncio.Event()
-    room.model.script = (Delta(LONG), gate)
+    room.model.script = (TextDelta(LONG), gate)
     room.matrix.hear(message())
     async with room.run():
         await room.until(lambda: len(room.replies) == len(parts))
@@ -590,7 +590,7 @@ async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Ro
         begun.set()
 
     room.breaking = Breaking(1, only="store.finish", after=False)
-    room.model.script = (Delta("Un. "), begun := asyncio.Event(), Delta("Deux."), END)
+    room.model.script = (TextDelta("Un. "), begun := asyncio.Event(), TextDelta("Deux."), END)
     room.matrix.hear(message(), message("Et la mer ?", event_id="$2"))
     await asyncio.gather(room.live("$prompt", "$2"), begin())
     assert room.store.joined == {"$2": "$prompt"}
@@ -665,7 +665,7 @@ async def test_a_final_version_that_the_homeserver_does_not_show_is_repaired(
 
     room.matrix.shown = other  # type: ignore[assignment,method-assign]  # in place of a homeserver's fault
     begun = asyncio.Event()
-    room.model.script = (Delta("Le ciel. "), begun, Delta("Il est bleu."), END)
+    room.model.script = (TextDelta("Le ciel. "), begun, TextDelta("Il est bleu."), END)
     room.matrix.hear(message())
     async with room.run():
         await room.until(lambda: bool(room.matrix.sent))

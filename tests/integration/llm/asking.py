@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.chat import Delta, Turn
+from bot.core.chat import Delta, text_turn
 from bot.core.model_catalog import ModelCard
 from bot.errors import CompletionError
 from bot.llm.client import OpenAIModel
@@ -14,7 +14,7 @@ from bot.llm.client import OpenAIModel
 KEY = "sk-0123456789abcdef0123456789"
 PROMPT = "Summarise the confidential note of 3 March"
 CARD = ModelCard("albert-small", "Albert Small", "small", 32_000, 90, None)
-TURNS = (Turn("system", "Be brief."), Turn("user", PROMPT))
+TURNS = (text_turn("system", "Be brief."), text_turn("user", PROMPT))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import FinishDelta, TextDelta, ThinkingDelta, Usage, UsageDelta
 from bot.errors import (
     CompletionError,
     ModelBusy,
@@ -25,6 +25,7 @@ from bot.errors import (
     PromptTooLongForModel,
     Truncated,
 )
+from tests.deltas import finish_reasons, text_of
 from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, Mode, ScriptedModel
 from tests.integration.llm.asking import CARD, KEY, PROMPT, TURNS, ask, connected, fail
 
@@ -44,11 +45,11 @@ async def test_the_deltas_are_the_backends_words(backend: ScriptedModel) -> None
         deltas = await ask(model)
 
     assert deltas == [
-        Delta("L'été "),
-        Delta("à\u2028"),
-        Delta("Paris."),
-        Delta(finish_reason="stop"),
-        Delta(usage=Usage(prompt_tokens=9, completion_tokens=3)),
+        TextDelta("L'été "),
+        TextDelta("à\u2028"),
+        TextDelta("Paris."),
+        FinishDelta("stop"),
+        UsageDelta(Usage(prompt_tokens=9, completion_tokens=3)),
     ]
 
 
@@ -60,7 +61,7 @@ async def test_the_request_holds_the_turns_and_the_cards_settings(backend: Scrip
     assert exchange.headers["Authorization"] == f"Bearer {KEY}"
     assert exchange.body == {
         "model": "albert-small",
-        "messages": [{"role": turn.role, "content": turn.content} for turn in TURNS],
+        "messages": [{"role": turn.role, "content": turn.text} for turn in TURNS],
         "temperature": 0.2,
         "max_completion_tokens": 90,
         "stream": True,
@@ -88,7 +89,7 @@ async def test_the_finish_reason_is_told(backend: ScriptedModel, reason: str) ->
     async with connected(backend.url) as model:
         deltas = await ask(model)
 
-    assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [reason]
+    assert finish_reasons(deltas) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ async def test_a_stream_that_breaks_off_is_told_after_its_words(
         connected(backend.url, patience=patience) as model,
         aclosing(model.stream(TURNS, CARD)) as deltas,
     ):
-        assert [await anext(deltas), await anext(deltas)] == [Delta("one "), Delta("two ")]
+        assert [await anext(deltas), await anext(deltas)] == [TextDelta("one "), TextDelta("two ")]
         read.set()
         with pytest.raises(CompletionError) as failure:
             await anext(deltas)
@@ -159,11 +160,11 @@ async def test_each_word_gives_a_backend_as_long_for_the_next(backend: ScriptedM
         connected(backend.url, patience=0.3) as model,
         aclosing(model.stream(TURNS, CARD)) as deltas,
     ):
-        words = [(await anext(deltas)).text for _ in range(40)]
+        words = [await anext(deltas) for _ in range(40)]
         with pytest.raises(ModelStalled):
             await anext(deltas)
 
-    assert "".join(words) == text
+    assert text_of(words) == text
 
 
 async def test_a_backend_that_goes_on_after_the_finish_reason_costs_nothing(
@@ -175,7 +176,7 @@ async def test_a_backend_that_goes_on_after_the_finish_reason_costs_nothing(
     async with connected(backend.url, patience=0.1) as model:
         deltas = await ask(model)
 
-    assert set(deltas) == {Delta(finish_reason="stop")}
+    assert set(deltas) == {FinishDelta("stop")}
 
 
 async def test_a_completion_is_asked_for_at_most_half_of_the_context() -> None:
@@ -195,7 +196,7 @@ async def test_a_connection_lost_after_the_finish_reason_costs_nothing(
     backend.next(Answer(mode="close", tail=done))
 
     async with connected(backend.url) as model:
-        assert await ask(model) == [Delta("all", finish_reason="stop")]
+        assert await ask(model) == [TextDelta("all"), FinishDelta("stop")]
 
 
 async def test_nothing_is_read_after_done(backend: ScriptedModel) -> None:
@@ -211,7 +212,7 @@ async def test_closing_the_stream_closes_the_connection(backend: ScriptedModel) 
 
     async with connected(backend.url) as model:
         async with aclosing(model.stream(TURNS, CARD)) as deltas:
-            assert await anext(deltas) == Delta("one ")
+            assert await anext(deltas) == TextDelta("one ")
         await backend.exchanges[0].over.wait()
 
 
@@ -385,7 +386,7 @@ async def test_the_tokens_are_counted_whatever_else_the_usage_holds(
     backend.next(Answer(text="one", usage=usage))
 
     async with connected(backend.url) as model:
-        assert (await ask(model))[-1] == Delta(usage=Usage(9, 3))
+        assert (await ask(model))[-1] == UsageDelta(Usage(9, 3))
 
 
 @pytest.mark.parametrize(
@@ -399,10 +400,10 @@ async def test_a_usage_that_cannot_be_read_costs_nothing_but_itself(
     backend.next(Answer(mode="end", tail=f"{whole}data: [DONE]\n\n".encode()))
 
     async with connected(backend.url) as model:
-        assert await ask(model) == [Delta("a")]
+        assert await ask(model) == [TextDelta("a")]
 
 
-async def test_what_a_model_thinks_is_not_shown(backend: ScriptedModel) -> None:
+async def test_what_a_model_thinks_is_told_apart_from_its_words(backend: ScriptedModel) -> None:
     thought = b'data: {"choices": [{"delta": {"content": null, "reasoning_content": "Hm."}}]}\n\n'
     words = (
         b'data: {"choices": [{"delta": {"content": ["a", {"type": "text", "text": "b"}]}}]}\n\n'
@@ -410,19 +411,23 @@ async def test_what_a_model_thinks_is_not_shown(backend: ScriptedModel) -> None:
     backend.next(Answer(mode="end", tail=thought + words + b"data: [DONE]\n\n"))
 
     async with connected(backend.url) as model:
-        assert await ask(model) == [Delta("ab")]
+        assert await ask(model) == [ThinkingDelta("Hm."), TextDelta("ab")]
 
 
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 
 
-async def test_a_completion_that_is_not_streamed_is_one_delta(backend: ScriptedModel) -> None:
+async def test_a_completion_that_is_not_streamed_is_read_as_well(backend: ScriptedModel) -> None:
     choice = {"message": {"role": "assistant", "content": "à\u2028b"}, "finish_reason": "length"}
     whole = json.dumps({"choices": [choice], "usage": TOKENS}, indent=1).encode()
     backend.next(Answer(mode="verbatim", headers=JSON, body=whole))
 
     async with connected(backend.url) as model:
-        assert await ask(model) == [Delta("à\u2028b", "length", Usage(9, 3))]
+        assert await ask(model) == [
+            TextDelta("à\u2028b"),
+            FinishDelta("length"),
+            UsageDelta(Usage(9, 3)),
+        ]
 
 
 @pytest.mark.parametrize(

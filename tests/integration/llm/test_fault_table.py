@@ -29,6 +29,7 @@ from bot.llm.client import OpenAIModel
 from bot.monitoring.health import Health
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
+from tests.deltas import finish_reasons, text_of
 from tests.fakes import FakeClock
 from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
 from tests.harness.network import answering, make_authority
@@ -75,8 +76,8 @@ class Outcome:
         try:
             async with aclosing(completion.ask(TURNS, CARD).deltas()) as deltas:
                 async for delta in deltas:
-                    self.words += delta.text
-                    self.reasons += [delta.finish_reason] if delta.finish_reason else []
+                    self.words += text_of([delta])
+                    self.reasons += finish_reasons([delta])
         except CompletionError as error:
             self.error = error
 

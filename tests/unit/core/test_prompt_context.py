@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.chat import Turn
+from bot.core.chat import ImagePart, TextPart, Turn, text_turn
 from bot.core.events import Conversation, EventId, Message, Prompt, UserId
 from bot.core.prompt_context import Context, History, build_context, enough, is_last, merged
 from bot.core.transcript import Transcript, TranscriptMessage
@@ -43,7 +43,7 @@ def build(
 
 
 def words(context: Context) -> list[str]:
-    return [turn.content for turn in context.turns]
+    return [turn.text for turn in context.turns]
 
 
 def test_the_request_is_system_prompt_then_earlier_turns_then_the_prompt() -> None:
@@ -53,10 +53,10 @@ def test_the_request_is_system_prompt_then_earlier_turns_then_the_prompt() -> No
 
     assert context == Context(
         [
-            Turn("system", "Sobre."),
-            Turn("user", "Quelle heure ?"),
-            Turn("assistant", "Midi."),
-            Turn("user", "Et demain ?"),
+            text_turn("system", "Sobre."),
+            text_turn("user", "Quelle heure ?"),
+            text_turn("assistant", "Midi."),
+            text_turn("user", "Et demain ?"),
         ]
     )
 
@@ -72,7 +72,7 @@ def test_the_prompt_is_asked_in_its_last_version_without_what_cannot_be_seen() -
 def test_a_prompt_whose_key_came_late_is_asked_though_the_conversation_lacks_it() -> None:
     missing = History([said("", "$prompt", readable=False)])
 
-    assert build(history=missing) == Context([Turn("user", "Et demain ?")])
+    assert build(history=missing) == Context([text_turn("user", "Et demain ?")])
 
 
 FAILED = replace(said("Résumez ces mille pages.", "$long"), unanswered=True)
@@ -97,7 +97,7 @@ def test_a_prompt_without_an_answer_breaks_the_silence_all_the_same() -> None:
 def test_a_silence_before_prompts_without_an_answer_alone_is_none_to_tell_of() -> None:
     old = replace(said("Vieux", ago=9000), unanswered=True)
 
-    assert build(old) == Context([Turn("user", "Et demain ?")])
+    assert build(old) == Context([text_turn("user", "Et demain ?")])
 
 
 def test_a_new_conversation_begins_though_the_command_got_no_answer() -> None:
@@ -143,20 +143,28 @@ def test_what_the_model_itself_began_with_the_sign_stays() -> None:
 
 def test_roles_that_follow_each_other_are_joined_where_the_model_wants_it() -> None:
     turns = [
-        Turn("system", "s"),
-        Turn("user", "1"),
-        Turn("user", "2"),
-        Turn("assistant", "3"),
-        Turn("user", "4"),
+        text_turn("system", "s"),
+        text_turn("user", "1"),
+        text_turn("user", "2"),
+        text_turn("assistant", "3"),
+        text_turn("user", "4"),
     ]
 
     assert merged(turns) == [
-        Turn("system", "s"),
-        Turn("user", "1\n\n2"),
-        Turn("assistant", "3"),
-        Turn("user", "4"),
+        text_turn("system", "s"),
+        text_turn("user", "1\n\n2"),
+        text_turn("assistant", "3"),
+        text_turn("user", "4"),
     ]
     assert merged([]) == []
+
+
+def test_joined_turns_keep_their_other_parts_where_they_stand() -> None:
+    image = ImagePart("https://images.test/1")
+    turns = [text_turn("user", "1"), Turn("user", (TextPart("2"), image)), text_turn("user", "3")]
+
+    assert merged(turns) == [Turn("user", (TextPart("1\n\n2"), image, TextPart("3")))]
+    assert merged(turns)[0].text == "1\n\n2\n\n3"
 
 
 TWO = prompt(message("Un", event_id="$1"), message("Deux", event_id="$2"))
@@ -193,7 +201,7 @@ def test_what_was_said_before_a_new_conversation_does_not_count(command: str) ->
     lost = said("", "$lost", readable=False)
 
     assert build(lost, *earlier) == Context(
-        [Turn("user", "new"), Turn("user", "Et demain ?")], unreadable=1
+        [text_turn("user", "new"), text_turn("user", "Et demain ?")], unreadable=1
     )
 
 
@@ -409,8 +417,8 @@ def test_the_prompt_is_always_the_last_turn_and_nothing_is_made_up(
 
     *before, last = context.turns
     assert last.role == "user"
-    assert last.content.endswith("Et demain ?")
+    assert last.text.endswith("Et demain ?")
     bodies = {one.body for one in (*earlier, *chain)}
-    assert all(any(body and body in turn.content for body in bodies) for turn in before)
+    assert all(any(body and body in turn.text for body in bodies) for turn in before)
     assert not (context.silent and before)
     assert context.unreadable <= sum(not one.readable for one in (*earlier, *chain))

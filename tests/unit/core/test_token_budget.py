@@ -7,15 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.chat import Turn
+from bot.core.chat import (
+    FilePart,
+    ImagePart,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Turn,
+    TurnPart,
+    text_turn,
+)
 from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import Calibration, fit, size
 from bot.errors import PromptTooLong
 
 CARD = ModelCard("m", "M", "m", context_length=10_000, max_tokens=872, temperature=None)
-SYSTEM = Turn("system", "s" * 84)  # takes 100 of the room
-QUESTION = Turn("user", "u" * 84)
-REPLY = Turn("assistant", "a" * 184)  # takes 200
+SYSTEM = text_turn("system", "s" * 84)  # takes 100 of the room
+QUESTION = text_turn("user", "u" * 84)
+REPLY = text_turn("assistant", "a" * 184)  # takes 200
 
 
 class TestTheRoom:
@@ -123,7 +132,7 @@ def test_all_stays_while_it_fits() -> None:
 
 
 def test_the_oldest_leave_until_a_quarter_is_free() -> None:
-    said = [Turn("user", str(number) * 84) for number in range(9)]
+    said = [text_turn("user", str(number) * 84) for number in range(9)]
 
     assert fit(said, 800) == said[2:]
 
@@ -135,15 +144,41 @@ def test_what_stays_begins_with_a_person() -> None:
 
 
 def test_a_long_prompt_costs_no_more_than_it_needs() -> None:
-    said = [*[QUESTION] * 8, Turn("user", "long" * 100)]
+    said = [*[QUESTION] * 8, text_turn("user", "long" * 100)]
 
     assert fit(said, 1000) == said[3:]
 
 
 def test_a_document_stays_when_what_came_before_it_leaves() -> None:
-    said = [QUESTION, REPLY, Turn("user", "document" * 80), REPLY, QUESTION]
+    said = [QUESTION, REPLY, text_turn("user", "document" * 80), REPLY, QUESTION]
 
     assert fit(said, 1000) == said[2:]
+
+
+CALL, RESULT = ToolCallPart("1", "meteo", "{}"), ToolResultPart("1", "r" * 84)
+
+
+@pytest.mark.parametrize(
+    ("parts", "characters"),
+    [
+        ((TextPart("Un"), TextPart("Deux")), 6),
+        ((CALL,), 7),
+        ((RESULT, RESULT), 168),
+        ((FilePart("note.pdf", "data:,abc"),), 9),
+        ((TextPart("Un"), ImagePart("https://images.test/1")), 3_502),
+        ((), 0),
+    ],
+)
+def test_each_kind_of_part_takes_its_share_of_the_room(
+    parts: tuple[TurnPart, ...], characters: int
+) -> None:
+    assert size([Turn("user", parts)]) == 16 + characters
+
+
+def test_no_result_of_a_tool_stays_without_the_call_before_it() -> None:
+    said = [QUESTION, Turn("assistant", (CALL,)), Turn("tool", (RESULT,)), REPLY, QUESTION]
+
+    assert fit(said, size(said[1:])) == said[4:]
 
 
 @pytest.mark.parametrize("system", [[], [SYSTEM]])
@@ -166,8 +201,8 @@ def conversations(longest: int) -> st.SearchStrategy[list[Turn]]:
     """Return conversations that end with a prompt, of turns up to that long."""
     words = (st.integers(0, longest // 10) | st.integers(0, longest)).map("x".__mul__)
     roles = st.sampled_from(["user", "user", "assistant"])
-    turns = st.lists(st.builds(Turn, roles, words), max_size=40)
-    return st.builds(lambda said, prompt: [*said, Turn("user", prompt)], turns, words)
+    turns = st.lists(st.builds(text_turn, roles, words), max_size=40)
+    return st.builds(lambda said, prompt: [*said, text_turn("user", prompt)], turns, words)
 
 
 @given(SYSTEMS, conversations(ROOM + 500))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.events import Event, EventId, Message, Pending
 from bot.core.intents import Answer, AwaitKey, HandleRedaction, Ignore, NeedsLookup
 from bot.core.outgoing import Reply
@@ -293,7 +293,7 @@ async def test_the_messages_of_a_thread_that_is_looked_up_are_answered_in_order(
         )
         await story.until(lambda: story.done("$1", "$2", "$3"))
 
-    asked = [turns[-1].content for turns in story.model.requests]
+    asked = [turns[-1].text for turns in story.model.requests]
     assert [words.split(" : ")[-1] for words in asked] == ["Un", "Deux", "Trois"]
 
 
@@ -309,7 +309,7 @@ async def test_the_messages_of_a_thread_stay_in_order_though_they_are_looked_up_
     story.matrix.unreadable = {OPENER.event_id}
     story.store.joined.clear()
     story.store.claims.clear()
-    story.model.script = (Delta("Bonjour."), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Bonjour."), FinishDelta("stop"))
     story.model.requests.clear()
 
     async with story.run():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.events import EventId, Prompt, RoomId, UserId
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.dispatch.pending_decryption import PendingDecryption
@@ -45,7 +45,7 @@ CODES = {
 }
 OTHER = UserId("@other:tchap.test")
 IN_THREAD = undecryptable(thread_root="$root")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 
 
 class LateStory(Story):
@@ -266,12 +266,12 @@ async def test_what_is_older_than_a_day_at_the_start_is_told_so_and_not_answered
 async def test_a_late_answer_that_was_cut_off_goes_on_in_the_same_message(
     story: LateStory,
 ) -> None:
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         await story.hear()
         story.key_comes()
         await story.until(lambda: len(story.matrix.sent) == 1)
-    story.model.script = (Delta("Un. Deux."), END)
+    story.model.script = (TextDelta("Un. Deux."), END)
     story.held.time += 2 * DAY
 
     async with story.run():
@@ -486,19 +486,19 @@ async def test_messages_that_were_late_together_stay_together_after_a_crash(
     async with story.run():
         await story.hear("$1", "$2")
         await story.held.pass_time(20 * MINUTE)
-        story.model.script = (Delta("Un. "), asyncio.Event())
+        story.model.script = (TextDelta("Un. "), asyncio.Event())
         for event_id in ("$1", "$2"):
             event = message(event_id, event_id=event_id)
             story.matrix.messages[event.event_id] = event
         story.matrix.hear(keys=[key_news()])
         await story.until(lambda: len(story.shown) == 2)
-    story.model.script = (Delta("Deux."), END)
+    story.model.script = (TextDelta("Deux."), END)
 
     async with story.run():  # what was joined stays joined
         story.matrix.hear()
         await story.until(lambda: story.done("$1", "$2"))
 
-    assert {turns[-1].content for turns in story.model.requests} == {"$1\n\n$2"}
+    assert {turns[-1].text for turns in story.model.requests} == {"$1\n\n$2"}
     assert story.shown[1:] == ["Deux."]
 
 
@@ -563,7 +563,7 @@ async def test_a_command_that_was_late_is_answered_although_it_had_a_notice(
 
 async def test_a_late_prompt_waits_its_turn_in_its_conversation(running: LateStory) -> None:
     gate = asyncio.Event()
-    running.model.script = (Delta("Un. "), gate, Delta("Fin."), END)
+    running.model.script = (TextDelta("Un. "), gate, TextDelta("Fin."), END)
     await running.hear()
     running.matrix.hear(message(event_id="$new"))
     await running.until(lambda: len(running.matrix.sent) == 1)
@@ -590,7 +590,7 @@ async def test_late_prompts_of_a_session_are_asked_in_the_order_in_which_they_ca
     running.matrix.hear(keys=[key_news()])
     await running.until(lambda: running.done("$a", "$b", "$c"))
 
-    assert [turns[-1].content for turns in running.model.requests] == ["$c\n\n$a\n\n$b"]
+    assert [turns[-1].text for turns in running.model.requests] == ["$c\n\n$a\n\n$b"]
     assert running.shown == ["Bonjour."]
 
 
@@ -709,7 +709,7 @@ async def test_a_message_that_became_unreadable_waits_for_its_key(story: LateSto
     async with story.run():
         story.matrix.hear(message())
         await story.until(lambda: len(story.model.requests) == 1)
-    story.model.script = (Delta("Bonjour."), END)
+    story.model.script = (TextDelta("Bonjour."), END)
     story.matrix.messages[EventId("$prompt")] = undecryptable()
 
     async with story.run():

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.events import Event, EventId, Message, Reaction, RoomId, Upgraded, UserId
 from bot.core.message_split import split
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
@@ -23,7 +23,7 @@ from tests.make import (
 )
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
 REPLY = "$sent0"
 
@@ -33,11 +33,11 @@ class Room(Story):
 
     def says(self, *text: str) -> None:
         """Let the model answer so from now on."""
-        self.model.script = (*map(Delta, text), END)
+        self.model.script = (*map(TextDelta, text), END)
 
     def begins(self, text: str) -> None:
         """Let the model say so from now on, and then nothing more."""
-        self.model.script = (Delta(text), asyncio.Event())
+        self.model.script = (TextDelta(text), asyncio.Event())
 
     async def ask(self, body: str = "Bonjour", event_id: str = "$prompt", *, says: str) -> None:
         """Have a prompt answered."""
@@ -64,7 +64,7 @@ class Room(Story):
 
     @property
     def asked(self) -> list[str]:
-        return [turns[-1].content for turns in self.model.requests]
+        return [turns[-1].text for turns in self.model.requests]
 
     @property
     def replies(self) -> list[str]:
@@ -102,7 +102,7 @@ async def test_an_edit_while_the_answer_is_written_has_it_begin_again_in_place(
 async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> None:
     room.at_once = 1
     gate = asyncio.Event()
-    room.model.script = (gate, Delta("Bonjour."), END)
+    room.model.script = (gate, TextDelta("Bonjour."), END)
     async with room.run():
         room.matrix.hear(message("Ailleurs", event_id="$0", thread_root="$root"))
         await room.until(lambda: len(room.asked) == 1)
@@ -167,7 +167,7 @@ async def test_an_edit_of_the_last_prompt_is_asked_with_what_came_before_it_alon
         await room.ask(says="Un.")
         await room.hear(edit_event("Bonsoir"))
 
-    assert [turn.content for turn in room.model.requests[-1]] == [
+    assert [turn.text for turn in room.model.requests[-1]] == [
         "Sobre.",
         "Ciel ?",
         "Bleu.",
@@ -183,7 +183,7 @@ async def test_an_edit_of_an_earlier_prompt_changes_the_next_context_alone(room:
         assert room.shown == ["Un.", "Deux."]
         await room.ask("Fin ?", "$3", says="Trois.")
 
-    assert [turn.content for turn in room.model.requests[-1]][1] == "Bonsoir"
+    assert [turn.text for turn in room.model.requests[-1]][1] == "Bonsoir"
     assert len(room.asked) == 3
 
 
@@ -193,7 +193,7 @@ async def test_an_edit_while_a_later_prompt_is_being_answered_changes_no_answer(
     async with room.run():
         await room.ask(says="Un.")
         gate = asyncio.Event()
-        room.model.script = (Delta("Deux. "), gate, END)
+        room.model.script = (TextDelta("Deux. "), gate, END)
         room.matrix.hear(message("Et toi ?", event_id="$2"))
         await room.until(lambda: len(room.shown) == 2)
         await room.hear(edit_event("Bonsoir"))
@@ -253,7 +253,7 @@ async def test_what_comes_as_the_final_is_on_its_way_is_heeded_after_it(
 ) -> None:
     room.clock = held = HeldClock()
     async with room.run():
-        room.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."), END)
+        room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
         await room.until(lambda: room.shown == ["Un."])
         room.matrix.failures = [RateLimited("429", 30)]
@@ -340,7 +340,7 @@ async def test_a_prompt_redacted_while_its_answer_is_written_takes_it_along(room
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
         gate = asyncio.Event()
-        room.model.script = (Delta("Un. "), gate, Delta("Deux. "), asyncio.Event())
+        room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux. "), asyncio.Event())
         room.matrix.hear(message())
         await room.until(lambda: len(room.shown) == 2)
         room.clock.time += 2
@@ -364,7 +364,7 @@ async def test_a_prompt_redacted_after_its_answer_takes_every_part_along(
         await room.ask("Encore ?", "$2", says="Oui.")
 
     assert room.shown == ["Oui."]
-    assert [turn.content for turn in room.model.requests[-1]] == ["Sobre.", "Encore ?"]
+    assert [turn.text for turn in room.model.requests[-1]] == ["Sobre.", "Encore ?"]
 
 
 async def test_a_prompt_redacted_before_anything_is_visible_gets_nothing(room: Room) -> None:
@@ -594,7 +594,7 @@ async def test_nobody_else_stops_it_and_nothing_else_does(
 ) -> None:
     async with room.run():
         gate = asyncio.Event()
-        room.model.script = (Delta("Un. "), gate, Delta("Deux."), END)
+        room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
         room.matrix.hear(message())
         await room.until(lambda: bool(room.shown))
         await room.ignore(event)
@@ -710,7 +710,7 @@ async def test_an_earlier_answer_is_made_anew_with_what_came_before_it(
         await room.hear(event)
 
     assert room.shown == ["Trois.", "Deux."]
-    assert [turn.content for turn in room.model.requests[-1]] == ["Sobre.", "Bonjour"]
+    assert [turn.text for turn in room.model.requests[-1]] == ["Sobre.", "Bonjour"]
 
 
 async def test_the_command_alone_has_the_last_answer_made_anew(room: Room) -> None:
@@ -771,7 +771,7 @@ async def test_what_is_made_anew_is_the_whole_prompt_though_it_was_tied_since(
     room: Room,
 ) -> None:
     async with room.run():
-        room.model.script = (Delta("Un. "), gate := asyncio.Event(), END)
+        room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), END)
         room.matrix.hear(message())
         await room.until(lambda: bool(room.shown))
         room.matrix.hear(message("Deux ?", event_id="$2"))
@@ -870,7 +870,7 @@ async def test_what_is_redacted_while_it_is_to_be_made_anew_stays_away(
 ) -> None:
     room.clock = held = HeldClock()
     async with room.run():
-        room.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."), END)
+        room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
         await room.until(lambda: room.shown == ["Un."])
         room.matrix.failures = [RateLimited("429", 30)]
@@ -922,7 +922,7 @@ UPGRADED = Upgraded(EventId("$tombstone"), ROOM, AGENT, RoomId("!new:tchap.test"
 @pytest.mark.parametrize("events", [[], [UPGRADED]])
 async def test_a_room_that_is_closed_gets_nothing_more(room: Room, events: list[Event]) -> None:
     async with room.run():
-        room.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."), END)
+        room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
         await room.until(lambda: bool(room.shown))
         room.matrix.hear(*events, closed=[ROOM])
@@ -937,7 +937,7 @@ async def test_a_room_that_is_closed_gets_nothing_more(room: Room, events: list[
 
 async def test_another_room_that_is_closed_changes_nothing(room: Room) -> None:
     async with room.run():
-        room.model.script = (Delta("Un. "), gate := asyncio.Event(), Delta("Deux."), END)
+        room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
         await room.until(lambda: bool(room.shown))
         room.matrix.hear(closed=[RoomId("!other:tchap.test")])
@@ -1094,6 +1094,6 @@ async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: Roo
         await room.ask(says="Un.")
         await room.hear(reaction("🔄", target=REPLY, event_id="$redo"))
 
-    assert [[turn.content for turn in turns] for turns in room.model.requests] == [
+    assert [[turn.text for turn in turns] for turns in room.model.requests] == [
         ["Sobre.", "Bonjour"]
     ] * 2

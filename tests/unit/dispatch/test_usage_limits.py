@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.events import Change, EventId, Message, RoomId, UserId
 from bot.core.limits import PAUSE, Limits
 from bot.core.outgoing import Notice, Reply
@@ -17,7 +17,7 @@ from tests.fakes import HeldClock, Story
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, reaction
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 NONE = Limits(0, 0, 0, 0, 0)
 BOB = UserId("@bob:tchap.test")
 
@@ -73,7 +73,7 @@ async def test_a_bot_that_answers_the_first_words_is_one_too(
     async with story.run():
         for number in range(7):
             before, gate = gate, asyncio.Event()
-            story.model.script = (Delta("Une phrase. "), gate, Delta("Fin."), END)
+            story.model.script = (TextDelta("Une phrase. "), gate, TextDelta("Fin."), END)
             story.matrix.hear(message(event_id=f"${number}"))
             await story.until(lambda: f"${number}" in story.store.events)  # noqa: B023  # it ends before the next round
             before.set()
@@ -142,7 +142,7 @@ async def test_what_is_said_in_place_of_an_answer_is_answered_no_more_often(
 
 async def test_what_runs_can_be_stopped_in_a_pause(story: Story) -> None:
     story.limits = replace(NONE, per_minute=1)
-    story.model.script = (Delta("Une phrase. "), asyncio.Event())
+    story.model.script = (TextDelta("Une phrase. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(message(event_id="$1"))
         await story.until(lambda: len(replies(story)) == 1)
@@ -156,7 +156,7 @@ async def test_what_runs_can_be_stopped_in_a_pause(story: Story) -> None:
 
 async def test_messages_of_one_prompt_are_one_prompt_in_a_minute(story: Story) -> None:
     story.limits, gate = replace(NONE, per_minute=2), asyncio.Event()
-    story.model.script = (gate, Delta("Bonjour."), END)
+    story.model.script = (gate, TextDelta("Bonjour."), END)
     async with story.run():
         for number in range(10):
             story.matrix.hear(message(event_id=f"${number}"))
@@ -202,13 +202,13 @@ async def test_each_message_that_joins_a_prompt_asks_the_model_anew_and_counts(
 
 
 async def test_what_a_killed_process_had_begun_is_brought_to_its_end(story: Story) -> None:
-    story.model.script = (Delta("Une phrase. "), asyncio.Event())
+    story.model.script = (TextDelta("Une phrase. "), asyncio.Event())
     async with story.run():
         for number in range(3):
             story.matrix.hear(message(event_id=f"${number}", thread_root=f"$root{number}"))
         await story.until(lambda: len(replies(story)) == 3)
     story.limits = replace(NONE, prompts=1, per_minute=1)
-    story.model.script = (Delta("Une phrase. "), Delta("Fin."), END)
+    story.model.script = (TextDelta("Une phrase. "), TextDelta("Fin."), END)
 
     async with story.run():
         story.matrix.hear()
@@ -235,7 +235,7 @@ async def test_so_many_answers_are_made_anew_for_a_person_in_an_hour(
     async with story.run():
         await ask(story, 0)
         if how == "edit while it is answered":
-            story.model.script = (Delta("Une phrase. "), asyncio.Event())
+            story.model.script = (TextDelta("Une phrase. "), asyncio.Event())
             story.matrix.hear(message(event_id="$1"))
             await story.until(lambda: len(replies(story)) == 2)
         expected = 0
@@ -316,13 +316,13 @@ async def test_without_limits_nothing_is_held(story: Story) -> None:
 
 async def test_long_answers_of_one_person_leave_room_for_others(story: Story) -> None:
     """Twenty-five threads that never end: who comes next is answered at once."""
-    story.model.script = (Delta("Une phrase. "), asyncio.Event())
+    story.model.script = (TextDelta("Une phrase. "), asyncio.Event())
     story.limits = NONE
     async with story.run():
         flood = [message(event_id=f"$f{n}", thread_root=f"$r{n}") for n in range(25)]
         story.matrix.hear(*flood)
         await story.until(lambda: len(replies(story)) == 10)
-        story.model.script = (Delta("Bonjour."), END)
+        story.model.script = (TextDelta("Bonjour."), END)
         for number, sender in enumerate((COLLEAGUE, BOB)):
             elsewhere = RoomId(f"!elsewhere{number}:tchap.test")
             story.matrix.others[elsewhere] = replace(story.matrix.room(ROOM), room_id=elsewhere)

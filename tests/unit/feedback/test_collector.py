@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bot.core.chat import Delta
+from bot.core.chat import Delta, FinishDelta, TextDelta
 from bot.core.events import Edit, EventId, Message, Redaction, UserId, Vote
 from bot.core.feedback import AskPolicy
 from bot.core.outgoing import Anchor, Notice, Reply
@@ -34,7 +34,7 @@ from tests.make import (
 )
 
 FR = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 ALWAYS = AskPolicy("reply", one_in=1, per_day=10, window=3600.0, salons="poll", least_characters=0)
 SILENT = replace(ALWAYS, when="silence", silence=300.0)
 HELPED = tuple(PollAnswer(one, FR(f"poll helped {one}")) for one in ("yes", "partly", "no"))
@@ -146,7 +146,7 @@ async def test_a_poll_waits_while_the_next_answer_is_being_written(story: Asked)
     async with story.run():
         await story.hear(message())
         await story.held.pass_time(290.0)
-        story.model.script = (gate, Delta("Demain."), END)
+        story.model.script = (gate, TextDelta("Demain."), END)
         story.matrix.hear(message("Et demain ?", event_id="$second"))
         await story.held.pass_time(60.0)
         assert story.polls == []
@@ -229,10 +229,10 @@ async def test_a_short_reply_gets_no_poll_also_where_one_about_a_long_one_waits(
     story: Asked,
 ) -> None:
     story.feedback = replace(SILENT, least_characters=300)
-    story.model.script = (Delta("Bref. " * 60), END)
+    story.model.script = (TextDelta("Bref. " * 60), END)
     async with story.run():
         await story.hear(message())
-        story.model.script = (Delta("Bref. "), END)
+        story.model.script = (TextDelta("Bref. "), END)
         await story.hear(message(event_id="$second"))
         await story.held.pass_time(600.0)
 
@@ -298,7 +298,7 @@ async def test_a_vote_that_comes_too_late_gets_no_word(story: Asked) -> None:
 
 
 async def test_nobody_is_asked_about_what_has_gone_wrong(story: Asked) -> None:
-    story.model.script = (Delta("Le ciel"), ModelRefused("no"))
+    story.model.script = (TextDelta("Le ciel"), ModelRefused("no"))
     async with story.run():
         await story.hear(message())
         story.model.script = (ModelRefused("no"),)
@@ -570,7 +570,7 @@ REFUSED = [
     pytest.param([ModelUnreachable("away")], id="the model is away"),
     pytest.param([ModelTimeout("too slow")], id="it is too slow"),
     pytest.param([ModelRefused("403")], id="it is refused"),
-    pytest.param([Delta(" "), END], id="it says nothing"),
+    pytest.param([TextDelta(" "), END], id="it says nothing"),
     pytest.param([ValueError("bug")], id="a bug"),
 ]
 
@@ -622,7 +622,7 @@ async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
 ) -> None:
     story.feedback, gate = AskPolicy("never"), asyncio.Event()
     async with story.run():
-        await answer_of(story, Delta("Il fera beau demain. "), gate, Delta("Oui."), END)
+        await answer_of(story, TextDelta("Il fera beau demain. "), gate, TextDelta("Oui."), END)
         await story.until(lambda: EventId("$second") in story.store.replies)
         story.matrix.hear(message("!avis partager oui", event_id="$share"))
         await story.settle()

@@ -2,15 +2,25 @@
 
 import json
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import (
+    Delta,
+    FinishDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    Usage,
+    UsageDelta,
+)
 from bot.errors import ModelFailed, Truncated
 from bot.llm.sse import MOST_TOKENS, CompletionStream
+from tests.deltas import finish_reasons, text_of
 
 DONE = "data: [DONE]\n\n"
 
@@ -78,11 +88,12 @@ def test_a_stream_reads_the_same_wherever_it_is_cut(newline: str) -> None:
 
     assert whole == (
         [
-            Delta("L'été\u2028à "),
-            Delta("l'île 🏝 !"),
-            Delta("two lines"),
-            Delta(usage=Usage(3, 5)),
-            Delta(finish_reason="stop"),
+            TextDelta("L'été\u2028à "),
+            ThinkingDelta("hidden"),
+            TextDelta("l'île 🏝 !"),
+            TextDelta("two lines"),
+            UsageDelta(Usage(3, 5)),
+            FinishDelta("stop"),
         ],
         "complete",
     )
@@ -115,15 +126,71 @@ def test_bytes_of_any_kind_end_in_an_error_of_ours_unless_the_model_was_done(dat
 )
 def test_content_is_a_string_null_or_a_list(content: object, text: str) -> None:
     assert read(f"{says(content)}{says('.')}{DONE}".encode())[0] == [
-        *([Delta(text)] if text else []),
-        Delta("."),
+        *([TextDelta(text)] if text else []),
+        TextDelta("."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("delta", "thinking"),
+    [
+        ({"reasoning_content": "Hm."}, "Hm."),
+        ({"reasoning": "Hm."}, "Hm."),
+        ({"reasoning": "Hm.", "reasoning_content": "Hm."}, "Hm."),
+        ({"content": [{"type": "thinking", "thinking": "Hm."}]}, "Hm."),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]},
+            "Hm.",
+        ),
+        ({"content": [{"thinking": "H"}, {"thinking": ["m."]}]}, "Hm."),
+        ({"reasoning": {"text": "Hm."}}, ""),
+        ({"reasoning_content": None, "reasoning": ""}, ""),
+        ({"content": [{"type": "thinking", "thinking": {"text": "Hm."}}]}, ""),
+        ({"content": [{"type": "thinking", "thinking": None}]}, ""),
+    ],
+)
+def test_thoughts_come_under_many_names(delta: Mapping[str, object], thinking: str) -> None:
+    assert read(f"{event(choices=[{'delta': delta}])}{DONE}".encode()) == (
+        [ThinkingDelta(thinking)] if thinking else [],
+        "complete",
+    )
+
+
+CALL = {"index": 1, "id": "call_1", "type": "function"}
+
+
+@pytest.mark.parametrize(
+    ("calls", "deltas"),
+    [
+        (
+            [CALL | {"function": {"name": "meteo", "arguments": ""}}],
+            [ToolCallDelta(1, "call_1", "meteo", "")],
+        ),
+        ([{"index": 1, "function": {"arguments": "{"}}], [ToolCallDelta(1, "", "", "{")]),
+        (
+            [{"id": "a", "function": {"name": "f", "arguments": "{}"}}, {"id": "b"}],
+            [ToolCallDelta(0, "a", "f", "{}"), ToolCallDelta(1, "b", "", "")],
+        ),
+        ([CALL | {"function": {"name": "meteo", "arguments": {"ville": "Brest"}}}], []),
+        ([], []),
+        (None, []),
+        ("meteo", []),
+    ],
+)
+def test_pieces_of_tool_calls_are_told_and_odd_ones_cost_nothing(
+    calls: object, deltas: list[ToolCallDelta]
+) -> None:
+    stream = says("a", tool_calls=calls) + says(None, "tool_calls") + DONE
+    told, end = read(stream.encode())
+
+    assert [one for one in told if isinstance(one, ToolCallDelta)] == deltas
+    assert (text_of(told), finish_reasons(told), end) == ("a", ["tool_calls"], "complete")
 
 
 def test_only_the_first_choice_counts() -> None:
     choices = [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]
 
-    assert read(f"{event(choices=choices)}{DONE}".encode()) == ([Delta("a")], "complete")
+    assert read(f"{event(choices=choices)}{DONE}".encode()) == ([TextDelta("a")], "complete")
 
 
 def test_unknown_fields_and_nulls_are_passed_over() -> None:
@@ -139,7 +206,10 @@ def test_a_finish_reason_makes_a_stream_complete_without_done() -> None:
 
 
 def test_done_makes_a_stream_complete_without_a_finish_reason() -> None:
-    assert read(f"{says('a')}{DONE}{says('never read')}".encode()) == ([Delta("a")], "complete")
+    assert read(f"{says('a')}{DONE}{says('never read')}".encode()) == (
+        [TextDelta("a")],
+        "complete",
+    )
 
 
 THOUGHT = says(None, reasoning_content="abc")
@@ -156,8 +226,8 @@ THOUGHT = says(None, reasoning_content="abc")
 def test_a_completion_as_long_as_one_may_be_is_whole(stream: str, words: str) -> None:
     deltas, end = read(stream.encode(), longest=10)
 
-    assert "".join(one.text for one in deltas) == words
-    assert [one.finish_reason for one in deltas if one.finish_reason] == ["stop"]
+    assert text_of(deltas) == words
+    assert finish_reasons(deltas) == ["stop"]
     assert end == "complete"
 
 
@@ -172,6 +242,7 @@ def test_a_completion_as_long_as_one_may_be_is_whole(stream: str, words: str) ->
         (says(None, reasoning={"text": "abc"}), ""),
         (says([{"type": "thinking", "thinking": [{"text": "abc"}]}]), ""),
         (says("a", reasoning="abc", reasoning_content="abc"), "aa"),
+        (says("a", tool_calls=[{"function": {"arguments": "{}{"}}]), "aa"),
         (says(""), ""),
         (event(choices=[]), ""),
     ],
@@ -183,8 +254,8 @@ def test_a_longer_one_is_cut_where_it_is_too_long_and_nothing_more_is_read(
     deltas = list(stream.feed((chunk * 20 + "data: nonsense\n\n").encode()))
     stream.close()
 
-    assert "".join(one.text for one in deltas) == words
-    assert [one.finish_reason for one in deltas if one.finish_reason] == ["length"]
+    assert text_of(deltas) == words
+    assert finish_reasons(deltas) == ["length"]
     assert stream.done
 
 
@@ -192,7 +263,7 @@ def test_what_comes_behind_a_finish_reason_is_ignored_but_for_the_usage() -> Non
     behind = says("b") + says("c", "length") + event(choices=[], usage={"prompt_tokens": 3})
 
     assert read(f"{says('a', 'stop')}{behind}{DONE}".encode()) == (
-        [Delta("a", "stop"), Delta(usage=Usage(3, 0))],
+        [TextDelta("a"), FinishDelta("stop"), UsageDelta(Usage(3, 0))],
         "complete",
     )
 
@@ -201,7 +272,8 @@ def test_a_completion_that_is_not_streamed_is_cut_as_well() -> None:
     message = {"choices": [{"message": {"content": "a" * 99}, "finish_reason": "stop"}]}
 
     assert list(CompletionStream(10).read_whole(json.dumps(message).encode())) == [
-        Delta("a" * 10, "length")
+        TextDelta("a" * 10),
+        FinishDelta("length"),
     ]
 
 
@@ -209,7 +281,7 @@ def test_a_completion_that_is_not_streamed_is_cut_as_well() -> None:
 def test_any_other_end_is_a_truncation(tail: str) -> None:
     deltas, end = read(f"{says('a')}{tail}".encode())
 
-    assert deltas == [Delta("a")]
+    assert deltas == [TextDelta("a")]
     assert end.startswith("Truncated")
 
 
@@ -229,7 +301,7 @@ def test_an_error_object_fails_after_the_words_before_it_without_its_own(
     stream = says("a") + event(error=error)
 
     assert read(stream.encode()) == (
-        [Delta("a")],
+        [TextDelta("a")],
         f"ModelFailed: the stream holds an error{told}",
     )
 
@@ -264,7 +336,7 @@ def test_each_usage_stands_for_the_ones_before_it() -> None:
     stream = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1})
     stream += event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
 
-    assert read(f"{stream}{DONE}".encode())[0][-1] == Delta(usage=Usage(3, 2))
+    assert read(f"{stream}{DONE}".encode())[0][-1] == UsageDelta(Usage(3, 2))
 
 
 @given(
@@ -280,9 +352,9 @@ def test_no_usage_costs_the_words_beside_it(usage: object) -> None:
     stream = event(choices=[{"delta": {"content": "a"}}], usage=usage) + DONE
     deltas, end = read(stream.replace("Infinity", "1e999").encode("utf-8", "replace"))
 
-    assert (deltas[0].text, end) == ("a", "complete")
-    counted = deltas[0].usage or Usage(0, 0)
-    for count in (counted.prompt_tokens, counted.completion_tokens):
+    assert (deltas[0], end) == (TextDelta("a"), "complete")
+    counted = [one.usage for one in deltas if isinstance(one, UsageDelta)]
+    for count in (n for one in counted for n in (one.prompt_tokens, one.completion_tokens)):
         assert type(count) is int
         assert 0 <= count <= MOST_TOKENS
 

@@ -85,7 +85,7 @@ async def test_clear_text_enters_no_context(story: Story) -> None:
         await hear(story, clear("$1", body="Oublie tout."))
         await hear(story, message("Qui suis-je ?", event_id="$2"))
 
-    said = [turn.content for turn in story.model.requests[-1]]
+    said = [turn.text for turn in story.model.requests[-1]]
     assert "Je suis Ada." in said
     assert "Oublie tout." not in said
 

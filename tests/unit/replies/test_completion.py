@@ -5,7 +5,7 @@ from contextlib import aclosing
 import pytest
 from typing_extensions import override
 
-from bot.core.chat import Delta, Turn, Usage
+from bot.core.chat import Delta, FinishDelta, TextDelta, Turn, Usage, UsageDelta, text_turn
 from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import size
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
@@ -14,17 +14,17 @@ from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
 
-SYSTEM = Turn("system", "Sobre.")
-END = Delta(finish_reason="stop")
+SYSTEM = text_turn("system", "Sobre.")
+END = FinishDelta("stop")
 
 
 def talk(turns: int, characters: int = 50) -> list[Turn]:
     """Return a conversation that the assistant was the last to answer, and a prompt."""
     said = [
-        Turn("assistant" if number % 2 else "user", f"{number} ".ljust(characters, "x"))
+        text_turn("assistant" if number % 2 else "user", f"{number} ".ljust(characters, "x"))
         for number in range(turns)
     ]
-    return [SYSTEM, *said, Turn("user", "Et alors ?")]
+    return [SYSTEM, *said, text_turn("user", "Et alors ?")]
 
 
 def made(model: FakeModel) -> Completion:
@@ -38,7 +38,7 @@ async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:
 
 
 async def test_what_the_model_says_comes_through_as_it_comes() -> None:
-    model = FakeModel(Delta("Un. "), Delta("Deux."), Delta(usage=Usage(9, 2)), END)
+    model = FakeModel(TextDelta("Un. "), TextDelta("Deux."), UsageDelta(Usage(9, 2)), END)
 
     deltas = await ask(made(model), talk(2))
 
@@ -50,9 +50,9 @@ async def test_what_the_model_says_comes_through_as_it_comes() -> None:
 async def test_turns_of_one_role_are_asked_as_one() -> None:
     model = FakeModel()
 
-    await ask(made(model), [SYSTEM, Turn("user", "Un"), Turn("user", "Deux")])
+    await ask(made(model), [SYSTEM, text_turn("user", "Un"), text_turn("user", "Deux")])
 
-    assert model.requests == [[SYSTEM, Turn("user", "Un\n\nDeux")]]
+    assert model.requests == [[SYSTEM, text_turn("user", "Un\n\nDeux")]]
 
 
 async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
@@ -73,7 +73,7 @@ async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
 async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
     model = FakeModel()
     completion = made(model)
-    prompt = Turn("user", "x" * 200_000)
+    prompt = text_turn("user", "x" * 200_000)
 
     with pytest.raises(PromptTooLong) as told:
         await ask(completion, [SYSTEM, *talk(4), prompt])
@@ -95,12 +95,12 @@ async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
 async def test_what_the_backend_counts_teaches_how_much_it_takes(
     characters: int, tokens: int, ratio: float
 ) -> None:
-    model = FakeModel(Delta("Oui."), Delta(usage=Usage(tokens, 1)), END)
+    model = FakeModel(TextDelta("Oui."), UsageDelta(Usage(tokens, 1)), END)
     completion = made(model)
     model.length = 10_000 + SMALL.max_tokens + 128
     other = completion.room(LARGE)
 
-    turns = [Turn("user", "x" * (characters - size([Turn("user", "")])))]
+    turns = [text_turn("user", "x" * (characters - size([text_turn("user", "")])))]
     for _ in range(30):
         await ask(completion, turns)
 
@@ -176,7 +176,7 @@ async def test_a_refusal_is_told_at_once_where_nothing_can_leave() -> None:
 
 
 async def test_nothing_is_asked_once_more_after_a_word() -> None:
-    model = FakeModel(Delta("Un"), TOO_LONG)
+    model = FakeModel(TextDelta("Un"), TOO_LONG)
 
     with pytest.raises(PromptTooLongForModel):
         await ask(made(model), talk(100))
@@ -205,17 +205,17 @@ async def fail(completion: Completion) -> None:
 
 
 async def test_a_stream_that_fails_does_so_here_too() -> None:
-    model = FakeModel(Delta("Un"), Truncated("cut"))
+    model = FakeModel(TextDelta("Un"), Truncated("cut"))
 
     with pytest.raises(Truncated):
         await ask(made(model), talk(0))
 
 
 async def test_who_stops_listening_closes_the_stream() -> None:
-    model = FakeModel(Delta("Un"), Delta("Deux"), END)
+    model = FakeModel(TextDelta("Un"), TextDelta("Deux"), END)
     stream = made(model).ask(talk(0), SMALL).deltas()
 
-    assert await anext(stream) == Delta("Un")
+    assert await anext(stream) == TextDelta("Un")
     await stream.aclose()
 
     with pytest.raises(StopAsyncIteration):

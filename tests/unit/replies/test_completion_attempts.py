@@ -9,8 +9,17 @@ from itertools import pairwise
 import pytest
 from typing_extensions import override
 
-from bot.core.chat import Delta, Turn, Usage
-from bot.core.model_catalog import Fallback, ModelCard
+from bot.core.chat import (
+    Delta,
+    FallbackDelta,
+    FinishDelta,
+    TextDelta,
+    Turn,
+    Usage,
+    UsageDelta,
+    text_turn,
+)
+from bot.core.model_catalog import ModelCard
 from bot.errors import (
     CompletionError,
     ModelBusy,
@@ -30,12 +39,13 @@ from bot.errors import (
 from bot.i18n.texts import speak
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import Asking, FallbackPolicy
+from tests.deltas import text_of
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel, FakeModels, HeldClock, Script
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
-ANSWER = (Delta("Bonjour."), END)
-PROMPT = [Turn("user", "Et alors ?")]
+END = FinishDelta("stop")
+ANSWER = (TextDelta("Bonjour."), END)
+PROMPT = [text_turn("user", "Et alors ?")]
 MINUTE = 60.0
 
 PASSING = [ModelUnreachable, ModelTimeout, ModelBusy, ModelFailed, Truncated]
@@ -138,7 +148,7 @@ class Quick:
         async with aclosing(self.completion.ask(turns, card).deltas()) as stream:
             async for delta in stream:
                 deltas.append(delta)
-                self.words += delta.text
+                self.words += text_of([delta])
         return deltas
 
 
@@ -149,7 +159,7 @@ class Quick:
 async def test_what_may_pass_is_tried_again_before_the_first_word(
     kind: type[CompletionError],
 ) -> None:
-    quick = Quick([kind("1")], [Delta(usage=Usage(9, 0)), kind("2")])
+    quick = Quick([kind("1")], [UsageDelta(Usage(9, 0)), kind("2")])
 
     assert (await quick.ask())[-2:] == list(ANSWER)
     assert quick.words == "Bonjour."
@@ -171,7 +181,7 @@ async def test_there_are_two_more_tries(kind: type[CompletionError]) -> None:
 
 @pytest.mark.parametrize("kind", [*PASSING, ModelStalled, ModelLimited])
 async def test_nothing_is_tried_again_after_the_first_word(kind: type[CompletionError]) -> None:
-    quick = Quick([Delta("Bon"), kind("cut")], fallback=LARGE)
+    quick = Quick([TextDelta("Bon"), kind("cut")], fallback=LARGE)
 
     with pytest.raises(kind):
         await quick.ask()
@@ -344,12 +354,11 @@ async def test_the_fallback_answers_where_the_model_cannot_and_says_so(
     kind: type[CompletionError],
 ) -> None:
     error = kind("no", 3600.0)
-    quick = Quick([error], fallback=LARGE, other=[[Delta(usage=Usage(9, 2)), *ANSWER]])
+    quick = Quick([error], fallback=LARGE, other=[[UsageDelta(Usage(9, 2)), *ANSWER]])
 
     deltas = await quick.ask()
 
-    first = Delta("Bonjour.", fallback=Fallback(LARGE, SMALL))
-    assert deltas == [Delta(usage=Usage(9, 2)), first, *ANSWER[1:]]
+    assert deltas == [UsageDelta(Usage(9, 2)), FallbackDelta(LARGE, SMALL), *ANSWER]
     assert quick.model.asked == [SMALL.id, LARGE.id]
     assert quick.counts.retried == [kind.__name__]
 
@@ -376,8 +385,8 @@ async def test_the_fallback_comes_once_patience_with_a_quota_ends() -> None:
 
 async def test_the_fallback_is_asked_with_as_much_as_it_takes() -> None:
     quick = Quick(fallback=SMALL, other=[[ModelRefused("403")]])
-    turns = [Turn("user", f"{number} ".ljust(2000, "x")) for number in range(100)]
-    turns = [turn for said in turns for turn in (said, Turn("assistant", "Oui."))]
+    turns = [text_turn("user", f"{number} ".ljust(2000, "x")) for number in range(100)]
+    turns = [turn for said in turns for turn in (said, text_turn("assistant", "Oui."))]
 
     await quick.ask(LARGE, [*turns, *PROMPT])
 
@@ -398,7 +407,9 @@ async def test_what_the_first_model_met_is_told_where_the_fallback_fails_too() -
 
 
 async def test_a_fallback_that_breaks_off_tells_its_own_failure() -> None:
-    quick = Quick([ModelRefused("403")], fallback=LARGE, other=[[Delta("Bon"), Truncated("cut")]])
+    quick = Quick(
+        [ModelRefused("403")], fallback=LARGE, other=[[TextDelta("Bon"), Truncated("cut")]]
+    )
 
     with pytest.raises(Truncated):
         await quick.ask()
@@ -421,6 +432,6 @@ async def test_a_prompt_that_is_too_long_is_the_persons_to_shorten(characters: i
     quick = Quick(refusal, refusal, fallback=LARGE)
 
     with pytest.raises(PromptTooLong):
-        await quick.ask(turns=[Turn("user", "x" * characters)])
+        await quick.ask(turns=[text_turn("user", "x" * characters)])
 
     assert LARGE.id not in quick.model.asked

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from typing_extensions import override
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import FinishDelta, TextDelta, Usage, UsageDelta
 from bot.core.events import EventId, Prompt
 from bot.core.model_catalog import Catalogue
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
@@ -52,7 +52,7 @@ async def hear(story: Story, body: str, event_id: str) -> None:
 
 
 def contents(story: Story) -> list[str]:
-    return [turn.content for turn in story.model.requests[-1]]
+    return [turn.text for turn in story.model.requests[-1]]
 
 
 async def test_a_long_silence_is_said_above_the_first_reply_after_it_alone(story: Story) -> None:
@@ -104,7 +104,7 @@ async def test_what_the_prompt_replies_to_counts_in_spite_of_a_silence(story: St
 
 async def test_the_bot_s_own_lines_never_enter_a_context(story: Story) -> None:
     story.matrix.said = [said("Jadis", ago=HOUR + 1)]
-    story.model.script = (Delta("Un"), Delta(finish_reason="length"))
+    story.model.script = (TextDelta("Un"), FinishDelta("length"))
     await ask(story, event_id="$1")
     await ask(story, event_id="$2")
 
@@ -177,7 +177,7 @@ async def test_a_prompt_that_is_too_long_by_itself_is_told_by_how_much(story: St
 
 async def test_what_the_backend_counts_leaves_room_for_more(story: Story) -> None:
     story.model.length = SMALL.max_tokens + 128 + 1000
-    story.model.script = (Delta("Oui."), Delta(usage=Usage(500, 1)), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Oui."), UsageDelta(Usage(500, 1)), FinishDelta("stop"))
     async with story.run():
         for number in range(2):
             await hear(story, "x" * 2500, f"${number}")
@@ -294,7 +294,7 @@ def test_the_person_is_told_what_they_must_know_of_the_context(
 async def test_the_line_stays_above_while_the_reply_grows(story: Story) -> None:
     story.matrix.said = [said("Jadis", ago=HOUR + 1)]
     story.pace = replace(story.pace, edit_interval=0.0)
-    story.model.script = (Delta("Un. "), Delta("Deux. "), Delta(finish_reason="stop"))
+    story.model.script = (TextDelta("Un. "), TextDelta("Deux. "), FinishDelta("stop"))
     await ask(story)
 
     replies = [

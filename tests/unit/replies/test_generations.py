@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.core.chat import Delta
+from bot.core.chat import FinishDelta, TextDelta
 from bot.core.events import MOST_MESSAGES, EventId, UserId
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
@@ -13,7 +13,7 @@ from tests.fakes import HeldClock, Story
 from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 THIRD = UserId("@third:tchap.test")
 
 
@@ -29,7 +29,7 @@ def answered(story: Story) -> list[tuple[EventId, ...]]:
 
 def asked(story: Story) -> list[str]:
     """Return what was asked each time, as the model reads it."""
-    return [turns[-1].content for turns in story.model.requests]
+    return [turns[-1].text for turns in story.model.requests]
 
 
 async def until_asked(story: Story, times: int) -> None:
@@ -39,7 +39,7 @@ async def until_asked(story: Story, times: int) -> None:
 async def ask_and_wait(story: Story, *bodies: str) -> asyncio.Event:
     """Let prompts come one by one, each while the model is silent about those before it."""
     gate = asyncio.Event()
-    story.model.script = (gate, Delta("Bonjour."), END)
+    story.model.script = (gate, TextDelta("Bonjour."), END)
     for number, body in enumerate(bodies, 1):
         story.matrix.hear(message(body, event_id=f"${number}"))
         await until_asked(story, number)
@@ -92,7 +92,7 @@ async def test_messages_that_follow_each_other_soon_are_one_prompt_whenever_they
 async def in_doubt(story: Story) -> asyncio.Event:
     """Let a prompt wait for its turn that an earlier process may have answered."""
     gate = asyncio.Event()
-    story.model.script = (gate, Delta("Bonjour."), END)
+    story.model.script = (gate, TextDelta("Bonjour."), END)
     story.matrix.hear(message("Un fil", event_id="$thread", thread_root="$root"))
     await until_asked(story, 1)
     story.matrix.bounded = True
@@ -143,7 +143,7 @@ async def test_who_watches_is_told_how_many_wait_and_since_when() -> None:
     clock = HeldClock()
     story, gate = Story(clock), asyncio.Event()
     story.at_once = 1
-    story.model.script = (gate, Delta("Bonjour."), END)
+    story.model.script = (gate, TextDelta("Bonjour."), END)
     assistant = story.assistant()
     health = assistant._to.health
     task = asyncio.get_running_loop().create_task(assistant.run())
@@ -188,7 +188,7 @@ async def test_what_comes_in_a_row_without_end_is_not_one_prompt(story: Story) -
 
 async def test_what_comes_once_something_is_visible_has_a_reply_of_its_own(story: Story) -> None:
     gate = asyncio.Event()
-    story.model.script = (Delta("Un. "), gate, Delta("Fin."), END)
+    story.model.script = (TextDelta("Un. "), gate, TextDelta("Fin."), END)
     async with story.run():
         story.matrix.hear(message("Un", event_id="$1"))
         await story.until(lambda: bool(story.matrix.sent))
@@ -204,7 +204,7 @@ async def test_what_comes_once_something_is_visible_has_a_reply_of_its_own(story
 async def test_what_comes_once_the_line_is_visible_has_a_reply_of_its_own(story: Story) -> None:
     story.pace = replace(story.pace, line_after=0.01)
     gate = asyncio.Event()
-    story.model.script = (gate, Delta("Bonjour."), END)
+    story.model.script = (gate, TextDelta("Bonjour."), END)
     async with story.run():
         story.matrix.hear(message("Un", event_id="$1"))
         await story.until(lambda: len(story.model.requests) == 1)
@@ -271,7 +271,7 @@ async def test_what_comes_while_a_failure_is_being_told_is_not_lost(story: Story
     async with story.run():
         story.matrix.hear(message("Un", event_id="$1"))
         await story.until(lambda: not story.matrix.failures)
-        story.model.script = (Delta("Bonjour."), END)
+        story.model.script = (TextDelta("Bonjour."), END)
         story.matrix.hear(message("Deux", event_id="$2"))
         await story.until(lambda: story.matrix.attended == ["$1", "$2"])
         await held.pass_time(30)
@@ -299,7 +299,7 @@ async def test_what_comes_while_the_bot_apologises_is_not_lost(story: Story) -> 
 async def test_what_comes_as_the_answer_is_stopped_has_a_reply_of_its_own(story: Story) -> None:
     async with story.run():
         await ask_and_wait(story, "Un")
-        story.model.script = (Delta("Bonjour."), END)
+        story.model.script = (TextDelta("Bonjour."), END)
         story.matrix.hear(reaction(target="$1"), message("Deux", event_id="$2"))
         await story.until(lambda: story.done("$1", "$2"))
 
@@ -310,7 +310,7 @@ async def test_what_comes_as_the_answer_is_stopped_has_a_reply_of_its_own(story:
 async def test_what_was_joined_before_a_crash_is_answered_once(story: Story) -> None:
     async with story.run():
         await ask_and_wait(story, "Un", "Deux")
-    story.model.script = (Delta("Bonjour."), END)
+    story.model.script = (TextDelta("Bonjour."), END)
 
     async with story.run():
         story.matrix.hear(message("Trois", event_id="$3", thread_root="$root"))
@@ -325,11 +325,11 @@ async def test_what_was_joined_and_begun_before_a_crash_goes_on_in_the_same_mess
 ) -> None:
     async with story.run():
         gate = await ask_and_wait(story, "Un")
-        story.model.script = (Delta("Un. "), asyncio.Event())
+        story.model.script = (TextDelta("Un. "), asyncio.Event())
         story.matrix.hear(message("Deux", event_id="$2"))
         await story.until(lambda: story.shown == ["Un."])
     gate.set()
-    story.model.script = (Delta("Un, deux."), END)
+    story.model.script = (TextDelta("Un, deux."), END)
     story.model.requests.clear()
 
     async with story.run():
@@ -349,7 +349,7 @@ async def test_what_was_joined_to_a_message_that_is_gone_after_a_crash_is_answer
     async with story.run():
         await ask_and_wait(story, "Un", "Deux")
     del story.matrix.messages[EventId("$1")]
-    story.model.script = (Delta("Bonjour."), END)
+    story.model.script = (TextDelta("Bonjour."), END)
 
     async with story.run():
         story.matrix.hear()
@@ -360,7 +360,7 @@ async def test_what_was_joined_to_a_message_that_is_gone_after_a_crash_is_answer
 
 
 async def test_two_that_were_begun_apart_before_a_crash_stay_apart(story: Story) -> None:
-    story.model.script = (Delta("Un. "), asyncio.Event())
+    story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():
         story.matrix.hear(message("Un", event_id="$1", sender=COLLEAGUE))
         await story.until(lambda: len(story.shown) == 1)
@@ -371,7 +371,7 @@ async def test_two_that_were_begun_apart_before_a_crash_stay_apart(story: Story)
     story.store.finished.add(EventId("$2"))
     story.store.claims.pop(EventId("$1"))  # as if only the later one had been taken up
     story.store.replies.clear()
-    story.model.script = (Delta("Fin."), END)
+    story.model.script = (TextDelta("Fin."), END)
 
     async with story.run():
         story.matrix.hear()
@@ -385,7 +385,7 @@ async def test_so_many_are_answered_at_once(story: Story) -> None:
     gates = [asyncio.Event() for _ in range(4)]
     async with story.run():
         for number, gate in enumerate(gates):
-            story.model.script = (gate, Delta("Bonjour."), END)
+            story.model.script = (gate, TextDelta("Bonjour."), END)
             root = f"$root{number}"
             story.matrix.hear(message(event_id=f"${number}", thread_root=root))
             await until_asked(story, min(number + 1, 2))
@@ -411,7 +411,7 @@ class Queue:
         self.gate = asyncio.Event()
         story.at_once = 1
         story.pace = replace(story.pace, line_after=0.05)
-        story.model.script = (self.gate, Delta("Bonjour."), END)
+        story.model.script = (self.gate, TextDelta("Bonjour."), END)
 
     async def begin(self) -> None:
         self.story.matrix.hear(message(event_id="$1", sender=THIRD, thread_root="$a"))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from bot.core.chat import Delta, Usage
+from bot.core.chat import Delta, FinishDelta, TextDelta, Usage, UsageDelta
 from bot.core.events import Batch, EventId
 from bot.core.markdown import Part, render
 from bot.core.message_split import split
@@ -35,7 +35,7 @@ from tests.make import MIDNIGHT, message, prompt
 
 FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")
 PROMPT, BOTH = prompt(FIRST), prompt(FIRST, SECOND)
-END = Delta(finish_reason="stop")
+END = FinishDelta("stop")
 TEXTS, ENGLISH = speak("fr"), speak("en")
 LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(40))
 OTHER = "".join(f"Alinéa {number} : {'terme ' * 100}\n\n" for number in range(40))
@@ -126,7 +126,7 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def test_a_short_completion_is_one_message_and_no_edit(stage: Stage) -> None:
-    await stage.stream(Delta("Bonjour."), END)
+    await stage.stream(TextDelta("Bonjour."), END)
 
     [(_, sent)] = stage.matrix.sent
     assert isinstance(sent, Reply)
@@ -138,7 +138,7 @@ async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage)
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(
-            stage.stream(Delta("Le ciel est bleu. Par"), gate, Delta("ce que."), END)
+            stage.stream(TextDelta("Le ciel est bleu. Par"), gate, TextDelta("ce que."), END)
         )
         await stage.matrix.until(lambda: stage.shown == ["Le ciel est bleu."])
         gate.set()
@@ -150,7 +150,7 @@ async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage)
 async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stage.stream(Delta("Un. "), first, Delta("Deux. "), second, END))
+        tasks.create_task(stage.stream(TextDelta("Un. "), first, TextDelta("Deux. "), second, END))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.clock.time += 2.0
         first.set()
@@ -167,7 +167,12 @@ async def test_the_line_of_who_waits_stays_until_there_are_first_words(
     """A sign or two of the model are nothing to read."""
     stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
     reply, more = stage.reply(), asyncio.Event()
-    script: Script = [Delta("1. "), more, Delta("Un bilan du trimestre. Puis"), asyncio.Event()]
+    script: Script = [
+        TextDelta("1. "),
+        more,
+        TextDelta("Un bilan du trimestre. Puis"),
+        asyncio.Event(),
+    ]
     tasks.create_task(stage.answer(reply, script))
     await settle()
     stage.clock.time += 10.0
@@ -184,10 +189,15 @@ async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     stage.clock.time += 10.0
     more = asyncio.Event()
-    script: Script = [Delta("Le ciel"), more, Delta(" est gris aujourd’hui. Il"), asyncio.Event()]
+    script: Script = [
+        TextDelta("Le ciel"),
+        more,
+        TextDelta(" est gris aujourd’hui. Il"),
+        asyncio.Event(),
+    ]
     reply = stage.reply(PriorState.WHOLE)
     tasks.create_task(stage.answer(reply, script))
     await settle()
@@ -200,8 +210,8 @@ async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
 
 async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None:
     first, second = asyncio.Event(), asyncio.Event()
-    script: list[Delta | asyncio.Event] = [Delta("Un. "), first, Delta("Deux. ")]
-    script += [Delta("Trois. "), second, Delta("Fin."), END]
+    script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
+    script += [TextDelta("Trois. "), second, TextDelta("Fin."), END]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
@@ -220,7 +230,7 @@ async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
     """The last edit says all, and that more is to come; the homeserver shows another."""
     first, second = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stage.stream(Delta("Un. "), first, Delta("Deux. "), second, END))
+        tasks.create_task(stage.stream(TextDelta("Un. "), first, TextDelta("Deux. "), second, END))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.clock.time += 2.0
         first.set()
@@ -234,8 +244,8 @@ async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
 
 async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stage) -> None:
     first, second = asyncio.Event(), asyncio.Event()
-    script: list[Delta | asyncio.Event] = [Delta("Un. "), first, Delta("Deux. ")]
-    script += [second, Delta("Trois."), END]
+    script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
+    script += [second, TextDelta("Trois."), END]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
@@ -262,7 +272,7 @@ async def test_first_and_final_get_through_whatever_it_takes(
 ) -> None:
     stage.matrix.failures = [failure]
 
-    await stage.stream(Delta("Bonjour."), END)
+    await stage.stream(TextDelta("Bonjour."), END)
 
     assert stage.shown == ["Bonjour."]
     assert stage.clock.slept == [waited]
@@ -272,7 +282,7 @@ async def test_first_and_final_get_through_whatever_it_takes(
 async def test_an_unfinished_completion_is_never_shown_as_whole(
     stage: Stage, error: CompletionError
 ) -> None:
-    await stage.stream(Delta("Le ciel est"), error)
+    await stage.stream(TextDelta("Le ciel est"), error)
 
     [text] = stage.shown
     assert text == f"Le ciel est\n\n{TEXTS(error.key)}"
@@ -293,7 +303,7 @@ async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
 
 
 async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:
-    await stage.stream(Delta(" \n"), END)
+    await stage.stream(TextDelta(" \n"), END)
 
     assert [sent for _, sent in stage.matrix.sent] == [
         Notice(TEXTS("model empty"), PROMPT, unanswered=True)
@@ -311,7 +321,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("text", UNREADABLE)
 async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(stage: Stage, text: str) -> None:
-    deltas = [Delta(text[at : at + 2_000]) for at in range(0, len(text), 2_000)]
+    deltas = [TextDelta(text[at : at + 2_000]) for at in range(0, len(text), 2_000)]
 
     await stage.stream(*deltas, END)
 
@@ -324,7 +334,7 @@ async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(stage: Stage, 
     "text", ["42", "?", "👍", "…", "Non", "`*`", "```\n}\n```", "$x$", ":-)", "é", "«", "—", "漢"]
 )
 async def test_an_answer_of_one_sign_is_one(stage: Stage, text: str) -> None:
-    await stage.stream(Delta(text), END)
+    await stage.stream(TextDelta(text), END)
 
     assert stage.shown == [render(text).body]
 
@@ -346,7 +356,7 @@ async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
     stage = Stage()
     stage.to = replace(stage.to, pace=Pace(0.0, 1.0, 10.0, least=1))
 
-    await stage.stream(*map(Delta, pieces), END)
+    await stage.stream(*map(TextDelta, pieces), END)
 
     for _, sent in stage.matrix.sent:
         reply = sent.reply if isinstance(sent, OutgoingEdit) else sent
@@ -362,7 +372,12 @@ async def test_words_that_turn_into_markup_leave_the_sentence_that_there_are_non
 ) -> None:
     gate = asyncio.Event()
     reply = stage.reply()
-    script: Script = [Delta("[une note de bas "), gate, Delta("de page]: http://x.test"), END]
+    script: Script = [
+        TextDelta("[une note de bas "),
+        gate,
+        TextDelta("de page]: http://x.test"),
+        END,
+    ]
     async with asyncio.TaskGroup() as group:
         group.create_task(stage.answer(reply, script))
         await heard(reply, "[une note de bas ")
@@ -381,13 +396,13 @@ async def test_a_long_answer_with_an_open_fence_at_its_end_has_no_part_without_w
 ) -> None:
     words = "mot " * 1_496 + "fin.\n"
 
-    await stage.stream(Delta(words), Delta("\n```python\n\n```\n"), END)
+    await stage.stream(TextDelta(words), TextDelta("\n```python\n\n```\n"), END)
 
     assert [len(one) > 20 for one in stage.shown] == [True]
 
 
 async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(stage: Stage) -> None:
-    await stage.stream(Delta("```"), Delta(finish_reason="length"))
+    await stage.stream(TextDelta("```"), FinishDelta("length"))
 
     assert stage.shown == [f"{TEXTS('cut by length')}\n\n{TEXTS('model unreadable')}"]
 
@@ -396,7 +411,7 @@ async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(stage
     ("reason", "key"), [("length", "cut by length"), ("content_filter", "cut by filter")]
 )
 async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key: str) -> None:
-    await stage.stream(Delta("Le ciel"), Delta(finish_reason=reason))
+    await stage.stream(TextDelta("Le ciel"), FinishDelta(reason))
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS(key)}"]
 
@@ -404,7 +419,7 @@ async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key:
 async def test_a_completion_that_ends_for_an_unknown_reason_is_not_shown_as_whole(
     stage: Stage,
 ) -> None:
-    await stage.stream(Delta("Bonjour."), Delta(finish_reason="abort"))
+    await stage.stream(TextDelta("Bonjour."), FinishDelta("abort"))
 
     assert stage.shown == [f"Bonjour.\n\n{TEXTS('model truncated')}"]
 
@@ -416,7 +431,7 @@ async def test_only_known_words_of_a_backend_are_in_the_log(
     stage: Stage, reason: str, told: str
 ) -> None:
     with capture_logs() as logs:
-        await stage.stream(Delta("Bonjour."), Delta(finish_reason=reason))
+        await stage.stream(TextDelta("Bonjour."), FinishDelta(reason))
 
     [cut] = [line for line in logs if line["event"] == "completion cut"]
     assert cut["finish_reason"] == told
@@ -426,7 +441,7 @@ async def test_only_known_words_of_a_backend_are_in_the_log(
 async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
     reply = stage.reply()
 
-    await stage.answer(reply, [Delta("Bonjour."), Delta(usage=Usage(12, 3)), END])
+    await stage.answer(reply, [TextDelta("Bonjour."), UsageDelta(Usage(12, 3)), END])
 
     assert reply.usage == Usage(12, 3)
 
@@ -434,7 +449,7 @@ async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
 async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Stage) -> None:
     reply = stage.reply()
 
-    await stage.answer(reply, [Delta("Bon", usage=Usage(12, 3)), CompletionError("cut")])
+    await stage.answer(reply, [TextDelta("Bon"), UsageDelta(Usage(12, 3)), CompletionError("cut")])
 
     assert reply.usage == Usage(12, 3)
     spent = stage.to.health.registry.get_sample_value
@@ -444,7 +459,7 @@ async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Sta
 async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(stage: Stage) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
-    await stage.stream(Delta("Le ciel. "), *[Delta("Bleu. ")] * 2, END)
+    await stage.stream(TextDelta("Le ciel. "), *[TextDelta("Bleu. ")] * 2, END)
 
     assert {one.split("\n\n")[0] for one in stage.said} == {"*Après un silence.*"}
     assert stage.said[-1].endswith("\n\n*Tard.*")
@@ -454,7 +469,7 @@ async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(sta
 async def test_lines_stand_above_the_first_part_and_below_the_last_alone(stage: Stage) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
-    await stage.stream(Delta(LONG), END)
+    await stage.stream(TextDelta(LONG), END)
 
     assert len(stage.shown) > 2
     assert [text.startswith("*Après") for text in stage.shown][:2] == [True, False]
@@ -465,7 +480,7 @@ async def test_lines_stand_above_the_first_part_and_below_the_last_alone(stage: 
 async def test_lines_below_stand_before_what_went_wrong(stage: Stage) -> None:
     stage.below = ["*Tard.*"]
 
-    await stage.stream(Delta("Le ciel"), Truncated("cut"))
+    await stage.stream(TextDelta("Le ciel"), Truncated("cut"))
 
     assert stage.shown == [f"Le ciel\n\n*Tard.*\n\n{TEXTS('model truncated')}"]
 
@@ -482,7 +497,7 @@ async def test_the_bot_speaks_in_the_words_it_was_told_last(stage: Stage) -> Non
     reply = stage.reply()
     reply.speak(ENGLISH)
 
-    await stage.answer(reply, [Delta("Le ciel"), Truncated("cut")])
+    await stage.answer(reply, [TextDelta("Le ciel"), Truncated("cut")])
 
     assert stage.shown == [f"Le ciel\n\n{ENGLISH('model truncated')}"]
 
@@ -492,13 +507,13 @@ async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -
     stage.matrix.failures = [Forbidden("kicked")]
 
     with pytest.raises(Forbidden):
-        await asyncio.wait_for(stage.stream(Delta("Un. "), *[Delta("X")] * 50, never), 5)
+        await asyncio.wait_for(stage.stream(TextDelta("Un. "), *[TextDelta("X")] * 50, never), 5)
 
 
 async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: Stage) -> None:
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stage.stream(Delta("Un. "), gate, Delta("Deux."), END))
+        tasks.create_task(stage.stream(TextDelta("Un. "), gate, TextDelta("Deux."), END))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.matrix.failures = [Forbidden("M_TOO_LARGE")]
         gate.set()
@@ -511,7 +526,9 @@ async def test_an_edit_that_is_refused_for_good_ends_the_reply_with_what_stands(
 ) -> None:
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stage.stream(Delta("Un. "), gate, Delta("Deux. "), asyncio.Event()))
+        tasks.create_task(
+            stage.stream(TextDelta("Un. "), gate, TextDelta("Deux. "), asyncio.Event())
+        )
         await stage.matrix.until(lambda: stage.shown == ["Un."])
         stage.matrix.failures = [Forbidden("M_TOO_LARGE")]
         stage.clock.time += 2.0
@@ -525,7 +542,7 @@ async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
     gate, reply = asyncio.Event(), stage.reply()
     reply.say(lambda: "Je cherche…")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stage.answer(reply, [gate, Delta("Un."), END]))
+        tasks.create_task(stage.answer(reply, [gate, TextDelta("Un."), END]))
         await settle()
         stage.clock.time += 10.0
         reply.say(lambda: "Je cherche…")
@@ -538,16 +555,16 @@ async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
 
 async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
     """As a ledger from a backup may have made them, of which it knows the second."""
-    await stage.stream(Delta("Un."), END)
+    await stage.stream(TextDelta("Un."), END)
     stage.store.replies.clear()
     stage.store.frozen.clear()
     stage.matrix.transactions.clear()
-    await stage.stream(Delta("Deux."), END)
+    await stage.stream(TextDelta("Deux."), END)
     assert stage.shown == ["Un.", "Deux."]
     stage.store.replies[PROMPT.event_id] = {0: EventId("$sent1")}
 
     reply = stage.reply(PriorState.BEGUN)
-    await stage.answer(reply, [Delta("Trois."), END], [Delta("Trois."), END])
+    await stage.answer(reply, [TextDelta("Trois."), END], [TextDelta("Trois."), END])
 
     assert reply.event_ids == ["$sent1", "$sent0"]
     assert stage.store.replies[PROMPT.event_id] == {0: "$sent1", 1: "$sent0"}
@@ -556,9 +573,9 @@ async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     stage: Stage,
 ) -> None:
-    await stage.stream_then_die(Delta("Le ciel est bleu. "))
+    await stage.stream_then_die(TextDelta("Le ciel est bleu. "))
 
-    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.BEGUN), [TextDelta("Le ciel est gris."), END])
 
     assert stage.shown == ["Le ciel est gris."]
 
@@ -575,14 +592,14 @@ def forget(stage: Stage) -> None:
 async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_the_history(
     stage: Stage, before: PriorState, hidden: str
 ) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     forget(stage)
     stage.matrix.undecryptable = {EventId("$sent0")}
     stage.matrix.bounded = hidden == "too far"
 
     with capture_logs() as logs:
         for _ in range(2):
-            await stage.answer(stage.reply(before), [Delta("Le ciel est gris."), END])
+            await stage.answer(stage.reply(before), [TextDelta("Le ciel est gris."), END])
 
     mark = Notice(TEXTS("perhaps answered"), PROMPT, unanswered=True)
     assert [sent for _, sent in stage.matrix.sent][1:] == [mark]
@@ -601,18 +618,18 @@ async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt
     await stage.store.sent(SECOND.event_id, 0, sent)
     stage.matrix.undecryptable = {sent}
 
-    await stage.answer(stage.reply(PriorState.PERHAPS), [Delta("Le ciel est bleu."), END])
+    await stage.answer(stage.reply(PriorState.PERHAPS), [TextDelta("Le ciel est bleu."), END])
 
     assert stage.shown == ["La mer.", "Le ciel est bleu."]
 
 
 async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: Stage) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     forget(stage)
     stage.matrix.undecryptable = {EventId("$sent0")}
     await stage.answer(stage.reply(PriorState.PERHAPS))
 
-    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta("Le ciel est gris."), END])
 
     assert stage.shown[1:] == [TEXTS("perhaps answered"), "Le ciel est gris."]
 
@@ -624,7 +641,7 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
     sent = await stage.matrix.send(elsewhere.room_id, Reply(elsewhere, Part("Là."), "m"), "there")
     stage.matrix.undecryptable = {sent}
 
-    await stage.answer(stage.reply(PriorState.PERHAPS), [Delta("Le ciel est bleu."), END])
+    await stage.answer(stage.reply(PriorState.PERHAPS), [TextDelta("Le ciel est bleu."), END])
 
     assert stage.shown == ["Là.", "Le ciel est bleu."]
 
@@ -632,14 +649,14 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
 @pytest.mark.parametrize(
     ("second", "shown"),
     [
-        ([Delta("Le ciel est gris."), END], "Le ciel est gris."),
+        ([TextDelta("Le ciel est gris."), END], "Le ciel est gris."),
         ([ModelBusy("503")], TEXTS("model busy")),
     ],
 )
 async def test_a_first_message_whose_answer_was_lost_is_found_again(
     stage: Stage, second: Script, shown: str
 ) -> None:
-    await stage.stream_then_die(Delta("Le ciel est bleu. "))
+    await stage.stream_then_die(TextDelta("Le ciel est bleu. "))
     stage.store.replies.clear()  # as if the process had died between the send and its record
 
     await stage.answer(stage.reply(PriorState.BEGUN), second)
@@ -653,7 +670,7 @@ async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
 ) -> None:
     text = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(200))
 
-    await stage.stream(*[Delta(text[at : at + 997]) for at in range(0, len(text), 997)], END)
+    await stage.stream(*[TextDelta(text[at : at + 997]) for at in range(0, len(text), 997)], END)
 
     parts = [
         sent.reply.part if isinstance(sent, OutgoingEdit) else sent.part
@@ -673,8 +690,8 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
     stage: Stage, hiccup: MatrixError
 ) -> None:
     first, second = asyncio.Event(), asyncio.Event()
-    script: list[Delta | asyncio.Event] = [Delta("Un. "), first, Delta("Deux. ")]
-    script += [second, Delta("Trois."), END]
+    script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
+    script += [second, TextDelta("Trois."), END]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(*script))
         await stage.matrix.until(lambda: stage.shown == ["Un."])
@@ -689,9 +706,9 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
 
 
 async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
-    await stage.stream_then_die(Delta(LONG), parts=3)
+    await stage.stream_then_die(TextDelta(LONG), parts=3)
 
-    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Court."), END])
+    await stage.answer(stage.reply(PriorState.BEGUN), [TextDelta("Court."), END])
 
     first, *others = stage.shown
     assert first == "Court."
@@ -705,7 +722,7 @@ async def test_the_line_is_shown_after_a_while_and_the_text_takes_its_place(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
     reply.say(lambda: "*Un instant.*")
     stage.clock.time += 9.9
     reply.say(lambda: "*Je prépare.*")
@@ -725,7 +742,7 @@ async def test_a_line_that_has_changed_is_shown_now_and_then(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
     stage.clock.time += 10
     reply.say(lambda: "*Place 3.*")
     await stage.matrix.until(lambda: stage.shown == ["*Place 3.*"])
@@ -751,7 +768,7 @@ async def test_a_line_that_is_refused_is_shown_later(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
     stage.clock.time += 10
     reply.say(lambda: "*Place 3.*")
     await stage.matrix.until(lambda: bool(stage.shown))
@@ -776,9 +793,9 @@ async def test_a_line_never_takes_the_place_of_an_earlier_text(
     tasks: asyncio.TaskGroup,
     again: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    await stage.stream_then_die(Delta("Le ciel est bleu. "))
+    await stage.stream_then_die(TextDelta("Le ciel est bleu. "))
     reply, gate = stage.reply(PriorState.WHOLE if again else PriorState.BEGUN), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [gate, Delta("Bonjour."), END]))
+    task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
     stage.clock.time += 100
     reply.say(lambda: "*Je prépare.*")
     await settle()
@@ -794,7 +811,7 @@ async def test_a_line_does_not_follow_a_text_that_was_begun(
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(
-        stage.answer(reply, [Delta("Un. "), asyncio.Event()], [gate, Delta("Deux."), END])
+        stage.answer(reply, [TextDelta("Un. "), asyncio.Event()], [gate, TextDelta("Deux."), END])
     )
     await stage.matrix.until(lambda: stage.shown == ["Un."])
     reply.restart()
@@ -830,7 +847,7 @@ async def test_a_restart_before_anything_is_visible_shows_the_new_text_alone(
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(
-        stage.answer(reply, [Delta("Un"), asyncio.Event()], [Delta("Deux."), END])
+        stage.answer(reply, [TextDelta("Un"), asyncio.Event()], [TextDelta("Deux."), END])
     )
     await heard(reply, "Un")
     stage.asked = BOTH
@@ -850,7 +867,7 @@ async def test_a_restart_that_takes_its_time_shows_nothing_of_what_was_asked_bef
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(
-        stage.answer(reply, [Delta("Un"), asyncio.Event()], [gate, Delta("Deux."), END])
+        stage.answer(reply, [TextDelta("Un"), asyncio.Event()], [gate, TextDelta("Deux."), END])
     )
     await heard(reply, "Un")
     reply.restart()
@@ -893,9 +910,9 @@ async def test_a_restart_while_the_text_is_visible_goes_on_in_the_same_message(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
-    script: Script = [Delta("Un. "), Delta("Un encore. "), asyncio.Event()]
+    script: Script = [TextDelta("Un. "), TextDelta("Un encore. "), asyncio.Event()]
     task = tasks.create_task(
-        stage.answer(reply, script, [Delta("Deux. "), Delta("Deux encore."), END])
+        stage.answer(reply, script, [TextDelta("Deux. "), TextDelta("Deux encore."), END])
     )
     await stage.matrix.until(lambda: bool(stage.shown))
     assert reply.restart()
@@ -909,7 +926,7 @@ async def test_a_restart_of_a_long_reply_leaves_nothing_of_the_first_one(
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(
-        stage.answer(reply, [Delta(LONG), asyncio.Event()], [Delta(OTHER), END])
+        stage.answer(reply, [TextDelta(LONG), asyncio.Event()], [TextDelta(OTHER), END])
     )
     await stage.matrix.until(lambda: len(stage.shown) == len(split(LONG)))
     reply.restart()
@@ -928,7 +945,7 @@ async def test_a_restart_while_the_first_message_is_on_its_way_makes_no_second_o
     stage.matrix.failures = [RateLimited("429", 5)]
     reply = stage.reply()
     task = tasks.create_task(
-        stage.answer(reply, [Delta("Un. "), asyncio.Event()], [Delta("Deux."), END])
+        stage.answer(reply, [TextDelta("Un. "), asyncio.Event()], [TextDelta("Deux."), END])
     )
     while stage.matrix.failures:  # noqa: ASYNC110  # the refused send tells nobody
         await asyncio.sleep(0)
@@ -943,7 +960,7 @@ async def test_a_restart_while_the_first_message_is_on_its_way_makes_no_second_o
 
 async def test_a_reply_that_is_over_takes_nothing_in(stage: Stage) -> None:
     reply = stage.reply()
-    await stage.answer(reply, [Delta("Bonjour."), END])
+    await stage.answer(reply, [TextDelta("Bonjour."), END])
 
     assert not reply.restart()
     assert not reply.stop()
@@ -957,8 +974,8 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
     task = asyncio.get_running_loop().create_task(
         stage.answer(
             reply,
-            [Delta("Un. "), asyncio.Event()],
-            [Delta("Deux. "), Delta("Deux. "), asyncio.Event()],
+            [TextDelta("Un. "), asyncio.Event()],
+            [TextDelta("Deux. "), TextDelta("Deux. "), asyncio.Event()],
         )
     )
     await stage.matrix.until(lambda: stage.shown == ["Un."])
@@ -968,7 +985,9 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
     task.cancel()
     await asyncio.wait([task])
 
-    await stage.answer(stage.reply(PriorState.BEGUN), [Delta("Trois. "), Delta("Fin."), END])
+    await stage.answer(
+        stage.reply(PriorState.BEGUN), [TextDelta("Trois. "), TextDelta("Fin."), END]
+    )
 
     assert stage.shown == ["Trois. Fin."]
 
@@ -982,7 +1001,7 @@ async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
 ) -> None:
     stage.matrix.direct = direct
     reply = stage.reply()
-    task = tasks.create_task(stage.answer(reply, [Delta("Un. Deux"), asyncio.Event()]))
+    task = tasks.create_task(stage.answer(reply, [TextDelta("Un. Deux"), asyncio.Event()]))
     await stage.matrix.until(lambda: bool(stage.shown))
     assert reply.stop()
     assert not reply.stop()
@@ -995,7 +1014,7 @@ async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
-    task = tasks.create_task(stage.answer(reply, [Delta("Un"), asyncio.Event()]))
+    task = tasks.create_task(stage.answer(reply, [TextDelta("Un"), asyncio.Event()]))
     await heard(reply, "Un")
     reply.stop()
     await task
@@ -1008,7 +1027,7 @@ async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_
     stage: Stage, tasks: asyncio.TaskGroup, end: Delta | asyncio.Event
 ) -> None:
     text, reply = LONG * 5, stage.reply()
-    task = tasks.create_task(stage.answer(reply, [Delta(text), end]))
+    task = tasks.create_task(stage.answer(reply, [TextDelta(text), end]))
     await stage.matrix.until(lambda: len(stage.shown) == 2)
     assert reply.stop()
     sent = len(stage.shown)  # the next may be on its way
@@ -1031,7 +1050,9 @@ async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
     stage: Stage, tasks: asyncio.TaskGroup, stopped_at: int
 ) -> None:
     reply, more = stage.reply(), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), more, Delta(LONG * 2), END]))
+    task = tasks.create_task(
+        stage.answer(reply, [TextDelta("Un. "), more, TextDelta(LONG * 2), END])
+    )
     await stage.matrix.until(lambda: stage.shown == ["Un."])
     more.set()
     await stage.matrix.until(lambda: len(stage.matrix.sent) == stopped_at + 2)
@@ -1052,7 +1073,9 @@ async def test_a_stop_is_obeyed_at_any_moment_while_several_messages_are_lacking
     stage: Stage, tasks: asyncio.TaskGroup, turns: int
 ) -> None:
     text, reply, more = f"Un. {LONG * 2}", stage.reply(), asyncio.Event()
-    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), more, Delta(text[4:]), END]))
+    task = tasks.create_task(
+        stage.answer(reply, [TextDelta("Un. "), more, TextDelta(text[4:]), END])
+    )
     await stage.matrix.until(lambda: stage.shown == ["Un."])
     more.set()
     for _ in range(turns):  # the text is taken in, cut, and sent
@@ -1076,7 +1099,7 @@ async def test_a_stop_is_too_late_once_the_last_message_is_on_its_way(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply, stopped = stage.reply(), list[bool]()
-    task = tasks.create_task(stage.answer(reply, [Delta(LONG), END]))
+    task = tasks.create_task(stage.answer(reply, [TextDelta(LONG), END]))
     await stage.matrix.until(lambda: len(stage.matrix.sent) == len(split(LONG)))
     stopped.append(reply.stop())
     await task
@@ -1130,7 +1153,7 @@ async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
 ) -> None:
     reply, asked = stage.reply(), asyncio.Event()
     task = tasks.create_task(
-        stage.answer(reply, [Delta(text), asyncio.Event()], [asked, Delta("Trois."), END])
+        stage.answer(reply, [TextDelta(text), asyncio.Event()], [asked, TextDelta("Trois."), END])
     )
     await stage.matrix.until(lambda: len(stage.shown) == len(split(text)))
     reply.restart()
@@ -1146,8 +1169,8 @@ async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply, more, asked = stage.reply(), asyncio.Event(), asyncio.Event()
-    script: Script = [Delta("Un. "), more, Delta(LONG), asyncio.Event()]
-    task = tasks.create_task(stage.answer(reply, script, [asked, Delta("Trois."), END]))
+    script: Script = [TextDelta("Un. "), more, TextDelta(LONG), asyncio.Event()]
+    task = tasks.create_task(stage.answer(reply, script, [asked, TextDelta("Trois."), END]))
     await stage.matrix.until(lambda: stage.shown == ["Un."])
     stage.clock.time += 2.0
     more.set()
@@ -1165,7 +1188,7 @@ async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
-    task = tasks.create_task(stage.answer(reply, [asyncio.Event()], [Delta("Deux."), END]))
+    task = tasks.create_task(stage.answer(reply, [asyncio.Event()], [TextDelta("Deux."), END]))
     await settle()
     reply.restart()
     assert reply.stop()
@@ -1179,7 +1202,7 @@ async def test_a_reply_that_is_silenced_sends_nothing_more(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
-    task = tasks.create_task(stage.answer(reply, [Delta("Un. "), asyncio.Event()]))
+    task = tasks.create_task(stage.answer(reply, [TextDelta("Un. "), asyncio.Event()]))
     await stage.matrix.until(lambda: bool(stage.shown))
     reply.silence()
     stage.clock.time += 100
@@ -1190,7 +1213,7 @@ async def test_a_reply_that_is_silenced_sends_nothing_more(
     assert not reply.stop()
 
 
-@pytest.mark.parametrize("script", [[Delta("Un. "), asyncio.Event()], [Delta("Un."), END]])
+@pytest.mark.parametrize("script", [[TextDelta("Un. "), asyncio.Event()], [TextDelta("Un."), END]])
 async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced(
     tasks: asyncio.TaskGroup, script: Script
 ) -> None:
@@ -1228,7 +1251,7 @@ async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: 
     reply = stage.reply()
     reply.silence()
 
-    await stage.answer(reply, [Delta("Un."), END])
+    await stage.answer(reply, [TextDelta("Un."), END])
 
     assert stage.matrix.sent == []
 
@@ -1238,9 +1261,9 @@ async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: 
 
 @pytest.mark.parametrize("text", ["Le ciel est bleu.", LONG])
 async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, text: str) -> None:
-    await stage.stream(Delta(text), END)
-    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel est gris."), END])
-    await stage.answer(stage.reply(PriorState.WHOLE), [Delta(OTHER), END])
+    await stage.stream(TextDelta(text), END)
+    await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta("Le ciel est gris."), END])
+    await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta(OTHER), END])
 
     assert stage.shown[: len(split(OTHER))] == rendered(OTHER)
     assert set(stage.shown[len(split(OTHER)) :]) <= {TEXTS("void")}
@@ -1249,9 +1272,9 @@ async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, 
 async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     first, second = asyncio.Event(), asyncio.Event()
-    script: Script = [first, Delta("Le ciel est gris. "), second, Delta("Oui."), END]
+    script: Script = [first, TextDelta("Le ciel est gris. "), second, TextDelta("Oui."), END]
     task = tasks.create_task(stage.answer(stage.reply(PriorState.WHOLE), script))
     await settle()
     assert stage.shown == ["Le ciel est bleu."]
@@ -1269,7 +1292,7 @@ async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
 async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
     stage: Stage, script: Script, key: str
 ) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     await stage.answer(stage.reply(PriorState.WHOLE), script)
     await stage.answer(stage.reply(PriorState.WHOLE), script)
 
@@ -1281,8 +1304,8 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
 async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
     stage: Stage,
 ) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
-    await stage.answer(stage.reply(PriorState.WHOLE), [Delta("Le ciel"), Truncated("cut")])
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
+    await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta("Le ciel"), Truncated("cut")])
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS('model truncated')}"]
 
@@ -1290,7 +1313,7 @@ async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
 async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
-    await stage.stream(Delta("Le ciel est bleu."), END)
+    await stage.stream(TextDelta("Le ciel est bleu."), END)
     reply = stage.reply(PriorState.WHOLE)
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()]))
     await settle()
