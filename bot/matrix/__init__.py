@@ -1,1 +1,1 @@
-"""The Matrix side: the only importer of matrix-nio."""
+"""The Matrix adapter, and the only importer of matrix-nio."""

@@ -1,4 +1,4 @@
-"""The private keys in the account's secret storage (spec: secrets, account data)."""
+"""The account's secret storage, which holds its private keys (spec: secrets, account data)."""
 
 import vodozemac
 
@@ -14,18 +14,18 @@ DEFAULT_KEY = "m.secret_storage.default_key"
 
 
 class AccountSecrets:
-    """The secret storage of one account; every method may raise MatrixError."""
+    """The secret storage of one account. Every method may raise MatrixError."""
 
     def __init__(self, client: SafeClient, user_id: str) -> None:
         self._client = client
         self._user_id = user_id
 
     async def exists(self) -> bool:
-        """Tell whether the account has a secret storage."""
+        """Return whether the account has a secret storage."""
         return bool(await self.get(DEFAULT_KEY))
 
     async def is_complete(self) -> bool:
-        """Tell whether its storage holds all private keys of an identity, whoever's."""
+        """Return whether the storage holds all private keys of some cross-signing identity."""
         storage_id = text(await self.get(DEFAULT_KEY), "key")
         described = await self.get(f"m.secret_storage.key.{storage_id}")
         if text(described, "algorithm") != secret_storage.ALGORITHM:
@@ -37,13 +37,14 @@ class AccountSecrets:
         return True
 
     async def open(self, key: bytes) -> PrivateIdentity:
-        """Return the identity that the storage holds.
+        """Decrypt the identity that the storage holds.
 
         Args:
             key: the recovery key.
 
         Raises:
-            IdentityError: it does not open the storage, or that lacks a usable key.
+            IdentityError: the key does not open the storage, or a private key is missing or
+                unusable.
         """
         storage_id = text(await self.get(DEFAULT_KEY), "key")
         described = await self.get(f"m.secret_storage.key.{storage_id}")
@@ -76,7 +77,7 @@ class AccountSecrets:
             raise _unusable(name) from error
 
     async def _backup_key(self, storage_id: str, key: bytes) -> vodozemac.Curve25519SecretKey:
-        """Return the private key; a new one where there is none, for a backup yet to be made."""
+        """Return the private key of the backup; a new one if the storage has none."""
         secret = await self._secret(OF_BACKUP, storage_id, key)
         if secret is None:
             return vodozemac.Curve25519SecretKey()
@@ -95,9 +96,9 @@ class AccountSecrets:
             raise _unusable(name) from error
 
     async def write(self, private: PrivateIdentity, key: bytes) -> None:
-        """Put an identity into the storage; what names it comes last.
+        """Write an identity to the storage; the entry that names its key comes last.
 
-        Secrets that are there for other keys stay, unless the identity is a new one.
+        Secrets encrypted for other keys are kept, unless the identity is new.
 
         Args:
             private: the identity.
@@ -108,10 +109,10 @@ class AccountSecrets:
         if not await self.get(description):
             await self.put(description, secret_storage.description(key))
         for name, secret in private.shared.items():
-            there = await self.get(name)
-            if not _holds(there, storage_id, key, name, secret):
+            stored = await self.get(name)
+            if not _holds(stored, storage_id, key, name, secret):
                 restored = private.state == "restored"
-                kept = dict(mapping(there.get("encrypted"))) if restored else {}
+                kept = dict(mapping(stored.get("encrypted"))) if restored else {}
                 kept[storage_id] = secret_storage.encrypt(key, name, secret)
                 await self.put(name, {"encrypted": kept})
             armed.reach("secret_stored")
@@ -120,22 +121,22 @@ class AccountSecrets:
         armed.reach("storage_named")
 
     async def get(self, kind: str) -> Json:
-        """Return the content of account data of that type, {} where there is none."""
+        """Return the content of one type of account data, {} if there is none."""
         try:
             return await self._client.ask("GET", self._path(kind))
         except Absent:
             return {}
 
     async def put(self, kind: str, content: Json) -> None:
-        """Write account data of that type."""
+        """Write one type of account data."""
         await self._client.ask("PUT", self._path(kind), content)
 
     def _path(self, kind: str) -> list[str]:
         return ["user", self._user_id, "account_data", kind]
 
 
-def _holds(there: Json, storage_id: str, key: bytes, name: str, secret: bytes) -> bool:
-    encrypted = secret_storage.encrypted_for(there, storage_id)
+def _holds(stored: Json, storage_id: str, key: bytes, name: str, secret: bytes) -> bool:
+    encrypted = secret_storage.encrypted_for(stored, storage_id)
     try:
         return bool(encrypted) and secret_storage.decrypt(key, name, encrypted) == secret
     except secret_storage.WrongKeyError:

@@ -1,4 +1,4 @@
-"""The Matrix port on matrix-nio: what the bot hears from and does to its rooms."""
+"""The `Matrix` port, implemented with matrix-nio."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -51,14 +51,14 @@ from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing
 from bot.runtime.uncancellable import run_uncancelled
 
-_LAST_SECONDS = 1.0  # for what is said at the end
-_PIECE = 64 * 1024  # bytes of a file that are encrypted at once, in a thread
+_LAST_SECONDS = 1.0  # seconds that open verifications may take to be cancelled
+_PIECE = 64 * 1024  # bytes of a file that are encrypted in one step, in a thread
 
 log = structlog.get_logger()
 
 
 class NioMatrix:
-    """The `Matrix` port: one account, one device."""
+    """The `Matrix` port for one account on one device."""
 
     def __init__(
         self, account: Account, vault: Vault, health: Health, *, tables: Tables = "list"
@@ -78,39 +78,39 @@ class NioMatrix:
 
     @property
     def device_id(self) -> str:
-        """The device this process is logged in as."""
+        """The device that this process is logged in as."""
         return str(self._client.device_id)
 
     def take(self) -> None:
-        """Take the device's directory for this process, if all that a start needs is there.
+        """Reserve the device's directory for this process, after checking what a start needs.
 
         Raises:
-            BotError: as `Session.take` and `Session.check_recovery_key`.
+            BotError: see `Session.take` and `Session.check_recovery_key`.
         """
         self._session.take()
         self._session.check_recovery_key()
 
     def is_known(self) -> bool:
-        """Tell whether the device has logged in before; see `Session.is_known`."""
+        """Return whether the device has logged in before; see `Session.is_known`."""
         return self._session.is_known()
 
     async def open(self) -> None:
-        """Log in, as a device that clients trust.
+        """Log in, and make this device one that clients trust.
 
         Raises:
-            BotError: as `Session.open` and `Identity.ensure`.
+            BotError: see `Session.open` and `Identity.ensure`.
         """
         await self._session.open()
         await self._session.identity.ensure()
 
     async def check_profile(self, draw: Callable[[], Awaitable[bytes]] | None) -> None:
-        """See to it that people know the account by its name and avatar; see `profile`."""
+        """Give the account a display name and an avatar if it has none; see `profile`."""
         await check_profile(self._client, self.user_id, draw)
 
     async def close(self) -> None:
-        """Close connections and crypto store; the device stays logged in.
+        """Close the connections and the crypto store. The device stays logged in.
 
-        Who is in the middle of verifying it is told that nothing more is to come.
+        People who are verifying the device are told that the verification is cancelled.
         """
         with costing_nothing(), suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
@@ -119,11 +119,11 @@ class NioMatrix:
 
     def batches(self, since: str | None) -> AsyncIterator[Batch]:
         """Yield each sync response once; see `sync.batches`."""
-        listening = self._session, self._rooms, self._verifications, self._health
-        return sync.batches(*listening, since)
+        parts = self._session, self._rooms, self._verifications, self._health
+        return sync.batches(*parts, since)
 
     def room(self, room_id: RoomId) -> Room:
-        """Return what the homeserver's state says of the room."""
+        """Return the homeserver's state of the room."""
         return self._rooms.room(room_id)
 
     def rooms(self) -> Sequence[Room]:
@@ -131,54 +131,56 @@ class NioMatrix:
         return self._rooms.rooms()
 
     async def open_admin_room(self, name: str) -> RoomId:
-        """Return the room for the admins; make it where there is none; see `AdminRooms`."""
+        """Return the room for the admins, and create it if there is none; see `AdminRooms`."""
         return await self._admin_rooms.open(name)
 
     async def members(self, room_id: RoomId) -> frozenset[UserId]:
-        """Return who is in a room, or invited there (spec: GET /rooms/{roomId}/members)."""
+        """Return everybody who is joined or invited (spec: GET /rooms/{roomId}/members)."""
         found = (await self._client.ask("GET", ["rooms", room_id, "members"])).get("chunk")
         members = map(parse_membership, map(mapping, found if isinstance(found, list) else []))
         return frozenset(one.user_id for one in members if one and one.now in {"join", "invite"})
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
-        """Invite somebody."""
+        """Invite a user to a room."""
         invitation = self._client.room_invite(room_id, user_id)
         await call(nio.RoomInviteResponse, run_uncancelled(invitation))
 
     async def exists(self, user_id: UserId) -> bool:
-        """Tell whether there is such a user, True where that is not said (spec: GET /profile)."""
+        """Return whether the user exists; True if it is not said (spec: GET /profile/{userId})."""
         with named():
             answer = await self._client.send_json(ObjectResponse, "GET", ["profile", user_id])
         if not isinstance(answer, nio.ErrorResponse):
             return True
-        # Synapse has no code of its own for it. 403, as where no profile is shown to strangers,
-        # says nothing; nor does 404 where there is no such request.
-        status = getattr(answer.transport_response, "status", 0)  # aiohttp's; nio hints its own
-        said = answer.status_code in {"M_NOT_FOUND", "M_UNKNOWN"}
-        return not (said and status == HTTPStatus.NOT_FOUND)
+        # Synapse has no error code of its own for an unknown user. A 403 proves nothing: profiles
+        # may be hidden from strangers. A 404 with another code proves nothing either: the endpoint
+        # is missing.
+        # The transport response is aiohttp's; nio's type hint is another.
+        status = getattr(answer.transport_response, "status", 0)
+        is_unknown = answer.status_code in {"M_NOT_FOUND", "M_UNKNOWN"}
+        return not (is_unknown and status == HTTPStatus.NOT_FOUND)
 
     @property
     def known(self) -> Mapping[EventId, Message | None]:
-        """The messages last heard or found, without what they say; None for what was redacted."""
+        """The messages last heard or fetched, without their text; None for redacted ones."""
         return self._rooms.known
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
-        """Return the room that this one replaces, None where either does not say so."""
+        """Return the room that this one replaces; None unless both rooms say so."""
         return self._rooms.predecessor(room_id)
 
     def name(self, room_id: RoomId, user_id: UserId) -> str:
-        """Return what a person is called in a room, the id where that is not known."""
+        """Return a person's display name in a room, or the user id if the name is not known."""
         room = self._client.rooms.get(room_id)
         name = None if room is None else room.user_name(user_id)
         return plain_name(name or "") or user_id
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
-        """Return the user's power level, as the homeserver's state says; infinite for creators."""
+        """Return the user's power level in the homeserver's state; infinite for creators."""
         return self._rooms.power_level(room_id, user_id)
 
     async def join(self, invite: Invite) -> None:
-        """Join the room; remember a direct message in the account's `m.direct`."""
-        if invite.direct:  # before the sync that brings the room, and with it the first prompt
+        """Join a room. A direct message is added to the account's `m.direct`."""
+        if invite.direct:  # before the sync that brings the room and its first prompt
             self._rooms.note_direct(invite.sender, invite.room_id)
         await call(nio.JoinResponse, run_uncancelled(self._client.join(invite.room_id)))
         if invite.direct:
@@ -186,7 +188,7 @@ class NioMatrix:
             await self._request("PUT", path, dict(self._rooms.direct))
 
     async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
-        """Leave the room or decline its invitation; being out of it already is no error."""
+        """Leave a room or decline an invitation. No error if the bot is not in the room."""
         body = {} if reason is None else {"reason": reason}
         try:
             await self._request("POST", ["rooms", room_id, "leave"], body)
@@ -194,11 +196,11 @@ class NioMatrix:
             log.info("already out", room_id=room_id)
 
     async def follow(self, upgraded: Upgraded) -> None:
-        """Join the room that takes the place of one given up; see `Successors.follow`."""
+        """Join the room that replaces an upgraded one; see `Successors.follow`."""
         await self._successors.follow(upgraded)
 
     async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
-        """Read one event again, a message in its last version; None where it is gone."""
+        """Fetch one event, a message in its newest version; None if it is gone."""
         found = await self._histories.fetch(room_id, event_id)
         heard = found[0] if found else None
         if not isinstance(heard, Message):
@@ -206,16 +208,17 @@ class NioMatrix:
         self._rooms.remember(heard)
         for edit in found[1:]:
             if isinstance(edit, Edit) and edit.sender == heard.sender:
-                told = edit if edit.answers else heard  # a person's edit tells of none
-                answers, claim, final = told.answers, told.claim, told.final
+                source = edit if edit.answers else heard  # an edit by a person has no marker
+                answers, claim, final = source.answers, source.claim, source.final
                 heard = replace(heard, body=edit.body, answers=answers, claim=claim, final=final)
         self._histories.reveal(heard)
         return heard
 
     async def history(self, prompt: Prompt, enough: Enough) -> History:
-        """Return the prompt's conversation, from memory where it is warm.
+        """Return the prompt's conversation, from memory if it is still there.
 
-        What the room hides from its sender is left out; a direct message hides nothing.
+        Messages that the room hides from the prompt's sender are left out. A direct message hides
+        nothing.
         """
         room_id = prompt.room_id
         direct = self._rooms.room(room_id).direct
@@ -228,7 +231,7 @@ class NioMatrix:
         return await self._histories.edits(room_id, event_id)
 
     async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
-        """Redact an event of the bot's own."""
+        """Redact one of the bot's own events."""
         redaction = self._client.room_redact(room_id, event_id, tx_id=transaction_id)
         response = await call(nio.RoomRedactResponse, run_uncancelled(redaction))
         own = EventId(response.event_id)
@@ -239,21 +242,22 @@ class NioMatrix:
         return self._attention.show(prompt)
 
     async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:
-        """Return what is to be sent as it goes over the wire, encrypted where the room is."""
+        """Return an event ready to send: type and content, encrypted if the room is encrypted."""
         media = None
         if isinstance(outgoing, Attachment):
             media = await self._upload(room_id, outgoing)
-        said = event_type(outgoing)
+        kind = event_type(outgoing)
         quoting = self._is_followed(room_id, outgoing)
         content = build(outgoing, quoting=quoting, media=media, tables=self._tables)
-        kind, sealed = await run_uncancelled(self._seal(room_id, said, content))
-        return PreparedEvent(kind, sealed, {"type": said, "content": content})
+        sent_kind, sealed = await run_uncancelled(self._seal(room_id, kind, content))
+        return PreparedEvent(sent_kind, sealed, {"type": kind, "content": content})
 
     def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
-        """Tell whether other messages stand between what is answered and its answer.
+        """Return whether other messages stand between a prompt and its answer.
 
-        What itself replies to a message of a thread is not quoted: matrix-js-sdk takes such a
-        chain for a part of the thread (`Room.eventShouldLiveIn`), and shows it nowhere.
+        If so, the answer quotes the prompt. A prompt that itself replies to a message of a thread
+        is never quoted: matrix-js-sdk takes such a chain of replies for a part of the thread
+        (`Room.eventShouldLiveIn`) and shows it nowhere.
         """
         match outgoing:
             case Reply(prompt) | Notice(to=Prompt() as prompt):
@@ -266,14 +270,15 @@ class NioMatrix:
                 return False
 
     async def _upload(self, room_id: RoomId, attached: Attachment) -> dict[str, Any]:
-        """Upload the file, encrypted where the room is, and return where it is."""
+        """Upload a file, encrypted if the room is, and return where it is stored."""
         data = attached.data
         with named():
             encrypted = await self._client.is_encrypted(room_id)
             uploading = self._client.upload(
                 lambda *_: (data[at : at + _PIECE] for at in range(0, len(data), _PIECE)),
                 attached.mimetype,
-                None if encrypted else attached.name,  # it is no business of the homeserver's
+                # the homeserver need not know the name of an encrypted file
+                None if encrypted else attached.name,
                 encrypt=encrypted,
                 filesize=len(data),
             )
@@ -286,16 +291,18 @@ class NioMatrix:
         return {"file": {**keys, "url": url}} if keys else {"url": url}
 
     async def upload_limit(self) -> int | None:
-        """Return how many bytes a file may have; None where the homeserver does not say."""
+        """Return the largest accepted file in bytes; None if the homeserver does not say."""
         asked = self._client.content_repository_config()
         try:
             return (await call(nio.ContentRepositoryConfigResponse, asked)).upload_size
-        except Forbidden:  # it is an older one
+        except Forbidden:  # an older homeserver without this endpoint
             return None
 
-    async def put(self, room_id: RoomId, wire: PreparedEvent, transaction_id: str) -> EventId:
-        """Send what is frozen, never in clear where the room is encrypted by now."""
-        kind, content = await run_uncancelled(self._seal(room_id, wire.type, dict(wire.content)))
+    async def put(self, room_id: RoomId, prepared: PreparedEvent, transaction_id: str) -> EventId:
+        """Send a prepared event, never in clear text if the room is encrypted by now."""
+        kind, content = await run_uncancelled(
+            self._seal(room_id, prepared.type, dict(prepared.content))
+        )
         response = await call(
             nio.RoomSendResponse,
             run_uncancelled(self._client.put(room_id, kind, content, transaction_id)),
@@ -303,12 +310,12 @@ class NioMatrix:
         event_id = EventId(response.event_id)
         if "rel_type" not in mapping(content.get("m.relates_to")):
             self._rooms.note_sent(room_id, event_id)
-        if wire.clear is not None:
-            self._hear_own(room_id, event_id, wire.clear)
+        if prepared.clear is not None:
+            self._hear_own(room_id, event_id, prepared.clear)
         return event_id
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        """Send once, encrypted where the room is; the same id never makes two events."""
+        """Send a message, encrypted if the room is. One transaction id makes one event."""
         return await self.put(room_id, await self.prepare(room_id, outgoing), transaction_id)
 
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
@@ -318,7 +325,7 @@ class NioMatrix:
         return await self._verifications.take(event)
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
-        """Return what the homeserver shows for an event; None where it is gone."""
+        """Return what the homeserver shows for an event; None if it is gone."""
         return await self._histories.shown(room_id, event_id)
 
     async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
@@ -332,7 +339,7 @@ class NioMatrix:
             return await self._client.seal(room_id, kind, content)
 
     def _hear_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
-        """Take in what was just sent: the next prompt may be answered before the sync tells it."""
+        """Remember an event when it is sent: the next prompt may come before its echo."""
         source = {
             **clear,
             "event_id": event_id,
@@ -346,5 +353,5 @@ class NioMatrix:
             self._rooms.remember(heard)
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
-        """Make a request that nio has no method for, through nio's own connection."""
+        """Make a request that nio has no method for, over nio's connection."""
         await call(EmptyResponse, self._client.send_json(EmptyResponse, method, path, body))

@@ -1,4 +1,4 @@
-"""The room in which the bot reports to its admins: found again, or made."""
+"""The admin room, in which the bot reports to its admins."""
 
 import nio
 
@@ -14,27 +14,28 @@ from bot.matrix.state_events import ADMIN, ROOM_MARKER, is_admin_rooms
 
 
 class AdminRooms:
-    """Opens the admin room of one account."""
+    """Finds or creates the admin room of one account."""
 
     def __init__(self, client: SafeClient, rooms: Rooms) -> None:
         self._client = client
         self._rooms = rooms
 
     async def open(self, name: str) -> RoomId:
-        """Return the room for the admins; make it where there is none.
+        """Return the admin room, and create it if there is none.
 
-        It is private and encrypted; nobody in it can change that but the bot. Where the answer to
-        an earlier request was lost, the room is there before a sync tells of it.
+        The room is private and encrypted, and only the bot can change that. If the response to an
+        earlier request was lost, the room exists before a sync shows it: the joined rooms are
+        searched first.
 
         Raises:
-            NotEncrypted: the room is there, and was never made to its end.
+            NotEncrypted: the room exists, but the homeserver did not finish creating it.
         """
-        there = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
-        if there is not None:
-            await self._client.is_encrypted(there)
-            return there
-        if (there := await self._find()) is not None:
-            return there
+        existing = next((one.room_id for one in self._rooms.rooms() if one.admin), None)
+        if existing is not None:
+            await self._client.is_encrypted(existing)
+            return existing
+        if (existing := await self._find()) is not None:
+            return existing
         encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
         states: dict[str, dict[str, str]] = {
             "m.room.encryption": encryption,
@@ -53,11 +54,11 @@ class AdminRooms:
             ],
         }
         async with self._client.making:
-            made = await self._client.ask("POST", ["createRoom"], body)
-        return RoomId(identifier(made, "room_id"))
+            created = await self._client.ask("POST", ["createRoom"], body)
+        return RoomId(identifier(created, "room_id"))
 
     async def _find(self) -> RoomId | None:
-        """Return the admin room among the rooms that no sync has told of yet."""
+        """Return the admin room if it is among the joined rooms that no sync has shown yet."""
         joined = await call(nio.JoinedRoomsResponse, self._client.joined_rooms())
         for room_id in map(RoomId, joined.rooms):
             if self._rooms.knows(room_id):
@@ -70,7 +71,7 @@ class AdminRooms:
             )
             try:
                 page = await call(nio.RoomMessagesResponse, reading)
-            except Forbidden:  # the bot is out again
+            except Forbidden:  # the bot has left the room meanwhile
                 continue
             if any(is_admin_rooms(mapping(one.source), self._rooms.me) for one in page.chunk):
                 return room_id

@@ -25,18 +25,18 @@ log = structlog.get_logger()
 
 
 class Attention:
-    """Read receipts and typing notices, and the rooms' keys shared meanwhile."""
+    """Sends read receipts and typing notices, and shares the room's key at the same time."""
 
     def __init__(self, client: SafeClient) -> None:
         self._client = client
-        self._typing: Counter[RoomId] = Counter()  # answers being written
+        self._typing: Counter[RoomId] = Counter()  # number of replies being written
 
     @asynccontextmanager
     async def show(self, prompt: Prompt) -> AsyncIterator[None]:
         """Send the read receipt, and show "typing…" while the block runs.
 
-        The room's key is given to who is to read the reply meanwhile: a large room's first reply
-        would wait for it.
+        The room's key is shared meanwhile, because the first reply in a large room would wait for
+        it.
         """
         over, loop = asyncio.Event(), asyncio.get_running_loop()
         typing = loop.create_task(self._show_typing(prompt, over))
@@ -44,43 +44,46 @@ class Attention:
         try:
             yield
         except asyncio.CancelledError:
-            typing.cancel()  # the notice ends by itself, and nobody waits for us any more
+            # the typing notice times out by itself, and the caller waits no longer
+            typing.cancel()
             raise
         finally:
             over.set()
             await asyncio.wait([typing, sharing])
-        for courtesy in (typing, sharing):
+        for task in (typing, sharing):
             with costing_nothing():
-                courtesy.result()
+                task.result()
 
     async def _show_typing(self, prompt: Prompt, over: asyncio.Event) -> None:
         room_id, read = prompt.room_id, prompt.messages[-1]
         receipt = self._client.update_receipt_marker(
             room_id, read.event_id, thread_id=read.thread_root or "main"
         )
-        await self._courtesy(nio.UpdateReceiptMarkerResponse, receipt)
+        await self._try(nio.UpdateReceiptMarkerResponse, receipt)
         self._typing[room_id] += 1
         try:
             while not over.is_set():
                 typing = self._client.room_typing(room_id, typing_state=True, timeout=_TYPING_MS)
-                await self._courtesy(nio.RoomTypingResponse, typing)
+                await self._try(nio.RoomTypingResponse, typing)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), _TYPING_AGAIN_SECONDS)
         finally:
             self._typing[room_id] -= 1
-        if not self._typing[room_id]:  # the room has one notice for all that is being written
+        # the room has one typing notice for all replies being written
+        if not self._typing[room_id]:
             del self._typing[room_id]
             typing = self._client.room_typing(room_id, typing_state=False)
-            await self._courtesy(nio.RoomTypingResponse, typing)
+            await self._try(nio.RoomTypingResponse, typing)
 
     async def _share_key(self, room_id: RoomId) -> None:
         try:
             await self._client.prepare(room_id)
         except MatrixError as error:
-            log.info("key not shared yet", room_id=room_id, reason=str(error))  # the send insists
+            # the send tries again
+            log.info("key not shared yet", room_id=room_id, reason=str(error))
 
-    async def _courtesy(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
-        """Make a request that the answer can do without."""
+    async def _try(self, expected: type[nio.Response], request: Awaitable[object]) -> None:
+        """Make a request whose failure must not stop the reply."""
         try:
             await call(expected, request)
         except MatrixError as error:

@@ -1,4 +1,4 @@
-"""The JSON of what the bot says: pure builders of event contents."""
+"""Builders of the JSON content of the bot's events, without input or output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,12 @@ from bot.core.outgoing import Anchor, Attachment, Notice, Outgoing, OutgoingEdit
 from bot.core.polls import POLL, POLL_END, QUESTION, Poll, PollEnd
 from bot.matrix.parse import HTML, MARKER, MESSAGE, NOTICE_MARKER, TEXT
 
-_FALLBACK_LENGTH = 100  # of an edit's own body, which clients that know edits never show
+# characters of an edit's fallback body, which clients that know edits never show
+_FALLBACK_LENGTH = 100
 
 
 def event_type(outgoing: Outgoing) -> str:
-    """Return the type of the event that says it."""
+    """Return the event type for an outgoing message."""
     match outgoing:
         case Poll():
             return POLL
@@ -30,14 +31,14 @@ def build(
     media: dict[str, Any] | None = None,
     tables: Tables = "list",
 ) -> dict[str, Any]:
-    """Return the content to send.
+    """Return the event content for an outgoing message.
 
     Args:
-        outgoing: what the bot says.
-        quoting: whether a reply or notice in the main timeline shows what it answers.
-        media: of an attachment, where its file is: `url`, or `file` with the keys to it (spec:
-            sending encrypted attachments).
-        tables: how the tables of a reply are shown.
+        outgoing: the message to send.
+        quoting: whether a reply or notice in the main timeline quotes the prompt.
+        media: location of an attachment's file: `url`, or `file` with its keys (spec: sending
+            encrypted attachments).
+        tables: how tables in a reply are shown.
     """
     match outgoing:
         case Notice():
@@ -71,9 +72,10 @@ def _edit(edit: OutgoingEdit, tables: Tables) -> dict[str, Any]:
 
 
 def _poll(poll: Poll) -> dict[str, Any]:
-    """Build a poll in the unstable names alone: clients show one in the stable names as empty.
+    """Build a poll with the unstable names only: clients show one with stable names as empty.
 
-    The text is for clients that know no polls.
+    The text is for clients that do not know polls. See MSC3381:
+    https://github.com/matrix-org/matrix-spec-proposals/pull/3381.
     """
     numbered = (f"{number}. {one.text}" for number, one in enumerate(poll.answers, 1))
     content: dict[str, Any] = {
@@ -95,8 +97,9 @@ def _notice(notice: Notice) -> dict[str, Any]:
     content = _text("m.text" if notice.notifies else "m.notice", render(notice.text))
     if notice.asks:
         content[QUESTION] = {}
-    if notice.to is not None or notice.notifies:  # who reads it must not take it for a prompt
-        content[NOTICE_MARKER] = {} if notice.to is None else _named(_ids(notice.to))
+    # the marker keeps readers from taking the notice for a prompt
+    if notice.to is not None or notice.notifies:
+        content[NOTICE_MARKER] = {} if notice.to is None else _prompt_ids(_event_ids(notice.to))
     if notice.unanswered:
         content[NOTICE_MARKER]["unanswered"] = True
     return content
@@ -110,9 +113,9 @@ def _reply(reply: Reply, tables: Tables) -> dict[str, Any]:
         "\n\n".join(one.body for one in shown if one.body),
         "".join(one.formatted_body for one in shown),
     )
-    added = reply.part.opening.split("\n")[:1] if reply.part.opening else []  # its number
+    added = reply.part.opening.split("\n")[:1] if reply.part.opening else []  # the part's number
     added += [line for one in (*above, *below) for line in one.body.split("\n")]
-    marker = {"model": reply.model} | _named(reply.prompt.event_ids)
+    marker = {"model": reply.model} | _prompt_ids(reply.prompt.event_ids)
     if reply.claim:
         marker["claim"] = reply.claim
     if reply.final:
@@ -132,36 +135,38 @@ def _text(msgtype: str, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def _named(ids: Sequence[EventId]) -> dict[str, Any]:
-    """Name a prompt, message by message, as both markers do."""
+def _prompt_ids(ids: Sequence[EventId]) -> dict[str, Any]:
+    """Return the marker fields that name a prompt, message by message."""
     first, *joined = ids
     return {"prompt": first} | ({"joined": joined} if joined else {})
 
 
-def _ids(to: Prompt | Undecryptable | Anchor) -> tuple[EventId, ...]:
+def _event_ids(to: Prompt | Undecryptable | Anchor) -> tuple[EventId, ...]:
     return to.event_ids if isinstance(to, Prompt) else (to.event_id,)
 
 
 def _relation(
     to: Prompt | Undecryptable | Anchor | None, *, quoting: bool
 ) -> dict[str, dict[str, Any]]:
-    """Relate to what is answered in its thread; in the main timeline at most quote it.
+    """Relate a message to its prompt: in the prompt's thread, or by a quotation at most.
 
-    A message there must not have a `rel_type`: a client that pages back drops it while the event
-    that it relates to is not loaded yet (matrix-js-sdk, `Room.eventShouldLiveIn`).
+    A message in the main timeline must not have a `rel_type`. A client that pages back drops such
+    an event for good if the event it relates to is not loaded yet:
+    https://github.com/matrix-org/matrix-js-sdk/issues/3937.
     """
     if to is not None and to.thread_root is not None:
-        return {"m.relates_to": _in_thread(to.thread_root, _ids(to)[-1])}
+        return {"m.relates_to": _in_thread(to.thread_root, _event_ids(to)[-1])}
     if to is not None and quoting:
-        return {"m.relates_to": {"m.in_reply_to": {"event_id": _ids(to)[-1]}}}
+        return {"m.relates_to": {"m.in_reply_to": {"event_id": _event_ids(to)[-1]}}}
     return {}
 
 
 def _attachment(one: Attachment) -> dict[str, Any]:
-    """Build an attachment without its file (spec: m.image and m.file).
+    """Build the content of an attachment without its file (spec: m.image and m.file).
 
-    Its `info` is of the file before it is encrypted. Clients show a file, and save it, under its
-    `body`, which is the name therefore; of a picture they read it out. None shows it as a caption.
+    `info` describes the file before encryption. Clients show and save a file under its `body`, so
+    `body` is the file's name. For a picture, clients read `body` aloud; none shows it as a
+    caption.
     """
     info: dict[str, Any] = {"mimetype": one.mimetype, "size": len(one.data)}
     if one.size is not None:
@@ -174,7 +179,7 @@ def _attachment(one: Attachment) -> dict[str, Any]:
         "m.mentions": {},
     }
     if one.to is not None:
-        content[NOTICE_MARKER] = _named(one.to.event_ids)
+        content[NOTICE_MARKER] = _prompt_ids(one.to.event_ids)
     return content | _relation(one.to, quoting=False)
 
 

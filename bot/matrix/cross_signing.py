@@ -1,7 +1,7 @@
-"""Cross-signing keys, what they sign, and what the homeserver has of them.
+"""Cross-signing keys: making, signing with, and reading them from the homeserver.
 
-Ed25519 over canonical JSON (spec: appendices, signing JSON; end-to-end encryption, cross-signing).
-All Base64 that is written is unpadded: some clients drop padded keys without a word.
+Signatures are Ed25519 over canonical JSON (spec: appendices, signing JSON; end-to-end encryption,
+cross-signing). All Base64 is written without padding: some clients silently ignore padded keys.
 """
 
 import os
@@ -30,17 +30,17 @@ def encode(data: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Read Base64, padded or not.
+    """Decode Base64, padded or not.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not Base64.
     """
     stripped = text.rstrip("=")
     return b64decode(stripped + "=" * (-len(stripped) % 4), validate=True)
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """Return what a signature of the object is made over (spec: signing JSON)."""
+    """Return the bytes that a signature of the object covers (spec: signing JSON)."""
     kept = {key: one for key, one in value.items() if key not in _UNSIGNED}
     return nio.Api.to_canonical_json(kept).encode()
 
@@ -50,31 +50,31 @@ class SigningKey:
 
     Attributes:
         seed: the private key, 32 bytes.
-        public: the public key in unpadded Base64, which is its key id, too.
+        public: the public key in unpadded Base64. It is also the key id.
     """
 
     def __init__(self, seed: bytes | None = None) -> None:
-        """Take a seed, or make one.
+        """Load a key pair from its seed, or generate one.
 
         Raises:
-            ValueError: the seed has not 32 bytes.
+            ValueError: the seed is not 32 bytes long.
         """
         self.seed = os.urandom(_SEED_BYTES) if seed is None else seed
         self._key = ECC.construct(curve="Ed25519", seed=self.seed)
         self.public = encode(self._key.public_key().export_key(format="raw"))
 
     def sign(self, value: Mapping[str, Any]) -> str:
-        """Return the signature of an object in unpadded Base64."""
+        """Return the signature of an object, in unpadded Base64."""
         return encode(eddsa.new(self._key, "rfc8032").sign(canonical(value)))
 
 
 def is_signed(value: Json, user_id: str, public: str) -> bool:
-    """Tell whether an object carries a valid signature by the user's cross-signing key."""
+    """Return whether an object has a valid signature by the user's cross-signing key."""
     return has_signature(value, user_id, public, public)
 
 
 def has_signature(value: Json, user_id: str, key_id: str, public: str) -> bool:
-    """Tell whether an object carries a valid signature by the key `ed25519:{key_id}`."""
+    """Return whether an object has a valid signature by the key `ed25519:{key_id}`."""
     signature = mapping(mapping(value.get("signatures")).get(user_id)).get(f"ed25519:{key_id}")
     if not isinstance(signature, str):
         return False
@@ -97,12 +97,12 @@ class CrossSigningKeys:
 
     @classmethod
     def new(cls) -> "CrossSigningKeys":
-        """Make three new key pairs."""
+        """Generate three new key pairs."""
         return cls(SigningKey(), SigningKey(), SigningKey())
 
     @property
     def by_usage(self) -> Mapping[Usage, SigningKey]:
-        """The key pairs by what they are for."""
+        """The key pairs by usage."""
         return {
             "master": self.master,
             "self_signing": self.self_signing,
@@ -132,12 +132,12 @@ def add_signature(value: dict[str, Any], user_id: str, key: SigningKey) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PublicIdentity:
-    """What the homeserver says of one user's cross-signing keys and devices.
+    """A user's cross-signing keys and devices, as the homeserver shows them.
 
     Attributes:
-        user_id: whose.
-        keys: each cross-signing key that is there, by its usage.
-        devices: each device's keys, as the homeserver has them, by device id.
+        user_id: the user.
+        keys: the public cross-signing keys by usage.
+        devices: the device keys by device id.
     """
 
     user_id: str
@@ -146,9 +146,9 @@ class PublicIdentity:
 
     @classmethod
     def of(cls, body: Json, user_id: str) -> "PublicIdentity":
-        """Read it out of the answer to `POST /keys/query`.
+        """Read the identity from the response to `POST /keys/query`.
 
-        A self-signing or user-signing key that the master key has not signed is left out.
+        A self-signing or user-signing key without the master key's signature is left out.
         """
         objects = {
             usage: mapping(mapping(body.get(f"{usage}_keys")).get(user_id)) for usage in USAGES
@@ -168,20 +168,20 @@ class PublicIdentity:
 
     @property
     def master(self) -> str | None:
-        """The public master key, None where there is no identity."""
+        """The public master key; None if the user has no identity."""
         return self.keys.get("master")
 
     def is_of(self, keys: CrossSigningKeys) -> bool:
-        """Tell whether all three keys are these."""
+        """Return whether the homeserver shows exactly these three keys."""
         return dict(self.keys) == {usage: key.public for usage, key in keys.by_usage.items()}
 
     def has_signed(self, device_id: str) -> bool:
-        """Tell whether the identity has signed a device of its owner."""
+        """Return whether the identity has signed this device of its owner."""
         key, device = self.keys.get("self_signing"), self.devices.get(device_id)
         return key is not None and device is not None and is_signed(device, self.user_id, key)
 
 
 def _public(key: Json) -> str | None:
-    """Return the one public key of a cross-signing key object, without padding."""
+    """Return the only public key of a cross-signing key object, without padding."""
     values = [one for one in mapping(key.get("keys")).values() if isinstance(one, str)]
     return values[0].rstrip("=") if len(values) == 1 else None

@@ -1,9 +1,10 @@
-"""End-to-end encryption that no single bad event, key or signature can stop.
+"""An Olm machine that no single malformed event, key or signature can stop.
 
-matrix-nio's Olm machine lets whatever its parts raise escape: one to-device event of a stranger
-would end the sync, one device's malformed keys everybody's key query. Here each is logged with its
-ids and skipped, and the rest goes on. What a bot with one device needs of nobody, it does not take
-in: key requests, forwarded keys, verifications (nio's are broken).
+matrix-nio's Olm machine raises on malformed input: one to-device event from a stranger would end
+the sync, and one device's malformed keys would end the key query of all users. Here each malformed
+item is logged with its ids and skipped. Features that a bot with one device does not need are
+ignored: key requests, forwarded keys, and nio's verifications, which are broken
+(https://github.com/matrix-nio/matrix-nio/issues/570).
 """
 
 from collections.abc import Iterator
@@ -36,13 +37,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RoomKeyBundle:
-    """Where the keys of what was said in a room earlier lie (MSC4268).
+    """The location of a room's earlier keys (MSC4268, room key bundles).
 
     Attributes:
-        sender: who has sent it.
-        sender_key: the Curve25519 key of the device that has.
+        sender: the user who has sent the bundle.
+        sender_key: the Curve25519 key of the sending device.
         sender_ed25519: the signing key that this device claims.
-        room_id: of which room.
+        room_id: the room of the keys.
         file: the encrypted file (spec: EncryptedFile).
     """
 
@@ -55,14 +56,14 @@ class RoomKeyBundle:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """When a room's key is replaced (spec: m.room.encryption, rotation_period_*)."""
+    """When a room's key must be replaced (spec: m.room.encryption, rotation_period_*)."""
 
     messages: int = 100
     age: timedelta = timedelta(days=7)
 
     @classmethod
     def of(cls, content: Json) -> "Rotation":
-        """Read it from the content of `m.room.encryption`; what is malformed is the default."""
+        """Read it from `m.room.encryption`, with defaults for malformed values."""
         messages, milliseconds = (
             value if isinstance(value, int) and value > 0 else None
             for value in (
@@ -77,43 +78,44 @@ class Rotation:
         return cls(messages or default.messages, age or default.age)
 
 
-_SHORTEST_MS = 3_600_000  # else whoever makes a room could have its key shared all the time
-_LONGEST_MS = 10**12  # some 30 years: longer ones do not fit a timedelta's sum
+# shorter ones would let a room's creator force a key share at each message
+_SHORTEST_MS = 3_600_000
+_LONGEST_MS = 10**12  # some 30 years; a timedelta sum overflows with longer ones
 
 
 class SafeOlm(DeviceTracker):
-    """nio's Olm machine, in which every event, key and signature stands alone.
+    """nio's Olm machine, in which a malformed event, key or signature affects no other.
 
     Attributes:
-        fallback_due: the homeserver holds no fallback key that is still unused.
-        rotations: by room id, where the room's state says when its key is replaced.
-        bundles: what has come of room key bundles, by sender and room id, the oldest first.
-        identity: the account's, which signs this device's keys; None where it is unknown.
+        fallback_due: whether the homeserver holds no unused fallback key.
+        rotations: when the key of a room must be replaced, by room id, if its state says so.
+        bundles: the room key bundles received, by sender and room id, oldest first.
+        identity: the account's cross-signing keys, which sign this device; None if not known.
     """
 
     inbound_group_store: RoomKeys  # type: ignore[assignment]  # stands in for nio's
-    _maxToDeviceMessagesPerRequest = 40  # noqa: N815  # nio's name; some 15 ms of work
+    _maxToDeviceMessagesPerRequest = 40  # noqa: N815  # nio's name; 40 messages are some 15 ms of work
 
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
         self.bundles: dict[tuple[str, str], RoomKeyBundle] = {}
         self.identity: CrossSigningKeys | None = None
-        self._key_used = False  # by a session that has just begun
+        self._key_used = False  # whether a new Olm session has used a one-time key
         super().__init__(user_id, device_id, store)
 
-    # What strangers send.
+    # What others send.
 
     @override
     def handle_to_device_event(self, event: Any) -> Any:
-        """Take in one to-device event; a bad one is logged and skipped.
+        """Handle one to-device event. A malformed one is logged and skipped.
 
-        Its changes are written in one transaction: a one-time key that is used up without the
-        session that it made would lose every message of that session.
+        All changes are written in one transaction. If a used one-time key were saved without its
+        new session, every message of that session would be lost.
         """
         try:
             if isinstance(event, nio.UnknownToDeviceEvent) and event.type in WITHHELD:
-                self._hear_withheld(event)
+                self._handle_withheld(event)
             if not isinstance(event, EncryptedToDeviceEvent):
                 return None
             with self.store.transaction():
@@ -135,23 +137,23 @@ class SafeOlm(DeviceTracker):
     def _create_inbound_session(
         self, sender: str, sender_key: str, message: Any
     ) -> InboundSession:
-        """Begin the session that a device's first message asks for.
+        """Start the session that a device's first message asks for.
 
-        nio saves the account here, with the one-time key that is used up only by the decryption
-        that follows: a key that came back after a crash could be used again.
+        nio saves the account here, before decryption removes the one-time key. After a crash the
+        key could then be used again, so the account is saved later (`handle_to_device_event`).
         """
         self._key_used = True
         return InboundSession(self.account, message, sender_key)
 
-    def _hear_withheld(self, event: nio.UnknownToDeviceEvent) -> None:
-        """Begin anew with a device that could not: it had no one-time key of ours (`m.no_olm`)."""
+    def _handle_withheld(self, event: nio.UnknownToDeviceEvent) -> None:
+        """Start a new session with a device that had no one-time key of ours (`m.no_olm`)."""
         content = mapping(mapping(event.source).get("content"))
         if content.get("code") == "m.no_olm":
             self._mark_device_for_unwedging(event.sender, text(content, "sender_key"))  # type: ignore[no-untyped-call]  # nio
 
     @override
     def _handle_key_claiming(self, response: nio.KeysClaimResponse) -> None:
-        """Start a session with each device; a malformed key costs its own device's alone."""
+        """Start a session with each device. A malformed key affects its own device only."""
         with self.store.transaction():
             for user_id, devices in response.one_time_keys.items():
                 for device_id, key in devices.items():
@@ -174,15 +176,15 @@ class SafeOlm(DeviceTracker):
     @property
     @override
     def should_upload_keys(self) -> bool:
-        """Tell whether one-time keys or the fallback key are used up."""
+        """Return whether one-time keys or the fallback key must be uploaded."""
         return bool(super().should_upload_keys) or self.fallback_due
 
     @override
     def share_keys(self) -> dict[str, Any]:
-        """Return the keys to upload, saved before the homeserver learns of them.
+        """Return the keys to upload, after saving them.
 
-        A process that dies between upload and answer then offers the same keys again, which the
-        homeserver accepts; others under the same ids it would refuse for ever.
+        If the process dies between upload and response, it offers the same keys again, and the
+        homeserver accepts them. Other keys under the same ids would be refused for ever.
         """
         account, content = self.account, dict[str, Any]()
         if not account.shared:
@@ -191,7 +193,7 @@ class SafeOlm(DeviceTracker):
                 key = self.identity.self_signing
                 add_signature(content["device_keys"], self.user_id, key)
             self.fallback_due = True
-        waiting = len(account.one_time_keys["curve25519"])  # offered before, in vain
+        waiting = len(account.one_time_keys["curve25519"])  # offered before, without a response
         most = account.max_one_time_keys
         missing = most - (self.uploaded_key_count or 0) - waiting
         account.generate_one_time_keys(min(max(missing, 0), most))
@@ -205,8 +207,9 @@ class SafeOlm(DeviceTracker):
         return content
 
     def _fallback_keys(self) -> dict[str, Any]:
-        """Return a fallback key nobody has claimed yet; vodozemac keeps the last one readable."""
-        account: Any = self.account._account  # noqa: SLF001  # nio's and the stub know none
+        """Return an unclaimed fallback key; vodozemac can still decrypt with the previous one."""
+        # neither nio nor the stub has fallback keys (MSC2732)
+        account: Any = self.account._account  # noqa: SLF001  # see above
         if not account.fallback_key:
             account.generate_fallback_key()
         return {
@@ -215,7 +218,7 @@ class SafeOlm(DeviceTracker):
         }
 
     def device_keys(self) -> dict[str, Any]:
-        """Return this device's keys as they are published, without a signature."""
+        """Return this device's keys as published, without a signature."""
         keys = self.account.identity_keys
         return {
             "algorithms": list(self._algorithms),
@@ -234,7 +237,7 @@ class SafeOlm(DeviceTracker):
 
     @override
     def handle_response(self, response: Any) -> None:
-        """Take in nio's answers about keys."""
+        """Handle nio's responses about keys."""
         super().handle_response(response)  # type: ignore[no-untyped-call]  # nio has no hint
         if isinstance(response, nio.KeysUploadResponse):
             self.fallback_due = False
@@ -242,7 +245,7 @@ class SafeOlm(DeviceTracker):
     # The rooms' keys.
 
     def missing_sessions(self, user_ids: list[str], size: int) -> Iterator[dict[str, list[str]]]:
-        """Yield the users' devices that we have no Olm session with, `size` at a time."""
+        """Yield the users' devices without an Olm session, `size` at a time."""
         missing = [
             (user_id, device.id)
             for user_id in user_ids
@@ -259,7 +262,7 @@ class SafeOlm(DeviceTracker):
 
     @override
     def create_session(self, one_time_key: str, curve_key: str) -> OutboundSession:
-        """Start an Olm session, which leaves the account as it is: nothing to save of that."""
+        """Start an Olm session. The account is not changed, so it is not saved."""
         session = OutboundSession(self.account, curve_key, one_time_key)
         self.session_store.add(curve_key, session)
         self.save_session(curve_key, session)
@@ -267,7 +270,7 @@ class SafeOlm(DeviceTracker):
 
     @override
     def create_outbound_group_session(self, room_id: str) -> None:
-        """Make a new key for what the bot says in the room."""
+        """Create a new key for the bot's messages in a room."""
         super().create_outbound_group_session(room_id)
         rotation = self.rotations.get(room_id, Rotation())
         session = self.outbound_group_sessions[room_id]
@@ -277,13 +280,13 @@ class SafeOlm(DeviceTracker):
     def create_group_session(
         self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str
     ) -> None:
-        """Store the bot's own copy of what it says."""
+        """Store the bot's own copy of the key of its messages."""
         session = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
         self.inbound_group_store.keep(session, UserId(self.user_id))
 
     @override
     def _handle_olm_event(self, sender: str, sender_key: str, payload: Any) -> Any:
-        """Take in what a device has encrypted for this one; of what nio knows not, bundles."""
+        """Handle a decrypted to-device event; room key bundles are unknown to nio."""
         if payload["type"] not in BUNDLE:
             return super()._handle_olm_event(sender, sender_key, payload)
         content = mapping(payload.get("content"))
@@ -297,7 +300,7 @@ class SafeOlm(DeviceTracker):
 
     @override
     def _handle_room_key_event(self, sender: str, sender_key: str, payload: Any) -> Any:
-        """Store a room's key as its sender's own, who alone may speak with it."""
+        """Store a room key as its sender's: it decrypts messages of no other user."""
         event = nio.RoomKeyEvent.from_dict(payload, sender, sender_key)
         if not isinstance(event, nio.RoomKeyEvent) or event.algorithm != self._megolm_algorithm:
             raise nio.EncryptionError("no Megolm key")
@@ -316,20 +319,21 @@ class SafeOlm(DeviceTracker):
 
     @override
     def _handle_forwarded_room_key_event(self, sender: str, sender_key: str, payload: Any) -> None:
-        """Take no key from anyone but who made it."""
+        """Ignore the key: keys are accepted only from the device that created them."""
 
     @override
     def check_if_wedged(self, event: nio.MegolmEvent) -> None:
-        """Ask for the sender's devices where this one is new; ask nobody for keys."""
+        """Query the sender's devices if this one is new. Request no keys from anybody."""
         if event.device_id not in self.device_store[event.sender]:
             self.users_for_key_query.add(event.sender)
 
     @override
     def decrypt_megolm_event(self, event: nio.MegolmEvent, room_id: str | None = None) -> Any:
-        """Decrypt, or raise nio's EncryptionError whatever is wrong with the event.
+        """Decrypt an event. Raise nio's EncryptionError for every failure.
 
-        The session is found by room and session id, and it must have come from the event's
-        sender: the event's own `sender_key` and `device_id` prove nothing (MSC3700).
+        The session is found by room id and session id, and must come from the event's sender. The
+        event's own `sender_key` and `device_id` prove nothing (MSC3700,
+        https://github.com/matrix-nio/matrix-nio/issues/466).
         """
         room = RoomId(room_id or event.room_id or "")
         try:
@@ -344,15 +348,14 @@ class SafeOlm(DeviceTracker):
             raise nio.EncryptionError(type(error).__name__) from error
         payload = mapping(decrypted.source)
         decrypted.decrypted = True
-        decrypted.source = {  # the payload is its sender's word alone: no state, no other sender
+        # the payload is written by its sender: it must not pass as state or as another sender's
+        decrypted.source = {
             "type": text(payload, "type"),
             "content": mapping(payload.get("content")),
             "event_id": event.event_id,
             "sender": event.sender,
             "origin_server_ts": event.server_timestamp,
-            "unsigned": mapping(
-                mapping(event.source).get("unsigned")
-            ),  # the homeserver's own word
+            "unsigned": mapping(mapping(event.source).get("unsigned")),  # added by the homeserver
         }
         return decrypted
 

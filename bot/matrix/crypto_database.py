@@ -1,4 +1,4 @@
-"""The SQLite file of the crypto store: its tables, their upgrades, and its transactions."""
+"""The SQLite file of the crypto store: its tables, upgrades and transactions."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from bot.errors import StoreError
 from bot.runtime.private_files import private_file
 
 _VERSION = 2
-# Temporary files would be put outside the directory: nothing else need be writable.
+# In memory, because temporary files would need another writable directory.
 _PRAGMAS = ("temp_store=MEMORY", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")
 _SCHEMA = """
 CREATE TABLE account (user_id TEXT, device_id TEXT, shared INTEGER, pickle TEXT);
@@ -36,7 +36,7 @@ CREATE INDEX room_keys_to_back_up ON room_keys (room_id, session_id) WHERE backe
 CREATE TABLE backup_removals (room_id TEXT, session_id TEXT, PRIMARY KEY (room_id, session_id))
 WITHOUT ROWID;
 """
-# From each version to the next.
+# The statements from each schema version to the next.
 _UPGRADES = (_SCHEMA, _IDENTITY_SCHEMA)
 
 
@@ -48,15 +48,16 @@ class CryptoDatabase:
     """
 
     def __init__(self, path: Path, user_id: str, device_id: str, key: str) -> None:
-        """Open the file, and make its tables where it is new.
+        """Open the file, and create its tables if it is new.
 
         Raises:
-            StoreError: it is damaged, no crypto store, another device's, or another version's.
+            StoreError: the file is damaged, is no crypto store, or belongs to another device or
+                another version.
         """
         self._path = path
         self._owner = user_id, device_id
         self._key = key
-        self._db = self._opened()
+        self._db = self._open()
 
     def close(self) -> None:
         """Close the file."""
@@ -64,7 +65,7 @@ class CryptoDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write all that the block saves, or nothing of it; one within another belongs to it."""
+        """Commit all that the block writes, or nothing; a nested one joins the outer one."""
         if self._db.in_transaction:
             yield
             return
@@ -73,10 +74,10 @@ class CryptoDatabase:
             yield
             self._execute("COMMIT")
         except BaseException:
-            self._db.rollback()  # which minds none that a full disk has ended already
+            self._db.rollback()  # no error if a full disk has ended the transaction already
             raise
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         db = None
         try:
             private_file(self._path)
@@ -94,10 +95,10 @@ class CryptoDatabase:
         return db
 
     def _check(self, db: sqlite3.Connection) -> None:
-        """Make the tables of a new file; refuse one that is damaged or not ours."""
-        [[sound]] = db.execute("PRAGMA quick_check(1)")
-        if sound != "ok":
-            raise StoreError(f"it is damaged ({sound.splitlines()[-1]})")
+        """Create the tables of a new file. Refuse a damaged file, or one of another device."""
+        [[result]] = db.execute("PRAGMA quick_check(1)")
+        if result != "ok":
+            raise StoreError(f"it is damaged ({result.splitlines()[-1]})")
         [[version]] = db.execute("PRAGMA user_version")
         [[tables]] = db.execute("SELECT count(*) FROM sqlite_schema")
         if (version == 0) == (tables == 0) and 0 <= version < _VERSION:
@@ -110,19 +111,19 @@ class CryptoDatabase:
             raise StoreError(f"it belongs to {owner[0]}'s device {owner[1]}")
 
     @contextmanager
-    def _unsealing(self) -> Iterator[None]:
+    def _decrypting(self) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:  # vodozemac's
+        except ValueError as error:  # raised by vodozemac
             raise StoreError(
                 f"storage.key does not open the crypto store {self._path}: give the one that it"
                 " was made with"
             ) from error
 
-    def _one(self, statement: str, *values: object) -> Any:  # noqa: ANN401  # a row of any columns
+    def _row(self, statement: str, *values: object) -> Any:  # noqa: ANN401  # a row of any columns
         return self._execute(statement, *values).fetchone()
 
-    def _all(self, statement: str, *values: object) -> list[Any]:
+    def _rows(self, statement: str, *values: object) -> list[Any]:
         return self._execute(statement, *values).fetchall()
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:

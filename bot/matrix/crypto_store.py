@@ -1,8 +1,8 @@
-"""The crypto store: one SQLite file with what encryption must remember over restarts.
+"""The crypto store: the keys, sessions and devices that encryption needs after a restart.
 
-It stands in for matrix-nio's own store, which asks SQL for each device's trust, writes the account
-at each look-up, and reads every key of every room at the start. Everything secret in it is sealed
-with a key that is not in it.
+It replaces matrix-nio's own store, which runs SQL for each device's trust, writes the account at
+each look-up, and reads every room key at the start. Secrets are encrypted with a key that is not
+in the file.
 """
 
 import sqlite3
@@ -29,36 +29,36 @@ _SESSIONS_A_DEVICE = 8
 
 @dataclass(frozen=True, slots=True)
 class RoomKey:
-    """A Megolm session, and the user whose device gave it to us: nobody else may speak with it."""
+    """A Megolm session and its sender: it decrypts messages of this user only."""
 
     session: InboundGroupSession
     sender: UserId
 
 
 class CryptoStore(CryptoDatabase):
-    """What matrix-nio asks of a store, on one connection."""
+    """The interface that matrix-nio needs of a store, on one connection."""
 
     @property
     def empty(self) -> bool:
-        """Tell whether no account was ever saved."""
-        return self._one("SELECT 1 FROM account") is None
+        """Return whether no account was ever saved."""
+        return self._row("SELECT 1 FROM account") is None
 
-    # The account, its Olm sessions, and the devices they are with.
+    # The account, its Olm sessions, and the devices of others.
 
     def load_account(self) -> OlmAccount | None:
-        """Return the account, None before the first `save_account`.
+        """Return the account; None before the first `save_account`.
 
         Raises:
-            StoreError: the key is not the one that it was saved with.
+            StoreError: the key is not the one that the account was saved with.
         """
-        row = self._one("SELECT pickle, shared FROM account")
+        row = self._row("SELECT pickle, shared FROM account")
         if row is None:
             return None
-        with self._unsealing():
+        with self._decrypting():
             return OlmAccount.from_pickle(row[0].encode(), self._key, bool(row[1]))
 
     def save_account(self, account: OlmAccount) -> None:
-        """Save the account's keys and whether its device keys are published."""
+        """Save the account's keys, and whether its device keys are published."""
         sealed = account.pickle(self._key).decode()
         with self.transaction():
             if self.empty:
@@ -66,11 +66,11 @@ class CryptoStore(CryptoDatabase):
             self._execute("UPDATE account SET pickle = ?, shared = ?", sealed, account.shared)
 
     def load_sessions(self) -> "OlmSessions":
-        """Return the Olm sessions, each read when its device is first asked for."""
+        """Return the Olm sessions. Each is read when its device is first needed."""
         return OlmSessions(self)
 
     def save_session(self, sender_key: str, session: Session) -> None:
-        """Save one Olm session with the device of `sender_key`."""
+        """Save an Olm session with the device of `sender_key`."""
         self._execute(
             "INSERT OR REPLACE INTO olm_sessions VALUES (?, ?, ?, ?, ?)",
             session.id,
@@ -81,17 +81,17 @@ class CryptoStore(CryptoDatabase):
         )
 
     def forget_session(self, session: Session) -> None:
-        """Forget one Olm session."""
+        """Delete an Olm session."""
         self._execute("DELETE FROM olm_sessions WHERE session_id = ?", session.id)
 
     def sessions_of(self, sender_key: str) -> list[Session]:
-        """Return the Olm sessions with one device, the last used first."""
-        rows = self._all(
+        """Return the Olm sessions with one device, the most recently used first."""
+        rows = self._rows(
             "SELECT pickle, created, used FROM olm_sessions WHERE sender_key = ?"
             " ORDER BY used DESC",
             sender_key,
         )
-        with self._unsealing():
+        with self._decrypting():
             return [
                 Session.from_pickle(
                     pickle.encode(),
@@ -103,9 +103,9 @@ class CryptoStore(CryptoDatabase):
             ]
 
     def load_device_keys(self) -> "Devices":
-        """Return every device known, deleted ones too."""
+        """Return every known device, deleted ones as well."""
         devices = Devices()
-        for user_id, device_id, ed25519, curve25519, name, deleted in self._all(
+        for user_id, device_id, ed25519, curve25519, name, deleted in self._rows(
             "SELECT * FROM devices"
         ):
             keys = {"ed25519": ed25519, "curve25519": curve25519}
@@ -122,32 +122,32 @@ class CryptoStore(CryptoDatabase):
         self._execute_many("INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def is_device_verified(self, device: OlmDevice) -> bool:
-        """Tell whether the device is verified."""
+        """Return whether the device is verified."""
         return device.trust_state is TrustState.verified
 
     def is_device_blacklisted(self, device: OlmDevice) -> bool:
-        """Tell whether the device is given no keys."""
+        """Return whether the device must not receive keys."""
         return device.trust_state is TrustState.blacklisted
 
     def is_device_ignored(self, device: OlmDevice) -> bool:
-        """Tell whether the device gets keys although nobody has verified it: in Tchap, all do."""
+        """Return whether an unverified device receives keys. In Tchap, all do."""
         return not self.is_device_blacklisted(device)
 
-    # The rooms' keys.
+    # Room keys.
 
     def load_inbound_group_sessions(self) -> "RoomKeys":
-        """Return the rooms' keys, each read when it is first asked for."""
+        """Return the room keys. Each is read when it is first needed."""
         return RoomKeys(self)
 
     def load_room_keys(self, room_id: RoomId, session_id: str) -> dict[str, RoomKey]:
-        """Return the copies of one Megolm session, by the sender key that each came from."""
-        rows = self._all(
+        """Return the copies of one Megolm session, by the sender key of the sending device."""
+        rows = self._rows(
             "SELECT sender_key, sender, ed25519, pickle FROM room_keys"
             " WHERE room_id = ? AND session_id = ?",
             room_id,
             session_id,
         )
-        with self._unsealing():
+        with self._decrypting():
             return {
                 sender_key: self._room_key(room_id, sender_key, sender, ed25519, pickle)
                 for sender_key, sender, ed25519, pickle in rows
@@ -177,28 +177,27 @@ class CryptoStore(CryptoDatabase):
         )
 
     def prune_room_keys(self, used: Iterable[tuple[RoomId, str]], keep_days: int) -> int:
-        """Forget the Megolm sessions that nothing was read with for that many days.
+        """Delete the Megolm sessions that decrypted nothing for that many days.
 
-        A conversation that goes on reads its whole context at each prompt, so none of its keys
-        grow old.
+        An active conversation reads its whole context at each prompt, so its keys do not age.
 
         Args:
-            used: room and session ids of those read with since the last time.
-            keep_days: how long one is kept that nothing is read with.
+            used: room and session ids of the sessions used since the last call.
+            keep_days: the days that an unused session is kept.
 
         Returns:
-            how many are forgotten.
+            The number of deleted sessions.
         """
-        [newest] = self._one("SELECT max(used) FROM room_keys")
+        [newest] = self._row("SELECT max(used) FROM room_keys")
         today = _today().toordinal()
-        if newest is not None:  # a clock that is far ahead must not end all keys at once
+        if newest is not None:  # a clock far ahead must not delete all keys at once
             today = min(today, newest + 1)
         with self.transaction():
             self._execute_many(
                 "UPDATE room_keys SET used = ? WHERE room_id = ? AND session_id = ?",
                 [(today, *one) for one in used],
             )
-            gone = self._all(
+            gone = self._rows(
                 "DELETE FROM room_keys WHERE used < ? RETURNING room_id, session_id",
                 today - keep_days,
             )
@@ -210,40 +209,40 @@ class CryptoStore(CryptoDatabase):
             )
         return len(gone)
 
-    # The account's cross-signing identity, and the backup of the rooms' keys.
+    # The account's cross-signing identity, and the backup of the room keys.
 
     def load_identity(self) -> bytes | None:
-        """Return what `save_identity` was given last, None before.
+        """Return what `save_identity` saved last; None before.
 
         Raises:
-            StoreError: the key is not the one that it was saved with.
+            StoreError: the key is not the one that the identity was saved with.
         """
-        row = self._one("SELECT sealed FROM identity")
-        with self._unsealing():
+        row = self._row("SELECT sealed FROM identity")
+        with self._decrypting():
             return None if row is None else Seal(self._key, IDENTITY).open(row[0], self._owner[0])
 
     def save_identity(self, secret: bytes) -> None:
-        """Save the private keys of the account's identity, sealed."""
+        """Save the private keys of the account's identity, encrypted."""
         sealed = Seal(self._key, IDENTITY).close(secret, self._owner[0])
         with self.transaction():
             self._execute("DELETE FROM identity")
             self._execute("INSERT INTO identity VALUES (?)", sealed)
 
     def room_keys_to_back_up(self, most: int) -> list[tuple[RoomKey, str]]:
-        """Return some of the rooms' keys that the backup lacks, each with what is stored of it."""
-        rows = self._all(
+        """Return some room keys that the backup lacks, each with its stored pickle."""
+        rows = self._rows(
             "SELECT room_id, sender_key, sender, ed25519, pickle FROM room_keys"
             " WHERE backed_up = 0 LIMIT ?",
             most,
         )
-        with self._unsealing():
+        with self._decrypting():
             return [
                 (self._room_key(room_id, sender_key, sender, ed25519, pickle), pickle)
                 for room_id, sender_key, sender, ed25519, pickle in rows
             ]
 
     def note_backed_up(self, keys: Iterable[tuple[RoomKey, str]]) -> None:
-        """Note that the backup has these; one that was replaced meanwhile is another."""
+        """Record that the backup has these keys, unless they were replaced meanwhile."""
         rows = [
             (key.session.room_id, key.session.id, key.session.sender_key, pickle)
             for key, pickle in keys
@@ -255,45 +254,45 @@ class CryptoStore(CryptoDatabase):
         self._execute_many(statement, rows)
 
     def forget_backup(self) -> None:
-        """Note that a new backup has none of the rooms' keys."""
+        """Record that a new backup has none of the room keys."""
         with self.transaction():
             self._execute("UPDATE room_keys SET backed_up = 0")
             self._execute("DELETE FROM backup_removals")
 
     def backup_removals(self, most: int) -> list[tuple[RoomId, str]]:
-        """Return room and session ids of keys that are dropped here, and in the backup still."""
-        rows = self._all("SELECT room_id, session_id FROM backup_removals LIMIT ?", most)
+        """Return room and session ids of keys deleted here, but not yet in the backup."""
+        rows = self._rows("SELECT room_id, session_id FROM backup_removals LIMIT ?", most)
         return [(RoomId(room_id), session_id) for room_id, session_id in rows]
 
     def note_removed(self, room_id: RoomId, session_id: str) -> None:
-        """Note that a key is gone from the backup."""
+        """Record that a key was deleted from the backup."""
         self._execute(
             "DELETE FROM backup_removals WHERE room_id = ? AND session_id = ?",
             room_id,
             session_id,
         )
 
-    # The rooms that are encrypted, which no later state undoes.
+    # Encrypted rooms: encryption cannot be switched off.
 
     def load_encrypted_rooms(self) -> set[str]:
-        """Return the ids of the rooms that were ever encrypted."""
-        return {room_id for (room_id,) in self._all("SELECT room_id FROM encrypted_rooms")}
+        """Return the ids of all rooms that were ever encrypted."""
+        return {room_id for (room_id,) in self._rows("SELECT room_id FROM encrypted_rooms")}
 
     def save_encrypted_rooms(self, room_ids: Iterable[str]) -> None:
-        """Remember that these rooms are encrypted."""
+        """Save that these rooms are encrypted."""
         rows = [(room_id,) for room_id in room_ids]
         self._execute_many("INSERT OR IGNORE INTO encrypted_rooms VALUES (?)", rows)
 
     def load_outgoing_key_requests(self) -> dict[str, Any]:
-        """Return none: the bot asks nobody for keys, as clients do not answer."""
+        """Return no requests: the bot requests no keys, because clients do not answer."""
         return {}
 
 
 def read_identity(path: Path, user_id: str, key: str) -> bytes | None:
-    """Return what a crypto store holds of the identity, also while its assistant runs.
+    """Return the identity saved in a crypto store, even while its assistant runs.
 
     Raises:
-        StoreError: it is no crypto store, or the key does not open it.
+        StoreError: the file is no crypto store, or the key does not open it.
     """
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -308,14 +307,14 @@ def read_identity(path: Path, user_id: str, key: str) -> bytes | None:
 
 
 class Devices(DeviceStore):
-    """nio's devices, in which adding one does not look through all."""
+    """nio's device store, without its search through all devices at each addition."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nio has no hint
 
     @override
     def add(self, device: OlmDevice) -> bool:
-        """Add a device; tell whether it was new."""
+        """Add a device, and return whether it was new."""
         known = device.id in self[device.user_id]
         if not known:
             self[device.user_id][device.id] = device
@@ -323,7 +322,7 @@ class Devices(DeviceStore):
 
 
 class _OnDemand(defaultdict[str, list[Session]]):
-    """A dictionary that reads what it does not hold, and keeps what is not empty."""
+    """A dictionary that reads missing entries, and keeps those that are not empty."""
 
     def __init__(self, read: Callable[[str], list[Session]]) -> None:
         super().__init__()
@@ -338,7 +337,7 @@ class _OnDemand(defaultdict[str, list[Session]]):
 
 
 class OlmSessions(SessionStore):
-    """nio's Olm sessions, read when first asked for, and a few for each device."""
+    """nio's Olm sessions: read when first needed, and few for each device."""
 
     def __init__(self, store: CryptoStore) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nio has no hint
@@ -347,10 +346,10 @@ class OlmSessions(SessionStore):
 
     @override
     def add(self, sender_key: str, session: Session) -> bool:
-        """Add a session; tell whether it was new. The least used one goes where there are many.
+        """Add a session, and return whether it was new. Drop the least used one if there are many.
 
-        Each one costs a try at every message that no session can read, and whoever gets our
-        fallback key may begin as many as they like.
+        Each session costs one try at every undecryptable message, and anybody with our fallback
+        key can start as many as they like.
         """
         sessions = self._entries[sender_key]
         if session in sessions:
@@ -364,7 +363,7 @@ class OlmSessions(SessionStore):
 
 
 class RoomKeys:
-    """The rooms' keys (Megolm sessions), the last used of them in memory."""
+    """The room keys (Megolm sessions). The most recently used ones are in memory."""
 
     def __init__(self, store: CryptoStore) -> None:
         self._store = store
@@ -372,21 +371,21 @@ class RoomKeys:
         self._used: set[tuple[RoomId, str]] = set()
 
     def copies(self, room_id: RoomId, session_id: str) -> dict[str, RoomKey]:
-        """Return the copies of one session, by the sender key that each came from."""
-        place = room_id, session_id
-        found = self._read.get(place) or self._store.load_room_keys(room_id, session_id)
-        if found:  # what is missing costs a look each time, and no memory
-            self._remember(place, found)
+        """Return the copies of one session, by the sender key of the sending device."""
+        session_key = room_id, session_id
+        found = self._read.get(session_key) or self._store.load_room_keys(room_id, session_id)
+        if found:  # a missing key is looked up each time, and uses no memory
+            self._remember(session_key, found)
         return found
 
-    def _remember(self, place: tuple[RoomId, str], copies: dict[str, RoomKey]) -> None:
-        self._read[place] = copies
-        self._read.move_to_end(place)
+    def _remember(self, session_key: tuple[RoomId, str], copies: dict[str, RoomKey]) -> None:
+        self._read[session_key] = copies
+        self._read.move_to_end(session_key)
         if len(self._read) > _ROOM_KEYS_IN_MEMORY:
             self._read.popitem(last=False)
 
     def get(self, room_id: str, sender_key: str, session_id: str) -> InboundGroupSession | None:
-        """Return the session that came from `sender_key`, and note that it is of use."""
+        """Return the session that came from `sender_key`, and record its use."""
         key = self.copies(RoomId(room_id), session_id).get(sender_key)
         if key is None:
             return None
@@ -394,7 +393,7 @@ class RoomKeys:
         return key.session
 
     def keep(self, session: InboundGroupSession, sender: UserId) -> None:
-        """Save a session, unless the copy that is there reaches as far back."""
+        """Save a session, unless the stored copy starts at the same index or earlier."""
         copies = self.copies(RoomId(session.room_id), session.id)
         known = copies.get(session.sender_key)
         if known is None or session.first_known_index < known.session.first_known_index:
@@ -403,7 +402,7 @@ class RoomKeys:
             self._remember((RoomId(session.room_id), session.id), copies)
 
     def prune(self, keep_days: int) -> int:
-        """Forget what was of no use for that many days; see `CryptoStore.prune_room_keys`."""
+        """Delete the keys unused for that many days; see `CryptoStore.prune_room_keys`."""
         used, self._used = self._used, set()
         self._read.clear()
         return self._store.prune_room_keys(used, keep_days)

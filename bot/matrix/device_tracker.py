@@ -1,4 +1,4 @@
-"""The devices of the people the bot writes to, and which of them receive the rooms' keys.
+"""Device lists: the known devices of each user, and which of them receive room keys.
 
 Spec: end-to-end encryption, tracking the device list for a user.
 """
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """What of a device decides whether it can read what comes."""
+    """The properties of a device that decide whether it can read new messages."""
 
     curve25519: str
     gone: bool
@@ -33,10 +33,11 @@ class DeviceTracker(Olm):
     """nio's Olm machine, in which one malformed device or signature affects no other.
 
     Attributes:
-        gone: users who have lost a device, or whose device has another key, since last asked.
-        signed: user and device ids of the devices that their owners' identities have signed, as
-            far as this process has asked for them and it matters.
-        signed_only: rooms' keys go to these alone (the direction of MSC4153).
+        gone: users who have lost a device, or whose device has a new key, since the last read.
+        signed: user and device ids of devices that their owner's identity has signed; filled only
+            when `signed_only` is set.
+        signed_only: whether room keys go to signed devices only (MSC4153,
+            https://github.com/matrix-org/matrix-spec-proposals/pull/4153).
     """
 
     store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
@@ -49,12 +50,12 @@ class DeviceTracker(Olm):
 
     @override
     def verify_json(self, json: Any, user_key: str, user_id: str, device_id: str) -> bool:
-        """Tell whether the signature holds; one that cannot be read does not."""
+        """Return whether the signature is valid. A malformed one is not."""
         kept = {key: json[key] for key in ("signatures", "unsigned") if key in json}
         try:
             return bool(super().verify_json(json, user_key, user_id, device_id))  # type: ignore[no-untyped-call]  # nio
         except BAD as error:
-            json |= kept  # nio takes them out while it verifies
+            json |= kept  # nio removes them while it verifies
             log.warning(
                 "signature unreadable",
                 user_id=user_id,
@@ -65,16 +66,16 @@ class DeviceTracker(Olm):
 
     @override
     def _handle_key_query(self, response: nio.KeysQueryResponse) -> None:
-        """Take in devices; who was noted as changed while the query ran stays to be asked.
+        """Update the devices; users who changed meanwhile stay marked for a query.
 
-        A device's new name changes nothing: nio would replace the keys of all its rooms for that.
+        A new device name changes nothing. nio would replace the keys of all its rooms for that.
         """
         noted, before = set(self.users_for_key_query), self._keys_of(response.device_keys)
         changed: dict[str, dict[str, OlmDevice]] = {}
         with self.store.transaction():
             for user_id, devices in response.device_keys.items():
-                changed |= self._take_devices(user_id, devices)
-        self._take_signed(response)
+                changed |= self._update_devices(user_id, devices)
+        self._update_signed(response)
         self.users_for_key_query |= noted
         after = self._keys_of(response.device_keys)
         new = {key for key, now in after.items() if before.get(key) != now}
@@ -89,19 +90,19 @@ class DeviceTracker(Olm):
             if any(user_id == other for other, _ in new)
         }
 
-    def _take_signed(self, response: nio.KeysQueryResponse) -> None:
+    def _update_signed(self, response: nio.KeysQueryResponse) -> None:
         if self.signed_only and isinstance(response, KeysQueryResponse):
             asked = response.device_keys
             self.signed = {one for one in self.signed if one[0] not in asked}
             for user_id in asked:
                 identity = PublicIdentity.of(response.source, user_id)
                 for device in self.device_store.active_user_devices(user_id):
-                    if identity.has_signed(device.id) and self._is_known(device, identity):
+                    if identity.has_signed(device.id) and self._has_known_keys(device, identity):
                         self.signed.add((user_id, device.id))
 
     @staticmethod
-    def _is_known(device: OlmDevice, identity: PublicIdentity) -> bool:
-        """Tell whether what is signed are the keys that we have of the device."""
+    def _has_known_keys(device: OlmDevice, identity: PublicIdentity) -> bool:
+        """Return whether the signed keys are the ones that we know of the device."""
         shown = identity.devices[device.id]
         keys = {
             f"curve25519:{device.id}": device.curve25519,
@@ -112,29 +113,29 @@ class DeviceTracker(Olm):
 
     @override
     def is_device_blacklisted(self, device: OlmDevice) -> bool:
-        """Tell whether the device is given no keys: nobody has signed it, and that is wanted."""
+        """Return whether the device must not receive keys: only signed ones may, and it is not."""
         return self.signed_only and (device.user_id, device.id) not in self.signed
 
     def serves(self, user_id: str) -> bool:
-        """Tell whether a device of the user is given keys."""
+        """Return whether any device of the user receives keys."""
         devices = self.device_store.active_user_devices(user_id)
         return any(not self.is_device_blacklisted(device) for device in devices)
 
-    def _take_devices(
+    def _update_devices(
         self, user_id: str, devices: dict[str, Any]
     ) -> dict[str, dict[str, OlmDevice]]:
-        """Take in one user's devices; return those that nio has changed, by user and device id."""
+        """Update one user's devices; return the ones that changed, by user id and device id."""
         one = nio.KeysQueryResponse({user_id: devices}, {})
         try:
-            self._revive(user_id, devices)
+            self._restore_deleted(user_id, devices)
             super()._handle_key_query(one)
         except BAD as error:
             log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
             return {}
         return dict(one.changed)
 
-    def _revive(self, user_id: str, devices: Mapping[str, Any]) -> None:
-        """Let nio take devices for new that it took for gone, and that were only missing once."""
+    def _restore_deleted(self, user_id: str, devices: Mapping[str, Any]) -> None:
+        """Forget devices that nio marked as deleted but that are shown again with the same key."""
         known = self.device_store[user_id]
         for device_id, keys in devices.items():
             device = known.get(device_id)
@@ -146,7 +147,7 @@ class DeviceTracker(Olm):
                 del known[device_id]
 
     def _keys_of(self, user_ids: Iterable[str]) -> "dict[tuple[str, str], _Keys]":
-        """Return the key of each of the users' devices, and whether the device is gone."""
+        """Return the key of each device, and whether the device is deleted or left out."""
         return {
             (user_id, device.id): _Keys(
                 device.curve25519,

@@ -1,4 +1,4 @@
-"""The one mapping from matrix-nio's failures, which it returns or raises, to our errors."""
+"""The mapping from matrix-nio's failures, returned or raised, to the bot's errors."""
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
@@ -26,16 +26,16 @@ from bot.errors import (
 
 Ok = TypeVar("Ok", bound=nio.Response)
 
-# vodozemac's exceptions are ValueErrors; the rest is what nio's own code makes of wrong shapes.
+# Errors raised for malformed input. vodozemac's are ValueErrors; nio's own code raises the others.
 BAD = (
     *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
-    RecursionError,  # JSON nested some thousand levels deep
+    RecursionError,  # JSON with some thousand levels
     *(nio.EncryptionError, nio.exceptions.VerificationError),
 )
 
-_DEFAULT_RETRY_AFTER: Final = 5.0  # seconds, where a 429 does not say
-_LONGEST_RETRY_AFTER: Final = 600.0  # seconds; no limit of Synapse's asks for more
-# What an administrator puts an end to, or a person who agrees to the terms of use.
+_DEFAULT_RETRY_AFTER: Final = 5.0  # seconds, if a 429 does not say
+_LONGEST_RETRY_AFTER: Final = 600.0  # seconds; no limit of Synapse's needs more
+# Errors that end when an administrator acts, or when a person agrees to the terms of use.
 _HELD_UP = {
     "M_CONSENT_NOT_GIVEN",
     "M_RESOURCE_LIMIT_EXCEEDED",
@@ -52,10 +52,10 @@ _KINDS: dict[str, type[MatrixError]] = {
 
 
 async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
-    """Await one request of nio's client and return its answer.
+    """Await one request of nio's client and return its response.
 
     Raises:
-        MatrixError: the most specific one, for whatever else came back.
+        MatrixError: the most specific class for any other response.
     """
     with named():
         response = await request
@@ -68,36 +68,37 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
 
 @contextmanager
 def named() -> Iterator[None]:
-    """Turn what nio raises inside the block into the most specific MatrixError."""
+    """Convert what nio raises inside the block to the most specific MatrixError."""
     try:
         yield
     except (*_PROXY, EOFError) as error:
         raise HomeserverUnreachable(f"matrix.proxy {_proxy_failure(error)}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         plain = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
-        # What is no HTTP is quoted by aiohttp: it may be anybody's words.
+        # aiohttp quotes a response that is not HTTP: its text must not reach the log.
         quotes = isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError)
         reason = ("" if quotes else str(plain)) or type(error).__name__
         raise HomeserverUnreachable(f"the homeserver does not answer: {reason}") from error
     except (nio.GroupEncryptionError, nio.SendRetryError, nio.MembersSyncError) as error:
-        # The room's key was let go again before the send could use it: its members have changed.
+        # The room's key was dropped before the send could use it, because the members changed.
         raise HomeserverUnreachable(f"the room's key is not shared: {error}") from error
     except nio.ProtocolError as error:
-        if "Not logged in" in str(error):  # nio forgets the token at a soft logout
+        if "Not logged in" in str(error):  # nio drops the token at a soft logout
             raise SoftLogout("the homeserver has ended the session") from error
         raise MatrixError(str(error)) from error
 
 
-# aiohttp-socks wraps what python-socks raises into classes of its own, which have no common base.
-# A SOCKS proxy that closes the connection early is asyncio's IncompleteReadError, an EOFError.
+# aiohttp-socks wraps the errors of python-socks in classes without a common base. A SOCKS proxy
+# that closes the connection early raises asyncio's IncompleteReadError, an EOFError.
 _PROXY: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError)
 
 
 def _proxy_failure(error: Exception) -> str:
-    """Return what went wrong with the proxy; its own words are left out, they may be anybody's."""
+    """Return what went wrong with the proxy, without the proxy's own text."""
     match error:
         case ProxyConnectionError():
-            wrapped = error.__cause__  # python-socks' own, whose cause is the socket's
+            # raised by python-socks; its own cause is the socket's error
+            wrapped = error.__cause__
             reason = getattr(getattr(wrapped, "__cause__", None), "strerror", None)
             return f"cannot be reached: {reason or 'no connection'}"
         case ProxyTimeoutError():
@@ -111,18 +112,20 @@ def _proxy_failure(error: Exception) -> str:
 
 
 def _failure(response: nio.ErrorResponse) -> MatrixError:
-    status = getattr(response.transport_response, "status", 0)  # aiohttp's; nio hints its own
+    # a response of aiohttp; nio's type hint is wrong
+    status = getattr(response.transport_response, "status", 0)
     code = response.status_code
     message = f"HTTP {status} {code or ''} {response.message}".replace("  ", " ")
     if status == HTTPStatus.TOO_MANY_REQUESTS or code == "M_LIMIT_EXCEEDED":
         return RateLimited(message, _retry_after(response.retry_after_ms))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _HELD_UP:
         return HomeserverUnreachable(message)
-    if code == "M_MISSING_TOKEN":  # nio forgets the token at a soft logout
+    if code == "M_MISSING_TOKEN":  # nio drops the token at a soft logout
         return SoftLogout(message)
     if code == "M_UNKNOWN_TOKEN":
         return SoftLogout(message) if response.soft_logout else LoggedOut(message)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # or a proxy's word, which has no code
+    # a proxy may send this status without a code
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = code or "M_TOO_LARGE"
     if code:
         return _KINDS.get(code, Forbidden)(message)
@@ -130,7 +133,7 @@ def _failure(response: nio.ErrorResponse) -> MatrixError:
 
 
 def _retry_after(milliseconds: object) -> float:
-    """Return the seconds to wait, whatever the homeserver has written: nobody waits for years."""
-    if not isinstance(milliseconds, int | float) or not milliseconds >= 0:  # NaN is not, either
+    """Return the seconds to wait, within limits, whatever the homeserver has sent."""
+    if not isinstance(milliseconds, int | float) or not milliseconds >= 0:  # false for NaN as well
         return _DEFAULT_RETRY_AFTER
     return min(milliseconds, 1000 * _LONGEST_RETRY_AFTER) / 1000

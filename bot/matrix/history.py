@@ -1,4 +1,4 @@
-"""Conversations as they stand in their rooms: read once, kept in memory while they are warm."""
+"""The history of conversations: read from their rooms, then kept up to date in memory."""
 
 import asyncio
 import math
@@ -37,76 +37,78 @@ from bot.matrix.state_events import Membership, parse_membership
 from bot.matrix.time_slice import TimeSlice
 from bot.matrix.timeline import PAGE, PAGES, OwnMessages, read_events
 
-_LINKS = 10  # of a chain of replies
-_WARM_CHARACTERS = 16_000_000  # of all conversations in memory
-_WARM_CONVERSATIONS = 2_000
+_LINKS = 10  # messages of one chain of replies
+_CACHED_CHARACTERS = 16_000_000  # in all cached conversations
+_CACHED_CONVERSATIONS = 2_000
 
 _FILTER = {
     "types": ["m.room.message", "m.room.encrypted", "m.room.member"],
     "lazy_load_members": True,
 }
 
-_OPEN = {"shared", "world_readable"}  # to whom comes later, too
+_OPEN = {"shared", "world_readable"}  # later members can read the history
 
 Enough = Callable[[Sequence[TranscriptMessage]], bool]
 
 
 class Histories:
-    """The transcripts of the conversations that were last asked for, kept up by what is heard.
+    """Transcripts of the recently used conversations, updated by each new event.
 
-    Nothing of them is ever written to a disk.
+    They are never written to disk.
 
     Attributes:
-        sealed: since when what is said in a room is encrypted, in the homeserver's milliseconds.
+        sealed: when each room became encrypted, in the homeserver's milliseconds.
     """
 
     def __init__(self, client: SafeClient, me: UserId) -> None:
         self._client = client
         self._me = me
-        self._warm: OrderedDict[Conversation, Transcript] = OrderedDict()  # the coldest first
-        self._sizes: Counter[Conversation] = Counter()  # characters, when last read
+        # least recently used first
+        self._transcripts: OrderedDict[Conversation, Transcript] = OrderedDict()
+        self._sizes: Counter[Conversation] = Counter()  # characters at the last read
         self._of_room: defaultdict[RoomId, set[Conversation]] = defaultdict(set)
         self._arrivals = MemberArrivals(client)
         self.sealed: dict[RoomId, float] = {}
         self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
 
     def sealed_since(self, room_id: RoomId) -> float | None:
-        """Return since when what is said in a room is encrypted, None where it is not.
+        """Return when the room became encrypted, in milliseconds; None if it is not.
 
-        What an earlier process knew of is encrypted even if the homeserver tells nothing of it.
+        A room that an earlier process knew as encrypted counts as encrypted from the beginning,
+        even if the homeserver does not show its encryption event.
         """
         before = 0.0 if room_id in self._client.sealed_before else None
         return self.sealed.get(room_id, before)
 
     def hear(self, event: ReadableEvent) -> None:
-        """Take in what has been said, edited or redacted, by the bot as well."""
+        """Update the transcripts with a message, an edit or a redaction, the bot's own as well."""
         if isinstance(event, Message | Undecryptable) and not _refers(event):
             for root in {None, event.thread_root, event.event_id}:
-                transcript = self._warm.get(Conversation(event.room_id, root))
+                transcript = self._transcripts.get(Conversation(event.room_id, root))
                 if transcript is not None:
                     transcript.add(event)
         elif isinstance(event, Edit | Redaction):
             for conversation in self._of_room.get(event.room_id, ()):
-                self._warm[conversation].add(event)
+                self._transcripts[conversation].add(event)
 
     def hear_member(self, room_id: RoomId, member: Membership) -> None:
-        """Take in a change of somebody's membership; see `MemberArrivals.hear`."""
+        """Handle a change of somebody's membership; see `MemberArrivals.hear`."""
         self._arrivals.hear(room_id, member)
 
     def reveal(self, message: Message) -> None:
-        """Take in what a message says whose key has come late."""
+        """Add the text of a message whose key has come late."""
         for conversation in self._of_room.get(message.room_id, ()):
-            self._warm[conversation].reveal(message)
+            self._transcripts[conversation].reveal(message)
 
     def begin(self, conversation: Conversation, message: Message) -> None:
-        """Note that the message, just heard, is the first of its conversation."""
-        if conversation not in self._warm:
+        """Start a transcript with the first message of a new conversation."""
+        if conversation not in self._transcripts:
             transcript = self._open(conversation)
             transcript.put_before([message])
             self._sizes[conversation] = transcript.size
 
     def forget(self, room_id: RoomId | None = None) -> None:
-        """Let go of a room, or of all: what was heard is not all, or the bot is out."""
+        """Drop the transcripts of a room, or of all: events were missed, or the bot has left."""
         for one in [room_id] if room_id else list(self._of_room):
             for conversation in list(self._of_room.get(one, ())):
                 self._close(conversation)
@@ -115,21 +117,22 @@ class Histories:
     async def read(
         self, prompt: Prompt, membership: Json, enough: Enough, visibility: str = "shared"
     ) -> History:
-        """Return the prompt's conversation, and what its messages reply to.
+        """Return the prompt's conversation, and the messages that it replies to.
 
         Args:
-            prompt: what is asked.
+            prompt: the prompt.
             membership: the bot's own `m.room.member` event in the room.
-            enough: tells of what is known already whether older messages would count.
-            visibility: who may read what was said before they came (spec: room history
-                visibility); what the prompt's sender may not read is left out.
+            enough: returns whether the messages read so far suffice, so that older ones would not
+                count.
+            visibility: the room's history visibility (spec: room history visibility). Messages
+                that the prompt's sender may not read are left out.
 
         Raises:
-            MatrixError: the homeserver does not hand the messages out.
+            MatrixError: the homeserver does not return the messages.
         """
         conversation = prompt.conversation
         async with self._reading.setdefault(conversation, asyncio.Lock()):
-            transcript = self._warm.get(conversation)
+            transcript = self._transcripts.get(conversation)
             if transcript is None or not transcript.whole:
                 transcript = self._open(conversation)
                 try:
@@ -137,18 +140,20 @@ class Histories:
                 except BaseException:
                     self._close(conversation)
                     raise
-            if conversation in self._warm:  # it may have been forgotten meanwhile
-                self._warm.move_to_end(conversation)
+            if conversation in self._transcripts:  # it may have been dropped meanwhile
+                self._transcripts.move_to_end(conversation)
                 self._sizes[conversation] = transcript.size
-            self._cool_down()
+            self._evict()
         chain = await self._chain(prompt, transcript, membership)
         since = -math.inf
-        if visibility not in _OPEN and not _is_all(prompt, [*transcript.messages(), *chain]):
+        if visibility not in _OPEN and not _is_only_prompt(
+            prompt, [*transcript.messages(), *chain]
+        ):
             since = min(
                 await self._arrivals.of_sender(prompt, visibility), prompt.messages[-1].timestamp
             )
         said = transcript.messages()
-        if hidden := _older(prompt, [*said, *chain], since):
+        if hidden := _ids_before(prompt, [*said, *chain], since):
             said, chain = [
                 [one for one in part if hidden.isdisjoint({one.event_id, *one.answers})]
                 for part in (said, chain)
@@ -157,19 +162,19 @@ class Histories:
         return History(said, readable, len(chain) - len(readable))
 
     async def fetch(self, room_id: RoomId, event_id: EventId) -> list[ReadableEvent]:
-        """Return one event and its newest edit, [] where it is gone or says nothing to us."""
+        """Return one event and its newest edit; [] if it is gone or of no use to the bot."""
         try:
             response = await call(
                 nio.RoomGetEventResponse, self._client.room_get_event(room_id, event_id)
             )
         except NotFound:
             return []
-        return await self._heard([response.event], room_id)
+        return await self._read_events([response.event], room_id)
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
-        """Return the bot's edits of its event; of a redacted one the homeserver lists none.
+        """Return the bot's edits of its event. The homeserver lists none for a redacted event.
 
-        It lists those that others have sent, too, which change nothing.
+        It also lists edits by others, which have no effect.
         """
         pages = self._relations(room_id, event_id, RelationshipType.replacement)
         sources = [mapping(event.source) async for page in pages for event in page]
@@ -180,12 +185,12 @@ class Histories:
         ]
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
-        """Return what the homeserver shows for an event, its newest edit where it has any.
+        """Return what the homeserver shows for an event: its newest edit, if it has any.
 
-        None where it is gone. Spec: event replacements, server-side aggregation.
+        None if it is gone. Spec: event replacements, server-side aggregation.
         """
         path = "/".join(quote(step, safe="") for step in ("rooms", room_id, "event", event_id))
-        request = self._client._send(  # noqa: SLF001  # nio would leave out what it knows not
+        request = self._client._send(  # noqa: SLF001  # nio would drop the fields that it does not know
             ObjectResponse, "GET", f"/_matrix/client/v3/{path}"
         )
         try:
@@ -205,7 +210,7 @@ class Histories:
         return await reading.read(prompt[0])
 
     async def _page(self, room_id: RoomId, start: str | None) -> nio.RoomMessagesResponse:
-        """Return a page of the timeline, newest first, from the present or where one has ended."""
+        """Return one page of the timeline, newest first, from `start` or from the newest event."""
         request = self._client.room_messages(
             room_id, start=start, limit=PAGE, message_filter=_FILTER
         )
@@ -214,27 +219,28 @@ class Histories:
     def _open(self, conversation: Conversation) -> Transcript:
         self._of_room[conversation.room_id].add(conversation)
         transcript = Transcript(conversation, self._me)
-        self._warm[conversation] = transcript
-        self._cool_down()
+        self._transcripts[conversation] = transcript
+        self._evict()
         return transcript
 
     def _close(self, conversation: Conversation) -> None:
-        self._warm.pop(conversation, None)
+        self._transcripts.pop(conversation, None)
         self._sizes.pop(conversation, None)
         of_room = self._of_room[conversation.room_id]
         of_room.discard(conversation)
         if not of_room:
             del self._of_room[conversation.room_id]
 
-    def _cool_down(self) -> None:
-        """Let the coldest go while all together are too large; the newest stays."""
-        while len(self._warm) > 1 and (
-            self._sizes.total() > _WARM_CHARACTERS or len(self._warm) > _WARM_CONVERSATIONS
+    def _evict(self) -> None:
+        """Drop the least recently used transcripts while all are too large. The newest stays."""
+        while len(self._transcripts) > 1 and (
+            self._sizes.total() > _CACHED_CHARACTERS
+            or len(self._transcripts) > _CACHED_CONVERSATIONS
         ):
-            self._close(next(iter(self._warm)))
+            self._close(next(iter(self._transcripts)))
 
     async def _fill(self, transcript: Transcript, membership: Json, enough: Enough) -> None:
-        """Read what was said before, oldest first, into the transcript."""
+        """Read the earlier messages into the transcript, oldest first."""
         room_id, root = transcript.conversation.room_id, transcript.conversation.thread_root
         if root is None:
             await self._fill_from_timeline(transcript, enough)
@@ -242,19 +248,19 @@ class Histories:
         since = await self._arrivals.of_bot(room_id, membership)
         events: list[ReadableEvent] = []
         async for page in self._relations(room_id, root, RelationshipType.thread):
-            events[:0] = await self._heard(page[::-1], room_id)
+            events[:0] = await self._read_events(page[::-1], room_id)
         events[:0] = await self.fetch(room_id, root)
         transcript.put_before([event for event in _readable(events) if event.timestamp >= since])
 
     async def _fill_from_timeline(self, transcript: Transcript, enough: Enough) -> None:
-        """Page back from the present until nothing older counts, or to the bot's invitation."""
+        """Page back until older events do not count, or to the bot's invitation."""
         room_id = transcript.conversation.room_id
         events: list[ReadableEvent] = []
         start: str | None = None
         for _ in range(PAGES):
             page = await self._page(room_id, start)
             fresh = _since_invitation(page.chunk, self._me)
-            events[:0] = await self._heard(fresh[::-1], room_id)
+            events[:0] = await self._read_events(fresh[::-1], room_id)
             start = page.end
             if len(fresh) < len(page.chunk) or not start:
                 break
@@ -264,14 +270,14 @@ class Histories:
                 break
         transcript.put_before(_readable(events))
 
-    async def _heard(self, events: Sequence[Any], room_id: RoomId) -> list[ReadableEvent]:
+    async def _read_events(self, events: Sequence[Any], room_id: RoomId) -> list[ReadableEvent]:
         since = self.sealed_since(room_id)
         return await read_events(self._client, events, room_id, self._me, since)
 
     async def _relations(
         self, room_id: RoomId, event_id: EventId, kind: RelationshipType
     ) -> AsyncIterator[list[Any]]:
-        """Yield the events that relate so to another one, newest first, a page at a time."""
+        """Yield the events with this relation to an event, newest first, one page at a time."""
         following: str | None = None
         for _ in range(PAGES):
             request = nio.Api.room_get_event_relations(
@@ -285,7 +291,7 @@ class Histories:
             try:
                 page = await call(
                     RoomEventRelationsResponse,
-                    self._client._send(  # noqa: SLF001  # nio's own method passes over errors
+                    self._client._send(  # noqa: SLF001  # nio's own method ignores errors
                         RoomEventRelationsResponse, *request, response_data=(room_id, event_id)
                     ),
                 )
@@ -303,9 +309,9 @@ class Histories:
     async def _chain(
         self, prompt: Prompt, transcript: Transcript, membership: Json
     ) -> list[TranscriptMessage]:
-        """Return what the prompt replies to, and what that replies to, oldest first.
+        """Return the messages that the prompt replies to, link by link, oldest first.
 
-        In a thread that was begun on an answer of the bot's, what that has answered comes before.
+        In a thread whose root is an answer of the bot's, the prompt of that answer comes first.
         """
         chain: dict[EventId, TranscriptMessage] = {}
         root = transcript.get(transcript.conversation.thread_root or EventId(""))
@@ -328,8 +334,8 @@ class Histories:
     ) -> TranscriptMessage | None:
         """Return a message of the same room that is not in the conversation.
 
-        None for what was said before the bot came. What is gone counts as unreadable, and so does
-        what came in clear.
+        None if it was sent before the bot came. A message that is gone, or was sent in clear text,
+        is returned as unreadable.
         """
         events = _readable(await self.fetch(prompt.room_id, event_id))
         if not events or isinstance(events[0], Edit) or _is_exposed(events[0]):
@@ -343,13 +349,13 @@ class Histories:
         return quoted.get(event_id)
 
 
-def _is_all(prompt: Prompt, said: Sequence[TranscriptMessage]) -> bool:
-    """Tell whether nothing is said but the prompt and what answers it."""
+def _is_only_prompt(prompt: Prompt, said: Sequence[TranscriptMessage]) -> bool:
+    """Return whether nothing was sent but the prompt and its answers."""
     ids = set(prompt.event_ids)
     return all(ids.issuperset(one.answers or (one.event_id,)) for one in said)
 
 
-def _older(prompt: Prompt, said: Sequence[TranscriptMessage], since: float) -> set[EventId]:
+def _ids_before(prompt: Prompt, said: Sequence[TranscriptMessage], since: float) -> set[EventId]:
     ids = set(prompt.event_ids)
     return {one.event_id for one in said if one.timestamp < since} - ids
 
@@ -367,12 +373,12 @@ def _is_exposed(event: Message | Undecryptable) -> bool:
 
 
 def _refers(event: ReadableEvent) -> bool:
-    """Tell whether it says nothing in the conversation: a vote, or a step of a verification."""
+    """Return whether it is no message: a vote, or a step of a verification."""
     return isinstance(event, Undecryptable) and event.refers_to is not None
 
 
 def _since_invitation(newest_first: Sequence[Any], me: UserId) -> list[Any]:
-    """Return the events of a page that came after the bot was last invited, or let itself in."""
+    """Return the events of a page after the bot's invitation, or its own join."""
     since: list[Any] = []
     for event in newest_first:
         source = mapping(event.source)

@@ -1,8 +1,9 @@
-"""The account's cross-signing identity: made once, kept, restored, and never reset by itself.
+"""The account's cross-signing identity: created once, saved, restored, never reset by itself.
 
-The private keys lie sealed in the crypto store and, for another disk, in the account's secret
-storage, which the recovery key opens (spec: cross-signing, secrets). Every step can be taken
-again: a process that dies between two of them leaves what the next start completes.
+The private keys are stored encrypted in the crypto store. For the loss of the disk they are also
+in the account's secret storage, which the recovery key opens (spec: cross-signing, secrets). Every
+step can be repeated: if the process dies between two steps, the next start completes them.
+matrix-nio has no cross-signing: https://github.com/matrix-nio/matrix-nio/issues/229.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ class Identity:
     """The identity of the account that the client is logged in as.
 
     Attributes:
-        backup: the backup of the rooms' keys.
+        backup: the backup of the room keys.
         storage: the account's secret storage.
     """
 
@@ -74,29 +75,29 @@ class Identity:
         auth: InteractiveAuth,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the account.
+        """Set up the identity of one account.
 
         Args:
-            client: logged in as it, once something is asked.
-            user_id: its id.
-            place: where a recovery key is written, and read.
-            auth: proves who asks.
-            beat: is called while much is under way, so that nobody takes it for a standstill.
+            client: the client; logged in by the time a request is made.
+            user_id: the account.
+            place: where a recovery key is written and read.
+            auth: proves that the account's owner makes the request.
+            beat: called during long work, so that the process does not count as stalled.
         """
         self._client = client
         self._user_id = user_id
         self._place = place
         self._auth = auth
         self._complete_one: PrivateIdentity | None = None
-        self._strays: frozenset[str] = frozenset()
+        self._others: frozenset[str] = frozenset()
         self.backup = KeyBackup(client, user_id, self._note_version, beat)
         self.storage = AccountSecrets(client, user_id)
 
     async def published(self) -> PublicIdentity:
-        """Return what the homeserver shows of the account.
+        """Return the public identity that the homeserver shows for the account.
 
         Raises:
-            MatrixError: it did not answer.
+            MatrixError: the homeserver did not answer.
         """
         body: Json = {"device_keys": {self._user_id: []}}
         return PublicIdentity.of(
@@ -104,17 +105,17 @@ class Identity:
         )
 
     async def ensure(self) -> None:
-        """Make the identity where the account has none, complete it, and sign this device.
+        """Create the identity if the account has none, complete it, and sign this device.
 
         Raises:
             IdentityError: the account has an identity that this disk does not know, or the
-                homeserver does not keep what it has taken; nothing is reset.
-            ConfigError: the recovery key can be given to nobody, or does not fit.
+                homeserver does not keep what it has accepted. Nothing is reset.
+            ConfigError: there is nowhere to write the recovery key, or the key does not fit.
             MatrixError: the homeserver refused, or did not answer.
         """
         shown, kept = await self.published(), self._load()
         if kept.pending is not None:
-            kept = self._see_to_reset(kept, kept.pending, shown)
+            kept = self._continue_reset(kept, kept.pending, shown)
         private = kept.current
         if private is None and shown.master is None:
             private = await self._begin()
@@ -127,8 +128,8 @@ class Identity:
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
         await self._complete(private, shown)
 
-    def _see_to_reset(self, kept: Kept, pending: PrivateIdentity, shown: PublicIdentity) -> Kept:
-        """Go on with a reset that the homeserver has taken; tell of one that it has not."""
+    def _continue_reset(self, kept: Kept, pending: PrivateIdentity, shown: PublicIdentity) -> Kept:
+        """Continue a reset that the homeserver has accepted; log one that it has not."""
         if shown.master == pending.master:
             return self._save(Kept(pending))
         log.warning(
@@ -138,13 +139,13 @@ class Identity:
         return kept
 
     async def restore(self, key: bytes) -> None:
-        """Take the identity and the rooms' keys from the homeserver.
+        """Restore the identity and the room keys from the homeserver.
 
         Args:
             key: the recovery key.
 
         Raises:
-            ConfigError, MatrixError: as `ensure`.
+            ConfigError, MatrixError: see `ensure`.
         """
         shown = await self.published()
         if shown.master is None:
@@ -152,21 +153,22 @@ class Identity:
         await self._complete(await self._from_storage(shown, key), shown)
 
     def check_reset(self) -> None:
-        """See that the recovery key of a new identity can be given to somebody.
+        """Check that there is somewhere to write a new recovery key.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: there is not.
         """
         if self._load().pending is None:
             self._place.check()
 
     async def reset(self) -> None:
-        """Make a new identity in place of the one that the account has.
+        """Create a new identity that replaces the account's present one.
 
-        That one stays on this disk, and in force, until the homeserver has taken the new one.
+        The present one stays on this disk, and in force, until the homeserver has accepted the new
+        one.
 
         Raises:
-            ConfigError, MatrixError: as `ensure`.
+            ConfigError, MatrixError: see `ensure`.
         """
         self.check_reset()
         shown, kept = await self.published(), self._load()
@@ -179,16 +181,16 @@ class Identity:
         await self._complete(pending, shown)
 
     async def look_again(self) -> None:
-        """See that this device is still signed, and tell of devices that are new.
+        """Check that this device is still signed, and log new devices of the account.
 
         Raises:
-            IdentityError: the homeserver does not keep what it has taken.
+            IdentityError: the homeserver does not keep what it has accepted.
             MatrixError: the homeserver did not answer.
         """
         if self._complete_one is None:
             return
         shown = await self.published()
-        self._tell_strays(shown)
+        self._log_other_devices(shown)
         if not shown.is_of(self._complete_one.keys):
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
         await self._sign_device(self._complete_one, shown)
@@ -207,15 +209,15 @@ class Identity:
     async def _has_backup(self) -> bool:
         try:
             return await self.backup.current() is not None
-        except MatrixError as error:  # it may know no backups at all
+        except MatrixError as error:  # it may not have key backups at all
             log.warning("key backup not looked for", reason=str(error))
             return False
 
     async def _from_storage(self, shown: PublicIdentity, key: bytes) -> PrivateIdentity:
-        """Read the private keys out of the account's secret storage.
+        """Read the private keys from the account's secret storage.
 
         Raises:
-            IdentityError: as `AccountSecrets.open`, or what it holds are not the keys that the
+            IdentityError: see `AccountSecrets.open`; or the stored keys are not those that the
                 homeserver shows.
         """
         private = await self.storage.open(key)
@@ -229,11 +231,11 @@ class Identity:
         private: PrivateIdentity,
         shown: PublicIdentity,
     ) -> None:
-        """Take every step that is not taken yet; each can be taken twice.
+        """Do every step that is not done yet. Each can be repeated.
 
         Args:
-            private: the identity that is to be in force.
-            shown: what the homeserver shows.
+            private: the identity to put in force.
+            shown: the identity that the homeserver shows.
         """
         if private.state == "new" and private.storage_key is not None:
             self._place.give(private.storage_key)
@@ -258,14 +260,14 @@ class Identity:
             private = replace(private, state="complete", storage_key=None)
             self._keep(private)
         self._complete_one = private
-        self._tell_strays(shown)
+        self._log_other_devices(shown)
 
     async def _publish(self, private: PrivateIdentity, known: str | None) -> PublicIdentity:
-        """Upload the public keys, and return what the homeserver shows then.
+        """Upload the public keys, and return what the homeserver shows afterwards.
 
         Args:
             private: the identity.
-            known: the public master key that it takes the place of.
+            known: the public master key that it replaces.
         """
         body = private.keys.published(self._user_id)
         by_device = self._client.machine.sign_json(body["master_key"])
@@ -290,9 +292,9 @@ class Identity:
     async def _sign_device(
         self, private: PrivateIdentity, shown: PublicIdentity
     ) -> PublicIdentity:
-        """Let the identity's signature be on this device, for all to see.
+        """Sign this device with the identity, for all to see.
 
-        What is signed are the keys that this disk has, never what the homeserver shows for them.
+        The signature covers the keys on this disk, never what the homeserver shows for them.
         """
         device_id, machine = str(self._client.device_id), self._client.machine
         if device_id not in shown.devices and not machine.account.shared:
@@ -316,7 +318,7 @@ class Identity:
         return shown
 
     async def _open_backup(self, private: PrivateIdentity) -> PrivateIdentity:
-        """Take the key backup up; it is of less weight than all else, and tried again later."""
+        """Open the key backup. A failure stops nothing: it is tried again later."""
         try:
             version = await self.backup.open(
                 private.backup,
@@ -346,17 +348,17 @@ class Identity:
         restored = await self.backup.restore(map(RoomId, joined.rooms))
         log.info("room keys restored", restored=restored)
 
-    def _tell_strays(self, shown: PublicIdentity) -> None:
-        """Say which other devices the account has: nobody should be able to read with them."""
-        strays = frozenset(shown.devices) - {str(self._client.device_id)}
-        if new := strays - self._strays:
+    def _log_other_devices(self, shown: PublicIdentity) -> None:
+        """Log other devices of the account: they can read what is written to the assistant."""
+        others = frozenset(shown.devices) - {str(self._client.device_id)}
+        if new := others - self._others:
             log.warning(
                 "the account has other devices, which can read what is written to the assistant:"
                 " assistant-tchap identity devices lists and removes them",
                 devices=sorted(new),
                 unsigned=sorted(one for one in new if not shown.has_signed(one)),
             )
-        self._strays = strays
+        self._others = others
 
     def _load(self) -> Kept:
         return Kept.load(self._store.load_identity())
@@ -366,7 +368,7 @@ class Identity:
         return kept
 
     def _keep(self, private: PrivateIdentity) -> None:
-        """Save how far an identity is, in its place on this disk."""
+        """Save the progress of an identity, as the current or the pending one."""
         kept = self._load()
         if self._is_pending(private):
             self._save(replace(kept, pending=private))

@@ -348,7 +348,7 @@ async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
 
     await anext(heard(session, rooms, health(), "s_saved"))
 
-    assert list(rooms._histories._warm) == conversations[1:]
+    assert list(rooms._histories._transcripts) == conversations[1:]
 
 
 async def test_a_batch_tells_once_in_which_rooms_the_bot_can_no_longer_speak(

@@ -1033,16 +1033,16 @@ async def test_a_one_time_key_and_the_session_it_makes_are_saved_together_or_not
         olm_message(client, OlmAccount(), {"type": "m.dummy", "content": {}}) for _ in range(2)
     ]
     store = olm(client).store
-    saved = store._all("SELECT pickle FROM account")
+    saved = store._rows("SELECT pickle FROM account")
     await client.receive_response(sync(to_device={"events": events[:1]}))
-    assert store._all("SELECT pickle FROM account") != saved
-    assert len(store._all("SELECT 1 FROM olm_sessions")) == 1
+    assert store._rows("SELECT pickle FROM account") != saved
+    assert len(store._rows("SELECT 1 FROM olm_sessions")) == 1
     monkeypatch.setattr(store, "save_account", full)
 
     with pytest.raises(StoreError):
         await client.receive_response(sync(next_batch="s2", to_device={"events": events[1:]}))
 
-    assert len(store._all("SELECT 1 FROM olm_sessions")) == 1
+    assert len(store._rows("SELECT 1 FROM olm_sessions")) == 1
 
 
 async def test_a_message_in_anothers_name_is_not_read(client: SafeClient) -> None:

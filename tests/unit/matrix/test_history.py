@@ -261,7 +261,7 @@ async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
     with pytest.raises(HomeserverUnreachable):
         await read(kept)
     kept.hear(message("next", event_id="$next"))
-    assert not kept._warm
+    assert not kept._transcripts
 
     client.failing = False
     assert bodies((await read(kept)).said) == ["a", "now"]
@@ -297,8 +297,8 @@ async def test_a_late_key_shows_the_message_where_it_was_missing() -> None:
 
 
 def kept_rooms(kept: Histories) -> set[RoomId]:
-    assert {one for of_room in kept._of_room.values() for one in of_room} == set(kept._warm)
-    return {one.room_id for one in kept._warm}
+    assert {one for of_room in kept._of_room.values() for one in of_room} == set(kept._transcripts)
+    return {one.room_id for one in kept._transcripts}
 
 
 def test_one_room_or_all_are_forgotten() -> None:
@@ -317,7 +317,7 @@ def test_one_room_or_all_are_forgotten() -> None:
 async def test_the_coldest_conversations_go_while_all_are_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(history, "_WARM_CHARACTERS", 10)
+    monkeypatch.setattr(history, "_CACHED_CHARACTERS", 10)
     kept = Histories(Pages([said("now")]), BOT)
     for number in range(3):
         opening = message("four", event_id=f"${number}")
@@ -325,18 +325,18 @@ async def test_the_coldest_conversations_go_while_all_are_too_large(
     first = prompt(message(event_id="$now", thread_root="$0"))
 
     await read(kept, first)
-    assert [one.thread_root for one in kept._warm] == ["$2", "$0"]
+    assert [one.thread_root for one in kept._transcripts] == ["$2", "$0"]
 
     kept.hear(message("very long indeed", event_id="$l", thread_root="$0"))
     await read(kept, first)
-    assert [one.thread_root for one in kept._warm] == ["$0"]  # the one asked for stays
+    assert [one.thread_root for one in kept._transcripts] == ["$0"]  # the one asked for stays
     assert kept_rooms(kept) == {ROOM}
 
 
 async def test_no_more_conversations_are_kept_than_so_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(history, "_WARM_CONVERSATIONS", 2)
+    monkeypatch.setattr(history, "_CACHED_CONVERSATIONS", 2)
     kept = Histories(Pages([said("now")]), BOT)
     for number in range(5):
         opening = message("x", event_id=f"${number}")
@@ -344,7 +344,7 @@ async def test_no_more_conversations_are_kept_than_so_many(
 
     await read(kept)
 
-    assert [one.thread_root for one in kept._warm] == ["$4", None]
+    assert [one.thread_root for one in kept._transcripts] == ["$4", None]
 
 
 # Chains of replies.

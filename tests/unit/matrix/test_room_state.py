@@ -817,7 +817,7 @@ async def thread(rooms: Rooms) -> History:
 
 
 def is_warm(rooms: Rooms) -> bool:
-    return Conversation(ROOM, EventId("$root")) in rooms._histories._warm
+    return Conversation(ROOM, EventId("$root")) in rooms._histories._transcripts
 
 
 async def test_a_thread_that_opens_with_a_mention_is_known_from_its_first_message_on() -> None:

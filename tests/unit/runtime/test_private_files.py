@@ -74,4 +74,4 @@ def test_a_ledger_and_what_sqlite_keeps_beside_it_are_for_nobody_else(tmp_path: 
 def test_a_crypto_store_is_for_nobody_else_and_puts_nothing_elsewhere(tmp_path: Path) -> None:
     with closing(CryptoStore(tmp_path / "crypto.db", "@a:b.test", "D", "k")) as store:
         assert set(modes(tmp_path).values()) == {0o600}
-        assert store._one("PRAGMA temp_store") == (2,)  # memory
+        assert store._row("PRAGMA temp_store") == (2,)  # memory
