@@ -141,7 +141,7 @@ class Ours(Side):
 
     @override
     async def share(self, room_id: str) -> None:
-        await self.client.ready(room_id)
+        await self.client.share_key(room_id)
 
     @override
     def keep(self, session: InboundGroupSession, sender: str) -> None:

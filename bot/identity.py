@@ -154,7 +154,7 @@ def _check_removable(remove: tuple[str, ...], known: dict[str, bool]) -> None:
 async def _opened(config: Config, *, new_device: bool = False) -> AsyncIterator[Session]:
     """Log in as the assistant does, with device and ledger there together, or both new."""
     async with _session(config) as session:
-        session.take()
+        session.lock()
         known = session.is_known()
         if not new_device:
             session.check_recovery_key()

@@ -85,9 +85,9 @@ class NioMatrix:
         """Reserve the device's directory for this process, after checking what a start needs.
 
         Raises:
-            BotError: see `Session.take` and `Session.check_recovery_key`.
+            BotError: see `Session.lock` and `Session.check_recovery_key`.
         """
-        self._session.take()
+        self._session.lock()
         self._session.check_recovery_key()
 
     def is_known(self) -> bool:
@@ -249,8 +249,8 @@ class NioMatrix:
         kind = event_type(outgoing)
         quoting = self._is_followed(room_id, outgoing)
         content = build(outgoing, quoting=quoting, media=media, tables=self._tables)
-        sent_kind, sealed = await run_uncancelled(self._seal(room_id, kind, content))
-        return PreparedEvent(sent_kind, sealed, {"type": kind, "content": content})
+        sent_kind, sent = await run_uncancelled(self._encrypt_if_needed(room_id, kind, content))
+        return PreparedEvent(sent_kind, sent, {"type": kind, "content": content})
 
     def _is_followed(self, room_id: RoomId, outgoing: Outgoing) -> bool:
         """Return whether other messages stand between a prompt and its answer.
@@ -301,7 +301,7 @@ class NioMatrix:
     async def put(self, room_id: RoomId, prepared: PreparedEvent, transaction_id: str) -> EventId:
         """Send a prepared event, never in clear text if the room is encrypted by now."""
         kind, content = await run_uncancelled(
-            self._seal(room_id, prepared.type, dict(prepared.content))
+            self._encrypt_if_needed(room_id, prepared.type, dict(prepared.content))
         )
         response = await call(
             nio.RoomSendResponse,
@@ -322,7 +322,7 @@ class NioMatrix:
         """Do one step of a verification of this device; see `Verifications`."""
         if not trusted:
             return VerificationRefused(await self._verifications.refuse(event))
-        return await self._verifications.take(event)
+        return await self._verifications.handle(event)
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for an event; None if it is gone."""
@@ -332,11 +332,11 @@ class NioMatrix:
         """Return what the bot has sent since the first message of a prompt; see `OwnMessages`."""
         return await self._histories.own_since(room_id, prompt)
 
-    async def _seal(
+    async def _encrypt_if_needed(
         self, room_id: RoomId, kind: str, content: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
         with named():
-            return await self._client.seal(room_id, kind, content)
+            return await self._client.encrypt_if_needed(room_id, kind, content)
 
     def _hear_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
         """Remember an event when it is sent: the next prompt may come before its echo."""

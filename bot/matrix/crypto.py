@@ -22,7 +22,7 @@ from bot.core.events import RoomId, UserId
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto_store import CryptoStore, RoomKeys
 from bot.matrix.device_tracker import DeviceTracker
-from bot.matrix.error_mapping import BAD
+from bot.matrix.error_mapping import MALFORMED
 from bot.matrix.json_fields import Json, is_room_id, mapping, text
 from bot.matrix.parse import fingerprint
 
@@ -124,7 +124,7 @@ class SafeOlm(DeviceTracker):
                     self._key_used = False
                     self.save_account()
                 return decrypted
-        except BAD as error:
+        except MALFORMED as error:
             log.warning(
                 "to-device event skipped",
                 sender=getattr(event, "sender", None),
@@ -163,7 +163,7 @@ class SafeOlm(DeviceTracker):
         one = nio.KeysClaimResponse({user_id: {device_id: key}}, {})
         try:
             super()._handle_key_claiming(one)  # type: ignore[no-untyped-call]  # nio has no hint
-        except BAD as error:
+        except MALFORMED as error:
             log.warning(
                 "one-time key unusable",
                 user_id=user_id,
@@ -344,7 +344,7 @@ class SafeOlm(DeviceTracker):
             )
         except nio.EncryptionError:
             raise
-        except BAD as error:
+        except MALFORMED as error:
             raise nio.EncryptionError(type(error).__name__) from error
         payload = mapping(decrypted.source)
         decrypted.decrypted = True

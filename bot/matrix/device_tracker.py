@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.crypto_store import CryptoStore
-from bot.matrix.error_mapping import BAD
+from bot.matrix.error_mapping import MALFORMED
 from bot.matrix.response_repair import KeysQueryResponse
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ class DeviceTracker(Olm):
         kept = {key: json[key] for key in ("signatures", "unsigned") if key in json}
         try:
             return bool(super().verify_json(json, user_key, user_id, device_id))  # type: ignore[no-untyped-call]  # nio
-        except BAD as error:
+        except MALFORMED as error:
             json |= kept  # nio removes them while it verifies
             log.warning(
                 "signature unreadable",
@@ -129,7 +129,7 @@ class DeviceTracker(Olm):
         try:
             self._restore_deleted(user_id, devices)
             super()._handle_key_query(one)
-        except BAD as error:
+        except MALFORMED as error:
             log.warning("devices skipped", user_id=user_id, reason=type(error).__name__)
             return {}
         return dict(one.changed)

@@ -27,7 +27,7 @@ from bot.errors import (
 Ok = TypeVar("Ok", bound=nio.Response)
 
 # Errors raised for malformed input. vodozemac's are ValueErrors; nio's own code raises the others.
-BAD = (
+MALFORMED = (
     *(ValueError, AssertionError, AttributeError, LookupError, TypeError),
     RecursionError,  # JSON with some thousand levels
     *(nio.EncryptionError, nio.exceptions.VerificationError),

@@ -57,7 +57,7 @@ class Histories:
     They are never written to disk.
 
     Attributes:
-        sealed: when each room became encrypted, in the homeserver's milliseconds.
+        encrypted_at: when each room became encrypted, in the homeserver's milliseconds.
     """
 
     def __init__(self, client: SafeClient, me: UserId) -> None:
@@ -68,17 +68,17 @@ class Histories:
         self._sizes: Counter[Conversation] = Counter()  # characters at the last read
         self._of_room: defaultdict[RoomId, set[Conversation]] = defaultdict(set)
         self._arrivals = MemberArrivals(client)
-        self.sealed: dict[RoomId, float] = {}
+        self.encrypted_at: dict[RoomId, float] = {}
         self._reading: WeakValueDictionary[Conversation, asyncio.Lock] = WeakValueDictionary()
 
-    def sealed_since(self, room_id: RoomId) -> float | None:
+    def encrypted_since(self, room_id: RoomId) -> float | None:
         """Return when the room became encrypted, in milliseconds; None if it is not.
 
         A room that an earlier process knew as encrypted counts as encrypted from the beginning,
         even if the homeserver does not show its encryption event.
         """
-        before = 0.0 if room_id in self._client.sealed_before else None
-        return self.sealed.get(room_id, before)
+        before = 0.0 if room_id in self._client.known_encrypted else None
+        return self.encrypted_at.get(room_id, before)
 
     def hear(self, event: ReadableEvent) -> None:
         """Update the transcripts with a message, an edit or a redaction, the bot's own as well."""
@@ -271,7 +271,7 @@ class Histories:
         transcript.put_before(_readable(events))
 
     async def _read_events(self, events: Sequence[Any], room_id: RoomId) -> list[ReadableEvent]:
-        since = self.sealed_since(room_id)
+        since = self.encrypted_since(room_id)
         return await read_events(self._client, events, room_id, self._me, since)
 
     async def _relations(

@@ -1,4 +1,4 @@
-"""Requests for which the homeserver wants the account's owner (spec: user-interactive auth)."""
+"""Requests that the account's owner must approve (spec: user-interactive authentication)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,11 +11,11 @@ from bot.errors import ConfigError, Forbidden, Retryable
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.response_repair import GuardedResponse
 
-# A request with one `auth`, None for the first: its answer, or what the homeserver asks for.
+# A request with one `auth`, None at first. It returns the response or a challenge.
 Ask = Callable[[Mapping[str, Any] | None], Awaitable[GuardedResponse]]
 
 _PASSWORD = "m.login.password"  # noqa: S105  # the stage's name
-# Stages that a person passes at an address which the challenge names (MSC4312).
+# Stages that a person completes at a URL in the challenge (MSC4312).
 _AT_ADDRESS = ("m.oauth", "org.matrix.cross_signing_reset")
 _POLL_SECONDS = 5.0
 _PATIENCE_SECONDS = 900.0
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class InteractiveAuth:
-    """Passes the one stage that is asked for: by the password, or by a person in a browser."""
+    """Completes the stage the homeserver asks for: by password, or a person in a browser."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class InteractiveAuth:
         beat: Callable[[], None] = lambda: None,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
-        """Take the account.
+        """Set up authentication for one account.
 
         Args:
-            homeserver: its URL.
+            homeserver: the homeserver's URL.
             user_id: the account.
-            password: its password, None where there is only an access token.
-            tell: says to the operator what to open in a browser.
-            beat: is called while a person is waited for.
-            poll_seconds: between two looks whether it is done.
+            password: the account's password; None if there is only an access token.
+            tell: shows the operator what to open in a browser.
+            beat: called while the bot waits for a person.
+            poll_seconds: the time between two checks whether the person has approved.
         """
         self._homeserver = homeserver
         self._user_id = user_id
@@ -53,11 +53,11 @@ class InteractiveAuth:
         self._poll_seconds = poll_seconds
 
     async def pass_(self, ask: Ask) -> Json:
-        """Make the request, prove who asks where that is wanted, and return the answer.
+        """Make the request, authenticate if the homeserver asks for it, and return the response.
 
         Raises:
-            ConfigError: the password is wrong, there is none, or nobody has come to the browser.
-            MatrixError: as `ask`.
+            ConfigError: the password is wrong or missing, or nobody has approved in the browser.
+            MatrixError: see `ask`.
         """
         answer = await ask(None)
         if not answer.challenge:
@@ -107,7 +107,7 @@ class InteractiveAuth:
         raise ConfigError(f"nobody has approved it in {_PATIENCE_SECONDS / 60:.0f} minutes")
 
     def _address(self, challenge: Json, session: str, stages: set[tuple[str, ...]]) -> str:
-        """Return where a person passes the stage, in a browser (spec: fallback)."""
+        """Return the URL at which a person completes the stage (spec: fallback)."""
         params = mapping(challenge.get("params"))
         for stage in _AT_ADDRESS:
             address = text(mapping(params.get(stage)), "url")
@@ -127,7 +127,7 @@ class InteractiveAuth:
 
 
 def _stages(challenge: Json) -> set[tuple[str, ...]]:
-    """Return the flows that are offered, each as its stages."""
+    """Return the offered flows, each as the tuple of its stages."""
     flows = challenge.get("flows")
     return {
         tuple(str(stage) for stage in stages)

@@ -1,8 +1,8 @@
-"""The rooms' keys in the account's key backup (spec: server-side key backups).
+"""The account's key backup, which stores the room keys (spec: server-side key backups).
 
-What lies there is encrypted for the backup's public key, so that whoever runs the homeserver could
-put keys in as well. The bot therefore adds who may speak with a key, under a MAC that only the
-private key can make, and takes back nothing else.
+Keys are encrypted for the backup's public key, so the homeserver's operator could add keys, too.
+The bot therefore stores with each key the user whose messages it may decrypt, protected by a MAC
+that needs the private key. It restores no other keys.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from bot.core.events import RoomId, UserId
 from bot.errors import Absent, Forbidden, MatrixError, OtherBackup
 from bot.matrix.cross_signing import SigningKey, add_signature, decode, encode
 from bot.matrix.crypto_store import CryptoStore, RoomKey
-from bot.matrix.error_mapping import BAD
+from bot.matrix.error_mapping import MALFORMED
 from bot.matrix.json_fields import Json, is_room_id, mapping, text
 from bot.matrix.nio_client import SafeClient
 
@@ -37,13 +37,13 @@ _MAC_KEY = b"assistant-tchap key backup"
 _KEYS_A_REQUEST = 25  # some 15 ms of work
 _REQUESTS_A_TURN = 8
 _REMOVALS_A_TURN = 20
-_AGAIN_SECONDS = 600.0  # until a backup that could not be opened is tried again
+_AGAIN_SECONDS = 600.0  # seconds until a backup that could not be opened is tried again
 
 log = structlog.get_logger()
 
 
 def session_data(key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[str, Any]:
-    """Return what the backup holds of one of the rooms' keys (spec: KeyBackupData)."""
+    """Return the backup's entry for one room key (spec: KeyBackupData)."""
     session = key.session
     plain: dict[str, Any] = {
         "algorithm": _MEGOLM,
@@ -60,7 +60,7 @@ def session_data(key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[st
         "first_message_index": session.first_known_index,
         "forwarded_count": 0,
         "is_verified": False,
-        "session_data": {  # not by to_base64(): vodozemac 0.10 returns its parts in reverse
+        "session_data": {  # to_base64() of vodozemac 0.10 returns the parts in reverse order
             "ciphertext": encode(bytes(message.ciphertext)),
             "mac": encode(bytes(message.mac)),
             "ephemeral": encode(bytes(message.ephemeral_key)),
@@ -71,14 +71,14 @@ def session_data(key: RoomKey, secret: vodozemac.Curve25519SecretKey) -> dict[st
 def read_session_data(
     room_id: str, session_id: str, data: Json, secret: vodozemac.Curve25519SecretKey
 ) -> RoomKey:
-    """Return the key that the bot has put into the backup.
+    """Decrypt a key that the bot has stored in the backup.
 
     Raises:
-        ValueError: it was not the bot that put it there, or another one of `BAD`: it is malformed.
+        ValueError: the bot has not stored it; any error of `MALFORMED` if the entry is malformed.
     """
-    sealed = mapping(data.get("session_data"))
+    encrypted = mapping(data.get("session_data"))
     message = vodozemac.Message(
-        *(decode(text(sealed, part)) for part in ("ciphertext", "mac", "ephemeral"))
+        *(decode(text(encrypted, part)) for part in ("ciphertext", "mac", "ephemeral"))
     )
     plain = mapping(json.loads(vodozemac.PkDecryption.from_key(secret).decrypt(message)))
     own = {name: value for name, value in plain.items() if name != _MAC}
@@ -103,10 +103,10 @@ def _mac(plain: Json, room_id: str, session_id: str, secret: vodozemac.Curve2551
 
 
 class KeyBackup:
-    """One version of the account's key backup, as long as it is the bot's own.
+    """One version of the account's key backup, as long as it belongs to the bot.
 
     Attributes:
-        version: the version that is fed; None where there is none of the bot's.
+        version: the version that receives keys; None if the account has none of the bot's.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class KeyBackup:
         note_version: Callable[[str], None],
         beat: Callable[[], None],
     ) -> None:
-        """Take the account.
+        """Set up the backup of one account.
 
         Args:
-            client: logged in as it, once something is asked.
-            user_id: its id.
-            note_version: is told of a version that was opened later than at the start.
-            beat: is called while keys are restored.
+            client: the client; logged in by the time a request is made.
+            user_id: the account.
+            note_version: called with the version if it was opened after the start.
+            beat: called while keys are restored.
         """
         self._client = client
         self._user_id = user_id
@@ -133,7 +133,7 @@ class KeyBackup:
         self.version: str | None = None
 
     async def current(self) -> tuple[str, str] | None:
-        """Return version and public key of the account's backup, None where there is none.
+        """Return version and public key of the account's backup; None if there is none.
 
         Raises:
             MatrixError: the homeserver did not answer.
@@ -152,18 +152,19 @@ class KeyBackup:
         *,
         replace: bool,
     ) -> str | None:
-        """Take up the backup of this private key; make one where there is none.
+        """Open the backup of this private key, and create it if there is none.
 
-        Where that fails, feeding it tries again.
+        If that fails, `add_missing_keys` tries again.
 
         Args:
             secret: the backup's private key.
             master: the account's master key, which signs a new version.
-            known: the version that was fed before.
-            replace: a backup of another private key is replaced, else left alone.
+            known: the version that received keys before.
+            replace: whether to replace a backup of another private key, rather than leave it
+                alone.
 
         Returns:
-            the version, None where another client has made the backup its own.
+            The version; None if another client has its own backup.
 
         Raises:
             MatrixError: the homeserver refused, or did not answer.
@@ -199,7 +200,7 @@ class KeyBackup:
         return text(made, "version")
 
     async def delete(self, version: str) -> None:
-        """Delete a version, with all keys in it.
+        """Delete a version with all its keys.
 
         Raises:
             MatrixError: the homeserver refused, or did not answer.
@@ -209,11 +210,11 @@ class KeyBackup:
         except Absent:
             log.info("key backup gone already", version=version)
 
-    async def feed(self) -> None:
-        """Put some of the keys that it lacks into the backup.
+    async def add_missing_keys(self) -> None:
+        """Add some of the missing keys to the backup.
 
         Raises:
-            MatrixError: the homeserver did not answer; the next call goes on.
+            MatrixError: the homeserver did not answer. The next call continues.
         """
         await self._reopen()
         for _ in range(_REQUESTS_A_TURN):
@@ -225,7 +226,7 @@ class KeyBackup:
             await self._put(some, self.version, self._ours.secret)
 
     async def _reopen(self) -> None:
-        """Take the backup up where that has failed at the start."""
+        """Open the backup if that has failed at the start."""
         now = asyncio.get_running_loop().time()
         if self._ours is None or self._reopen_due is None or now < self._reopen_due:
             return
@@ -246,7 +247,7 @@ class KeyBackup:
     ) -> None:
         rooms: dict[str, dict[str, Any]] = {}
         for key, _ in some:
-            if is_room_id(key.session.room_id):  # an earlier version took any
+            if is_room_id(key.session.room_id):  # an earlier version accepted any room id
                 sessions = rooms.setdefault(key.session.room_id, {"sessions": {}})["sessions"]
                 sessions[key.session.id] = session_data(key, secret)
         body = {"rooms": rooms}
@@ -260,10 +261,10 @@ class KeyBackup:
         self._store.note_backed_up(some)
 
     async def remove(self) -> None:
-        """Delete some of the keys from the backup that the crypto store has dropped.
+        """Delete some of the keys from the backup that the crypto store has deleted.
 
         Raises:
-            MatrixError: the homeserver did not answer; the next call goes on.
+            MatrixError: the homeserver did not answer. The next call continues.
         """
         if self.version is None:
             return
@@ -280,7 +281,7 @@ class KeyBackup:
             self._store.note_removed(room_id, session_id)
 
     async def restore(self, room_ids: Iterable[RoomId]) -> int:
-        """Take the rooms' keys out of the backup, and return how many.
+        """Restore the room keys from the backup, and return their number.
 
         Raises:
             HomeserverUnreachable, RateLimited: the homeserver did not answer.
@@ -301,7 +302,7 @@ class KeyBackup:
                 self._beat()
                 some = sessions[start : start + _KEYS_A_REQUEST]
                 restored += self._take(room_id, some, self._ours.secret)
-                await asyncio.sleep(0)  # others may have the loop
+                await asyncio.sleep(0)  # let other tasks run
         return restored
 
     def _take(
@@ -315,7 +316,7 @@ class KeyBackup:
             for session_id, data in sessions:
                 try:
                     key = read_session_data(room_id, session_id, mapping(data), secret)
-                except BAD as error:
+                except MALFORMED as error:
                     ids = {"room_id": room_id, "session_id": session_id}
                     log.warning("backed up key left out", reason=type(error).__name__, **ids)
                     continue
@@ -324,7 +325,7 @@ class KeyBackup:
         return taken
 
     def _lose(self, error: MatrixError) -> None:
-        """Feed the backup no more: it was replaced or deleted while we were at it."""
+        """Stop adding keys: the backup was replaced or deleted meanwhile."""
         self.version = None
         log.error(
             "key backup not fed until the next start: it was replaced or deleted",
@@ -338,7 +339,7 @@ class KeyBackup:
 
 @dataclass(frozen=True, slots=True)
 class _Ours:
-    """What the bot's own backup is opened, and made, with."""
+    """The parameters with which the bot's own backup is opened or created."""
 
     secret: vodozemac.Curve25519SecretKey
     master: SigningKey

@@ -1,4 +1,4 @@
-"""When the bot and its people came into a room, which bounds the history they may read."""
+"""The times at which members came into rooms, which limit the history they may read."""
 
 import math
 from collections import OrderedDict
@@ -21,12 +21,12 @@ from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.state_events import Membership, parse_membership
 from bot.matrix.timeline import PAGES
 
-_PEOPLE = 1_000  # of whom is remembered when they came into a room
+_PEOPLE = 1_000  # people whose arrival is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """Since when somebody may read a room of such a visibility, by which membership."""
+    """Since when a member may read a room, for one visibility and one membership event."""
 
     member_id: EventId
     visibility: str
@@ -34,35 +34,37 @@ class _Person:
 
 
 class MemberArrivals:
-    """When members of rooms were invited or joined, by the homeserver's clock."""
+    """The times at which members were invited or joined, by the homeserver's clock."""
 
     def __init__(self, client: SafeClient) -> None:
         self._client = client
         self._arrivals: dict[RoomId, float] = {}
         self._people: OrderedDict[tuple[RoomId, UserId], _Person] = OrderedDict()
-        self._heard_members = 0
+        self._changes = 0
 
     def hear(self, room_id: RoomId, member: Membership) -> None:
-        """Let go of when a person came, unless it is told once more."""
-        self._heard_members += 1
+        """Forget when a person came, unless the event is the known one."""
+        self._changes += 1
         person = self._people.get((room_id, member.user_id))
         if person is not None and person.member_id != member.event_id:
             del self._people[room_id, member.user_id]
 
     def forget(self, room_id: RoomId | None = None) -> None:
-        """Let go of a room, or of all."""
+        """Forget the members of a room, or of all rooms."""
         if room_id is None:
             self._arrivals.clear()
         else:
             self._arrivals.pop(room_id, None)
-        self._heard_members += 1
-        for place in [place for place in self._people if room_id in {None, place[0]}]:
-            del self._people[place]
+        self._changes += 1
+        for member_key in [
+            member_key for member_key in self._people if room_id in {None, member_key[0]}
+        ]:
+            del self._people[member_key]
 
     async def of_bot(self, room_id: RoomId, membership: Json) -> float:
         """Return when the bot was invited, in the homeserver's milliseconds.
 
-        Whoever wrote before did not write to it.
+        Earlier messages were not written for it.
         """
         arrival = self._arrivals.get(room_id, math.inf)
         if arrival == math.inf:
@@ -70,20 +72,20 @@ class MemberArrivals:
         return arrival
 
     async def of_sender(self, prompt: Prompt, visibility: str) -> float:
-        """Return since when the prompt's sender may read, in the homeserver's milliseconds."""
-        place = prompt.room_id, prompt.sender
-        known = self._people.get(place)
+        """Return since when the prompt's sender may read the room, in milliseconds."""
+        member_key = prompt.room_id, prompt.sender
+        known = self._people.get(member_key)
         if known is not None and known.visibility == visibility:
-            self._people.move_to_end(place)
+            self._people.move_to_end(member_key)
             return known.since
-        heard = self._heard_members
-        source = await self._member(*place)
+        changes = self._changes
+        source = await self._member(*member_key)
         member = parse_membership(source)
         if member is None or member.user_id != prompt.sender or member.now != "join":
             return math.inf
         since = await self._look_back(prompt.room_id, source, invited=visibility == "invited")
-        if heard == self._heard_members:  # else it may have changed while it was asked for
-            self._people[place] = _Person(member.event_id, visibility, since)
+        if changes == self._changes:  # otherwise it may have changed during the request
+            self._people[member_key] = _Person(member.event_id, visibility, since)
             if len(self._people) > _PEOPLE:
                 self._people.popitem(last=False)
         return since
@@ -91,15 +93,15 @@ class MemberArrivals:
     async def _look_back(
         self, room_id: RoomId, membership: Json, *, invited: bool = True
     ) -> float:
-        """Return when a member came, in the homeserver's milliseconds; infinite for none.
+        """Return when a member came, in milliseconds; infinite if it is not in the room.
 
-        What its membership replaced leads back past changes of its profile. A homeserver need not
-        tell of an event that is asked for by its id what it replaced has said.
+        The replaced member events lead back past changes of the profile. A homeserver need not
+        return the previous content of an event that is requested by id.
 
         Args:
-            room_id: where.
+            room_id: the room.
             membership: the member's current `m.room.member` event.
-            invited: the invitation counts for the arrival; else the joining.
+            invited: whether the invitation counts as the arrival, rather than the join.
         """
         there = {"join", "invite"} if invited else {"join"}
         source, arrival = membership, math.inf
@@ -121,7 +123,7 @@ class MemberArrivals:
         return arrival
 
     async def _member(self, room_id: RoomId, user_id: UserId) -> Json:
-        """Return the user's current `m.room.member` event, {} where it is not told whole."""
+        """Return the user's current `m.room.member` event; {} if the bot may not read it."""
         path = "/".join(
             quote(step, safe="") for step in ("rooms", room_id, "state", "m.room.member", user_id)
         )

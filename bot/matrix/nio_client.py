@@ -1,4 +1,4 @@
-"""nio's client on the safe Olm machine: no response, room or cancelled send takes it down."""
+"""nio's client with safe encryption: keys are shared with every member before a send."""
 
 import asyncio
 from collections.abc import Iterable
@@ -26,19 +26,19 @@ from bot.matrix.nio_sync import SyncClient
 _USERS_A_QUERY = 40
 _DEVICES_A_CLAIM = 30
 _DEVICES_A_NOTICE = 100
-_TRIES = 5  # of sharing a key while members come and go
-_AGAIN_SECONDS = 60.0  # until users and devices that gave no keys are asked again
-_MAKING_SECONDS = 60.0  # for which a homeserver may be at work on a room, at the most
+_TRIES = 5  # times that a key is shared while members come and go
+_AGAIN_SECONDS = 60.0  # seconds until users and devices without keys are asked again
+_MAKING_SECONDS = 60.0  # seconds for which a homeserver may be creating a room
 
 log = structlog.get_logger()
 
 
 class SafeClient(SyncClient):
-    """nio's client, which takes no state from what it decrypts, nor sends in clear what is not.
+    """nio's client, which sends nothing in clear text to an encrypted room.
 
     Attributes:
-        making: held while the homeserver is asked to make a room.
-        left_out: rooms and people some of whose devices were given the room's key, and others not.
+        making: a lock that is held while the homeserver is asked to create a room.
+        left_out: rooms and people of whose devices some receive the room's key, and others do not.
     """
 
     making: asyncio.Lock
@@ -46,15 +46,16 @@ class SafeClient(SyncClient):
 
     @override
     def open_store(self, store: CryptoStore) -> None:
-        """Take up the device's keys, or make them where the store is new.
+        """Load the device's keys, or create them in a new store.
 
         Raises:
-            StoreError: the store's key does not open it.
+            StoreError: the key does not open the store.
         """
         super().open_store(store)
         self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._querying = asyncio.Lock()
-        self._silent: dict[str, float] = {}  # users without an answer, and when to ask again
+        # users whose homeserver did not answer, and when to ask again
+        self._silent: dict[str, float] = {}
         self.left_out = []
         self._withheld: WeakKeyDictionary[OutboundGroupSession, set[tuple[str, str]]] = (
             WeakKeyDictionary()
@@ -65,10 +66,10 @@ class SafeClient(SyncClient):
 
     @override
     async def keys_upload(self) -> Any:
-        """Upload device and one-time keys; let go of those that the homeserver refuses for good.
+        """Upload device keys and one-time keys. Drop one-time keys that are refused for good.
 
-        It answers 400 where it holds other keys under the same ids (a store restored from a
-        backup): the next upload brings new ones.
+        The homeserver answers 400 if it holds other keys under the same ids, for example after the
+        store was restored from a backup. The next upload brings new ones.
         """
         response = await super().keys_upload()
         refused = getattr(response.transport_response, "status", 0) == HTTPStatus.BAD_REQUEST
@@ -79,12 +80,12 @@ class SafeClient(SyncClient):
         return response
 
     async def query_keys(self) -> None:
-        """Ask for the devices of everybody whose devices may have changed.
+        """Query the devices of all users whose devices may have changed.
 
-        Who gets no answer (their homeserver is away) is asked again a minute later.
+        Users whose homeserver does not answer are queried again a minute later.
 
         Raises:
-            MatrixError: the homeserver did not answer; the next call asks again.
+            MatrixError: the homeserver did not answer. The next call asks again.
         """
         async with self._querying:
             noted, now = self.machine.users_for_key_query, asyncio.get_running_loop().time()
@@ -106,7 +107,7 @@ class SafeClient(SyncClient):
                         self._silent[user_id] = now + _AGAIN_SECONDS
 
     async def claim_keys(self, devices: Iterable[dict[str, list[str]]]) -> None:
-        """Start an Olm session with each of the devices that has a key left for us.
+        """Start an Olm session with each device that has a one-time key left.
 
         Raises:
             MatrixError: the homeserver did not answer.
@@ -120,12 +121,12 @@ class SafeClient(SyncClient):
 
     # Sending.
 
-    async def ready(self, room_id: str) -> None:
-        """Give the key of what is sent next to every device of the room's members.
+    async def share_key(self, room_id: str) -> None:
+        """Share the room's key with every device of its members.
 
         Raises:
-            MatrixError: the homeserver did not take or give what this needs, or the bot is not in
-                the room. What was not delivered is taken up at the next call.
+            MatrixError: the homeserver did not answer, or the bot is not in the room. The next
+                call delivers the rest.
         """
         lock = self._sharing.setdefault(room_id, asyncio.Lock())
         async with lock:
@@ -133,14 +134,14 @@ class SafeClient(SyncClient):
                 await self.learn_devices(room_id)
                 room = self._room(room_id)
                 if not room.members_synced:
-                    continue  # somebody came or left while we asked
+                    continue  # a member came or left during the requests
                 if not self._must_share(room_id):
                     return
                 await self._share(room)
             raise HomeserverUnreachable("the room's members change while its key is shared")
 
     async def learn_devices(self, room_id: str) -> None:
-        """Ask who is in a room, and for their devices, as far as that is not known.
+        """Query the room's members and their devices, as far as they are not known.
 
         Raises:
             MatrixError: the homeserver did not answer, or the bot is not in the room.
@@ -152,25 +153,24 @@ class SafeClient(SyncClient):
         await self.query_keys()
 
     async def is_encrypted(self, room_id: str) -> bool:
-        """Tell whether what is sent to a room is encrypted.
+        """Return whether events sent to the room are encrypted.
 
-        A sync that waits tells of a room while the homeserver still makes it: the bot is in it
-        before the rest of its state is there. Of a room that the bot itself makes, the homeserver
-        is asked until it says how the room is encrypted.
+        A waiting sync shows a new room before all of its state exists. For a room that the bot
+        creates, the homeserver is asked until it returns the encryption.
 
         Raises:
-            HomeserverUnreachable: it may still be at work on the room.
-            NotEncrypted: it was never made to its end.
+            HomeserverUnreachable: the homeserver may still be creating the room.
+            NotEncrypted: the homeserver did not finish creating the room.
             MatrixError: the bot is not in the room.
         """
         room = self._room(room_id)
         if not room.encrypted and room_id in self._made:
-            async with self.making:  # else it would be asked too early
+            async with self.making:  # otherwise the question would come too early
                 await self._learn_encryption(self._room(room_id))
         return bool(self._room(room_id).encrypted)
 
     async def _learn_encryption(self, room: nio.MatrixRoom) -> None:
-        """Ask how a room of the bot's making is encrypted, unless a sync has told meanwhile."""
+        """Query the encryption of a room that the bot created, unless a sync has shown it."""
         if room.encrypted:
             return
         path = ["rooms", room.room_id, "state", "m.room.encryption"]
@@ -179,10 +179,10 @@ class SafeClient(SyncClient):
         except NotFound:
             raise self._not_encrypted(room.room_id) from None
         self._bare.pop(room.room_id, None)
-        self._encrypt(room, {"content": content})
+        self._mark_encrypted(room, {"content": content})
 
     def _not_encrypted(self, room_id: str) -> MatrixError:
-        """Return what to raise of a room that has no encryption: yet, or at all."""
+        """Return the error for a room without encryption: not yet, or not at all."""
         now = asyncio.get_running_loop().time()
         if now - self._bare.setdefault(room_id, now) < _MAKING_SECONDS:
             return HomeserverUnreachable("the homeserver is still making the admin room")
@@ -195,13 +195,13 @@ class SafeClient(SyncClient):
         return error
 
     async def prepare(self, room_id: str) -> None:
-        """Do ahead what sending into the room will need.
+        """Do in advance what a send into the room needs.
 
         Raises:
-            MatrixError: as `is_encrypted` and `ready`.
+            MatrixError: see `is_encrypted` and `share_key`.
         """
         if await self.is_encrypted(room_id):
-            await self.ready(room_id)
+            await self.share_key(room_id)
 
     def _room(self, room_id: str) -> nio.MatrixRoom:
         try:
@@ -210,7 +210,7 @@ class SafeClient(SyncClient):
             raise MatrixError("the bot is not in this room") from None
 
     async def _learn_members(self, room: nio.MatrixRoom) -> None:
-        """Ask who is in the room; an answer older than what a sync says counts for none."""
+        """Query the room's members. A result older than the last sync does not count."""
         self._changed.discard(room.room_id)
         await call(nio.JoinedMembersResponse, self.joined_members(room.room_id))
         if room.room_id in self._changed:
@@ -222,9 +222,9 @@ class SafeClient(SyncClient):
         return overdue or self.machine.should_share_group_session(room_id)
 
     async def _share(self, room: nio.MatrixRoom) -> None:
-        """Share the room's key in small pieces; it counts as shared when all were accepted.
+        """Share the room's key in small pieces. It is shared when every piece was accepted.
 
-        Where somebody came or left meanwhile it does not, and the caller goes on.
+        If a member came or left meanwhile, it is not, and the caller tries again.
         """
         machine, room_id, users = self.machine, room.room_id, list(room.users)
         self._changed.discard(room_id)
@@ -233,7 +233,8 @@ class SafeClient(SyncClient):
         if old is not None and old.expired:
             del machine.outbound_group_sessions[room_id]
         elif old is not None:
-            old.shared = False  # else nio would begin anew for those who were not served
+            # otherwise nio would start a new key for the devices that did not get it
+            old.shared = False
         session = None
         pieces = machine.share_group_session_parallel(room_id, users)
         while True:
@@ -255,7 +256,7 @@ class SafeClient(SyncClient):
     async def _withhold(
         self, session: OutboundGroupSession, room_id: str, users: Iterable[str]
     ) -> None:
-        """Tell devices that are left out that they are, and why (spec: m.room_key.withheld)."""
+        """Tell the devices that get no key, and the reason (spec: m.room_key.withheld)."""
         machine, told = self.machine, self._withheld.setdefault(session, set())
         devices = [
             (user_id, device.id)
@@ -280,7 +281,7 @@ class SafeClient(SyncClient):
             path = ["sendToDevice", "m.room_key.withheld", str(uuid4())]
             try:
                 await self.ask("PUT", path, {"messages": messages})
-            except MatrixError as error:  # it is a courtesy: nobody's answer waits for it
+            except MatrixError as error:  # no reply waits for this message
                 log.info("withheld untold", room_id=room_id, reason=str(error))
                 return
         told.update(devices)
@@ -288,7 +289,7 @@ class SafeClient(SyncClient):
         self.left_out += [(room_id, user_id) for user_id in people if machine.serves(user_id)]
 
     async def _give(self, messages: dict[str, Any]) -> None:
-        """Send one piece of a room's key; it is lost to none of its devices, or MatrixError."""
+        """Send one piece of a room's key to all its devices, or raise MatrixError."""
         request = nio.Api.to_device(self.access_token, "m.room.encrypted", messages, uuid4())
         await call(EmptyResponse, self._send(EmptyResponse, *request))
 
@@ -301,31 +302,31 @@ class SafeClient(SyncClient):
         tx_id: str | None = None,
         ignore_unverified_devices: bool = False,
     ) -> Any:
-        """Send an event, encrypted where the room is: every device of a member can read it.
+        """Send an event, encrypted if the room is. Every member's devices can read it.
 
         Raises:
-            MatrixError: the room's key cannot be given to all, or the bot is not in the room.
+            MatrixError: the room's key cannot be shared with all, or the bot is not in the room.
         """
-        message_type, content = await self.seal(room_id, message_type, content)
+        message_type, content = await self.encrypt_if_needed(room_id, message_type, content)
         return await self.put(room_id, message_type, content, tx_id or str(uuid4()))
 
-    async def seal(
+    async def encrypt_if_needed(
         self, room_id: str, message_type: str, content: dict[Any, Any]
     ) -> tuple[str, dict[Any, Any]]:
-        """Return type and content as they are sent: encrypted where the room is.
+        """Return type and content as they are sent: encrypted if the room is.
 
         Raises:
-            MatrixError: as `room_send`.
+            MatrixError: see `room_send`.
         """
         await self.prepare(room_id)
         if self._room(room_id).encrypted and message_type != "m.room.encrypted":
-            sealed: tuple[str, dict[Any, Any]] = self.encrypt(room_id, message_type, content)
-            return sealed
+            encrypted: tuple[str, dict[Any, Any]] = self.encrypt(room_id, message_type, content)
+            return encrypted
         return message_type, content
 
     async def put(
         self, room_id: str, message_type: str, content: dict[Any, Any], tx_id: str
-    ) -> Any:  # noqa: ANN401  # any of nio's responses
-        """Send type and content as they are."""
+    ) -> Any:  # noqa: ANN401  # nio has many response classes
+        """Send type and content unchanged."""
         request = nio.Api.room_send(self.access_token, room_id, message_type, content, tx_id)
         return await self._send(nio.RoomSendResponse, *request, (room_id,))

@@ -1,4 +1,4 @@
-"""Requests to the homeserver: their time limits, the parsing of their responses, media."""
+"""Requests to the homeserver: time limits, parsing of responses, downloads."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -20,15 +20,16 @@ from bot.matrix.error_mapping import call, named
 from bot.matrix.json_fields import Json
 from bot.runtime.uncancellable import run_uncancelled
 
-_LARGE = 64 * 1024  # bytes of an answer that is parsed in a thread: some 10 ms
-_LONGEST_REQUEST_SECONDS = 600  # where nio would wait for ever
+# bytes; a larger response takes 10 ms or more to parse, so it is parsed in a thread
+_LARGE = 64 * 1024
+_LONGEST_REQUEST_SECONDS = 600  # the limit where nio would wait for ever
 
 
 class RequestClient(nio.AsyncClient):
     """nio's client with a time limit on each request, and repaired responses.
 
     Attributes:
-        limited: is told of each request that the homeserver answers 429.
+        limited: called for each response with status 429.
     """
 
     limited: Callable[[], None] | None = None
@@ -43,7 +44,7 @@ class RequestClient(nio.AsyncClient):
         trace_context: Any = None,
         timeout: float | None = None,
     ) -> ClientResponse:
-        """Make one request, which ends some time even where nio sets no limit (0)."""
+        """Make one request. It has a time limit even if nio sets none (0)."""
         limit = _LONGEST_REQUEST_SECONDS if timeout == 0 else timeout
         response: ClientResponse = await super().send(
             method, path, data, headers, trace_context, limit
@@ -60,7 +61,7 @@ class RequestClient(nio.AsyncClient):
         data: tuple[Any, ...] | None = None,
         save_to: Any = None,
     ) -> Any:
-        """Parse an answer, a large one without holding up the loop."""
+        """Parse a response. A large one is parsed in a thread, and does not block the loop."""
         if issubclass(response_class, nio.FileResponse | nio.RoomGetStateEventResponse):
             return await super().create_matrix_response(
                 response_class, transport_response, data, save_to
@@ -73,10 +74,11 @@ class RequestClient(nio.AsyncClient):
         else:
             response = response_repair.read(response_class, raw, data or ())
         refused = transport_response.status >= HTTPStatus.BAD_REQUEST
-        told = isinstance(response, nio.ErrorResponse) or getattr(response, "challenge", False)
-        if refused and not told:  # a proxy's, with JSON of its own
+        is_error = isinstance(response, nio.ErrorResponse) or getattr(response, "challenge", False)
+        if refused and not is_error:  # a proxy's response, with other JSON
             response = nio.ErrorResponse("an error without a code")
-        response.transport_response = transport_response  # type: ignore[assignment]  # nio hints its own
+        # nio's type hint is wrong
+        response.transport_response = transport_response  # type: ignore[assignment]
         return response
 
     async def ask(
@@ -86,16 +88,16 @@ class RequestClient(nio.AsyncClient):
         body: Mapping[str, Any] | None = None,
         **query: str,
     ) -> Json:
-        """Make a request that nio has no method for, and return its answer, a JSON object.
+        """Make a request that nio has no method for, and return the JSON object of its response.
 
         Args:
-            method: of HTTP.
-            path: its steps below `/_matrix/client/v3`, not yet quoted.
-            body: JSON; None for none.
+            method: the HTTP method.
+            path: the path segments after `/_matrix/client/v3`, not quoted.
+            body: the JSON body; None for none.
             query: the URL's parameters.
 
         Raises:
-            MatrixError: the homeserver has refused it, or did not answer.
+            MatrixError: the homeserver refused, or did not answer.
         """
         request = self.send_json(response_repair.ObjectResponse, method, path, body, **query)
         return (await call(response_repair.ObjectResponse, run_uncancelled(request))).source
@@ -108,20 +110,20 @@ class RequestClient(nio.AsyncClient):
         body: Mapping[str, Any] | None = None,
         **query: str,
     ) -> Coroutine[Any, Any, object]:
-        """Make such a request, and return whatever comes back."""
+        """Make such a request, and return whatever response comes."""
         url = "/".join(["/_matrix/client/v3", *(quote(step, safe="") for step in path)])
         data = None if body is None else nio.Api.to_json(dict(body))
         return self._send(expected, method, f"{url}?{urlencode(query)}" if query else url, data)
 
     async def download_media(self, url: str, limit: int) -> bytes:
-        """Return a file from the media repository (spec: authenticated media).
+        """Download a file from the media repository (spec: authenticated media).
 
         Args:
             url: an `mxc://` URI.
-            limit: how many bytes it may have, counted as they come.
+            limit: the largest accepted size in bytes, counted during the download.
 
         Raises:
-            Forbidden: there is no such file, or it is larger.
+            Forbidden: there is no such file, or it is too large.
             HomeserverUnreachable: the homeserver did not answer.
         """
         server, _, media_id = url.removeprefix("mxc://").partition("/")

@@ -1,4 +1,4 @@
-"""The devices of the bot's own account, and what of its identity is in order."""
+"""The devices of the bot's account, and the status of its identity."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class Device:
     """One device of the account.
 
     Attributes:
-        device_id: its id.
-        name: its display name, "" for none.
-        last_seen: when it was last active, None where the homeserver does not say.
-        ours: it is this process's.
-        signed: the account's identity has signed it.
+        device_id: the device's id.
+        name: the display name; "" for none.
+        last_seen: the last activity; None if the homeserver does not say.
+        ours: whether this process uses the device.
+        signed: whether the account's identity has signed it.
     """
 
     device_id: str
@@ -38,20 +38,20 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class IdentityStatus:
-    """What an operator wants to know of the account's identity.
+    """The status of the account's identity, for an operator.
 
     Attributes:
         user_id: the account.
-        device_id: this process's device.
-        master_key: the public master key that the homeserver shows, None for none.
-        private_keys: "on this disk", "on this disk, not all published yet", "not on this disk",
-            or "of another identity"; what is said of a reset that is not finished follows.
-        signed: the homeserver shows this device as signed by the identity.
-        secret_storage: there is one with all private keys of an identity.
-        backup_version: the key backup's version, None for none.
-        own_backup: it is the assistant's.
-        backed_up: how many keys the backup has.
-        others: ids of the account's other devices.
+        device_id: the device of this process.
+        master_key: the public master key that the homeserver shows; None for none.
+        private_keys: "on this disk", "on this disk, not all published yet", "not on this disk", or
+            "of another identity"; "; a reset is not finished" may follow.
+        signed: whether the homeserver shows this device as signed by the identity.
+        secret_storage: whether the account's secret storage has all private keys of an identity.
+        backup_version: the version of the key backup; None for none.
+        own_backup: whether the key backup is the assistant's.
+        backed_up: the number of keys in the backup.
+        others: the ids of the account's other devices.
     """
 
     user_id: str
@@ -67,7 +67,7 @@ class IdentityStatus:
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether all of it is in order, but for other devices."""
+        """Return whether everything is in order, apart from other devices."""
         return (
             self.signed
             and self.private_keys == ON_THIS_DISK
@@ -77,10 +77,10 @@ class IdentityStatus:
 
 
 async def status(session: Session) -> IdentityStatus:
-    """Ask the homeserver how the account's identity stands; nothing is changed.
+    """Query the status of the account's identity. Nothing is changed.
 
     Raises:
-        ConfigError, StoreError: nobody has logged in here, or it cannot be read.
+        ConfigError, StoreError: nobody has logged in here, or the files cannot be read.
         MatrixError: the homeserver refused, or did not answer.
     """
     kept, client = Kept.load(session.glance()), session.client
@@ -96,7 +96,7 @@ async def status(session: Session) -> IdentityStatus:
         user_id,
         device_id,
         shown.master,
-        _told_of(kept, shown),
+        _location_of_keys(kept, shown),
         shown.has_signed(device_id),
         await session.identity.storage.is_complete(),
         text(backup, "version") or None,
@@ -106,9 +106,9 @@ async def status(session: Session) -> IdentityStatus:
     )
 
 
-def _told_of(kept: Kept, shown: PublicIdentity) -> str:
+def _location_of_keys(kept: Kept, shown: PublicIdentity) -> str:
     if kept.pending is not None and shown.master != kept.pending.master:
-        return f"{_told_of(Kept(kept.current), shown)}; a reset is not finished"
+        return f"{_location_of_keys(Kept(kept.current), shown)}; a reset is not finished"
     private = kept.pending or kept.current
     if private is None:
         return "not on this disk"
@@ -118,7 +118,7 @@ def _told_of(kept: Kept, shown: PublicIdentity) -> str:
 
 
 async def devices(session: Session) -> Sequence[Device]:
-    """Return the account's devices, this one first; the session is logged in or has glanced.
+    """Return the account's devices, this one first. The session is logged in or has glanced.
 
     Raises:
         MatrixError: the homeserver refused, or did not answer.
@@ -145,7 +145,7 @@ async def remove(session: Session, device_ids: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the homeserver does not let the bot do so.
-        MatrixError: it refused, or did not answer.
+        MatrixError: the homeserver refused, or did not answer.
     """
 
     async def ask(auth: Mapping[str, Any] | None) -> GuardedResponse:

@@ -1,4 +1,4 @@
-"""From a Matrix event's JSON to our values; whatever has another shape is None, never an error."""
+"""Parsers from the JSON of Matrix events to core events. Malformed events become None."""
 
 import hashlib
 import itertools
@@ -36,15 +36,13 @@ from bot.matrix.json_fields import (
 from bot.matrix.mentions import pills, typed_in_html, typed_in_text, without_fallback
 
 MESSAGE = "m.room.message"
-TEXT = "org.matrix.msc1767.text"  # extensible events, as polls have it
+TEXT = "org.matrix.msc1767.text"  # extensible events (MSC1767), used by polls
 HTML = "org.matrix.custom.html"
-MARKER = (
-    "fr.gouv.assistant.generated"  # on everything the model wrote: product.md, EU AI Act 50(2)
-)
-NOTICE_MARKER = "fr.gouv.assistant.notice"  # on what the bot itself says to somebody
+# On all text of the model: docs/reliability.md, R14 and EU AI Act, article 50(2).
+MARKER = "fr.gouv.assistant.generated"
+NOTICE_MARKER = "fr.gouv.assistant.notice"  # on notices of the bot itself
 
-
-# Under the name that clients send, and the one of the final MSC3381.
+# The name that clients send, and the name of the final MSC3381.
 POLL_STARTS = (POLL, "m.poll.start")
 POLL_RESPONSES = ("org.matrix.msc3381.poll.response", "m.poll.response")
 
@@ -58,16 +56,16 @@ _SELECTORS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 
 
 def parse_event(
-    event: object, room_id: RoomId, me: UserId, sealed_since: float | None = None
+    event: object, room_id: RoomId, me: UserId, encrypted_since: float | None = None
 ) -> ReadableEvent | None:
-    """Read one of nio's events, decrypted where that could be done.
+    """Parse one of nio's events, decrypted if its key is known.
 
     Args:
-        event: nio's.
-        room_id: where.
+        event: nio's event.
+        room_id: the event's room.
         me: the bot.
-        sealed_since: since when what is said there is encrypted, in the homeserver's
-            milliseconds; None where it is not.
+        encrypted_since: when the room became encrypted, in the homeserver's milliseconds; None
+            if it is not encrypted.
     """
     source = mapping(getattr(event, "source", None))
     if isinstance(event, nio.MegolmEvent | nio.UnknownEncryptedEvent):
@@ -82,13 +80,13 @@ def parse_event(
     heard = parse_said(source, room_id, me)
     if isinstance(heard, Message | Vote):
         heard = replace(heard, fingerprint=getattr(event, "fingerprint", None))
-    if heard is None or not in_clear or sealed_since is None:
+    if heard is None or not in_clear or encrypted_since is None:
         return heard
-    return replace(heard, exposed=heard.timestamp >= sealed_since)
+    return replace(heard, exposed=heard.timestamp >= encrypted_since)
 
 
 def latest_edit(event: object) -> Json | None:
-    """Return the edit that the homeserver bundles with an event, perhaps encrypted.
+    """Return the newest edit that the homeserver bundles with an event; it may be encrypted.
 
     Spec: event replacements, server-side aggregation.
     """
@@ -98,9 +96,9 @@ def latest_edit(event: object) -> Json | None:
 
 
 def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
-    """Return what the same Megolm message has in common however often it is sent; None for none.
+    """Return an id that all copies of one Megolm message share; None if it is malformed.
 
-    Its index says which message of the session it is (spec: Megolm, replay attacks).
+    The message index tells which message of the session it is (spec: Megolm, replay attacks).
     """
     try:
         index = vodozemac.MegolmMessage.from_base64(ciphertext).message_index()
@@ -110,7 +108,7 @@ def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
 
 
 def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vote | None:
-    """Read one event that may be encrypted, from what it says in clear."""
+    """Parse a message, an edit, a poll or a vote from its clear text."""
     kind = text(source, "type")
     if kind in POLL_STARTS:
         return _parse_poll(source, room_id)
@@ -120,19 +118,20 @@ def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vo
 
 
 def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | None:
-    """Read one `m.room.message` or `m.sticker`, whose type then stands for the `msgtype`.
+    """Parse one `m.room.message`, or one `m.sticker`, whose type serves as `msgtype`.
 
     Spec: room messages, sticker messages, threads, event replacements. The bot's own announcement
-    counts as the notice that it is marked as, although it is sent as an `m.text`.
+    is parsed as a notice, although it is sent as `m.text`.
     """
     content, kind = mapping(source.get("content")), text(source, "type")
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     if kind not in {MESSAGE, "m.sticker"} or not (event_id and sender and content):
         return None
     msgtype = kind if kind == "m.sticker" else content.get("msgtype")
-    if msgtype == VERIFICATION_REQUEST:  # for clients, not for readers
+    if msgtype == VERIFICATION_REQUEST:  # meant for clients, not for people
         return None
-    if sender == me and msgtype in {"m.notice", "m.text"}:  # a forwarded copy is its person's
+    # a copy forwarded by a person belongs to that person
+    if sender == me and msgtype in {"m.notice", "m.text"}:
         msgtype = _own_type(msgtype, content)
     if not isinstance(msgtype, str) or not isinstance(content.get("body"), str):
         return None
@@ -147,20 +146,20 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Edit |
             room_id=room_id,
             sender=UserId(sender),
             target=EventId(target),
-            body=_said(new, me),
+            body=_body(new, me),
             timestamp=timestamp(source),
             answers=_answers(new),
             claim=_claim(new),
             final=_is_final(new),
         )
-    root, quoted = _place(relation)
+    root, quoted = _thread_and_reply(relation)
     quotes = bool(mapping(relation.get("m.in_reply_to")))
     return Message(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
         msgtype=msgtype,
-        body=_said(content, me, quoting=quotes),
+        body=_body(content, me, quoting=quotes),
         timestamp=timestamp(source),
         thread_root=root,
         mentions=_mentions(content),
@@ -168,14 +167,14 @@ def parse_message(source: Json, room_id: RoomId, me: UserId) -> Message | Edit |
         answers=_answers(content),
         claim=_claim(content),
         final=_is_final(content),
-        about=_named(content, NOTICE_MARKER),
+        about=_prompt_of(content, NOTICE_MARKER),
         unanswered=mapping(content.get(NOTICE_MARKER)).get("unanswered") is True,
         typed_at=_typed_at(content, quotes=quotes),
     )
 
 
-def _place(relation: Json) -> tuple[EventId | None, EventId | None]:
-    """Return the thread's root, and what is replied to where that is no fallback."""
+def _thread_and_reply(relation: Json) -> tuple[EventId | None, EventId | None]:
+    """Return the thread's root, and the event replied to, unless that is only a fallback."""
     target = identifier(relation, "event_id")
     in_thread = text(relation, "rel_type") == "m.thread" and bool(target)
     quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
@@ -185,22 +184,22 @@ def _place(relation: Json) -> tuple[EventId | None, EventId | None]:
 
 
 def _parse_poll(source: Json, room_id: RoomId) -> Message | None:
-    """Read one poll, whose type then stands for the `msgtype`, as a message that is its question.
+    """Parse one poll as a message: its body is the question, its `msgtype` the event type.
 
-    Spec: MSC3381, whose names clients use, and the final ones.
+    Both the unstable and the final names of MSC3381 are accepted.
     """
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     content = mapping(source.get("content"))
     poll = next((mapping(content[name]) for name in POLL_STARTS if name in content), {})
     if not (event_id and sender and poll):
         return None
-    root, quoted = _place(mapping(content.get("m.relates_to")))
+    root, quoted = _thread_and_reply(mapping(content.get("m.relates_to")))
     return Message(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
         msgtype=POLL,
-        body=_plain(mapping(poll.get("question"))),
+        body=_extensible_text(mapping(poll.get("question"))),
         timestamp=timestamp(source),
         thread_root=root,
         mentions=_mentions(content),
@@ -208,7 +207,7 @@ def _parse_poll(source: Json, room_id: RoomId) -> Message | None:
     )
 
 
-def _plain(content: Json) -> str:
+def _extensible_text(content: Json) -> str:
     """Return a text of extensible events (MSC1767): a string, or a list of representations."""
     several = content.get("m.text")
     first = mapping(several[0]) if isinstance(several, list) and several else {}
@@ -216,7 +215,7 @@ def _plain(content: Json) -> str:
 
 
 def _parse_vote(source: Json, room_id: RoomId) -> Vote | None:
-    """Read one vote; what names no answers as it should has none, and is spoilt."""
+    """Parse one vote. With malformed answers it has none: an invalid vote."""
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     content = mapping(source.get("content"))
     relation = mapping(content.get("m.relates_to"))
@@ -226,19 +225,19 @@ def _parse_vote(source: Json, room_id: RoomId) -> Vote | None:
     named = [mapping(content[name]).get("answers") for name in POLL_RESPONSES if name in content]
     answers = named[0] if named else content.get("m.selections")
     found = answers if isinstance(answers, list) else []
-    sound = all(can_be_id(one) for one in found)
+    valid = all(can_be_id(one) for one in found)
     return Vote(
         event_id=EventId(event_id),
         room_id=room_id,
         sender=UserId(sender),
         target=EventId(target),
-        answers=tuple(found[:MOST_ANSWERS]) if sound else (),
+        answers=tuple(found[:MOST_ANSWERS]) if valid else (),
         timestamp=timestamp(source),
     )
 
 
 def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
-    """Read one `m.reaction` (spec: event annotations)."""
+    """Parse one `m.reaction` (spec: event annotations)."""
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     relation = mapping(mapping(source.get("content")).get("m.relates_to"))
     target, key = identifier(relation, "event_id"), text(relation, "key")
@@ -256,7 +255,7 @@ def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
 
 
 def _parse_redaction(source: Json, room_id: RoomId) -> Redaction | None:
-    """Read one `m.room.redaction`; `redacts` is in its content since room version 11."""
+    """Parse one `m.room.redaction`. Since room version 11, `redacts` is in its content."""
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     target = identifier(source, "redacts") or identifier(mapping(source.get("content")), "redacts")
     if not (event_id and sender and target):
@@ -265,10 +264,10 @@ def _parse_redaction(source: Json, room_id: RoomId) -> Redaction | None:
 
 
 def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
-    """Read what an encrypted message says in clear; None where it is neither prompt nor vote.
+    """Parse the clear fields of an encrypted event; None if it is no prompt and no vote.
 
-    Its relation tells (spec: m.relates_to stays outside the ciphertext): that of a prompt is to a
-    thread at the most, that of a vote to the poll. Edits and reactions have others.
+    The relation decides (spec: m.relates_to stays outside the ciphertext). A prompt has none or
+    one to a thread, a vote one to its poll. Edits and reactions have others.
     """
     content = mapping(source.get("content"))
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
@@ -293,7 +292,7 @@ def parse_undecryptable(source: Json, room_id: RoomId) -> Undecryptable | None:
 
 
 def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
-    """Read one `m.room.tombstone` (spec: room upgrades)."""
+    """Parse one `m.room.tombstone` (spec: room upgrades)."""
     event_id, sender = identifier(source, "event_id"), identifier(source, "sender")
     replacement = identifier(mapping(source.get("content")), "replacement_room")
     if not (event_id and sender and replacement) or source.get("state_key") != "":
@@ -302,23 +301,23 @@ def _parse_upgrade(source: Json, room_id: RoomId) -> Upgraded | None:
 
 
 def _mentions(content: Json) -> frozenset[UserId]:
-    """Return who is mentioned; pills count where the event has no `m.mentions` (older clients)."""
+    """Return the mentioned users: `m.mentions`, or the pills of older clients."""
     if "m.mentions" in content:
         user_ids = mapping(content["m.mentions"]).get("user_ids")
-        return frozenset(map(UserId, _ids(user_ids if isinstance(user_ids, list) else [])))
+        return frozenset(map(UserId, _valid_ids(user_ids if isinstance(user_ids, list) else [])))
     pills_of = pills(text(content, "formatted_body"))
-    return frozenset(map(UserId, _ids(user_id for user_id, _ in pills_of)))
+    return frozenset(map(UserId, _valid_ids(user_id for user_id, _ in pills_of)))
 
 
 def _own_type(msgtype: object, content: Json) -> object:
-    """Return the type of what the bot itself has said: its announcements are notices, too."""
+    """Return the `msgtype` of one of the bot's messages; its announcements count as notices."""
     if QUESTION in content:
         return QUESTION
     return "m.notice" if NOTICE_MARKER in content else msgtype
 
 
 def _typed_at(content: Json, *, quotes: bool) -> tuple[str, ...]:
-    """Return what is typed behind each "@" of a message."""
+    """Return the text after each "@" of a message."""
     body = text(content, "body")
     if "@" not in body:
         return ()
@@ -328,51 +327,51 @@ def _typed_at(content: Json, *, quotes: bool) -> tuple[str, ...]:
 
 
 def _answers(content: Json) -> tuple[EventId, ...]:
-    """Return what a generated message answers: its prompt, and what was joined to that."""
-    return _named(content, MARKER)
+    """Return the messages that a generated message answers: its prompt, and those joined to it."""
+    return _prompt_of(content, MARKER)
 
 
-def _named(content: Json, name: str) -> tuple[EventId, ...]:
-    """Return the prompt that a marker names, message by message."""
+def _prompt_of(content: Json, name: str) -> tuple[EventId, ...]:
+    """Return the events of the prompt that a marker names."""
     marker = mapping(content.get(name))
     joined = marker.get("joined")
     ids = [marker.get("prompt"), *(joined if isinstance(joined, list) else [])]
-    return tuple(map(EventId, _ids(ids)))
+    return tuple(map(EventId, _valid_ids(ids)))
 
 
 def _claim(content: Json) -> int:
-    """Return the number that the parts of one generated text have in common, 0 for none."""
+    """Return the number that all parts of one generated text share; 0 for none."""
     return whole(mapping(content.get(MARKER)).get("claim"))
 
 
 def _is_final(content: Json) -> bool:
-    """Tell whether a generated message makes its reply whole."""
+    """Return whether a generated message completes its reply."""
     return mapping(content.get(MARKER)).get("final") is True
 
 
-def _without_sign(body: str, lines: Collection[str]) -> str:
-    """Return a body without the sign that more is to come, which only the bot's lines follow."""
+def _without_unfinished(body: str, lines: Collection[str]) -> str:
+    """Return the body without the "unfinished" sign, after which only the bot's own lines come."""
     said = body.split("\n")
     while said and (not said[-1] or said[-1] in lines):
         said.pop()
     return "\n".join(said).removesuffix(UNFINISHED)
 
 
-def _ids(values: Iterable[object]) -> Iterator[str]:
-    """Yield those that can be ids, not without end: they are kept."""
+def _valid_ids(values: Iterable[object]) -> Iterator[str]:
+    """Yield the valid ids, at most as many as a prompt has messages."""
     ids = (one for one in values if can_be_id(one))
     return itertools.islice(ids, MOST_MESSAGES)
 
 
-def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:
-    """Return the body without what is not said: the bot's lines, its name before, a quotation."""
+def _body(content: Json, me: UserId, *, quoting: bool = False) -> str:
+    """Return the body without the bot's own lines, a leading mention, and a quotation."""
     added = mapping(content.get(MARKER)).get("added")
     lines = (
         set(added) if isinstance(added, list) and all(isinstance(x, str) for x in added) else ()
     )
     body = text(content, "body")
     if mapping(content.get(MARKER)).get("unfinished") is True:
-        body = _without_sign(body, lines)
+        body = _without_unfinished(body, lines)
     if lines:
         return "\n".join(line for line in body.split("\n") if line not in lines).strip()
     if quoting:
@@ -381,7 +380,7 @@ def _said(content: Json, me: UserId, *, quoting: bool = False) -> str:
 
 
 def _without_name(body: str, content: Json, me: UserId) -> str:
-    """Return the body without a mention of the bot before it, where anything is left then."""
+    """Return the body without a leading mention of the bot, unless nothing else is left."""
     formatted = text(content, "formatted_body")
     names = [words for user_id, words in pills(formatted) if user_id == me]
     for name in (*names, me, me.partition(":")[0]):
@@ -389,6 +388,7 @@ def _without_name(body: str, content: Json, me: UserId) -> str:
         if name and start.lower().startswith(name.lower()):
             rest = start[len(name) :]
             if rest[:1].isalnum() or (name[:1] == "@" and re.match(r":\S", rest)):
-                continue  # it goes on: another one's name
-            return rest[_AFTER_NAME.match(rest).end() :] or body  # type: ignore[union-attr]  # it matches nothing, too
+                continue  # the name continues: it is another one's
+            # the pattern matches the empty string, so there is a match
+            return rest[_AFTER_NAME.match(rest).end() :] or body  # type: ignore[union-attr]
     return body

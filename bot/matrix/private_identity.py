@@ -1,4 +1,4 @@
-"""What the crypto store keeps of the account's identity, sealed: its private keys."""
+"""The private keys of the account's identity, as the crypto store keeps them."""
 
 import json
 import secrets
@@ -18,17 +18,17 @@ State = Literal["new", "given", "restored", "complete"]
 
 @dataclass(frozen=True, slots=True)
 class PrivateIdentity:
-    """One identity.
+    """The private keys of one identity, and its progress.
 
     Attributes:
         keys: the three key pairs.
         backup: the private key of the key backup.
-        state: "new" where the recovery key is still to be given to somebody; "given" or
-            "restored" where something is still to be published; or "complete".
+        state: "new" until the recovery key is written; "given" or "restored" until everything is
+            published; then "complete".
         storage_id: the id of the secret storage's key.
-        storage_key: the recovery key, as long as there is something to do with it.
-        backup_version: the version of the key backup that was fed last.
-        old_backup: the version of a key backup that is still to be deleted.
+        storage_key: the recovery key, while it is needed.
+        backup_version: the version of the key backup that received keys last.
+        old_backup: the version of a key backup that must be deleted.
     """
 
     keys: CrossSigningKeys = field(repr=False)
@@ -41,7 +41,7 @@ class PrivateIdentity:
 
     @classmethod
     def new(cls, *, old_backup: str | None = None) -> "PrivateIdentity":
-        """Make new keys."""
+        """Generate new keys."""
         return cls(
             CrossSigningKeys.new(),
             vodozemac.Curve25519SecretKey(),
@@ -58,13 +58,13 @@ class PrivateIdentity:
 
     @property
     def shared(self) -> Mapping[str, bytes]:
-        """What lies in the secret storage, by the type of its account data."""
+        """The secrets of the secret storage, by the type of their account data."""
         seeds = {f"m.cross_signing.{usage}": key.seed for usage, key in self.keys.by_usage.items()}
         encoded = {name: encode(seed).encode() for name, seed in seeds.items()}
         return {**encoded, OF_BACKUP: encode(self.backup.to_bytes()).encode()}
 
     def fields(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the identity as a JSON object."""
         seeds: dict[str, Any] = {
             usage: encode(key.seed) for usage, key in self.keys.by_usage.items()
         }
@@ -80,7 +80,7 @@ class PrivateIdentity:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "PrivateIdentity":
-        """Read what `fields` has returned."""
+        """Load an identity from what `fields` returned."""
         key = fields["storage_key"]
         return cls(
             CrossSigningKeys(*(SigningKey(decode(fields[usage])) for usage in USAGES)),
@@ -98,21 +98,21 @@ class Kept:
     """The identities on this disk.
 
     Attributes:
-        current: the account's; None where this disk does not have it.
-        pending: what is to take its place, as the operator wants, and is not published yet.
+        current: the account's identity; None if this disk does not have it.
+        pending: the identity that will replace it by an operator's reset, not published yet.
     """
 
     current: PrivateIdentity | None = None
     pending: PrivateIdentity | None = None
 
     def dump(self) -> bytes:
-        """Return it as bytes, for the crypto store."""
+        """Return the identities as bytes, for the crypto store."""
         both = {"current": self.current, "pending": self.pending}
         return json.dumps({name: one and one.fields() for name, one in both.items()}).encode()
 
     @classmethod
     def load(cls, data: bytes | None) -> "Kept":
-        """Read what `dump` has returned; None for a store that has none yet."""
+        """Load them from what `dump` returned; None for a store without any."""
         both = {} if data is None else json.loads(data)
         one, other = both.get("current"), both.get("pending")
         return cls(one and PrivateIdentity.of(one), other and PrivateIdentity.of(other))

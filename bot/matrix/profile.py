@@ -1,4 +1,4 @@
-"""How people see the account: its display name and avatar (spec: profiles)."""
+"""The account's profile: display name and avatar (spec: profiles)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,9 +14,9 @@ from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
 from bot.monitoring.logs import costing_nothing
 
-_PATIENCE: Final = 30.0  # seconds of a start
+_PATIENCE: Final = 30.0  # seconds that a start may wait
 _FILE: Final = "assistant-ia.png"
-_UPLOADED: Final = "fr.gouv.assistant.avatar"  # account data: where the picture was uploaded to
+_UPLOADED: Final = "fr.gouv.assistant.avatar"  # account data that holds the uploaded picture's URI
 
 log = structlog.get_logger()
 
@@ -24,20 +24,20 @@ log = structlog.get_logger()
 async def check_profile(
     client: SafeClient, user_id: str, draw: Callable[[], Awaitable[bytes]] | None
 ) -> None:
-    """Give the account an avatar where it has none; say in the log what its name lacks.
+    """Give the account an avatar if it has none; log a display name that should be improved.
 
-    People know the assistant by both. Neither is worth a start: what goes wrong is logged.
+    People recognise the assistant by both. A failure is logged, and does not stop the start.
 
     Args:
-        client: logged in.
-        user_id: of the account.
-        draw: returns the picture, a PNG; None to leave the avatar as it is.
+        client: the logged-in client.
+        user_id: the account.
+        draw: returns the picture as PNG; None to leave the avatar as it is.
     """
     with costing_nothing():
         try:
             async with asyncio.timeout(_PATIENCE):
                 await _check(client, user_id, draw)
-        except (MatrixError, OSError, TimeoutError) as error:  # some of them end the start
+        except (MatrixError, OSError, TimeoutError) as error:  # some of them would end the start
             if isinstance(error, FatalError):
                 raise
             reason = str(error) or f"no answer within {_PATIENCE:.0f} s"
@@ -54,7 +54,7 @@ async def check_profile(
 async def _check(
     client: SafeClient, user_id: str, draw: Callable[[], Awaitable[bytes]] | None
 ) -> None:
-    profile = await _known(client, ["profile", user_id])
+    profile = await _get(client, ["profile", user_id])
     name = text(profile, "displayname")
     if ASSISTANT.casefold() not in name.casefold():
         log.warning(
@@ -64,7 +64,7 @@ async def _check(
         )
     if draw is None or text(profile, "avatar_url"):
         return
-    if not await _may_change(client):  # asked first: an upload would lie there for nothing
+    if not await _may_change(client):  # asked first: otherwise the upload would be useless
         log.info("the homeserver lets nobody change an avatar")
         return
     url = await _uploaded(client, user_id, draw)
@@ -72,8 +72,8 @@ async def _check(
     log.info("avatar set", avatar_url=url)
 
 
-async def _known(client: SafeClient, path: list[str]) -> Json:
-    """Return what stands there, {} for nothing."""
+async def _get(client: SafeClient, path: list[str]) -> Json:
+    """Return one object of the profile or the account data; {} if there is none."""
     try:
         return await client.ask("GET", path)
     except Absent:
@@ -81,13 +81,13 @@ async def _known(client: SafeClient, path: list[str]) -> Json:
 
 
 async def _uploaded(client: SafeClient, user_id: str, draw: Callable[[], Awaitable[bytes]]) -> str:
-    """Return where the picture is, which is uploaded once: a start after this one may ask again.
+    """Return the URI of the picture. It is uploaded once, and a later start uses it again.
 
     Raises:
-        MatrixError: the homeserver takes no file.
+        MatrixError: the homeserver accepts no file.
     """
     place = ["user", user_id, "account_data", _UPLOADED]
-    if url := text(await _known(client, place), "url"):
+    if url := text(await _get(client, place), "url"):
         return url
     picture = await draw()
     uploading = client.upload(lambda *_: picture, "image/png", _FILE, filesize=len(picture))
@@ -101,13 +101,13 @@ async def _uploaded(client: SafeClient, user_id: str, draw: Callable[[], Awaitab
 
 
 async def _may_change(client: SafeClient) -> bool:
-    """Tell whether avatars may be changed (spec: m.profile_fields, m.set_avatar_url).
+    """Return whether avatars may be changed (spec: m.profile_fields, m.set_avatar_url).
 
-    What the homeserver does not say, it lets people do.
+    What the homeserver does not mention is allowed.
     """
     try:
         answer = await client.ask("GET", ["capabilities"])
-    except Forbidden:  # it knows of no such thing
+    except Forbidden:  # an older homeserver without capabilities
         return True
     known = mapping(answer.get("capabilities"))
     fields, old = mapping(known.get("m.profile_fields")), mapping(known.get("m.set_avatar_url"))

@@ -1,4 +1,4 @@
-"""Where the recovery key of the account's secret storage is written once, and read again."""
+"""The place to which the recovery key is written once, and from which it is read."""
 
 import os
 import secrets
@@ -14,16 +14,16 @@ log = structlog.get_logger()
 
 
 class RecoveryKeyPlace:
-    """A file that the operator has named, else the terminal; never the log."""
+    """A file that the operator has named, or the terminal; never the log."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
 
     def check(self) -> None:
-        """See that a new recovery key can be given to somebody.
+        """Check that a new recovery key can be written.
 
         Raises:
-            ConfigError: there is neither file nor terminal, or the file is there already.
+            ConfigError: there is neither a file nor a terminal, or the file exists already.
         """
         if self._file is None:
             self.check_named()
@@ -39,7 +39,7 @@ class RecoveryKeyPlace:
             )
 
     def check_named(self) -> None:
-        """See that there is a file or a terminal.
+        """Check that there is a file or a terminal.
 
         Raises:
             ConfigError: there is neither.
@@ -52,11 +52,11 @@ class RecoveryKeyPlace:
             )
 
     def give(self, key: bytes) -> None:
-        """Write the key into its file, or show it on the terminal; to do so again is no error.
+        """Write the key to its file, or show it on the terminal. To repeat it is no error.
 
         Raises:
-            ConfigError: it cannot be written, the file holds something else, or there is neither
-                file nor terminal.
+            ConfigError: the key cannot be written, the file holds something else, or there is
+                neither a file nor a terminal.
         """
         if self._file is None:
             self.check_named()
@@ -84,7 +84,7 @@ class RecoveryKeyPlace:
 
     @staticmethod
     def _write(file: Path, text: str) -> None:
-        """Make the file whole, for its owner alone; a process that dies leaves it whole or not."""
+        """Create the file for its owner alone. A crash leaves the whole file or none."""
         new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -103,10 +103,10 @@ class RecoveryKeyPlace:
             os.close(directory)
 
     def read(self) -> bytes | None:
-        """Return the key that the file holds, None where there is none.
+        """Return the key in the file; None if there is no file.
 
         Raises:
-            ConfigError: it cannot be read, or holds no recovery key.
+            ConfigError: the file cannot be read, or holds no recovery key.
         """
         if self._file is None:
             return None

@@ -1,7 +1,8 @@
-"""From the bytes of an answer to matrix-nio's response, past what nio would choke on.
+"""Parsing of responses for matrix-nio, with repairs of what nio cannot read.
 
-nio refuses a whole answer for one malformed device, knows no fallback keys, and takes an encrypted
-event without `sender_key` (which the spec has deprecated, MSC3700) for a broken one.
+nio rejects a whole response because of one malformed device, ignores fallback keys (MSC2732), and
+takes an encrypted event without the deprecated `sender_key` for malformed (MSC3700,
+https://github.com/matrix-nio/matrix-nio/issues/466).
 """
 
 import json
@@ -19,7 +20,7 @@ from bot.matrix.json_fields import Json, is_text, mapping, text
 from bot.matrix.state_events import is_space
 
 _MEGOLM = "m.megolm.v1.aes-sha2"
-_DEEPEST = 100  # levels of nesting; events of the spec have some five
+_DEEPEST = 100  # levels of nesting; events of the spec have about five
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _NOTHING = {"rooms": {}, "device_one_time_keys_count": {"signed_curve25519": 50}}
 
@@ -28,12 +29,12 @@ log = structlog.get_logger()
 
 @dataclass
 class SyncResponse(nio.SyncResponse):
-    """nio's response, with what it leaves out.
+    """nio's response with the fields that nio leaves out.
 
     Attributes:
-        unused_fallback_key_types: the algorithms for which the homeserver holds a fallback key
-            that nobody has claimed; None where it does not say (spec: one-time and fallback keys).
-        spaces: of the rooms to which there is an invitation, those that it says to be spaces.
+        unused_fallback_key_types: algorithms for which the homeserver holds an unclaimed fallback
+            key; None if it does not say (spec: one-time and fallback keys).
+        spaces: the rooms of invitations that are spaces.
     """
 
     unused_fallback_key_types: tuple[str, ...] | None = None
@@ -42,10 +43,10 @@ class SyncResponse(nio.SyncResponse):
 
 @dataclass
 class KeysQueryResponse(nio.KeysQueryResponse):
-    """nio's response, with what it leaves out.
+    """nio's response with the fields that nio leaves out.
 
     Attributes:
-        source: all of it, cross-signing keys among it.
+        source: the whole response, with its cross-signing keys.
     """
 
     source: Json = field(default_factory=dict)
@@ -53,22 +54,23 @@ class KeysQueryResponse(nio.KeysQueryResponse):
 
 @dataclass
 class ObjectResponse(nio.Response):
-    """A JSON object as the homeserver tells it, an event for instance."""
+    """A JSON object, for example an event, exactly as the homeserver returns it."""
 
     source: Json
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> "ObjectResponse | nio.ErrorResponse":
-        """Take any object that is no error."""
+        """Accept any object without an error code."""
         return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
 
 
 @dataclass
 class GuardedResponse(ObjectResponse):
-    """The answer to a request that the homeserver may want its account's owner for.
+    """The response to a request that may need the approval of the account's owner.
 
     Attributes:
-        challenge: it asks for that, or was not satisfied (spec: user-interactive authentication).
+        challenge: whether the homeserver asks for authentication, or rejected the last attempt
+            (spec: user-interactive authentication).
     """
 
     challenge: bool = False
@@ -76,25 +78,25 @@ class GuardedResponse(ObjectResponse):
     @classmethod
     @override
     def from_dict(cls, body: dict[str, Any]) -> "GuardedResponse | nio.ErrorResponse":
-        """Take any object that is no error; what asks for authentication is none."""
+        """Accept any object without an error code. A request for authentication is no error."""
         if "flows" in body:
             return cls(body, challenge=True)
         return nio.ErrorResponse.from_dict(body) if "errcode" in body else cls(body)
 
 
 def read(expected: type[nio.Response], raw: bytes, data: tuple[Any, ...]) -> nio.Response:
-    """Parse one answer; what is malformed in it is left out, or makes it nio's error response.
+    """Parse one response. Leave malformed parts out, or return nio's error response.
 
     Args:
-        expected: nio's class for the answer.
+        expected: nio's class for the response.
         raw: the body.
-        data: what nio's class wants to know besides.
+        data: further arguments of nio's class.
     """
     try:
         body = _json(raw)
     except ValueError:
         body = None
-    if not isinstance(body, dict):  # nio would take it for an empty answer
+    if not isinstance(body, dict):  # nio would take it for an empty response
         return nio.ErrorResponse("no JSON object")
     if expected in _REPAIRS:
         _REPAIRS[expected](body)
@@ -102,14 +104,15 @@ def read(expected: type[nio.Response], raw: bytes, data: tuple[Any, ...]) -> nio
         return _read_sync(body)
     if expected is nio.KeysQueryResponse:
         return _read_query(body)
-    response: nio.Response = cast("Any", expected).from_dict(body, *data)  # each has its own
+    # each class has its own signature
+    response: nio.Response = cast("Any", expected).from_dict(body, *data)
     return response
 
 
-def _json(raw: bytes) -> Any:  # noqa: ANN401  # any JSON
-    """Parse JSON; what is nested too deep for Python becomes null.
+def _json(raw: bytes) -> Any:  # noqa: ANN401  # any JSON value
+    """Parse JSON. Values nested too deep for Python become null.
 
-    A stranger's event may be, where the homeserver's own parser goes deeper than ours.
+    A stranger's event may be so deep if the homeserver's own parser accepts it.
     """
     try:
         return json.loads(raw)
@@ -133,14 +136,14 @@ def _flattened(raw: bytes) -> bytes:
 
 
 def _read_sync(body: dict[str, Any]) -> nio.Response:
-    """Parse a sync response; what cannot be parsed whatever is left out is given up, with its ids.
+    """Parse a sync response. If it stays unreadable after the repairs, log its ids and skip it.
 
-    Its token is good all the same: asked for again, the homeserver would give the same response.
+    Its token is used all the same: the homeserver would return the same response again.
     """
     response: nio.Response
     try:
         response = nio.SyncResponse.from_dict(body)
-    except Exception as error:  # noqa: BLE001  # nio's parsers raise whatever their parts raise
+    except Exception as error:  # noqa: BLE001  # nio's parsers raise any error
         response = nio.SyncError(type(error).__name__)
     token = body.get("next_batch")
     if isinstance(response, nio.SyncError) and isinstance(token, str) and "errcode" not in body:
@@ -179,7 +182,7 @@ def _repair_sync(body: dict[str, Any]) -> None:
 
 
 def _rooms(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of all rooms, by room id."""
+    """Return the sections of all rooms by room id."""
     kinds = mapping(body.get("rooms"))
     return {
         room_id: room
@@ -197,9 +200,9 @@ def _repair_event(body: dict[str, Any]) -> None:
 
 
 def _repair_events(section: object, key: str) -> None:
-    """Leave out of a list of events what is none, and of each event what nio would stumble over.
+    """Remove list items that are no events, and the fields of events that nio cannot read.
 
-    Encrypted events get the fields that nio's schema still wants; nothing trusts them.
+    Encrypted events get the fields that nio's schema requires. Nothing trusts these fields.
     """
     events = mapping(section).get(key)
     if not isinstance(events, list):
@@ -228,7 +231,7 @@ def _is_time(value: object) -> bool:
 
 
 def _repair_query(body: dict[str, Any]) -> None:
-    _leave_out(body, "device_keys", _is_device)
+    _remove_malformed(body, "device_keys", _is_device)
     for _, _, device in _devices(body, "device_keys"):
         if "unsigned" in device:
             name = text(mapping(device["unsigned"]), "device_display_name")
@@ -236,11 +239,11 @@ def _repair_query(body: dict[str, Any]) -> None:
 
 
 def _repair_claim(body: dict[str, Any]) -> None:
-    _leave_out(body, "one_time_keys", lambda key: isinstance(key, dict) and bool(key))
+    _remove_malformed(body, "one_time_keys", lambda key: isinstance(key, dict) and bool(key))
 
 
 def _is_device(keys: object) -> bool:
-    """Tell whether the device has the shape that nio wants of it (spec: DeviceKeys)."""
+    """Return whether the device has the shape that nio needs (spec: DeviceKeys)."""
     device = mapping(keys)
     signatures = device.get("signatures", {})
     return (
@@ -259,15 +262,17 @@ def _are_texts(values: object, kind: type[list[str]] | type[dict[str, str]]) -> 
     return all(isinstance(one, str) and is_text(one) for one in texts)
 
 
-def _leave_out(body: dict[str, Any], section: str, sound: Callable[[object], bool]) -> None:
-    """Drop each device of the section that is not sound, and whatever else is none."""
+def _remove_malformed(
+    body: dict[str, Any], section: str, is_valid: Callable[[object], bool]
+) -> None:
+    """Remove the malformed devices of the section, and everything that is no device."""
     if not isinstance(body.get("failures", {}), dict):
         body["failures"] = {}
     if isinstance(body.get(section), dict):
         of_users = body[section].items()
         body[section] = {user_id: one for user_id, one in of_users if isinstance(one, dict)}
     for user_id, device_id, device in _devices(body, section):
-        if not sound(device):
+        if not is_valid(device):
             del body[section][user_id][device_id]
             log.warning("device malformed", user_id=user_id, device_id=device_id, section=section)
 

@@ -1,4 +1,4 @@
-"""What happened in the rooms, read from sync responses as the bot's own events."""
+"""Reader of sync responses: what happened in each room, as core events."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -34,17 +34,16 @@ from bot.matrix.state_events import (
 )
 from bot.monitoring.health import Health
 
-_KNOWN = 20_000  # messages of which is remembered who sent them, and to whom
+_KNOWN = 20_000  # messages whose sender and relations are remembered
 
 log = structlog.get_logger()
 
 
 class Rooms(RoomState):
-    """Room state and recent messages, kept up to date by each sync response.
+    """Room state and recent messages, updated by each sync response.
 
     Attributes:
-        known: of the messages last heard or looked up, all but what they say; None for those of
-            them that have been redacted.
+        known: the messages last seen or fetched, without their text; None for redacted ones.
     """
 
     def __init__(self, me: UserId, health: Health, histories: Histories) -> None:
@@ -52,11 +51,11 @@ class Rooms(RoomState):
         self.known: OrderedDict[EventId, Message | None] = OrderedDict()
         self._health = health
         self._histories = histories
-        self._latest: dict[RoomId, EventId] = {}  # message of the main timeline, no edit
+        self._latest: dict[RoomId, EventId] = {}  # last message of each main timeline, no edit
         self._closed: list[RoomId] = []
 
     def remember(self, message: Message) -> None:
-        """Remember who sent a message, and to whom, unless it has been redacted."""
+        """Remember a message's sender and relations, unless it was redacted."""
         event_id = message.event_id
         known = self.known.setdefault(event_id, message)
         if known is not None:
@@ -66,23 +65,23 @@ class Rooms(RoomState):
             self.known.popitem(last=False)
 
     def redact(self, redaction: Redaction) -> None:
-        """Take in that an event of the room is gone."""
+        """Record that an event of the room is redacted."""
         self._histories.hear(redaction)
         known = self.known.get(redaction.target)
         if known is not None and known.room_id == redaction.room_id:
             self.known[redaction.target] = None
 
     def miss(self, room_id: RoomId | None = None) -> None:
-        """Note that not all that was said in the room is heard, or in any room."""
+        """Record that events of a room, or of all rooms, were missed."""
         self._histories.forget(room_id)
 
     def take_closed(self) -> tuple[RoomId, ...]:
-        """Return, once, the rooms in which the bot can no longer speak."""
+        """Return the rooms in which the bot can no longer speak. Each is returned once."""
         closed, self._closed = tuple(self._closed), []
         return closed
 
     def is_followed(self, room_id: RoomId, prompt: Collection[EventId]) -> bool:
-        """Tell whether the main timeline ends with what is neither of a prompt nor about it."""
+        """Return whether the main timeline ends with a message that is not about the prompt."""
         latest = self._latest.get(room_id)
         if latest is None or latest in prompt:
             return False
@@ -91,18 +90,19 @@ class Rooms(RoomState):
         return not (is_about and known and {*known.answers, *known.about} & set(prompt))
 
     def note_sent(self, room_id: RoomId, event_id: EventId) -> None:
-        """Note that the bot's own message is now the last one of the room's main timeline."""
+        """Record that the bot's message is now the last one of the room's main timeline."""
         self._latest[room_id] = event_id
 
     def hear(
         self, response: nio.SyncResponse, *, first: bool, fresh: bool
     ) -> Iterator[list[Event]]:
-        """Take in one sync response and yield what happened in each room, in order.
+        """Apply one sync response, and yield the events of each room in order.
 
         Args:
-            response: with its encrypted events already replaced by decrypted ones.
-            first: the first response of this process, which holds the state of every room.
-            fresh: the account has never synced: what its rooms said before is not for us.
+            response: the response, after its encrypted events were decrypted.
+            first: whether it is the first one of this process, which holds the state of every
+                room.
+            fresh: whether the account has never synced. Earlier messages are then not for the bot.
         """
         for event in response.account_data_events:
             self._hear_account_data(getattr(event, "type", ""), getattr(event, "content", None))
@@ -119,12 +119,12 @@ class Rooms(RoomState):
     def _leave(self, room_id: RoomId) -> None:
         self.forget(room_id)
         self._latest.pop(room_id, None)
-        self._histories.sealed.pop(room_id, None)
+        self._histories.encrypted_at.pop(room_id, None)
         self._histories.forget(room_id)
         self._closed.append(room_id)
 
     def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
-        """Return which rooms' keys have come, and which their owners withhold."""
+        """Return which room keys have come, and which are withheld by their owners."""
         news: list[KeyNews] = []
         for event in response.to_device_events:
             if isinstance(event, nio.RoomKeyEvent):
@@ -190,28 +190,30 @@ class Rooms(RoomState):
     def _hear_encryption(
         self, room_id: RoomId, info: nio.RoomInfo, *, known: bool
     ) -> float | None:
-        """Return since when what a response tells of the room is encrypted, None where it is not.
+        """Return when the room became encrypted, for this response; None if it is not.
 
-        Where the room was encrypted before, the dates of what is heard do not count: whoever
-        writes an event dates it.
+        If it was encrypted before the response, the answer is 0: senders choose the timestamps of
+        their events.
         """
-        before = self._histories.sealed_since(room_id) if known else None
+        before = self._histories.encrypted_since(room_id) if known else None
         for event in (*info.state, *info.timeline.events):
             source = mapping(getattr(event, "source", None))
             is_state = not getattr(event, "decrypted", False) and source.get("state_key") == ""
             if is_state and text(source, "type") == "m.room.encryption":
-                self._seal(room_id, source)
+                self._note_encryption(room_id, source)
             elif is_state and is_admin_rooms(source, self.me):
-                self._histories.sealed[room_id] = 0.0  # it is made so
-        return self._histories.sealed_since(room_id) if before is None else 0.0
+                self._histories.encrypted_at[room_id] = 0.0  # the bot creates this room encrypted
+        return self._histories.encrypted_since(room_id) if before is None else 0.0
 
-    def _seal(self, room_id: RoomId, source: Json) -> None:
-        """Take in an `m.room.encryption`: a room that is encrypted stays so.
+    def _note_encryption(self, room_id: RoomId, source: Json) -> None:
+        """Record an `m.room.encryption` event. An encrypted room stays encrypted.
 
-        Since when is not told where the event replaces another.
+        The time is unknown if the event replaces another one.
         """
         again = "replaces_state" in mapping(source.get("unsigned"))
-        self._histories.sealed.setdefault(room_id, 0.0 if again else float(timestamp(source)))
+        self._histories.encrypted_at.setdefault(
+            room_id, 0.0 if again else float(timestamp(source))
+        )
 
     def _hear_membership(self, room_id: RoomId, source: Json) -> Membership | None:
         member = parse_membership(source)
@@ -231,17 +233,17 @@ class Rooms(RoomState):
     def _hear_member(
         self, room_id: RoomId, member: Membership, heard: list[Event]
     ) -> Joined | None:
-        """Take in one change of membership; drop from `heard` what is not for the bot."""
+        """Apply a change of membership; remove from `heard` what is not for the bot."""
         if member.user_id != self.me:
             if member.now in {"leave", "ban"}:
                 alone = self._members[room_id] == (1, 0)
                 heard.append(Left(member.event_id, room_id, alone=alone))
         elif member.now == "invite":
-            heard.clear()  # nothing from before the invitation is for the bot
+            heard.clear()  # events before the invitation are not for the bot
             self._histories.forget(room_id)
         elif self._joins(member):
             if not self.room(room_id).direct:
-                heard.clear()  # in a salon, nothing from before the join either
+                heard.clear()  # in a salon, neither are events before the join
                 self._histories.forget(room_id)
             return Joined(member.event_id, room_id)
         return None
@@ -273,7 +275,7 @@ class Rooms(RoomState):
         return [heard]
 
     def _begin_thread(self, message: Message) -> None:
-        """Note that a mention of the bot in a main timeline opens a conversation of its own."""
+        """Start a conversation for a mention of the bot in the main timeline of a salon."""
         in_salon = not self.room(message.room_id).direct
         is_first = message.thread_root is None and not message.exposed
         if in_salon and is_first and self.me in message.mentions:
@@ -282,7 +284,7 @@ class Rooms(RoomState):
 
 
 def _says_in_main(heard: ReadableEvent) -> bool:
-    """Tell whether it is a message in the room's main timeline, no edit and no vote."""
+    """Return whether the event is a message in a main timeline: no edit and no vote."""
     if isinstance(heard, Undecryptable) and heard.refers_to is not None:
         return False
     return isinstance(heard, Message | Undecryptable) and heard.thread_root is None

@@ -1,9 +1,9 @@
-"""Keys of what was said before the bot came, from who has invited it (MSC4268, room key bundles).
+"""Keys of earlier messages, shared by the bot's inviter (MSC4268, room key bundles).
 
-The inviter's client uploads a room's keys as an encrypted file and sends where it lies. Nothing
-proves that its keys are those of whom it names, so that a bundle is taken in only where the
-operator wants it, from a device that its owner's identity has signed, and from nobody but who has
-invited the bot. It makes earlier messages readable, which are never prompts.
+The inviter's client uploads a room's keys as an encrypted file and sends its location. Nothing
+proves that the keys belong to the users they name. A bundle is therefore accepted only if the
+operator allows it, only from a device signed by its owner, and only from the user who invited the
+bot. The keys make earlier messages readable; these are never prompts.
 """
 
 import json
@@ -19,31 +19,31 @@ from bot.core.events import RoomId, UserId
 from bot.errors import Forbidden, MatrixError
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.crypto import RoomKeyBundle
-from bot.matrix.error_mapping import BAD
+from bot.matrix.error_mapping import MALFORMED
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
 from bot.matrix.room_events import Rooms
 from bot.matrix.time_slice import TimeSlice
 
-_LARGEST = 32 * 1024 * 1024  # bytes; some 40,000 keys
+_LARGEST = 32 * 1024 * 1024  # bytes, some 40,000 keys
 _MOST_KEYS = 50_000
 
 log = structlog.get_logger()
 
 
 class RoomHistoryKeys:
-    """Takes bundles in, once the bot is in their room."""
+    """Imports the bundles of rooms that the bot has joined."""
 
     def __init__(self, client: SafeClient, rooms: Rooms, *, wanted: bool) -> None:
         self._client = client
         self._rooms = rooms
         self._wanted = wanted
 
-    async def take(self) -> None:
-        """Take in what has come for rooms that the bot is in.
+    async def import_bundles(self) -> None:
+        """Import the bundles that have come for rooms that the bot is in.
 
         Raises:
-            MatrixError: the homeserver did not answer; the next call tries again.
+            MatrixError: the homeserver did not answer. The next call tries again.
         """
         bundles = self._client.machine.bundles
         if not self._wanted:
@@ -52,7 +52,7 @@ class RoomHistoryKeys:
             if await self._is_trusted(bundle):
                 try:
                     keys = await self._download(bundle.file)
-                except (Forbidden, *BAD) as error:
+                except (Forbidden, *MALFORMED) as error:
                     ids = {"room_id": bundle.room_id, "sender": bundle.sender}
                     log.warning("room key bundle unusable", reason=type(error).__name__, **ids)
                 else:
@@ -60,7 +60,7 @@ class RoomHistoryKeys:
             bundles.pop((bundle.sender, bundle.room_id), None)
 
     async def _is_trusted(self, bundle: RoomKeyBundle) -> bool:
-        """Tell whether it comes from a signed device of who has invited the bot."""
+        """Return whether the bundle comes from a signed device of the bot's inviter."""
         ids = {"room_id": bundle.room_id, "sender": bundle.sender}
         if self._rooms.inviter(RoomId(bundle.room_id)) != bundle.sender:
             log.info("room key bundle of another than the inviter left out", **ids)
@@ -79,11 +79,11 @@ class RoomHistoryKeys:
         return False
 
     async def _download(self, file: Json) -> list[Json]:
-        """Return the keys that lie in an encrypted file (spec: EncryptedFile)."""
+        """Download an encrypted file, and return its keys (spec: EncryptedFile)."""
         key, hashes = mapping(file.get("key")), mapping(file.get("hashes"))
-        sealed = await self._client.download_media(text(file, "url"), _LARGEST)
+        encrypted = await self._client.download_media(text(file, "url"), _LARGEST)
         plain = decrypt_attachment(
-            sealed, text(key, "k"), text(hashes, "sha256"), text(file, "iv")
+            encrypted, text(key, "k"), text(hashes, "sha256"), text(file, "iv")
         )
         keys = mapping(json.loads(plain)).get("room_keys")
         return [mapping(one) for one in keys[:_MOST_KEYS]] if isinstance(keys, list) else []
@@ -98,7 +98,7 @@ class RoomHistoryKeys:
                 try:
                     store.keep(_session(key, sender.ed25519), UserId(sender.user_id))
                     taken += 1
-                except BAD as error:
+                except MALFORMED as error:
                     log.debug("key of a bundle left out", reason=type(error).__name__)
             await time_slice.yield_if_over()
         log.info(
@@ -125,7 +125,7 @@ class RoomHistoryKeys:
 
 
 def _session(key: Json, ed25519: str) -> InboundGroupSession:
-    """Return the session of one key; ValueError where it is malformed or claims another device."""
+    """Return the session of one key; ValueError if it is malformed or names another device."""
     claimed = text(mapping(key.get("sender_claimed_keys")), "ed25519")
     if claimed != ed25519:
         raise ValueError("another device's")

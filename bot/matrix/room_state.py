@@ -1,4 +1,4 @@
-"""What the syncs tell of the rooms: their kind, who is left, and what was heard, as our events."""
+"""The state of each room, as the homeserver's syncs show it."""
 
 import math
 
@@ -19,38 +19,39 @@ from bot.matrix.state_events import (
 )
 
 _DIRECT_MEMBERS = 2
-_STATE_LEVEL = 50  # where the power levels name none for state events
-_CREATOR_LEVEL = 100  # where the room has no power levels
-_NUMBERED_CREATORS = {"", *map(str, range(1, 12))}  # room versions whose creators have a number
+_STATE_LEVEL = 50  # default level for state events
+_CREATOR_LEVEL = 100  # the creator's level in a room without power levels
+# room versions in which creators have a finite power level
+_NUMBERED_CREATORS = {"", *map(str, range(1, 12))}
 
 log = structlog.get_logger()
 
 
 class RoomState:
-    """The homeserver's own word on each room. Nothing decrypted ever counts as state.
+    """The state of the rooms. Decrypted events never count as state.
 
     Attributes:
-        direct: the account's `m.direct`.
+        direct: the content of the account's `m.direct`.
     """
 
     def __init__(self, me: UserId) -> None:
         self.me = me
         self._rules: dict[RoomId, str] = {}
-        self._members: dict[RoomId, tuple[int, int]] = {}  # joined, invited
-        self._heroes: dict[RoomId, UserId] = {}  # of those with one other member
-        self._create: dict[RoomId, Json] = {}  # the room's m.room.create
+        self._members: dict[RoomId, tuple[int, int]] = {}  # numbers of joined and invited members
+        self._heroes: dict[RoomId, UserId] = {}  # the other member, in rooms with one
+        self._create: dict[RoomId, Json] = {}  # the m.room.create event
         self._visibility: dict[RoomId, str] = {}
-        self._levels: dict[RoomId, Json] = {}  # content of its m.room.power_levels
-        self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member
-        self._replaced: dict[RoomId, RoomId] = {}  # by what
+        self._levels: dict[RoomId, Json] = {}  # content of m.room.power_levels
+        self._memberships: dict[RoomId, Json] = {}  # the bot's own m.room.member event
+        self._replaced: dict[RoomId, RoomId] = {}  # the replacement of an upgraded room
         self.direct: dict[UserId, list[RoomId]] = {}
-        self._people: dict[RoomId, UserId] = {}  # of `direct`, by room
+        self._people: dict[RoomId, UserId] = {}  # the person of each room in `direct`
 
     def room(self, room_id: RoomId) -> Room:
-        """Tell whether the room is a direct message, and whether the bot can speak there.
+        """Return the room's properties: whether it is a direct message, and open to the bot.
 
-        Tchap's `im.vector.room.access_rules` decides; where it is missing, `m.direct`. A third
-        member makes a salon of either.
+        Tchap's `im.vector.room.access_rules` decides; without it, `m.direct` does. A room with
+        three or more members is a salon in any case.
         """
         rule = self._rules.get(room_id)
         person = self._people.get(room_id) or self._heroes.get(room_id)
@@ -74,18 +75,18 @@ class RoomState:
         return [one for one in map(self.room, self._members) if not one.closed]
 
     def _is_admin(self, room_id: RoomId) -> bool:
-        """Tell whether the bot has made the room for its admins; nobody else can make one so."""
+        """Return whether the bot created the room for its admins; nobody else can."""
         return is_admin_rooms(self._create.get(room_id, {}), self.me)
 
     def knows(self, room_id: RoomId) -> bool:
-        """Tell whether a sync has told that the bot is in the room."""
+        """Return whether a sync has shown that the bot is in the room."""
         return room_id in self._members
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
         """Return the user's power level in the room (spec: m.room.power_levels).
 
-        Those who made a room of version 12 or later stand above every number. Who is not joined
-        has the level too: ask only for the sender of an event, whom the homeserver let in.
+        Creators of a room of version 12 or later are above every number. A user who has left has a
+        level, too: ask only for the sender of an event that the homeserver accepted.
         """
         create, levels = self._create.get(room_id, {}), self._levels.get(room_id)
         content = mapping(create.get("content"))
@@ -102,17 +103,17 @@ class RoomState:
         return whole(mapping(mapping(levels).get("users")).get(user_id, default))
 
     def may_upgrade(self, room_id: RoomId, user_id: UserId) -> bool:
-        """Tell whether the user can give the room up for another (spec: room upgrades)."""
+        """Return whether the user may upgrade the room to another (spec: room upgrades)."""
         levels = mapping(self._levels.get(room_id))
         default = levels.get("state_default", _STATE_LEVEL)
         needed = mapping(levels.get("events")).get("m.room.tombstone", default)
-        # Where it is no number, nobody knows what the homeserver takes it for.
+        # If it is no number, the homeserver's reading is unknown.
         return isinstance(needed, int) and self.power_level(room_id, user_id) >= needed
 
     def is_stray(self, room_id: RoomId) -> bool:
-        """Tell whether the bot has followed another room there, which this one does not replace.
+        """Return whether the bot has come here from a room that this one does not replace.
 
-        Its own joining says whom it followed, so that this holds after a restart as well.
+        The reason of the bot's join names that room, so the answer survives a restart.
         """
         joining = mapping(self._memberships.get(room_id, {}).get("content"))
         old = text(joining, "reason")
@@ -120,29 +121,29 @@ class RoomState:
         return old.startswith(FOLLOWING) and old[len(FOLLOWING) :] != predecessor(created)
 
     def inviter(self, room_id: RoomId) -> UserId | None:
-        """Return who has invited the bot, None where it has come without that (spec: unsigned)."""
+        """Return the bot's inviter; None if it joined without invitation (spec: unsigned)."""
         unsigned = mapping(self.membership(room_id).get("unsigned"))
         invited = text(mapping(unsigned.get("prev_content")), "membership") == "invite"
         return UserId(text(unsigned, "prev_sender")) if invited else None
 
     def membership(self, room_id: RoomId) -> Json:
-        """Return the bot's own `m.room.member` event, {} where the room is not known."""
+        """Return the bot's own `m.room.member` event; {} if the room is not known."""
         return self._memberships.get(room_id, {})
 
     def visibility(self, room_id: RoomId) -> str:
-        """Return who may read what was said before they came (spec: room history visibility)."""
+        """Return the room's history visibility (spec: room history visibility)."""
         return self._visibility.get(room_id, "shared")
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
-        """Return the room that this one replaces, None where either of them does not say so.
+        """Return the room that this one replaces; None unless both rooms say so.
 
-        Anybody can make a room that says so alone, or point to one that does not.
+        Anybody can create a room that names another one, or a tombstone that points to any room.
         """
         before = predecessor(self._create.get(room_id, {}))
         return before if before and self._replaced.get(before) == room_id else None
 
     def _inherit(self, room_id: RoomId) -> None:
-        """Let what replaces a direct message be one with the same person."""
+        """Mark the replacement of a direct message as a direct message with the same person."""
         before = self.predecessor(room_id)
         person = self._people.get(before) if before else None
         if person is not None:
@@ -156,9 +157,9 @@ class RoomState:
         self._replaced.pop(room_id, None)
 
     def note_direct(self, user_id: UserId, room_id: RoomId) -> None:
-        """List the room as a direct message with the person.
+        """Record the room as a direct message with the person.
 
-        Nothing is taken off the list: an echo of the account data may be older than a joining.
+        Nothing is removed: an echo of the account data may be older than a join.
         """
         self._people[room_id] = user_id
         rooms = self.direct.setdefault(user_id, [])
@@ -166,16 +167,17 @@ class RoomState:
             rooms.append(room_id)
 
     def _count_members(self, room_id: RoomId, summary: nio.RoomSummary | None) -> None:
-        """Take in the counts that changed (spec: sync room summary)."""
+        """Update the member counts that the summary contains (spec: sync room summary)."""
         joined, invited = self._members.get(room_id, (0, 0))
         if summary is not None and summary.joined_member_count is not None:
             joined = summary.joined_member_count
         if summary is not None and summary.invited_member_count is not None:
             invited = summary.invited_member_count
         self._members[room_id] = (joined, invited)
-        heroes = None if summary is None else summary.heroes  # None: they have not changed
+        heroes = None if summary is None else summary.heroes  # None if they have not changed
         if joined + invited != _DIRECT_MEMBERS:
-            self._heroes.pop(room_id, None)  # of a room that has a name, nothing is told
+            # the homeserver sends no heroes for a room with a name
+            self._heroes.pop(room_id, None)
         elif heroes:
             self._heroes[room_id] = UserId(heroes[0])
 

@@ -1,11 +1,12 @@
-"""One short authentication string verification, as the side that was asked (spec: SAS method).
+"""A short authentication string verification, on the side that accepts it (spec: SAS method).
 
-matrix-nio's own is broken (https://github.com/matrix-nio/matrix-nio/issues/570) and knows neither
-rooms nor requests. This one does no I/O: it takes an event in and returns what to send.
+matrix-nio's own implementation is broken (https://github.com/matrix-nio/matrix-nio/issues/570) and
+supports neither rooms nor requests (https://github.com/matrix-nio/matrix-nio/issues/430). This one
+has no input or output: it takes an event and returns the events to send.
 
-The bot confirms its side at once: it compares nothing, and trusts nobody more for it. It is the
-person who compares the emoji, with those on the bot's own terminal, and whose client then trusts
-the bot.
+The bot confirms its side at once. It compares nothing, and trusts nobody more afterwards. The
+person compares the emoji with those on the bot's terminal, and the person's client then trusts the
+bot.
 """
 
 import hashlib
@@ -34,10 +35,10 @@ class Device:
     """One side of a verification.
 
     Attributes:
-        user_id: whose device.
-        device_id: its id.
-        ed25519: its signing key.
-        master_key: its owner's public master key, None where there is none.
+        user_id: the device's owner.
+        device_id: the device's id.
+        ed25519: the device's signing key.
+        master_key: the owner's public master key; None for none.
     """
 
     user_id: str
@@ -47,14 +48,14 @@ class Device:
 
     @property
     def keys(self) -> Mapping[str, str]:
-        """The keys that its owner vouches for, by their key ids."""
+        """The keys that the owner confirms, by key id."""
         keys = {f"ed25519:{self.device_id}": self.ed25519}
         return keys | ({f"ed25519:{self.master_key}": self.master_key} if self.master_key else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An event to send: what stands behind `m.key.verification.` in its type, and its content."""
+    """An event to send: its type without the prefix `m.key.verification.`, and its content."""
 
     kind: str
     content: Mapping[str, Any]
@@ -67,12 +68,12 @@ class _Fault(Exception):  # ends one step, never leaves this module
 
 
 class SasResponder:
-    """The side that was asked.
+    """The state machine of the accepting side.
 
     Attributes:
-        state: how far it is.
-        emoji: the numbers of the seven emoji, () before both keys are known.
-        code: why it was cancelled, by either side.
+        state: the progress of the verification.
+        emoji: the numbers of the seven emoji; () until both keys are known.
+        code: the reason of a cancellation by either side.
     """
 
     def __init__(self, ours: Device, theirs: Device, transaction_id: str) -> None:
@@ -86,11 +87,11 @@ class SasResponder:
 
     @property
     def over(self) -> bool:
-        """Tell whether nothing more is to come."""
+        """Return whether the verification has ended."""
         return self.state in {"done", "cancelled"}
 
     def receive(self, kind: str, content: Json) -> Sequence[Answer]:
-        """Take one event of the other side in, and return what to send."""
+        """Handle one event of the other side, and return the events to send."""
         if self.over:
             return []
         if kind == "cancel":
@@ -110,11 +111,11 @@ class SasResponder:
             return step(content)
         except _Fault as fault:
             return self.cancel(fault.code, str(fault))
-        except ValueError:  # vodozemac's
+        except ValueError:  # vodozemac's errors
             return self.cancel("m.invalid_message", f"{kind} is malformed")
 
     def cancel(self, code: str, reason: str) -> Sequence[Answer]:
-        """End it, and return what tells the other side so."""
+        """Cancel the verification, and return the event that tells the other side."""
         if self.over:
             return []
         self.state, self.code = "cancelled", code
@@ -185,7 +186,7 @@ class SasResponder:
             listed = ",".join(sorted(macs))
             established.verify_mac(listed, f"{info}KEY_IDS", text(content, "keys"))
             for key_id in macs:
-                if key_id in known:  # others are to be ignored
+                if key_id in known:  # unknown keys must be ignored
                     established.verify_mac(known[key_id], info + key_id, text(macs, key_id))
         except ValueError as error:
             raise _Fault("m.key_mismatch", "the keys are not those that are published") from error

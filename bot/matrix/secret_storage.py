@@ -16,7 +16,7 @@ from bot.matrix.json_fields import Json, mapping
 ALGORITHM = "m.secret_storage.v1.aes-hmac-sha2"
 KEY_BYTES = 32
 
-_CHECKED = b"\0" * 32  # what is encrypted under an empty name to tell the right key
+_CHECKED = b"\0" * 32  # the plaintext that is encrypted under an empty name to check a key
 _IV_BYTES = 16
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _PREFIX = b"\x8b\x01"
@@ -27,18 +27,18 @@ class WrongKeyError(ValueError):
 
 
 def new_key() -> bytes:
-    """Make a key for a secret storage."""
+    """Generate a key for a secret storage."""
     return os.urandom(KEY_BYTES)
 
 
 def description(key: bytes) -> dict[str, Any]:
-    """Return the content of `m.secret_storage.key.{id}`, which tells the right key from others."""
+    """Return the content of `m.secret_storage.key.{id}`, with which a key can be checked."""
     check = encrypt(key, "", _CHECKED)
     return {"algorithm": ALGORITHM, "iv": check["iv"], "mac": check["mac"]}
 
 
 def is_key_of(key: bytes, described: Json) -> bool:
-    """Tell whether the key belongs to a description; one without a check value takes any key."""
+    """Return whether the key fits a description. Without a check value, any key fits."""
     iv, mac = described.get("iv"), described.get("mac")
     if iv is None and mac is None:
         return True
@@ -56,9 +56,9 @@ def encrypt(key: bytes, name: str, secret: bytes, iv: bytes | None = None) -> di
 
     Args:
         key: the secret storage's key.
-        name: the account data's type.
-        secret: what is kept.
-        iv: 16 bytes; None for new ones.
+        name: the type of the account data.
+        secret: the secret.
+        iv: 16 bytes; None to generate them.
     """
     cipher_key, mac_key = _derive(key, name)
     iv = _new_iv() if iv is None else iv
@@ -72,15 +72,15 @@ def encrypt(key: bytes, name: str, secret: bytes, iv: bytes | None = None) -> di
 
 
 def decrypt(key: bytes, name: str, encrypted: Json) -> bytes:
-    """Return a secret.
+    """Decrypt a secret.
 
     Args:
         key: the secret storage's key.
-        name: the account data's type.
+        name: the type of the account data.
         encrypted: `{iv, ciphertext, mac}`.
 
     Raises:
-        WrongKeyError: the key is another one's, or what is stored was changed or is malformed.
+        WrongKeyError: the key is another one, or the entry was changed or is malformed.
     """
     parts = [encrypted.get(part) for part in ("iv", "ciphertext", "mac")]
     try:
@@ -95,13 +95,13 @@ def decrypt(key: bytes, name: str, encrypted: Json) -> bytes:
 
 
 def encrypted_for(content: Json, key_id: str) -> Json:
-    """Return what an account data event holds of its secret for one key; {} for nothing."""
+    """Return the entry of an account data event that is encrypted for one key; {} for none."""
     return mapping(mapping(content.get("encrypted")).get(key_id))
 
 
 def _new_iv() -> bytes:
     iv = bytearray(os.urandom(_IV_BYTES))
-    iv[8] &= 0x7F  # bit 63, for implementations whose counter has 64 bits
+    iv[8] &= 0x7F  # clear bit 63, for implementations with a 64-bit counter
     return bytes(iv)
 
 
@@ -115,7 +115,7 @@ def _cipher(key: bytes, iv: bytes) -> Any:  # noqa: ANN401  # PyCryptodome's mod
 
 
 def write_recovery_key(key: bytes) -> str:
-    """Return a key as people keep it: Base58 in groups of four (spec: cryptographic key repr.)."""
+    """Return a key in readable form: Base58 in groups of four (spec: cryptographic key repr.)."""
     data = _PREFIX + key
     number = int.from_bytes(data + bytes([_parity(data)]))
     digits = ""
@@ -126,10 +126,10 @@ def write_recovery_key(key: bytes) -> str:
 
 
 def read_recovery_key(text: str) -> bytes:
-    """Return the key that a person has kept, however it is spaced.
+    """Parse a key in readable form, with any spacing.
 
     Raises:
-        ValueError: it is no recovery key, or there is a slip of the pen in it.
+        ValueError: the text is no recovery key, or contains a typing error.
     """
     number = 0
     for digit in "".join(text.split()):

@@ -1,4 +1,4 @@
-"""The bot's login: device id, access token and crypto store, which live and die together."""
+"""The bot's login: device id, access token and crypto store, which belong together."""
 
 import asyncio
 import fcntl
@@ -43,13 +43,13 @@ log = structlog.get_logger()
 
 
 def _tell(sentence: str) -> None:
-    """Say to the operator what a person must do."""
+    """Show the operator what a person must do."""
     log.warning("approval needed", reason=sentence)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How to reach the homeserver and who to be there; either password or access token is set."""
+    """The account and its homeserver. Either the password or the access token is set."""
 
     homeserver: str
     user_id: UserId
@@ -62,14 +62,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """Where the device's secrets lie, and which keys go out and come in.
+    """The place of the device's secrets, and the rules for sharing keys.
 
     Attributes:
-        key: a secret text that is not kept in the directory; it seals the crypto store.
-        keep_days: for how long a room's key is kept that nothing is read with.
-        recovery_key_file: where the account's recovery key is written, and read; None for nowhere.
-        signed_only: rooms' keys go only to devices that their owner has signed.
-        history_on_invite: keys of what was said before are taken from who invites the bot.
+        key: the secret that encrypts the crypto store. It is not kept in the directory.
+        keep_days: the days that an unused room key is kept.
+        recovery_key_file: the file of the account's recovery key; None for no file.
+        signed_only: whether room keys go only to devices that their owner has signed.
+        history_on_invite: whether keys of earlier messages are accepted from the bot's inviter.
     """
 
     directory: Path
@@ -82,11 +82,11 @@ class Vault:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What `session.json` holds.
+    """The content of `session.json`.
 
     Attributes:
-        access_token: null where the configuration gives one.
-        complete: a login has succeeded, so the crypto store's keys may be known to others.
+        access_token: null if the configuration contains it.
+        complete: whether a login has succeeded, so that others may know the device's keys.
     """
 
     user_id: str
@@ -96,11 +96,11 @@ class _Record:
 
 
 class Session:
-    """One device of the account, the same over all restarts.
+    """One device of the account, the same after every restart.
 
-    The directory holds `session.json` and `crypto.db`: they belong together. A crypto store on
-    another device, or a device without its store, could neither read nor be read, so a lost half
-    stops the start instead of making a new device in silence.
+    The directory holds `session.json` and `crypto.db`, which belong together. A crypto store on
+    another device, or a device without its store, could neither read nor be read. If one of the
+    files is missing, the start fails, and no new device is created silently.
     """
 
     def __init__(
@@ -110,29 +110,31 @@ class Session:
         tell: Callable[[str], None] = _tell,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the account.
+        """Set up the session of one account.
 
         Args:
-            account: how to be there.
-            vault: where the device's secrets lie.
-            tell: says to the operator what a person must do in a browser.
-            beat: is called while something of the start takes long.
+            account: the account.
+            vault: the place of the device's secrets.
+            tell: shows the operator what a person must do in a browser.
+            beat: called during long steps of the start.
         """
         self.vault = vault
         self._account = account
         self._file = vault.directory / "session.json"
         self._path = vault.directory / "crypto.db"
         self._store: CryptoStore | None = None
-        self._locked: int | None = None  # file descriptor
+        self._locked: int | None = None  # file descriptor of the lock
         self.client = SafeClient(
             account.homeserver,
             account.user_id,
             config=nio.AsyncClientConfig(
-                max_limit_exceeded=0,  # waiting is ours: nio would sleep with a frozen body
+                # retries are ours: nio would sleep, and then send an old body
+                max_limit_exceeded=0,
                 max_timeouts=0,
                 request_timeout=_REQUEST_SECONDS,
             ),
-            ssl=tls_context(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
+            # nio documents a context
+            ssl=tls_context(account.ca_bundle),  # type: ignore[arg-type]
             proxy=account.proxy,
         )
         owner = account.homeserver, account.user_id, account.password
@@ -141,14 +143,14 @@ class Session:
         self.identity = Identity(self.client, account.user_id, self._place, self.auth, beat)
 
     async def open(self) -> None:
-        """Log in with the device this directory stands for, or make that device.
+        """Log in with the device of this directory, or create the device.
 
         Raises:
-            ConfigError: password, token, user id or homeserver's URL are wrong.
-            StoreError: one half of the pair is missing, or it cannot be read or written.
+            ConfigError: the password, the token, the user id or the homeserver's URL is wrong.
+            StoreError: one of the two files is missing, or cannot be read or written.
             MatrixError: the homeserver does not answer, or has ended the device's login.
         """
-        self.take()
+        self.lock()
         try:
             await self._open(self._read())
         except HomeserverUnreachable as error:
@@ -178,7 +180,7 @@ class Session:
                 self._write(replace(record, complete=True))
 
     def _open_store(self, record: _Record) -> None:
-        """Open the device's keys; make them for a device that nobody knows yet, never again."""
+        """Open the device's keys. Create them only for a device that nobody knows yet."""
         self._store = CryptoStore(self._path, record.user_id, record.device_id, self.vault.key)
         if record.complete and self._store.empty:
             raise StoreError(f"the crypto store {self._path} holds no keys: {_RESTORE}")
@@ -186,10 +188,10 @@ class Session:
         self.client.machine.signed_only = self.vault.signed_only
 
     def check_recovery_key(self) -> None:
-        """See that the account's identity is on this disk, or a file or terminal for its key.
+        """Check that the account's identity is on this disk, or that there is a place for its key.
 
         Raises:
-            ConfigError: there is neither, and nothing is made.
+            ConfigError: neither is the case. Nothing is created.
             StoreError: the crypto store cannot be read.
         """
         there = self._path.exists()
@@ -197,13 +199,13 @@ class Session:
             self._place.check_named()
 
     def glance(self) -> bytes | None:
-        """Take up the device's login and nothing else, also while its assistant runs.
+        """Load the device's login only. This is safe while its assistant runs.
 
         Returns:
-            what the crypto store holds of the account's identity.
+            The account's identity as saved in the crypto store.
 
         Raises:
-            ConfigError, StoreError: as `open`, or nobody has logged in here.
+            ConfigError, StoreError: see `open`; or nobody has logged in here.
         """
         record = self._read()
         token = self._account.access_token or (record.access_token if record else None)
@@ -213,11 +215,11 @@ class Session:
         return read_identity(self._path, record.user_id, self.vault.key)
 
     async def renew(self) -> None:
-        """Log in again on the same device, where a soft logout has taken the token away.
+        """Log in again on the same device after a soft logout.
 
         Raises:
             LoggedOut: there is no password to log in with.
-            ConfigError, MatrixError: as `open`.
+            ConfigError, MatrixError: see `open`.
         """
         if self.client.access_token:
             return
@@ -232,14 +234,14 @@ class Session:
         if self._store is not None:
             self._store.close()
         if self._locked is not None:
-            os.close(self._locked)  # which frees the lock
+            os.close(self._locked)  # closing it releases the lock
             self._locked = None
 
-    def take(self) -> None:
-        """Take the directory for this process: two on one device break each other's sessions.
+    def lock(self) -> None:
+        """Lock the directory: two processes on one device would break each other's sessions.
 
         Raises:
-            StoreError: another process has it, or nothing can be written there.
+            StoreError: another process has locked it, or it is not writable.
         """
         if self._locked is not None:
             return
@@ -256,10 +258,10 @@ class Session:
             raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
     def is_known(self) -> bool:
-        """Tell whether the directory holds a device that has logged in.
+        """Return whether the directory holds a device that has logged in.
 
         Raises:
-            ConfigError, StoreError: as `open`.
+            ConfigError, StoreError: see `open`.
         """
         record = self._read()
         return record is not None and record.complete
@@ -305,7 +307,7 @@ class Session:
         self._write(replace(record, access_token=answer.access_token, complete=True))
 
     async def _try_login(self) -> nio.LoginResponse:
-        """Log in, waiting as long as the homeserver asks for where there were too many logins."""
+        """Log in. Wait as long as the homeserver asks for after too many logins."""
         while True:
             try:
                 return await call(
@@ -317,12 +319,12 @@ class Session:
                 await asyncio.sleep(max(error.retry_after, 1.0))
 
     def _read(self) -> _Record | None:
-        close_to_others(self._file)  # it holds the access token
+        close_to_others(self._file)  # it contains the access token
         try:
             record = _Record(**json.loads(self._file.read_text()))
         except FileNotFoundError:
             if self._path.exists():
-                raise StoreError(self._halved(self._file, self._path)) from None
+                raise StoreError(self._missing_half(self._file, self._path)) from None
             return None
         except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"{self._file} cannot be read: {type(error).__name__}") from None
@@ -332,15 +334,15 @@ class Session:
                 " give each account a storage.directory of its own"
             )
         if record.complete and not self._path.exists():
-            raise StoreError(self._halved(self._path, self._file))
+            raise StoreError(self._missing_half(self._path, self._file))
         return record
 
     @staticmethod
-    def _halved(missing: Path, present: Path) -> str:
+    def _missing_half(missing: Path, present: Path) -> str:
         return f"{missing} is missing beside {present}: {_RESTORE}"
 
     def _write(self, record: _Record) -> None:
-        """Replace `session.json` whole, readable by its owner alone."""
+        """Replace `session.json` atomically, readable by its owner only."""
         new = self._file.with_suffix(".new")
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

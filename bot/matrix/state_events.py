@@ -1,4 +1,4 @@
-"""Reading of state events: membership, and what `m.room.create` says of a room."""
+"""Readers of state events: membership, and the fields of `m.room.create`."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,14 @@ from bot.core.events import (
 )
 from bot.matrix.json_fields import Json, identifier, mapping, text
 
-ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # in the room's m.room.create
-FOLLOWING = "m.room.tombstone "  # and the room that points there: the reason of a joining
+ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # marker in the content of m.room.create
+# reason of the bot's join to a replacement, followed by the id of the old room
+FOLLOWING = "m.room.tombstone "
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A member event from the homeserver's own state: who is what, and was before."""
+    """A member event of the homeserver's state: a user's present and previous membership."""
 
     event_id: EventId
     user_id: UserId
@@ -34,19 +35,19 @@ def parse_membership(source: Json) -> Membership | None:
 
 
 def is_admin_rooms(create: Json, me: str) -> bool:
-    """Tell whether a state event is the `m.room.create` of an admin room that the bot has made."""
+    """Return whether a state event is the `m.room.create` of an admin room of the bot."""
     marked = text(mapping(create.get("content")), ROOM_MARKER) == ADMIN
     mine = identifier(create, "sender") == me
     return marked and mine and text(create, "type") == "m.room.create"
 
 
 def is_space(create: Json) -> bool:
-    """Tell whether a state event is the `m.room.create` of a space (spec: m.space)."""
+    """Return whether a state event is the `m.room.create` of a space (spec: m.space)."""
     made = text(create, "type") == "m.room.create"
     return made and text(mapping(create.get("content")), "type") == "m.space"
 
 
 def predecessor(create: Json) -> RoomId | None:
-    """Return the room that an `m.room.create` says to replace, None for none."""
+    """Return the room that an `m.room.create` names as its predecessor; None for none."""
     content = mapping(create.get("content"))
     return RoomId(identifier(mapping(content.get("predecessor")), "room_id")) or None

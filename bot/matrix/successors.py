@@ -1,4 +1,4 @@
-"""What takes the place of a room given up: followed only where both rooms say so."""
+"""Replacements of upgraded rooms, joined only if both rooms name each other."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,39 +19,39 @@ from bot.matrix.state_events import FOLLOWING, is_space, predecessor
 from bot.runtime.failpoints import armed
 from bot.runtime.uncancellable import run_uncancelled
 
-_REMEMBERED = 1_000  # rooms that were pointed to
+_REMEMBERED = 1_000  # rooms
 
 
 class Successors:
-    """Follows a room to the one that replaces it.
+    """Joins the room that replaces an upgraded one.
 
-    A tombstone names any room whatever. What that room replaces is told by its `m.room.create`,
-    which a homeserver shows to members alone, but where anybody may read (spec: room history
-    visibility, GET /rooms/{roomId}/state; a room's summary, MSC3266, does not tell). So the bot
-    may have to join to know. Its joining says why it came (`Rooms.is_stray`): until the room has
-    said that it is the right one, nothing is said or heard there, and out of a wrong one it goes
-    at once, also after a crash.
+    A tombstone can name any room. Which room that one replaces is in its `m.room.create`, which a
+    homeserver shows only to members, or to everybody in a world-readable room (spec: room history
+    visibility, GET /rooms/{roomId}/state; the summary of MSC3266 does not contain it). So the bot
+    may have to join first. The reason of its join names the old room (`Rooms.is_stray`). Until the
+    right room is confirmed, the bot neither speaks nor listens there. It leaves a wrong room at
+    once, also after a crash.
     """
 
     def __init__(self, client: SafeClient, rooms: Rooms) -> None:
         self._client = client
         self._rooms = rooms
-        # By room, as nobody can change it. Whoever points to the same room again moves nothing.
+        # By room; it never changes. A second tombstone to the same room changes nothing.
         self._replaces: OrderedDict[RoomId, RoomId | None] = OrderedDict()
-        self._entered: set[RoomId] = set()  # without knowing yet
+        self._entered: set[RoomId] = set()  # rooms joined without knowing what they replace
 
     async def follow(self, upgraded: Upgraded) -> None:
-        """Join what replaces the room, where it is the right one.
+        """Join the replacement of a room, if it is the right one.
 
         Raises:
-            Forbidden: it is not, or it lets the bot in by invitation only.
+            Forbidden: it is not, or requires an invitation.
             MatrixError: the homeserver did not answer.
         """
         old, new = upgraded.room_id, upgraded.replacement
         if not self._rooms.may_upgrade(old, upgraded.sender):
             raise Forbidden("who gave the room up has not the power to")
         if self._rooms.knows(new) and not self._rooms.is_stray(new):
-            return  # it is there already, and need not go
+            return  # it is there already, and may stay
         if new not in self._replaces:
             await self._learn(old, new)
         if self._replaces[new] != old:
@@ -62,7 +62,7 @@ class Successors:
         self._entered.discard(new)
 
     async def _learn(self, old: RoomId, new: RoomId) -> None:
-        """Find out what the room replaces, from inside where nobody else is told."""
+        """Find out which room it replaces, by joining it if necessary."""
         create = await self._read(new)
         if create is None:
             await self._enter(old, new)
@@ -74,7 +74,7 @@ class Successors:
             self._replaces.popitem(last=False)
 
     async def _read(self, room_id: RoomId) -> Json | None:
-        """Return the room's `m.room.create`, None where the bot may not read it."""
+        """Return the room's `m.room.create`; None if the bot may not read it."""
         try:
             return await self._ask(
                 "GET", "rooms", room_id, "state", "m.room.create", query="?format=event"
@@ -92,10 +92,10 @@ class Successors:
             raise
 
     async def _go(self, new: RoomId) -> None:
-        """Leave without a word, where the bot came for this."""
+        """Leave silently, if the bot joined for this check."""
         if new not in self._entered and not self._rooms.is_stray(new):
             return
-        with suppress(Forbidden), armed.around("leave"):  # it may be out already
+        with suppress(Forbidden), armed.around("leave"):  # it may have left already
             await self._ask("POST", "rooms", new, "leave", body={})
         self._entered.discard(new)
 
@@ -104,7 +104,7 @@ class Successors:
     ) -> Json:
         path = "/".join(quote(step, safe="") for step in steps)
         data = None if body is None else nio.Api.to_json(dict(body))
-        request = self._client._send(  # noqa: SLF001  # nio's one door for any request
+        request = self._client._send(  # noqa: SLF001  # nio's only method for any request
             ObjectResponse, method, f"/_matrix/client/v3/{path}{query}", data
         )
         return (await call(ObjectResponse, run_uncancelled(request))).source

@@ -1,4 +1,4 @@
-"""The sync loop: one response at a time, keys kept fresh, what passes waited out."""
+"""The sync loop: fetches one response at a time, completes it, and keeps the keys up to date."""
 
 import asyncio
 from collections import deque
@@ -32,12 +32,12 @@ from bot.runtime.retry import backoff, pause
 from bot.runtime.uncancellable import run_uncancelled
 
 _LONG_POLL_MS, _SHORT_POLL_MS = 30_000, 2_000
-_TO_DEVICE_EVENTS = 100  # as many as Synapse hands out in one response
-_LONGEST_DRAIN = 50  # responses, in case somebody sends without end
-_GAP_TRIES = 5  # some half a minute
-_TRIES = 3  # of a response that nio cannot take in
+_TO_DEVICE_EVENTS = 100  # Synapse returns at most 100 in one response
+_LONGEST_DRAIN = 50  # responses, in case somebody never stops sending
+_GAP_TRIES = 5  # about half a minute
+_TRIES = 3  # tries of a response that nio cannot process
 _PRUNE_SECONDS = 3600.0
-_CLAIM_SECONDS = 60.0  # between two tries to begin anew with devices that lost their session
+_CLAIM_SECONDS = 60.0  # between two tries to start a new session with a device
 
 FILTER: dict[str, dict[str, Any]] = {
     "presence": {"types": []},
@@ -50,8 +50,8 @@ FILTER: dict[str, dict[str, Any]] = {
     },
 }
 
-# At a new start the homeserver would leave out what it told an earlier process of, the bot's own
-# membership among it, but for this (spec: lazy-loading room members).
+# Without this filter, the first sync of a process would leave out members that the homeserver has
+# sent to an earlier process, such as the bot itself (spec: lazy-loading room members).
 _FIRST_FILTER = {
     **FILTER,
     "room": {
@@ -70,15 +70,15 @@ async def batches(
     health: Health,
     since: str | None,
 ) -> AsyncIterator[Batch]:
-    """Sync from `since` for ever and yield each response once, as our events.
+    """Sync from `since` for ever, and yield each response once, as core events.
 
-    The first response carries the state of every room (nio keeps it in memory only); the token is
-    kept until a response has come, whatever fails before. A response that has come is kept until
-    what it left out has come, too.
+    The first response carries the state of every room, because nio keeps it in memory only. The
+    token is kept until a response has come, and a response until its gaps are filled, whatever
+    fails meanwhile.
 
     Raises:
-        LoggedOut: the login is over and cannot be renewed.
-        AccountExpired: the account must be renewed by mail.
+        LoggedOut: the login has ended and cannot be renewed.
+        AccountExpired: the account must be renewed by e-mail.
     """
     loop, failures = _Loop(session, rooms, verifications, health, since), 0
     while True:
@@ -90,7 +90,7 @@ async def batches(
             log.warning("sync failed", reason=str(error), retry_in=round(wait, 1))
         except BotError:
             raise
-        except Exception as error:  # noqa: BLE001  # one response must not stop all that follow
+        except Exception as error:  # noqa: BLE001  # one response must not stop all later ones
             log_bug(error)
             loop.stumble(failures)
             wait = backoff(failures)
@@ -104,7 +104,7 @@ async def batches(
 
 
 class _Loop:
-    """Where the sync stands, from one response to the next."""
+    """The state of the sync between two responses."""
 
     def __init__(
         self,
@@ -124,13 +124,13 @@ class _Loop:
         self._upkeep = _Upkeep(session, history_keys)
         self._token = since
         self._first = True
-        self._refused = False  # the token that an earlier process has left
-        self._responses: deque[nio.SyncResponse] = deque()  # that are not handed over yet
+        self._refused = False  # whether the homeserver refused the token of an earlier process
+        self._responses: deque[nio.SyncResponse] = deque()  # not yet returned
         self._drained = False
-        self._gap_failures = 0  # in a row
+        self._gap_failures = 0  # consecutive ones
 
     async def turn(self) -> Batch:
-        """Return what the next response says; whatever fails, the next call goes on from there."""
+        """Return the next response's events. After an error, the next call retries."""
         await self._session.renew()
         if not self._responses:
             self._drained = False
@@ -143,7 +143,7 @@ class _Loop:
         if self._token is not None or self._refused:
             await self._fill(response, self._token)
         await run_uncancelled(self._upkeep.run())
-        if response.next_batch == self._token:  # nothing is new, and it came at once
+        if response.next_batch == self._token:  # nothing is new, and the response came at once
             await asyncio.sleep(backoff(0))
         events: list[Event] = []
         time_slice = TimeSlice()
@@ -161,17 +161,18 @@ class _Loop:
         return Batch(tuple(events), self._token, keys, asked, left_out, closed, missed=missed)
 
     async def _first_sync(self) -> nio.SyncResponse:
-        """Sync from where an earlier process was, or anew where the homeserver refuses that.
+        """Sync from the token of an earlier process, or anew if the homeserver refuses the token.
 
-        It does so with a token that it has never given out, as after a restored backup of its own.
-        What was said in the last day is then heard again; the ledger knows what of it is new.
+        It refuses a token that it has not issued, for example after its own backup was restored.
+        The messages of the last day are then read again; the ledger knows which are new.
         """
         try:
             return await self._sync(self._token)
         except Forbidden as error:
             if self._token is None:
                 raise
-            await call(nio.WhoamiResponse, self._client.whoami())  # it refuses nothing else
+            # raises if it refuses other requests as well
+            await call(nio.WhoamiResponse, self._client.whoami())
             log.warning("sync token refused", reason=str(error))
             self._token, self._refused = None, True
             self._client.next_batch = ""
@@ -191,10 +192,9 @@ class _Loop:
         self._gap_failures = 0
 
     async def _drain(self) -> None:
-        """Fetch the to-device messages that wait behind a full response, then read it again.
+        """Fetch the to-device messages behind a full response, then decrypt the response again.
 
-        A homeserver hands out some at a time, with the room keys that the timeline needs perhaps
-        among the last.
+        A homeserver returns a limited number at a time, and the needed room keys may be the last.
         """
         while self._full() and len(self._responses) < _LONGEST_DRAIN:
             self._health.beat()
@@ -209,14 +209,14 @@ class _Loop:
         return len(self._responses[-1].to_device_events) >= _TO_DEVICE_EVENTS
 
     def stumble(self, failures: int) -> None:
-        """Take the same response again after a bug, or go on past one that always fails."""
+        """Retry the same response after a bug; skip it if it always fails."""
         reached = self._responses[0].next_batch if self._responses else self._client.next_batch
         self._responses.clear()
         if failures + 1 >= _TRIES:
             log.error("sync response given up", token=reached)
             self._rooms.miss()
             self._token = reached or self._token
-        self._client.next_batch = self._token or ""  # else nio would pass over the same response
+        self._client.next_batch = self._token or ""  # otherwise nio would skip the same response
 
     async def _sync(self, token: str | None, wait_ms: int = _LONG_POLL_MS) -> nio.SyncResponse:
         first = self._first and token == self._token
@@ -230,14 +230,14 @@ class _Loop:
 
 
 def _pause(error: MatrixError, failures: int) -> float:
-    """Return the seconds until the next try: no refusal of /sync is for ever but the account's."""
+    """Return the seconds until the next try. Only a refusal of the account is final."""
     if isinstance(error, RateLimited | SoftLogout | FatalError):
         return pause(error, failures)
     return backoff(failures)
 
 
 class _Upkeep:
-    """What a sync may have made due: keys to upload, to query, to claim, to forget."""
+    """Work that a sync may make due: uploading, querying, claiming and pruning keys."""
 
     def __init__(self, session: Session, history_keys: RoomHistoryKeys) -> None:
         self._client: SafeClient = session.client
@@ -249,11 +249,11 @@ class _Upkeep:
 
     @property
     def wait_ms(self) -> int:
-        """How long the next sync may wait for news, so that what has failed is due again soon."""
+        """The time that the next sync may wait: short if a failed step must be repeated soon."""
         return _LONG_POLL_MS if self._failures == 0 else _SHORT_POLL_MS
 
     async def run(self) -> None:
-        """Do what is due; what fails is due again after a pause, and stops nothing else."""
+        """Do what is due. A failed step is repeated after a pause, and stops no other step."""
         now = asyncio.get_running_loop().time()
         if now >= self._prune_due:
             self._prune_due = now + _PRUNE_SECONDS
@@ -265,7 +265,12 @@ class _Upkeep:
         backup = self._identity.backup
         for step in (
             *(self._upload, self._client.query_keys, self._claim, self._send),
-            *(self._look_at_own_devices, self._history_keys.take, backup.feed, backup.remove),
+            *(
+                self._check_own_devices,
+                self._history_keys.import_bundles,
+                backup.add_missing_keys,
+                backup.remove,
+            ),
         ):
             try:
                 await step()
@@ -276,12 +281,12 @@ class _Upkeep:
         self._due = later if failed else 0.0
         self._failures = self._failures + 1 if failed else 0
 
-    async def _look_at_own_devices(self) -> None:
-        """See what has changed of the account's own devices, where a sync says so."""
+    async def _check_own_devices(self) -> None:
+        """Check the account's own devices, if a sync has shown a change."""
         if self._client.own_devices_changed:
             try:
                 await self._identity.look_again()
-            except IdentityError as error:  # at the next start an operator is there to decide
+            except IdentityError as error:  # an operator decides at the next start
                 log.error("identity not in order", reason=str(error))  # noqa: TRY400  # no bug
             self._client.own_devices_changed = False
 
@@ -290,15 +295,16 @@ class _Upkeep:
             await call(nio.KeysUploadResponse, self._client.keys_upload())
 
     async def _claim(self) -> None:
-        """Begin anew with devices whose messages no session could read."""
+        """Start new sessions with devices whose messages no session could decrypt."""
         client, now = self._client, asyncio.get_running_loop().time()
         if client.should_claim_keys and now >= self._claim_due:
             self._claim_due = now + _CLAIM_SECONDS
             await client.claim_keys([client.get_users_for_key_claiming()])
-            client.machine.wedged_devices.clear()  # the next message they fail at names them again
+            # the next undecryptable message adds the device again
+            client.machine.wedged_devices.clear()
 
     async def _send(self) -> None:
-        """Send what the Olm machine has to say to devices; what is refused is said once."""
+        """Send the Olm machine's to-device messages. A refused one is not repeated."""
         client = self._client
         while messages := client.outgoing_to_device_messages:
             message = messages[0]

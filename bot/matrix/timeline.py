@@ -1,4 +1,4 @@
-"""Read a room's timeline: its events as ours, and what the bot itself has sent since a prompt."""
+"""Readers of a room's timeline: its events, and the bot's own messages since a prompt."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from bot.matrix.time_slice import TimeSlice
 log = structlog.get_logger()
 
 PAGE = 100  # events
-PAGES = 10  # as far as a timeline is read, forward or back
+PAGES = 10  # most pages that are read, forward or back
 
 
 async def read_events(
@@ -29,24 +29,23 @@ async def read_events(
     events: Sequence[Any],
     room_id: RoomId,
     me: UserId,
-    sealed_since: float | None = None,
+    encrypted_since: float | None = None,
 ) -> list[ReadableEvent]:
-    """Return nio's events as ours, each followed by the edit that is bundled with it.
+    """Convert nio's events to core events, each followed by its bundled edit.
 
-    An edit in clear where the room is encrypted changes nothing. For `sealed_since` see
-    `parse_event`.
+    An edit in clear text is ignored in an encrypted room. For `encrypted_since` see `parse_event`.
     """
     found: list[ReadableEvent] = []
     time_slice = TimeSlice()
     for event in events:
         await time_slice.yield_if_over()
-        heard = parse_event(event, room_id, me, sealed_since)
+        heard = parse_event(event, room_id, me, encrypted_since)
         if heard is None:
             continue
         found.append(heard)
         edit = None
         if isinstance(heard, Message):
-            edit = _newest_edit(client, event, room_id, me, sealed_since)
+            edit = _newest_edit(client, event, room_id, me, encrypted_since)
         if edit is not None and not edit.exposed:
             found.append(edit)
     return found
@@ -57,22 +56,22 @@ def _newest_edit(
     event: Any,  # noqa: ANN401  # any of nio's
     room_id: RoomId,
     me: UserId,
-    sealed_since: float | None = None,
+    encrypted_since: float | None = None,
 ) -> Edit | None:
-    """Return the edit that is bundled with an event, None where there is none to read."""
+    """Return the edit that is bundled with an event; None if there is none or it is unreadable."""
     edit = latest_edit(event)
     if edit is None:
         return None
     bundled = client.decrypted(room_id, nio.Event.parse_event(dict(edit)))
-    newest = parse_event(bundled, room_id, me, sealed_since)
+    newest = parse_event(bundled, room_id, me, encrypted_since)
     return newest if isinstance(newest, Edit) else None
 
 
 class OwnMessages:
     """The bot's own messages since a prompt, read forward from its first message.
 
-    A homeserver cannot be asked for them by a relation: in the main timeline they have none. Each
-    names its prompt in a marker, which may be encrypted.
+    The homeserver cannot find them by a relation, because they have none in the main timeline.
+    Each one names its prompt in a marker, which may be encrypted.
     """
 
     def __init__(
@@ -87,17 +86,17 @@ class OwnMessages:
             "types": ["m.room.message", "m.room.encrypted"],
             "lazy_load_members": True,
         }
-        self._about: dict[EventId, SentReply] = {}  # a homeserver may tell of an event twice
+        self._about: dict[EventId, SentReply] = {}  # a homeserver may return an event twice
         self._unreadable: dict[EventId, Undecryptable] = {}
 
     async def read(self, first: EventId) -> SentSince:
-        """Read from the message `first` on, as far as it takes, and no further than PAGES.
+        """Read forward from the message `first`, at most PAGES pages.
 
-        Behind a whole reply nothing more is looked for. Where the homeserver does not tell what
-        follows the message, what was read is not known to be all.
+        Reading stops at a complete reply. If the homeserver does not return the following events,
+        the result is marked as incomplete.
 
         Raises:
-            MatrixError: the homeserver does not hand the messages out.
+            MatrixError: the homeserver does not return the messages.
         """
         try:
             events, end = await self._begin(first)
@@ -127,14 +126,14 @@ class OwnMessages:
         return self._found(whole=self._is_whole())
 
     async def _begin(self, first: EventId) -> tuple[list[Any], str | None]:
-        """Return what the homeserver tells right behind an event, and the token to go on with.
+        """Return the events right after an event, and the token to continue with.
 
-        Spec: GET /rooms/{roomId}/context/{eventId}. It is asked for no events at all.
+        Spec: GET /rooms/{roomId}/context/{eventId}, with a limit of no events.
         """
         steps = "rooms", self._room_id, "context", first
         path = "/".join(quote(step, safe="") for step in steps)
         asked = quote(nio.Api.to_json(self._filter))
-        request = self._client._send(  # noqa: SLF001  # nio's own method takes no filter
+        request = self._client._send(  # noqa: SLF001  # nio's own method has no filter
             ObjectResponse, "GET", f"/_matrix/client/v3/{path}?limit=0&filter={asked}"
         )
         source = (await call(ObjectResponse, request)).source
@@ -167,7 +166,7 @@ class OwnMessages:
                 self._take_message(heard, edit or heard, source)
 
     def _take_unreadable(self, one: Undecryptable, edit: Edit | None) -> None:
-        """Take in what has no key; its newest edit may have one, and name the prompt."""
+        """Record an undecryptable message. Its newest edit may be readable and name the prompt."""
         if edit is not None and edit.answers:
             if not self._prompt.isdisjoint(edit.answers):
                 self._about[one.event_id] = _own(one, edit)
@@ -184,14 +183,14 @@ class OwnMessages:
 
 
 def _own(first: Message | Undecryptable, newest: Message | Edit) -> SentReply:
-    """Return a message of the bot's in its newest version."""
+    """Return one of the bot's messages in its newest version."""
     told = first.event_id, newest.answers, newest.claim
     return SentReply(*told, final=newest.final, body=newest.body)
 
 
 def _related(source: Json) -> set[str]:
-    """Return what an event relates to or quotes, but for the thread that it stands in."""
+    """Return the events that an event relates to or quotes, except the root of its thread."""
     relation = mapping(mapping(source.get("content")).get("m.relates_to"))
     quoted = identifier(mapping(relation.get("m.in_reply_to")), "event_id")
-    in_thread = text(relation, "rel_type") == "m.thread"  # whose root may be the prompt
+    in_thread = text(relation, "rel_type") == "m.thread"  # the root may be the prompt
     return {quoted, "" if in_thread else identifier(relation, "event_id")}

@@ -1,4 +1,4 @@
-"""Timelines that a sync has cut: what is missing in them, read back and put in its place."""
+"""Gaps in timelines: events that a limited sync response left out are fetched and inserted."""
 
 import itertools
 from collections.abc import AsyncGenerator
@@ -52,20 +52,21 @@ async def fill(
     *,
     insist: bool,
 ) -> None:
-    """Put what happened between `since` and each limited timeline in front of it.
+    """Insert the events between `since` and each limited timeline.
 
-    A sync hands out the newest events of a room alone, and says so (spec: limited timelines). The
-    events before them come from `/messages`, decrypted, in order, each once; nothing from before
-    the bot's invitation. Done again after a failure, it goes on with the rooms that are missing.
+    A sync returns only the newest events of a room, and marks the timeline as limited (spec:
+    limited timelines). The earlier events come from `/messages`: decrypted, in order, each once,
+    none from before the bot's invitation. After a failure, the next call continues with the
+    missing rooms.
 
     Args:
-        client: what asks and decrypts.
-        response: with the limited timelines.
-        since: the token that it was asked with; None for what was said in the last day.
+        client: the client that requests and decrypts.
+        response: the response with the limited timelines.
+        since: the token of the request; None for the messages of the last day.
         me: the bot.
-        health: told of each page.
-        insist: a room that cannot be read is an error; else it is given up if only the homeserver
-            answers at all, so that one broken room does not hold up all others for ever.
+        health: informed of each page.
+        insist: whether a room that cannot be read is an error. Otherwise it is skipped if the
+            homeserver answers at all, so that one broken room does not block the others for ever.
 
     Raises:
         MatrixError: the homeserver did not answer.
@@ -121,7 +122,7 @@ async def _fill_room(
 async def _pages(
     client: nio.AsyncClient, room_id: str, start: str, since: str | None
 ) -> AsyncGenerator[list[Any], None]:
-    """Yield the events from `start` back to `since`, newest first, a page at a time."""
+    """Yield the events from `start` back to `since`, newest first, one page at a time."""
     here, following = "", start
     while following and following != here:
         here = following

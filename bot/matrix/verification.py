@@ -1,7 +1,7 @@
-"""Verifications of the bot's device that people ask for, in a room or by to-device messages.
+"""Verifications of the bot's device, started by people in rooms or by to-device messages.
 
-(Spec: key verification framework. In a room a transaction is named by the request's event id, by
-to-device it names itself.)
+Spec: key verification framework. In a room, the event id of the request is the transaction id;
+to-device messages carry their own.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from bot.matrix.sas import Answer, Device, SasResponder, State
 from bot.runtime.uncancellable import run_uncancelled
 
 _PREFIX = "m.key.verification."
-_LONGEST_SECONDS = 600.0  # of a verification; a request that is older is none (spec)
+_LONGEST_SECONDS = 600.0  # longest verification; an older request is invalid (spec)
 _AHEAD_SECONDS = 300.0
 _AT_ONCE = 8
 _ASKED_KEPT = 200
@@ -43,17 +43,17 @@ log = structlog.get_logger()
 
 @dataclass
 class _Open:
-    """A verification that is not over.
+    """A verification in progress.
 
     Attributes:
-        request: what asked for it.
+        request: the event that started it.
         device_id: the other side's device.
-        begun: when, in the loop's time.
-        machine: how far it is.
-        told: how far it was when people were last told of it.
-        last: what was heard of it last.
-        answers: what is still to be sent, in this order.
-        sent: how much was.
+        begun: the start, in the loop's time.
+        machine: the state machine.
+        told: the state when people were last informed.
+        last: the last event of the other side.
+        answers: the events still to be sent, in order.
+        sent: the number of events sent.
     """
 
     request: VerificationEvent
@@ -67,7 +67,7 @@ class _Open:
 
 
 class Verifications:
-    """Every verification of the bot's device that is under way."""
+    """All verifications of the bot's device in progress."""
 
     def __init__(self, client: SafeClient, rooms: Rooms) -> None:
         self._client = client
@@ -75,18 +75,18 @@ class Verifications:
         self._open: dict[tuple[UserId, str], _Open] = {}  # by person and transaction, oldest first
         self._asked: OrderedDict[tuple[UserId, str], None] = (
             OrderedDict()
-        )  # in rooms, the last ones
-        self._finish = True  # what is being sent, whoever stops waiting for it
+        )  # requests in rooms, oldest first
+        self._finish = True  # whether sends are completed even if their caller is cancelled
 
     def hear(self, response: nio.SyncResponse, now: float) -> tuple[VerificationEvent, ...]:
-        """Return what of a sync response is about verifying the bot's device.
+        """Return the events of a sync response that are about verifying the bot's device.
 
-        In a room others verify each other, too: only requests to the bot count, and what follows
-        them. matrix-js-sdk sends all of it in clear, into encrypted rooms as well; nothing depends
-        on who says it, but on what both sides compare in the end.
+        Other people verify each other in rooms, too: only requests to the bot count, and the
+        events that follow them. matrix-js-sdk sends all of them in clear text, even in encrypted
+        rooms. Their senders need not be trusted, because both sides compare the result.
 
         Args:
-            response: with its encrypted events already replaced by decrypted ones.
+            response: the response, after its encrypted events were decrypted.
             now: seconds since the epoch.
         """
         heard = [
@@ -98,7 +98,7 @@ class Verifications:
             sources = [mapping(getattr(one, "source", None)) for one in info.timeline.events]
             answered = {_transaction(one) for one in sources if self._is_own(one)}
             events = [self._in_room(RoomId(room_id), one, now) for one in sources]
-            # What the bot has answered an earlier process has dealt with.
+            # An earlier process has handled the requests that the bot has answered.
             heard += [
                 one
                 for one in events
@@ -116,8 +116,8 @@ class Verifications:
         transaction_id = text(content, "transaction_id")
         if not transaction_id or len(transaction_id) > _ID_LENGTH:
             return None
-        fresh = _is_fresh(whole(content.get("timestamp")), now)
-        if kind == VERIFICATION_REQUEST and not fresh:
+        is_recent = _is_recent(whole(content.get("timestamp")), now)
+        if kind == VERIFICATION_REQUEST and not is_recent:
             return None
         sender = UserId(text(source, "sender"))
         return VerificationEvent(sender, kind.removeprefix(_PREFIX), transaction_id, content)
@@ -129,9 +129,9 @@ class Verifications:
             return None
         if kind == "m.room.message" and text(content, "msgtype") == VERIFICATION_REQUEST:
             ours = text(content, "to") == self._client.user_id
-            fresh = _is_fresh(timestamp(source), now)
+            is_recent = _is_recent(timestamp(source), now)
             event_id = identifier(source, "event_id")
-            if not (ours and fresh and event_id):
+            if not (ours and is_recent and event_id):
                 return None
             self._asked[sender, event_id] = None
             if len(self._asked) > _ASKED_KEPT:
@@ -144,13 +144,13 @@ class Verifications:
             sender, kind.removeprefix(_PREFIX), transaction_id, content, room_id
         )
 
-    async def take(self, event: VerificationEvent) -> VerificationStep | None:
-        """Do one step, and return what people are to be told of it; None for nothing.
+    async def handle(self, event: VerificationEvent) -> VerificationStep | None:
+        """Do one step, and return what people must be told; None for nothing.
 
-        After an error the same event may be given again: what it has led to is sent once.
+        After an error, the same event may be passed again. Its answers are sent once.
 
         Args:
-            event: what was heard of somebody with whom the bot verifies.
+            event: an event of a person with whom the bot verifies.
 
         Raises:
             MatrixError: the homeserver refused, or did not answer.
@@ -160,7 +160,8 @@ class Verifications:
         if held is None and event.kind == "request":
             held = await self._begin(event)
         elif held is None:
-            return None  # it is over, or of an earlier process, whose other side has waited
+            # it has ended, or an earlier process began it and its other side timed out
+            return None
         if held is None:
             return None
         if held.last is not event:
@@ -171,10 +172,10 @@ class Verifications:
         return self._told(held)
 
     async def refuse(self, event: VerificationEvent) -> RoomId | None:
-        """Cancel what somebody asks for with whom the bot does not verify.
+        """Cancel the verification of a person with whom the bot does not verify.
 
         Returns:
-            the room to tell them so in, None where there is none.
+            The room in which to tell the person; None for none.
 
         Raises:
             MatrixError: the homeserver refused, or did not answer.
@@ -208,7 +209,7 @@ class Verifications:
         return held
 
     async def _end_old(self) -> None:
-        """Cancel what takes too long, and the oldest where there are too many."""
+        """Cancel verifications that take too long, and the oldest if there are too many."""
         now = asyncio.get_running_loop().time()
         late = [one for one in self._open.values() if now - one.begun > _LONGEST_SECONDS]
         many = list(self._open.values())[: max(len(self._open) - _AT_ONCE + 1, 0)]
@@ -234,7 +235,7 @@ class Verifications:
     async def _post(
         self, request: VerificationEvent, device_id: str, answer: Answer, number: int
     ) -> None:
-        """Send one event, the same one however often it is tried."""
+        """Send one event. Repeated sends have the same transaction id."""
         kind = f"{_PREFIX}{answer.kind}"
         named = "\0".join((request.sender, request.transaction_id, str(number)))
         transaction = hashlib.sha256(named.encode(errors="replace")).hexdigest()[:32]
@@ -267,16 +268,16 @@ class Verifications:
                 return None
 
     async def cancel_all(self) -> None:
-        """Tell every other side that nothing more is to come: the process ends.
+        """Cancel all verifications before the process ends.
 
-        Where this is cancelled itself, no request is waited for.
+        If this is itself cancelled, it waits for no request.
         """
         self._finish = False
         for held in list(self._open.values()):
             await self._cancel(held, "m.user", "the assistant stops")
 
     async def _cancel(self, held: _Open, code: str, reason: str) -> None:
-        held.sent += len(held.answers)  # whose sends may be under way, under their own ids
+        held.sent += len(held.answers)  # these may be in flight under their own ids
         held.answers[:] = held.machine.cancel(code, reason)
         try:
             await self._send(held)
@@ -286,10 +287,10 @@ class Verifications:
 
 
 def _transaction(source: Json) -> str:
-    """Return the verification that an event of a room belongs to, "" for none."""
+    """Return the transaction id of a verification event in a room; "" for none."""
     return identifier(mapping(mapping(source.get("content")).get("m.relates_to")), "event_id")
 
 
-def _is_fresh(milliseconds: int, now: float) -> bool:
-    """Tell whether a request may be meant for this moment (spec: 10 minutes old, 5 ahead)."""
+def _is_recent(milliseconds: int, now: float) -> bool:
+    """Return whether a request is recent enough (spec: at most 10 minutes old or 5 ahead)."""
     return -_AHEAD_SECONDS < now - milliseconds / 1000 < _LONGEST_SECONDS

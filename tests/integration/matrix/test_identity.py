@@ -453,12 +453,12 @@ async def test_the_backup_of_an_identity_that_was_reset_is_deleted(stage: Stage)
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
         old = str(session.identity.backup.version)
         stage.recovery_key.rename(stage.disk / "old.key")
 
         await session.identity.reset()
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
 
         with pytest.raises(Forbidden):
             await session.client.ask("GET", ["room_keys", "version", old])
@@ -547,7 +547,7 @@ async def talk(session: Session) -> tuple[RoomId, str]:
     made = await client.ask("POST", ["createRoom"], {"initial_state": states})
     room_id = RoomId(str(made["room_id"]))
     client.rooms[room_id] = nio.MatrixRoom(room_id, client.user_id, encrypted=True)
-    await client.seal(room_id, "m.room.message", {"msgtype": "m.text", "body": "x"})
+    await client.encrypt_if_needed(room_id, "m.room.message", {"msgtype": "m.text", "body": "x"})
     return room_id, client.machine.outbound_group_sessions[room_id].id
 
 
@@ -555,8 +555,8 @@ async def test_the_rooms_keys_are_backed_up_and_restored(stage: Stage) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         room_id, session_id = await talk(session)
-        await session.identity.backup.feed()
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
+        await session.identity.backup.add_missing_keys()
     assert (await stage.status()).backed_up == 1
     disk = stage.other_disk()
 
@@ -572,7 +572,7 @@ async def test_a_key_that_is_dropped_here_is_deleted_from_the_backup(stage: Stag
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
         assert (await stage.status()).backed_up == 1
         store = session.client.machine.store
         store._execute("UPDATE room_keys SET used = used - 10")
@@ -594,9 +594,9 @@ async def test_a_backup_that_another_client_has_replaced_is_fed_no_more(stage: S
         }
         theirs = await session.client.ask("POST", ["room_keys", "version"], body)
 
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
         assert session.identity.backup.version is None
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
 
     await stage.start()
     status = await stage.status()
@@ -607,13 +607,13 @@ async def test_a_backup_that_was_deleted_is_made_and_fed_anew(stage: Stage) -> N
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
         version = str(session.identity.backup.version)
         await session.client.ask("DELETE", ["room_keys", "version", version])
 
     async with stage.session() as session:
         await session.identity.ensure()
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
 
     status = await stage.status()
     assert (status.backup_version != version, status.backed_up) == (True, 1)
@@ -690,7 +690,7 @@ async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
         assert session.identity.backup.version is None
         await talk(session)
 
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
 
     status = await stage.status()
     assert (status.own_backup, status.backed_up) == (True, 1)
@@ -798,7 +798,7 @@ async def test_one_room_s_keys_that_are_refused_cost_no_other_room(
         await session.identity.ensure()
         first, _ = await talk(session)
         second, session_id = await talk(session)
-        await session.identity.backup.feed()
+        await session.identity.backup.add_missing_keys()
     disk = stage.other_disk()
     stage.account = replace(stage.account, homeserver=between.url)
     path = f"/room_keys/keys/{re.escape(first)}$"

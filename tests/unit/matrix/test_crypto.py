@@ -606,7 +606,7 @@ async def test_who_leaves_while_the_key_is_shared_gets_none_of_what_follows(
 
     def leave(kind: type[nio.Response]) -> None:
         if kind is EmptyResponse and leaving:
-            client._take_state(client.rooms[ROOM], leaving.pop())
+            client._apply_state(client.rooms[ROOM], leaving.pop())
 
     homeserver.meanwhile = leave
     sent = await send(client)
@@ -629,7 +629,7 @@ async def test_who_joins_while_the_key_is_shared_gets_it_too(
 
     def join(kind: type[nio.Response]) -> None:
         if kind is EmptyResponse and joining:
-            client._take_state(client.rooms[ROOM], joining.pop())
+            client._apply_state(client.rooms[ROOM], joining.pop())
 
     homeserver.meanwhile = join
     await send(client)
@@ -1238,8 +1238,8 @@ async def test_a_list_of_members_older_than_a_sync_decides_nothing(
 
     def change(kind: type[nio.Response]) -> None:
         if kind is nio.JoinedMembersResponse and changes:
-            client._take_state(client.rooms[ROOM], changes.pop())
-            client._let_go(ROOM, gone=membership == "leave")  # nio may not have known them
+            client._apply_state(client.rooms[ROOM], changes.pop())
+            client._renew_key(ROOM, gone=membership == "leave")  # nio may not have known them
         elif kind is nio.JoinedMembersResponse:
             homeserver.members = fresh
 

@@ -773,7 +773,7 @@ async def test_what_was_said_in_clear_once_the_room_was_encrypted_is_in_no_conve
 ) -> None:
     kept = Histories(Pages([said("b"), said("a"), said("n")]), BOT)
     if sealed is not None:
-        kept.sealed[ROOM] = sealed
+        kept.encrypted_at[ROOM] = sealed
 
     assert "".join(bodies((await read(kept)).said)) == found
 
@@ -786,7 +786,7 @@ async def test_an_edit_in_clear_changes_nothing_that_is_read_again(
     client.events["$a"] = edited_in_clear("a", "forged")
     kept = Histories(client, BOT)
     if sealed is not None:
-        kept.sealed[ROOM] = sealed
+        kept.encrypted_at[ROOM] = sealed
 
     assert bodies((await read(kept)).said) == ([words] if words else [])
     edits = (await kept.fetch(ROOM, EventId("$a")))[1:]
@@ -799,7 +799,7 @@ async def test_what_is_quoted_and_came_in_clear_counts_as_unreadable(sealed: flo
     client.events["$forged"] = said("forged")
     kept = Histories(client, BOT)
     if sealed is not None:
-        kept.sealed[ROOM] = sealed
+        kept.encrypted_at[ROOM] = sealed
     asked = replace(message("now", event_id="$now"), replies_to=EventId("$forged"))
 
     found = await read(kept, prompt(asked))
@@ -810,6 +810,6 @@ async def test_what_is_quoted_and_came_in_clear_counts_as_unreadable(sealed: flo
 
 async def test_what_an_earlier_process_knew_to_be_encrypted_needs_no_telling() -> None:
     client = Pages([said("a")])
-    client.sealed_before = frozenset({ROOM})
+    client.known_encrypted = frozenset({ROOM})
 
     assert bodies((await read(Histories(client, BOT))).said) == []

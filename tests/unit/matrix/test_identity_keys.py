@@ -21,7 +21,7 @@ from bot.matrix.cross_signing import (
     is_signed,
 )
 from bot.matrix.crypto_store import RoomKey
-from bot.matrix.error_mapping import BAD
+from bot.matrix.error_mapping import MALFORMED
 from bot.matrix.json_fields import is_room_id
 from bot.matrix.key_backup import read_session_data, session_data
 from bot.matrix.secret_storage import WrongKeyError, read_recovery_key, write_recovery_key
@@ -273,7 +273,7 @@ def test_what_is_nested_too_deep_in_a_backup_is_one_of_the_expected_errors(
     sealed = {**parts, "ephemeral": message.ephemeral_key}
     data = {"session_data": {name: encode(bytes(one)) for name, one in sealed.items()}}
 
-    with pytest.raises(BAD):
+    with pytest.raises(MALFORMED):
         read_session_data(ROOM, session_id, data, secret)
 
 

@@ -112,7 +112,7 @@ class Stage:
 
     async def take(self, *, wanted: bool = True) -> bool:
         """Take bundles in, and tell whether the key is there."""
-        await RoomHistoryKeys(self.client, self.rooms, wanted=wanted).take()
+        await RoomHistoryKeys(self.client, self.rooms, wanted=wanted).import_bundles()
         return bool(self.client.machine.inbound_group_store.copies(ROOM, self.session.id))
 
 

@@ -695,7 +695,7 @@ def test_no_event_that_was_decrypted_says_that_a_room_is_encrypted() -> None:
 
 def test_a_room_that_an_earlier_process_knew_as_encrypted_is_so_whatever_is_told() -> None:
     client = SafeClient("http://x", BOT, "BOT")
-    client.sealed_before = frozenset({ROOM})
+    client.known_encrypted = frozenset({ROOM})
     rooms = Rooms(BOT, health(), Histories(client, BOT))
 
     [found] = hear(rooms, sync([said("x", "$1")]), first=True)
