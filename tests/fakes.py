@@ -18,8 +18,8 @@ from bot.core.campaigns import (
     Asked,
     CampaignResults,
     DeliveryProgress,
-    Place,
     Recipient,
+    RecipientRoom,
     Sending,
 )
 from bot.core.chat import Delta, FinishDelta, TextDelta, Turn
@@ -1007,7 +1007,7 @@ class FakeCampaigns:
             return None, one.ends_at
         found = []
         for room_id, to in one.to.items():
-            place = Place(room_id, to.person is not None, to.root)
+            place = RecipientRoom(room_id, to.person is not None, to.root)
             if to.due_at is not None and (to.begun or one.state == "running"):
                 step = to.step, to.due_at, to.event_id, to.begun
                 found.append(Sending(name, place, "step", *step))
@@ -1015,7 +1015,7 @@ class FakeCampaigns:
                 found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
         found.sort(
             key=lambda one: (
-                *(one.deed == "remind", not one.begun, one.step == 0, one.due_at),
+                *(one.kind == "remind", not one.begun, one.step == 0, one.due_at),
                 one.recipient.room_id,
             )
         )
@@ -1030,7 +1030,7 @@ class FakeCampaigns:
         for event_id, (of, room_id, _, at, poll) in self.asks.items():
             if of == name and poll:
                 to = self.all[name].to[room_id]
-                place = Place(room_id, to.person is not None, to.root)
+                place = RecipientRoom(room_id, to.person is not None, to.root)
                 found.append(Sending(name, place, "end", to.step, at, event_id))
         return sorted(found, key=lambda one: one.due_at)
 
@@ -1071,10 +1071,10 @@ class FakeCampaigns:
 
     async def put_off(self, one: Sending, due_at: float) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
-        if one.deed == "end" and one.event_id is not None:
+        if one.kind == "end" and one.event_id is not None:
             of, room_id, key, _, poll = self.asks[one.event_id]
             self.asks[one.event_id] = of, room_id, key, due_at, poll
-        elif one.deed == "remind":
+        elif one.kind == "remind":
             to.remind_at = due_at
         elif to.step == one.step:
             to.due_at = due_at
@@ -1109,7 +1109,7 @@ class FakeCampaigns:
         if found is None or found[1] != room_id:
             return None
         to = self.all[found[0]].to[room_id]
-        return Asked(found[0], found[2], Place(room_id, to.person is not None, to.root))
+        return Asked(found[0], found[2], RecipientRoom(room_id, to.person is not None, to.root))
 
     async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
         to = self.all[one.campaign].to[one.recipient.room_id]

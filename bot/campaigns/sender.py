@@ -179,11 +179,11 @@ class Campaigns:
         quiet_until = next_time(campaign.quiet, now)
         if until is not None and until <= now:
             await self._ledger.close(name, until)
-        elif one is None or not (known or one.begun or one.deed == "end"):
+        elif one is None or not (known or one.begun or one.kind == "end"):
             await self._rest(campaign, until, changed)
-        elif not known and one.deed != "end":  # nobody can say what may stand there
+        elif not known and one.kind != "end":  # nobody can say what may stand there
             await self._decline(one)
-        elif one.deed == "end" and not (await self._results(one))[1]:
+        elif one.kind == "end" and not (await self._results(one))[1]:
             await self._ledger.ended(one)  # one more message would tell nobody anything
             self._tell()
         elif quiet_until > now:
@@ -278,7 +278,7 @@ class Campaigns:
         await self._ledger.put_off(one, self._clock.now() + _AGAIN)
 
     async def _give_up(self, one: Sending) -> None:
-        if one.deed == "end":
+        if one.kind == "end":
             await self._ledger.ended(one)
             self._tell()
         else:
@@ -291,7 +291,7 @@ class Campaigns:
             return
         place = Conversation(room.room_id, one.recipient.thread_root)
         texts = (await self._contexts.chosen(place)).texts
-        match one.deed:
+        match one.kind:
             case "end":
                 await self._end(campaign, one, texts)
             case "remind":
@@ -358,8 +358,8 @@ class Campaigns:
     async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
         """Send under one id, whatever process does."""
         room_id = one.recipient.room_id
-        cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.deed == 'end' else ''}")
-        return await self._send(room_id, outgoing, cause, f"{one.deed} {one.step}")
+        cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.kind == 'end' else ''}")
+        return await self._send(room_id, outgoing, cause, f"{one.kind} {one.step}")
 
     async def _send(
         self, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str

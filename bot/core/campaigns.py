@@ -126,7 +126,7 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecipientRoom:
     """The room of a campaign's messages, and their thread in it.
 
     Attributes:
@@ -154,8 +154,8 @@ class Sending:
     """
 
     campaign: str
-    recipient: Place
-    deed: Literal["step", "remind", "end"]
+    recipient: RecipientRoom
+    kind: Literal["step", "remind", "end"]
     step: int
     due_at: float
     event_id: EventId | None = None
@@ -201,7 +201,7 @@ class Asked:
 
     campaign: str
     question: str
-    recipient: Place
+    recipient: RecipientRoom
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Campaigns in the ledger: what is due where, what was asked, and who has answered what."""
+"""The `CampaignLedger` port on SQLAlchemy: due messages, sent questions, and their answers."""
 
 import math
 from collections import Counter
@@ -28,8 +28,8 @@ from bot.core.campaigns import (
     Asked,
     CampaignResults,
     DeliveryProgress,
-    Place,
     Recipient,
+    RecipientRoom,
     Sending,
 )
 from bot.core.events import Edit, EventId, Message, Room, RoomId, Vote
@@ -41,9 +41,9 @@ from bot.storage.tables import answers, asks, campaigns, choices, circumstances,
 log = structlog.get_logger()
 
 _DAY: Final = 86_400.0
-_SOON: Final = 300.0  # seconds, after which is known what another campaign has asked
-_GOES_ON: Final = ("running", "closing")
-# What is read of answers, in this order.
+_SOON: Final = 300.0  # seconds until a step that another campaign has begun is surely recorded
+_UNFINISHED: Final = ("running", "closing")
+# The columns of the exported table, in this order.
 ANSWER_COLUMNS: Final = (
     *("campaign", "question", "person", "answer", "text", "answered_at", "counts"),
 )
@@ -62,14 +62,14 @@ class SqlCampaigns:
     """The `CampaignLedger` port, in the ledger's database."""
 
     def __init__(self, database: Database, secret: str) -> None:
-        """Take the ledger's database, and the operator's secret."""
+        """Use the ledger's database, and the operator's secret for encryption and pseudonyms."""
         self._database = database
         self._seal = Seal(secret)
         self._pseudonyms = Pseudonyms(secret)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
 
     async def draft(self, name: str, definition: str, at: float) -> bool:
-        """Keep a campaign, in place of a draft of that name; False where that is launched."""
+        """Store a draft, in place of one of that name; False if a campaign of it was launched."""
         sealed = self._seal.close(definition.encode(), name)
         row = {"definition": sealed, "created_at": date(at)}
 
@@ -85,7 +85,7 @@ class SqlCampaigns:
         return await self._database.run("draft", work, durable=True)
 
     async def definition(self, name: str) -> str | None:
-        """Return what a campaign says, None where there is none of that name, or no key to it."""
+        """Return a campaign's definition; None if it is unknown or cannot be decrypted."""
 
         async def work(connection: AsyncConnection) -> bytes | None:
             found: bytes | None = await connection.scalar(
@@ -97,11 +97,11 @@ class SqlCampaigns:
         try:
             return None if sealed is None else self._seal.open(sealed, name).decode()
         except ValueError:  # another storage.key
-            log.error("campaign not opened", campaign=name)  # noqa: TRY400  # it says nothing more
+            log.error("campaign not opened", campaign=name)  # noqa: TRY400  # the traceback says no more
             return None
 
     async def names(self) -> Sequence[tuple[str, str]]:
-        """Return every campaign with its state, the newest first."""
+        """Return each campaign's name and state, newest first."""
 
         async def work(connection: AsyncConnection) -> list[tuple[str, str]]:
             query = select(campaigns.c.name, campaigns.c.state).order_by(campaigns.c.id.desc())
@@ -110,7 +110,7 @@ class SqlCampaigns:
         return await self._database.run("names", work)
 
     async def active(self) -> dict[RoomId, float]:
-        """Return when something was last answered in each room."""
+        """Return when the bot last answered a prompt in each room."""
 
         async def work(connection: AsyncConnection) -> dict[RoomId, float]:
             last = func.max(circumstances.c.answered_at)
@@ -123,7 +123,7 @@ class SqlCampaigns:
     async def launch(
         self, name: str, to: Sequence[Recipient], begins_at: float, ends_at: float | None
     ) -> bool:
-        """Let a draft begin for these rooms; False where it is none."""
+        """Start a draft for these rooms; False if there is no draft of that name."""
 
         async def work(connection: AsyncConnection) -> bool:
             number = await connection.scalar(
@@ -151,9 +151,9 @@ class SqlCampaigns:
         return await self._database.run("launch", work, durable=True)
 
     async def running(self) -> Sequence[str]:
-        """Return the campaigns that have anything left to be sent, or told to the admins."""
-        untold = and_(campaigns.c.state == "closed", campaigns.c.told < CLOSED)
-        query = select(campaigns.c.name).where(or_(campaigns.c.state.in_(_GOES_ON), untold))
+        """Return the campaigns that still have something to send, or to tell the admins."""
+        unreported = and_(campaigns.c.state == "closed", campaigns.c.told < CLOSED)
+        query = select(campaigns.c.name).where(or_(campaigns.c.state.in_(_UNFINISHED), unreported))
 
         async def work(connection: AsyncConnection) -> list[str]:
             return list(await connection.scalars(query.order_by(campaigns.c.id)))
@@ -161,13 +161,13 @@ class SqlCampaigns:
         return await self._database.run("running", work)
 
     async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
-        """Return what a campaign is to send first by `now`, and when the next is due.
+        """Return the first message that is due by `now`, and when the next one is due.
 
-        None once it has nothing left to send. Of one whose time is over, that is in the past: it
-        is to be closed.
+        None if the campaign has nothing left to send. If its end has passed, there is no message
+        and the time is in the past: the campaign must be closed.
         """
         query = select(campaigns.c.id, campaigns.c.state, campaigns.c.ends_at).where(
-            campaigns.c.name == name, campaigns.c.state.in_(_GOES_ON)
+            campaigns.c.name == name, campaigns.c.state.in_(_UNFINISHED)
         )
 
         async def work(connection: AsyncConnection) -> tuple[float | None, Sequence[Sending]]:
@@ -175,7 +175,7 @@ class SqlCampaigns:
             if row is None:
                 return None, ()
             if row.state == "closing":
-                return math.inf, await _last(connection, row.id, name)
+                return math.inf, await _closing(connection, row.id, name)
             ends_at = math.inf if row.ends_at is None else seconds(row.ends_at)
             return ends_at, await _waiting(connection, row.id, name)
 
@@ -185,8 +185,8 @@ class SqlCampaigns:
         if ends_at <= now:
             return None, ends_at
         ready = next((one for one in found if one.due_at <= now), None)
-        rest = min([ends_at, *(one.due_at for one in found if one.due_at > now)])
-        return ready, None if rest == math.inf else rest
+        next_at = min([ends_at, *(one.due_at for one in found if one.due_at > now)])
+        return ready, None if next_at == math.inf else next_at
 
     async def sent(
         self,
@@ -198,15 +198,15 @@ class SqlCampaigns:
         next_due: float | None,
         remind_at: float | None,
     ) -> None:
-        """Record that a step stands in its room.
+        """Record that a step was sent.
 
         Args:
-            one: which.
-            event_id: where.
-            at: when, in seconds since the epoch.
-            question: its key, and whether it is a poll; None for a message.
-            next_due: when the next step is; None where an answer is waited for, or none is left.
-            remind_at: when to remind, None for never.
+            one: the step.
+            event_id: its event.
+            at: time of the sending, in seconds since the epoch.
+            question: the question's key, and whether it is a poll; None for a plain message.
+            next_due: time of the next step; None if it waits for an answer, or there is none.
+            remind_at: time of the reminder; None for no reminder.
         """
         room_id, thread = one.recipient.room_id, one.recipient.thread_root
         root = thread if one.recipient.direct else thread or event_id
@@ -225,7 +225,7 @@ class SqlCampaigns:
             runs = await _reopen(connection, number, poll=question is not None and question[1])
             if not runs:
                 row.update(due_at=None, remind_at=None)
-            # A step that was answered before this was recorded has gone on already.
+            # If the step was answered before this is recorded, the next step is due already.
             here = *_at(number, room_id), recipients.c.step == one.step
             await connection.execute(update(recipients).where(*here).values(row))
             if question is not None:
@@ -245,7 +245,7 @@ class SqlCampaigns:
         await self._database.run("campaign_sent", work, durable=True)
 
     async def reminded(self, one: Sending) -> None:
-        """Record that a person was reminded, or need not be."""
+        """Record that a reminder was sent, or is not needed."""
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
@@ -255,7 +255,7 @@ class SqlCampaigns:
         await self._database.run("reminded", work, durable=True)
 
     async def ended(self, one: Sending) -> None:
-        """Record that a poll has ended; with the last one, so has its campaign."""
+        """Record that a poll was ended; a closing campaign is closed with its last poll."""
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
@@ -267,16 +267,16 @@ class SqlCampaigns:
         await self._database.run("ended", work, durable=True)
 
     async def put_off(self, one: Sending, due_at: float) -> None:
-        """Record that a message is sent later."""
+        """Record that a message will be sent later."""
         later = date(due_at)
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
             here = _at(number, one.recipient.room_id)
-            if one.deed == "end":  # the others come first
+            if one.kind == "end":  # so that other polls are ended first
                 ended = update(asks).where(asks.c.event_id == one.event_id)
                 await connection.execute(ended.values(sent_at=later))
-            elif one.deed == "remind":
+            elif one.kind == "remind":
                 reminded = update(recipients).where(*here)
                 await connection.execute(reminded.values(remind_at=later))
             else:
@@ -286,7 +286,7 @@ class SqlCampaigns:
         await self._database.run("campaign_put_off", work)
 
     async def decline(self, one: Sending) -> None:
-        """Record that a room gets nothing more of a campaign."""
+        """Record that a room gets nothing more of its campaign."""
 
         async def work(connection: AsyncConnection) -> None:
             number = await _number(connection, one.campaign)
@@ -300,10 +300,10 @@ class SqlCampaigns:
         await self._database.run("decline", work)
 
     async def wanted(self, room: Room, campaign: str, now: float) -> float | None:
-        """Return from when on a room may be asked by a campaign; None where it wants none.
+        """Return the time from which a campaign may ask a room; None if polls are refused there.
 
-        Nobody is asked by two campaigns within a day; while another may just ask, that is not
-        known yet.
+        Nobody is asked by two campaigns within a day. While a message of another campaign is
+        being sent, this is only known a little later.
         """
 
         async def work(connection: AsyncConnection) -> float | None:
@@ -335,7 +335,7 @@ class SqlCampaigns:
         return since if last is None else max(since, seconds(last) + _DAY)
 
     async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
-        """Return the question that stands at an event of the room."""
+        """Return the campaign question that an event of the room is; None if it is none."""
         query = (
             select(
                 campaigns.c.name, asks.c.question, recipients.c.person, recipients.c.thread_root
@@ -355,35 +355,38 @@ class SqlCampaigns:
             row = (await connection.execute(query)).one_or_none()
             if row is None:
                 return None
-            return Asked(row.name, row.question, _place(room_id, row.person, row.thread_root))
+            return Asked(
+                row.name, row.question, _recipient_room(room_id, row.person, row.thread_root)
+            )
 
         return await self._database.run("asked_by", work)
 
     async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
-        """Record that a step may stand in its room from now on, where it may be sent by `now`.
+        """Record that a step may be sent from now on, if it may be sent by `now`.
 
         Args:
-            one: which.
-            room: where.
-            now: in seconds since the epoch.
-            asks: it is of a survey; an announcement is for all.
+            one: the step.
+            room: its room.
+            now: the current time, in seconds since the epoch.
+            asks: whether the campaign asks questions; an announcement goes to all rooms.
 
         Returns:
-            From when on it may be sent; None where the room wants none, or it is over.
+            The time from which it may be sent; None if the room refuses polls, or the campaign is
+            over.
         """
 
         async def work(connection: AsyncConnection) -> float | None:
             if one.begun:
-                return now  # it may stand there already: then it is to be known where
+                return now  # it may have been sent: send it again to learn its event id
             query = select(campaigns.c.id, campaigns.c.state).where(
                 campaigns.c.name == one.campaign
             )
             number, state = (await connection.execute(query)).one()
-            if state != "running":  # since it was handed out
+            if state != "running":  # it was closed after `due` returned this step
                 return None
             since = await self._wanted(connection, room, number, now) if asks else now
             if since is not None and one.step > 0:
-                since = now  # the sequence has begun before the other campaign
+                since = now  # its first step was sent before the other campaign's
             if since is not None and since <= now:
                 here = *_at(number, one.recipient.room_id), recipients.c.step == one.step
                 await connection.execute(update(recipients).where(*here).values(begun=True))
@@ -392,7 +395,7 @@ class SqlCampaigns:
         return await self._database.run("campaign_begin", work)
 
     async def is_begun(self, room_id: RoomId) -> bool:
-        """Tell whether a question may stand in a room that is not recorded yet."""
+        """Return whether the room may have a step that is not recorded as sent yet."""
 
         async def work(connection: AsyncConnection) -> bool:
             here = recipients.c.room_id == room_id, recipients.c.begun
@@ -402,16 +405,16 @@ class SqlCampaigns:
         return await self._database.run("is_begun", work)
 
     async def withdraw(self, event_id: EventId) -> None:
-        """Take back what an event has answered."""
+        """Delete the answer that a redacted event gave."""
 
         async def work(connection: AsyncConnection) -> None:
-            said = or_(answers.c.event_id == event_id, answers.c.edit_id == event_id)
-            await connection.execute(delete(answers).where(said))
+            given = or_(answers.c.event_id == event_id, answers.c.edit_id == event_id)
+            await connection.execute(delete(answers).where(given))
 
         await self._database.run("answer_withdrawn", work, durable=True)
 
     async def amend(self, edit: Edit) -> None:
-        """Let a text say what its edit says, by whoever has written it."""
+        """Replace an answer in words with the text of its author's edit."""
         person = self._pseudonyms.of(edit.sender)
         sealed = self._seal.close(edit.body.encode(), edit.target)
 
@@ -432,18 +435,18 @@ class SqlCampaigns:
         steps: int,
         at: float,
     ) -> Literal["goes on", "thanks", "counts", "late"]:
-        """Take in an answer, once however often it is told; the next step is due then.
+        """Store an answer, and make the next step due; safe to repeat.
 
         Args:
-            said: a vote, or what was written.
-            asked: what it answers.
-            answer: of a vote, the answer that it chooses; None where it takes one back.
-            step: at which that was asked.
-            steps: that the campaign has.
-            at: now, in seconds since the epoch.
+            said: the vote, or the message that answers in words.
+            asked: the question.
+            answer: id of the chosen answer; None for words, or for a vote that is taken back.
+            step: the question's step.
+            steps: number of steps of the campaign.
+            at: the current time, in seconds since the epoch.
 
         Returns:
-            What follows; "late" also for somebody who was not asked.
+            The consequence; "late" as well for somebody who was not asked.
         """
         person = self._pseudonyms.of(said.sender)
         text = said.body.encode() if isinstance(said, Message) else None
@@ -466,7 +469,7 @@ class SqlCampaigns:
             in_time = await _is_in_time(connection, number, asked, said.timestamp / 1000)
             counts = in_time and to.person in {None, person}
             statement = self._insert(answers).values(campaign_id=number, counts=counts, **row)
-            told = await connection.execute(statement.on_conflict_do_nothing())
+            stored = await connection.execute(statement.on_conflict_do_nothing())
             if not counts:
                 return "late"
             if to.person is None or (answer is None and text is None) or to.step != step + 1:
@@ -483,13 +486,15 @@ class SqlCampaigns:
             )
             if more:
                 return "goes on"
-            again = not told.rowcount  # a crash may have come before the thanks
-            return "thanks" if again or to.completed_at is None else "counts"
+            is_repeated = (
+                not stored.rowcount
+            )  # an earlier process may have crashed before thanking
+            return "thanks" if is_repeated or to.completed_at is None else "counts"
 
         return await self._database.run("answer", work, durable=True)
 
     async def close(self, name: str, at: float) -> bool:
-        """End a running campaign: its polls are to be ended; False where it is not running."""
+        """End a running campaign, so that its polls get ended; False if it is not running."""
 
         async def work(connection: AsyncConnection) -> bool:
             number = await connection.scalar(
@@ -509,13 +514,13 @@ class SqlCampaigns:
         return await self._database.run("close_campaign", work, durable=True)
 
     async def answers(self, at_once: int) -> AsyncGenerator[Sequence[Mapping[str, Any]], None]:
-        """Yield everything that was answered, one row for each vote or text, ANSWER_COLUMNS."""
+        """Yield all answers, one row for each vote or text, with ANSWER_COLUMNS."""
         after = ""
-        while page := await self._answers_behind(after, at_once):
+        while page := await self._answers_after(after, at_once):
             yield [self._opened(row) for row in page]
             after = page[-1]["event_id"]
 
-    async def _answers_behind(self, after: str, at_once: int) -> list[dict[str, Any]]:
+    async def _answers_after(self, after: str, at_once: int) -> list[dict[str, Any]]:
         query = (
             select(answers, campaigns.c.name.label("campaign"))
             .join(campaigns, campaigns.c.id == answers.c.campaign_id)
@@ -538,7 +543,7 @@ class SqlCampaigns:
         return row | {"text": words, "answered_at": date(at)}
 
     async def progress(self, name: str) -> CampaignResults | None:
-        """Return how far a campaign has come, None where there is none of that name."""
+        """Return a campaign's results so far; None if there is none of that name."""
 
         async def work(connection: AsyncConnection) -> CampaignResults | None:
             query = select(campaigns.c.id, campaigns.c.state).where(campaigns.c.name == name)
@@ -554,8 +559,7 @@ class SqlCampaigns:
                 ).where(recipients.c.campaign_id == row.id)
             )
             rooms, reached, declined, completed = counted.one()
-            said = await _answers(connection, row.id)
-            counts, texts = _tally(said)
+            counts, texts = _count(await _answers(connection, row.id))
             answered = await connection.scalar(
                 select(func.count(answers.c.room_id.distinct())).where(
                     answers.c.campaign_id == row.id, answers.c.counts
@@ -568,7 +572,7 @@ class SqlCampaigns:
         return await self._database.run("progress", work)
 
     async def headway(self, name: str) -> DeliveryProgress:
-        """Return how many of its rooms a launched campaign has dealt with."""
+        """Return how many rooms of a launched campaign are done."""
         done = or_(recipients.c.reached_at.is_not(None), recipients.c.declined)
 
         async def work(connection: AsyncConnection) -> DeliveryProgress:
@@ -576,13 +580,13 @@ class SqlCampaigns:
             row = (await connection.execute(query.where(campaigns.c.name == name))).one()
             counted = select(func.count(), func.count().filter(done))
             of_it = counted.where(recipients.c.campaign_id == row.id)
-            rooms, dealt_with = (await connection.execute(of_it)).one()
-            return DeliveryProgress(rooms, dealt_with, row.state == "closed", row.told)
+            rooms, rooms_done = (await connection.execute(of_it)).one()
+            return DeliveryProgress(rooms, rooms_done, row.state == "closed", row.told)
 
         return await self._database.run("headway", work)
 
     async def told(self, name: str, milestone: int) -> None:
-        """Record of which milestone the admins were told."""
+        """Record the last milestone that was reported to the admins."""
 
         async def work(connection: AsyncConnection) -> None:
             of_it = update(campaigns).where(campaigns.c.name == name)
@@ -593,7 +597,7 @@ class SqlCampaigns:
     async def result(
         self, room_id: RoomId, event_id: EventId
     ) -> tuple[str, Mapping[str, int]] | None:
-        """Return to which question a poll belongs, and how often each answer was chosen there."""
+        """Return a poll's question key, and how often each answer was chosen in the room."""
         query = select(asks.c.campaign_id, asks.c.question).where(asks.c.event_id == event_id)
 
         async def work(connection: AsyncConnection) -> tuple[str, Mapping[str, int]] | None:
@@ -601,14 +605,14 @@ class SqlCampaigns:
             if row is None:
                 return None
             here = answers.c.room_id == room_id, answers.c.question == row.question
-            counts, _ = _tally(await _answers(connection, row.campaign_id, *here))
+            counts, _ = _count(await _answers(connection, row.campaign_id, *here))
             return row.question, counts.get(row.question, {})
 
         return await self._database.run("result", work)
 
 
 async def _reopen(connection: AsyncConnection, number: int, *, poll: bool) -> bool:
-    """Tell whether a campaign still runs; else what was sent last is to be ended as well."""
+    """Return whether a campaign still runs; if it is closed, reopen it to end a late poll."""
     state = await connection.scalar(select(campaigns.c.state).where(campaigns.c.id == number))
     if state == "closed" and poll:
         ends = update(campaigns).where(campaigns.c.id == number)
@@ -620,8 +624,8 @@ def _at(number: int, room_id: str) -> tuple[Any, Any]:
     return recipients.c.campaign_id == number, recipients.c.room_id == room_id
 
 
-def _place(room_id: str, person: str | None, root: str | None) -> Place:
-    return Place(RoomId(room_id), person is not None, EventId(root) if root else None)
+def _recipient_room(room_id: str, person: str | None, root: str | None) -> RecipientRoom:
+    return RecipientRoom(RoomId(room_id), person is not None, EventId(root) if root else None)
 
 
 async def _number(connection: AsyncConnection, name: str) -> int:
@@ -630,19 +634,19 @@ async def _number(connection: AsyncConnection, name: str) -> int:
 
 
 async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
-    """Return what waits, the first of each kind.
+    """Return the message of each kind that is due first.
 
-    What may stand already comes first, then who has answered: they go on before others are begun
-    with, and nobody is reminded before.
+    Messages that may have been sent come first, then next steps for rooms that have answered,
+    then first steps for other rooms, then reminders.
     """
-    there = recipients.c.campaign_id == number
+    of_it = recipients.c.campaign_id == number
     found: list[Sending] = []
     for which in (recipients.c.begun, recipients.c.step > 0, recipients.c.step == 0):
         rows = await connection.execute(_due_first(number, which))
         found += [_sending(row, name, "step") for row in rows]
     rows = await connection.execute(
         select(recipients)
-        .where(there, recipients.c.remind_at.is_not(None))
+        .where(of_it, recipients.c.remind_at.is_not(None))
         .order_by(recipients.c.remind_at, recipients.c.room_id)
         .limit(1)
     )
@@ -650,7 +654,7 @@ async def _waiting(connection: AsyncConnection, number: int, name: str) -> list[
 
 
 def _due_first(number: int, which: ColumnElement[bool]) -> Select[Any]:
-    """Return the query for the step that is due first, among these."""
+    """Return the query for the step that is due first, among the rows of a condition."""
     return (
         select(recipients)
         .where(recipients.c.campaign_id == number, which, recipients.c.due_at.is_not(None))
@@ -659,18 +663,19 @@ def _due_first(number: int, which: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-def _sending(row: Row[Any], name: str, deed: Literal["step", "remind"]) -> Sending:
-    at = row.due_at if deed == "step" else row.remind_at
-    place = _place(row.room_id, row.person, row.thread_root)
+def _sending(row: Row[Any], name: str, kind: Literal["step", "remind"]) -> Sending:
+    at = row.due_at if kind == "step" else row.remind_at
+    recipient = _recipient_room(row.room_id, row.person, row.thread_root)
     event_id = EventId(row.event_id) if row.event_id else None
-    begun = deed == "step" and row.begun
-    return Sending(name, place, deed, row.step, seconds(at), event_id, begun)
+    begun = kind == "step" and row.begun
+    return Sending(name, recipient, kind, row.step, seconds(at), event_id, begun)
 
 
-async def _last(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
-    """Return what a campaign that closes still has to send, the first of each kind.
+async def _closing(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+    """Return what a closing campaign still has to send, the first message of each kind.
 
-    What may stand already is sent once more under its id: only then it is known what to end.
+    A step that may have been sent is sent again under its transaction id, to learn the event id
+    of the poll to end.
     """
     query = _due_first(number, recipients.c.begun)
     row = (await connection.execute(query)).one_or_none()
@@ -679,7 +684,7 @@ async def _last(connection: AsyncConnection, number: int, name: str) -> list[Sen
 
 
 async def _end(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
-    """Return the first poll that is to be ended, if there is one."""
+    """Return the first poll to be ended, if there is one."""
     found = await connection.execute(
         select(asks.c.event_id, asks.c.sent_at, recipients)
         .join(
@@ -696,7 +701,7 @@ async def _end(connection: AsyncConnection, number: int, name: str) -> list[Send
     return [
         Sending(
             name,
-            _place(row.room_id, row.person, row.thread_root),
+            _recipient_room(row.room_id, row.person, row.thread_root),
             "end",
             row.step,
             seconds(row.sent_at),
@@ -707,20 +712,20 @@ async def _end(connection: AsyncConnection, number: int, name: str) -> list[Send
 
 
 async def _is_in_time(connection: AsyncConnection, number: int, asked: Asked, at: float) -> bool:
-    """Tell whether an answer of a moment counts: until the poll has ended, as clients count."""
+    """Return whether an answer given at a time counts: until the poll was ended, as in clients."""
     query = select(campaigns.c.closed_at, campaigns.c.ends_at).where(campaigns.c.id == number)
     closed_at, ends_at = (await connection.execute(query)).one()
     closed = closed_at or ends_at
     if closed is None or at <= seconds(closed):
         return True
-    stands = exists().where(
+    is_open = exists().where(
         asks.c.campaign_id == number,
         asks.c.room_id == asked.recipient.room_id,
         asks.c.question == asked.question,
         asks.c.poll,
         asks.c.ended.is_(False),
     )
-    return bool(await connection.scalar(select(stands)))
+    return bool(await connection.scalar(select(is_open)))
 
 
 async def _close_if_done(connection: AsyncConnection, number: int) -> None:
@@ -747,11 +752,11 @@ async def _answers(
     return [_Answer(*row) for row in found]
 
 
-def _tally(said: Sequence[_Answer]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Return how many people chose each answer, and have written something (MSC3381)."""
+def _count(given: Sequence[_Answer]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Return how many people chose each answer (MSC3381), and how many answered in words."""
     last: dict[tuple[str, str], _Answer] = {}
     written: set[tuple[str, str]] = set()
-    for one in said:
+    for one in given:
         key = one.question, one.person
         if one.text:
             written.add(key)

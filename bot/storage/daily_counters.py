@@ -1,4 +1,4 @@
-"""The figures of days and weeks, kept in step with the replies and ratings that they count."""
+"""Daily and weekly figures, updated together with the replies and ratings that they count."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ Shares = dict[tuple[date, Group], Figures]
 
 @asynccontextmanager
 async def reply_counted(connection: AsyncConnection, prompt: str) -> AsyncIterator[None]:
-    """Let the figures follow what the block makes of the reply to a prompt."""
+    """Update the figures by what the block changes about the reply to a prompt."""
     before = await _reply(connection, prompt)
     yield
     await _shift(connection, before, await _reply(connection, prompt))
@@ -30,14 +30,14 @@ async def reply_counted(connection: AsyncConnection, prompt: str) -> AsyncIterat
 async def rating_counted(
     connection: AsyncConnection, prompt: str, person: str
 ) -> AsyncIterator[None]:
-    """Let the figures follow what the block makes of a person's rating of a reply."""
+    """Update the figures by what the block changes about a person's rating of a reply."""
     before = await _rating(connection, prompt, person)
     yield
     await _shift(connection, before, await _rating(connection, prompt, person))
 
 
 async def _reply(connection: AsyncConnection, prompt: str) -> Shares:
-    """Return what the reply to a prompt adds to the figures."""
+    """Return the figures that the reply to a prompt adds."""
     found = await connection.execute(
         select(circumstances).where(circumstances.c.prompt_event_id == prompt)
     )
@@ -57,7 +57,7 @@ async def _reply(connection: AsyncConnection, prompt: str) -> Shares:
 
 
 async def _rating(connection: AsyncConnection, prompt: str, person: str) -> Shares:
-    """Return what a person's rating of a reply adds to the figures."""
+    """Return the figures that a person's rating of a reply adds."""
     found = await connection.execute(
         select(ratings).where(ratings.c.prompt_event_id == prompt, ratings.c.person == person)
     )
@@ -85,11 +85,11 @@ def _group(row: RowMapping) -> Group:
     )
 
 
-async def _shift(connection: AsyncConnection, gone: Shares, come: Shares) -> None:
-    """Take away what has gone and add what has come, where they differ."""
-    for day, group in sorted(gone.keys() | come.keys()):
-        change = Counter(come.get((day, group)))
-        change.subtract(gone.get((day, group), Counter()))
+async def _shift(connection: AsyncConnection, before: Shares, after: Shares) -> None:
+    """Add the differences between two states to the figures."""
+    for day, group in sorted(before.keys() | after.keys()):
+        change = Counter(after.get((day, group)))
+        change.subtract(before.get((day, group), Counter()))
         figures = {name: number for name, number in change.items() if number}
         for step, table in TALLIES.items() if figures else ():
             key = {"first": first_of(step, day), **group._asdict()}

@@ -1,4 +1,4 @@
-"""The ledger's connections: each transaction whole, one at a time, and tried until it stands."""
+"""The ledger's database: connections, and transactions that are repeated until they succeed."""
 
 import asyncio
 import hashlib
@@ -25,21 +25,21 @@ from bot.runtime.uncancellable import run_uncancelled
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
-_BUSY_SECONDS: Final = 5  # how long a writer waits for another program's
+_BUSY_SECONDS: Final = 5  # wait for another program's write lock on the SQLite file
 _CONNECT_SECONDS: Final = 10
-_COMMAND_SECONDS: Final = 30  # for one statement; a database that hangs says nothing
+_COMMAND_SECONDS: Final = 30  # for one statement, as a database that hangs reports no error
 _LONGEST_WAIT: Final = 5.0  # seconds between two tries of one transaction
 _LOCK: Final = int.from_bytes(hashlib.sha256(b"assistant-tchap").digest()[:8], signed=True)
-_LOST_SECONDS: Final = 90.0  # after which a ledger that another process has taken stays taken
+_LOST_SECONDS: Final = 90.0  # of tries before a ledger that another process has taken is lost
 _GHOST_SECONDS: Final = 5.0  # until PostgreSQL has noticed that a killed process is gone
-# SQLITE_BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: another try may do.
+# SQLITE_BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: another try may succeed.
 _PASSING: Final = frozenset({5, 6, 7, 8, 10, 13, 14, 15})
 # SQLSTATE classes: connection, transaction rollback, resources, operator intervention, system
 # error; and a server that is read-only for now.
 _PASSING_CLASSES: Final = ("08", "40", "53", "57", "58", "25006")
 
-# Of a connection: the server ends one, and frees its lock, a minute after its other end has
-# stopped answering; by default it first looks after two hours.
+# Settings of each connection. With these the server ends a connection and frees its lock one
+# minute after the client has stopped answering; by default it first checks after two hours.
 _SETTINGS: Final = {
     "timezone": "UTC",
     "application_name": "assistant-tchap",
@@ -59,31 +59,34 @@ class Taken(StoreError):
 
 
 class Unusable(StoreError):
-    """The database's URL is none that the driver can use."""
+    """The driver cannot use the database's URL."""
 
 
 class Database:
-    """SQLite, or PostgreSQL, which is held by one process at a time.
+    """A SQLite or PostgreSQL database, which one process at a time holds.
 
     A durable transaction is on the disk when it returns (SQLite's `synchronous=FULL`, PostgreSQL's
-    `synchronous_commit`), another one with the next that is. Both outlive the process.
+    `synchronous_commit`); any other is on the disk with the next durable one. Both survive the end
+    of the process.
     """
 
     def __init__(self, name: str, engines: dict[bool, AsyncEngine], health: Health) -> None:
-        """Take the engines by durability."""
+        """Use the engines, by durability."""
         self.name = name
         self._engines = engines
         self._health = health
-        self._turn = asyncio.Lock()  # SQLite has one writer; in it, the others would sleep in turn
+        # SQLite has one writer at a time, and lets other ones sleep until their next try.
+        self._transaction_lock = asyncio.Lock()
 
     @classmethod
     def on_sqlite(cls, path: Path, health: Health, *, alone: bool = True) -> "Database":
-        """Use one file; two connections to it, as a connection is durable or is not.
+        """Use a SQLite file, with one connection for durable transactions and one for others.
 
         Args:
             path: the file.
-            health: is told of failures.
-            alone: else it is only read, beside the process that writes, which never waits for it.
+            health: receives failures.
+            alone: whether to write; else the file is only read, next to the process that writes,
+                which never waits for it.
         """
         engines = {
             durable: _sqlite(path, durable=durable, writes=alone) for durable in (True, False)
@@ -92,12 +95,13 @@ class Database:
 
     @classmethod
     def on_postgresql(cls, url: str, health: Health, *, alone: bool = True) -> "Database":
-        """Use one database by its libpq URL; its one connection holds a lock on it.
+        """Use a PostgreSQL database, with one connection that holds a lock on it.
 
         Args:
-            url: whose.
-            health: is told of failures.
-            alone: else it is read beside the process that holds the lock.
+            url: the database's libpq URL.
+            health: receives failures.
+            alone: whether to take the lock; else the database is used next to the process that
+                holds it.
         """
 
         async def connect() -> Any:  # noqa: ANN401  # the driver's own type
@@ -108,7 +112,7 @@ class Database:
                     command_timeout=_COMMAND_SECONDS,
                     server_settings=_SETTINGS,
                 )
-            except ValueError as error:  # of the driver's settings too, which it may quote
+            except ValueError as error:  # its message may quote the URL, and so is not shown
                 raise Unusable(
                     "storage.database cannot be used: check its host and port, and what stands"
                     f" behind the question mark ({type(error).__name__})"
@@ -125,15 +129,15 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Tell which of the two it is."""
+        """Whether it is SQLite; else it is PostgreSQL."""
         return self._engines[True].dialect.name == "sqlite"
 
     async def open(self, prepare: Work[None]) -> None:
-        """Run the first transaction, which nothing is tried again of.
+        """Run the first transaction, without repeating it if it fails.
 
         Raises:
-            ConfigError: its URL cannot be used.
-            StoreError: the database cannot be used, or another process does.
+            ConfigError: the URL cannot be used.
+            StoreError: the database cannot be used, or another process uses it.
         """
         end = asyncio.get_running_loop().time() + _GHOST_SECONDS
         while True:
@@ -156,19 +160,19 @@ class Database:
             await engine.dispose()
 
     async def run(self, name: str, work: Work[T], *, durable: bool = False) -> T:
-        """Run `work` in one transaction that a cancelled caller cannot cut in two.
+        """Run `work` in one transaction, which the caller's cancellation does not interrupt.
 
-        Where the database is away, locked, full or read-only, it is tried again until it is not:
-        what a try did may stand although it failed, so the work must bear being done twice.
+        It is repeated while the database is unavailable, locked, full or read-only. A try that
+        seems to have failed may have been committed, so the work must be safe to repeat.
 
         Args:
-            name: of its failpoints, and in the metrics.
-            work: reads and writes.
-            durable: it is on the disk when this returns.
+            name: name of the transaction, for its failpoints and in the metrics.
+            work: the statements.
+            durable: whether it must be on the disk when this returns.
 
         Raises:
-            StoreError: what no other try would change.
-            ValueError, OverflowError: the work writes what no column of that kind can hold.
+            StoreError: a failure that another try would not change.
+            ValueError, OverflowError: the work writes a value that its column cannot hold.
         """
         failures, now = 0, asyncio.get_running_loop().time
         given_up_at = math.inf
@@ -178,7 +182,7 @@ class Database:
             except (*_FAILURES, Taken, Unusable) as error:
                 if _is_no_value(error):  # a bug of this work alone
                     raise ValueError(f"{name}: a value that the ledger cannot hold") from None
-                # Of a connection that broke, the lock may be our own, as long as the server knows.
+                # The lock may be that of our own broken connection, until the server notices.
                 taken = isinstance(error, Taken)
                 given_up_at = min(given_up_at, now() + _LOST_SECONDS) if taken else math.inf
                 if not _passes(error) or now() >= given_up_at:
@@ -194,7 +198,7 @@ class Database:
 
     async def _once(self, name: str, work: Work[T], *, durable: bool) -> T:
         armed.reach(f"{name}.before")
-        async with self._turn, self._engines[durable].begin() as connection:
+        async with self._transaction_lock, self._engines[durable].begin() as connection:
             if not (durable or self.is_sqlite):
                 await connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             result = await work(connection)
@@ -203,12 +207,12 @@ class Database:
         return result
 
     async def _pause(self, error: Exception, failures: int) -> None:
-        """Tell that the ledger does not work, and wait; the connections are made anew."""
+        """Report that the ledger does not work, close its connections, and wait."""
         wait = min(backoff(failures), _LONGEST_WAIT)
         self._health.ledger_failed()
-        self._health.beat()  # the sync loop may wait for us, and lives
+        self._health.beat()  # the sync loop may be waiting for the ledger, and is alive
         log.error("ledger away", reason=_reason(error), retry_in=round(wait, 1))
-        async with self._turn:  # a connection that is in use would stay, and keep the lock
+        async with self._transaction_lock:  # a connection in use would survive and keep the lock
             await run_uncancelled(self.close())
         await asyncio.sleep(wait)
 
@@ -217,10 +221,10 @@ class Database:
 
 
 def probe(path: Path) -> None:
-    """Open a SQLite file once, make it where it is missing, for the bot's account alone.
+    """Open a SQLite file once; create it if it is missing, readable by the bot's account only.
 
-    A connection that aiosqlite fails to open ends in a thread which may outlive the event loop
-    and then prints a traceback: so what cannot be opened must not get that far.
+    If aiosqlite fails to open a file, its thread may outlive the event loop and print a traceback.
+    So a file that cannot be opened must be found before.
     """
     private_file(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -232,17 +236,18 @@ def _sqlite(path: Path, *, durable: bool, writes: bool) -> AsyncEngine:
         f"sqlite+aiosqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}
     )
     synchronous = "FULL" if durable else "NORMAL"
-    # What a sort or an upgrade puts aside stays in memory: nothing else need be writable but the
-    # file's own directory, and no ids are left elsewhere.
+    # Temporary tables stay in memory: only the file's own directory needs to be writable, and no
+    # ids are left elsewhere.
     pragmas = ["temp_store=MEMORY", "journal_mode=WAL", f"synchronous={synchronous}"]
     pragmas.append("foreign_keys=ON")
-    # Read-then-write must not lose updates; who only reads must not hold up who writes.
+    # A transaction that reads and then writes must not lose updates; one that only reads must not
+    # hold up a writer.
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
     pragmas += [] if writes else ["query_only=ON"]
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
-        dbapi.isolation_level = None  # else the driver opens transactions of its own, too late
+        dbapi.isolation_level = None  # else the driver begins transactions itself, and too late
         cursor = dbapi.cursor()
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
@@ -256,7 +261,7 @@ def _sqlite(path: Path, *, durable: bool, writes: bool) -> AsyncEngine:
 
 
 def _passes(error: Exception) -> bool:
-    """Tell whether another try may succeed where nothing but time has passed."""
+    """Return whether another try may succeed although nothing but time has passed."""
     if isinstance(error, (*_DISCONNECTED, Taken, Unusable)):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -265,20 +270,20 @@ def _passes(error: Exception) -> bool:
     code = getattr(cause, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _PASSING
-    cause = getattr(cause, "__cause__", None) or cause  # SQLAlchemy wraps the driver's own
+    cause = getattr(cause, "__cause__", None) or cause  # SQLAlchemy wraps the driver's error
     state = getattr(cause, "sqlstate", None) or ""
     return state.startswith(_PASSING_CLASSES) or isinstance(cause, _DISCONNECTED)
 
 
 def _is_no_value(error: Exception) -> bool:
-    """Tell whether nothing is wrong with the ledger, but with what was to be written."""
+    """Return whether the error is about a value to be written, and not about the ledger."""
     cause = getattr(error, "orig", None) or error
     cause = getattr(cause, "__cause__", None) or cause
     refused = (getattr(cause, "sqlstate", None) or "").startswith("22")  # data exception
-    return refused or isinstance(cause, ValueError)  # asyncpg's own, before it asks the server
+    return refused or isinstance(cause, ValueError)  # asyncpg checks values before the server does
 
 
 def _reason(error: Exception) -> str:
-    """Return what the driver says, without the statement and its values."""
+    """Return the driver's message, without the statement and its values."""
     cause = getattr(error, "orig", None) or error
     return str(getattr(cause, "__cause__", None) or cause) or type(cause).__name__

@@ -1,4 +1,4 @@
-"""What of the ledger leaves it as a file."""
+"""The tables of the ledger that can be exported as files."""
 
 from collections.abc import Mapping
 

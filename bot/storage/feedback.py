@@ -1,4 +1,4 @@
-"""What people think of replies, on SQLAlchemy: polls, votes, what of them counts, comments."""
+"""The `Opinions` port on SQLAlchemy: polls about replies, votes, ratings and comments."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,9 +67,9 @@ from bot.storage.tables import (
 Page = Sequence[Mapping[str, Any]]
 
 _DAY = 86_400.0
-_AT_ONCE = 100  # polls that are handed out to be sent
+_AT_ONCE = 100  # largest number of due polls that are returned at once
 
-# What is read of ratings and comments, in this order.
+# The columns of the exported tables, in this order.
 RATING_COLUMNS: Final = (
     *("reply", "person", "asker", "source", "answer", "reason", "rated_at"),
     *CONTEXT,
@@ -82,29 +82,29 @@ class SqlFeedback:
     """The `Opinions` port, in the ledger's database."""
 
     def __init__(self, database: Database, secret: str) -> None:
-        """Take the ledger's database, and the operator's secret."""
+        """Use the ledger's database, and the operator's secret for encryption and pseudonyms."""
         self._database = database
         self._seal = Seal(secret)
         self._pseudonyms = Pseudonyms(secret)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
 
     @classmethod
-    async def open_to_read(cls, place: Path | str, secret: str, health: Health) -> Self:
-        """Open the ledger that an assistant may be using.
+    async def open_to_read(cls, location: Path | str, secret: str, health: Health) -> Self:
+        """Open a ledger that an assistant may be using.
 
         Args:
-            place: a SQLite file, or the libpq URL of a PostgreSQL database.
-            secret: the operator's.
-            health: is told of failures.
+            location: a SQLite file, or the libpq URL of a PostgreSQL database.
+            secret: the operator's secret.
+            health: receives failures.
 
         Raises:
-            StoreError: it cannot be read, or is no ledger of this version.
+            StoreError: the database cannot be read, or is no ledger of this version.
         """
-        return cls(await open_beside(place, health), secret)
+        return cls(await open_beside(location, health), secret)
 
     @property
     def database(self) -> Database:
-        """Where it is kept."""
+        """The database that holds the ledger."""
         return self._database
 
     async def close(self) -> None:
@@ -118,11 +118,11 @@ class SqlFeedback:
         after: Callable[[AskHistory], float | None],
         at: float,
     ) -> float | None:
-        """Record how a reply came about, and plan the poll about it; return when that is due."""
+        """Record how a reply was made, and plan the poll about it; return when that is due."""
         person = self._pseudonyms.of(how.sender)
-        place = _place(prompt.conversation)
+        conversation = _key_of(prompt.conversation)
         key = {"prompt_event_id": prompt.event_id}
-        row = place | {"person": person} | _context_of(how, at)
+        row = conversation | {"person": person} | _context_of(how, at)
 
         async def work(connection: AsyncConnection) -> float | None:
             statement = self._insert(circumstances).values(key | row)
@@ -134,15 +134,16 @@ class SqlFeedback:
                 await connection.execute(
                     statement.on_conflict_do_update(index_elements=list(key), set_=known)
                 )
-            await self._rate_all_anew(connection, prompt.event_id, at)
-            past = await _past(connection, prompt, person, at)
+            await self._update_ratings(connection, prompt.event_id, at)
+            past = await _ask_history(connection, prompt, person, at)
             wait = after(past)
             if past.waiting:
-                await connection.execute(delete(polls).where(_waits_in(place)))
+                await connection.execute(delete(polls).where(_waits_in(conversation)))
             if wait is None:
                 return None
-            await self._plan(connection, prompt.event_id, "helped", place, person, at + wait)
-            return at + wait
+            due_at = at + wait
+            await self._plan(connection, prompt.event_id, "helped", conversation, person, due_at)
+            return due_at
 
         return await self._database.run("answered", work)
 
@@ -151,19 +152,19 @@ class SqlFeedback:
         connection: AsyncConnection,
         prompt: str,
         question: Question,
-        place: dict[str, str],
+        conversation: dict[str, str],
         person: str,
         due_at: float,
     ) -> bool:
-        """Insert a poll that is to be sent; False where the question is asked already."""
-        asked = {"prompt_event_id": prompt, "question": question, "person": person}
+        """Insert a poll to be sent; return False if there is one for the question already."""
+        subject = {"prompt_event_id": prompt, "question": question, "person": person}
         statement = self._insert(polls).values(
-            asked | place | {"due_at": date(due_at), "planned_at": date(due_at)}
+            subject | conversation | {"due_at": date(due_at), "planned_at": date(due_at)}
         )
         return bool((await connection.execute(statement.on_conflict_do_nothing())).rowcount)
 
     async def due(self, now: float) -> tuple[Sequence[Ask], float | None]:
-        """Return the polls to be sent by `now`, and when the next one is due."""
+        """Return the polls that are due by `now`, and when the next one is due."""
         waiting = select(polls).where(polls.c.event_id.is_(None)).order_by(polls.c.due_at)
 
         async def work(connection: AsyncConnection) -> tuple[list[Ask], float | None]:
@@ -176,7 +177,7 @@ class SqlFeedback:
         return await self._database.run("due", work)
 
     async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
-        """Record that a poll stands in its room, and until when votes count."""
+        """Record that a poll was sent, and until when votes count."""
         sent = {"event_id": event_id, "sent_at": date(at), "closes_at": date(closes_at)}
 
         async def work(connection: AsyncConnection) -> None:
@@ -188,7 +189,7 @@ class SqlFeedback:
         await self._database.run("asked", work, durable=True)
 
     async def begin(self, ask: Ask) -> bool:
-        """Record that a poll may be sent from now on; False where it is not wanted any more."""
+        """Record that a poll may be sent from now on; return whether it is still wanted."""
 
         async def work(connection: AsyncConnection) -> bool:
             begun = await connection.execute(
@@ -199,7 +200,7 @@ class SqlFeedback:
         return await self._database.run("begin", work)
 
     async def is_begun(self, room_id: RoomId) -> bool:
-        """Tell whether a poll may stand in a room that is not recorded yet."""
+        """Return whether the room may have a poll that is not recorded as sent yet."""
 
         async def work(connection: AsyncConnection) -> bool:
             here = polls.c.room_id == room_id, polls.c.begun, polls.c.event_id.is_(None)
@@ -208,7 +209,7 @@ class SqlFeedback:
         return await self._database.run("is_begun", work)
 
     async def put_off(self, ask: Ask, due_at: float) -> None:
-        """Record that a poll is sent later."""
+        """Record that a poll will be sent later."""
         later = {"due_at": date(due_at)}
 
         async def work(connection: AsyncConnection) -> None:
@@ -217,7 +218,7 @@ class SqlFeedback:
         await self._database.run("put_off", work)
 
     async def drop(self, ask: Ask) -> None:
-        """Give up a poll that was not sent."""
+        """Delete a poll that was not sent."""
 
         async def work(connection: AsyncConnection) -> None:
             unsent = polls.c.id == ask.number, polls.c.event_id.is_(None)
@@ -226,7 +227,7 @@ class SqlFeedback:
         await self._database.run("drop", work)
 
     async def poll(self, room_id: RoomId, event_id: EventId) -> Ask | None:
-        """Return the poll that stands at an event of the room."""
+        """Return the poll that an event of the room is; None if it is none."""
 
         async def work(connection: AsyncConnection) -> Ask | None:
             row = await _poll(connection, room_id, event_id)
@@ -235,7 +236,7 @@ class SqlFeedback:
         return await self._database.run("poll", work)
 
     async def count(self, vote: Vote, at: float) -> VoteOutcome | None:
-        """Take in a vote; plan the next question where there is one."""
+        """Store a vote; plan the next question if there is one."""
         person = self._pseudonyms.of(vote.sender)
 
         async def work(connection: AsyncConnection) -> VoteOutcome | None:
@@ -246,15 +247,17 @@ class SqlFeedback:
             answer = chosen(vote.answers, ANSWERS[ask.question])
             in_time = vote.timestamp / 1000 <= seconds(row["closes_at"])
             counts = in_time and person == row["person"]
-            said = Opinion(ask.question, answer, vote.timestamp, ask.number)
-            await self._take_in(connection, vote.event_id, ask.prompt, person, said, counts=counts)
+            opinion = Opinion(ask.question, answer, vote.timestamp, ask.number)
+            await self._store(
+                connection, vote.event_id, ask.prompt, person, opinion, counts=counts
+            )
             if not counts:
                 return None
-            await self._rate_anew(connection, ask.prompt, person, at)
+            await self._update_rating(connection, ask.prompt, person, at)
             goes_on = ask.question == "helped" and asks_why(answer)
             if goes_on:
-                place = {name: row[name] for name in ("room_id", "thread_root")}
-                goes_on = await self._plan(connection, ask.prompt, "why", place, person, at)
+                conversation = {name: row[name] for name in ("room_id", "thread_root")}
+                goes_on = await self._plan(connection, ask.prompt, "why", conversation, person, at)
             done = answer is not None and not asks_why(answer)
             thanks = done and await _thank(connection, ask.prompt)
             return VoteOutcome(ask, answer, thanks=thanks, goes_on=goes_on)
@@ -264,23 +267,23 @@ class SqlFeedback:
     async def rate(
         self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
     ) -> None:
-        """Take in what somebody says of a reply without a poll."""
+        """Store a rating that was given without a poll."""
         person = self._pseudonyms.of(said.sender)
         opinion = Opinion("helped", answer, said.timestamp)
 
         async def work(connection: AsyncConnection) -> None:
-            await self._take_in(connection, said.event_id, prompt, person, opinion)
-            await self._rate_anew(connection, prompt, person, at)
+            await self._store(connection, said.event_id, prompt, person, opinion)
+            await self._update_rating(connection, prompt, person, at)
 
         await self._database.run("rate", work, durable=True)
 
-    async def _take_in(
+    async def _store(
         self,
         connection: AsyncConnection,
         event_id: EventId,
         prompt: EventId,
         person: str,
-        said: Opinion,
+        opinion: Opinion,
         *,
         counts: bool = True,
     ) -> None:
@@ -288,32 +291,32 @@ class SqlFeedback:
             event_id=event_id,
             prompt_event_id=prompt,
             person=person,
-            question=said.question,
-            answer=said.answer,
-            timestamp=said.timestamp,
-            poll_id=said.poll,
+            question=opinion.question,
+            answer=opinion.answer,
+            timestamp=opinion.timestamp,
+            poll_id=opinion.poll,
             counts=counts,
         )
         await connection.execute(statement.on_conflict_do_nothing())
 
-    async def _rate_all_anew(self, connection: AsyncConnection, prompt: str, at: float) -> None:
-        """Let ratings from before the reply was whole have what is known of it by now."""
+    async def _update_ratings(self, connection: AsyncConnection, prompt: str, at: float) -> None:
+        """Update all ratings of a reply, as some may be older than its metadata."""
         query = select(opinions.c.person).where(opinions.c.prompt_event_id == prompt).distinct()
         for person in (await connection.scalars(query)).all():
-            await self._rate_anew(connection, prompt, person, at)
+            await self._update_rating(connection, prompt, person, at)
 
-    async def _rate_anew(
+    async def _update_rating(
         self, connection: AsyncConnection, prompt: str, person: str, at: float
     ) -> None:
-        """Let the rating be what the person's opinions of the reply make of it."""
+        """Derive a person's rating of a reply anew from their opinions."""
         key = {"prompt_event_id": prompt, "person": person}
         found = await connection.execute(
             select(opinions)
             .where(*_is(opinions, key), opinions.c.counts)
             .order_by(opinions.c.timestamp, opinions.c.event_id)
         )
-        said = [_opinion(row) for row in found.mappings()]
-        helped = answer_of(said, "helped")
+        theirs = [_opinion(row) for row in found.mappings()]
+        helped = answer_of(theirs, "helped")
         if helped is None:
             async with rating_counted(connection, prompt, person):
                 await connection.execute(delete(ratings).where(*_is(ratings, key)))
@@ -326,7 +329,7 @@ class SqlFeedback:
             "asker": about is not None and about["person"] == person,
             "source": "reaction" if helped.poll is None else "poll",
             "answer": helped.answer,
-            "reason": reason_of(said),
+            "reason": reason_of(theirs),
             "rated_at": date(min(helped.timestamp / 1000 or at, at)),
             **{name: about[name] if about is not None else None for name in CONTEXT},
         }
@@ -337,7 +340,7 @@ class SqlFeedback:
             )
 
     async def comment(self, said: Message, prompt: EventId | None, at: float) -> None:
-        """Keep a comment."""
+        """Store a comment."""
         person = self._pseudonyms.of(said.sender)
 
         async def work(connection: AsyncConnection) -> None:
@@ -367,7 +370,7 @@ class SqlFeedback:
         )
 
     async def is_said(self, event_id: EventId) -> bool:
-        """Tell whether a message has rated a reply by a word, or is a comment."""
+        """Return whether a message is stored as a comment, or as a rating by one word."""
         rated = exists().where(opinions.c.event_id == event_id, opinions.c.poll_id.is_(None))
         written = exists().where(comments.c.event_id == event_id)
 
@@ -377,12 +380,13 @@ class SqlFeedback:
         return await self._database.run("is_said", work)
 
     async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None:
-        """Let what its author has said of a reply, in a message, be what the edit says.
+        """Replace a comment or a rating by one word with the text of its author's edit.
 
         Args:
-            edit: whose body is a comment, where it is no rating; empty, it says nothing.
-            rating: what it says in one word; of no reply it rates nothing, and is a comment.
-            at: now, in seconds since the epoch.
+            edit: the edit; a comment is deleted if its body is empty.
+            rating: the rating that the new text is; None for a comment. If the message was not
+                about a single reply, the text is a comment in any case.
+            at: the current time, in seconds since the epoch.
         """
         key = {"event_id": edit.target, "person": self._pseudonyms.of(edit.sender)}
         rated = *_is(opinions, key), opinions.c.poll_id.is_(None)
@@ -393,12 +397,12 @@ class SqlFeedback:
                 row = (await connection.execute(prompt)).one_or_none()
                 if row is not None:
                     await connection.execute(delete(table).where(*where))
-                    await self._say_instead(connection, edit, row[0], rating, at)
+                    await self._replace(connection, edit, row[0], rating, at)
                     return
 
         await self._database.run("amend", work, durable=True)
 
-    async def _say_instead(
+    async def _replace(
         self,
         connection: AsyncConnection,
         edit: Edit,
@@ -410,26 +414,26 @@ class SqlFeedback:
         table = comments
         if rating is not None and prompt is not None:
             table, opinion = opinions, Opinion("helped", rating, edit.timestamp)
-            await self._take_in(connection, event_id, EventId(prompt), person, opinion)
+            await self._store(connection, event_id, EventId(prompt), person, opinion)
         elif edit.body:
             await self._keep(connection, event_id, prompt, person, edit.body, at)
         by_edit = update(table).where(table.c.event_id == event_id)
         await connection.execute(by_edit.values(edit_id=edit.event_id))
         if prompt is not None:
-            await self._rate_anew(connection, prompt, person, at)
+            await self._update_rating(connection, prompt, person, at)
 
     async def share(
         self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
     ) -> None:
-        """Keep a prompt and its reply, sealed, until either is taken back."""
-        asked, replied = exchange
+        """Store the encrypted text of a prompt and its reply, until it is withdrawn."""
+        prompt_text, reply_text = exchange
         key = {"event_id": said.event_id}
         row = {
             "prompt_event_id": prompt,
             "person": self._pseudonyms.of(said.sender),
             "shared_at": date(at),
-            "prompt": self._seal.close(asked.encode(), f"{said.event_id} prompt"),
-            "reply": self._seal.close(replied.encode(), f"{said.event_id} reply_text"),
+            "prompt": self._seal.close(prompt_text.encode(), f"{said.event_id} prompt"),
+            "reply": self._seal.close(reply_text.encode(), f"{said.event_id} reply_text"),
         }
 
         async def work(connection: AsyncConnection) -> None:
@@ -439,22 +443,22 @@ class SqlFeedback:
         await self._database.run("share", work, durable=True)
 
     async def withdraw(self, event_id: EventId) -> None:
-        """Take back what an event has said; plan no poll about it where it is a prompt."""
+        """Delete what a redacted event has said or shared, and the planned poll about it."""
 
         async def work(connection: AsyncConnection) -> None:
             planned = polls.c.prompt_event_id == event_id, polls.c.event_id.is_(None)
             await connection.execute(delete(polls).where(*planned))
-            said = or_(comments.c.event_id == event_id, comments.c.edit_id == event_id)
-            await connection.execute(delete(comments).where(said))
-            gone_with = or_(shared.c.event_id == event_id, shared.c.prompt_event_id == event_id)
-            await connection.execute(delete(shared).where(gone_with))
-            gone = await connection.execute(
+            written = or_(comments.c.event_id == event_id, comments.c.edit_id == event_id)
+            await connection.execute(delete(comments).where(written))
+            handed_over = or_(shared.c.event_id == event_id, shared.c.prompt_event_id == event_id)
+            await connection.execute(delete(shared).where(handed_over))
+            deleted = await connection.execute(
                 delete(opinions)
                 .where(or_(opinions.c.event_id == event_id, opinions.c.edit_id == event_id))
                 .returning(opinions.c.prompt_event_id, opinions.c.person, opinions.c.timestamp)
             )
-            for prompt, person, timestamp in gone.all():
-                await self._rate_anew(connection, prompt, person, timestamp / 1000)
+            for prompt, person, timestamp in deleted.all():
+                await self._update_rating(connection, prompt, person, timestamp / 1000)
 
         await self._database.run("withdraw", work, durable=True)
 
@@ -464,7 +468,7 @@ class SqlFeedback:
         async def work(connection: AsyncConnection) -> EventId | None:
             found = await connection.scalar(
                 select(circumstances.c.prompt_event_id)
-                .where(*_is(circumstances, _place(conversation)))
+                .where(*_is(circumstances, _key_of(conversation)))
                 .order_by(circumstances.c.answered_at.desc())
                 .limit(1)
             )
@@ -473,7 +477,7 @@ class SqlFeedback:
         return await self._database.run("last_answered", work)
 
     async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
-        """Record whether a person, or the people of a room, are to be asked at all."""
+        """Record whether a person, or everybody in a room, may be sent polls at all."""
         if whose.startswith("@"):
             table, key = people, {"person": self._pseudonyms.of(UserId(whose))}
         else:
@@ -494,11 +498,11 @@ class SqlFeedback:
         await self._database.run("want_polls", work, durable=True)
 
     def pseudonym(self, user_id: UserId) -> str:
-        """Return the name under which a person is kept."""
+        """Return the pseudonym under which a person is stored."""
         return self._pseudonyms.of(user_id)
 
     async def ratings(self, at_once: int) -> AsyncGenerator[Page, None]:
-        """Yield what counts, one row for a person and a reply, with RATING_COLUMNS."""
+        """Yield the ratings, one row for each person and reply, with RATING_COLUMNS."""
         key = ratings.c.prompt_event_id, ratings.c.person
         after: tuple[str, ...] = ("", "")
         while page := await self._database.run("ratings", _page(ratings, key, after, at_once)):
@@ -506,19 +510,19 @@ class SqlFeedback:
             after = page[-1]["prompt_event_id"], page[-1]["person"]
 
     async def comments(self, at_once: int) -> AsyncGenerator[Page, None]:
-        """Yield what was written, one row for each comment, with COMMENT_COLUMNS."""
+        """Yield the comments, one row for each, with COMMENT_COLUMNS."""
         key, after = (comments.c.event_id,), ("",)
         while page := await self._database.run("comments", _page(comments, key, after, at_once)):
             yield [self._named(row) | {"comment": self._open(row)} for row in page]
             after = (page[-1]["event_id"],)
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row with a name for its reply: who reads it need not find that."""
+        """Return a row with a pseudonym for its reply, by which a reader cannot find the reply."""
         prompt = row["prompt_event_id"]
         return row | {"reply": self._pseudonyms.of(prompt) if prompt else None}
 
     async def shared(self, at_once: int) -> AsyncGenerator[Page, None]:
-        """Yield what was handed over, one row for each exchange, with SHARED_COLUMNS."""
+        """Yield the shared prompts and replies, one row for each pair, with SHARED_COLUMNS."""
         key, after = (shared.c.event_id,), ("",)
         while page := await self._database.run("shared", _page(shared, key, after, at_once)):
             yield [
@@ -528,10 +532,10 @@ class SqlFeedback:
             ]
             after = (page[-1]["event_id"],)
 
-    def _open(self, row: Mapping[str, Any], name: str = "comment", place: str = "") -> str | None:
-        """Return what a person has written; None where it was sealed with another key."""
+    def _open(self, row: Mapping[str, Any], name: str = "comment", suffix: str = "") -> str | None:
+        """Return the decrypted text of a column; None if it was encrypted with another key."""
         try:
-            return self._seal.open(row[name], f"{row['event_id']}{place}").decode()
+            return self._seal.open(row[name], f"{row['event_id']}{suffix}").decode()
         except ValueError:
             return None
 
@@ -539,7 +543,7 @@ class SqlFeedback:
 def _page(
     table: Table, key: tuple[Any, ...], after: tuple[str, ...], most: int
 ) -> Work[list[dict[str, Any]]]:
-    """Return the work that reads the rows behind a key, in its order."""
+    """Return the work that reads the rows after a key, in the key's order."""
     query = select(table).where(tuple_(*key) > after).order_by(*key).limit(most)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
@@ -548,7 +552,7 @@ def _page(
     return work
 
 
-def _place(conversation: Conversation) -> dict[str, str]:
+def _key_of(conversation: Conversation) -> dict[str, str]:
     return {"room_id": conversation.room_id, "thread_root": conversation.thread_root or ""}
 
 
@@ -556,10 +560,10 @@ def _is(table: Any, key: dict[str, str]) -> list[Any]:  # noqa: ANN401  # any of
     return [table.c[name] == value for name, value in key.items()]
 
 
-def _waits_in(place: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy's own type is generic
-    """Hold for what is to be sent in a conversation, and is no reason asked for."""
+def _waits_in(conversation: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy's type is generic
+    """Return the SQL condition for the unsent "helped" polls of a conversation."""
     unsent = polls.c.event_id.is_(None), polls.c.begun.is_(False)
-    return and_(*_is(polls, place), *unsent, polls.c.question == "helped")
+    return and_(*_is(polls, conversation), *unsent, polls.c.question == "helped")
 
 
 def _context_of(how: ReplyMetadata, at: float) -> dict[str, Any]:
@@ -578,23 +582,25 @@ def _context_of(how: ReplyMetadata, at: float) -> dict[str, Any]:
     }
 
 
-async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: float) -> AskHistory:
-    """Return what is known of the person and the conversation, before they are asked."""
-    place = _place(prompt.conversation)
+async def _ask_history(
+    connection: AsyncConnection, prompt: Prompt, person: str, at: float
+) -> AskHistory:
+    """Return the earlier polls of a person and of a prompt's conversation."""
+    conversation = _key_of(prompt.conversation)
     refuses = select(people.c.person).where(people.c.person == person, people.c.polls.is_(False))
     none_here = select(choices.c.room_id).where(
-        *_is(choices, place | {"thread_root": ""}), choices.c.polls.is_(False)
+        *_is(choices, conversation | {"thread_root": ""}), choices.c.polls.is_(False)
     )
     recent = select(func.count()).where(
         polls.c.person == person,
         polls.c.question == "helped",
         or_(polls.c.sent_at > date(at - _DAY), polls.c.event_id.is_(None)),
-        ~_waits_in(place),
+        ~_waits_in(conversation),
     )
     before = (
         select(circumstances.c.prompt_event_id)
         .where(
-            *_is(circumstances, place | {"person": person}),
+            *_is(circumstances, conversation | {"person": person}),
             circumstances.c.prompt_event_id != prompt.event_id,
         )
         .order_by(circumstances.c.answered_at.desc())
@@ -608,14 +614,14 @@ async def _past(connection: AsyncConnection, prompt: Prompt, person: str, at: fl
         or_(polls.c.event_id.is_not(None), polls.c.begun),
     )
 
-    async def there(query: Select[Any]) -> bool:
+    async def exist(query: Select[Any]) -> bool:
         return await connection.scalar(query.limit(1)) is not None
 
     return AskHistory(
-        refused=await there(refuses) or await there(none_here),
+        refused=await exist(refuses) or await exist(none_here),
         asked=await connection.scalar(recent) or 0,
-        last_asked=await there(last),
-        waiting=await there(select(polls.c.id).where(_waits_in(place))),
+        last_asked=await exist(last),
+        waiting=await exist(select(polls.c.id).where(_waits_in(conversation))),
     )
 
 
@@ -629,7 +635,7 @@ async def _poll(
 
 
 async def _thank(connection: AsyncConnection, prompt: str) -> bool:
-    """Note that the person is thanked; False where that is so already."""
+    """Record that the person is thanked; return False if that was recorded before."""
     thanked = await connection.execute(
         update(polls)
         .where(

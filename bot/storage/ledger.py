@@ -1,4 +1,4 @@
-"""The ledger on SQLAlchemy: what was heard, what was answered, and the sync token between."""
+"""The `Store` port on SQLAlchemy: admitted events, claims, replies, choices, the sync token."""
 
 import asyncio
 import math
@@ -49,7 +49,7 @@ from bot.storage.tables import (
 
 log = structlog.get_logger()
 
-_TOKEN_SECONDS = 5.0  # how long the token of an empty batch may wait
+_TOKEN_SECONDS = 5.0  # delay after which the token of an empty batch is committed as well
 _LOST = (
     "storage.directory holds the Matrix device that belongs to it. Restore both from the same"
     " backup, or check storage.directory and storage.database. It knows who wants no polls, the"
@@ -61,45 +61,46 @@ _LOST = (
 class SqlStore:
     """The `Store` port on SQLite or PostgreSQL.
 
-    Durable is what a promise depends on: what was heard with its token, a reply's messages, and
-    its final version. The first claim is on the disk with the first of those after it, a later one
-    at once: before anything is sent under its number.
+    Transactions are durable if exactly-once replies depend on them: admission with its token, a
+    reply's messages, its final version. A prompt's first claim is on the disk with the first of
+    these that follows it. A later claim is durable itself, before anything is sent under its
+    number.
     """
 
     def __init__(self, database: Database, seal: Seal) -> None:
         self._database = database
         self._seal = seal
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
-        self._committed = -math.inf  # when the last token was, in the loop's time
+        self._committed = -math.inf  # time of the last committed token, by the loop's clock
 
     @classmethod
     async def open(
-        cls, place: Path | str, user_id: UserId, key: str, health: Health, *, new: bool = True
+        cls, location: Path | str, user_id: UserId, key: str, health: Health, *, new: bool = True
     ) -> Self:
-        """Open or create the ledger of `user_id`, and bring its tables up to date.
+        """Open or create the ledger of `user_id`, and migrate its tables to this version.
 
         Args:
-            place: a SQLite file, or the libpq URL of a PostgreSQL database.
-            user_id: whose it is.
-            key: the secret that seals what it keeps of conversations.
-            health: is told of its failures.
-            new: whether it may be made where there is none.
+            location: a SQLite file, or the libpq URL of a PostgreSQL database.
+            user_id: the account that the ledger belongs to.
+            key: the secret that encrypts any text of conversations.
+            health: receives failures.
+            new: whether it may be created if it is missing.
 
         Raises:
-            StoreError: it cannot be used, is no ledger, or is another account's; another process
-                uses it; it is gone, and must not be made anew.
+            StoreError: it cannot be used, is no ledger, or belongs to another account; another
+                process uses it; or it is missing and may not be created.
         """
-        if isinstance(place, Path):
-            if not new and not await asyncio.to_thread(place.exists):
-                raise StoreError(f"the ledger {place} is missing: {_LOST}")
+        if isinstance(location, Path):
+            if not new and not await asyncio.to_thread(location.exists):
+                raise StoreError(f"the ledger {location} is missing: {_LOST}")
             try:
-                await run_uncancelled(asyncio.to_thread(probe, place))
+                await run_uncancelled(asyncio.to_thread(probe, location))
             except (sqlite3.Error, OSError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise StoreError(f"the ledger {place}: {reason}") from error
-            database = Database.on_sqlite(place, health)
+                raise StoreError(f"the ledger {location}: {reason}") from error
+            database = Database.on_sqlite(location, health)
         else:
-            database = Database.on_postgresql(place, health)
+            database = Database.on_postgresql(location, health)
         store = cls(database, Seal(key))
         try:
             await database.open(lambda connection: _prepare(connection, user_id, new=new))
@@ -110,7 +111,7 @@ class SqlStore:
 
     @property
     def database(self) -> Database:
-        """Where it is kept."""
+        """The database that holds the ledger."""
         return self._database
 
     async def close(self) -> None:
@@ -118,7 +119,7 @@ class SqlStore:
         await self._database.close()
 
     async def sync_token(self) -> str | None:
-        """Return the token of the last batch admitted, None before the first."""
+        """Return the sync token of the last admitted batch; None before the first."""
 
         async def work(connection: AsyncConnection) -> str | None:
             token: str | None = await connection.scalar(select(account.c.sync_token))
@@ -127,26 +128,26 @@ class SqlStore:
         return await self._database.run("token", work)
 
     async def admit(self, batch: Batch, heard_at: float) -> Sequence[Event]:
-        """Commit the batch's events and token; return the events not known before.
+        """Commit the batch's events and token; return the events that were not known before.
 
-        The token of a batch without such events may wait for one with, a few seconds at the most:
-        who starts from an older token hears again what asks for nothing.
+        The token of a batch without new events is committed with the next one, or after a few
+        seconds: a process that starts from the older token only receives such a batch again.
         """
         now = asyncio.get_running_loop().time()
         fresh = now - self._committed < _TOKEN_SECONDS
         if not batch.events and fresh:
             return ()
-        before: int | None = None  # the last position when this was first tried
+        before: int | None = None  # the last position, as the first try found it
 
         async def work(connection: AsyncConnection) -> tuple[list[Event], bool]:
             nonlocal before
             last = await connection.scalar(select(func.max(inbox.c.position))) or 0
             before = last if before is None else before
             new = dict[EventId, Event]()
-            for position, heard in enumerate(batch.events, last + 1):
-                row = event_row(heard, position, heard_at)
-                if heard.event_id not in new and await self._admit(connection, heard, row, before):
-                    new[heard.event_id] = heard
+            for position, one in enumerate(batch.events, last + 1):
+                row = event_row(one, position, heard_at)
+                if one.event_id not in new and await self._admit(connection, one, row, before):
+                    new[one.event_id] = one
             if not new and fresh:
                 return [], False
             await connection.execute(update(account).values(sync_token=batch.next_batch))
@@ -158,29 +159,29 @@ class SqlStore:
         return new
 
     async def _admit(
-        self, connection: AsyncConnection, heard: Event, row: dict[str, Any], before: int
+        self, connection: AsyncConnection, event: Event, row: dict[str, Any], before: int
     ) -> bool:
-        """Insert the row; tell whether its event was new, and concerns the bot.
+        """Insert the row of an event; return whether the event is new and concerns the bot.
 
-        An invitation has no event id that every homeserver sends, so its room's id stands for it:
-        it may come again after it was declined, and then counts as new. So does what an earlier
-        try has inserted, behind position `before`, although it failed.
+        Not every homeserver sends an event id with an invitation, so its room's id is used: a
+        room may invite again after the bot declined, and that counts as new. A row that a try
+        inserted although it seemed to fail, after position `before`, counts as new as well.
         """
-        if await _is_nobodys(connection, heard):
+        if await _is_irrelevant(connection, event):
             return False
         statement = self._insert(inbox).values(row)
         upsert = (
             statement.on_conflict_do_update(index_elements=["event_id"], set_=row)
-            if isinstance(heard, Invite)
+            if isinstance(event, Invite)
             else statement.on_conflict_do_nothing()
         )
         if (await connection.execute(upsert)).rowcount == 1:
             return True
-        known = select(inbox.c.position).where(inbox.c.event_id == heard.event_id)
+        known = select(inbox.c.position).where(inbox.c.event_id == event.event_id)
         return (await connection.scalar(known) or 0) > before
 
     async def unfinished(self) -> Sequence[Unfinished]:
-        """Return what was admitted and not finished, oldest first."""
+        """Return the events that were admitted and not finished, oldest first."""
 
         async def work(connection: AsyncConnection) -> list[Unfinished]:
             found = await connection.execute(
@@ -191,10 +192,10 @@ class SqlStore:
         return await self._database.run("unfinished", work)
 
     async def claim(self, prompt: Prompt, *, again: bool = False) -> Claim:
-        """Count a claim to the prompt, tie its messages, and return it with the reply's.
+        """Count a claim of the prompt, join its messages, and return the claim.
 
-        A prompt that is answered once more is unfinished again: until then, half of a new answer
-        may stand in place of the old one.
+        A prompt that is answered again becomes unfinished again, as the room may show a part of
+        the new answer in place of the old one until the new one is complete.
         """
         first, *joined = prompt.event_ids
 
@@ -220,7 +221,7 @@ class SqlStore:
         return await self._database.run("claim", work, durable=again)
 
     async def exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
-        """Return the prompt and reply that an event of the room is one message of."""
+        """Return the prompt and reply of which an event of the room is a message."""
 
         async def work(connection: AsyncConnection) -> Exchange | None:
             replied = select(replies.c.prompt_event_id).where(replies.c.event_id == event_id)
@@ -245,7 +246,7 @@ class SqlStore:
         return await self._database.run("exchange", work)
 
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
-        """Record that part number `part` of the reply to `prompt` stands at `event_id`."""
+        """Record that part number `part` of the reply to `prompt` is the event `event_id`."""
 
         async def work(connection: AsyncConnection) -> None:
             statement = self._insert(replies).values(
@@ -259,7 +260,7 @@ class SqlStore:
         await self._database.run("sent", work, durable=True)
 
     async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
-        """Keep the messages of a final version until they are acknowledged, in place of others."""
+        """Keep the messages of a final version until they are acknowledged; replace others."""
         new = [frozen_row(prompt, one, self._seal) for one in frozen]
 
         async def work(connection: AsyncConnection) -> None:
@@ -270,7 +271,7 @@ class SqlStore:
         await self._database.run("freeze", work, durable=True)
 
     async def _frozen(self, connection: AsyncConnection, prompt: str) -> tuple[OutboxMessage, ...]:
-        """Return the messages of the final version that may be on their way."""
+        """Return the messages of the final version that may have been sent."""
         found = await connection.execute(
             select(outbox).where(outbox.c.prompt_event_id == prompt).order_by(outbox.c.part)
         )
@@ -281,7 +282,7 @@ class SqlStore:
             return ()
 
     async def finish(self, *event_ids: EventId) -> None:
-        """Record that nothing more is to be done about the events."""
+        """Record that nothing is left to do for these events."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(delete(outbox).where(outbox.c.prompt_event_id.in_(event_ids)))
@@ -289,7 +290,7 @@ class SqlStore:
                 update(inbox).where(inbox.c.event_id.in_(event_ids)).values(finished_at=func.now())
             )
             invitations = [one for one in event_ids if one.startswith("invite:")]
-            if invitations:  # who has invited the bot is of no use any more
+            if invitations:  # the inviter's id is not needed any more
                 await connection.execute(
                     update(inbox).where(inbox.c.event_id.in_(invitations)).values(sender=None)
                 )
@@ -297,7 +298,7 @@ class SqlStore:
         await self._database.run("finish", work)
 
     async def choose(self, conversation: Conversation, chosen: Choices) -> None:
-        """Record what was chosen for a conversation; what is None stays as it was."""
+        """Record choices for a conversation; a choice of None leaves the recorded one."""
         named = {"model": chosen.model, "language": chosen.language}
         values = {name: value for name, value in named.items() if value is not None}
         if not values:
@@ -316,7 +317,7 @@ class SqlStore:
         await self._database.run("choose", work, durable=True)
 
     async def choices(self, conversation: Conversation) -> Choices:
-        """Return what was chosen for a conversation, else for all of its room."""
+        """Return the choices for a conversation, or else those for its whole room."""
         root = conversation.thread_root or ""
 
         async def work(connection: AsyncConnection) -> Choices:
@@ -337,7 +338,7 @@ class SqlStore:
         return await self._database.run("choices", work)
 
     async def noticed(self, message: Unheeded, at: float) -> None:
-        """Record that the message's sender was told at `at` why nothing is made of it."""
+        """Record that the message's sender was told at `at` why the bot does not act on it."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(
@@ -349,7 +350,7 @@ class SqlStore:
         await self._database.run("noticed", work)
 
     async def last_notice(self, sender: UserId, room_id: RoomId) -> float | None:
-        """Return when the person was last told so in the room, None for never."""
+        """Return when the person was last told so in the room; None for never."""
 
         async def work(connection: AsyncConnection) -> datetime | None:
             latest: datetime | None = await connection.scalar(
@@ -374,7 +375,7 @@ async def _prepare(connection: AsyncConnection, user_id: UserId, *, new: bool) -
             " version, or restore the ledger from a backup made before it"
         ) from error
     owner = await connection.scalar(select(account.c.user_id))
-    if owner is None and not new:  # which undoes the tables, too
+    if owner is None and not new:  # raising also rolls back the creation of the tables
         raise StoreError(f"the ledger is empty: {_LOST}")
     if owner is None:
         await connection.execute(insert(account).values(user_id=user_id))
@@ -395,35 +396,35 @@ async def _reply(connection: AsyncConnection, prompt: str) -> tuple[EventId, ...
     return tuple(map(EventId, found))
 
 
-async def _is_nobodys(connection: AsyncConnection, heard: Event) -> bool:
-    """Tell whether the event is about another one that is of no concern to the bot.
+async def _is_irrelevant(connection: AsyncConnection, event: Event) -> bool:
+    """Return whether the event is about another one that does not concern the bot.
 
-    Of its concern are prompts, replies, roots of threads of such, and votes; of its own polls,
-    votes.
+    A vote concerns the bot if it is in one of the bot's polls; any other change if it is of a
+    prompt, a reply, a vote, or the root of a thread with one of these.
     """
-    poll = heard.target if isinstance(heard, Vote) else getattr(heard, "refers_to", None)
+    poll = event.target if isinstance(event, Vote) else getattr(event, "refers_to", None)
     if poll is not None:
-        return not await _may_be_ours(connection, poll, heard.room_id)
-    return isinstance(heard, Change) and await _is_no_part(connection, heard)
+        return not await _may_be_ours(connection, poll, event.room_id)
+    return isinstance(event, Change) and await _is_no_part(connection, event)
 
 
 async def _may_be_ours(connection: AsyncConnection, poll: EventId, room_id: RoomId) -> bool:
-    """Tell whether a poll is one of the bot's, or one that was sent and is not recorded yet."""
+    """Return whether a poll is one of the bot's, or may be one that is not recorded yet."""
     feedback = exists().where(
         polls.c.room_id == room_id,
         or_(polls.c.event_id == poll, and_(polls.c.begun, polls.c.event_id.is_(None))),
     )
-    asked = exists().where(asks.c.room_id == room_id, asks.c.event_id == poll)
-    waiting = exists().where(recipients.c.room_id == room_id, recipients.c.begun)
-    return bool(await connection.scalar(select(or_(feedback, asked, waiting))))
+    campaign = exists().where(asks.c.room_id == room_id, asks.c.event_id == poll)
+    begun = exists().where(recipients.c.room_id == room_id, recipients.c.begun)
+    return bool(await connection.scalar(select(or_(feedback, campaign, begun))))
 
 
 async def _is_no_part(connection: AsyncConnection, change: Change) -> bool:
-    mine = select(inbox.c.event_id).where(
+    admitted = select(inbox.c.event_id).where(
         inbox.c.room_id == change.room_id,
         or_(inbox.c.event_id == change.target, inbox.c.thread_root == change.target),
     )
     reply = select(replies.c.event_id).where(replies.c.event_id == change.target)
-    return await connection.scalar(mine.limit(1)) is None and (
+    return await connection.scalar(admitted.limit(1)) is None and (
         await connection.scalar(reply) is None
     )

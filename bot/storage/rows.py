@@ -1,4 +1,4 @@
-"""Between the ledger's rows and the values that the bot speaks of."""
+"""Conversion between rows of the ledger and core values."""
 
 import json
 from datetime import UTC, datetime
@@ -23,13 +23,13 @@ from bot.core.outgoing import OutboxMessage, PreparedEvent
 from bot.ports.ledger import UndecryptedEvent
 from bot.runtime.encryption import Seal
 
-_LATEST = 4_000_000_000.0  # seconds since the epoch: whoever writes an event dates it
+_LATEST = 4_000_000_000.0  # seconds since the epoch; an event's sender may give it any date
 
 Unfinished = Invite | Joined | Left | Pending | UndecryptedEvent
 
 
 def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
-    """Return the row of the inbox for what was heard."""
+    """Return the row of the inbox for an event."""
     row: dict[str, Any] = {
         "event_id": heard.event_id,
         "position": position,
@@ -54,13 +54,13 @@ def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
 
 
 def unfinished(row: RowMapping) -> Unfinished:
-    """Return what an earlier process has left of a row of the inbox."""
+    """Return the unfinished event that a row of the inbox holds."""
     event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
     match row["kind"]:
         case "invite":
             return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
         case "left":
-            return Left(event_id, room_id, alone=True)  # no other is admitted
+            return Left(event_id, room_id, alone=True)  # only such departures are admitted
         case "joined":
             return Joined(event_id, room_id)
         case "undecryptable" if not (row["claims"] or row["joined_to"]):
@@ -86,7 +86,7 @@ def _awaited(row: RowMapping) -> UndecryptedEvent:
 
 
 def frozen_row(prompt: EventId, frozen: OutboxMessage, seal: Seal) -> dict[str, Any]:
-    """Return the row of the outbox for one message on its way."""
+    """Return the row of the outbox for one message."""
     wire = json.dumps({"type": frozen.wire.type, "content": frozen.wire.content})
     return {
         "prompt_event_id": prompt,
@@ -103,7 +103,7 @@ def frozen(row: RowMapping, seal: Seal) -> OutboxMessage:
     """Return the message that a row of the outbox holds.
 
     Raises:
-        ValueError: it was sealed with another key.
+        ValueError: it was encrypted with another key.
     """
     wire = json.loads(seal.open(row["wire"], row["transaction_id"]))
     return OutboxMessage(
@@ -117,7 +117,7 @@ def frozen(row: RowMapping, seal: Seal) -> OutboxMessage:
 
 
 def date(at: float) -> datetime:
-    """Return seconds since the epoch as the columns hold them: UTC, without a zone."""
+    """Return seconds since the epoch as a column's date: in UTC, without a time zone."""
     return datetime.fromtimestamp(min(max(at, 0.0), _LATEST), UTC).replace(tzinfo=None)
 
 

@@ -1,4 +1,4 @@
-"""Which version's tables a ledger has, by the migration that Alembic has stamped it with."""
+"""The version of a ledger's tables: migrations, and a check without them (by Alembic)."""
 
 from alembic import command
 from alembic.config import Config
@@ -10,10 +10,10 @@ from bot.errors import StoreError
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the tables up to date.
+    """Migrate the tables to this version.
 
     Raises:
-        alembic.util.CommandError: they are of a version that this one does not know.
+        alembic.util.CommandError: this version does not know the version of the tables.
     """
     config = _config()
     config.attributes["connection"] = connection
@@ -21,10 +21,10 @@ def upgrade(connection: Connection) -> None:
 
 
 def check(connection: Connection) -> None:
-    """See that the tables are those of this version.
+    """Check that the tables are of this version.
 
     Raises:
-        StoreError: they are older or newer, or there are none.
+        StoreError: the tables are older or newer, or there are none.
     """
     stamped = MigrationContext.configure(connection).get_current_heads()
     scripts = ScriptDirectory.from_config(_config())

@@ -1,4 +1,4 @@
-"""The ledger as it is used beside the assistant whose it is."""
+"""A second connection to a ledger that an assistant may have open."""
 
 import asyncio
 from pathlib import Path
@@ -9,23 +9,23 @@ from bot.storage.database import Database
 from bot.storage.schema_version import check
 
 
-async def open_beside(place: Path | str, health: Health, *, writes: bool = False) -> Database:
-    """Open the ledger that an assistant may be using.
+async def open_beside(location: Path | str, health: Health, *, writes: bool = False) -> Database:
+    """Open a ledger that an assistant may be using.
 
     Args:
-        place: a SQLite file, or the libpq URL of a PostgreSQL database.
-        health: is told of failures.
-        writes: else nothing can be written to a file.
+        location: a SQLite file, or the libpq URL of a PostgreSQL database.
+        health: receives failures.
+        writes: whether a SQLite file can be written to; PostgreSQL always can.
 
     Raises:
-        StoreError: it cannot be read, or is no ledger of this version.
+        StoreError: the database cannot be read, or is no ledger of this version.
     """
-    if isinstance(place, Path) and not await asyncio.to_thread(place.exists):
-        raise StoreError(f"there is no ledger at {place}: the assistant has not run yet")
+    if isinstance(location, Path) and not await asyncio.to_thread(location.exists):
+        raise StoreError(f"there is no ledger at {location}: the assistant has not run yet")
     database = (
-        Database.on_sqlite(place, health, alone=writes)
-        if isinstance(place, Path)
-        else Database.on_postgresql(place, health, alone=False)
+        Database.on_sqlite(location, health, alone=writes)
+        if isinstance(location, Path)
+        else Database.on_postgresql(location, health, alone=False)
     )
     try:
         await database.open(lambda connection: connection.run_sync(check))

@@ -1,4 +1,4 @@
-"""Figures of replies and ratings, read beside the assistant that makes them."""
+"""The `Statistics` port on SQLAlchemy: figures of replies, ratings and campaigns."""
 
 import asyncio
 from collections import Counter
@@ -42,22 +42,23 @@ from bot.storage.tables import (
 )
 
 _WEEK = timedelta(weeks=1)
-_LOOKED_AT = 5_000  # comments: who looks for what few have written need not wait for all
+_LOOKED_AT = 5_000  # latest comments in which those of one model or domain are searched
 
 
 class SqlStatistics:
-    """The `Statistics` port: all is read on one database's connections.
+    """The `Statistics` port, which reads on connections of its own.
 
-    What is published is written on the assistant's own, as SQLite has one writer.
+    Published figures are written on the assistant's connections, as SQLite has one writer.
     """
 
     def __init__(self, ledger: Database, secret: str, beside: Database | None = None) -> None:
-        """Take the databases, and the operator's secret.
+        """Use the databases, and the operator's secret.
 
         Args:
-            ledger: the assistant's own, to write to.
-            secret: opens comments.
-            beside: the same one, to read without holding the assistant up; None to do it there.
+            ledger: the assistant's connections, to write on.
+            secret: the secret that decrypts comments.
+            beside: further connections to the same database, to read without delaying the
+                assistant; None to read on the assistant's.
         """
         self._ledger_database = ledger
         self._database = beside or ledger
@@ -65,28 +66,30 @@ class SqlStatistics:
         self._publishing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, place: Path | str, secret: str, health: Health, ledger: Database) -> Self:
-        """Open the ledger that the assistant is using, to read beside that.
+    async def open(
+        cls, location: Path | str, secret: str, health: Health, ledger: Database
+    ) -> Self:
+        """Open further connections to the ledger that the assistant is using.
 
         Args:
-            place: a SQLite file, or the libpq URL of a PostgreSQL database.
-            secret: the operator's.
-            health: is told of failures to read.
-            ledger: the same place as the assistant has it open.
+            location: a SQLite file, or the libpq URL of a PostgreSQL database.
+            secret: the operator's secret.
+            health: receives failures to read.
+            ledger: the assistant's connections to the same database.
 
         Raises:
-            StoreError: it cannot be read, or is no ledger of this version.
+            StoreError: the database cannot be read, or is no ledger of this version.
         """
-        return cls(ledger, secret, await open_beside(place, health))
+        return cls(ledger, secret, await open_beside(location, health))
 
     async def close(self) -> None:
-        """Close the connections that are read on."""
+        """Close the connections for reading."""
         await self._database.close()
 
     async def by_step(
         self, step: Step, first: date, last: date, only: Only
     ) -> Mapping[date, Figures]:
-        """Return the figures of each day or week that has any and begins in these days."""
+        """Return the figures of each day or week that has any and begins in the period."""
         table = TALLIES[step]
         narrowed = {"model": only.model, "domain": only.domain}
         wanted = [table.c[name] == value for name, value in narrowed.items() if value is not None]
@@ -95,23 +98,23 @@ class SqlStatistics:
         return {row["first"]: figures for row in rows if (figures := _figures(row))}
 
     async def by_group(self, step: Step, first: date, last: date) -> Mapping[Group, Figures]:
-        """Return the figures of each group that has any in the days or weeks that begin then."""
+        """Return the figures of each group that has any in the period."""
         table = TALLIES[step]
         rows = await self._sums(table, Group._fields, table.c.first.between(first, last))
         groups = {Group(*(row[name] for name in Group._fields)): _figures(row) for row in rows}
         return {group: figures for group, figures in groups.items() if figures}
 
     async def published(self, first: date, last: date) -> Published:
-        """Return the figures of weeks that are over, as they were when first asked for.
+        """Return the figures of past weeks, as they were when first asked for.
 
         Args:
             first: the first Monday; weeks before it are forgotten when a week is published.
-            last: the last week begins by then.
+            last: the day by which the last week begins.
         """
         mondays = [first + _WEEK * number for number in range((last - first) // _WEEK + 1)]
         within, is_whole = published.c.first.between(first, last), published.c.part == ""
-        # One at a time: while nothing can be written there is one that tries, and what is read
-        # in two queries is not forgotten between them.
+        # One call at a time: so that only one tries while nothing can be written, and no week is
+        # forgotten between the two queries.
         async with self._publishing:
             wholes = await self._sums(published, ("first",), within, is_whole)
             if missing := sorted({*mondays} - {row["first"] for row in wholes}):
@@ -125,22 +128,22 @@ class SqlStatistics:
         return Published(weeks, groups)
 
     async def _publish(self, mondays: Sequence[date], first: date) -> None:
-        """Fix the figures of weeks, and forget those before the first one.
+        """Publish the figures of weeks, and forget weeks before the first one.
 
-        It is on the disk when this returns: after a power cut a week would be fixed once more.
+        The transaction is durable: else a week could be published again after a power cut.
         """
 
         async def work(connection: AsyncConnection) -> None:
             for monday in mondays:
-                await _fix(connection, monday, first)
+                await _publish_week(connection, monday, first)
             await connection.execute(delete(published).where(published.c.first < first))
 
         await self._ledger_database.run("publish", work, durable=True)
 
     async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]:
-        """Return the latest comments, opened, the last one first.
+        """Return the latest comments, decrypted, newest first.
 
-        Those of one model or domain are looked for among the last _LOOKED_AT of all.
+        Those of one model or domain are searched in the latest _LOOKED_AT comments only.
         """
         among = most if only == Only() else _LOOKED_AT
         last = comments.c.written_at.desc()
@@ -168,16 +171,16 @@ class SqlStatistics:
         return await self._database.run("remarks", work)
 
     async def campaigns(self, most: int) -> Sequence[CampaignFigures]:
-        """Return the latest campaigns that were launched, the last one first."""
-        there = recipients.c.campaign_id == campaigns.c.id
-        said = answers.c.campaign_id == campaigns.c.id, answers.c.counts
-        answered = select(func.count(answers.c.room_id.distinct())).where(*said)
+        """Return the latest campaigns that were launched, newest first."""
+        of_it = recipients.c.campaign_id == campaigns.c.id
+        given = answers.c.campaign_id == campaigns.c.id, answers.c.counts
+        answered = select(func.count(answers.c.room_id.distinct())).where(*given)
         query = (
             select(
                 campaigns.c.name,
                 campaigns.c.state,
-                select(func.count()).where(there).scalar_subquery(),
-                select(func.count(recipients.c.reached_at)).where(there).scalar_subquery(),
+                select(func.count()).where(of_it).scalar_subquery(),
+                select(func.count(recipients.c.reached_at)).where(of_it).scalar_subquery(),
                 answered.scalar_subquery(),
             )
             .where(campaigns.c.state != "draft")
@@ -191,7 +194,7 @@ class SqlStatistics:
         return await self._database.run("surveys", work)
 
     def _remark(self, row: RowMapping) -> FeedbackComment | None:
-        """Return the comment; None where it was sealed with another key."""
+        """Return the comment; None if it was encrypted with another key."""
         try:
             comment = self._seal.open(row["comment"], row["event_id"]).decode()
         except ValueError:
@@ -211,10 +214,11 @@ class SqlStatistics:
         return await self._database.run("statistics", work)
 
 
-async def _fix(connection: AsyncConnection, monday: date, first: date) -> None:
-    """Publish a week, with those before it, from the first one on, that have waited for it.
+async def _publish_week(connection: AsyncConnection, monday: date, first: date) -> None:
+    """Publish a week, together with the weeks from `first` on that have waited for it.
 
-    What is published already stays: the row of the whole, written first, settles that.
+    A week that is published already does not change: it has the row of the total, which is
+    written first.
     """
     chunks = published.c.part != "", published.c.first < monday
     last = (await connection.execute(select(func.max(published.c.first)).where(*chunks))).scalar()
@@ -224,17 +228,17 @@ async def _fix(connection: AsyncConnection, monday: date, first: date) -> None:
     sums = [func.sum(weekly.c[name]).label(name) for name in PUBLIC_FIGURES]
     query = select(*names, *sums).where(weekly.c.first.between(since, monday)).group_by(*names)
     found = (await connection.execute(query)).mappings()
-    unread = {"tools": "", "prompt_version": ""}
+    unused = {"tools": "", "prompt_version": ""}
     rows = chunk(
         {
-            Group(**{part: row[part] for part in PUBLIC_PARTS}, **unread): _figures(row)
+            Group(**{part: row[part] for part in PUBLIC_PARTS}, **unused): _figures(row)
             for row in found
         }
     )
     whole = _row(monday, "", "", rows.pop(("", ""), Counter()))
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    marked = insert(published).values(whole).on_conflict_do_nothing()
-    if (await connection.execute(marked)).rowcount and rows:
+    statement = insert(published).values(whole).on_conflict_do_nothing()
+    if (await connection.execute(statement)).rowcount and rows:
         parts = [_row(monday, *key, figures) for key, figures in rows.items()]
         await connection.execute(insert(published), parts)
 

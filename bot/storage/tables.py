@@ -1,4 +1,4 @@
-"""The ledger's tables: ids, states and counters, and no word of a conversation but sealed."""
+"""The ledger's tables: ids, states and counters; any text of a conversation is encrypted."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ metadata = MetaData()
 
 
 def _where(condition: Any) -> dict[str, Any]:  # noqa: ANN401  # SQLAlchemy's own type is generic
-    """Return the arguments of an index over some rows, for both databases."""
+    """Return the arguments that limit an index to some rows, for both databases."""
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
 def _edit_id() -> Column[str]:
-    """Return the column for the edit whose words a row has: with it, these are gone."""
+    """Return the column for the edit that a row's text is from: its redaction deletes the row."""
     return Column("edit_id", String, nullable=True)
 
 
@@ -50,20 +50,19 @@ inbox = Table(
     Column("position", Integer, nullable=False, index=True),  # in order of arrival
     Column("kind", String, nullable=False),  # the event's class, in lower case
     Column("room_id", String, nullable=False),
-    Column("sender", String, nullable=True),  # of an invitation, of what is undecryptable
-    Column("direct", Boolean, nullable=True),  # of an invitation
+    # Only for invitations, undecryptable messages, and events whose sender was sent a notice.
+    Column("sender", String, nullable=True),
+    Column("direct", Boolean, nullable=True),  # only for invitations
     Column("claims", Integer, nullable=False, server_default="0"),
     Column("admitted_at", DateTime, nullable=False, server_default=func.now()),
     Column("finished_at", DateTime, nullable=True),
     Column("thread_root", String, nullable=True),
-    Column(
-        "joined_to", String, nullable=True
-    ),  # the first message of the prompt that it belongs to
-    Column("session_id", String, nullable=True),  # of what is undecryptable, as the next two
-    Column("timestamp", BigInteger, nullable=True),  # the homeserver's, in milliseconds
+    Column("joined_to", String, nullable=True),  # the first message of its prompt
+    Column("session_id", String, nullable=True),  # only for undecryptable messages
+    Column("timestamp", BigInteger, nullable=True),  # the same; the homeserver's, in milliseconds
     Column("noticed_at", DateTime, nullable=True),
-    Column("fingerprint", String, nullable=True),  # of what was encrypted
-    Column("refers_to", String, nullable=True),  # of a vote that is undecryptable, the poll
+    Column("fingerprint", String, nullable=True),  # only for encrypted events
+    Column("refers_to", String, nullable=True),  # the poll of an undecryptable vote
 )
 Index("ix_inbox_unfinished", inbox.c.position, **_where(inbox.c.finished_at.is_(None)))
 Index(
@@ -87,49 +86,49 @@ replies = Table(
     Column("event_id", String, nullable=False, unique=True),
 )
 
-# Messages of final versions on their way: each the same bytes under the same id until the
-# homeserver has acknowledged all of its reply.
+# Messages of final versions, kept to be sent again as the same bytes under the same id, until the
+# homeserver has acknowledged all messages of the reply.
 outbox = Table(
     "outbox",
     metadata,
     Column("prompt_event_id", ForeignKey("inbox.event_id"), primary_key=True),
     Column("part", Integer, primary_key=True),
-    Column("device_id", String, nullable=False),  # whose transaction ids the homeserver keeps
+    Column("device_id", String, nullable=False),  # the device that the transaction id is of
     Column("transaction_id", String, nullable=False),
-    Column("replaces", String, nullable=True),  # of an edit, the event that it edits
+    Column("replaces", String, nullable=True),  # the event that it edits, if it is an edit
     Column("answers", String, nullable=False),  # the prompt's messages, as JSON
-    Column("wire", LargeBinary, nullable=False),  # type and content, sealed
+    Column("wire", LargeBinary, nullable=False),  # type and content, encrypted
 )
 
 choices = Table(
     "choices",
     metadata,
     Column("room_id", String, primary_key=True),
-    Column("thread_root", String, primary_key=True),  # "" for all of the room
-    Column("model", String, nullable=True),  # as the backend knows it
+    Column("thread_root", String, primary_key=True),  # "" for the whole room
+    Column("model", String, nullable=True),  # the backend's id
     Column("language", String, nullable=True),
-    Column("polls", Boolean, nullable=True),  # of a room: False where none are wanted there
+    Column("polls", Boolean, nullable=True),  # False in a room that wants no polls
 )
 
-# Feedback. People are in it by their pseudonyms alone.
+# Feedback. People are stored as pseudonyms only.
 
 people = Table(
     "people",
     metadata,
     Column("person", String, primary_key=True),
-    Column("polls", Boolean, nullable=True),  # False for who wants none
+    Column("polls", Boolean, nullable=True),  # False for a person who wants no polls
 )
 
 
 def _context() -> list[Column[Any]]:
-    """Return the columns that say how a reply came about."""
+    """Return the columns that describe how a reply was made."""
     return [
         Column("answered_at", DateTime, nullable=True),
-        Column("domain", String, nullable=True),  # the server of who has asked
+        Column("domain", String, nullable=True),  # server name of the person who asked
         Column("direct", Boolean, nullable=True),
         Column("model", String, nullable=True),
         Column("prompt_version", String, nullable=True),
-        Column("tools", String, nullable=True),  # their names, by commas
+        Column("tools", String, nullable=True),  # their names, separated by commas
         Column("first_words", Float, nullable=True),  # seconds
         Column("seconds", Float, nullable=True),
         Column("prompt_tokens", Integer, nullable=True),
@@ -146,7 +145,7 @@ circumstances = Table(
     Column("prompt_event_id", ForeignKey("inbox.event_id"), primary_key=True),
     Column("room_id", String, nullable=False),
     Column("thread_root", String, nullable=False),  # "" for the main timeline
-    Column("person", String, nullable=False),  # who has asked
+    Column("person", String, nullable=False),  # the person who asked the bot
     *_context(),
 )
 Index(
@@ -164,21 +163,21 @@ polls = Table(
     Column("question", String, nullable=False),
     Column("room_id", String, nullable=False),
     Column("thread_root", String, nullable=False),  # "" for the main timeline
-    Column("person", String, nullable=False),  # who is asked
+    Column("person", String, nullable=False),  # the person whom the poll asks
     Column("due_at", DateTime, nullable=False),
-    Column("event_id", String, nullable=True, unique=True),  # once it is sent
+    Column("event_id", String, nullable=True, unique=True),  # None until it is sent
     Column("sent_at", DateTime, nullable=True),
     Column("closes_at", DateTime, nullable=True),
     Column("thanked", Boolean, nullable=False, server_default=false()),
-    Column("planned_at", DateTime, nullable=False),  # when it was first due
+    Column("planned_at", DateTime, nullable=False),  # first value of due_at
     Column("begun", Boolean, nullable=False, server_default=false()),  # it may have been sent
-    sqlite_autoincrement=True,  # a number that is let go of is never another poll's
+    sqlite_autoincrement=True,  # so that the number of a deleted poll is never used again
 )
 Index("ix_polls_question", polls.c.prompt_event_id, polls.c.question, unique=True)
 Index("ix_polls_person", polls.c.person, polls.c.sent_at)
 Index("ix_polls_due", polls.c.due_at, **_where(polls.c.event_id.is_(None)))
 
-# Every vote and every thumb, so that the one before counts where one is taken back.
+# Every vote and every rating, so that an earlier one counts again if a later one is taken back.
 opinions = Table(
     "opinions",
     metadata,
@@ -188,51 +187,51 @@ opinions = Table(
     Column("question", String, nullable=False),
     Column("answer", String, nullable=True),
     Column("timestamp", BigInteger, nullable=False),  # the homeserver's, in milliseconds
-    Column("poll_id", ForeignKey("polls.id"), nullable=True),  # of a vote
-    Column("counts", Boolean, nullable=False),  # False: late, or of somebody who was not asked
+    Column("poll_id", ForeignKey("polls.id"), nullable=True),  # None if it is no vote
+    Column("counts", Boolean, nullable=False),  # False if late, or by somebody who was not asked
     _edit_id(),
 )
 Index("ix_opinions_reply", opinions.c.prompt_event_id, opinions.c.person)
 
-# What counts of these, one row for a person and a reply, as the reply came about.
+# The opinion that counts: one row for each person and reply, with how the reply was made.
 ratings = Table(
     "ratings",
     metadata,
     Column("prompt_event_id", String, primary_key=True),
     Column("person", String, primary_key=True),
-    Column("asker", Boolean, nullable=False),  # who rates has asked
-    Column("source", String, nullable=False),  # poll or reaction
+    Column("asker", Boolean, nullable=False),  # whether the person is the one who asked the bot
+    Column("source", String, nullable=False),  # "poll", or "reaction" for any other rating
     Column("answer", String, nullable=False),
     Column("reason", String, nullable=True),
     Column("rated_at", DateTime, nullable=False),
     *_context(),
 )
 
-# What people have handed over, prompt and reply, in a step of its own.
+# Prompts and replies that people have handed over, each by a command.
 shared = Table(
     "shared",
     metadata,
-    Column("event_id", String, primary_key=True),  # the command that does it
+    Column("event_id", String, primary_key=True),  # the command
     Column("prompt_event_id", String, nullable=False, index=True),
     Column("person", String, nullable=False),
     Column("shared_at", DateTime, nullable=False),
-    Column("prompt", LargeBinary, nullable=False),  # sealed, as the next
-    Column("reply", LargeBinary, nullable=False),
+    Column("prompt", LargeBinary, nullable=False),  # encrypted
+    Column("reply", LargeBinary, nullable=False),  # encrypted
 )
 
-# Campaigns: surveys and announcements.
+# Campaigns: questions or announcements to many rooms.
 
 campaigns = Table(
     "campaigns",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
-    Column("definition", LargeBinary, nullable=False),  # YAML, sealed
+    Column("definition", LargeBinary, nullable=False),  # YAML, encrypted
     Column("state", String, nullable=False),  # draft, running, closing, closed
     Column("created_at", DateTime, nullable=False),
     Column("ends_at", DateTime, nullable=True),
     Column("closed_at", DateTime, nullable=True),
-    # The last milestone that the admins were told of, in percent; behind 100 that it is closed.
+    # The last milestone that was reported to the admins, in percent; more than 100 for closed.
     Column("told", Integer, nullable=False, server_default="0"),
 )
 
@@ -241,15 +240,15 @@ recipients = Table(
     metadata,
     Column("campaign_id", ForeignKey("campaigns.id"), primary_key=True),
     Column("room_id", String, primary_key=True),
-    Column("person", String, nullable=True),  # of a direct message
-    Column("step", Integer, nullable=False),  # the next one
-    Column("due_at", DateTime, nullable=True),  # None while an answer is waited for
+    Column("person", String, nullable=True),  # the other member of a direct message
+    Column("step", Integer, nullable=False),  # the next step
+    Column("due_at", DateTime, nullable=True),  # None while waiting for an answer, and at the end
     Column("remind_at", DateTime, nullable=True),
     Column("reached_at", DateTime, nullable=True),
     Column("declined", Boolean, nullable=False, server_default=false()),
     Column("completed_at", DateTime, nullable=True),
-    Column("thread_root", String, nullable=True),  # of a salon
-    Column("event_id", String, nullable=True),  # the last question
+    Column("thread_root", String, nullable=True),  # in a salon, the campaign's first message
+    Column("event_id", String, nullable=True),  # the last message
     Column("begun", Boolean, nullable=False, server_default=false()),  # it may have been sent
 )
 Index(
@@ -257,7 +256,7 @@ Index(
     recipients.c.campaign_id,
     recipients.c.step,
     recipients.c.due_at,
-    recipients.c.room_id,  # many are due at once
+    recipients.c.room_id,  # as many rows are due at the same time
     **_where(recipients.c.due_at.is_not(None)),
 )
 Index(
@@ -298,8 +297,8 @@ answers = Table(
     Column("room_id", String, nullable=False),
     Column("question", String, nullable=False),
     Column("person", String, nullable=False),
-    Column("answer", String, nullable=True),  # of a vote; None where one is taken back
-    Column("text", LargeBinary, nullable=True),  # sealed
+    Column("answer", String, nullable=True),  # of a vote; None if it takes one back
+    Column("text", LargeBinary, nullable=True),  # encrypted
     Column("timestamp", BigInteger, nullable=False),
     Column("counts", Boolean, nullable=False),
     _edit_id(),
@@ -313,7 +312,7 @@ comments = Table(
     Column("prompt_event_id", String, nullable=True),
     Column("person", String, nullable=False),
     Column("written_at", DateTime, nullable=False),
-    Column("comment", LargeBinary, nullable=False),  # sealed
+    Column("comment", LargeBinary, nullable=False),  # encrypted
     _edit_id(),
 )
 Index("ix_comments_written", comments.c.written_at)
@@ -322,29 +321,29 @@ for _column in (opinions.c.edit_id, answers.c.edit_id, comments.c.edit_id):
 
 
 def _tallies(name: str) -> Table:
-    """Return a table of how many replies and ratings of each kind there are."""
+    """Return a table that counts replies and ratings by kind."""
     return Table(
         name,
         metadata,
-        Column("first", Date, primary_key=True),  # by the UTC day of the reply
+        Column("first", Date, primary_key=True),  # first UTC day of the day or week of the reply
         *(Column(name, String, primary_key=True) for name in Group._fields),  # "" for unknown
         *(Column(name, Integer, nullable=False, server_default="0") for name in FIGURES),
     )
 
 
-# Kept in the transactions that change replies and ratings: a page over a million of them cannot
-# count them itself, nor add up the days of a year.
+# Updated in the transactions that change replies and ratings: for a page over a million of them,
+# counting them would take too long, and so would adding up the days of a year.
 TALLIES: dict[Step, Table] = {"day": _tallies("daily"), "week": _tallies("weekly")}
 
-# Of weeks that everybody has been shown, as they were then: sums over one thing alone that groups
-# have in common, none of fewer than LEAST ratings. The row whose part is "" is the whole of a week
-# and of those before it that have waited: a week that has it is published. Where these have too
-# few ratings, it is all noughts, there is no other row, and they wait for the next week.
+# Public figures of past weeks, fixed when they were first shown: sums by a single property of the
+# groups, each of at least LEAST ratings. The row with the part "" is the total of a week and of
+# the weeks before it that waited for it; a week with that row is published. If they have too few
+# ratings together, that row is all zeros, there is no other row, and they wait for the next week.
 published = Table(
     "published",
     metadata,
     Column("first", Date, primary_key=True),
-    Column("part", String, primary_key=True),  # "model", "domain" or "place"; "" for the whole
-    Column("name", String, primary_key=True),  # "" for unknown, and of the whole; OTHERS
+    Column("part", String, primary_key=True),  # "model", "domain" or "place"; "" for the total
+    Column("name", String, primary_key=True),  # "" if unknown, and for the total; or OTHERS
     *(Column(name, Integer, nullable=False) for name in PUBLIC_FIGURES),
 )

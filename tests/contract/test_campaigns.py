@@ -12,8 +12,8 @@ from bot.core.campaigns import (
     Asked,
     CampaignResults,
     DeliveryProgress,
-    Place,
     Recipient,
+    RecipientRoom,
     Sending,
 )
 from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
@@ -36,7 +36,7 @@ SALON = RoomId("!salon:tchap.test")
 DAY = 86_400.0
 ENDS = MIDNIGHT + DAY
 TO = (Recipient(ROOM, AGENT), Recipient(SALON))
-HERE, THERE = Place(ROOM), Place(SALON, direct=False)
+HERE, THERE = RecipientRoom(ROOM), RecipientRoom(SALON, direct=False)
 FIRST, SECOND = EventId("$first"), EventId("$second")
 VOTED_AT = int(MIDNIGHT + 10) * 1000
 ASKED = Asked("n", "1", HERE)
@@ -246,7 +246,7 @@ class TestCampaigns:
 
         end = await ledger.first(MIDNIGHT + 10)
         assert end is not None
-        assert (end.deed, end.event_id) == ("end", FIRST)
+        assert (end.kind, end.event_id) == ("end", FIRST)
         await ledger.campaigns.ended(end)
         assert await ledger.campaigns.due("n", MIDNIGHT + 10) is None
 
@@ -265,7 +265,7 @@ class TestCampaigns:
         assert not await ledger.campaigns.is_begun(SALON)
         end = await ledger.first()
         assert end is not None
-        assert (end.deed, end.event_id) == ("end", FIRST)
+        assert (end.kind, end.event_id) == ("end", FIRST)
         await ledger.campaigns.ended(end)
         assert await ledger.campaigns.due("n", MIDNIGHT) is None
 
@@ -353,7 +353,7 @@ class TestCampaigns:
 
         step = await ledger.first(MIDNIGHT + 60)
         assert step is not None
-        assert step.deed == "step"
+        assert step.kind == "step"
 
     async def test_what_is_put_off_is_due_later_and_what_is_declined_never(
         self, ledger: Ledger
@@ -378,7 +378,7 @@ class TestCampaigns:
         ends = []
         while (found := await ledger.campaigns.due("n", MIDNIGHT + 200)) is not None:
             assert found[0] is not None
-            assert found[0].deed == "end"
+            assert found[0].kind == "end"
             ends.append(found[0].event_id)
             await ledger.campaigns.ended(found[0])
         assert ends == [FIRST, SECOND]

@@ -16,7 +16,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import Place, Recipient, Sending
+from bot.core.campaigns import Recipient, RecipientRoom, Sending
 from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Rating, ReplyMetadata
 from bot.core.statistics import (
@@ -624,7 +624,7 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: L
     there = [Recipient(ROOM, AGENT), Recipient(RoomId("!other:x"), COLLEAGUE)]
     await campaigns.launch("old", there, MIDNIGHT, None)
     await campaigns.launch("new", there[:1], MIDNIGHT, None)
-    here = Sending("old", Place(ROOM), "step", 0, MIDNIGHT)
+    here = Sending("old", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.asked(ROOM, poll)
