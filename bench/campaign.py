@@ -25,7 +25,7 @@ from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
 from bot.replies.completion import Completion
 from bot.replies.context_builder import Contexts, Settings
-from bot.replies.delivery import Pace, Replying
+from bot.replies.notices import Notifier
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.ledger import SqlStore
 
@@ -181,11 +181,17 @@ async def _vote(campaigns: Campaigns, stub: _Stub, clock: Clock) -> None:
 
 def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> Campaigns:
     matrix = cast("Matrix", stub)
-    to = Replying(matrix, store, clock, Pace(1.0, 1.0, 1.0), Health(clock))
     settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
     contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
     policy = Policy(_ME, ("x",))
-    return Campaigns(to, ledger, contexts, policy)
+    return Campaigns(
+        matrix=matrix,
+        clock=clock,
+        ledger=ledger,
+        contexts=contexts,
+        notifier=Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts),
+        policy=policy,
+    )
 
 
 @asynccontextmanager

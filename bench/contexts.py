@@ -8,7 +8,6 @@ from itertools import count
 from typing import cast
 
 from bench.rows import Row
-from bot.app import SystemClock
 from bot.core.chat import Delta, FinishDelta, Turn
 from bot.core.events import Conversation, Edit, EventId, Message, Prompt, Room, RoomId, UserId
 from bot.core.model_catalog import Catalogue, ModelCard
@@ -23,6 +22,7 @@ from bot.ports.model import Model
 from bot.replies.completion import Completion
 from bot.replies.completion_attempts import FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
+from bot.runtime.clock import SystemClock
 
 _TURNS = 20, 100, 400
 _ROUNDS = 10

@@ -14,7 +14,7 @@ from bench.cold import Cold
 from bench.rig import exchanges
 from bench.rows import Row, table
 from bench.turns import Turns
-from bot.app import freeze_garbage_collector
+from bot.process import freeze_garbage_collector
 from tests.harness.synapse import Synapse
 
 _ALONE = ("ms", "n", "bot", "goal")

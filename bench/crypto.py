@@ -25,7 +25,7 @@ from bench.rig import program
 from bench.rows import rounded, spread
 from bench.sides import Ours, Side, Stock
 from bench.turns import Spent, Turns
-from bot.app import freeze_garbage_collector
+from bot.process import freeze_garbage_collector
 
 SIDES = STOCK, OURS = "matrix-nio", "bot"
 

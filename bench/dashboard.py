@@ -15,12 +15,12 @@ from typing_extensions import override
 from bench import visitors
 from bench.rows import Row, table
 from bench.turns import Turns
-from bot.app import SystemClock
 from bot.config.settings import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import ReplyMetadata
 from bot.dashboard.server import application
 from bot.monitoring.health import Health
+from bot.runtime.clock import SystemClock
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import cast
 
 from bench.rows import Row
-from bot.app import SystemClock
 from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
@@ -13,6 +12,7 @@ from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations, Generation
+from bot.runtime.clock import SystemClock
 
 _AT_ONCE = 20
 _WAITING = 1000

@@ -1,31 +1,61 @@
 """The composition root: each part made from its section of the configuration, run, and closed."""
 
 import asyncio
-import gc
-import signal
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import structlog
 from prometheus_client import ProcessCollector
 
-from bot.assistant import Assistant, AssistantSettings
-from bot.commands.registry import About
+from bot.assistant import Assistant
+from bot.campaigns.sender import Campaigns
+from bot.commands.registry import About, Commands
 from bot.config.settings import Config
+from bot.core.export_format import What
+from bot.core.feedback import AskPolicy
+from bot.core.limits import Limits
+from bot.core.model_catalog import ModelCard
 from bot.core.routing import Policy
 from bot.dashboard.server import serve as dashboard
-from bot.errors import CompletionError, Stalled
+from bot.dispatch.dispatcher import EventDispatcher
+from bot.dispatch.event_handler import EventHandler
+from bot.dispatch.intent_resolver import IntentResolver
+from bot.dispatch.pending_decryption import PendingDecryption
+from bot.dispatch.prompt_changes import PromptChanges
+from bot.dispatch.usage_limits import UsageLimits
+from bot.errors import CompletionError
+from bot.feedback.collector import FeedbackCollector
+from bot.i18n.texts import speak
 from bot.llm.client import OpenAIModel
 from bot.matrix.adapter import NioMatrix
 from bot.monitoring.health import Health
 from bot.monitoring.http import serve
+from bot.notices.clear_text import ClearText
+from bot.notices.explanations import Explanations
+from bot.notices.mention_hint import MentionHint
+from bot.notices.unsigned_devices import UnsignedDeviceNotices
+from bot.notices.verification import Verifications
+from bot.ports.campaigns import CampaignLedger
 from bot.ports.clock import Clock
-from bot.ports.statistics import Ledgers
-from bot.replies.context_builder import Settings
+from bot.ports.feedback import Opinions
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.ports.model import Model
+from bot.ports.statistics import Export, Statistics
+from bot.process import Signals, freeze_garbage_collector, run_until_signalled
+from bot.replies.completion import Completion
+from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.context_builder import Contexts, Settings
 from bot.replies.delivery import Pace, Replying
+from bot.replies.generations import ActiveGenerations
+from bot.replies.notices import Notifier
+from bot.replies.responder import Responder
 from bot.reporting.charts import avatar
+from bot.rooms import Rooms
+from bot.runtime.clock import SystemClock
 from bot.startup import (
     Anew,
     account_of,
@@ -42,27 +72,9 @@ from bot.storage.exports import exports
 from bot.storage.feedback import SqlFeedback
 from bot.storage.statistics import SqlStatistics
 
-_LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
-
 _LIST_SECONDS = 600.0  # between two looks at the backend's list of models
 
 log = structlog.get_logger()
-
-
-class SystemClock:
-    """The `Clock` port on the machine's own clocks."""
-
-    def monotonic(self) -> float:
-        """Return seconds since some fixed moment."""
-        return time.monotonic()
-
-    def now(self) -> float:
-        """Return seconds since the epoch."""
-        return time.time()  # noqa: TID251  # this is the Clock that the rule asks for
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
-        await asyncio.sleep(seconds)
 
 
 async def run(config: Config, anew: Anew) -> None:
@@ -79,67 +91,13 @@ async def run(config: Config, anew: Anew) -> None:
         BotError: what stopped it, in a sentence for the operator.
     """
     freeze_garbage_collector()
-    loop, signals = asyncio.get_running_loop(), _Signals()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.take)
     health = Health(SystemClock(), version=version("assistant-tchap"))
     ProcessCollector(registry=health.registry)
-    work, told = loop.create_task(_run(config, anew, health, signals)), _wait(signals.stop)
-    watch = loop.create_task(health.watch())
-    await asyncio.wait([work, told, watch], return_when=asyncio.FIRST_COMPLETED)
-    if watch.done():
-        log.error("sync stalled", sync_age=round(health.sync_age))
-    elif not work.done():
-        log.info("stopping", drains=signals.drains.is_set())
-        patience = config.reply.drain_seconds if signals.drains.is_set() else 0.0
-        at_once = _wait(signals.at_once)
-        await asyncio.wait(
-            [work, at_once, watch], timeout=patience, return_when=asyncio.FIRST_COMPLETED
-        )
-        at_once.cancel()
-    if not work.done():
-        work.cancel()
-        await asyncio.wait([work], timeout=_LAST_SECONDS)
-    drained = work.done() and not work.cancelled() and work.exception() is None
-    log.info("stopped", drained=drained)
-    told.cancel()
-    watch.cancel()
-    if health.stalled:
-        raise Stalled("the sync loop stood still; started anew, the assistant goes on")
-    if work.done() and not work.cancelled():
-        work.result()
+    work = partial(_run, config, anew, health)
+    await run_until_signalled(work, health, config.reply.drain_seconds)
 
 
-class _Signals:
-    """How the process is asked to end.
-
-    Attributes:
-        stop: it is to end.
-        at_once: without waiting.
-        drains: the assistant listens to `stop`; before that there is nothing to wait for.
-    """
-
-    def __init__(self) -> None:
-        self.stop, self.at_once, self.drains = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    def take(self) -> None:
-        (self.at_once if self.stop.is_set() else self.stop).set()
-
-
-def _wait(event: asyncio.Event) -> asyncio.Task[bool]:
-    return asyncio.get_running_loop().create_task(event.wait())
-
-
-def freeze_garbage_collector() -> None:
-    """Let the garbage collector leave alone what is there for good: modules, classes, schemas.
-
-    Walking it takes 100 ms, in the middle of whatever the event loop does.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) -> None:
+async def _run(config: Config, anew: Anew, health: Health, signals: Signals) -> None:
     async with AsyncExitStack() as parts:
         key = config.storage.key.get_secret_value()
         matrix = NioMatrix(
@@ -162,13 +120,20 @@ async def _run(config: Config, anew: Anew, health: Health, signals: _Signals) ->
             await check_model(model, config.model.catalogue(), base_url)
         asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))
         parts.callback(asking.cancel)
-        pace = Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after)
-        replying = Replying(matrix, store, health.clock, pace, health)
         await parts.enter_async_context(_dashboard(config, store.database, health.clock))
         opinions, campaigns = SqlFeedback(store.database, key), SqlCampaigns(store.database, key)
-        statistics = SqlStatistics(store.database, key)
-        ledgers = Ledgers(opinions, campaigns, statistics, exports(opinions, campaigns))
-        assistant = Assistant(model, ledgers, replying, _behaviour(config))
+        assistant = assemble(
+            _settings(config),
+            matrix=matrix,
+            model=model,
+            store=store,
+            opinions=opinions,
+            campaigns=campaigns,
+            statistics=SqlStatistics(store.database, key),
+            exports=exports(opinions, campaigns),
+            clock=health.clock,
+            health=health,
+        )
         log.info(
             "started",
             user_id=matrix.user_id,
@@ -205,7 +170,171 @@ async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
             log.info("models not listed", reason=str(error))
 
 
-def _behaviour(config: Config) -> AssistantSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantSettings:
+    """How the operator wants the assistant.
+
+    Attributes:
+        context: what every prompt is asked with.
+        pace: how soon and how often replies are shown.
+        at_once: the number of answers that are written at the same time, in all.
+        feedback: who is asked whether a reply has helped, and when.
+        fallback: the model that answers where the chosen one cannot; None for none.
+        queue_timeout: seconds for which an answer waits while a model's quota is used up.
+        join_seconds: seconds within which a message joins the one before in one prompt.
+        share: the part of `at_once` that is one person's, or one room's, while others wait.
+        limits: how much one person may ask for.
+    """
+
+    policy: Policy
+    context: Settings
+    about: About
+    pace: Pace
+    at_once: int
+    feedback: AskPolicy
+    fallback: ModelCard | None = None
+    queue_timeout: float = 120.0
+    join_seconds: float = 60.0
+    share: float = 0.25
+    limits: Limits = field(default_factory=Limits)
+
+
+def assemble(
+    how: AssistantSettings,
+    *,
+    matrix: Matrix,
+    model: Model,
+    store: Store,
+    opinions: Opinions,
+    campaigns: CampaignLedger,
+    statistics: Statistics,
+    exports: Mapping[What, Export],
+    clock: Clock,
+    health: Health,
+) -> Assistant:
+    """Build the assistant from its ports."""
+    texts, admins = speak(how.context.language), how.policy.admins
+    intent_resolver = IntentResolver(matrix, clock, how.policy)
+    completion = Completion(model, FallbackPolicy(clock, health, how.fallback, how.queue_timeout))
+    contexts = Contexts(matrix, store, clock, completion, how.context)
+    responder = Responder(matrix=matrix, contexts=contexts, completion=completion)
+    notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
+    generations = ActiveGenerations(
+        Replying(matrix, store, clock, how.pace, health),
+        texts,
+        how.at_once,
+        how.join_seconds,
+        how.share,
+    )
+    usage_limits = UsageLimits(
+        matrix=matrix, clock=clock, generations=generations, limits=how.limits
+    )
+    prompt_changes = PromptChanges(
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        generations=generations,
+        contexts=contexts,
+        intent_resolver=intent_resolver,
+        usage_limits=usage_limits,
+        notifier=notifier,
+    )
+    pending_decryption = PendingDecryption(
+        matrix=matrix, store=store, clock=clock, notifier=notifier, texts=texts
+    )
+    feedback = FeedbackCollector(
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        health=health,
+        opinions=opinions,
+        generations=generations,
+        contexts=contexts,
+        notifier=notifier,
+        policy=how.feedback,
+    )
+    sender = Campaigns(
+        matrix=matrix,
+        clock=clock,
+        ledger=campaigns,
+        contexts=contexts,
+        notifier=notifier,
+        policy=how.policy,
+    )
+    return Assistant(
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        health=health,
+        intent_resolver=intent_resolver,
+        dispatcher=EventDispatcher(
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            intent_resolver=intent_resolver,
+            pending_decryption=pending_decryption,
+        ),
+        event_handler=EventHandler(
+            matrix=matrix,
+            store=store,
+            generations=generations,
+            usage_limits=usage_limits,
+            prompt_changes=prompt_changes,
+            responder=responder,
+            notifier=notifier,
+        ),
+        pending_decryption=pending_decryption,
+        prompt_changes=prompt_changes,
+        generations=generations,
+        responder=responder,
+        notifier=notifier,
+        explanations=Explanations(
+            store=store,
+            clock=clock,
+            contexts=contexts,
+            notifier=notifier,
+            clear_text=ClearText(store, clock),
+            age_limit=how.policy.age_limit,
+        ),
+        mention_hint=MentionHint(matrix=matrix, clock=clock, contexts=contexts, notifier=notifier),
+        unsigned_devices=UnsignedDeviceNotices(
+            matrix=matrix, clock=clock, notifier=notifier, texts=texts
+        ),
+        verifications=Verifications(
+            matrix=matrix, clock=clock, notifier=notifier, policy=how.policy, texts=texts
+        ),
+        feedback=feedback,
+        campaigns=sender,
+        commands=Commands(
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            contexts=contexts,
+            generations=generations,
+            prompt_changes=prompt_changes,
+            feedback=feedback,
+            campaigns=sender,
+            notifier=notifier,
+            statistics=statistics,
+            exports=exports,
+            catalogue=how.context.catalogue,
+            about=how.about,
+            admins=admins,
+        ),
+        rooms=Rooms(
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            contexts=contexts,
+            notifier=notifier,
+            texts=texts,
+            admins=admins,
+            names_thumbs=how.feedback.salons == "reactions" and how.feedback.when != "never",
+        ),
+    )
+
+
+def _settings(config: Config) -> AssistantSettings:
     conversation = config.conversation
     policy = Policy(
         config.matrix.user_id,
@@ -216,8 +345,8 @@ def _behaviour(config: Config) -> AssistantSettings:
         frozenset(config.matrix.admins),
     )
     return AssistantSettings(
-        policy,
-        Settings(
+        policy=policy,
+        context=Settings(
             config.model.system_prompt,
             config.model.catalogue(),
             config.language,
@@ -225,14 +354,17 @@ def _behaviour(config: Config) -> AssistantSettings:
             policy.heeds,
             config.model.system_prompt_version,
         ),
-        About(version("assistant-tchap"), config.service.status_page, config.service.contact),
-        config.reply.at_once,
-        config.feedback.policy(),
-        config.model.fallback_card,
-        config.model.queue_timeout,
-        conversation.join_seconds,
-        config.reply.share,
-        config.limits.limits(),
+        about=About(
+            version("assistant-tchap"), config.service.status_page, config.service.contact
+        ),
+        pace=Pace(config.reply.first_after, config.reply.edit_interval, config.reply.line_after),
+        at_once=config.reply.at_once,
+        feedback=config.feedback.policy(),
+        fallback=config.model.fallback_card,
+        queue_timeout=config.model.queue_timeout,
+        join_seconds=conversation.join_seconds,
+        share=config.reply.share,
+        limits=config.limits.limits(),
     )
 
 

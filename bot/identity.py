@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import typer
 
-from bot.app import SystemClock
 from bot.config.settings import Config
 from bot.errors import ConfigError, IdentityError
 from bot.matrix import own_devices
@@ -14,6 +13,7 @@ from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.secret_storage import read_recovery_key
 from bot.matrix.session import Session
 from bot.monitoring.health import Health
+from bot.runtime.clock import SystemClock
 from bot.startup import Anew, account_of, opened_ledger, vault_of
 
 _RESET = """\

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, TextIO
 
-from bot.app import SystemClock
 from bot.campaigns.definition import Malformed, read
 from bot.config.settings import Config
 from bot.core.campaigns import Campaign
@@ -12,6 +11,7 @@ from bot.core.export_format import Format, What, head, line
 from bot.errors import ConfigError
 from bot.monitoring.health import Health
 from bot.ports.statistics import Export
+from bot.runtime.clock import SystemClock
 from bot.startup import ledger_place
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.exports import exports

@@ -1,72 +1,148 @@
-"""The room from which the bot is administered: made by the bot, for those it obeys there."""
+"""The life of a room: invitation, welcome, upgrade, departure; and the admin room."""
 
 import asyncio
 from functools import partial
 
 import structlog
 
-from bot.core.events import RoomId, UserId
-from bot.errors import FatalError, MatrixError
+from bot.core.events import Conversation, Invite, RoomId, Upgraded, UserId
+from bot.core.intents import Decline, Welcome
+from bot.core.outgoing import Notice
+from bot.errors import FatalError, Forbidden, MatrixError
 from bot.i18n.texts import Texts
-from bot.replies.delivery import Replying
+from bot.monitoring.error_boundary import error_boundary
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.replies.context_builder import Contexts
+from bot.replies.notices import Notifier
 from bot.runtime.failpoints import armed
 from bot.runtime.retry import retry_until_accepted
 
 log = structlog.get_logger()
 
 
-async def open_admin_room(
-    to: Replying, admins: frozenset[UserId], texts: Texts, synced: asyncio.Event
-) -> None:
-    """Make the room where there is none, and invite who is missing.
+class Rooms:
+    """Enters and leaves rooms, and introduces the assistant in them."""
 
-    Args:
-        to: what every reply needs.
-        admins: whom.
-        texts: in the bot's own language.
-        synced: set once it is known which rooms there are.
-    """
-    await synced.wait()
-    for user_id in sorted(admins):
-        await _look_for(to, user_id)
-    try:
-        room_id = await retry_until_accepted(to.clock, partial(_open, to, texts("admin room")))
-        missing = admins - await retry_until_accepted(
-            to.clock, partial(to.matrix.members, room_id)
-        )
-    except FatalError:
-        raise
-    except MatrixError as error:
-        log.error("no admin room", reason=str(error))  # noqa: TRY400  # no traceback: it is refused
-        return
-    for user_id in sorted(missing):
+    def __init__(
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        contexts: Contexts,
+        notifier: Notifier,
+        texts: Texts,
+        admins: frozenset[UserId],
+        names_thumbs: bool,
+    ) -> None:
+        """Keep what rooms need.
+
+        Args:
+            matrix: the account's rooms.
+            store: holds what people have chosen.
+            clock: measures the waits between tries.
+            contexts: knows each conversation's language.
+            notifier: sends the welcome.
+            texts: the sentences in the bot's own language.
+            admins: the people whom the bot obeys in the admin room.
+            names_thumbs: whether a salon's welcome says that 👍 and 👎 rate a reply.
+        """
+        self._matrix = matrix
+        self._store = store
+        self._clock = clock
+        self._contexts = contexts
+        self._notifier = notifier
+        self._texts = texts
+        self._admins = admins
+        self._names_thumbs = names_thumbs
+
+    async def accept(self, invite: Invite) -> None:
+        """Join the room of an invitation."""
+        await retry_until_accepted(self._clock, partial(self._join, invite))
+
+    async def _join(self, invite: Invite) -> None:
+        with armed.around("join"):
+            await self._matrix.join(invite)
+
+    async def decline(self, declined: Decline) -> None:
+        """Refuse an invitation with a reason; the log names the homeserver if that is it."""
+        key, server = declined.key, declined.server
+        reason = key if server is None else "not in matrix.allowed_servers"
+        log.info("invitation declined", room_id=declined.room_id, server=server, reason=reason)
+        await self.leave(declined.room_id, self._texts(key))
+
+    async def follow(self, upgraded: Upgraded) -> None:
+        """Join the room that replaces another, or wait for an invitation where it needs one."""
         try:
-            await retry_until_accepted(to.clock, partial(_invite, to, room_id, user_id))
+            with armed.around("join"):
+                await retry_until_accepted(self._clock, lambda: self._matrix.follow(upgraded))
+        except Forbidden as error:
+            log.info("waiting for an invitation", reason=str(error))
+
+    async def leave(self, room_id: RoomId, reason: str | None = None) -> None:
+        """Leave a room, or decline its invitation."""
+
+        async def leave() -> None:
+            with armed.around("leave"):
+                await self._matrix.leave(room_id, reason)
+
+        await retry_until_accepted(self._clock, leave)
+
+    async def welcome(self, welcome: Welcome) -> None:
+        """Introduce the assistant in a room that it has joined.
+
+        What was chosen in a room that this one replaces still holds.
+        """
+        room_id = welcome.room_id
+        before = self._matrix.predecessor(room_id)
+        if before is not None:
+            chosen = await self._store.choices(Conversation(before, None))
+            await self._store.choose(Conversation(room_id, None), chosen)
+        here = await self._contexts.chosen(Conversation(room_id, None))
+        sentences = here.texts(welcome.key)
+        if welcome.key.startswith("welcome salon") and self._names_thumbs:
+            sentences = f"{sentences}  \n{here.texts('welcome thumbs')}"
+        await self._notifier.say(Notice(sentences), room_id, welcome.event_id)
+
+    async def open_admin_room(self, synced: asyncio.Event) -> None:
+        """Create the admin room where there is none, and invite the admins who are not in it.
+
+        Args:
+            synced: set once the account's rooms are known.
+        """
+        if not self._admins:
+            return
+        await synced.wait()
+        for user_id in sorted(self._admins):
+            async with error_boundary("admin not looked up", user_id=user_id):
+                await self._look_up(user_id)
+        try:
+            room_id = await retry_until_accepted(self._clock, self._open)
+            members = await retry_until_accepted(
+                self._clock, partial(self._matrix.members, room_id)
+            )
         except FatalError:
             raise
         except MatrixError as error:
-            log.warning("admin not invited", user_id=user_id, reason=str(error))
+            log.error("no admin room", reason=str(error))  # noqa: TRY400  # no traceback: it is refused
+            return
+        for user_id in sorted(self._admins - members):
+            async with error_boundary("admin not invited", user_id=user_id):
+                await retry_until_accepted(self._clock, partial(self._invite, room_id, user_id))
 
+    async def _look_up(self, user_id: UserId) -> None:
+        """Warn of an admin who does not exist: an invitation to a mistyped id waits for ever."""
+        exists = partial(self._matrix.exists, user_id)
+        if not await retry_until_accepted(self._clock, exists):
+            log.warning("the homeserver knows no such admin: check matrix.admins", user_id=user_id)
 
-async def _look_for(to: Replying, user_id: UserId) -> None:
-    """Say so where an admin is nobody: an invitation to a mistyped id waits for ever."""
-    try:
-        exists = await retry_until_accepted(to.clock, partial(to.matrix.exists, user_id))
-    except FatalError:
-        raise
-    except MatrixError as error:
-        log.warning("admin not looked up", user_id=user_id, reason=str(error))
-        return
-    if not exists:
-        log.warning("the homeserver knows no such admin: check matrix.admins", user_id=user_id)
+    async def _open(self) -> RoomId:
+        with armed.around("create"):
+            return await self._matrix.open_admin_room(self._texts("admin room"))
 
-
-async def _open(to: Replying, name: str) -> RoomId:
-    with armed.around("create"):
-        return await to.matrix.open_admin_room(name)
-
-
-async def _invite(to: Replying, room_id: RoomId, user_id: UserId) -> None:
-    with armed.around("invite"):
-        await to.matrix.invite(room_id, user_id)
-    log.info("admin invited", user_id=user_id, room_id=room_id)
+    async def _invite(self, room_id: RoomId, user_id: UserId) -> None:
+        with armed.around("invite"):
+            await self._matrix.invite(room_id, user_id)
+        log.info("admin invited", user_id=user_id, room_id=room_id)

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from typing_extensions import override
 
-from bot.assistant import Assistant, AssistantSettings
+from bot.app import AssistantSettings, assemble
+from bot.assistant import Assistant
 from bot.commands.registry import About
 from bot.core.campaigns import (
     CLOSED,
@@ -98,12 +99,15 @@ from bot.errors import BotError, HomeserverUnreachable, MatrixError, StoreError
 from bot.i18n.texts import Texts, speak
 from bot.monitoring.health import Health
 from bot.ports.campaigns import CampaignLedger
+from bot.ports.clock import Clock
 from bot.ports.feedback import Opinions
 from bot.ports.ledger import Choices, Claim, Exchange, UndecryptedEvent, Unheeded
 from bot.ports.matrix import ReadableEvent
-from bot.ports.statistics import Export, Ledgers
-from bot.replies.context_builder import Settings
-from bot.replies.delivery import Pace, Replying
+from bot.ports.statistics import Export
+from bot.replies.completion import Completion
+from bot.replies.context_builder import Contexts, Settings
+from bot.replies.delivery import Pace
+from bot.replies.notices import Notifier
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 
@@ -1376,6 +1380,13 @@ LARGE = ModelCard("vendor/large", "Grand modèle", "large", 128_000, 2_000, 0.3)
 CATALOGUE = Catalogue([SMALL, LARGE])
 
 
+def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifier:
+    """Return what sends notices, for a test of one part; it asks no model."""
+    settings = Settings("Sobre.", CATALOGUE, "fr", idle_limit=3600)
+    contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
+    return Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
+
+
 class Story:
     """The whole assistant on fakes; `run` keeps it going while the block lasts."""
 
@@ -1400,22 +1411,32 @@ class Story:
 
     def assistant(self) -> Assistant:
         health = Health(self.clock)
-        replying = Replying(self.matrix, self.store, self.clock, self.pace, health)
         settings = Settings(
             "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
         )
         how = AssistantSettings(
-            *(self.policy, settings, self.about, self.at_once, self.feedback, self.fallback),
+            policy=self.policy,
+            context=settings,
+            about=self.about,
+            pace=self.pace,
+            at_once=self.at_once,
+            feedback=self.feedback,
+            fallback=self.fallback,
             share=self.share,
             limits=self.limits,
         )
-        ledgers = Ledgers(
-            self.opinions or self.store.opinions,
-            self.campaigns or self.store.campaigns,
-            self.statistics,
-            self.exports,
+        return assemble(
+            how,
+            matrix=self.matrix,
+            model=self.model,
+            store=self.store,
+            opinions=self.opinions or self.store.opinions,
+            campaigns=self.campaigns or self.store.campaigns,
+            statistics=self.statistics,
+            exports=self.exports,
+            clock=self.clock,
+            health=health,
         )
-        return Assistant(self.model, ledgers, replying, how)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[asyncio.Task[None]]:

@@ -24,16 +24,17 @@ from bot.core.campaigns import (
 )
 from bot.core.events import Conversation, Edit, EventId, Message, Room, RoomId, Vote
 from bot.core.intents import Comment
-from bot.core.outgoing import Anchor, Notice, Outgoing, transaction_id
+from bot.core.outgoing import Anchor, Notice, Outgoing
 from bot.core.polls import Poll, PollEnd, chosen
 from bot.core.routing import Policy
-from bot.errors import FatalError, MatrixError, RateLimited, Retryable
+from bot.errors import FatalError, Forbidden, MatrixError, RateLimited, Retryable
 from bot.i18n.texts import Texts
 from bot.monitoring.error_boundary import error_boundary
 from bot.ports.campaigns import CampaignLedger
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
 from bot.replies.context_builder import Contexts
-from bot.replies.delivery import Replying
-from bot.runtime.retry import post
+from bot.replies.notices import Notifier
 from bot.runtime.waiting import wait_for_event
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
@@ -51,14 +52,20 @@ class Campaigns:
     """What is asked and announced from the admin room, to whoever it concerns."""
 
     def __init__(
-        self, to: Replying, ledger: CampaignLedger, contexts: Contexts, policy: Policy
+        self,
+        *,
+        matrix: Matrix,
+        clock: Clock,
+        ledger: CampaignLedger,
+        contexts: Contexts,
+        notifier: Notifier,
+        policy: Policy,
     ) -> None:
-        """Take what every reply needs, the ledger, who knows the languages, and who may ask."""
-        self._to = to
-        self._matrix = to.matrix
-        self._clock = to.clock
+        self._matrix = matrix
+        self._clock = clock
         self._ledger = ledger
         self._contexts = contexts
+        self._notifier = notifier
         self._policy = policy
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
         self._reports: dict[str, float] = {}  # when its headway is looked at again, in the same
@@ -364,11 +371,14 @@ class Campaigns:
     async def _send(
         self, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
     ) -> EventId:
-        device_id = self._matrix.device_id
-        transaction = transaction_id(device_id, cause, f"campaign {stage}", part=0, claim=0)
-        return await post(
-            self._to, room_id, outgoing, transaction, name="campaign", within=_PATIENCE
+        event_id = await self._notifier.send_once(
+            *(room_id, outgoing, cause, f"campaign {stage}"),
+            failpoint="campaign",
+            within=_PATIENCE,
         )
+        if event_id is None:
+            raise Forbidden("the bot can no longer speak there")
+        return event_id
 
     def _tell(self) -> None:
         self._changed.set()

@@ -11,7 +11,7 @@ from bot.campaigns.results_text import (
     progress_line,
     state_in_words,
 )
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 from bot.core.campaigns import Campaign, CampaignQuestion, CampaignResults
 from bot.core.outgoing import Attachment
 from bot.i18n.texts import Texts
@@ -43,23 +43,23 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
 
 
 @command("sondage", "survey", "annonce", "announcement", admin=True)
-async def campaign(call: Call) -> str | None:
+async def campaign(context: CommandContext) -> str | None:
     """Do what the first word asks for: create, preview, launch, look, close, tell results."""
-    typed = _TYPED.match(call.argument)
+    typed = _TYPED.match(context.argument)
     deed = _DEEDS.get(typed[1].lower()) if typed else None
-    return await deed(call, typed[2].rstrip()) if typed and deed else await _list(call)
+    return await deed(context, typed[2].rstrip()) if typed and deed else await _list(context)
 
 
-async def _create(call: Call, definition: str) -> str:
+async def _create(context: CommandContext, definition: str) -> str:
     fenced = _FENCE.match(definition)
     try:
-        made = await call.desk.campaigns.draft(fenced[1] if fenced else definition)
+        made = await context.campaigns.draft(fenced[1] if fenced else definition)
     except Malformed as error:
-        faults = "\n".join(_fault(call.texts, one) for one in error.faults)
-        return call.texts("campaign malformed", faults=faults)
+        faults = "\n".join(_fault(context.texts, one) for one in error.faults)
+        return context.texts("campaign malformed", faults=faults)
     if made is None:
-        return call.texts("campaign name taken")
-    return await _summary(call, made)
+        return context.texts("campaign name taken")
+    return await _summary(context, made)
 
 
 def _fault(texts: Texts, fault: Fault) -> str:
@@ -72,83 +72,87 @@ def _fault(texts: Texts, fault: Fault) -> str:
     return texts("campaign fault nowhere", reason=reason)  # it is about the whole text
 
 
-async def _summary(call: Call, one: Campaign) -> str:
-    rooms = await call.desk.campaigns.reach(one)
+async def _summary(context: CommandContext, one: Campaign) -> str:
+    rooms = await context.campaigns.reach(one)
     key = "campaign made" if rooms else "campaign for nobody"
     words = {
-        "rooms": call.texts("rooms", n=rooms),
-        "questions": call.texts("questions", n=len(one.questions)),
+        "rooms": context.texts("rooms", n=rooms),
+        "questions": context.texts("questions", n=len(one.questions)),
     }
-    return call.texts(key, name=one.name, **words)
+    return context.texts(key, name=one.name, **words)
 
 
-async def _preview(call: Call, name: str) -> str:
-    found = await call.desk.campaigns.find(name)
+async def _preview(context: CommandContext, name: str) -> str:
+    found = await context.campaigns.find(name)
     if found is None:
-        return call.texts("campaign unknown", name=name[:40])
-    await call.desk.campaigns.preview(found, call.prompt.room_id, call.prompt.event_id)
-    return await _summary(call, found)
+        return context.texts("campaign unknown", name=name[:40])
+    await context.campaigns.preview(found, context.prompt.room_id, context.prompt.event_id)
+    return await _summary(context, found)
 
 
-async def _launch(call: Call, name: str) -> str:
-    found = await call.desk.campaigns.find(name)
+async def _launch(context: CommandContext, name: str) -> str:
+    found = await context.campaigns.find(name)
     if found is None:
-        return call.texts("campaign unknown", name=name[:40])
-    if found.ends_at is not None and found.ends_at <= call.desk.clock.now():
-        return call.texts("campaign past", name=name)
-    rooms = await call.desk.campaigns.launch(found)
+        return context.texts("campaign unknown", name=name[:40])
+    if found.ends_at is not None and found.ends_at <= context.clock.now():
+        return context.texts("campaign past", name=name)
+    rooms = await context.campaigns.launch(found)
     if rooms is None:
-        return call.texts("campaign not a draft", name=name)
+        return context.texts("campaign not a draft", name=name)
     if rooms == 0:
-        return call.texts("campaign for nobody", name=name)
-    return call.texts("campaign launched", name=name, rooms=call.texts("rooms", n=rooms))
+        return context.texts("campaign for nobody", name=name)
+    return context.texts("campaign launched", name=name, rooms=context.texts("rooms", n=rooms))
 
 
-async def _close(call: Call, name: str) -> str:
-    closed = await call.desk.campaigns.close(name)
-    return call.texts("campaign ends" if closed else "campaign not running", name=name[:40])
+async def _close(context: CommandContext, name: str) -> str:
+    closed = await context.campaigns.close(name)
+    return context.texts("campaign ends" if closed else "campaign not running", name=name[:40])
 
 
-async def _state(call: Call, name: str) -> str:
-    progress = await call.desk.campaigns.progress(name) if name else None
+async def _state(context: CommandContext, name: str) -> str:
+    progress = await context.campaigns.progress(name) if name else None
     if progress is None:
-        return await _list(call)
-    found = await call.desk.campaigns.find(name)
-    return progress_line(call.texts, name, progress, found)
+        return await _list(context)
+    found = await context.campaigns.find(name)
+    return progress_line(context.texts, name, progress, found)
 
 
-async def _results(call: Call, name: str) -> str:
-    found = await call.desk.campaigns.find(name)
-    progress = await call.desk.campaigns.progress(name)
+async def _results(context: CommandContext, name: str) -> str:
+    found = await context.campaigns.find(name)
+    progress = await context.campaigns.progress(name)
     if found is None or progress is None:
-        return call.texts("campaign unknown", name=name[:40])
+        return context.texts("campaign unknown", name=name[:40])
     for one in found.questions:
-        await _show(call, one, progress)
-    return progress_line(call.texts, name, progress, found)
+        await _show(context, one, progress)
+    return progress_line(context.texts, name, progress, found)
 
 
-async def _show(call: Call, question: CampaignQuestion, progress: CampaignResults) -> None:
+async def _show(
+    context: CommandContext, question: CampaignQuestion, progress: CampaignResults
+) -> None:
     """Say what was answered to a question, then show it where there is anything to count."""
-    await call.say(of_question(call.texts, question, progress), question.key)
-    drawn = chart(call.texts, question, progress)
+    await context.say(of_question(context.texts, question, progress), question.key)
+    drawn = chart(context.texts, question, progress)
     if drawn is None:
         return
     name = f"question-{question.key}.png"
-    alternative = chart_shown(call.texts, question, progress)
+    alternative = chart_shown(context.texts, question, progress)
     picture = Attachment(name, "image/png", await png(drawn), alternative, PICTURE_SIZE)
-    await call.attach(picture, question.key)
+    await context.attach(picture, question.key)
 
 
-async def _list(call: Call) -> str:
-    names = await call.desk.campaigns.names()
+async def _list(context: CommandContext) -> str:
+    names = await context.campaigns.names()
     items = [
-        call.texts("campaign item", name=name, state=state_in_words(call.texts, state))
+        context.texts("campaign item", name=name, state=state_in_words(context.texts, state))
         for name, state in names[:20]
     ]
-    return "\n".join([call.texts("campaign how"), "", *(items or [call.texts("no campaigns")])])
+    return "\n".join(
+        [context.texts("campaign how"), "", *(items or [context.texts("no campaigns")])]
+    )
 
 
-_DEEDS: dict[str, Callable[[Call, str], Awaitable[str]]] = {
+_DEEDS: dict[str, Callable[[CommandContext, str], Awaitable[str]]] = {
     **dict.fromkeys(("creer", "créer", "create"), _create),
     **dict.fromkeys(("apercu", "aperçu", "preview"), _preview),
     **dict.fromkeys(("lancer", "launch"), _launch),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from bot.commands.registry import UPLOADING, Call, command
+from bot.commands.registry import UPLOADING, CommandContext, command
 from bot.core.export_format import TYPES, Format, What, head, line
 from bot.core.outgoing import Attachment
 from bot.errors import TooLarge
@@ -37,33 +37,34 @@ log = structlog.get_logger()
 
 
 @command("exporter", "export", admin=True)
-async def export(call: Call) -> str:
+async def export(context: CommandContext) -> str:
     """Send a table as a file to the room in which it was asked for."""
-    word, *more = call.argument.lower().split() or [""]
+    word, *more = context.argument.lower().split() or [""]
     what = _WORDS.get(word)
     form = _FORMATS.get(" ".join(more) or "csv")
     if what is None or form is None:
-        return call.texts("export how")
-    async with call.desk.exporting:
-        return await _send(call, what, form)
+        return context.texts("export how")
+    async with context.exporting:
+        return await _send(context, what, form)
 
 
-async def _send(call: Call, what: What, form: Format) -> str:
-    desk = call.desk
+async def _send(context: CommandContext, what: What, form: Format) -> str:
     # Some homeservers break the connection off where they are sent too much: so they are asked.
-    limit = await retry_until_accepted(desk.clock, desk.matrix.upload_limit, within=UPLOADING)
+    limit = await retry_until_accepted(
+        context.clock, context.matrix.upload_limit, within=UPLOADING
+    )
     most = _LARGEST if limit is None else min(limit, _LARGEST)
-    word = _NAMES[call.texts.language][what]
-    name = f"{word}-{datetime.fromtimestamp(desk.clock.now(), UTC):%Y-%m-%d}.{form}"
+    word = _NAMES[context.texts.language][what]
+    name = f"{word}-{datetime.fromtimestamp(context.clock.now(), UTC):%Y-%m-%d}.{form}"
     try:
-        data, rows = await _written(desk.exports[what], form, most)
+        data, rows = await _written(context.exports[what], form, most)
         if rows == 0:
-            return call.texts("export empty")
-        await call.attach(Attachment(name, TYPES[form], data))
+            return context.texts("export empty")
+        await context.attach(Attachment(name, TYPES[form], data))
     except TooLarge:
-        return call.texts("export too large", what=what, form=form, file=name)
+        return context.texts("export too large", what=what, form=form, file=name)
     log.info("exported", what=what, rows=rows)
-    return call.texts("exported", n=rows, what=word, file=name)
+    return context.texts("exported", n=rows, what=word, file=name)
 
 
 async def _written(table: Export, form: Format, most: int) -> tuple[bytes, int]:

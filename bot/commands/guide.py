@@ -1,17 +1,17 @@
 """`!aide`: what one can write here."""
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 
 _ALL = {"tout", "all"}
 
 
 @command("aide", "help")
-async def show_help(call: Call) -> str:
+async def show_help(context: CommandContext) -> str:
     """Return the short help, or everything."""
-    return call.texts("help all" if call.argument.strip().lower() in _ALL else "help")
+    return context.texts("help all" if context.argument.strip().lower() in _ALL else "help")
 
 
 @command("aide", "help", admin=True)
-async def show_admin_help(call: Call) -> str:
+async def show_admin_help(context: CommandContext) -> str:
     """Return what the admins can write."""
-    return call.texts("help admin")
+    return context.texts("help admin")

@@ -1,6 +1,6 @@
 """`!langue`: the language of the bot's own sentences in a conversation."""
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 from bot.i18n.texts import Language, speak
 from bot.ports.ledger import Choices
 
@@ -16,12 +16,12 @@ _LANGUAGES: dict[str, Language] = {
 
 
 @command("langue", "language")
-async def choose_language(call: Call) -> str:
+async def choose_language(context: CommandContext) -> str:
     """Return that the language is chosen, in that language."""
-    language = _LANGUAGES.get(call.argument.strip().lower())
+    language = _LANGUAGES.get(context.argument.strip().lower())
     if language is None:
-        return call.texts("language not known")
-    if not call.may_choose:
-        return call.texts("moderators only")
-    await call.desk.store.choose(call.place, Choices(language=language))
+        return context.texts("language not known")
+    if not context.may_choose:
+        return context.texts("moderators only")
+    await context.store.choose(context.scope, Choices(language=language))
     return speak(language)("language chosen")

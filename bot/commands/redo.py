@@ -1,16 +1,16 @@
 """`!refaire`: answer the last prompt once more, in the same reply."""
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 
 
 @command("refaire", "redo")
-async def redo(call: Call) -> str | None:
+async def redo(context: CommandContext) -> str | None:
     """Answer again what the replied-to reply answers, else the last prompt of the conversation."""
-    prompt, changes = call.prompt, call.desk.changes
+    prompt, changes = context.prompt, context.prompt_changes
     target = prompt.messages[0].replies_to or await changes.last(prompt)
     key = (
         "nothing to redo"
         if target is None
-        else await changes.redo(prompt.room_id, target, call.sender, prompt.event_id)
+        else await changes.redo(prompt.room_id, target, context.sender, prompt.event_id)
     )
-    return None if key is None else call.texts(key)
+    return None if key is None else context.texts(key)

@@ -1,15 +1,17 @@
-"""Commands by their names, and what each is given."""
+"""The commands by their names, and the context that each is given."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 
 from bot.campaigns.sender import Campaigns
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.export_format import What
+from bot.core.intents import Run
 from bot.core.model_catalog import Catalogue, ModelCard
-from bot.core.outgoing import Attachment, Notice, transaction_id
+from bot.core.outgoing import Attachment, Notice
 from bot.dispatch.prompt_changes import PromptChanges
 from bot.feedback.collector import FeedbackCollector
 from bot.i18n.texts import Language, Texts
@@ -17,8 +19,9 @@ from bot.ports.clock import Clock
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.ports.statistics import Export, Statistics
+from bot.replies.context_builder import Contexts
 from bot.replies.generations import ActiveGenerations
-from bot.runtime.retry import post
+from bot.replies.notices import Notifier
 
 UPLOADING = 600.0  # seconds for which a file is tried: each try uploads everything anew
 
@@ -37,44 +40,35 @@ class About:
     contact: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What commands work with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandContext:
+    """One command as it was typed, and what commands work with.
 
     Attributes:
-        exporting: held while a file is in memory: there is one at a time.
-    """
-
-    matrix: Matrix
-    store: Store
-    answers: ActiveGenerations
-    changes: PromptChanges
-    feedback: FeedbackCollector
-    campaigns: Campaigns
-    statistics: Statistics
-    exports: Mapping[What, Export]
-    catalogue: Catalogue
-    about: About
-    clock: Clock
-    admins: frozenset[UserId] = frozenset()
-    exporting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One command as it was typed.
-
-    Attributes:
-        argument: what stands behind its name.
+        argument: the text behind the command's name.
         card: the model that answers in the conversation.
-        texts: in the conversation's language.
+        texts: the sentences in the conversation's language.
+        exporting: a lock held while a file is in memory: there is one at a time.
     """
 
     prompt: Prompt
     argument: str
     card: ModelCard
     texts: Texts
-    desk: Desk
+    matrix: Matrix
+    store: Store
+    clock: Clock
+    generations: ActiveGenerations
+    prompt_changes: PromptChanges
+    feedback: FeedbackCollector
+    campaigns: Campaigns
+    notifier: Notifier
+    statistics: Statistics
+    exports: Mapping[What, Export]
+    catalogue: Catalogue
+    about: About
+    admins: frozenset[UserId]
+    exporting: asyncio.Lock
 
     @property
     def sender(self) -> UserId:
@@ -82,27 +76,27 @@ class Call:
         return self.prompt.sender
 
     @property
-    def place(self) -> Conversation:
-        """What a choice made here holds for: the thread, or all of the room."""
+    def scope(self) -> Conversation:
+        """The thread for which a choice made here holds, or all of the room."""
         return Conversation(self.prompt.room_id, self.prompt.messages[0].thread_root)
 
     @property
     def may_choose(self) -> bool:
         """Tell whether the person may choose here: for all of a salon, its moderators only."""
-        if self.place.thread_root is not None or self.desk.matrix.room(self.prompt.room_id).direct:
+        if self.scope.thread_root is not None or self.matrix.room(self.prompt.room_id).direct:
             return True
         return self.moderates
 
     @property
     def moderates(self) -> bool:
         """Tell whether the person is a moderator of the room."""
-        return self.desk.matrix.power_level(self.prompt.room_id, self.sender) >= _MODERATOR
+        return self.matrix.power_level(self.prompt.room_id, self.sender) >= _MODERATOR
 
     @property
     def administers(self) -> bool:
         """Tell whether it was typed in the admin room, by one of the admins."""
-        here = self.desk.matrix.room(self.prompt.room_id).admin
-        return here and self.sender in self.desk.admins
+        here = self.matrix.room(self.prompt.room_id).admin
+        return here and self.sender in self.admins
 
     async def attach(self, one: Attachment, stage: str = "") -> None:
         """Send a file to where the command was typed, once.
@@ -115,28 +109,31 @@ class Call:
             TooLarge: the homeserver takes no file of its size.
             MatrixError: it cannot be sent.
         """
-        desk, prompt = self.desk, self.prompt
-        shown = replace(one, to=prompt)
-        name = f"attachment {stage}"
-        transaction = transaction_id(desk.matrix.device_id, prompt.event_id, name, part=0, claim=0)
-        await post(desk, prompt.room_id, shown, transaction, name="attachment", within=UPLOADING)
+        await self.notifier.send_once(
+            self.prompt.room_id,
+            replace(one, to=self.prompt),
+            self.prompt.event_id,
+            f"attachment {stage}",
+            failpoint="attachment",
+            within=UPLOADING,
+        )
 
     async def say(self, words: str, stage: str) -> None:
         """Say something before the command's last word, once; `stage` tells it from the rest."""
-        desk, prompt = self.desk, self.prompt
-        device_id = desk.matrix.device_id
-        transaction = transaction_id(
-            device_id, prompt.event_id, f"notice {stage}", part=0, claim=0
+        await self.notifier.send_once(
+            self.prompt.room_id,
+            Notice(words, self.prompt),
+            self.prompt.event_id,
+            f"notice {stage}",
+            within=UPLOADING,
         )
-        notice = Notice(words, prompt)
-        await post(desk, prompt.room_id, notice, transaction, name="notice", within=UPLOADING)
 
     def said(self, words: str) -> Message:
         """Return the message as if it said only that."""
         return replace(self.prompt.messages[0], body=words)
 
 
-Command = Callable[[Call], Awaitable[str | None]]
+Command = Callable[[CommandContext], Awaitable[str | None]]
 
 COMMANDS: dict[str, Command] = {}
 ADMIN_COMMANDS: dict[str, Command] = {}  # in the admin room alone, where they come first
@@ -157,17 +154,66 @@ def command(
     return register
 
 
-async def run(name: str, call: Call) -> str | None:
-    """Do what the command asks for and return what to say, None for nothing."""
-    known = COMMANDS | ADMIN_COMMANDS if call.administers else COMMANDS
-    if name in known:
-        return await known[name](call)
-    name = name[:_LONGEST]
-    sentences = [call.texts("command unknown", name=name)]
+class Commands:
+    """Runs commands."""
+
+    def __init__(
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        contexts: Contexts,
+        generations: ActiveGenerations,
+        prompt_changes: PromptChanges,
+        feedback: FeedbackCollector,
+        campaigns: Campaigns,
+        notifier: Notifier,
+        statistics: Statistics,
+        exports: Mapping[What, Export],
+        catalogue: Catalogue,
+        about: About,
+        admins: frozenset[UserId],
+    ) -> None:
+        self._contexts = contexts
+        self._context = partial(
+            CommandContext,
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            generations=generations,
+            prompt_changes=prompt_changes,
+            feedback=feedback,
+            campaigns=campaigns,
+            notifier=notifier,
+            statistics=statistics,
+            exports=exports,
+            catalogue=catalogue,
+            about=about,
+            admins=admins,
+            exporting=asyncio.Lock(),
+        )
+
+    async def run(self, asked: Run) -> str | None:
+        """Do what the command asks for and return what to say, None for nothing."""
+        prompt = asked.prompt
+        chosen = await self._contexts.chosen(prompt.conversation)
+        context = self._context(
+            prompt=prompt, argument=asked.argument, card=chosen.card, texts=chosen.texts
+        )
+        known = COMMANDS | ADMIN_COMMANDS if context.administers else COMMANDS
+        if asked.name in known:
+            return await known[asked.name](context)
+        return _unknown(asked.name[:_LONGEST], known, context.texts)
+
+
+def _unknown(name: str, known: Mapping[str, Command], texts: Texts) -> str:
+    """Return that there is no such command, and which ones have a similar name."""
+    sentences = [texts("command unknown", name=name)]
     near = dict.fromkeys(
         known[one] for one in get_close_matches(name, known, n=_MOST, cutoff=_NEAR)
     )
     if near:
-        commands = ", ".join(f"`!{_CALLED[one][call.texts.language]}`" for one in near)
-        sentences.append(call.texts("command nearest", commands=commands))
+        commands = ", ".join(f"`!{_CALLED[one][texts.language]}`" for one in near)
+        sentences.append(texts("command nearest", commands=commands))
     return " ".join(sentences)

@@ -1,9 +1,9 @@
 """`!sources`: what the last reply stands on."""
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 
 
 @command("sources", "sources")
-async def show_sources(call: Call) -> str:
+async def show_sources(context: CommandContext) -> str:
     """Say that there are none: the model alone has answered."""
-    return call.texts("no sources")
+    return context.texts("no sources")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 from bot.core.outgoing import Attachment
 from bot.core.statistics import Only
 from bot.reporting.charts import PICTURE_SIZE, png
@@ -12,13 +12,13 @@ _DAYS = 30
 
 
 @command("stats", "statistics", admin=True)
-async def show_statistics(call: Call) -> None:
+async def show_statistics(context: CommandContext) -> None:
     """Say the figures, then show them: they stand there even where the picture fails."""
-    today = datetime.fromtimestamp(call.desk.clock.now(), UTC).date()
-    about = await report(call.desk.statistics, today, _DAYS, Only())
-    await call.say(in_words(about, call.texts), "statistics")
-    drawn = await png(CHARTS["satisfaction"](about.series, about.step, call.texts))
-    alternative = satisfaction_shown(about, call.texts)
-    await call.attach(
+    today = datetime.fromtimestamp(context.clock.now(), UTC).date()
+    about = await report(context.statistics, today, _DAYS, Only())
+    await context.say(in_words(about, context.texts), "statistics")
+    drawn = await png(CHARTS["satisfaction"](about.series, about.step, context.texts))
+    alternative = satisfaction_shown(about, context.texts)
+    await context.attach(
         Attachment("satisfaction.png", "image/png", drawn, alternative, PICTURE_SIZE)
     )

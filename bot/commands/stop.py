@@ -1,22 +1,19 @@
 """`!stop`: end the answer that is being written."""
 
-from bot.commands.registry import Call, command
+from bot.commands.registry import CommandContext, command
 
 
 @command("stop", "stop")
-async def stop(call: Call) -> str | None:
+async def stop(context: CommandContext) -> str | None:
     """Stop the answer of this conversation, else the person's last one in the room."""
-    asked_at = call.prompt.messages[-1].timestamp  # what is asked after it, it does not mean
-    running = [
-        one
-        for one in call.desk.answers.of_room(call.prompt.room_id)[
-            ::-1
-        ]  # who was first, is written
-        if one.prompt.messages[0].timestamp <= asked_at
-    ]
-    here = [one for one in running if one.prompt.conversation == call.prompt.conversation]
-    mine = [one for one in running if one.prompt.sender == call.sender]
+    at = context.prompt.messages[-1].timestamp  # a prompt that follows the command is not meant
+    running = context.generations.of_room(context.prompt.room_id)[
+        ::-1
+    ]  # the oldest is being written
+    running = [one for one in running if one.prompt.messages[0].timestamp <= at]
+    here = [one for one in running if one.prompt.conversation == context.prompt.conversation]
+    mine = [one for one in running if one.prompt.sender == context.sender]
     for one in [*here, *mine]:
-        if one.prompt.sender == call.sender and await one.stop():
+        if one.prompt.sender == context.sender and await one.stop():
             return None
-    return call.texts("not yours to stop" if here and not mine else "nothing to stop")
+    return context.texts("not yours to stop" if here and not mine else "nothing to stop")

@@ -14,8 +14,9 @@ from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import Retryable
 from bot.monitoring.error_boundary import error_boundary
 from bot.monitoring.logs import costing_nothing
-from bot.ports.ledger import UndecryptedEvent
-from bot.replies.delivery import Replying
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store, UndecryptedEvent
+from bot.ports.matrix import Matrix
 from bot.runtime.retry import retry_until_accepted
 
 log = structlog.get_logger()
@@ -28,21 +29,24 @@ class EventDispatcher:
 
     def __init__(
         self,
-        to: Replying,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
         intent_resolver: IntentResolver,
         pending_decryption: PendingDecryption,
-        tasks: asyncio.TaskGroup,
-        start: Start,
     ) -> None:
-        """Take what every reply needs, who decides, who waits for keys, and what follows."""
-        self._matrix = to.matrix
-        self._store = to.store
-        self._clock = to.clock
+        self._matrix = matrix
+        self._store = store
+        self._clock = clock
         self._intent_resolver = intent_resolver
         self._pending_decryption = pending_decryption
+        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
+
+    def bind(self, tasks: asyncio.TaskGroup, start: Start) -> None:
+        """Run look-ups in `tasks`, and give each event with its intent to `start`."""
         self._tasks = tasks
         self._start = start
-        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
 
     def begin(
         self, event: Event, remarks: Sequence[str] = (), left: Pending | None = None

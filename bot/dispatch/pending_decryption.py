@@ -32,7 +32,7 @@ from bot.monitoring.error_boundary import error_boundary
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store, UndecryptedEvent
 from bot.ports.matrix import Matrix
-from bot.runtime.failpoints import armed
+from bot.replies.notices import Notifier
 from bot.runtime.retry import retry_until_accepted
 
 _NOTICE_AFTER = 30.0  # seconds: keys mostly come with their message, or a moment later
@@ -87,10 +87,13 @@ class PendingDecryption:
     Each step of the ladder is a queue whose entries fall due in the order in which they came.
     """
 
-    def __init__(self, matrix: Matrix, store: Store, clock: Clock, texts: Texts) -> None:
+    def __init__(
+        self, *, matrix: Matrix, store: Store, clock: Clock, notifier: Notifier, texts: Texts
+    ) -> None:
         self._matrix = matrix
         self._store = store
         self._clock = clock
+        self._notifier = notifier
         self._texts = texts
         self._waiting: dict[EventId, _Waiting] = {}
         self._to_read, self._to_notice, self._to_drop = _Queue(), _Queue(), _Queue()
@@ -308,13 +311,14 @@ class PendingDecryption:
             self._matrix.device_id, message.event_id, "key missing", part=0, claim=0
         )
 
-        async def send() -> EventId | None:
-            if not self._waits(waiting) or self._matrix.room(message.room_id).closed:
-                return None
-            with armed.around("notice"):
-                return await self._matrix.send(message.room_id, notice, transaction)
-
-        if await retry_until_accepted(self._clock, send, within=_PATIENCE) is not None:
+        event_id = await self._notifier.send_as(
+            message.room_id,
+            notice,
+            transaction,
+            within=_PATIENCE,
+            is_due=lambda: self._waits(waiting),
+        )
+        if event_id is not None:
             await self._store.noticed(message, self._clock.now())
             log.info("key missing", session_id=message.session_id, reason=reason)
 

@@ -25,13 +25,14 @@ from bot.core.transcript import TranscriptMessage
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.usage_limits import UsageLimits
 from bot.errors import Forbidden
-from bot.ports.ledger import Exchange
-from bot.ports.matrix import ReadableEvent
+from bot.ports.clock import Clock
+from bot.ports.ledger import Exchange, Store
+from bot.ports.matrix import Matrix, ReadableEvent
 from bot.replies.context_builder import Contexts
-from bot.replies.delivery import Replying
 from bot.replies.generations import ActiveGenerations, Generation
+from bot.replies.notices import Notifier
 from bot.runtime.failpoints import armed
-from bot.runtime.retry import post, retry_until_accepted
+from bot.runtime.retry import retry_until_accepted
 
 _REMEMBERED = 10_000  # redacted events
 
@@ -39,30 +40,36 @@ log = structlog.get_logger()
 
 
 class PromptChanges:
-    """What happens to a prompt and its reply after they were first heard of.
+    """Changes a prompt's reply when the prompt is edited, redacted, stopped or asked again.
 
-    Only who has asked changes an answer; whoever may redact ends it.
+    Only the person who has asked changes an answer; whoever may redact ends it.
+
+    Attributes:
+        answer: answers a prompt in the reply that it has; `EventHandler` sets it.
     """
+
+    answer: Callable[[Prompt], Awaitable[None]]
 
     def __init__(
         self,
-        to: Replying,
-        answers: ActiveGenerations,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        generations: ActiveGenerations,
         contexts: Contexts,
         intent_resolver: IntentResolver,
-        ceilings: UsageLimits,
-        answer: Callable[[Prompt], Awaitable[None]],
+        usage_limits: UsageLimits,
+        notifier: Notifier,
     ) -> None:
-        """Take what every reply needs, those on their way, and what answers in place of one."""
-        self._to = to
-        self._matrix = to.matrix
-        self._store = to.store
-        self._clock = to.clock
-        self._generations = answers
+        self._matrix = matrix
+        self._store = store
+        self._clock = clock
+        self._generations = generations
         self._contexts = contexts
         self._intent_resolver = intent_resolver
-        self._usage_limits = ceilings
-        self._answer = answer
+        self._usage_limits = usage_limits
+        self._notifier = notifier
         self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
 
     def restart(self, edit: Edit) -> Generation | None:
@@ -153,7 +160,7 @@ class PromptChanges:
         rest = self.still_there(ended.rest)
         ended.rest = ()  # another of its messages may be withdrawn at the same time
         if rest:
-            await self._answer(replace(ended.prompt, messages=rest))
+            await self.answer(replace(ended.prompt, messages=rest))
 
     def still_there(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return those of the messages that have not been redacted lately."""
@@ -209,9 +216,7 @@ class PromptChanges:
             texts = (await self._contexts.chosen(prompt.conversation)).texts
             root = prompt.thread_root
             notice = Notice(texts(key), None if root is None else Anchor(prompt.event_id, root))
-            stage, device_id = "notice ceiling", self._matrix.device_id
-            transaction = transaction_id(device_id, cause, stage, part=0, claim=0)
-            await post(self._to, prompt.room_id, notice, transaction, name="notice")
+            await self._notifier.send_once(prompt.room_id, notice, cause, "notice ceiling")
         return False
 
     async def last(self, prompt: Prompt) -> EventId | None:
@@ -283,7 +288,7 @@ class PromptChanges:
         while prompt is not None:
             running = self._generations.of(prompt.room_id, prompt.event_id)
             if running is None:
-                await self._answer(prompt)
+                await self.answer(prompt)
                 return
             restarted = running.reply.restart()
             await running.done.wait()  # a process that comes after a crash must know what for

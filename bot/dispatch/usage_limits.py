@@ -6,7 +6,8 @@ from bot.core.events import Pending, Prompt, UserId
 from bot.core.feedback import COMMAND
 from bot.core.intents import Answer, Comment, Ignore, Intent, Run, SendNotice
 from bot.core.limits import Allowance, Breaker, Costs, Limits
-from bot.replies.delivery import Replying
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
 from bot.replies.generations import ActiveGenerations
 
 _ALWAYS = {"stop"}  # the command that ends what costs
@@ -23,11 +24,12 @@ log = structlog.get_logger()
 class UsageLimits:
     """What each person has asked for lately, in this process."""
 
-    def __init__(self, to: Replying, answers: ActiveGenerations, limits: Limits) -> None:
-        """Take what every reply needs, those on their way, and what the operator wants."""
-        self._matrix = to.matrix
-        self._clock = to.clock
-        self._generations = answers
+    def __init__(
+        self, *, matrix: Matrix, clock: Clock, generations: ActiveGenerations, limits: Limits
+    ) -> None:
+        self._matrix = matrix
+        self._clock = clock
+        self._generations = generations
         self._breaker = Breaker(limits)
         self._left = {what: Allowance(limits.of(what)) for what in _KEYS}
         self._told = Allowance(1)

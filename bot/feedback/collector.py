@@ -37,18 +37,21 @@ from bot.core.feedback import (
     rating_in,
 )
 from bot.core.intents import Comment
-from bot.core.outgoing import Anchor, Notice, transaction_id
+from bot.core.outgoing import Anchor, Notice
 from bot.core.polls import Poll, PollAnswer
 from bot.core.routing import parse_command
 from bot.errors import FatalError, MatrixError
 from bot.i18n.texts import Texts
 from bot.monitoring.error_boundary import error_boundary
+from bot.monitoring.health import Health
+from bot.ports.clock import Clock
 from bot.ports.feedback import Opinions
-from bot.ports.ledger import Exchange
+from bot.ports.ledger import Exchange, Store
+from bot.ports.matrix import Matrix
 from bot.replies.context_builder import Contexts
-from bot.replies.delivery import Replying
 from bot.replies.generations import ActiveGenerations, Generation
-from bot.runtime.retry import post, retry_until_accepted
+from bot.replies.notices import Notifier
+from bot.runtime.retry import retry_until_accepted
 from bot.runtime.waiting import wait_for_event
 
 _STALE = 3600.0  # seconds after which nobody is asked any more about a reply
@@ -84,21 +87,25 @@ class FeedbackCollector:
 
     def __init__(
         self,
-        to: Replying,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        health: Health,
         opinions: Opinions,
-        answers: ActiveGenerations,
+        generations: ActiveGenerations,
         contexts: Contexts,
+        notifier: Notifier,
         policy: AskPolicy,
     ) -> None:
-        """Take what every reply needs, the ledger of opinions, and when whom to ask."""
-        self._to = to
-        self._matrix = to.matrix
-        self._store = to.store
-        self._clock = to.clock
-        self._health = to.health
+        self._matrix = matrix
+        self._store = store
+        self._clock = clock
+        self._health = health
         self._opinions = opinions
-        self._generations = answers
+        self._generations = generations
         self._contexts = contexts
+        self._notifier = notifier
         self._policy = policy
         self._planned = asyncio.Event()
         self._changed = asyncio.Event()  # anew after each change
@@ -195,10 +202,14 @@ class FeedbackCollector:
             return
         texts = (await self._contexts.chosen(place)).texts
         poll = self._poll(ask, texts, asker)
-        transaction = self._transaction(ask, "poll")
-        event_id = await post(
-            self._to, ask.room_id, poll, transaction, name="poll", within=_PATIENCE
+        event_id = await self._notifier.send_once(
+            *(ask.room_id, poll, ask.prompt, f"poll {ask.question}"),
+            failpoint="poll",
+            within=_PATIENCE,
         )
+        if event_id is None:
+            await self._drop(ask)
+            return
         await self._opinions.asked(ask, event_id, now, now + self._policy.window)
         self._tell()
         self._health.asked(ask.question)
@@ -227,10 +238,6 @@ class FeedbackCollector:
             latest=ask.prompt,
             asks=asker,
         )
-
-    def _transaction(self, ask: Ask, name: str) -> str:
-        device_id, stage = self._matrix.device_id, f"{name} {ask.question}"
-        return transaction_id(device_id, ask.prompt, stage, part=0, claim=0)
 
     async def _drop(self, ask: Ask) -> None:
         await self._opinions.drop(ask)
@@ -272,8 +279,11 @@ class FeedbackCollector:
         texts = (await self._contexts.chosen(place)).texts
         root = ask.thread_root
         notice = Notice(texts("thanks"), None if root is None else Anchor(ask.prompt, root))
-        transaction = self._transaction(ask, "thanks")
-        await post(self._to, ask.room_id, notice, transaction, name="thanks", within=_PATIENCE)
+        await self._notifier.send_once(
+            *(ask.room_id, notice, ask.prompt, f"thanks {ask.question}"),
+            failpoint="thanks",
+            within=_PATIENCE,
+        )
 
     async def react(self, reaction: Reaction) -> None:
         """Take in a thumb on a reply."""

@@ -9,24 +9,27 @@ from bot.core.events import RoomId, UserId
 from bot.core.outgoing import Notice
 from bot.i18n.texts import Texts
 from bot.monitoring.error_boundary import error_boundary
-from bot.replies.delivery import Replying
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
+from bot.replies.notices import Notifier
 from bot.runtime.once_a_day import OnceADay, day_of
-from bot.runtime.retry import post
 
 _PATIENCE = 60.0  # seconds for one sentence
 
 log = structlog.get_logger()
 
 
-class LeftOut:
+class UnsignedDeviceNotices:
     """Says so in the direct message, where a device that was signed can read it.
 
     In a salon it would be one sentence for each of its members: there the client says it alone,
     which is told of the reason.
     """
 
-    def __init__(self, to: Replying, texts: Texts) -> None:
-        self._to = to
+    def __init__(self, *, matrix: Matrix, clock: Clock, notifier: Notifier, texts: Texts) -> None:
+        self._matrix = matrix
+        self._clock = clock
+        self._notifier = notifier
         self._texts = texts
         self._heard: asyncio.Queue[tuple[RoomId, UserId]] = asyncio.Queue()
         self._told: OnceADay[UserId] = OnceADay()
@@ -35,7 +38,7 @@ class LeftOut:
         """Take in who was left out in which room."""
         for room_id, user_id in left_out:
             log.info("devices left out", room_id=room_id, user_id=user_id)
-            if self._to.matrix.room(room_id).direct:
+            if self._matrix.room(room_id).direct:
                 self._heard.put_nowait((room_id, user_id))
 
     async def run(self) -> None:
@@ -49,8 +52,8 @@ class LeftOut:
                 self._heard.task_done()
 
     async def _tell(self, room_id: RoomId, user_id: UserId) -> None:
-        now = self._to.clock.now()
+        now = self._clock.now()
         if self._told.is_due(user_id, now):
             transaction = f"left-out-{user_id}-{day_of(now):.0f}"
             notice = Notice(self._texts("devices left out"))
-            await post(self._to, room_id, notice, transaction, name="notice", within=_PATIENCE)
+            await self._notifier.send_as(room_id, notice, transaction, within=_PATIENCE)

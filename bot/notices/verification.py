@@ -19,9 +19,11 @@ from bot.core.verification import (
 )
 from bot.i18n.texts import Texts
 from bot.monitoring.error_boundary import error_boundary
-from bot.replies.delivery import Replying
+from bot.ports.clock import Clock
+from bot.ports.matrix import Matrix
+from bot.replies.notices import Notifier
 from bot.runtime.once_a_day import OnceADay
-from bot.runtime.retry import post, retry_until_accepted
+from bot.runtime.retry import retry_until_accepted
 
 # The spec's emoji in its order (SAS method, emoji); their names are in the catalogues.
 EMOJI: Final = (
@@ -43,8 +45,12 @@ class Verifications:
     Admins' and others' have a line each, so that nobody else keeps an admin waiting.
     """
 
-    def __init__(self, to: Replying, policy: Policy, texts: Texts) -> None:
-        self._to = to
+    def __init__(
+        self, *, matrix: Matrix, clock: Clock, notifier: Notifier, policy: Policy, texts: Texts
+    ) -> None:
+        self._matrix = matrix
+        self._clock = clock
+        self._notifier = notifier
         self._policy = policy
         self._texts = texts
         self._of_admins = _Line(_LONGEST_LINE)
@@ -87,7 +93,7 @@ class Verifications:
 
     async def _refuse(self, event: VerificationEvent) -> None:
         """Cancel what somebody else asks for, a few times a day, and say why once a day."""
-        now = self._to.clock.now()
+        now = self._clock.now()
         places = ((event.sender, number) for number in range(_REFUSALS_A_DAY))
         if not any(self._refused.is_due(place, now) for place in places):
             return
@@ -96,8 +102,8 @@ class Verifications:
             await self._tell(event, step)
 
     async def _step(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
-        verify = partial(self._to.matrix.verify, event, trusted=trusted)
-        return await retry_until_accepted(self._to.clock, verify, within=_PATIENCE)
+        verify = partial(self._matrix.verify, event, trusted=trusted)
+        return await retry_until_accepted(self._clock, verify, within=_PATIENCE)
 
     async def _tell(self, event: VerificationEvent, step: VerificationStep) -> None:
         match step:
@@ -121,7 +127,7 @@ class Verifications:
         return " · ".join(f"{EMOJI[number]} {names[number]}" for number in numbers)
 
     async def _tell_admins(self, event: VerificationEvent, key: str, **values: object) -> None:
-        rooms = (room.room_id for room in self._to.matrix.rooms() if room.admin)
+        rooms = (room.room_id for room in self._matrix.rooms() if room.admin)
         if (room_id := next(rooms, None)) is not None:
             await self._say(room_id, event, key, sender=event.sender, **values)
 
@@ -130,4 +136,4 @@ class Verifications:
     ) -> None:
         notice = Notice(self._texts(key, **values))
         transaction = f"{key} {event.transaction_id}".replace(" ", "-")
-        await post(self._to, room_id, notice, transaction, name="notice", within=_PATIENCE)
+        await self._notifier.send_as(room_id, notice, transaction, within=_PATIENCE)

@@ -6,12 +6,8 @@ from typing import TypeVar
 
 import structlog
 
-from bot.core.events import EventId, RoomId
-from bot.core.outgoing import Outgoing
 from bot.errors import MatrixError, RateLimited, Retryable
 from bot.ports.clock import Clock
-from bot.ports.matrix import Sends
-from bot.runtime.failpoints import armed
 
 T = TypeVar("T")
 
@@ -61,36 +57,3 @@ async def retry_until_accepted(
             log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1
         await clock.sleep(wait)
-
-
-async def post(
-    by: Sends,
-    room_id: RoomId,
-    outgoing: Outgoing,
-    transaction: str,
-    *,
-    name: str,
-    within: float | None = None,
-) -> EventId:
-    """Send one message, the same bytes under one id however often it is tried.
-
-    Args:
-        by: who sends.
-        room_id: where to.
-        outgoing: what.
-        transaction: its id, the same in whatever process.
-        name: of the failpoints around the request.
-        within: seconds for which each of its two steps is tried; None for ever.
-
-    Raises:
-        MatrixError: as `retry_until_accepted`.
-    """
-    wire = await retry_until_accepted(
-        by.clock, lambda: by.matrix.prepare(room_id, outgoing), within=within
-    )
-
-    async def put() -> EventId:
-        with armed.around(name):
-            return await by.matrix.put(room_id, wire, transaction)
-
-    return await retry_until_accepted(by.clock, put, within=within)

@@ -61,7 +61,7 @@ quiet:
 
 
 @pytest.mark.parametrize("notifies", [True, False])
-async def test_an_announcement_notifies_and_takes_part_in_no_conversation(  # noqa: PLR0913  # all of the stage
+async def test_an_announcement_notifies_and_takes_part_in_no_conversation(
     nia: Person,
     jason: JsPerson,
     announcer: Bot,

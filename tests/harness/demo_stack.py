@@ -14,12 +14,12 @@ import aiohttp
 import psutil
 from rich.progress import Progress
 
-from bot.app import SystemClock
 from bot.config.settings import load
 from bot.identity import rows
 from bot.matrix.own_devices import status
 from bot.matrix.session import Session
 from bot.monitoring.health import Health
+from bot.runtime.clock import SystemClock
 from bot.startup import account_of, vault_of
 from bot.storage.ledger import SqlStore
 from tests.harness import demo_model

@@ -18,6 +18,7 @@ _PARENT = """
 import importlib, json, os, select, signal, sys, threading
 from datetime import datetime, timezone
 import bot.__main__, bot.app
+from bot.process import freeze_garbage_collector
 from bot.runtime.failpoints import VARIABLE, Failpoints, armed
 
 for name in (  # what is imported on first use
@@ -66,7 +67,7 @@ def reap():
     except (BlockingIOError, ChildProcessError):
         pass
 
-bot.app.freeze_garbage_collector()
+freeze_garbage_collector()
 assert threading.active_count() == 1
 tell({})
 while True:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bot.app import SystemClock
 from bot.matrix.session import Vault
 from bot.monitoring.health import Health
+from bot.runtime.clock import SystemClock
 
 
 def vault(directory: Path) -> Vault:

@@ -165,7 +165,7 @@ async def test_a_figure_is_read_as_it_was_told(
 async def test_a_conversation_leaves_no_id_and_no_word_in_the_figures() -> None:
     story = Story()
     assistant = story.assistant()
-    health = assistant._to.health
+    health = assistant._health
     asked = message("Le canari chante-t-il ?", event_id="$canary:tchap.test")
     task = asyncio.get_running_loop().create_task(assistant.run())
     story.matrix.hear(asked)

@@ -19,7 +19,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import Texts
 from bot.ports.ledger import Choices
-from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story
+from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story, make_notifier
 from tests.make import (
     AGENT,
     BOT,
@@ -741,7 +741,14 @@ async def test_a_flood_costs_no_task_and_one_notice(running: LateStory) -> None:
 
 
 async def test_news_of_keys_are_kept_in_bounded_memory() -> None:
-    pending_decryption = PendingDecryption(FakeMatrix(), FakeStore(), HeldClock(), FR)
+    matrix, store, clock = FakeMatrix(), FakeStore(), HeldClock()
+    pending_decryption = PendingDecryption(
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        notifier=make_notifier(matrix, store, clock),
+        texts=FR,
+    )
     for number in [*range(9_000), 0, *range(9_000, 18_000)]:
         pending_decryption.hear([key_news("m.unverified", session_id=f"{number}")])
     pending_decryption.hear([key_news("m." + "x" * 1000), key_news(session_id="x" * 1000)])

@@ -8,10 +8,8 @@ from bot.core.events import UserId
 from bot.core.outgoing import Notice
 from bot.errors import MatrixError
 from bot.i18n.texts import Texts
-from bot.monitoring.health import Health
-from bot.notices.unsigned_devices import LeftOut
-from bot.replies.delivery import Pace, Replying
-from tests.fakes import FakeClock, FakeMatrix, FakeStore
+from bot.notices.unsigned_devices import UnsignedDeviceNotices
+from tests.fakes import FakeClock, FakeMatrix, FakeStore, make_notifier
 from tests.make import ROOM
 
 PERSON, OTHER = UserId("@person:tchap.test"), UserId("@other:tchap.test")
@@ -21,14 +19,17 @@ TEXTS = Texts("fr")
 class Desk:
     def __init__(self, *, direct: bool = True) -> None:
         self.matrix, self.clock = FakeMatrix(direct=direct), FakeClock()
-        pace, health = Pace(1.5, 2.0, 10.0), Health(self.clock)
-        to = Replying(self.matrix, FakeStore(), self.clock, pace, health)
-        self._left_out = LeftOut(to, TEXTS)
+        self._notices = UnsignedDeviceNotices(
+            matrix=self.matrix,
+            clock=self.clock,
+            notifier=make_notifier(self.matrix, FakeStore(), self.clock),
+            texts=TEXTS,
+        )
 
     async def hear(self, *people: UserId) -> None:
-        running = asyncio.get_running_loop().create_task(self._left_out.run())
-        self._left_out.hear([(ROOM, user_id) for user_id in people])
-        await self._left_out._heard.join()
+        running = asyncio.get_running_loop().create_task(self._notices.run())
+        self._notices.hear([(ROOM, user_id) for user_id in people])
+        await self._notices._heard.join()
         running.cancel()
         await asyncio.wait([running])
 

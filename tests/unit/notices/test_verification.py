@@ -18,10 +18,8 @@ from bot.core.verification import (
 )
 from bot.errors import HomeserverUnreachable, MatrixError
 from bot.i18n.texts import Texts
-from bot.monitoring.health import Health
 from bot.notices.verification import EMOJI, Verifications
-from bot.replies.delivery import Pace, Replying
-from tests.fakes import FakeClock, FakeMatrix, FakeStore
+from tests.fakes import FakeClock, FakeMatrix, FakeStore, make_notifier
 from tests.make import BOT, ROOM
 
 ADMIN, PERSON = UserId("@admin:example.org"), UserId("@person:example.org")
@@ -39,10 +37,14 @@ class Desk:
         self.matrix, self.clock = FakeMatrix(), FakeClock()
         if admin_room:
             self.matrix.admin_room = ADMIN_ROOM
-        health = Health(self.clock)
-        to = Replying(self.matrix, FakeStore(), self.clock, Pace(1.5, 2.0, 10.0), health)
         policy = Policy(BOT, ("example.org",), admins=frozenset({ADMIN}))
-        self.verifications = Verifications(to, policy, TEXTS)
+        self.verifications = Verifications(
+            matrix=self.matrix,
+            clock=self.clock,
+            notifier=make_notifier(self.matrix, FakeStore(), self.clock),
+            policy=policy,
+            texts=TEXTS,
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

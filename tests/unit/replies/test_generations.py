@@ -145,7 +145,7 @@ async def test_who_watches_is_told_how_many_wait_and_since_when() -> None:
     story.at_once = 1
     story.model.script = (gate, TextDelta("Bonjour."), END)
     assistant = story.assistant()
-    health = assistant._to.health
+    health = assistant._health
     task = asyncio.get_running_loop().create_task(assistant.run())
     seen = []
     for number, sender in enumerate([AGENT, COLLEAGUE, THIRD]):

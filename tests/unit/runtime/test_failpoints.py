@@ -18,7 +18,8 @@ BOT = Path(__file__).parents[3] / "bot"
 CHANGING = {"put", "send", "redact", "join", "leave", "follow", "open_admin_room", "invite"}
 WRITING = {"insert", "update", "delete"}
 # Where the name stands in the place of a constant: see what its callers name.
-FORWARDS = {"bot/replies/delivery.py", "bot/runtime/retry.py"}
+FORWARDS = {"bot/replies/delivery.py", "bot/replies/notices.py"}
+SENDING = {"send_once", "send_as"}  # the name is their `failpoint`, else "notice"
 FORWARDED = {"first", "edit", "final", "repair"}
 WITHIN = {"enter"}  # `follow`, which may make more than one request
 
@@ -65,8 +66,9 @@ def test_no_request_that_changes_something_lacks_its_failpoints() -> None:
             continue
         around = guarded(tree)
         for call in [one for one in ast.walk(tree) if isinstance(one, ast.Call)]:
-            if ast.unparse(call.func) == "post":
-                [name] = [one.value for one in call.keywords if one.arg == "name"]
+            if getattr(call.func, "attr", "") in SENDING and path not in FORWARDS:
+                given = [one.value for one in call.keywords if one.arg == "failpoint"]
+                name = given[0] if given else ast.Constant("notice")
                 assert isinstance(name, ast.Constant), f"{path}:{call.lineno}"
                 names.add(str(name.value))
             if not is_on_matrix(call):

@@ -1,0 +1,257 @@
+"""One event from its intent to its end: what it asks for is done once, and noted as done."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from bot.core.events import (
+    Conversation,
+    Event,
+    EventId,
+    Message,
+    Pending,
+    Prompt,
+)
+from bot.core.intents import (
+    Answer,
+    Comment,
+    HandleEdit,
+    HandleRedaction,
+    Intent,
+    Rate,
+    RecordVote,
+    Run,
+    SendNotice,
+    Stop,
+    Welcome,
+)
+from bot.dispatch.prompt_changes import PromptChanges
+from bot.dispatch.usage_limits import UsageLimits
+from bot.monitoring.error_boundary import error_boundary
+from bot.monitoring.logs import costing_nothing, log_bug
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.replies.delivery import PriorState, Unmarked
+from bot.replies.generations import ActiveGenerations, Generation
+from bot.replies.notices import Notifier
+from bot.replies.responder import Responder
+from bot.replies.scheduler import Slot
+
+log = structlog.get_logger()
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Actions(Protocol):
+    """What the handler has done elsewhere."""
+
+    async def perform(self, intent: Intent) -> None:
+        """Do what an event asks for, where that is no answer of the model."""
+        ...
+
+    async def apologise(self, intent: Intent) -> None:
+        """Tell the person that there is no answer; raise nothing but a FatalError."""
+        ...
+
+    async def answered(self, generation: Generation) -> None:
+        """Note how a reply that stands came about."""
+        ...
+
+
+class EventHandler:
+    """Does what each event asks for, and notes in the ledger that it is done."""
+
+    def __init__(
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        generations: ActiveGenerations,
+        usage_limits: UsageLimits,
+        prompt_changes: PromptChanges,
+        responder: Responder,
+        notifier: Notifier,
+    ) -> None:
+        self._matrix = matrix
+        self._store = store
+        self._generations = generations
+        self._usage_limits = usage_limits
+        self._prompt_changes = prompt_changes
+        self._responder = responder
+        self._notifier = notifier
+        self._storing: dict[EventId, asyncio.Event] = {}  # set once an opinion is in the ledger
+        prompt_changes.answer = partial(self._answer_also, prior=PriorState.WHOLE)
+
+    def bind(self, tasks: asyncio.TaskGroup, actions: Actions) -> None:
+        """Run each event's work in `tasks`, and leave to `actions` what is no answer."""
+        self._tasks = tasks
+        self._actions = actions
+
+    def start(
+        self, event: Event, intent: Intent, remarks: Sequence[str], left: Pending | None
+    ) -> None:
+        """Begin to do what the event asks for; answers and welcomes join the line at once.
+
+        Args:
+            event: the event.
+            intent: what it asks for.
+            remarks: lines of the bot's own that a reply to it carries.
+            left: what an earlier process did about it.
+        """
+        generation = None
+        if isinstance(intent, Answer) and self._generations.of(event.room_id, event.event_id):
+            return  # a change of mind was quicker
+        intent = self._usage_limits.admit(intent, left, late=bool(remarks))
+        if isinstance(intent, Welcome):
+            lane = Conversation(intent.room_id, None)
+            slot = self._generations.lanes.queue(lane, self._matrix.user_id, free=True)
+            work: Work = partial(self._perform_in, slot, intent)
+        elif isinstance(intent, Answer):
+            begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
+            alone = begun and joined_to is None  # it has a reply of its own
+            first = None if alone else self._generations.join(intent.prompt, joined_to)
+            if first is not None:
+                first.remarks += [one for one in remarks if one not in first.remarks]
+                self._tasks.create_task(self._attend(intent.prompt, first))
+                return
+            prior = PriorState.NOTHING
+            if left is not None:
+                prior = PriorState.BEGUN if begun else PriorState.PERHAPS
+            generation = self._generations.begin(intent.prompt, remarks, prior)
+            work = partial(self._responder.answer, generation)
+        else:
+            work = self._begin(event.event_id, intent)
+            if left is not None and left.begun and isinstance(event, Message):
+                work = partial(self._instead, event, intent, work)
+        if left is not None:
+            self._notifier.doubtful.add(event.event_id)
+        self._tasks.create_task(self._handle(event, intent, work, generation))
+
+    def _begin(self, event_id: EventId, intent: Intent) -> Work:
+        """Do at once what cannot wait for a turn of the event loop; return the rest."""
+        match intent:
+            case HandleRedaction(redaction):
+                self._prompt_changes.let_go(redaction)
+            case Run(prompt):
+                self._generations.part(prompt.conversation)
+            case Stop(reaction):
+                self._generations.part_of(reaction.room_id, reaction.target)
+            case HandleEdit(edit) if again := self._prompt_changes.restart(edit):
+                return partial(_wait, again)  # until then the edit is unfinished as well
+        if isinstance(intent, Run | Comment | Rate | RecordVote | HandleEdit):
+            self._storing.setdefault(event_id, asyncio.Event())
+        return partial(self._actions.perform, intent)
+
+    async def _perform_in(self, slot: Slot, intent: Intent) -> None:
+        """Do it in its order in the room, before anything that is answered after it."""
+        async with slot:
+            await self._actions.perform(intent)
+
+    async def _handle(
+        self, event: Event, intent: Intent, work: Work, generation: Generation | None
+    ) -> None:
+        """Do what `event` asks for, and note that it is done."""
+        with structlog.contextvars.bound_contextvars(
+            event_id=event.event_id, room_id=event.room_id
+        ):
+            try:
+                done = await self._do(event, intent, work)
+                self._usage_limits.spoke(intent)
+                if done:
+                    await self._note_done(event, generation)
+            finally:
+                self._notifier.doubtful.discard(event.event_id)
+                self.note_stored(event.event_id)
+                if generation is not None:
+                    self._generations.finish(generation)
+        if generation is not None and generation.reply.left_out:
+            rest = self._prompt_changes.still_there(generation.reply.left_out)
+            prior = PriorState.PERHAPS if generation.reply.doubtful else PriorState.NOTHING
+            if rest:
+                await self._answer_also(replace(generation.prompt, messages=rest), prior)
+
+    async def _note_done(self, event: Event, generation: Generation | None) -> None:
+        """Note what an answer has cost, and that all is done; a bug in one note costs that alone.
+
+        What is not noted as done is taken up at the next start, which finds what stands.
+        """
+        done = generation.done_with if generation else ()
+        if generation is not None:
+            with costing_nothing():
+                await self._actions.answered(generation)
+        with costing_nothing():
+            await self._store.finish(*dict.fromkeys((event.event_id, *done)))
+
+    async def _do(self, event: Event, intent: Intent, work: Work) -> bool:
+        """Perform the intent; errors end here, or in PendingDecryption while it waits.
+
+        Returns:
+            Whether nothing is left for the next start.
+        """
+        log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
+        apologise = partial(self._actions.apologise, intent)
+        async with error_boundary(give_up=apologise):
+            try:
+                await work()
+            except Unmarked:
+                log.error("reply left unmarked")  # noqa: TRY400  # what it was is in the log
+                await apologise()
+                return False
+        return True
+
+    async def _answer_also(self, prompt: Prompt, prior: PriorState = PriorState.NOTHING) -> None:
+        """Answer a prompt for which no event is being handled."""
+        generation = self._generations.begin(prompt, before=prior)
+        work = partial(self._responder.answer, generation)
+        await self._handle(prompt.messages[0], Answer(prompt), work, generation)
+
+    async def _instead(self, message: Message, intent: Intent, work: Work) -> None:
+        """Do what a message asks for by now, and mark the reply that it had begun to get."""
+        root = message.thread_root
+        prompt = Prompt((message,), Conversation(message.room_id, root), root)
+        if isinstance(intent, Run | SendNotice):
+            prompt = intent.prompt
+        generation = self._generations.begin(prompt, before=PriorState.BEGUN)
+        generation.reply.abandon()
+        try:
+            await self._responder.answer(generation)
+        finally:
+            self._generations.finish(generation)
+        self._notifier.unanswered.add(message.event_id)
+        try:
+            await work()
+        finally:
+            self._notifier.unanswered.discard(message.event_id)
+
+    async def _attend(self, prompt: Prompt, first: Generation) -> None:
+        """Show that a message which joined an earlier one is read and being answered."""
+        try:
+            async with self._matrix.attention(prompt):
+                await first.done.wait()
+        except Exception as error:  # noqa: BLE001  # a courtesy must not cost the bot
+            log_bug(error)
+
+    def is_doubtful(self, event_id: EventId) -> bool:
+        """Return whether an earlier process may have dealt with the event."""
+        return event_id in self._notifier.doubtful
+
+    def note_stored(self, event_id: EventId) -> None:
+        """Note that what an event says is in the ledger, or never will be."""
+        if (storing := self._storing.pop(event_id, None)) is not None:
+            storing.set()
+
+    async def stored(self, event_id: EventId) -> None:
+        """Wait until what an event says is in the ledger, where it was just heard.
+
+        What changes it, or takes it back, would find nothing to change.
+        """
+        if (storing := self._storing.get(event_id)) is not None:
+            await storing.wait()
+
+
+async def _wait(generation: Generation) -> None:
+    await generation.done.wait()

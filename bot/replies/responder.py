@@ -1,0 +1,73 @@
+"""One answer: the conversation's context goes to the model, its completion into the reply."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+
+from bot.errors import FatalError, MatrixError
+from bot.ports.matrix import Matrix
+from bot.replies.completion import Completion
+from bot.replies.context_builder import Contexts
+from bot.replies.generations import Generation
+
+log = structlog.get_logger()
+
+
+class Responder:
+    """Answers prompts.
+
+    Attributes:
+        restored: set once the prompts that an earlier process left are in line again.
+    """
+
+    def __init__(self, *, matrix: Matrix, contexts: Contexts, completion: Completion) -> None:
+        self.restored = asyncio.Event()
+        self._matrix = matrix
+        self._contexts = contexts
+        self._completion = completion
+
+    async def answer(self, generation: Generation) -> None:
+        """Stream the completion into one reply by editing it.
+
+        The prompt may change meanwhile: the model is then asked anew, and the reply is the same.
+        """
+        reply = generation.reply
+        async with (
+            self._matrix.attention(generation.prompt),
+            AsyncExitStack() as slot,  # until the final stands: the next context needs it
+            reply.shown(),
+        ):
+            generation.prompt = reply.prompt
+            chosen = await self._contexts.chosen(generation.prompt.conversation)
+            reply.speak(chosen.texts)
+            if not await generation.wait(chosen.texts):
+                return
+            await slot.enter_async_context(generation.ticket)
+            await self.restored.wait()  # another message of the prompt may still come
+            while not await reply.settled():
+                reply.restarted()
+                await self._ask(generation)
+                if not reply.restarted():
+                    break
+
+    async def _ask(self, generation: Generation) -> None:
+        """Ask the model once for what the prompt is now."""
+        reply, prompt = generation.reply, generation.prompt
+        chosen = await self._contexts.chosen(prompt.conversation)
+        reply.speak(chosen.texts)
+        reply.say(partial(chosen.texts, "working"))
+        try:
+            context = await self._contexts.of(prompt, chosen.card)
+        except FatalError:
+            raise
+        except MatrixError as error:
+            log.warning("no context", reason=str(error))
+            reply.fail("bug")
+            return
+        above = self._contexts.remarks(context, chosen.texts)
+        await reply.begin(prompt, chosen.card.id, above, generation.remarks)
+        asking = self._completion.ask(context.turns, chosen.card)
+        reply.say(partial(asking.line, chosen.texts))
+        await reply.read(asking.deltas())
