@@ -2,13 +2,17 @@
 
 import os
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import pytest_asyncio
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
+
+from tests.harness.ledgers import migrated_database, migrated_file
+from tests.harness.postgres import Postgres, programs
 
 # A shared machine may be slow for a moment: that says nothing about the code under test.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +51,39 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("ASSISTANT_", "OPENAI_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server() -> AsyncIterator[Postgres | None]:
+    """One PostgreSQL for all tests of a process; None where this machine has none."""
+    if programs() is None:
+        yield None
+        return
+    async with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres | None) -> Postgres:
+    if postgres_server is None:
+        pytest.skip("there is no PostgreSQL on this machine")
+    return postgres_server
+
+
+@pytest.fixture
+def migrated_ledger(
+    postgres_server: Postgres | None, tmp_path: Path
+) -> Callable[[str], Awaitable[Path | str]]:
+    """Make a ledger that has its tables and no rows, on "sqlite" or "postgresql"."""
+
+    async def make(kind: str) -> Path | str:
+        if kind == "sqlite":
+            return migrated_file(tmp_path / "ledger.db")
+        if postgres_server is None:
+            pytest.skip("there is no PostgreSQL on this machine")
+        return await migrated_database(postgres_server)
+
+    return make
 
 
 @pytest.fixture

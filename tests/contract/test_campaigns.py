@@ -1,6 +1,6 @@
 """One class over every ledger of campaigns: what the fake promises, the real one keeps."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +23,11 @@ from bot.ports.feedback import Opinions
 from bot.ports.ledger import Store
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
-from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeStore
-from tests.harness.postgres import Postgres
+from tests.harness.ledgers import KEY, open_store
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, edit_event, message, prompt, vote
 
-__all__ = ["server"]
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SALON = RoomId("!salon:tchap.test")
 DAY = 86_400.0
@@ -74,20 +71,15 @@ class Ledger:
         )
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=["fake", "sqlite", "postgresql"])
+@pytest_asyncio.fixture(loop_scope="session", params=["fake", "sqlite", "postgresql"])
 async def ledger(
-    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+    request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
 ) -> AsyncIterator[Ledger]:
     if request.param == "fake":
         fake = FakeStore()
         yield Ledger(fake, fake.opinions, fake.campaigns)
         return
-    if request.param == "postgresql" and server is None:
-        pytest.skip("there is no PostgreSQL on this machine")
-    place: Path | str = tmp_path / "ledger.db"
-    if request.param == "postgresql":
-        assert server is not None
-        place = await new_database(server)
+    place = await migrated_ledger(request.param)
     real = await open_store(place)
     opinions, campaigns = SqlFeedback(real.database, KEY), SqlCampaigns(real.database, KEY)
     yield Ledger(real, opinions, campaigns)

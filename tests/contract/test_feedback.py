@@ -1,6 +1,6 @@
 """One class over every ledger of opinions: what the fake promises, the real one keeps."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from bot.core.feedback import Ask, AskHistory, ReplyMetadata
 from bot.ports.feedback import Opinions
 from bot.ports.ledger import Store, UndecryptedEvent
 from bot.storage.feedback import SqlFeedback
-from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeOpinions, FakeStore
-from tests.harness.postgres import Postgres
+from tests.harness.ledgers import KEY, open_store
 from tests.make import (
     AGENT,
     COLLEAGUE,
@@ -28,9 +27,7 @@ from tests.make import (
     vote,
 )
 
-__all__ = ["server"]
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 DAY, WINDOW = 86_400.0, 3_600.0
@@ -115,20 +112,15 @@ class Ledger:
         }
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=["fake", "sqlite", "postgresql"])
+@pytest_asyncio.fixture(loop_scope="session", params=["fake", "sqlite", "postgresql"])
 async def ledger(
-    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+    request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
 ) -> AsyncIterator[Ledger]:
     if request.param == "fake":
         fake = FakeStore()
         yield Ledger(fake, fake.opinions)
         return
-    if request.param == "postgresql" and server is None:
-        pytest.skip("there is no PostgreSQL on this machine")
-    place: Path | str = tmp_path / "ledger.db"
-    if request.param == "postgresql":
-        assert server is not None
-        place = await new_database(server)
+    place = await migrated_ledger(request.param)
     real = await open_store(place)
     yield Ledger(real, SqlFeedback(real.database, KEY))
     await real.close()

@@ -2,11 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -31,7 +30,6 @@ from bot.core.events import (
     RoomId,
     Undecryptable,
     Upgraded,
-    UserId,
 )
 from bot.core.outgoing import OutboxMessage, PreparedEvent
 from bot.errors import StoreError
@@ -42,6 +40,13 @@ from bot.storage.database import Work
 from bot.storage.ledger import SqlStore
 from bot.storage.tables import metadata
 from tests.fakes import FakeClock, FakeStore
+from tests.harness.ledgers import (
+    KEY,
+    empty_database,
+    migrated_database,
+    migrated_file,
+    open_store,
+)
 from tests.harness.postgres import Postgres, programs
 from tests.make import (
     AGENT,
@@ -58,9 +63,8 @@ from tests.make import (
     undecryptable,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-KEY = "k" * 32
 FULL = 2  # SQLite's number for it
 PROMPT = message()
 ASKED = prompt(PROMPT)
@@ -129,58 +133,23 @@ def once(statement: str) -> Work[None]:
     return work
 
 
-async def open_store(place: Path | str, user_id: UserId = BOT, key: str = KEY) -> SqlStore:
-    return await SqlStore.open(place, user_id, key, Health(FakeClock()))
-
-
 def joined(event_id: str, first: str = "$prompt") -> Pending:
     return replace(pending(event_id), joined_to=EventId(first))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server() -> AsyncIterator[Postgres | None]:
-    """A PostgreSQL for all, None where this machine has none."""
-    if programs() is None:
-        yield None
-        return
-    async with Postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def postgres(server: Postgres | None) -> Postgres:
-    if server is None:
-        pytest.skip("there is no PostgreSQL on this machine")
-    return server
-
-
-async def new_database(postgres: Postgres) -> str:
-    """Return the URL of an empty database."""
-    name = f"ledger_{uuid4().hex}"
-    connection = await asyncpg.connect(postgres.url)
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    return postgres.url.replace("/postgres?", f"/{name}?")
-
-
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def database(postgres: Postgres) -> str:
-    return await new_database(postgres)
+    return await migrated_database(postgres)
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=["fake", "sqlite", "postgresql"])
+@pytest_asyncio.fixture(loop_scope="session", params=["fake", "sqlite", "postgresql"])
 async def store(
-    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+    request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
 ) -> AsyncIterator[Store]:
     if request.param == "fake":
         yield FakeStore()
         return
-    if request.param == "sqlite":
-        real = await open_store(tmp_path / "ledger.db")
-    elif server is not None:
-        real = await open_store(await new_database(server))
-    else:
-        pytest.skip("there is no PostgreSQL on this machine")
+    real = await open_store(await migrated_ledger(request.param))
     yield real
     await real.close()
 
@@ -512,7 +481,7 @@ class TestStore:
 
 class TestSqlStore:
     async def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         late = undecryptable("$late", thread_root="$root")
         await store.admit(Batch((PROMPT, TWO, THREE, late), "s1"), MIDNIGHT)
         await store.claim(ALL)
@@ -552,7 +521,7 @@ class TestSqlStore:
     async def test_cancelled_writers_leave_the_file_free_and_the_rows_whole(
         self, tmp_path: Path
     ) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         loop = asyncio.get_running_loop()
         for number in range(30):
             batch = Batch((message(event_id=f"${number}"),), f"s{number}")
@@ -569,7 +538,7 @@ class TestSqlStore:
         await store.close()
 
     async def test_no_word_of_a_conversation_is_in_the_file(self, tmp_path: Path) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         await store.admit(Batch((message("canari-7431"),), "s1"), MIDNIGHT)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
@@ -579,7 +548,7 @@ class TestSqlStore:
         assert not any(b"canari" in content for content in files)
 
     async def test_what_was_sealed_with_another_key_is_let_go(self, tmp_path: Path) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
@@ -593,7 +562,7 @@ class TestSqlStore:
     async def test_what_is_admitted_at_a_second_try_is_new_whatever_the_first_has_done(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
     ) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         failing = Failpoints(f"admit.{when}:enospc@1")
         monkeypatch.setattr("bot.storage.database.armed", failing)
@@ -612,7 +581,7 @@ class TestSqlStore:
         monkeypatch.setattr("bot.storage.database._BUSY_SECONDS", 0)
         monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
         health = Health(FakeClock())
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, health)
+        store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, health)
         with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             admitting = asyncio.get_running_loop().create_task(
@@ -630,7 +599,7 @@ class TestSqlStore:
     async def test_who_waits_for_the_ledger_can_be_cancelled(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         failing = Failpoints(",".join(f"admit.before:enospc@{n}" for n in range(1, 100)))
         monkeypatch.setattr("bot.storage.database.armed", failing)
         admitting = asyncio.get_running_loop().create_task(
@@ -649,7 +618,7 @@ class TestSqlStore:
         self, tmp_path: Path
     ) -> None:
         health = Health(FakeClock())
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, health)
+        store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, health)
         health.ledger_failed()  # and its next try was cancelled
 
         await store.sync_token()
@@ -660,7 +629,7 @@ class TestSqlStore:
     async def test_a_power_cut_takes_nothing_that_is_durable(self, tmp_path: Path) -> None:
         """As SQLite writes its WAL, a cut loses what came after the last sync, or a part of it."""
         path, wal = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
-        store = await open_store(path)
+        store = await open_store(migrated_file(path))
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         await store.claim(ASKED)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
@@ -687,7 +656,7 @@ class TestSqlStore:
             await again.close()
 
     async def test_what_no_waiting_would_mend_is_an_error(self, tmp_path: Path) -> None:
-        store = await open_store(tmp_path / "ledger.db")
+        store = await open_store(migrated_file(tmp_path / "ledger.db"))
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
             other.execute("DROP TABLE outbox")
@@ -742,25 +711,27 @@ class TestOnPostgresql:
         await store.close()
         await other.close()
 
+    @pytest.mark.skipif(programs() is None, reason="there is no PostgreSQL on this machine")
     async def test_a_broken_connection_and_a_restart_lose_nothing(
-        self, postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
-        store = await open_store(database)
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        async with Postgres() as server:  # nobody else loses theirs
+            store = await open_store(await migrated_database(server))
+            await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
 
-        await postgres.terminate_connections()
-        await store.admit(Batch((TWO,), "s2"), MIDNIGHT)
-        await postgres.kill()
-        admitting = asyncio.get_running_loop().create_task(
-            store.admit(Batch((THREE,), "s3"), MIDNIGHT)
-        )
-        await postgres.start()
+            await server.terminate_connections()
+            await store.admit(Batch((TWO,), "s2"), MIDNIGHT)
+            await server.kill()
+            admitting = asyncio.get_running_loop().create_task(
+                store.admit(Batch((THREE,), "s3"), MIDNIGHT)
+            )
+            await server.start()
 
-        assert await admitting == [THREE]
-        assert await store.sync_token() == "s3"
-        assert await store.unfinished() == [pending(), pending("$2"), pending("$3")]
-        await store.close()
+            assert await admitting == [THREE]
+            assert await store.sync_token() == "s3"
+            assert await store.unfinished() == [pending(), pending("$2"), pending("$3")]
+            await store.close()
 
     async def test_a_connection_that_breaks_beside_another_keeps_no_lock(
         self, database: str, monkeypatch: pytest.MonkeyPatch
@@ -798,7 +769,8 @@ class TestOnPostgresql:
         with pytest.raises(StoreError, match=r"the ledger on storage\.database: "):
             await open_store(url.format(postgres.directory))
 
-    async def test_the_migrations_make_the_tables_of_the_code(self, database: str) -> None:
+    async def test_the_migrations_make_the_tables_of_the_code(self, postgres: Postgres) -> None:
+        database = await empty_database(postgres)
         await (await open_store(database)).close()
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(database)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -41,15 +41,12 @@ from bot.storage.ledger import SqlStore
 from bot.storage.second_connection import open_beside
 from bot.storage.statistics import SqlStatistics
 from bot.storage.tables import TALLIES, published
-from tests.contract.test_ledger import KEY, new_database, open_store, server
 from tests.fakes import FakeClock, FakeStatistics
-from tests.harness.postgres import Postgres
+from tests.harness.ledgers import KEY, open_store
 from tests.harness.sample import migration
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote
 
-__all__ = ["server"]
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DAY = 86_400.0
 WEEK = 7 * DAY
@@ -181,16 +178,11 @@ class Ledger:
         await self.store.database.run("anew", work)
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=["sqlite", "postgresql"])
+@pytest_asyncio.fixture(loop_scope="session", params=["sqlite", "postgresql"])
 async def ledger(
-    request: pytest.FixtureRequest, server: Postgres | None, tmp_path: Path
+    request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
 ) -> AsyncIterator[Ledger]:
-    if request.param == "postgresql" and server is None:
-        pytest.skip("there is no PostgreSQL on this machine")
-    place: Path | str = tmp_path / "ledger.db"
-    if request.param == "postgresql":
-        assert server is not None
-        place = await new_database(server)
+    place = await migrated_ledger(request.param)
     store = await open_store(place)
     statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()), store.database)
     yield Ledger(place, store, SqlFeedback(store.database, KEY), statistics)

@@ -37,6 +37,7 @@ from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
 from tests.fakes import FakeClock, FakeStatistics
+from tests.harness.ledgers import migrated_file
 from tests.make import AGENT, BOT, message, prompt, reaction
 
 ROOT = Path(__file__).parents[2]
@@ -435,7 +436,7 @@ class TestPublishedWeeks:
     @pytest_asyncio.fixture
     async def ledger(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[SqlStore]:
         """A ledger with twelve ratings of the week before."""
-        store = await SqlStore.open(tmp_path / "ledger.db", BOT, KEY, Health(clock))
+        store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, Health(clock))
         for number in range(12):
             asked = prompt(message(event_id=f"${number}"))
             await store.admit(Batch(asked.messages, f"s{number}"), clock.now())

@@ -5,7 +5,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from tests.fakes import FakeClock
-from tests.harness.postgres import Postgres, programs
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
 
 KEY = "s" * 32
@@ -62,21 +61,17 @@ def export(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgresql"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+async def ledger(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    migrated_ledger: Callable[[str], Awaitable[Path | str]],
+) -> AsyncIterator[SqlStore]:
     """A ledger that an assistant has open."""
-    if request.param == "sqlite":
-        store = await fill(tmp_path / "ledger.db")
-        write_config(tmp_path)
-        yield store
-        await store.close()
-        return
-    if programs() is None:
-        pytest.skip("there is no PostgreSQL on this machine")
-    async with Postgres() as server:
-        store = await fill(server.url)
-        write_config(tmp_path, server.url)
-        yield store
-        await store.close()
+    place = await migrated_ledger(request.param)
+    store = await fill(place)
+    write_config(tmp_path, None if isinstance(place, Path) else place)
+    yield store
+    await store.close()
 
 
 @pytest.fixture

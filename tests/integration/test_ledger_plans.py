@@ -12,7 +12,7 @@ from bot.core.campaigns import Recipient, RecipientRoom, Sending
 from bot.core.events import EventId, Room
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.ledger import SqlStore
-from tests.contract.test_ledger import KEY, open_store
+from tests.harness.ledgers import KEY, migrated_file, open_store
 from tests.make import AGENT, MIDNIGHT, ROOM
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ async def plans(store: SqlStore, queries: list[tuple[str, Any]]) -> list[str]:
 
 
 async def test_nothing_that_is_asked_for_each_message_reads_all_rows(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "ledger.db")
+    store = await open_store(migrated_file(tmp_path / "ledger.db"))
     campaigns = SqlCampaigns(store.database, KEY)
     queries: list[tuple[str, Any]] = []
 

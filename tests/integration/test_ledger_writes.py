@@ -14,6 +14,7 @@ from bot.storage.database import Database
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from tests.fakes import FakeStore, Story
+from tests.harness.ledgers import migrated_file
 from tests.make import BOT, message
 
 END = FinishDelta("stop")
@@ -35,7 +36,9 @@ async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
         return result
 
     story, gate = Story(), asyncio.Event()
-    store = await SqlStore.open(tmp_path / "ledger.db", BOT, "k" * 32, Health(story.clock))
+    store = await SqlStore.open(
+        migrated_file(tmp_path / "ledger.db"), BOT, "k" * 32, Health(story.clock)
+    )
     story.store = cast("FakeStore", store)
     story.opinions = SqlFeedback(store.database, "k" * 32)
     story.campaigns = SqlCampaigns(store.database, "k" * 32)
