@@ -38,7 +38,7 @@ from bot.matrix.mentions import pills, typed_in_html, typed_in_text, without_fal
 MESSAGE = "m.room.message"
 TEXT = "org.matrix.msc1767.text"  # extensible events (MSC1767), used by polls
 HTML = "org.matrix.custom.html"
-# On all text of the model: docs/reliability.md, R14 and EU AI Act, article 50(2).
+# On all text of the model: docs/reliability.md, R13.
 MARKER = "fr.gouv.assistant.generated"
 NOTICE_MARKER = "fr.gouv.assistant.notice"  # on notices of the bot itself
 

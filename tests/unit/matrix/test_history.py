@@ -540,7 +540,7 @@ async def test_the_arrival_is_looked_up_anew_once_the_bot_was_away() -> None:
     assert await kept._arrivals.of_bot(ROOM, membership("join", None, 90)) == 90
 
 
-# What a room hides from those who come later (S8).
+# What a room hides from those who come later (R14 of docs/reliability.md).
 
 THREAD = prompt(message("now", event_id="$now", thread_root="$root"))
 
