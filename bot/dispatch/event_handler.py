@@ -29,13 +29,14 @@ from bot.core.intents import (
     Stop,
     Welcome,
 )
+from bot.core.reply_state import PriorState
 from bot.dispatch.prompt_changes import PromptChanges
 from bot.dispatch.usage_limits import UsageLimits
 from bot.monitoring.error_boundary import error_boundary
 from bot.monitoring.logs import costing_nothing, log_bug
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
-from bot.replies.delivery import PriorState, Unmarked
+from bot.replies.final_version import Unmarked
 from bot.replies.generations import ActiveGenerations, Generation
 from bot.replies.notices import Notifier
 from bot.replies.responder import Responder

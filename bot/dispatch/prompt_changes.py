@@ -20,6 +20,7 @@ from bot.core.events import (
 from bot.core.intents import Answer
 from bot.core.outgoing import Anchor, Notice, transaction_id
 from bot.core.prompt_context import is_last, said_before
+from bot.core.reply_state import Reason
 from bot.core.routing import parse_command
 from bot.core.transcript import TranscriptMessage
 from bot.dispatch.intent_resolver import IntentResolver
@@ -120,7 +121,7 @@ class PromptChanges:
             del self._gone[next(iter(self._gone))]
         for answering in self._generations.of_thread(room_id, root):
             if answering.reply.visible and root not in answering.prompt.event_ids:
-                answering.reply.stop("thread gone")
+                answering.reply.stop(Reason.THREAD_GONE)
             else:
                 answering.reply.silence()
 

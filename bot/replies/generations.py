@@ -13,9 +13,10 @@ from bot.core.events import (
     RoomId,
     UserId,
 )
+from bot.core.reply_state import PriorState
 from bot.i18n.texts import Texts
 from bot.monitoring.health import Line
-from bot.replies.delivery import PriorState, Replying
+from bot.replies.delivery import Replying
 from bot.replies.scheduler import FairScheduler, Slot
 from bot.replies.streaming_reply import StreamingReply
 

@@ -12,7 +12,7 @@ from bot.ports.clock import Clock
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.replies.context_builder import Contexts
-from bot.replies.delivery import hidden_messages
+from bot.replies.prior_reply import hidden_messages
 from bot.runtime.failpoints import armed
 from bot.runtime.retry import retry_until_accepted
 

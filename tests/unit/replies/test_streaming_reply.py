@@ -14,6 +14,7 @@ from bot.core.message_split import split
 from bot.core.outgoing import Attachment, Notice, OutgoingEdit, PreparedEvent, Reply
 from bot.core.polls import Poll, PollEnd
 from bot.core.readable import visible_length
+from bot.core.reply_state import PriorState
 from bot.errors import (
     CompletionError,
     Forbidden,
@@ -28,7 +29,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
-from bot.replies.delivery import Pace, PriorState, Replying
+from bot.replies.delivery import Pace, Replying
 from bot.replies.streaming_reply import StreamingReply
 from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
 from tests.make import MIDNIGHT, message, prompt
@@ -105,7 +106,7 @@ async def settle() -> None:
 
 async def heard(reply: StreamingReply, text: str) -> None:
     """Wait until the model has said so much."""
-    while reply._draft.text != text:  # noqa: ASYNC110  # it tells nobody
+    while reply._text.draft.text != text:  # noqa: ASYNC110  # it tells nobody
         await asyncio.sleep(0)
 
 
