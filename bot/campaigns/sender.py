@@ -35,6 +35,7 @@ from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
 from bot.replies.context_builder import Contexts
 from bot.replies.notices import Notifier
+from bot.runtime.broadcast import Broadcast
 from bot.runtime.waiting import wait_for_event
 
 _PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
@@ -70,7 +71,7 @@ class Campaigns:
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
         self._reports: dict[str, float] = {}  # when its headway is looked at again, in the same
         self._news = asyncio.Event()
-        self._changed = asyncio.Event()  # anew after each change
+        self._changes = Broadcast()
 
     # From the admin room.
 
@@ -118,14 +119,14 @@ class Campaigns:
             return None
         log.info("campaign launched", campaign=campaign.name, rooms=len(to))
         self._news.set()
-        self._tell()
+        self._changes.send()
         return len(to)
 
     async def close(self, name: str) -> bool:
         """End a running campaign now; False where it is not running."""
         closed = await self._ledger.close(name, self._clock.now())
         self._news.set()
-        self._tell()
+        self._changes.send()
         return closed
 
     async def progress(self, name: str) -> CampaignResults | None:
@@ -176,7 +177,7 @@ class Campaigns:
         Returns:
             Whether there is anything left to do.
         """
-        name, changed = campaign.name, self._changed
+        name, changed = campaign.name, self._changes.current
         await self._keep_pace(name)
         now = self._clock.now()
         found = await self._ledger.due(name, now)
@@ -192,7 +193,7 @@ class Campaigns:
             await self._decline(one)
         elif one.kind == "end" and not (await self._results(one))[1]:
             await self._ledger.ended(one)  # one more message would tell nobody anything
-            self._tell()
+            self._changes.send()
         elif quiet_until > now:
             await self._rest(campaign, min(quiet_until, until or quiet_until), changed)
         else:
@@ -287,7 +288,7 @@ class Campaigns:
     async def _give_up(self, one: Sending) -> None:
         if one.kind == "end":
             await self._ledger.ended(one)
-            self._tell()
+            self._changes.send()
         else:
             await self._decline(one)
 
@@ -329,11 +330,11 @@ class Campaigns:
             next_due=next_due,
             remind_at=now + (campaign.reminder_after or 0.0) if reminds else None,
         )
-        self._tell()
+        self._changes.send()
 
     async def _decline(self, one: Sending) -> None:
         await self._ledger.decline(one)
-        self._tell()
+        self._changes.send()
 
     async def _remind(self, one: Sending, room: Room, texts: Texts) -> None:
         if await self._ledger.wanted(room, one.campaign, self._clock.now()) is None:
@@ -380,10 +381,6 @@ class Campaigns:
             raise Forbidden("the bot can no longer speak there")
         return event_id
 
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
     # From the rooms.
 
     async def count(self, vote: Vote) -> bool:
@@ -423,7 +420,7 @@ class Campaigns:
     async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
         """Return the question that stands at an event; it may just have been sent."""
         while True:
-            changed = self._changed
+            changed = self._changes.current
             asked = await self._ledger.asked(room_id, event_id)
             if asked or not await self._ledger.is_begun(room_id):
                 return asked or await self._ledger.asked(room_id, event_id)
@@ -456,7 +453,7 @@ class Campaigns:
             at=self._clock.now(),
         )
         log.info("campaign answer", campaign=asked.campaign, follows=follows)
-        self._tell()
+        self._changes.send()
         if follows == "thanks":
             place = Conversation(said.room_id, asked.recipient.thread_root)
             texts = (await self._contexts.chosen(place)).texts

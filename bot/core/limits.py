@@ -2,8 +2,9 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import Conversation, EventId, UserId
 
 Costs = Literal["prompts", "regenerations", "comments"]
@@ -14,9 +15,6 @@ MINUTE: Final = 60.0
 QUICK: Final = 2.0  # seconds in which no person can read a reply and write an answer
 
 _REMEMBERED = 10_000  # entries that each of the dictionaries below keeps
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Allowance:
         self._most = most
         self._seconds = seconds
         # By owner and cause: time and amount of the use.
-        self._used: dict[Hashable, dict[Hashable, tuple[float, float]]] = {}
+        self._used = BoundedDict[Hashable, dict[Hashable, tuple[float, float]]](_REMEMBERED)
 
     def take(self, whose: Hashable, cause: Hashable, now: float, much: float = 1.0) -> bool:
         """Use an amount, once for each cause; return False if less than it is left.
@@ -80,7 +78,7 @@ class Allowance:
             fits = True
         elif fits := sum(one for _, one in used.values()) + much <= self._most:
             used[cause] = now, much
-        _remember(self._used, whose, used)
+        self._used[whose] = used
         return fits
 
 
@@ -106,8 +104,8 @@ class Breaker:
     def __init__(self, limits: Limits) -> None:
         self._quick = limits.quick
         self._minutes = Allowance(limits.per_minute, MINUTE)
-        self._exchanges: dict[tuple[Conversation, UserId], _Exchanges] = {}
-        self._paused: dict[Conversation, float] = {}  # the end of the pause
+        self._exchanges = BoundedDict[tuple[Conversation, UserId], _Exchanges](_REMEMBERED)
+        self._paused = BoundedDict[Conversation, float](_REMEMBERED)  # the end of the pause
         self._told = Allowance(1, PAUSE)
 
     def spoke(self, conversation: Conversation, sender: UserId, now: float) -> None:
@@ -152,7 +150,7 @@ class Breaker:
             why = "answers come faster than people write"
         if why is not None:
             exchanges.quick = 0
-            _remember(self._paused, conversation, now + PAUSE)
+            self._paused[conversation] = now + PAUSE
         return why
 
     def tells(self, sender: UserId, event_id: EventId, now: float) -> bool:
@@ -162,13 +160,5 @@ class Breaker:
     def _of(self, conversation: Conversation, sender: UserId) -> _Exchanges:
         key = conversation, sender
         found = self._exchanges.get(key) or _Exchanges()
-        _remember(self._exchanges, key, found)
+        self._exchanges[key] = found
         return found
-
-
-def _remember(entries: dict[K, V], key: K, value: V) -> None:
-    """Put an entry last; drop the first one if there are too many."""
-    entries.pop(key, None)
-    entries[key] = value
-    if len(entries) > _REMEMBERED:
-        del entries[next(iter(entries))]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import (
     Conversation,
     Edit,
@@ -73,6 +74,10 @@ def said(event: Message | Undecryptable, me: UserId) -> TranscriptMessage:
     )
 
 
+def _ids() -> BoundedDict[EventId, None]:
+    return BoundedDict(_IDS)
+
+
 @dataclass(slots=True)
 class Transcript:
     """One conversation; what is heard later is added, what was said before is put in front.
@@ -86,10 +91,11 @@ class Transcript:
     whole: bool = False
     _said: dict[EventId, TranscriptMessage] = field(default_factory=dict)
     _edits: dict[_Edited, dict[EventId, Edit]] = field(default_factory=dict)  # newest last
-    _outdated: dict[EventId, None] = field(default_factory=dict)  # own edits before the last
-    _redacted: dict[EventId, None] = field(default_factory=dict)
+    _outdated: BoundedDict[EventId, None] = field(default_factory=_ids)  # own, but the last
+    _redacted: BoundedDict[EventId, None] = field(default_factory=_ids)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
-    _asks: dict[EventId, None] = field(default_factory=dict)  # polls and questions of the bot's
+    # The bot's polls and questions.
+    _asks: BoundedDict[EventId, None] = field(default_factory=_ids)
 
     @property
     def size(self) -> int:
@@ -111,7 +117,7 @@ class Transcript:
                 self._edit(event)
             case Message(msgtype=msgtype) if msgtype in {POLL, QUESTION}:
                 if event.sender == self.me:
-                    _note(self._asks, event.event_id)
+                    self._asks[event.event_id] = None
                 self._say(event)  # what could not be read until now is no text
             case _:
                 self._say(event)
@@ -226,7 +232,7 @@ class Transcript:
         edits = self._edits.get(edited, {})
         if edit.event_id not in edits and edit.sender == self.me:
             for before in edits:  # of its own, the bot redacts no single one
-                _note(self._outdated, before)
+                self._outdated[before] = None
             edits = {}
         self._keep(edited, edits | {edit.event_id: replace(edit, body=visible(edit.body))})
 
@@ -241,7 +247,7 @@ class Transcript:
         for edits in self._edits.values():
             known = edits.pop(target, None) is not None or known
         if one is not None or known:  # else somebody redacts without end what was never here
-            _note(self._redacted, target)
+            self._redacted[target] = None
 
     def _current(self, one: TranscriptMessage) -> TranscriptMessage:
         """Return the message in its last version by its own author (spec: the newest wins)."""
@@ -256,10 +262,3 @@ class Transcript:
 def _when_edited(event: Message | Undecryptable | Edit) -> tuple[int, str]:
     """Sort edits behind messages, in their own order: a bundled one is the newest."""
     return (event.timestamp, event.event_id) if isinstance(event, Edit) else (-1, "")
-
-
-def _note(ids: dict[EventId, None], event_id: EventId) -> None:
-    """Add an id, and let the oldest go where there are too many."""
-    ids[event_id] = None
-    if len(ids) > _IDS:
-        del ids[next(iter(ids))]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from bot.config.settings import DashboardSettings, is_loopback
+from bot.core.bounded import BoundedDict
 from bot.ports.clock import Clock
 
 COOKIE: Final = "tableau_de_bord"
@@ -32,8 +33,8 @@ class Access:
         self._header = settings.proxy_header
         self._proxies = [ip_network(text) for text in settings.proxies]
         self._clock = clock
-        self._sessions: dict[str, float] = {}  # until when each stands
-        self._wrong: dict[str, list[float]] = {}  # when each address tried, the latest one last
+        self._sessions = BoundedDict[str, float](_MOST)  # until when each stands
+        self._wrong = BoundedDict[str, list[float]](_MOST)  # when each address tried
 
     @property
     def asks(self) -> bool:
@@ -77,19 +78,14 @@ class Access:
             self._count(_counted_as(request), now)
             return None
         self.log_out(request)
-        self._sessions = {one: until for one, until in self._sessions.items() if now < until}
-        while len(self._sessions) >= _MOST:
-            del self._sessions[next(iter(self._sessions))]
+        for one in [one for one, until in self._sessions.items() if now >= until]:
+            del self._sessions[one]
         session = secrets.token_urlsafe(32)
         self._sessions[session] = now + STAYS
         return session
 
     def _count(self, address: str, now: float) -> None:
-        tries = [*self._tries(address), now]
-        self._wrong.pop(address, None)
-        while len(self._wrong) >= _MOST:
-            del self._wrong[next(iter(self._wrong))]
-        self._wrong[address] = tries
+        self._wrong[address] = [*self._tries(address), now]
 
     def log_out(self, request: web.Request) -> None:
         """Forget the session."""

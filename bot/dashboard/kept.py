@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
+from bot.core.bounded import BoundedDict
 from bot.ports.clock import Clock
 
 V = TypeVar("V")
@@ -34,8 +35,7 @@ class Kept(Generic[V]):
         """Take how long values are kept, in seconds, and how many of them."""
         self._clock = clock
         self._seconds = seconds
-        self._most = most
-        self._entries: dict[Hashable, _Entry[V]] = {}
+        self._entries = BoundedDict[Hashable, _Entry[V]](most)
 
     async def get(self, key: Hashable, make: Callable[[], Awaitable[V]]) -> V:
         """Return what is kept under a key, or make it.
@@ -47,7 +47,7 @@ class Kept(Generic[V]):
         if entry is not None and self._clock.monotonic() < entry.until:
             return await asyncio.shield(entry.value)
         entry = _Entry(asyncio.get_running_loop().create_future())
-        self._keep(key, entry)
+        self._entries[key] = entry
         try:
             value = await make()
         except BaseException as error:
@@ -59,9 +59,3 @@ class Kept(Generic[V]):
         entry.value.set_result(value)
         entry.until = self._clock.monotonic() + self._seconds
         return value
-
-    def _keep(self, key: Hashable, entry: _Entry[V]) -> None:
-        self._entries.pop(key, None)
-        while len(self._entries) >= self._most:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = entry

@@ -8,6 +8,7 @@ from typing import cast
 
 import structlog
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import Event, EventId, Message, Pending, RoomId
 from bot.core.intents import AwaitKey, Ignore, Intent, NeedsLookup
 from bot.core.routing import Policy, decide
@@ -30,7 +31,7 @@ class IntentResolver:
         self._matrix = matrix
         self._clock = clock
         self._policy = policy
-        self._gone: dict[tuple[RoomId, EventId], None] = {}  # not there, the oldest first
+        self._gone = BoundedDict[tuple[RoomId, EventId], None](_REMEMBERED)  # not there
 
     def decide(self, event: Event, left: Pending | None = None) -> Intent | AwaitKey | NeedsLookup:
         """Return what the event asks for; `left` tells what an earlier process did about it."""
@@ -67,8 +68,6 @@ class IntentResolver:
                 await retry_until_accepted(self._clock, fetch, within=within), Message
             ):
                 self._gone[event.room_id, intent.event_id] = None
-                if len(self._gone) > _REMEMBERED:
-                    del self._gone[next(iter(self._gone))]
         return intent
 
     async def asking(self, events: Iterable[Event]) -> Sequence[Event]:

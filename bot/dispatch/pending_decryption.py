@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import (
     Conversation,
     EventId,
@@ -98,7 +99,7 @@ class PendingDecryption:
         self._waiting: dict[EventId, _Waiting] = {}
         self._to_read, self._to_notice, self._to_drop = _Queue(), _Queue(), _Queue()
         self._to_repeat: asyncio.Queue[tuple[float, _Queue, _Waiting]] = asyncio.Queue()
-        self._news: dict[tuple[UserId, str, str], str] = {}  # the oldest first
+        self._news = BoundedDict[tuple[UserId, str, str], str](_NEWS_KEPT)
 
     async def run(self, begin: Begin) -> None:
         """Take every message through the ladder, for ever.
@@ -178,14 +179,11 @@ class PendingDecryption:
         key = (news.sender, news.room_id, news.session_id)
         if max(map(len, key)) > _ID_LENGTH:
             return
-        self._news.pop(key, None)
         if news.withheld is None:
             self._news[key] = _CAME
             self._news.pop((news.sender, "", ""), None)  # they can be reached after all
         else:
             self._news[key] = _REASONS.get(news.withheld, _UNKNOWN)
-        if len(self._news) > _NEWS_KEPT:
-            del self._news[next(iter(self._news))]
 
     def _age(self, waiting: _Waiting) -> float:
         return self._clock.monotonic() - waiting.heard

@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import (
     Edit,
     EventId,
@@ -71,7 +72,7 @@ class PromptChanges:
         self._intent_resolver = intent_resolver
         self._usage_limits = usage_limits
         self._notifier = notifier
-        self._gone: dict[EventId, None] = {}  # redacted lately, the oldest first
+        self._gone = BoundedDict[EventId, None](_REMEMBERED)  # redacted lately
 
     def restart(self, edit: Edit) -> Generation | None:
         """Begin anew at once what is being answered, and return it; None where that must wait.
@@ -117,8 +118,6 @@ class PromptChanges:
         """Begin nothing more under a root that is gone, and end what is being written."""
         room_id, root = redaction.room_id, redaction.target
         self._gone[root] = None
-        if len(self._gone) > _REMEMBERED:
-            del self._gone[next(iter(self._gone))]
         for answering in self._generations.of_thread(room_id, root):
             if answering.reply.visible and root not in answering.prompt.event_ids:
                 answering.reply.stop(Reason.THREAD_GONE)

@@ -51,6 +51,7 @@ from bot.ports.matrix import Matrix
 from bot.replies.context_builder import Contexts
 from bot.replies.generations import ActiveGenerations, Generation
 from bot.replies.notices import Notifier
+from bot.runtime.broadcast import Broadcast
 from bot.runtime.retry import retry_until_accepted
 from bot.runtime.waiting import wait_for_event
 
@@ -108,7 +109,7 @@ class FeedbackCollector:
         self._notifier = notifier
         self._policy = policy
         self._planned = asyncio.Event()
-        self._changed = asyncio.Event()  # anew after each change
+        self._changes = Broadcast()
 
     async def run(self, synced: asyncio.Event) -> None:
         """Send each poll when it is due, for ever; those of earlier processes are among them.
@@ -211,7 +212,7 @@ class FeedbackCollector:
             await self._drop(ask)
             return
         await self._opinions.asked(ask, event_id, now, now + self._policy.window)
-        self._tell()
+        self._changes.send()
         self._health.asked(ask.question)
         log.info("poll sent", question=ask.question)
 
@@ -241,11 +242,7 @@ class FeedbackCollector:
 
     async def _drop(self, ask: Ask) -> None:
         await self._opinions.drop(ask)
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changes.send()
 
     async def knows(self, vote: Vote) -> bool:
         """Tell whether a vote is in one of these polls, which may just have been sent.
@@ -254,7 +251,7 @@ class FeedbackCollector:
         process may have ended before that.
         """
         while True:
-            changed = self._changed
+            changed = self._changes.current
             if await self._opinions.poll(vote.room_id, vote.target) is not None:
                 return True
             if not await self._opinions.is_begun(vote.room_id):

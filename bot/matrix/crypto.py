@@ -18,6 +18,7 @@ from nio.crypto.sessions import InboundGroupSession, InboundSession, OutboundSes
 from nio.events.to_device import EncryptedToDeviceEvent
 from typing_extensions import override
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import RoomId, UserId
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto_store import CryptoStore, RoomKeys
@@ -99,7 +100,7 @@ class SafeOlm(DeviceTracker):
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         self.fallback_due = False
         self.rotations: dict[str, Rotation] = {}
-        self.bundles: dict[tuple[str, str], RoomKeyBundle] = {}
+        self.bundles = BoundedDict[tuple[str, str], RoomKeyBundle](_MOST_BUNDLES)
         self.identity: CrossSigningKeys | None = None
         self._key_used = False  # whether a new Olm session has used a one-time key
         super().__init__(user_id, device_id, store)
@@ -292,10 +293,7 @@ class SafeOlm(DeviceTracker):
         content = mapping(payload.get("content"))
         room_id, ed25519 = text(content, "room_id"), text(mapping(payload.get("keys")), "ed25519")
         bundle = RoomKeyBundle(sender, sender_key, ed25519, room_id, mapping(content.get("file")))
-        self.bundles.pop((sender, room_id), None)
         self.bundles[sender, room_id] = bundle
-        if len(self.bundles) > _MOST_BUNDLES:
-            del self.bundles[next(iter(self.bundles))]
         return None
 
     @override

@@ -6,7 +6,7 @@ in the file.
 """
 
 import sqlite3
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from nio.crypto import DeviceStore, OlmAccount, OlmDevice, SessionStore, TrustSt
 from nio.crypto.sessions import InboundGroupSession, Session
 from typing_extensions import override
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import RoomId, UserId
 from bot.errors import StoreError
 from bot.matrix.crypto_database import CryptoDatabase
@@ -367,7 +368,7 @@ class RoomKeys:
 
     def __init__(self, store: CryptoStore) -> None:
         self._store = store
-        self._read: OrderedDict[tuple[RoomId, str], dict[str, RoomKey]] = OrderedDict()
+        self._read = BoundedDict[tuple[RoomId, str], dict[str, RoomKey]](_ROOM_KEYS_IN_MEMORY)
         self._used: set[tuple[RoomId, str]] = set()
 
     def copies(self, room_id: RoomId, session_id: str) -> dict[str, RoomKey]:
@@ -375,14 +376,8 @@ class RoomKeys:
         session_key = room_id, session_id
         found = self._read.get(session_key) or self._store.load_room_keys(room_id, session_id)
         if found:  # a missing key is looked up each time, and uses no memory
-            self._remember(session_key, found)
+            self._read[session_key] = found
         return found
-
-    def _remember(self, session_key: tuple[RoomId, str], copies: dict[str, RoomKey]) -> None:
-        self._read[session_key] = copies
-        self._read.move_to_end(session_key)
-        if len(self._read) > _ROOM_KEYS_IN_MEMORY:
-            self._read.popitem(last=False)
 
     def get(self, room_id: str, sender_key: str, session_id: str) -> InboundGroupSession | None:
         """Return the session that came from `sender_key`, and record its use."""
@@ -399,7 +394,7 @@ class RoomKeys:
         if known is None or session.first_known_index < known.session.first_known_index:
             copies[session.sender_key] = RoomKey(session, sender)
             self._store.save_room_key(copies[session.sender_key])
-            self._remember((RoomId(session.room_id), session.id), copies)
+            self._read[RoomId(session.room_id), session.id] = copies
 
     def prune(self, keep_days: int) -> int:
         """Delete the keys unused for that many days; see `CryptoStore.prune_room_keys`."""

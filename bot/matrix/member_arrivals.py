@@ -1,12 +1,12 @@
 """The times at which members came into rooms, which limit the history they may read."""
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import nio
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import (
     EventId,
     Prompt,
@@ -39,7 +39,7 @@ class MemberArrivals:
     def __init__(self, client: SafeClient) -> None:
         self._client = client
         self._arrivals: dict[RoomId, float] = {}
-        self._people: OrderedDict[tuple[RoomId, UserId], _Person] = OrderedDict()
+        self._people = BoundedDict[tuple[RoomId, UserId], _Person](_PEOPLE)
         self._changes = 0
 
     def hear(self, room_id: RoomId, member: Membership) -> None:
@@ -74,9 +74,8 @@ class MemberArrivals:
     async def of_sender(self, prompt: Prompt, visibility: str) -> float:
         """Return since when the prompt's sender may read the room, in milliseconds."""
         member_key = prompt.room_id, prompt.sender
-        known = self._people.get(member_key)
+        known = self._people.use(member_key)
         if known is not None and known.visibility == visibility:
-            self._people.move_to_end(member_key)
             return known.since
         changes = self._changes
         source = await self._member(*member_key)
@@ -86,8 +85,6 @@ class MemberArrivals:
         since = await self._look_back(prompt.room_id, source, invited=visibility == "invited")
         if changes == self._changes:  # otherwise it may have changed during the request
             self._people[member_key] = _Person(member.event_id, visibility, since)
-            if len(self._people) > _PEOPLE:
-                self._people.popitem(last=False)
         return since
 
     async def _look_back(

@@ -1,12 +1,12 @@
 """Reader of sync responses: what happened in each room, as core events."""
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import nio
 import structlog
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import (
     Conversation,
     Event,
@@ -48,7 +48,7 @@ class Rooms(RoomState):
 
     def __init__(self, me: UserId, health: Health, histories: Histories) -> None:
         super().__init__(me)
-        self.known: OrderedDict[EventId, Message | None] = OrderedDict()
+        self.known = BoundedDict[EventId, Message | None](_KNOWN)
         self._health = health
         self._histories = histories
         self._latest: dict[RoomId, EventId] = {}  # last message of each main timeline, no edit
@@ -57,12 +57,8 @@ class Rooms(RoomState):
     def remember(self, message: Message) -> None:
         """Remember a message's sender and relations, unless it was redacted."""
         event_id = message.event_id
-        known = self.known.setdefault(event_id, message)
-        if known is not None:
-            self.known[event_id] = replace(message, body="", typed_at=())
-        self.known.move_to_end(event_id)
-        if len(self.known) > _KNOWN:
-            self.known.popitem(last=False)
+        redacted = self.known.get(event_id, message) is None
+        self.known[event_id] = None if redacted else replace(message, body="", typed_at=())
 
     def redact(self, redaction: Redaction) -> None:
         """Record that an event of the room is redacted."""

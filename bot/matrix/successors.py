@@ -1,6 +1,5 @@
 """Replacements of upgraded rooms, joined only if both rooms name each other."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -8,6 +7,7 @@ from urllib.parse import quote
 
 import nio
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import RoomId, Upgraded
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
@@ -37,7 +37,7 @@ class Successors:
         self._client = client
         self._rooms = rooms
         # By room; it never changes. A second tombstone to the same room changes nothing.
-        self._replaces: OrderedDict[RoomId, RoomId | None] = OrderedDict()
+        self._replaces = BoundedDict[RoomId, RoomId | None](_REMEMBERED)
         self._entered: set[RoomId] = set()  # rooms joined without knowing what they replace
 
     async def follow(self, upgraded: Upgraded) -> None:
@@ -70,8 +70,6 @@ class Successors:
                 await self._go(new)
                 raise Forbidden("the room that is pointed to does not say what it replaces")
         self._replaces[new] = None if is_space(create) else predecessor(create)
-        if len(self._replaces) > _REMEMBERED:
-            self._replaces.popitem(last=False)
 
     async def _read(self, room_id: RoomId) -> Json | None:
         """Return the room's `m.room.create`; None if the bot may not read it."""

@@ -6,7 +6,6 @@ to-device messages carry their own.
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import nio
 import structlog
 
+from bot.core.bounded import BoundedDict
 from bot.core.events import RoomId, UserId, VerificationEvent
 from bot.core.verification import (
     EmojiShown,
@@ -73,9 +73,7 @@ class Verifications:
         self._client = client
         self._rooms = rooms
         self._open: dict[tuple[UserId, str], _Open] = {}  # by person and transaction, oldest first
-        self._asked: OrderedDict[tuple[UserId, str], None] = (
-            OrderedDict()
-        )  # requests in rooms, oldest first
+        self._asked = BoundedDict[tuple[UserId, str], None](_ASKED_KEPT)  # requests in rooms
         self._finish = True  # whether sends are completed even if their caller is cancelled
 
     def hear(self, response: nio.SyncResponse, now: float) -> tuple[VerificationEvent, ...]:
@@ -134,8 +132,6 @@ class Verifications:
             if not (ours and is_recent and event_id):
                 return None
             self._asked[sender, event_id] = None
-            if len(self._asked) > _ASKED_KEPT:
-                self._asked.popitem(last=False)
             return VerificationEvent(sender, "request", event_id, content, room_id)
         transaction_id = _transaction(source)
         if not kind.startswith(_PREFIX) or (sender, transaction_id) not in self._asked:

@@ -1,8 +1,9 @@
 """What somebody is told once a day, however often there is cause."""
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
+
+from bot.core.bounded import BoundedDict
 
 K = TypeVar("K", bound=Hashable)
 
@@ -14,7 +15,7 @@ class OnceADay(Generic[K]):
     """Who was told today; the day is the one of UTC. The last ten thousand are remembered."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[K, float] = OrderedDict()  # on which day
+        self._told = BoundedDict[K, float](_REMEMBERED)  # on which day
 
     def is_due(self, key: K, now: float) -> bool:
         """Tell whether it is to be told now, and take it for told.
@@ -27,9 +28,6 @@ class OnceADay(Generic[K]):
         if self._told.get(key) == today:
             return False
         self._told[key] = today
-        self._told.move_to_end(key)
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
         return True
 
     def forget(self, key: K) -> None:

@@ -700,7 +700,7 @@ async def test_s8_when_somebody_came_is_asked_once_until_it_may_have_changed(
     kept.forget(ROOM)
     assert await asked("invited") == 1
     monkeypatch.setattr(member_arrivals, "_PEOPLE", 0)
-    kept.forget()
+    kept = Histories(client, BOT)
     assert [await asked(), await asked()] == [1, 1]
 
 
