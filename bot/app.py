@@ -23,7 +23,7 @@ from bot.dashboard.server import serve as dashboard
 from bot.dispatch.dispatcher import EventDispatcher
 from bot.dispatch.event_handler import EventHandler
 from bot.dispatch.intent_resolver import IntentResolver
-from bot.dispatch.pending_decryption import PendingDecryption
+from bot.dispatch.pending_decryption import NOTICE_AFTER, PendingDecryption
 from bot.dispatch.prompt_changes import PromptChanges
 from bot.dispatch.usage_limits import UsageLimits
 from bot.errors import CompletionError
@@ -77,7 +77,18 @@ _LIST_SECONDS = 600.0  # between two looks at the backend's list of models
 log = structlog.get_logger()
 
 
-async def run(config: Config, anew: Anew) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Durations that are no operator's choice: a test may shorten what it would wait for.
+
+    Attributes:
+        key_notice: seconds until a person is told that a message cannot be read.
+    """
+
+    key_notice: float = NOTICE_AFTER
+
+
+async def run(config: Config, anew: Anew, timings: Timings | None = None) -> None:
     """Run the bot until SIGTERM or SIGINT.
 
     Replies under way end first, if they do within `reply.drain_seconds`, and nothing new is begun;
@@ -86,6 +97,7 @@ async def run(config: Config, anew: Anew) -> None:
     Args:
         config: all settings.
         anew: what may be begun anew.
+        timings: other durations than the usual ones.
 
     Raises:
         BotError: what stopped it, in a sentence for the operator.
@@ -93,11 +105,13 @@ async def run(config: Config, anew: Anew) -> None:
     freeze_garbage_collector()
     health = Health(SystemClock(), version=version("assistant-tchap"))
     ProcessCollector(registry=health.registry)
-    work = partial(_run, config, anew, health)
+    work = partial(_run, config, anew, timings or Timings(), health)
     await run_until_signalled(work, health, config.reply.drain_seconds)
 
 
-async def _run(config: Config, anew: Anew, health: Health, signals: Signals) -> None:
+async def _run(
+    config: Config, anew: Anew, timings: Timings, health: Health, signals: Signals
+) -> None:
     async with AsyncExitStack() as parts:
         key = config.storage.key.get_secret_value()
         matrix = NioMatrix(
@@ -123,7 +137,7 @@ async def _run(config: Config, anew: Anew, health: Health, signals: Signals) -> 
         await parts.enter_async_context(_dashboard(config, store.database, health.clock))
         opinions, campaigns = SqlFeedback(store.database, key), SqlCampaigns(store.database, key)
         assistant = assemble(
-            _settings(config),
+            _settings(config, timings),
             matrix=matrix,
             model=model,
             store=store,
@@ -184,6 +198,7 @@ class AssistantSettings:
         join_seconds: seconds within which a message joins the one before in one prompt.
         share: the part of `at_once` that is one person's, or one room's, while others wait.
         limits: how much one person may ask for.
+        timings: durations that no operator sets.
     """
 
     policy: Policy
@@ -197,6 +212,7 @@ class AssistantSettings:
     join_seconds: float = 60.0
     share: float = 0.25
     limits: Limits = field(default_factory=Limits)
+    timings: Timings = field(default_factory=Timings)
 
 
 def assemble(
@@ -240,7 +256,12 @@ def assemble(
         notifier=notifier,
     )
     pending_decryption = PendingDecryption(
-        matrix=matrix, store=store, clock=clock, notifier=notifier, texts=texts
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        notifier=notifier,
+        texts=texts,
+        notice_after=how.timings.key_notice,
     )
     feedback = FeedbackCollector(
         matrix=matrix,
@@ -334,7 +355,7 @@ def assemble(
     )
 
 
-def _settings(config: Config) -> AssistantSettings:
+def _settings(config: Config, timings: Timings) -> AssistantSettings:
     conversation = config.conversation
     policy = Policy(
         config.matrix.user_id,
@@ -365,6 +386,7 @@ def _settings(config: Config) -> AssistantSettings:
         join_seconds=conversation.join_seconds,
         share=config.reply.share,
         limits=config.limits.limits(),
+        timings=timings,
     )
 
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -36,7 +37,7 @@ from bot.ports.matrix import Matrix
 from bot.replies.notices import Notifier
 from bot.runtime.retry import retry_until_accepted
 
-_NOTICE_AFTER = 30.0  # seconds: keys mostly come with their message, or a moment later
+NOTICE_AFTER: Final = 30.0  # seconds: keys mostly come with their message, or a moment later
 _LATE_AFTER = 600.0
 _DROP_AFTER = _DAY = 86_400.0
 _PATIENCE = 3.0  # seconds for which one request is tried before others get their turn
@@ -89,13 +90,21 @@ class PendingDecryption:
     """
 
     def __init__(
-        self, *, matrix: Matrix, store: Store, clock: Clock, notifier: Notifier, texts: Texts
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        notifier: Notifier,
+        texts: Texts,
+        notice_after: float = NOTICE_AFTER,
     ) -> None:
         self._matrix = matrix
         self._store = store
         self._clock = clock
         self._notifier = notifier
         self._texts = texts
+        self._notice_after = notice_after
         self._waiting: dict[EventId, _Waiting] = {}
         self._to_read, self._to_notice, self._to_drop = _Queue(), _Queue(), _Queue()
         self._to_repeat: asyncio.Queue[tuple[float, _Queue, _Waiting]] = asyncio.Queue()
@@ -125,7 +134,7 @@ class PendingDecryption:
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._each(self._to_read, 0.0, read, drop))
-            tasks.create_task(self._each(self._to_notice, _NOTICE_AFTER, notice, drop))
+            tasks.create_task(self._each(self._to_notice, self._notice_after, notice, drop))
             tasks.create_task(self._each(self._to_drop, _DROP_AFTER, drop, drop))
             tasks.create_task(self._repeat())
 
@@ -265,7 +274,7 @@ class PendingDecryption:
         message = waiting.message
         if not await self._is_meant(message):
             return False
-        due_at = waiting.awaited.heard_at + _NOTICE_AFTER
+        due_at = waiting.awaited.heard_at + self._notice_after
         latest = await self._store.last_notice(message.sender, message.room_id)
         return latest is None or latest < due_at - due_at % _DAY
 

@@ -15,8 +15,9 @@ from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER
 from tests.harness.bot import Bot, Launch
 from tests.harness.client_view import JSON, Seen
-from tests.harness.expectations import answers, begun, related, replies_to, said
+from tests.harness.expectations import answers, begun, related, replies_to, said, until
 from tests.harness.fault_proxy import Deed, FaultProxy
+from tests.harness.fork import TIMINGS
 from tests.harness.js_person import JsPerson
 from tests.harness.model import Answer, ScriptedModel
 from tests.harness.nio_person import NioPerson
@@ -73,6 +74,15 @@ async def bot(patient: Bot) -> Bot:
     if patient.pid is None:
         await patient.start()
     return patient
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def impatient(bot: Bot) -> AsyncIterator[Bot]:
+    """The bot of this file, which tells of a missing key after two seconds."""
+    await bot.stop()
+    await bot.start(**{TIMINGS: json.dumps({"key_notice": 2.0})})
+    yield bot
+    await bot.restart()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -428,47 +438,46 @@ async def test_a_room_key_behind_hundreds_of_to_device_messages_is_found(
     assert bot.said("undecryptable") == unreadable
 
 
-async def test_a_late_key_is_waited_for_and_a_missing_one_gets_one_notice_until_it_comes(
-    desmond: Person, distance: FaultProxy, bot: Bot
-) -> None:
-    soon, last = await talk(desmond, bot), await talk(desmond, bot)
-    with (
-        distance.rule(*SHARE, "postpone", times=1) as late,
-        distance.rule(*SHARE, "postpone") as missing,
-    ):
-        first = await desmond.send(soon, "My key comes soon")
+async def test_a_late_key_is_waited_for(desmond: Person, distance: FaultProxy, bot: Bot) -> None:
+    room_id, unreadable = await talk(desmond, bot), bot.said("undecryptable")
+    with distance.rule(*SHARE, "postpone", times=1) as late:
+        prompt = await desmond.send(room_id, "My key comes soon")
         await late.met()
-        second = await desmond.send(last, "My key comes last")
-        await missing.met()
-        await asyncio.sleep(5)  # which is the story
-        assert replies_to(desmond, soon, first) == []
+        await until(lambda: bot.said("undecryptable") > unreadable)
+        assert replies_to(desmond, room_id, prompt) == []
         late.release()
-        await answered(desmond, soon, "My key comes soon", first)
+        await answered(desmond, room_id, "My key comes soon", prompt)
 
+    assert notices(desmond, room_id, prompt) == []
+
+
+async def test_a_missing_key_gets_one_notice_until_it_comes(
+    desmond: Person, distance: FaultProxy, impatient: Bot
+) -> None:
+    room_id = await talk(desmond, impatient)
+    with distance.rule(*SHARE, "postpone") as missing:
+        prompt = await desmond.send(room_id, "My key comes last")
+        await missing.met()
         await desmond.wait_for_message(
-            last, lambda seen: seen in notices(desmond, last, second), within=40
+            room_id, lambda seen: seen in notices(desmond, room_id, prompt)
         )
-        assert replies_to(desmond, last, second) == []
-    await answered(desmond, last, "My key comes last", second)
+        assert replies_to(desmond, room_id, prompt) == []
+    await answered(desmond, room_id, "My key comes last", prompt)
 
-    assert notices(desmond, soon, first) == []
-    assert len(notices(desmond, last, second)) == 1
+    assert len(notices(desmond, room_id, prompt)) == 1
 
 
 async def test_who_keeps_keys_from_unverified_devices_is_told_so(
-    synapse: Synapse, bot: Bot
+    synapse: Synapse, impatient: Bot
 ) -> None:
     user_id = await synapse.register("careful", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as careful:
-        room_id = await talk(careful, bot)
+        room_id = await talk(careful, impatient)
         await careful.exclude_unverified()
         prompt = await careful.send(room_id, "You cannot read this")
+        await until(lambda: bool(reasons(impatient, prompt)))
 
-        async with asyncio.timeout(45):
-            while not (told := reasons(bot, prompt)):  # noqa: ASYNC110  # only the log tells us
-                await asyncio.sleep(0.2)
-
-    assert told == ["key unverified"]
+    assert reasons(impatient, prompt) == ["key unverified"]
 
 
 def reasons(bot: Bot, prompt: EventId) -> list[str]:

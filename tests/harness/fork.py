@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Self
 
 _START_SECONDS = 60.0
+TIMINGS = "HARNESS_TIMINGS"  # a variable of an order: fields of `bot.app.Timings`, as JSON
 
 # By its stdin it is told what to start, a line each, and by its stdout it tells what became of it.
 # It has no thread and no event loop: a child begins as a fresh process does. The lifeline is a
 # pipe that nobody writes to: it closes when we end, however we end, and with it the children end.
 _PARENT = """
-import importlib, json, os, select, signal, sys, threading
+import functools, importlib, json, os, select, signal, sys, threading
 from datetime import datetime, timezone
 import bot.__main__, bot.app
 from bot.process import freeze_garbage_collector
@@ -27,7 +28,7 @@ for name in (  # what is imported on first use
 ):
     importlib.import_module(name)
 
-lifeline, orders = int(sys.argv[1]), b""
+lifeline, orders, TIMINGS = int(sys.argv[1]), b"", sys.argv[2]
 ended, wakes = os.pipe()
 os.set_blocking(ended, False)
 os.set_blocking(wakes, False)
@@ -56,6 +57,8 @@ def run(order):
     threading.Thread(target=end_with_parent, daemon=True).start()
     at = datetime.now(timezone.utc).isoformat()
     tell({"event": "imported", "level": "debug", "timestamp": at})
+    timings = bot.app.Timings(**json.loads(os.environ.get(TIMINGS, "{}")))
+    bot.app.run = functools.partial(bot.app.run, timings=timings)
     sys.argv[:] = ["assistant-tchap", "run", "--config", order["config"]]
     bot.__main__.main()
 
@@ -127,7 +130,7 @@ class ForkServer:
         theirs, self._lifeline = os.pipe()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _PARENT, str(theirs)),
+            *(sys.executable, "-c", _PARENT, str(theirs), TIMINGS),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment | {"PYTHONUNBUFFERED": "1"},
