@@ -137,7 +137,7 @@ async def _show(
         return
     name = f"question-{question.key}.png"
     alternative = chart_shown(context.texts, question, progress)
-    picture = Attachment(name, "image/png", await png(drawn), alternative, PICTURE_SIZE)
+    picture = Attachment(name, "image/png", await png(drawn), alternative, size=PICTURE_SIZE)
     await context.attach(picture, question.key)
 
 

@@ -1,21 +1,28 @@
-"""One reply while it grows: its text, and when what stands should be shown next."""
+"""The text of a reply while it grows, and when its next version is due."""
 
 from bot.core.first_words import LEAST, begun, whole
 from bot.core.message_split import Cuts
 
-_WHOLE = -1  # in place of how few whole words: a sentence or block
+_WHOLE = -1  # in place of a number of characters: a whole sentence or block
 
 
 class Draft:
-    """The text so far, and the pace at which a person gets to see it.
+    """The text so far, and the pace at which people see it.
 
-    The first words are due at the first whole sentence or block; where none comes within
-    `first_after` seconds of the first token, as whole words of at least `least` visible
-    characters; within twice that time, as whatever whole words there are. Later versions are due
-    `edit_interval` seconds after the one before was acknowledged, and hold the newest text.
+    The first version is due at the first whole sentence or block. If none comes within
+    `first_after` seconds of the first token, whole words of at least `least` visible characters
+    are due; after twice that time, any whole words. Each later version is due `edit_interval`
+    seconds after the one before was acknowledged, and holds the newest text.
     """
 
     def __init__(self, *, first_after: float, edit_interval: float, least: int = LEAST) -> None:
+        """Begin with an empty text.
+
+        Args:
+            first_after: seconds, see above.
+            edit_interval: seconds, see above.
+            least: visible characters, see above.
+        """
         self._pieces: list[str] = []
         self._length = self._visible_length = 0  # the latter without white space at the end
         self._first_after = first_after
@@ -25,22 +32,22 @@ class Draft:
         self._shown_at: float | None = None
         self._shown_length = 0
         self._cuts = Cuts()
-        self._found: dict[int, str] = {}  # in a text of `_found_of` characters, by `least`
+        self._found: dict[int, str] = {}  # first words in `_found_of` characters, by `least`
         self._found_of = 0
 
     @property
     def text(self) -> str:
-        """The text so far, from its first visible character on."""
+        """The text so far, from its first character that is no white space."""
         self._pieces = ["".join(self._pieces)]
         return self._pieces[0]
 
     @property
     def is_shown(self) -> bool:
-        """Tell whether anything of this text stands in the room."""
+        """Whether a version of this text stands in the room."""
         return self._shown_length != 0
 
     def add(self, text: str, now: float) -> None:
-        """Append `text`, which came at `now` (monotonic seconds)."""
+        """Append `text`, which came at `now` (in monotonic seconds)."""
         if self._started is None:
             text = text.lstrip()
             if not text:
@@ -52,9 +59,9 @@ class Draft:
         self._length += len(text)
 
     def version(self, now: float) -> str:
-        """Return what is to be shown at `now` (monotonic seconds), "" where that is nothing yet.
+        """Return the version that is due at `now` (in monotonic seconds), "" for none yet.
 
-        The first words may have their Markdown closed; later versions are the text as it stands.
+        The first version may have its open Markdown closed; later versions are the text as it is.
         """
         if self.is_shown:
             return self.text
@@ -64,21 +71,21 @@ class Draft:
         return next(filter(None, map(self._search, (_WHOLE, *due))), "")
 
     def cuts(self, version: str) -> Cuts:
-        """Return the cuts of a version: where it is the whole text, those made so far."""
+        """Return the cuts of a version; of the whole text, those that were made before."""
         return self._cuts if version == self.text else Cuts()
 
     def shown(self, text: str, now: float) -> None:
-        """Note that `text` stands in the room since `now` (monotonic seconds)."""
-        # First words with their Markdown closed are no beginning of the text: more is to be shown.
+        """Record that the version `text` stands in the room since `now` (in monotonic seconds)."""
+        # A version whose Markdown was closed is no beginning of the text: another one is due.
         self._shown_length = len(text.rstrip()) if self.text.startswith(text) else -1
         self._shown_at = now
 
     def postpone(self, until: float) -> None:
-        """Let nothing be due before `until` (monotonic seconds): the homeserver asked to wait."""
+        """Let no version be due before `until` (in monotonic seconds)."""
         self._shown_at = until - self._edit_interval
 
     def due_at(self) -> float | None:
-        """Return the monotonic time at which to show a version, None where none is to be shown."""
+        """Return when the next version is due, in monotonic seconds; None if none is."""
         if self._started is None or self._visible_length == self._shown_length:
             return None
         allowed = self._started
@@ -91,12 +98,15 @@ class Draft:
         return None if at is None else max(at, allowed)
 
     def _steps(self, started: float) -> list[tuple[float, int]]:
-        """Return from when on how few whole words may be shown."""
+        """Return times from which a first version may be shorter, with its least length."""
         later, last = started + self._first_after, started + 2 * self._first_after
         return [(later, self._least), (last, 1)]
 
     def _search(self, least: int) -> str:
-        """Look for first words once in each text; for such as have only begun, when it is time."""
+        """Return the first version with at least `least` visible characters, "" for none.
+
+        Each text is searched once for each `least`.
+        """
         if self._found_of != self._length:
             self._found, self._found_of = {}, self._length
         if least not in self._found:

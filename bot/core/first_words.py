@@ -1,6 +1,6 @@
-"""What a growing reply shows first: the one version that notifications show, for ever.
+"""The first version of a growing reply: the one that notifications show.
 
-Edits notify nobody, so the first version must be worth reading: a whole sentence or block.
+An edit notifies nobody, so the first version must be worth reading: a whole sentence or block.
 """
 
 import re
@@ -16,9 +16,9 @@ from bot.core.readable import visible_length
 from bot.core.sentences import is_abbreviation, sentence_ends
 
 LEAST: Final = 20  # visible characters of the first version
-_LONGEST = 2_000  # characters that are searched for its end
-_CANDIDATES = 20  # ends that are looked at, the last ones
-_DROPPED = 4  # words that say nothing and are left out at the end, and blocks
+_LONGEST = 2_000  # characters that are searched for an end
+_CANDIDATES = 20  # ends that are tried, from the last one back
+_DROPPED = 4  # meaningless words, or blocks, that are dropped from the end at most
 
 _EMPTY_ITEM = re.compile(r"(?:\A|\n)[\s>]*(?:[-+*•#>]+|\d{1,9}[.)])\Z")
 _WHOLE_LAST_WORD = re.compile(r"\s[^\W\d_]{2,}[.!?…]\Z")
@@ -27,16 +27,20 @@ _MARKS = "*_`~\"'«»“”’()[]"
 _NUMBER = re.compile(r"[\d.,:;/°%€$+\u00a0\u202f-]+\Z")
 _WORDLIKE = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
-# A line of a table whose second line may not have come yet.
+# A row of a table whose second row may not have come yet.
 _ROW = re.compile(r"^(?:[^\S\n]*[>+*-]?[^\S\n]*\||[^\n|]*[^\s|][^\S\n]\|[^\S\n])", re.MULTILINE)
 _UNSPACED = 60  # characters without a space, as some scripts have none
 
 
 def whole(text: str, least: int = LEAST) -> str:
-    """Return the text up to its last whole sentence or block, "" where that is too short.
+    """Return the text up to the end of its last whole sentence or block.
 
-    Within open Markdown (emphasis, code, a link, a table) no sentence ends. A text as long as
-    that needs no end to be worth reading.
+    No sentence ends within open Markdown (emphasis, code, a link, a table). A text of more than
+    `_LONGEST` characters is worth reading without an end.
+
+    Args:
+        text: the text so far.
+        least: visible characters below which the result is "".
     """
     if len(text) > _LONGEST:
         return text if visible_length(text[:_LONGEST]) >= max(least, 1) else ""
@@ -53,9 +57,14 @@ def whole(text: str, least: int = LEAST) -> str:
 
 
 def begun(text: str, least: int = LEAST) -> str:
-    """Return the text up to its last whole word, Markdown closed, "" where that is too short.
+    """Return the text up to its last whole word, with its open Markdown closed.
 
-    It never ends with what says nothing alone: a sign, an abbreviation, a number that may go on.
+    The result never ends with a word that means nothing alone: a sign, an abbreviation, a number
+    that may go on.
+
+    Args:
+        text: the text so far.
+        least: visible characters below which the result is "".
     """
     text = text[:_LONGEST]
     words = text if _WHOLE_LAST_WORD.search(text) else _whole_words(text)
@@ -68,25 +77,28 @@ def begun(text: str, least: int = LEAST) -> str:
 
 
 def _whole_words(text: str) -> str:
-    """Return the text without its last word, which may go on; some scripts have no spaces."""
+    """Return the text without its last word, which may go on.
+
+    A very long last word is kept: some scripts have no spaces.
+    """
     end = max(text.rfind(space) for space in " \n\t\u00a0\u202f")
     last = text[end + 1 :]
     return text if len(last) > _UNSPACED and not last.isascii() else text[: end + 1]
 
 
 def _without_last(text: str, *, whole_line: bool) -> str:
-    """Return the text without what cannot stand at its end, and with its Markdown closed.
+    """Return the text without a meaningless end, and with its open Markdown closed.
 
     Args:
-        text: whole words.
-        whole_line: whether the last line is whole, too.
+        text: a text of whole words.
+        whole_line: whether its last line is whole, too.
     """
     for _ in range(_DROPPED):
         layout = _Layout(text)
         last = layout.last
         if last is None or not last.map:
             return ""
-        start, end = layout.place(last)
+        start, end = layout.span(last)
         if last.type != "inline":
             kept = _shown(last, text[start:end], whole_line=whole_line)
         else:
@@ -98,7 +110,7 @@ def _without_last(text: str, *, whole_line: bool) -> str:
 
 
 def _closed(share: str) -> str:
-    """Return a paragraph without its last words that say nothing, and with its Markdown closed."""
+    """Return a paragraph without meaningless last words, and with its open Markdown closed."""
     shown = share[: row.start()] if (row := _ROW.search(share)) else share
     shown = without_open(shown).rstrip()
     words = list(_WORD.finditer(shown))
@@ -110,7 +122,7 @@ def _closed(share: str) -> str:
 
 
 def _shown(block: Token, lines: str, *, whole_line: bool) -> str:
-    """Return what of a code block or a table at the end can be shown: no row that is cut."""
+    """Return the part of a last code block or table that can be shown: no row that is cut."""
     if block.type != "table":
         return lines if block.content.strip() else ""
     rows = lines.rstrip().splitlines()[: None if whole_line else -1]
@@ -122,7 +134,7 @@ def _shown(block: Token, lines: str, *, whole_line: bool) -> str:
 
 
 def _says_nothing(word: str, text: str) -> bool:
-    """Tell whether a text does better without its last word, until more of it is there."""
+    """Return whether the last word of a text means nothing until more text follows."""
     plain = word.strip(_MARKS + "\u00a0\u202f :;!?")
     return (
         not _WORDLIKE.search(plain)
@@ -133,7 +145,7 @@ def _says_nothing(word: str, text: str) -> bool:
 
 
 class _Layout:
-    """A text with its Markdown blocks, which know their lines."""
+    """A text with its Markdown blocks and their lines."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -142,16 +154,16 @@ class _Layout:
 
     @property
     def last(self) -> Token | None:
-        """The last block with words: "inline", "fence", "code_block" or "table"."""
+        """The last block with words, of type "inline", "fence", "code_block" or "table"."""
         return next((one for one in reversed(self._tokens) if one.type in _WORDED), None)
 
-    def place(self, block: Token) -> tuple[int, int]:
-        """Return where a block begins and ends."""
+    def span(self, block: Token) -> tuple[int, int]:
+        """Return the indices at which a block begins and ends."""
         first, end = block.map or (0, 0)
         return self._starts[first], self._starts[end]
 
     def block_ends(self) -> Iterator[int]:
-        """Yield where a block or a list's item ends for sure.
+        """Yield the indices at which a block or a list item ends for certain.
 
         Another one begins behind it, or an empty line, which ends no code.
         """
@@ -165,7 +177,7 @@ class _Layout:
                 yield start
 
     def _code_lines(self) -> set[int]:
-        """Return the numbers of lines within code; a fence that is open goes on to the end."""
+        """Return the numbers of lines within code; an open fence reaches to the end."""
         inside = set[int]()
         for token in self._tokens:
             if token.type in {"fence", "code_block"} and token.map:
@@ -178,11 +190,11 @@ class _Layout:
         return inside
 
     def sentence_ends(self) -> Iterator[tuple[int, int]]:
-        """Yield where sentences end in paragraphs, and where each paragraph begins."""
+        """Yield the index at which each sentence ends, and that at which its paragraph begins."""
         for token in self._tokens:
             if token.type != "inline" or not token.map:
                 continue
-            start, end = self.place(token)
+            start, end = self.span(token)
             share = self.text[start:end]
             if row := _ROW.search(share):
                 share = share[: row.start()]
@@ -193,7 +205,7 @@ _WORDED = {"inline", "fence", "code_block", "table"}
 
 
 def _without_rows(tokens: list[Token]) -> Iterator[Token]:
-    """Yield block tokens, each table as one."""
+    """Yield the block tokens, and one token for each table."""
     stream = iter(tokens)
     for token in stream:
         if token.type == "table_open":

@@ -1,4 +1,4 @@
-"""Where a long reply is cut into the messages that carry it, and what each repeats of the last."""
+"""Division of a long reply into messages, and the Markdown that each message repeats."""
 
 import re
 from bisect import bisect_right
@@ -14,60 +14,60 @@ from bot.core.sentences import sentence_ends
 
 PART_LIMIT = 6_000  # characters of the model's Markdown
 
-# What a part may take verbatim; the rest of markdown.SIZE_LIMIT is for its markup. Only what is
-# mostly not written in Latin letters gets there before it gets to PART_LIMIT.
+# Bytes that a part may take verbatim; the rest of markdown.SIZE_LIMIT is for its markup. Only a
+# text that is mostly not in Latin letters reaches this limit before PART_LIMIT.
 _SIZE = 36_000
-_HEADS = {"fence": 1, "table_open": 2}  # lines without which what follows is another block
-_HEAD_LIMIT = 400  # characters of such lines that are worth repeating
+_HEADS = {"fence": 1, "table_open": 2}  # lines at the head of a block, by its token
+_HEAD_LIMIT = 400  # characters of a head that are repeated at most
 
 _CONTAINERS = re.compile(r"(?:\s|>|(?:[-+*]|\d{1,9}[.)])(?=\s))*")  # signs of lists and quotes
-_MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories of what continues a grapheme
-# Between sentences of one paragraph: white space, and nothing behind it that would be a list's
-# sign at the beginning of a part.
+_MARKS = {"Mn", "Mc", "Me", "Cf", "Cs", "Sk"}  # Unicode categories that continue a grapheme
+# White space between sentences of one paragraph. What follows must not look like the sign of a
+# list at the beginning of a part.
 _BETWEEN = re.compile(r"[ \n]+(?=\S)(?!(?:\d+[.)]|[-+*>#]+)\s)")
-_CANDIDATES = 20  # ends of sentences that are looked at, the last ones
+_CANDIDATES = 20  # ends of sentences that are tried, from the last one back
 _INK = re.compile(r"\S")
-_GRAPHEME = 16  # characters of one grapheme that a cut within a word spares
+_GRAPHEME = 16  # characters of the longest grapheme that no cut divides
 
 
 def split(source: str, limit: int = PART_LIMIT) -> tuple[Part, ...]:
     """Cut Markdown into parts of at most `limit` characters, each of which fits one event.
 
-    The parts' sources, concatenated, are the source. White space at the end makes no part of its
-    own.
+    The concatenated sources of the parts are the source. White space at its end makes no part of
+    its own.
     """
     cuts = Cuts(limit)
     return (*cuts.more(source), cuts.rest(source))
 
 
 class Cuts:
-    """The cuts of a source that grows, each made once: a newer version costs what is new in it.
+    """The cuts of a source that grows.
 
-    A growing source never moves a cut: a cut depends on what the part before it could hold, and
-    on one character more.
+    Each cut is made once, and a growing source never moves it: a cut depends on the longest text
+    that the part before it could hold, and on one character more.
 
     Attributes:
-        full: the parts before the last cut; nothing changes them any more.
+        full: the parts before the last cut, which never change.
     """
 
     def __init__(self, limit: int = PART_LIMIT) -> None:
         self.full: list[Part] = []
         self._limit = limit
-        self._start = 0  # of what stands behind the last cut
+        self._start = 0  # index of the last cut
         self._opening = ""
 
     def more(self, source: str) -> Iterator[Part]:
-        """Make the cuts that are new; yield the part before each, which takes milliseconds.
+        """Make the new cuts; yield the part before each, which takes milliseconds.
 
         Args:
-            source: it begins with the one of the call before.
+            source: the whole source; it begins with the source of the previous call.
         """
         while True:
             window = source[self._start : self._start + self._limit + 1]
-            room = _room(window, self._opening, self._limit)
-            if _INK.search(source, self._start + room) is None:
+            capacity = _capacity(window, self._opening, self._limit)
+            if _INK.search(source, self._start + capacity) is None:
                 return
-            cut, repeated = _cut(window[: room + 1], self._opening)
+            cut, repeated = _cut(window[: capacity + 1], self._opening)
             self.full.append(Part(window[:cut], self._opening))
             self._start += cut
             self._opening = f"({len(self.full) + 1})\n\n{repeated}"
@@ -78,8 +78,8 @@ class Cuts:
         return Part(source[self._start :], self._opening)
 
 
-def _room(rest: str, opening: str, limit: int) -> int:
-    """Return how many characters of the rest one part can hold, at least one."""
+def _capacity(rest: str, opening: str, limit: int) -> int:
+    """Return the number of characters of the rest that one part can hold, at least one."""
 
     def size(length: int) -> int:
         return verbatim(opening + rest[:length]).size
@@ -91,10 +91,10 @@ def _room(rest: str, opening: str, limit: int) -> int:
 
 
 def _cut(text: str, opening: str) -> tuple[int, str]:
-    """Return where to cut, before the text's last character, and what the next part repeats.
+    """Return the index of the cut, before the last character, and what the next part repeats.
 
-    A paragraph is cut only where no cut between blocks or items leaves a quarter of the part:
-    between two sentences, else between lines, else at a space if there is one.
+    The best cut is between blocks or list items. Only if that leaves less than a quarter of the
+    part, a paragraph is cut: between two sentences, else between lines, else at a space.
     """
     whole = opening + text
     tokens = blocks(whole)
@@ -120,10 +120,11 @@ def _cut(text: str, opening: str) -> tuple[int, str]:
 
 
 def _lines_to_cut_at(tokens: list[Token], lines: list[str]) -> Iterator[list[int]]:
-    """Yield line numbers, the best kind of place first.
+    """Yield the numbers of lines before which to cut, the best kind of line first.
 
-    A block, but not away from its heading; a list's item; an item of a list in a list; any line
-    but an empty one, behind which the next one's indentation counts, and one of fence signs.
+    The kinds are: the first line of a block, but not away from its heading; that of a list item;
+    that of an item of a nested list; any other line. Empty lines are left out, because the next
+    line's indentation counts behind them, and so are lines of fence signs alone.
     """
     yield [
         token.map[0]
@@ -140,7 +141,7 @@ def _lines_to_cut_at(tokens: list[Token], lines: list[str]) -> Iterator[list[int
 
 
 def _sentences(text: str, tokens: list[Token], starts: list[int]) -> Iterator[tuple[int, str]]:
-    """Yield where sentences begin behind others of the same paragraph, and that up to there."""
+    """Yield the index of each sentence but a paragraph's first, and the paragraph up to there."""
     in_table = 0
     for token in tokens:
         in_table += (token.type == "table_open") - (token.type == "table_close")
@@ -155,18 +156,18 @@ def _sentences(text: str, tokens: list[Token], starts: list[int]) -> Iterator[tu
 
 
 def _between_graphemes(text: str, start: int, cut: int) -> int:
-    """Return the last place after `start`, up to `cut`, that divides nothing seen as one."""
-    for place in range(cut, max(cut - _GRAPHEME, start), -1):
-        if text[place - 1] not in "\u200d\r" and category(text[place]) not in _MARKS:
-            return place
+    """Return the last index after `start`, up to `cut`, that divides no grapheme."""
+    for index in range(cut, max(cut - _GRAPHEME, start), -1):
+        if text[index - 1] not in "\u200d\r" and category(text[index]) not in _MARKS:
+            return index
     return cut
 
 
 def _repeated(tokens: list[Token], lines: list[str], number: int) -> str:
-    """Return what the line needs before it to be read as it was in its place.
+    """Return the Markdown that a line needs before it to keep its meaning in a new part.
 
-    That is the head of its fence or table, or lists to hold it, where it is indented so far that
-    it would be read as code.
+    That is the head of its fence or table. For a line of a list that is indented so far that it
+    would be read as code, it is empty list items.
     """
     listed = False
     for token in tokens:
@@ -183,7 +184,7 @@ def _repeated(tokens: list[Token], lines: list[str], number: int) -> str:
 
 
 def _outdented(line: str) -> str:
-    """Return the line in a place that its indentation fits, without its lists' own signs."""
+    """Return the line with list items that fit its indentation, in place of its own signs."""
     signs = _CONTAINERS.match(line)
     before = signs[0] if signs else ""
     after = line[len(before) :]
@@ -194,8 +195,8 @@ def _outdented(line: str) -> str:
 
 
 def _items(width: int) -> str:
-    """Return as many list items as let a line of that indentation be more than code.
+    """Return as many nested list items as keep a line of that indentation from being code.
 
-    An item holds what is two to five columns further in; "+" is a list's sign and no other's.
+    An item holds lines that are two to five columns further in; "+" is the sign of a list alone.
     """
     return "+ " * ((width - 2) // 2)

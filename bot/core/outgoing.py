@@ -1,8 +1,8 @@
-"""What the bot says: notices, replies in parts, edits, and the ids that make sending them safe."""
+"""Messages that the bot sends, their place in the outbox, and their transaction ids."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from bot.core.events import EventId, Prompt, Undecryptable
@@ -12,7 +12,7 @@ from bot.core.polls import Poll, PollEnd
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A message of a thread that is answered there, by its ids."""
+    """The ids of a message that is answered in its thread."""
 
     event_id: EventId
     thread_root: EventId
@@ -20,19 +20,20 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What the bot itself says: everything that is not the model's text.
+    """A message in the bot's own words: every text that is not the model's.
 
-    It is an `m.notice`, of which no client tells anybody, unless it is meant to reach people.
+    It is sent as `m.notice`, for which clients notify nobody.
 
     Attributes:
-        to: what it answers, None where it answers nothing (the welcome).
-        asks: a reply to it answers a campaign, and is no prompt.
-        unanswered: whether it stands in place of an answer to that prompt.
-        notifies: it is an `m.text`, so that clients tell people of it.
+        to: the message that it replies to; None for none (the welcome).
+        asks: whether it is a campaign's question, so that a reply to it is no prompt.
+        unanswered: whether it stands in place of a reply to the prompt.
+        notifies: whether it is sent as `m.text`, so that clients notify people.
     """
 
     text: str
     to: Prompt | Undecryptable | Anchor | None = None
+    _: KW_ONLY
     asks: bool = False
     unanswered: bool = False
     notifies: bool = False
@@ -40,20 +41,24 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One message of a reply: the model's text between lines of the bot's own.
+    """One message of a reply: the model's text between lines of the bot.
+
+    `claim` and `final` are ignored in comparisons.
 
     Attributes:
-        model: the model's name, as the backend knows it.
-        above: lines before the text; as those below it, they never enter a later context.
-        added: lines below the text.
-        claim: the number of the claim under which the text was made: parts of one have the same.
-        final: with it, the reply is whole. Two that differ in these alone say the same.
-        unfinished: whether more of the text is to come, which a sign behind it says.
+        part: the message's part of the model's text.
+        model: the model's id at the backend.
+        added: lines below the text; lines of the bot never enter a later context.
+        above: lines before the text.
+        unfinished: whether more of the text is to come; a sign behind it says so.
+        claim: number of the claim under which the text was generated; parts of one text share it.
+        final: whether this message completes the reply.
     """
 
     prompt: Prompt
     part: Part
     model: str
+    _: KW_ONLY
     added: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
     unfinished: bool = False
@@ -63,7 +68,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEdit:
-    """A newer version (`m.replace`) of the reply that stands at `event_id`."""
+    """A newer version (`m.replace`) of the message `event_id` of a reply."""
 
     event_id: EventId
     reply: Reply
@@ -71,27 +76,28 @@ class OutgoingEdit:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file of the bot's own making: an `m.image` where it is a picture, else an `m.file`.
+    """A file that the bot has made: an `m.image` if it is a picture, else an `m.file`.
 
     Attributes:
-        name: of the file, with its extension.
-        mimetype: what its data are.
-        alternative: of a picture, what it shows, in plain words for who cannot see it. Nothing
-            else may be told in it: clients show no captions.
-        size: of a picture, its width and height in pixels; None for any other file.
-        to: the command that it answers, in whose thread it stands.
+        name: the file's name, with its extension.
+        mimetype: the media type of `data`.
+        alternative: description of a picture, for people who cannot see it. It holds nothing
+            else: clients show no captions.
+        size: width and height of a picture in pixels; None for any other file.
+        to: the command that it replies to, in its thread.
     """
 
     name: str
     mimetype: str
     data: bytes = field(repr=False)
     alternative: str = ""
+    _: KW_ONLY
     size: tuple[int, int] | None = None
     to: Prompt | None = None
 
     @property
     def body(self) -> str:
-        """What stands for it in words: a picture's alternative text, any other file's name."""
+        """The event's `body`: a picture's description, any other file's name."""
         return self.name if self.size is None else self.alternative
 
 
@@ -100,11 +106,11 @@ Outgoing = Notice | Reply | OutgoingEdit | Poll | PollEnd | Attachment
 
 @dataclass(frozen=True, slots=True)
 class PreparedEvent:
-    """An event as the homeserver gets and shows it, encrypted where the room is.
+    """An event as the homeserver receives and shows it, encrypted in an encrypted room.
 
     Attributes:
-        clear: type and content of what it says, where this process knows; it never leaves the
-            memory.
+        clear: type and content before encryption, if this process knows them; they never leave
+            the memory.
     """
 
     type: str
@@ -112,22 +118,26 @@ class PreparedEvent:
     clear: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def is_shown_as(self, shown: "PreparedEvent") -> bool:
-        """Tell whether the homeserver shows this; what became encrypted on its way, it may."""
+        """Return whether `shown` may be this event.
+
+        An event that was prepared in clear may have been encrypted before it was sent; then only
+        its type can be compared.
+        """
         return self == shown or (self.type, shown.type) == ("m.room.message", "m.room.encrypted")
 
 
-IN_STEAD = -1  # the part of a notice that is said instead of a reply
+IN_STEAD = -1  # the part of a notice that is sent in place of a reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxMessage:
-    """A message of a final version: the same under the same id, until it is acknowledged.
+    """A message of a final version: the same event under the same id, until it is acknowledged.
 
     Attributes:
         part: number of the reply's message, 0 for the first, or IN_STEAD.
-        device_id: whose transaction id it is.
-        replaces: of an edit, the event that it edits.
-        answers: the messages of the prompt.
+        device_id: the device that the transaction id belongs to.
+        replaces: the event that an edit replaces; None for a first version.
+        answers: ids of the prompt's messages.
     """
 
     part: int
@@ -140,30 +150,31 @@ class OutboxMessage:
 
 @dataclass(frozen=True, slots=True)
 class SentReply:
-    """A message of the bot's own that is about a prompt, as it stands.
+    """A message of the bot that is about a prompt, as the room shows it.
 
     Attributes:
-        answers: of a reply, the messages that it answers; of a notice, none.
-        claim: of a reply, which parts are of one text: they have the same number.
-        final: of a reply, whether it is whole.
-        body: what it says, without lines that the bot has added to a reply.
+        answers: ids of the messages that a reply answers; empty for a notice.
+        claim: number of the claim of a reply; parts of one text share it.
+        final: whether this message completes a reply.
+        body: the text, without lines that the bot has added to a reply.
     """
 
     event_id: EventId
     answers: tuple[EventId, ...] = ()
     claim: int = 0
+    _: KW_ONLY
     final: bool = False
     body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SentSince:
-    """What the bot has sent since a prompt, as far as that was read.
+    """The bot's messages since a prompt, as far as the room was read.
 
     Attributes:
-        about: the messages that say that they are about the prompt, oldest first.
-        unreadable: those that cannot be decrypted: each of them may be about it, too.
-        whole: whether nothing was left unread behind them, but what follows a whole reply.
+        about: messages that name the prompt, oldest first.
+        unreadable: messages that cannot be decrypted; each of them may be about the prompt.
+        whole: whether the room was read to its end, or up to a whole reply.
     """
 
     about: tuple[SentReply, ...] = ()
@@ -171,32 +182,32 @@ class SentSince:
     whole: bool = True
 
     def unreadable_for(self, prompt: Prompt) -> list[EventId]:
-        """Return those that cannot be decrypted and stand where a reply to the prompt may stand.
+        """Return the unreadable messages that are where a reply to the prompt may be.
 
-        That is its thread; of a prompt in the main timeline also there, or in a thread of its own,
-        as the setting of the room may have been another.
+        That is the prompt's thread. The reply to a prompt in the main timeline may be there, or in
+        a thread of its own: the room may have had another setting.
         """
         root = prompt.messages[0].thread_root
-        places = {root} if root is not None else {None, *prompt.event_ids}
-        return [one.event_id for one in self.unreadable if one.thread_root in places]
+        roots = {root} if root is not None else {None, *prompt.event_ids}
+        return [one.event_id for one in self.unreadable if one.thread_root in roots]
 
 
 def transaction_id(device_id: str, prompt: EventId, stage: str, *, part: int, claim: int) -> str:
-    """Return the id under which one send of one reply is known to the homeserver.
+    """Return the transaction id of one send.
 
-    The homeserver answers a repeated id of the same device with the event it already has (spec:
-    transaction identifiers), so a send may be repeated after a crash without a second event. The
-    stage "first" must find itself again whatever process sends it: its claim is always 0. An edit
-    of a later claim is a new text and must not find an older one.
+    If a device repeats an id, the homeserver returns the event that it already has (spec:
+    transaction identifiers). So a send may be repeated after a crash without a second event. The
+    stage "first" must have the same id in every process: its claim is always 0. An edit of a later
+    claim is a new text, and must not return the event of an older one.
 
     Args:
-        device_id: the bot's device, which the homeserver keeps such ids for.
+        device_id: the bot's device.
         prompt: the event that is answered.
         stage: "first", "edit:1", "edit:2", …, "final", "repair:1", … of a reply, "redact" of one
             of its events, "notice …", "attachment …", "key missing", "poll helped", "poll why",
             "thanks helped", "thanks why", "mention hint", or "campaign …".
         part: number of the reply's message, 0 for the first.
-        claim: how often this prompt has been taken up by a process.
+        claim: how often the prompt has been claimed by a process.
     """
     words = "\0".join((device_id, prompt, str(part), stage, str(claim)))
     return hashlib.sha256(words.encode()).hexdigest()[:32]

@@ -129,8 +129,14 @@ class Outbox:
     def _message(
         self, part: int, transaction: str, replaces: EventId | None, wire: PreparedEvent
     ) -> OutboxMessage:
-        device_id, answers = self._to.matrix.device_id, self._delivery.prompt.event_ids
-        return OutboxMessage(part, device_id, transaction, replaces, answers, wire)
+        return OutboxMessage(
+            part=part,
+            device_id=self._to.matrix.device_id,
+            transaction_id=transaction,
+            replaces=replaces,
+            answers=self._delivery.prompt.event_ids,
+            wire=wire,
+        )
 
     async def _send(self, one: OutboxMessage, reply: Reply | None) -> None:
         """Send a message of the final version, and make sure that the homeserver shows it.

@@ -50,7 +50,9 @@ class ReplyMessages:
         """
         above = self._text.above if number == 0 else ()
         delivery = self._delivery
-        return Reply(delivery.prompt, part, self._text.model, added, above, claim=delivery.claim)
+        return Reply(
+            delivery.prompt, part, self._text.model, added=added, above=above, claim=delivery.claim
+        )
 
     def void(self) -> Reply:
         """Return what replaces a part that the text does not have any more."""

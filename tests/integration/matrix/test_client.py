@@ -148,7 +148,7 @@ async def test_an_admin_room_is_made_once_though_no_sync_has_told_of_it(tmp_path
     [
         Notice("Campagne terminée."),
         Attachment("a.csv", "text/csv", b"x"),
-        Attachment("a.png", "image/png", b"x", "Un point.", (1, 1)),
+        Attachment("a.png", "image/png", b"x", "Un point.", size=(1, 1)),
     ],
     ids=["a notice", "a file", "a picture"],
 )

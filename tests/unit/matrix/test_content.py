@@ -51,7 +51,7 @@ def test_what_answers_quotes_it_when_another_message_came_between(
         Notice("Quoi ?", asks=True),
         Notice("Illisible.", UNREADABLE),
         ASKED,
-        Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3)),
+        Attachment("a.png", "image/png", b"1", "Du bleu.", size=(4, 3)),
         Attachment("a.csv", "text/csv", b"1", "Des chiffres."),
     ],
 )
@@ -91,7 +91,7 @@ def test_an_edit_carries_the_new_text_once() -> None:
 
 
 def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
-    content = build(Reply(PROMPT, Part("Le ciel"), "small", ("*Coupé.*",)))
+    content = build(Reply(PROMPT, Part("Le ciel"), "small", added=("*Coupé.*",)))
 
     assert content["body"] == "Le ciel\n\nCoupé."
     assert content["formatted_body"].rstrip().endswith("<p><em>Coupé.</em></p>")
@@ -160,7 +160,7 @@ def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:
 
 
 def test_a_table_is_shown_as_one_where_that_is_wanted() -> None:
-    reply = Reply(PROMPT, Part("| a | b |\n|---|---|\n| 1 | 2 |"), "small", ("*Coupé.*",))
+    reply = Reply(PROMPT, Part("| a | b |\n|---|---|\n| 1 | 2 |"), "small", added=("*Coupé.*",))
 
     listed = build(reply)
     shown = build(reply, tables="table")
@@ -207,7 +207,13 @@ def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> Non
 
 def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None:
     asked = prompt(message(event_id="$1"), message(event_id="$2"))
-    reply = Reply(asked, Part("Le ciel\n\nest *bleu*.", "(2)\n\n"), "m", ("*Bas.*",), ("*Haut.*",))
+    reply = Reply(
+        asked,
+        Part("Le ciel\n\nest *bleu*.", "(2)\n\n"),
+        "m",
+        added=("*Bas.*",),
+        above=("*Haut.*",),
+    )
     source = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(reply)}
 
     heard = parse_message(source, ROOM, BOT)
@@ -218,7 +224,7 @@ def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None
 
 
 def test_an_edit_read_again_is_the_same() -> None:
-    reply = Reply(prompt(), Part("Le ciel"), "m", ("*Bas.*",))
+    reply = Reply(prompt(), Part("Le ciel"), "m", added=("*Bas.*",))
     edit = build(OutgoingEdit(EventId("$r"), reply))
     source = {"type": "m.room.message", "event_id": "$e", "sender": BOT, "content": edit}
 
@@ -271,7 +277,7 @@ def test_a_poll_is_read_again_as_it_was_sent() -> None:
 def test_a_file_has_its_name_for_a_caption_and_a_picture_what_it_shows() -> None:
     place = {"url": "mxc://tchap.test/x"}
     file = Attachment("a.csv", "text/csv", b"1234")
-    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", (4, 3), IN_THREAD)
+    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", size=(4, 3), to=IN_THREAD)
 
     assert build(file, media=place) == {
         "msgtype": "m.file",
