@@ -15,7 +15,9 @@ import psutil
 import structlog
 from rich.table import Table
 
-from bot.campaigns.sender import Campaigns
+from bot.campaigns.admin import CampaignAdmin
+from bot.campaigns.responses import CampaignResponses
+from bot.campaigns.sender import CampaignSender
 from bot.core.events import EventId, Room, RoomId, UserId, Vote
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import Outgoing, PreparedEvent
@@ -26,6 +28,7 @@ from bot.ports.matrix import Matrix
 from bot.replies.completion import Completion
 from bot.replies.context_builder import Contexts, Settings
 from bot.replies.notices import Notifier
+from bot.runtime.broadcast import Broadcast
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.ledger import SqlStore
 
@@ -139,21 +142,21 @@ async def _bench(directory: Path) -> Outcome:
     process, begun = psutil.Process(os.getpid()), time.perf_counter()
     before = most = process.memory_info().rss
     first = _campaigns(stub, store, ledger, clock)
-    await _launch(first)
+    await _launch(first.admin)
     launched = clock.now()
     stub.stop_at = ROOMS
-    async with _running(first):
+    async with _running(first.sender):
         await stub.enough.wait()
     stub.stop_at = 0
     second = _campaigns(stub, store, ledger, clock)
-    async with _running(second):
+    async with _running(second.sender):
         while len(stub.transactions) < (PACED - 1) * ROOMS:
             most = max(most, process.memory_info().rss)
             await asyncio.sleep(0.2)
         asked = time.perf_counter()
-        await _vote(second, stub, clock)
+        await _vote(second.responses, stub, clock)
         counted = time.perf_counter()
-        await second.close("bench")
+        await second.admin.close("bench")
         while await ledger.due("bench", clock.now()) is not None:
             most = max(most, process.memory_info().rss)
             await asyncio.sleep(0.2)
@@ -165,37 +168,61 @@ async def _bench(directory: Path) -> Outcome:
     return Outcome(served, max(sent), minutes, *seconds, most - before)
 
 
-async def _launch(campaigns: Campaigns) -> None:
+async def _launch(campaigns: CampaignAdmin) -> None:
     await campaigns.draft(_DEFINITION)
     campaign = await campaigns.find("bench")
     assert campaign is not None
     assert await campaigns.launch(campaign) == ROOMS
 
 
-async def _vote(campaigns: Campaigns, stub: _Stub, clock: Clock) -> None:
+async def _vote(responses: CampaignResponses, stub: _Stub, clock: Clock) -> None:
     """Cast a vote in each room."""
     for room_id, poll in list(stub.last.items()):
         person, at = UserId(f"@agent{room_id}"), int(clock.now() * 1000)
-        await campaigns.count(Vote(EventId(f"{poll}v"), room_id, person, poll, ("1",), at))
+        await responses.count(Vote(EventId(f"{poll}v"), room_id, person, poll, ("1",), at))
 
 
-def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> Campaigns:
+@dataclass(frozen=True, slots=True)
+class _Campaigns:
+    admin: CampaignAdmin
+    sender: CampaignSender
+    responses: CampaignResponses
+
+
+def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> _Campaigns:
     matrix = cast("Matrix", stub)
     settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
     contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
-    policy = Policy(_ME, ("x",))
-    return Campaigns(
-        matrix=matrix,
-        clock=clock,
-        ledger=ledger,
-        contexts=contexts,
-        notifier=Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts),
-        policy=policy,
+    notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
+    changes, launches = Broadcast(), Broadcast()
+    return _Campaigns(
+        CampaignAdmin(
+            matrix=matrix,
+            clock=clock,
+            ledger=ledger,
+            contexts=contexts,
+            notifier=notifier,
+            policy=Policy(_ME, ("x",)),
+            changes=changes,
+            launches=launches,
+        ),
+        CampaignSender(
+            matrix=matrix,
+            clock=clock,
+            ledger=ledger,
+            contexts=contexts,
+            notifier=notifier,
+            changes=changes,
+            launches=launches,
+        ),
+        CampaignResponses(
+            clock=clock, ledger=ledger, contexts=contexts, notifier=notifier, changes=changes
+        ),
     )
 
 
 @asynccontextmanager
-async def _running(campaigns: Campaigns) -> AsyncIterator[None]:
+async def _running(campaigns: CampaignSender) -> AsyncIterator[None]:
     synced = asyncio.Event()
     synced.set()
     task = asyncio.get_running_loop().create_task(campaigns.run(synced))

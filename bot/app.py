@@ -11,7 +11,9 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from bot.assistant import Assistant
-from bot.campaigns.sender import Campaigns
+from bot.campaigns.admin import CampaignAdmin
+from bot.campaigns.responses import CampaignResponses
+from bot.campaigns.sender import CampaignSender
 from bot.commands.registry import About, Commands
 from bot.config.settings import Config
 from bot.core.export_format import What
@@ -55,6 +57,7 @@ from bot.replies.notices import Notifier
 from bot.replies.responder import Responder
 from bot.reporting.charts import avatar
 from bot.rooms import Rooms
+from bot.runtime.broadcast import Broadcast
 from bot.runtime.clock import SystemClock
 from bot.startup import (
     Anew,
@@ -274,14 +277,7 @@ def assemble(
         notifier=notifier,
         policy=how.feedback,
     )
-    sender = Campaigns(
-        matrix=matrix,
-        clock=clock,
-        ledger=campaigns,
-        contexts=contexts,
-        notifier=notifier,
-        policy=how.policy,
-    )
+    changes, launches = Broadcast(), Broadcast()
     return Assistant(
         matrix=matrix,
         store=store,
@@ -325,7 +321,22 @@ def assemble(
             matrix=matrix, clock=clock, notifier=notifier, policy=how.policy, texts=texts
         ),
         feedback=feedback,
-        campaigns=sender,
+        campaign_sender=CampaignSender(
+            matrix=matrix,
+            clock=clock,
+            ledger=campaigns,
+            contexts=contexts,
+            notifier=notifier,
+            changes=changes,
+            launches=launches,
+        ),
+        campaign_responses=CampaignResponses(
+            clock=clock,
+            ledger=campaigns,
+            contexts=contexts,
+            notifier=notifier,
+            changes=changes,
+        ),
         commands=Commands(
             matrix=matrix,
             store=store,
@@ -334,7 +345,16 @@ def assemble(
             generations=generations,
             prompt_changes=prompt_changes,
             feedback=feedback,
-            campaigns=sender,
+            campaigns=CampaignAdmin(
+                matrix=matrix,
+                clock=clock,
+                ledger=campaigns,
+                contexts=contexts,
+                notifier=notifier,
+                policy=how.policy,
+                changes=changes,
+                launches=launches,
+            ),
             notifier=notifier,
             statistics=statistics,
             exports=exports,

@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import structlog
 
-from bot.campaigns.sender import Campaigns
+from bot.campaigns.responses import CampaignResponses
+from bot.campaigns.sender import CampaignSender
 from bot.commands.registry import Commands
 from bot.core.events import Pending
 from bot.core.intents import (
@@ -89,7 +90,8 @@ class Assistant:
         unsigned_devices: UnsignedDeviceNotices,
         verifications: Verifications,
         feedback: FeedbackCollector,
-        campaigns: Campaigns,
+        campaign_sender: CampaignSender,
+        campaign_responses: CampaignResponses,
         commands: Commands,
         rooms: Rooms,
     ) -> None:
@@ -110,7 +112,8 @@ class Assistant:
         self._unsigned_devices = unsigned_devices
         self._verifications = verifications
         self._feedback = feedback
-        self._campaigns = campaigns
+        self._campaign_sender = campaign_sender
+        self._campaign_responses = campaign_responses
         self._commands = commands
         self._rooms = rooms
         self._synced = asyncio.Event()  # the rooms are known
@@ -130,7 +133,7 @@ class Assistant:
                 tasks.create_task(self._feedback.run(self._synced))
                 tasks.create_task(self._verifications.run())
                 tasks.create_task(self._unsigned_devices.run())
-                tasks.create_task(self._campaigns.run(self._synced))
+                tasks.create_task(self._campaign_sender.run(self._synced))
                 tasks.create_task(self._rooms.open_admin_room(self._synced))
                 listening = tasks.create_task(self._listen())
                 await self._drain(listening, stopping or asyncio.Event())
@@ -232,10 +235,10 @@ class Assistant:
             case RecordVote(vote) if await self._feedback.knows(vote):
                 await self._feedback.count(vote)
             case RecordVote(vote):
-                await self._campaigns.count(vote)
+                await self._campaign_responses.count(vote)
             case Comment(prompt):
                 kept = await self._feedback.comment(opinion)
-                key = "feedback kept" if kept else await self._campaigns.comment(opinion)
+                key = "feedback kept" if kept else await self._campaign_responses.comment(opinion)
                 if key is not None:
                     await self._explanations.explain(prompt, key, unanswered=False)
 
@@ -245,12 +248,12 @@ class Assistant:
             case HandleEdit(edit):
                 await self._event_handler.stored(edit.target)
                 await self._feedback.amend(edit)
-                await self._campaigns.amend(edit)
+                await self._campaign_responses.amend(edit)
                 self._event_handler.note_stored(edit.event_id)  # an answer may take long
                 await self._prompt_changes.amend(edit)
             case HandleRedaction(redaction, begun):
                 await self._event_handler.stored(redaction.target)
                 await self._feedback.withdraw(redaction)
-                await self._campaigns.withdraw(redaction.target)
+                await self._campaign_responses.withdraw(redaction.target)
                 begun = begun or self._event_handler.is_doubtful(redaction.event_id)
                 await self._prompt_changes.withdraw(redaction, begun=begun)

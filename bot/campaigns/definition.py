@@ -6,6 +6,7 @@ from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
+import structlog
 import yaml
 from pydantic import (
     AfterValidator,
@@ -22,6 +23,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from bot.core.campaigns import Audience, Campaign, CampaignQuestion, Quiet
 from bot.core.polls import MOST_ANSWERS, PollAnswer
 from bot.core.readable import is_readable
+from bot.ports.campaigns import CampaignLedger
 
 _LONGEST = 20_000  # characters
 _MOST_QUESTIONS = 20
@@ -30,6 +32,8 @@ _LATEST = 4_000_000_000.0  # seconds since the epoch: in the year 2096
 
 # What XML 1.0 cannot hold: no picture could show it.
 _NO_TEXT = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+
+log = structlog.get_logger()
 
 
 def _shown(text: str) -> str:
@@ -255,3 +259,15 @@ def _line(node: Any, path: tuple[int | str, ...]) -> int:  # noqa: ANN401  # as 
         key, node = found[0]
         line = key.start_mark.line + 1
     return int(line)
+
+
+async def find(ledger: CampaignLedger, name: str) -> Campaign | None:
+    """Return a campaign of the ledger, None where there is none of that name."""
+    definition = await ledger.definition(name)
+    if definition is None:
+        return None
+    try:
+        return read(definition)
+    except Malformed as error:  # another version of the assistant could read it
+        log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
+        return None

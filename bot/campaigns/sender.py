@@ -1,33 +1,27 @@
-"""Campaigns on their way: each message to each room once, at a set pace, never at night."""
+"""The sending of campaigns: each message to each room once, at a set pace, never at night."""
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from bot.campaigns.definition import Malformed, read
+from bot.campaigns.definition import find
+from bot.campaigns.messages import message_of, send
 from bot.campaigns.results_text import of_poll, of_question, progress_line
 from bot.core.campaigns import (
     CLOSED,
-    Asked,
     Campaign,
-    CampaignResults,
     DeliveryProgress,
-    Recipient,
     Sending,
-    choose,
     next_time,
-    offered,
 )
-from bot.core.events import Conversation, Edit, EventId, Message, Room, RoomId, Vote
-from bot.core.intents import Comment
+from bot.core.events import Conversation, EventId, Room
 from bot.core.outgoing import Anchor, Notice, Outgoing
-from bot.core.polls import Poll, PollEnd, chosen
-from bot.core.routing import Policy
-from bot.errors import FatalError, Forbidden, MatrixError, RateLimited, Retryable
+from bot.core.polls import PollEnd
+from bot.errors import FatalError, MatrixError, RateLimited, Retryable
 from bot.i18n.texts import Texts
 from bot.monitoring.error_boundary import error_boundary
 from bot.ports.campaigns import CampaignLedger
@@ -38,19 +32,15 @@ from bot.replies.notices import Notifier
 from bot.runtime.broadcast import Broadcast
 from bot.runtime.waiting import wait_for_event
 
-_PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
-_AGAIN = 300.0  # until it gets another
+_AGAIN = 300.0  # seconds until what has failed gets another try
 _REPORTS = 60.0  # between two looks at how far a campaign is, while it has enough to send
-_NEVER = -2  # no step
-# Of what follows from a text, what to say; its place in the sequence says the rest.
-_SAID = {"late": "campaign late", "goes on": None, "thanks": None}
 _IN_SALON = 2.0  # seconds between two questions in a salon, which wait for nobody's answer
 
 log = structlog.get_logger()
 
 
-class Campaigns:
-    """What is asked and announced from the admin room, to whoever it concerns."""
+class CampaignSender:
+    """Sends the messages of running campaigns, and tells the admins how far they are."""
 
     def __init__(
         self,
@@ -60,88 +50,29 @@ class Campaigns:
         ledger: CampaignLedger,
         contexts: Contexts,
         notifier: Notifier,
-        policy: Policy,
+        changes: Broadcast,
+        launches: Broadcast,
     ) -> None:
+        """Keep what sending needs.
+
+        Args:
+            matrix: the account's rooms.
+            clock: measures the pace.
+            ledger: the campaigns and how far they are.
+            contexts: knows each conversation's language.
+            notifier: sends the messages.
+            changes: tells that something has changed of a campaign.
+            launches: tells that a campaign was launched or closed.
+        """
         self._matrix = matrix
         self._clock = clock
         self._ledger = ledger
         self._contexts = contexts
         self._notifier = notifier
-        self._policy = policy
+        self._changes = changes
+        self._launches = launches
         self._slots: dict[str, float] = {}  # when each may send again, in monotonic seconds
-        self._reports: dict[str, float] = {}  # when its headway is looked at again, in the same
-        self._news = asyncio.Event()
-        self._changes = Broadcast()
-
-    # From the admin room.
-
-    async def draft(self, definition: str) -> Campaign | None:
-        """Keep a campaign as a draft; None where one of that name was launched.
-
-        Raises:
-            Malformed: it cannot be read.
-        """
-        campaign = read(definition)
-        kept = await self._ledger.draft(campaign.name, definition, self._clock.now())
-        return campaign if kept else None
-
-    async def find(self, name: str) -> Campaign | None:
-        """Return a campaign, None where there is none of that name."""
-        definition = await self._ledger.definition(name)
-        if definition is None:
-            return None
-        try:
-            return read(definition)
-        except Malformed as error:  # another version of the assistant could read it
-            log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
-            return None
-
-    async def names(self) -> Sequence[tuple[str, str]]:
-        """Return every campaign with its state, the newest first."""
-        return await self._ledger.names()
-
-    async def reach(self, campaign: Campaign) -> int:
-        """Return to how many rooms a campaign would go now."""
-        return len(await self._choose(campaign))
-
-    async def _choose(self, campaign: Campaign) -> list[Recipient]:
-        active = await self._ledger.active()
-        rooms, heeds = self._matrix.rooms(), self._policy.heeds
-        return choose(campaign, rooms, active, heeds, self._clock.now())
-
-    async def launch(self, campaign: Campaign) -> int | None:
-        """Let a draft begin; return to how many rooms it goes, None where it is no draft."""
-        to, now = await self._choose(campaign), self._clock.now()
-        if not to:
-            return 0
-        begins_at = max(campaign.begins_at or now, now)
-        if not await self._ledger.launch(campaign.name, to, begins_at, campaign.ends_at):
-            return None
-        log.info("campaign launched", campaign=campaign.name, rooms=len(to))
-        self._news.set()
-        self._changes.send()
-        return len(to)
-
-    async def close(self, name: str) -> bool:
-        """End a running campaign now; False where it is not running."""
-        closed = await self._ledger.close(name, self._clock.now())
-        self._news.set()
-        self._changes.send()
-        return closed
-
-    async def progress(self, name: str) -> CampaignResults | None:
-        """Return how far a campaign has come."""
-        return await self._ledger.progress(name)
-
-    async def preview(self, campaign: Campaign, room_id: RoomId, cause: EventId) -> None:
-        """Show in a room what the campaign would send; nobody's vote there counts."""
-        place = Conversation(room_id, None)
-        texts = (await self._contexts.chosen(place)).texts
-        for step in range(campaign.steps):
-            outgoing = _message(campaign, step, texts, None)
-            await self._send(room_id, outgoing, cause, f"preview {step}")
-
-    # To the rooms.
+        self._reports: dict[str, float] = {}  # when its progress is looked at again, in the same
 
     async def run(self, synced: asyncio.Event) -> None:
         """Send what is due, for ever; what earlier processes have launched is among it.
@@ -153,15 +84,15 @@ class Campaigns:
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
             while True:
-                self._news.clear()
+                launched = self._launches.current
                 for name in await self._ledger.running():
                     if name not in working or working[name].done():
                         working[name] = tasks.create_task(self._carry_out(name))
-                await self._news.wait()
+                await launched.wait()
 
     async def _carry_out(self, name: str) -> None:
         """Send what one campaign has to send, until there is nothing left."""
-        campaign, going_on = await self.find(name), True
+        campaign, going_on = await find(self._ledger, name), True
         while going_on:
             async with error_boundary(give_up=lambda: self._clock.sleep(_AGAIN)):
                 going_on = await self._go_on(
@@ -256,13 +187,13 @@ class Campaigns:
         if room is None or progress is None:
             return False
         texts = (await self._contexts.chosen(Conversation(room.room_id, None))).texts
-        campaign = await self.find(name)
+        campaign = await find(self._ledger, name)
         said = [progress_line(texts, name, progress, campaign)]
         if milestone == CLOSED and campaign is not None:
             said += [of_question(texts, one, progress) for one in campaign.questions]
         for number, words in enumerate(said):
             stage = f"told {milestone} {number}"
-            await self._send(room.room_id, Notice(words), EventId(name), stage)
+            await send(self._notifier, room.room_id, Notice(words), EventId(name), stage)
         return True
 
     async def _try(self, campaign: Campaign, one: Sending) -> None:
@@ -314,7 +245,7 @@ class Campaigns:
             await (self._decline(one) if since is None else self._ledger.put_off(one, since))
             return
         question = campaign.question(one.step)
-        outgoing = _message(campaign, one.step, texts, one.recipient.thread_root)
+        outgoing = message_of(campaign, one.step, texts, one.recipient.thread_root)
         event_id = await self._send_once(one, outgoing)
         last = one.step + 1 >= campaign.steps
         waits = question is not None and one.recipient.direct
@@ -367,108 +298,4 @@ class Campaigns:
         """Send under one id, whatever process does."""
         room_id = one.recipient.room_id
         cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.kind == 'end' else ''}")
-        return await self._send(room_id, outgoing, cause, f"{one.kind} {one.step}")
-
-    async def _send(
-        self, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
-    ) -> EventId:
-        event_id = await self._notifier.send_once(
-            *(room_id, outgoing, cause, f"campaign {stage}"),
-            failpoint="campaign",
-            within=_PATIENCE,
-        )
-        if event_id is None:
-            raise Forbidden("the bot can no longer speak there")
-        return event_id
-
-    # From the rooms.
-
-    async def count(self, vote: Vote) -> bool:
-        """Take in a vote; False where it is in no poll of a campaign."""
-        asked = await self._asked(vote.room_id, vote.target)
-        if asked is None:
-            return False
-        campaign = await self.find(asked.campaign)
-        question = campaign.asked(asked.question) if campaign else None
-        if campaign is not None and question is not None:
-            answers = {one.id for one in offered(question)}
-            await self._answer(campaign, vote, asked, chosen(vote.answers, answers))
-        return True
-
-    async def comment(self, comment: Comment) -> str | None:
-        """Take in what is written in reply to a question; return what to say, by its key."""
-        said = comment.prompt.messages[0]
-        asked = await self._asked(said.room_id, comment.poll)
-        if asked is None:
-            return "poll unknown"
-        campaign = await self.find(asked.campaign)
-        if campaign is None:  # nobody can say any more what it asks
-            return _SAID["late"]
-        question = campaign.asked(asked.question)
-        text = question is not None and question.kind == "text"
-        follows = await self._answer(campaign, said, asked, None, moves=text)
-        return _SAID.get(follows, "feedback kept")
-
-    async def withdraw(self, event_id: EventId) -> None:
-        """Take back the vote or the text that was redacted."""
-        await self._ledger.withdraw(event_id)
-
-    async def amend(self, edit: Edit) -> None:
-        """Let an answer say what its edit says."""
-        await self._ledger.amend(edit)
-
-    async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
-        """Return the question that stands at an event; it may just have been sent."""
-        while True:
-            changed = self._changes.current
-            asked = await self._ledger.asked(room_id, event_id)
-            if asked or not await self._ledger.is_begun(room_id):
-                return asked or await self._ledger.asked(room_id, event_id)
-            await changed.wait()
-
-    async def _answer(
-        self,
-        campaign: Campaign,
-        said: Vote | Message,
-        asked: Asked,
-        answer: str | None,
-        *,
-        moves: bool = True,
-    ) -> str:
-        """Take in an answer, and return what follows.
-
-        Args:
-            campaign: which asks.
-            said: a vote, or a text.
-            asked: what it answers.
-            answer: which answer a vote chooses.
-            moves: the next question comes with it; else it is a comment on a poll.
-        """
-        follows = await self._ledger.answer(
-            said,
-            asked,
-            answer,
-            step=campaign.step_of(asked.question) if moves else _NEVER,
-            steps=campaign.steps,
-            at=self._clock.now(),
-        )
-        log.info("campaign answer", campaign=asked.campaign, follows=follows)
-        self._changes.send()
-        if follows == "thanks":
-            place = Conversation(said.room_id, asked.recipient.thread_root)
-            texts = (await self._contexts.chosen(place)).texts
-            cause = EventId(f"{asked.campaign} {said.room_id}")
-            await self._send(said.room_id, Notice(texts("thanks")), cause, "thanks")
-        return follows
-
-
-def _message(campaign: Campaign, step: int, texts: Texts, root: EventId | None) -> Outgoing:
-    """Return what a step says; people are told of the first, where that is no poll."""
-    question, notifies = campaign.question(step), campaign.notifies and step == 0
-    to = None if root is None else Anchor(root, root)
-    if question is None:
-        return Notice(campaign.message, to, notifies=notifies)
-    if question.kind == "text":
-        text = texts("campaign text", question=question.text)
-        return Notice(text, to, asks=True, notifies=notifies)
-    return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)
+        return await send(self._notifier, room_id, outgoing, cause, f"{one.kind} {one.step}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 
-from bot.campaigns.sender import Campaigns
+from bot.campaigns.admin import CampaignAdmin
 from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.export_format import What
 from bot.core.intents import Run
@@ -61,7 +61,7 @@ class CommandContext:
     generations: ActiveGenerations
     prompt_changes: PromptChanges
     feedback: FeedbackCollector
-    campaigns: Campaigns
+    campaigns: CampaignAdmin
     notifier: Notifier
     statistics: Statistics
     exports: Mapping[What, Export]
@@ -167,7 +167,7 @@ class Commands:
         generations: ActiveGenerations,
         prompt_changes: PromptChanges,
         feedback: FeedbackCollector,
-        campaigns: Campaigns,
+        campaigns: CampaignAdmin,
         notifier: Notifier,
         statistics: Statistics,
         exports: Mapping[What, Export],

@@ -1,0 +1,49 @@
+"""The messages of a campaign: what each step says, and how it is sent."""
+
+from bot.core.campaigns import (
+    Campaign,
+    offered,
+)
+from bot.core.events import EventId, RoomId
+from bot.core.outgoing import Anchor, Notice, Outgoing
+from bot.core.polls import Poll
+from bot.errors import Forbidden
+from bot.i18n.texts import Texts
+from bot.replies.notices import Notifier
+
+_PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
+
+
+def message_of(campaign: Campaign, step: int, texts: Texts, root: EventId | None) -> Outgoing:
+    """Return what a step says; people are told of the first, where that is no poll."""
+    question, notifies = campaign.question(step), campaign.notifies and step == 0
+    to = None if root is None else Anchor(root, root)
+    if question is None:
+        return Notice(campaign.message, to, notifies=notifies)
+    if question.kind == "text":
+        text = texts("campaign text", question=question.text)
+        return Notice(text, to, asks=True, notifies=notifies)
+    return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)
+
+
+async def send(
+    notifier: Notifier, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
+) -> EventId:
+    """Send a message of a campaign, once in whatever process.
+
+    Args:
+        notifier: sends it.
+        room_id: the room.
+        outgoing: the message.
+        cause: the campaign, and what else it is sent for.
+        stage: the name that tells it from other messages of that cause.
+
+    Raises:
+        MatrixError: it cannot be sent now, or never.
+    """
+    event_id = await notifier.send_once(
+        room_id, outgoing, cause, f"campaign {stage}", failpoint="campaign", within=_PATIENCE
+    )
+    if event_id is None:
+        raise Forbidden("the bot can no longer speak there")
+    return event_id
