@@ -25,7 +25,7 @@ from bot.core.routing import Policy
 from bot.monitoring.health import Health
 from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
-from bot.replies.completion import Completion
+from bot.replies.completion import Completions
 from bot.replies.context_builder import Contexts, Settings
 from bot.replies.notices import Notifier
 from bot.runtime.broadcast import Broadcast
@@ -192,7 +192,7 @@ class _Campaigns:
 def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> _Campaigns:
     matrix = cast("Matrix", stub)
     settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
-    contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
+    contexts = Contexts(matrix, store, clock, cast("Completions", None), settings)
     notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
     changes, launches = Broadcast(), Broadcast()
     return _Campaigns(

@@ -19,8 +19,7 @@ from bot.monitoring.health import Health
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.ports.model import Model
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.completion import Completions, FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 from bot.runtime.clock import SystemClock
 
@@ -78,9 +77,9 @@ class Asking:
     def __init__(self, matrix: Matrix) -> None:
         self._model = _Listener()
         clock = SystemClock()
-        recourse = FallbackPolicy(clock, Health(clock))
-        self._completion = Completion(cast("Model", self._model), recourse)
-        self._contexts = Contexts(matrix, cast("Store", None), clock, self._completion, _HOW)
+        model = cast("Model", self._model)
+        self._completions = Completions(model, clock, Health(clock), FallbackPolicy())
+        self._contexts = Contexts(matrix, cast("Store", None), clock, self._completions, _HOW)
 
     @property
     def request(self) -> list[dict[str, str]]:
@@ -90,7 +89,7 @@ class Asking:
     async def ask(self, prompt: Prompt) -> None:
         """Make the context, and ask the model with it."""
         context = await self._contexts.of(prompt, _CARD)
-        async for _ in self._completion.ask(context.turns, _CARD).deltas():
+        async for _ in self._completions.begin(context.turns, _CARD).stream():
             pass
 
 

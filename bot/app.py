@@ -48,8 +48,7 @@ from bot.ports.matrix import Matrix
 from bot.ports.model import Model
 from bot.ports.statistics import Export, Statistics
 from bot.process import Signals, freeze_garbage_collector, run_until_signalled
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.completion import Completions, FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations
@@ -234,9 +233,10 @@ def assemble(
     """Build the assistant from its ports."""
     texts, admins = speak(how.context.language), how.policy.admins
     intent_resolver = IntentResolver(matrix, clock, how.policy)
-    completion = Completion(model, FallbackPolicy(clock, health, how.fallback, how.queue_timeout))
-    contexts = Contexts(matrix, store, clock, completion, how.context)
-    responder = Responder(matrix=matrix, contexts=contexts, completion=completion)
+    policy = FallbackPolicy(how.fallback, how.queue_timeout)
+    completions = Completions(model, clock, health, policy)
+    contexts = Contexts(matrix, store, clock, completions, how.context)
+    responder = Responder(matrix=matrix, contexts=contexts, completions=completions)
     notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
     generations = ActiveGenerations(
         Replying(matrix, store, clock, how.pace, health),

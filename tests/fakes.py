@@ -104,7 +104,7 @@ from bot.ports.feedback import Opinions
 from bot.ports.ledger import Choices, Claim, Exchange, UndecryptedEvent, Unheeded
 from bot.ports.matrix import ReadableEvent
 from bot.ports.statistics import Export
-from bot.replies.completion import Completion
+from bot.replies.completion import Completions
 from bot.replies.context_builder import Contexts, Settings
 from bot.replies.delivery import Pace
 from bot.replies.notices import Notifier
@@ -1383,7 +1383,7 @@ CATALOGUE = Catalogue([SMALL, LARGE])
 def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifier:
     """Return what sends notices, for a test of one part; it asks no model."""
     settings = Settings("Sobre.", CATALOGUE, "fr", idle_limit=3600)
-    contexts = Contexts(matrix, store, clock, cast("Completion", None), settings)
+    contexts = Contexts(matrix, store, clock, cast("Completions", None), settings)
     return Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
 
 

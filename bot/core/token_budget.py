@@ -83,7 +83,7 @@ class Calibration:
         ratio = _coarse(_REFUSED * self._ratio(model_id))
         self._used[model_id] = self._averages[model_id] = ratio
 
-    def room(self, card: ModelCard, context_length: int) -> int:
+    def longest_request(self, card: ModelCard, context_length: int) -> int:
         """Return how many characters a request to the model may have, as `size` counts them."""
         tokens = context_length - card.longest_completion(context_length) - _TEMPLATE
         return max(0, floor(tokens * self._ratio(card.id)))

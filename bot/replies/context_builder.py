@@ -11,11 +11,11 @@ from bot.i18n.texts import Language, Texts, speak
 from bot.ports.clock import Clock
 from bot.ports.ledger import Choices, Store
 from bot.ports.matrix import Matrix
-from bot.replies.completion import Completion
+from bot.replies.completion import Completions
 from bot.runtime.retry import retry_until_accepted
 
 _PATIENCE = 600.0  # seconds for which the conversation is asked for
-_ROOMS_READ = 2  # times what the model takes: so much of a conversation is read
+_REQUESTS_READ = 2  # times the longest request: so much of a conversation is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Contexts:
     """Makes contexts; nothing of them is kept but in the Matrix port's memory."""
 
     def __init__(
-        self, matrix: Matrix, store: Store, clock: Clock, completion: Completion, how: Settings
+        self, matrix: Matrix, store: Store, clock: Clock, completions: Completions, how: Settings
     ) -> None:
         self._matrix = matrix
         self._store = store
         self._clock = clock
-        self._completion = completion
+        self._completions = completions
         self._how = how
 
     @property
@@ -92,10 +92,11 @@ class Contexts:
             card: who is asked.
             within: seconds for which the homeserver is asked; None for as long as it takes.
         """
-        idle_limit, room = self._how.idle_limit, self._completion.room(card)
+        idle_limit = self._how.idle_limit
+        longest = _REQUESTS_READ * self._completions.longest_request(card)
 
         def known(said: Sequence[TranscriptMessage]) -> bool:
-            return enough(said, prompt, idle_limit, _ROOMS_READ * room)
+            return enough(said, prompt, idle_limit, longest)
 
         return await retry_until_accepted(
             self._clock, lambda: self._matrix.history(prompt, known), within=within

@@ -1,178 +1,180 @@
-"""One model's quota: while the backend answers 429, who waits, in what order, and who tries."""
+"""Rate limit of one model: after a 429, one queue decides which completion asks next, and when."""
 
-import asyncio
 from bisect import insort
-from typing import Final, Self
+from typing import Final
 
 import structlog
 
 from bot.ports.clock import Clock
+from bot.runtime.broadcast import Broadcast
 from bot.runtime.retry import backoff
 from bot.runtime.waiting import wait_for_event
 
-_FIRST_PAUSE: Final = 2  # of `backoff`: 4 to 6 seconds
-_LONGEST_PAUSE: Final = 60.0  # seconds, where the backend does not say how long
-_SHORTEST_ASKED: Final = 1.0  # seconds, where it does: a hurried backend is no reason to hurry
+_FIRST_PAUSE: Final = 2  # failures for `backoff`: 4 to 6 seconds
+_LONGEST_PAUSE: Final = 60.0  # seconds, if the backend names no time
+_SHORTEST_ASKED: Final = 1.0  # seconds, if it does: requests in quick succession help nobody
 _LONGEST_ASKED: Final = 600.0
-_STEP: Final = 1.0  # seconds from one of the line to the next: a 429 comes sooner than a word
-_ALONE: Final = 10.0  # seconds after which who went alone counts as let in: models think for long
-_REFUSALS: Final = 4  # of who went alone, in a minute or more: a minute's quota is new by then
+_INTERVAL: Final = 1.0  # seconds between two requests of the queue: a 429 comes sooner than a word
+_PROBE_TIME: Final = 10.0  # seconds after which a probe counts as accepted: models think for long
+_MOST_REFUSALS: Final = 4  # of one completion's probes, within some 60 s: a minute's quota is new
 
 log = structlog.get_logger()
 
 
-class Place:
-    """One answer at the gate; `with` keeps its place in the order of arrival, try after try."""
+class Requester:
+    """One completion at a rate limiter; it keeps its order of arrival through all its attempts.
 
-    def __init__(self, gate: "ModelRateLimiter", number: int) -> None:
+    Attributes:
+        number: its order of arrival.
+        pauses_seen: how many pauses the limiter had begun when it was last allowed to ask.
+        refusals: how many of its probes were refused.
+    """
+
+    def __init__(self, limiter: "ModelRateLimiter", number: int) -> None:
         self.number = number
-        self.closings = 0  # of the gate, when it went through last
-        self.refusals = 0  # when it went alone
-        self._gate = gate
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._gate.leave(self)
+        self.pauses_seen = 0
+        self.refusals = 0
+        self._limiter = limiter
 
     @property
-    def rank(self) -> int | None:
-        """1 for the next to go; None for who does not wait."""
-        return self._gate.rank(self)
+    def position(self) -> int | None:
+        """Its position in the queue, from 1 on; None if it does not wait."""
+        return self._limiter.position(self)
 
-    async def turn(self, end: float) -> bool:
-        """Wait until the model may be asked; False where that is not before `end` (monotonic)."""
-        while not self._gate.lets(self):
-            if not self._gate.hopes(end):
+    async def acquire(self, deadline: float) -> bool:
+        """Wait until it may ask; False if that is not before `deadline` (monotonic seconds)."""
+        while not self._limiter.try_acquire(self):
+            if not self._limiter.may_acquire_before(deadline):
                 return False
-            await self._gate.change(self, end)
+            await self._limiter.wait_for_change(self, deadline)
         return True
 
     def answered(self) -> None:
-        """Tell that the model has given its first word."""
-        self._gate.answered(self)
+        """Report the model's first word, or its end without one."""
+        self._limiter.answered(self)
 
     def limited(self, retry_after: float | None) -> None:
-        """Tell that it was 429, with the seconds to wait where the backend has said so."""
-        self._gate.close(self, retry_after)
+        """Report a 429, with the seconds to wait if the backend has named them."""
+        self._limiter.pause(self, retry_after)
 
     def failed(self) -> None:
-        """Tell that something else went wrong, which says nothing of the quota."""
-        self._gate.give_way(self)
+        """Report another failure, which says nothing about the quota."""
+        self._limiter.release(self)
+
+    def leave(self) -> None:
+        """Leave the limiter; the completion asks no more."""
+        self._limiter.remove(self)
 
 
 class ModelRateLimiter:
-    """Lets answers ask one model: all at once, until the backend answers 429; then nobody does.
+    """Decides when completions may ask one model: at any time, until the backend answers 429.
 
-    Albert counts requests and tokens of the minute and the day, and says neither which of them are
-    used up nor when to come back. So there is a pause, and after it the first of the line goes
-    alone. A 429 again begins a longer pause; a word of the model lets the others go, in the order
-    of their arrival: one each second, or sooner where the one before has its first word sooner.
-    The gate is open to all again once nobody waits. Who is refused alone for more than a minute
-    goes to the end of the line: its request may hold more tokens than a minute has.
+    Albert counts requests and tokens per minute and per day. Its 429 names neither the quota that
+    is used up nor the time to come back. So nobody asks for a while, and then the first of the
+    queue asks alone, as a probe. Another 429 begins a longer pause. Once the probe is accepted,
+    the others follow in their order of arrival: one each second, or as soon as the one before has
+    its first word. When the queue is empty, anybody may ask again. If one completion's probes are
+    refused for more than a minute, it goes to the end of the queue: its request may hold more
+    tokens than one minute allows.
     """
 
     def __init__(self, clock: Clock, model_id: str) -> None:
         self._clock = clock
         self._model_id = model_id
         self._arrivals = 0
-        self._line: list[Place] = []  # who waits, in the order of arrival
-        self._shut = False
-        self._closings = 0
-        self._pauses = 0  # in a row
-        self._until = 0.0  # monotonic seconds: when the next may go
-        self._proven = False  # who went alone was let in
-        self._last: Place | None = None  # who went last, and has had no word yet
-        self._changed = asyncio.Event()
+        self._queue: list[Requester] = []  # those that wait, in order of arrival
+        self._limited = False  # only the queue's first may ask
+        self._pauses = 0  # begun so far
+        self._pauses_in_row = 0
+        self._next_at = 0.0  # monotonic seconds: when the queue's first may ask
+        self._accepted = False  # the probe was
+        self._last: Requester | None = None  # the last one to ask, while it has no answer
+        self._changes = Broadcast()
 
-    def place(self) -> Place:
-        """Return the place of one more answer."""
+    def add(self) -> Requester:
+        """Return the requester of one more completion."""
         self._arrivals += 1
-        return Place(self, self._arrivals)
+        return Requester(self, self._arrivals)
 
-    def rank(self, place: Place) -> int | None:
-        """Return where in the line it is, from 1 on; None where it is not."""
-        return self._line.index(place) + 1 if place in self._line else None
+    def position(self, requester: Requester) -> int | None:
+        """Return its position in the queue, from 1 on; None if it is not there."""
+        return self._queue.index(requester) + 1 if requester in self._queue else None
 
-    def lets(self, place: Place) -> bool:
-        """Let it through, or into the line; tell whether it may go."""
-        if self._shut and not self._calls(place):
+    def try_acquire(self, requester: Requester) -> bool:
+        """Return whether it may ask now; if not, it is in the queue."""
+        if self._limited and not self._take_from_queue(requester):
             return False
-        place.closings = self._closings
+        requester.pauses_seen = self._pauses
         return True
 
-    def _calls(self, place: Place) -> bool:
-        """Tell whether it is the one of the line to go now, which it then has left."""
-        if place not in self._line:
-            insort(self._line, place, key=lambda one: one.number)
+    def _take_from_queue(self, requester: Requester) -> bool:
+        """Take it from the queue if it is next and its time has come; else it is put there."""
+        if requester not in self._queue:
+            insort(self._queue, requester, key=lambda one: one.number)
         now = self._clock.monotonic()
-        if self._line[0] is not place or now < self._until:
+        if self._queue[0] is not requester or now < self._next_at:
             return False
-        self._line.remove(place)
-        self._proven = self._proven or self._last is not None
-        self._last, self._until = place, now + (_STEP if self._proven else _ALONE)
-        self._shut = bool(self._line) or not self._proven
-        self._tell()
+        self._queue.remove(requester)
+        self._accepted = self._accepted or self._last is not None
+        self._last = requester
+        self._next_at = now + (_INTERVAL if self._accepted else _PROBE_TIME)
+        self._limited = bool(self._queue) or not self._accepted
+        self._changes.send()
         return True
 
-    def hopes(self, end: float) -> bool:
-        """Tell whether the model may be asked before `end` (monotonic seconds)."""
-        paused = self._until if self._last is None else 0.0
-        return max(self._clock.monotonic(), paused) < end
+    def may_acquire_before(self, deadline: float) -> bool:
+        """Return whether anybody may ask before `deadline` (monotonic seconds)."""
+        paused_until = self._next_at if self._last is None else 0.0
+        return max(self._clock.monotonic(), paused_until) < deadline
 
-    async def change(self, place: Place, end: float) -> None:
-        """Wait until it is worth asking again whether the place may go."""
-        due = min(end, self._until) if self._line[0] is place else end
-        await wait_for_event(self._clock, self._changed, due - self._clock.monotonic())
+    async def wait_for_change(self, requester: Requester, deadline: float) -> None:
+        """Wait until `try_acquire` may have another result."""
+        due = min(deadline, self._next_at) if self._queue[0] is requester else deadline
+        await wait_for_event(self._clock, self._changes.current, due - self._clock.monotonic())
 
-    def answered(self, place: Place) -> None:
-        """Let the next go, if this was the last to go."""
-        if place is self._last:
-            self._proven, self._pauses = True, 0
-            self._shut = bool(self._line)
-            self.give_way(place)
+    def answered(self, requester: Requester) -> None:
+        """Let the next one ask, if this was the last one to ask: the quota has room again."""
+        if requester is self._last:
+            self._accepted, self._pauses_in_row = True, 0
+            self._limited = bool(self._queue)
+            self.release(requester)
 
-    def close(self, place: Place, retry_after: float | None) -> None:
-        """Let nobody through for a while, unless the place had asked before the last pause."""
-        if place.closings < self._closings:
+    def pause(self, requester: Requester, retry_after: float | None) -> None:
+        """Let nobody ask for a while, unless the refused request is older than the last pause."""
+        if requester.pauses_seen < self._pauses:
             return
-        pauses = 0 if self._steps_back(place) else self._pauses
+        earlier = 0 if self._put_last(requester) else self._pauses_in_row
         if retry_after is None:
-            pause = min(backoff(_FIRST_PAUSE + pauses), _LONGEST_PAUSE)
+            seconds = min(backoff(_FIRST_PAUSE + earlier), _LONGEST_PAUSE)
         else:
-            pause = min(max(retry_after, _SHORTEST_ASKED), _LONGEST_ASKED)
-        log.warning("quota used up", model=self._model_id, retry_in=round(pause, 1))
-        self._closings += 1
+            seconds = min(max(retry_after, _SHORTEST_ASKED), _LONGEST_ASKED)
+        log.warning("quota used up", model=self._model_id, retry_in=round(seconds, 1))
         self._pauses += 1
-        self._shut, self._proven, self._last = True, False, None
-        self._until = self._clock.monotonic() + pause
-        self._tell()
+        self._pauses_in_row += 1
+        self._limited, self._accepted, self._last = True, False, None
+        self._next_at = self._clock.monotonic() + seconds
+        self._changes.send()
 
-    def _steps_back(self, place: Place) -> bool:
-        """Tell whether the place is behind all others from now on."""
-        if place is not self._last or self._proven:
+    def _put_last(self, requester: Requester) -> bool:
+        """Put it behind all others if its probes were refused too often; return whether it was."""
+        if requester is not self._last or self._accepted:
             return False
-        place.refusals += 1
-        if place.refusals < _REFUSALS:
+        requester.refusals += 1
+        if requester.refusals < _MOST_REFUSALS:
             return False
         self._arrivals += 1
-        place.number, place.refusals = self._arrivals, 0
+        requester.number, requester.refusals = self._arrivals, 0
         return True
 
-    def give_way(self, place: Place) -> None:
-        """Let the next go, if this was the last to go."""
-        if place is self._last:
-            self._last, self._until = None, self._clock.monotonic()
-            self._tell()
+    def release(self, requester: Requester) -> None:
+        """Let the next one ask at once, if this was the last one to ask."""
+        if requester is self._last:
+            self._last, self._next_at = None, self._clock.monotonic()
+            self._changes.send()
 
-    def leave(self, place: Place) -> None:
-        """Forget it, wherever it is."""
-        if place in self._line:
-            self._line.remove(place)
-            self._tell()
-        self.give_way(place)
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def remove(self, requester: Requester) -> None:
+        """Forget it, whether it waits or has asked."""
+        if requester in self._queue:
+            self._queue.remove(requester)
+            self._changes.send()
+        self.release(requester)

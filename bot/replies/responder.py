@@ -8,7 +8,7 @@ import structlog
 
 from bot.errors import FatalError, MatrixError
 from bot.ports.matrix import Matrix
-from bot.replies.completion import Completion
+from bot.replies.completion import Completions
 from bot.replies.context_builder import Contexts
 from bot.replies.generations import Generation
 
@@ -22,11 +22,11 @@ class Responder:
         restored: set once the prompts that an earlier process left are in line again.
     """
 
-    def __init__(self, *, matrix: Matrix, contexts: Contexts, completion: Completion) -> None:
+    def __init__(self, *, matrix: Matrix, contexts: Contexts, completions: Completions) -> None:
         self.restored = asyncio.Event()
         self._matrix = matrix
         self._contexts = contexts
-        self._completion = completion
+        self._completions = completions
 
     async def answer(self, generation: Generation) -> None:
         """Stream the completion into one reply by editing it.
@@ -68,6 +68,6 @@ class Responder:
             return
         above = self._contexts.remarks(context, chosen.texts)
         await reply.begin(prompt, chosen.card.id, above, generation.remarks)
-        asking = self._completion.ask(context.turns, chosen.card)
-        reply.say(partial(asking.line, chosen.texts))
-        await reply.read(asking.deltas())
+        completion = self._completions.begin(context.turns, chosen.card)
+        reply.say(partial(completion.status, chosen.texts))
+        await reply.read(completion.stream())

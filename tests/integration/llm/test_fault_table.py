@@ -27,8 +27,7 @@ from bot.errors import (
 )
 from bot.llm.client import OpenAIModel
 from bot.monitoring.health import Health
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.completion import Completions, FallbackPolicy
 from tests.deltas import finish_reasons, text_of
 from tests.fakes import FakeClock
 from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
@@ -72,9 +71,9 @@ class Outcome:
         self.health = Health(self.clock)
 
     async def ask(self, model: OpenAIModel) -> None:
-        completion = Completion(model, FallbackPolicy(self.clock, self.health))
+        completions = Completions(model, self.clock, self.health, FallbackPolicy())
         try:
-            async with aclosing(completion.ask(TURNS, CARD).deltas()) as deltas:
+            async with aclosing(completions.begin(TURNS, CARD).stream()) as deltas:
                 async for delta in deltas:
                     self.words += text_of([delta])
                     self.reasons += finish_reasons([delta])

@@ -29,16 +29,16 @@ REPLY = text_turn("assistant", "a" * 184)  # takes 200
 
 class TestTheRoom:
     def test_it_is_what_completion_and_template_leave_at_three_characters_a_token(self) -> None:
-        assert Calibration().room(CARD, 10_000) == 9000 * 3
+        assert Calibration().longest_request(CARD, 10_000) == 9000 * 3
 
     def test_the_completion_leaves_it_half_of_a_small_context(self) -> None:
         card = replace(CARD, max_tokens=2048)
 
-        assert Calibration().room(card, 2048) == (1024 - 128) * 3
+        assert Calibration().longest_request(card, 2048) == (1024 - 128) * 3
 
     @pytest.mark.parametrize("context_length", [1, 256])
     def test_it_is_never_below_nothing(self, context_length: int) -> None:
-        assert Calibration().room(CARD, context_length) == 0
+        assert Calibration().longest_request(CARD, context_length) == 0
 
     @pytest.mark.parametrize(
         ("characters", "tokens", "ratio"),
@@ -60,7 +60,7 @@ class TestTheRoom:
         calibration, rooms = Calibration(), []
         for _ in range(50):
             calibration.learn("m", characters, tokens)
-            rooms.append(calibration.room(CARD, 10_000))
+            rooms.append(calibration.longest_request(CARD, 10_000))
 
         assert rooms[0] == 9000 * 3
         assert rooms[-1] == 9000 * ratio
@@ -71,14 +71,14 @@ class TestTheRoom:
         calibration = Calibration()
         calibration.learn("m", characters, tokens)
 
-        assert calibration.room(CARD, 10_000) == 9000 * 3
+        assert calibration.longest_request(CARD, 10_000) == 9000 * 3
 
     def test_contents_in_turn_do_not_move_it(self) -> None:
         calibration, rooms = Calibration(), set()
         for _ in range(20):
             for characters in (8800, 3200):
                 calibration.learn("m", characters, 2000)
-                rooms.add(calibration.room(CARD, 10_000))
+                rooms.add(calibration.longest_request(CARD, 10_000))
 
         assert rooms == {9000 * 3}
 
@@ -88,13 +88,13 @@ class TestTheRoom:
             calibration.learn("another", 4000, 1000)
         calibration.step_down("a third")
 
-        assert calibration.room(CARD, 10_000) == 9000 * 3
+        assert calibration.longest_request(CARD, 10_000) == 9000 * 3
 
     def test_it_steps_down_to_three_quarters_where_the_backend_refuses(self) -> None:
         calibration, rooms = Calibration(), []
         for _ in range(3):
             calibration.step_down("m")
-            rooms.append(calibration.room(CARD, 10_000))
+            rooms.append(calibration.longest_request(CARD, 10_000))
 
         assert rooms == [9000 * 2.25, 9000 * 1.5, 9000 * 1.5]
 
@@ -103,7 +103,7 @@ class TestTheRoom:
         calibration.step_down("m")
         for _ in range(50):
             calibration.learn("m", 3000, 1000)
-            rooms.append(calibration.room(CARD, 10_000))
+            rooms.append(calibration.longest_request(CARD, 10_000))
 
         assert rooms[0] == 9000 * 2.25
         assert rooms == sorted(rooms)
@@ -120,7 +120,7 @@ class TestTheRoom:
             else:
                 calibration.step_down("m")
 
-        ratio = calibration.room(CARD, 10_000) / 9000
+        ratio = calibration.longest_request(CARD, 10_000) / 9000
         assert 1.5 <= ratio <= 4.5
         assert ratio % 0.25 == 0
 

@@ -10,8 +10,7 @@ from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import size
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
 from bot.monitoring.health import Health
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.completion import Completions, FallbackPolicy
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
 
 SYSTEM = text_turn("system", "Sobre.")
@@ -27,13 +26,13 @@ def talk(turns: int, characters: int = 50) -> list[Turn]:
     return [SYSTEM, *said, text_turn("user", "Et alors ?")]
 
 
-def made(model: FakeModel) -> Completion:
+def made(model: FakeModel) -> Completions:
     clock = FakeClock()
-    return Completion(model, FallbackPolicy(clock, Health(clock)))
+    return Completions(model, clock, Health(clock), FallbackPolicy())
 
 
-async def ask(completion: Completion, turns: Sequence[Turn]) -> list[Delta]:
-    async with aclosing(completion.ask(turns, SMALL).deltas()) as deltas:
+async def ask(completions: Completions, turns: Sequence[Turn]) -> list[Delta]:
+    async with aclosing(completions.begin(turns, SMALL).stream()) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -57,28 +56,28 @@ async def test_turns_of_one_role_are_asked_as_one() -> None:
 
 async def test_the_oldest_turns_leave_where_all_are_too_many() -> None:
     model = FakeModel()
-    completion = made(model)
+    completions = made(model)
     model.length = 2 * (128 + 400)  # tokens, half the completion's: room for 1,200 characters
 
-    await ask(completion, talk(40))
+    await ask(completions, talk(40))
 
     [(first, *kept, last)] = model.requests
     assert (first, last) == (SYSTEM, talk(40)[-1])
     assert kept == talk(40)[-1 - len(kept) : -1]
     assert 0 < len(kept) < 40
     assert kept[0].role == "user"
-    assert size(model.requests[0]) <= completion.room(SMALL) == 1200
+    assert size(model.requests[0]) <= completions.longest_request(SMALL) == 1200
 
 
 async def test_a_prompt_that_is_too_long_by_itself_is_not_asked() -> None:
     model = FakeModel()
-    completion = made(model)
+    completions = made(model)
     prompt = text_turn("user", "x" * 200_000)
 
     with pytest.raises(PromptTooLong) as told:
-        await ask(completion, [SYSTEM, *talk(4), prompt])
+        await ask(completions, [SYSTEM, *talk(4), prompt])
 
-    assert told.value.values == {"n": size([SYSTEM, prompt]) - completion.room(SMALL)}
+    assert told.value.values == {"n": size([SYSTEM, prompt]) - completions.longest_request(SMALL)}
     assert model.requests == []
 
 
@@ -96,16 +95,16 @@ async def test_what_the_backend_counts_teaches_how_much_it_takes(
     characters: int, tokens: int, ratio: float
 ) -> None:
     model = FakeModel(TextDelta("Oui."), UsageDelta(Usage(tokens, 1)), END)
-    completion = made(model)
+    completions = made(model)
     model.length = 10_000 + SMALL.max_tokens + 128
-    other = completion.room(LARGE)
+    other = completions.longest_request(LARGE)
 
     turns = [text_turn("user", "x" * (characters - size([text_turn("user", "")])))]
     for _ in range(30):
-        await ask(completion, turns)
+        await ask(completions, turns)
 
-    assert completion.room(SMALL) == 10_000 * ratio
-    assert completion.room(LARGE) == other
+    assert completions.longest_request(SMALL) == 10_000 * ratio
+    assert completions.longest_request(LARGE) == other
 
 
 class Refusing(FakeModel):
@@ -139,30 +138,30 @@ async def test_a_request_that_the_backend_finds_too_long_is_made_once_more_with_
     turns: int,
 ) -> None:
     model = Refusing(10**6)
-    completion = made(model)
+    completions = made(model)
     model.length = 5000 + SMALL.max_tokens + 128
-    room = completion.room(SMALL)
-    await ask(completion, talk(turns))
+    room = completions.longest_request(SMALL)
+    await ask(completions, talk(turns))
     model.takes = size(model.requests.pop()) - 1
 
-    assert await ask(completion, talk(turns)) == list(model.script)
+    assert await ask(completions, talk(turns)) == list(model.script)
 
     refused, answered = model.requests
     assert answered[0] == SYSTEM
     assert answered[1:] == refused[-len(answered) + 1 :]
-    assert completion.room(SMALL) == room * 3 // 4
+    assert completions.longest_request(SMALL) == room * 3 // 4
 
 
 async def test_a_second_refusal_is_told() -> None:
     model = Refusing(100)
-    completion = made(model)
-    room = completion.room(SMALL)
+    completions = made(model)
+    room = completions.longest_request(SMALL)
 
     with pytest.raises(PromptTooLongForModel):
-        await ask(completion, talk(100))
+        await ask(completions, talk(100))
 
     assert len(model.requests) == 2
-    assert completion.room(SMALL) == room * 3 // 4
+    assert completions.longest_request(SMALL) == room * 3 // 4
 
 
 async def test_a_refusal_is_told_at_once_where_nothing_can_leave() -> None:
@@ -187,21 +186,21 @@ async def test_nothing_is_asked_once_more_after_a_word() -> None:
 async def test_refusals_at_the_same_time_teach_once() -> None:
     gate = asyncio.Event()
     model = FakeModel(gate, TOO_LONG)
-    completion = made(model)
-    room = completion.room(SMALL)
+    completions = made(model)
+    room = completions.longest_request(SMALL)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(3):
-            tasks.create_task(fail(completion))
+            tasks.create_task(fail(completions))
         asyncio.get_running_loop().call_soon(gate.set)
 
     assert len(model.requests) == 3
-    assert completion.room(SMALL) == room * 3 // 4
+    assert completions.longest_request(SMALL) == room * 3 // 4
 
 
-async def fail(completion: Completion) -> None:
+async def fail(completions: Completions) -> None:
     with pytest.raises(PromptTooLongForModel):
-        await ask(completion, talk(0))
+        await ask(completions, talk(0))
 
 
 async def test_a_stream_that_fails_does_so_here_too() -> None:
@@ -213,7 +212,7 @@ async def test_a_stream_that_fails_does_so_here_too() -> None:
 
 async def test_who_stops_listening_closes_the_stream() -> None:
     model = FakeModel(TextDelta("Un"), TextDelta("Deux"), END)
-    stream = made(model).ask(talk(0), SMALL).deltas()
+    stream = made(model).begin(talk(0), SMALL).stream()
 
     assert await anext(stream) == TextDelta("Un")
     await stream.aclose()

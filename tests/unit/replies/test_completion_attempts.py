@@ -37,8 +37,7 @@ from bot.errors import (
     Truncated,
 )
 from bot.i18n.texts import speak
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import Asking, FallbackPolicy
+from bot.replies.completion import CompletionRunner, Completions, FallbackPolicy
 from tests.deltas import text_of
 from tests.fakes import LARGE, SMALL, FakeClock, FakeModel, FakeModels, HeldClock, Script
 
@@ -98,19 +97,19 @@ class Room:
         self.tasks = tasks
         self.running: list[asyncio.Task[None]] = []
 
-    def completion(self, model: FakeModel, patience: float = 120.0) -> Completion:
-        return Completion(model, FallbackPolicy(self.clock, self.counts, patience=patience))
+    def completions(self, model: FakeModel, patience: float = 120.0) -> Completions:
+        return Completions(model, self.clock, self.counts, FallbackPolicy(patience=patience))
 
-    def begin(self, completion: Completion, count: int = 1) -> list[Asking]:
+    def begin(self, completions: Completions, count: int = 1) -> list[CompletionRunner]:
         """Begin to ask so many times, in order."""
-        begun = [completion.ask(PROMPT, SMALL) for _ in range(count)]
-        for number, asking in enumerate(begun, len(self.running)):
-            self.running.append(self.tasks.create_task(self._ask(number, asking)))
+        begun = [completions.begin(PROMPT, SMALL) for _ in range(count)]
+        for number, runner in enumerate(begun, len(self.running)):
+            self.running.append(self.tasks.create_task(self._ask(number, runner)))
         return begun
 
-    async def _ask(self, number: int, asking: Asking) -> None:
+    async def _ask(self, number: int, runner: CompletionRunner) -> None:
         try:
-            await read(asking)
+            await read(runner)
         except CompletionError as error:
             self.failed[number] = error
         else:
@@ -126,8 +125,8 @@ async def room() -> AsyncIterator[Room]:
             task.cancel()
 
 
-async def read(asking: Asking) -> list[Delta]:
-    async with aclosing(asking.deltas()) as deltas:
+async def read(runner: CompletionRunner) -> list[Delta]:
+    async with aclosing(runner.stream()) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -139,13 +138,13 @@ class Quick:
     ) -> None:
         self.clock, self.counts = FakeClock(), Counts()
         self.model = FakeModels(*scripts, other=other)
-        recourse = FallbackPolicy(self.clock, self.counts, fallback)
-        self.completion = Completion(self.model, recourse)
+        policy = FallbackPolicy(fallback)
+        self.completions = Completions(self.model, self.clock, self.counts, policy)
         self.words = ""
 
     async def ask(self, card: ModelCard = SMALL, turns: Sequence[Turn] = PROMPT) -> list[Delta]:
         deltas = []
-        async with aclosing(self.completion.ask(turns, card).deltas()) as stream:
+        async with aclosing(self.completions.begin(turns, card).stream()) as stream:
             async for delta in stream:
                 deltas.append(delta)
                 self.words += text_of([delta])
@@ -241,13 +240,13 @@ async def test_an_empty_completion_is_an_answer() -> None:
 async def test_a_person_who_waits_is_told_that_there_is_another_try(room: Room) -> None:
     gate = asyncio.Event()
     model = FakeModels([ModelUnreachable("refused")], [gate, *ANSWER])
-    [asking] = room.begin(room.completion(model))
+    [runner] = room.begin(room.completions(model))
 
-    assert asking.line(TEXTS) == TEXTS("working")
+    assert runner.status(TEXTS) == TEXTS("working")
     await room.clock.pass_time(0.9)
-    assert asking.line(TEXTS) == TEXTS("trying again")
+    assert runner.status(TEXTS) == TEXTS("trying again")
     await room.clock.pass_time(1)
-    assert asking.line(TEXTS) == TEXTS("trying again")
+    assert runner.status(TEXTS) == TEXTS("trying again")
     gate.set()
     await room.clock.pass_time(0)
     assert room.done == [0]
@@ -258,13 +257,13 @@ async def test_a_person_who_waits_is_told_that_there_is_another_try(room: Room) 
 
 async def test_a_429_holds_everybody_back_and_each_knows_their_place(room: Room) -> None:
     model = FakeModels([ModelLimited("429")])
-    completion = room.completion(model)
-    askings = room.begin(completion)
+    completions = room.completions(model)
+    runners = room.begin(completions)
     await room.clock.pass_time(0)
-    askings += room.begin(completion, 2)
+    runners += room.begin(completions, 2)
     await room.clock.pass_time(3.9)
 
-    assert [one.line(TEXTS) for one in askings] == [
+    assert [one.status(TEXTS) for one in runners] == [
         TEXTS("in demand", place=place) for place in (1, 2, 3)
     ]
     assert len(model.requests) == 1
@@ -275,12 +274,12 @@ async def test_a_429_holds_everybody_back_and_each_knows_their_place(room: Room)
 
 async def test_all_are_answered_in_order_and_few_requests_are_refused(room: Room) -> None:
     model = Quota(room.clock, limit=10)
-    completion = room.completion(model, patience=600)
-    room.begin(completion, 15)
+    completions = room.completions(model, patience=600)
+    room.begin(completions, 15)
     for _ in range(300):
         await room.clock.pass_time(1)
         if len(room.running) < 30:
-            room.begin(completion)
+            room.begin(completions)
 
     assert sorted(room.done) == list(range(30))
     assert room.done[:10] == list(range(10))
@@ -293,7 +292,7 @@ async def test_all_are_answered_in_order_and_few_requests_are_refused(room: Room
 
 async def test_a_quota_of_the_day_is_told_once_patience_ends(room: Room) -> None:
     model = Quota(room.clock, limit=0)
-    room.begin(room.completion(model, patience=60), 5)
+    room.begin(room.completions(model, patience=60), 5)
 
     await room.clock.pass_time(30)
     refused = len(model.refused)
@@ -308,39 +307,39 @@ async def test_a_quota_of_the_day_is_told_once_patience_ends(room: Room) -> None
 
 async def test_who_is_cancelled_in_the_line_leaves_nobody_behind(room: Room) -> None:
     model = FakeModels([ModelLimited("429")])
-    completion = room.completion(model)
-    room.begin(completion)
+    completions = room.completions(model)
+    room.begin(completions)
     await room.clock.pass_time(0)
-    _, last = room.begin(completion, 2)
+    _, last = room.begin(completions, 2)
     await room.clock.pass_time(0)
 
     room.running[0].cancel()
     room.running[1].cancel()
     await room.clock.pass_time(0)
-    assert last.line(TEXTS) == TEXTS("in demand", place=1)
+    assert last.status(TEXTS) == TEXTS("in demand", place=1)
     await room.clock.pass_time(6)
 
     assert room.done == [2]
     assert len(model.requests) == 2
-    assert completion._recourse.gate(SMALL)._line == []
+    assert completions.limiter(SMALL)._queue == []
     assert room.clock._sleepers == {}
 
 
 async def test_one_models_quota_holds_nobody_back_from_another(room: Room) -> None:
     model = FakeModels([ModelLimited("429")])
-    completion = room.completion(model)
-    room.begin(completion)
+    completions = room.completions(model)
+    room.begin(completions)
     await room.clock.pass_time(0)
 
-    assert await read(completion.ask(PROMPT, LARGE)) == list(ANSWER)
+    assert await read(completions.begin(PROMPT, LARGE)) == list(ANSWER)
 
 
 async def test_a_503_holds_nobody_back(room: Room) -> None:
     model = FakeModels([ModelBusy("503", 10.0)])
-    completion = room.completion(model)
-    room.begin(completion)
+    completions = room.completions(model)
+    room.begin(completions)
     await room.clock.pass_time(0)
-    room.begin(completion)
+    room.begin(completions)
     await room.clock.pass_time(0)
 
     assert room.done == [1]

@@ -14,8 +14,7 @@ from bot.errors import Forbidden, HomeserverUnreachable
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports.ledger import Choices
-from bot.replies.completion import Completion
-from bot.replies.completion_attempts import FallbackPolicy
+from bot.replies.completion import Completions, FallbackPolicy
 from bot.replies.context_builder import Contexts, Settings
 from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import AGENT, BOT, COLLEAGUE, edit_event, message, prompt
@@ -215,8 +214,9 @@ class Parts:
 
     def contexts(self) -> Contexts:
         settings = Settings("Sobre.", Catalogue([SMALL, LARGE]), "fr", idle_limit=3600)
-        completion = Completion(self.model, FallbackPolicy(self.clock, Health(self.clock)))
-        return Contexts(self.matrix, self.store, self.clock, completion, settings)
+        health, policy = Health(self.clock), FallbackPolicy()
+        completions = Completions(self.model, self.clock, health, policy)
+        return Contexts(self.matrix, self.store, self.clock, completions, settings)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The gate of one model: who may ask it after a 429, when, and in what order."""
+"""The limiter of one model: who may ask it after a 429, when, and in what order."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,37 +6,39 @@ from math import inf
 
 import pytest
 
-from bot.replies.rate_limit import ModelRateLimiter, Place
+from bot.replies.rate_limit import ModelRateLimiter, Requester
 from tests.fakes import HeldClock
 
 
 class Crowd:
-    """Answers at one gate: each asks when it is let through, and does as the story says then."""
+    """Completions at one limiter: each asks as soon as it may, then does as the story says."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.clock = HeldClock()
-        self.gate = ModelRateLimiter(self.clock, "small")
+        self.limiter = ModelRateLimiter(self.clock, "small")
         self.went: list[str] = []
         self.vain: list[str] = []
         self.waiting: dict[str, asyncio.Task[None]] = {}
         self._tasks = tasks
 
     async def come(self, *names: str, patience: float = inf) -> None:
-        """Let each come to the gate, one after the other."""
+        """Let each come to the limiter, one after the other."""
         for name in names:
-            await self.wait(name, self.gate.place(), patience)
+            await self.wait(name, self.limiter.add(), patience)
 
-    async def wait(self, name: str, place: Place, patience: float = inf) -> None:
-        self.waiting[name] = self._tasks.create_task(self._wait(name, place, patience))
+    async def wait(self, name: str, requester: Requester, patience: float = inf) -> None:
+        self.waiting[name] = self._tasks.create_task(self._wait(name, requester, patience))
         await self.clock.pass_time(0)
 
-    async def _wait(self, name: str, place: Place, patience: float) -> None:
-        with place:
-            if await place.turn(self.clock.time + patience):
+    async def _wait(self, name: str, requester: Requester, patience: float) -> None:
+        try:
+            if await requester.acquire(self.clock.time + patience):
                 self.went.append(name)
                 await asyncio.Event().wait()  # it has asked, and no word has come
             else:
                 self.vain.append(name)
+        finally:
+            requester.leave()
 
     async def leave(self, *names: str) -> None:
         for name in names:
@@ -56,21 +58,21 @@ async def crowd() -> AsyncIterator[Crowd]:
         made.end()
 
 
-def passed(gate: ModelRateLimiter) -> Place:
-    """Return the place of an answer that has gone through."""
-    place = gate.place()
-    assert gate.lets(place)
-    return place
+def passed(limiter: ModelRateLimiter) -> Requester:
+    """Return a requester that has asked."""
+    requester = limiter.add()
+    assert limiter.try_acquire(requester)
+    return requester
 
 
-async def test_an_open_gate_lets_everybody_through_at_once(crowd: Crowd) -> None:
+async def test_without_a_limit_everybody_may_ask_at_once(crowd: Crowd) -> None:
     await crowd.come("Anne", "Bruno", "Chloé")
 
     assert crowd.went == ["Anne", "Bruno", "Chloé"]
 
 
 async def test_nobody_goes_before_the_pause_is_over_and_then_one_alone(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(None)
+    passed(crowd.limiter).limited(None)
     await crowd.come("Anne", "Bruno")
 
     await crowd.clock.pass_time(3.9)
@@ -84,7 +86,7 @@ async def test_nobody_goes_before_the_pause_is_over_and_then_one_alone(crowd: Cr
 async def test_who_goes_alone_and_is_not_refused_for_ten_seconds_was_let_in(
     crowd: Crowd,
 ) -> None:
-    passed(crowd.gate).limited(0.0)
+    passed(crowd.limiter).limited(0.0)
     await crowd.come("Anne", "Bruno", "Chloé")
 
     await crowd.clock.pass_time(10.9)
@@ -99,30 +101,30 @@ async def test_who_goes_alone_and_is_not_refused_for_ten_seconds_was_let_in(
 async def test_who_is_refused_alone_for_more_than_a_minute_lets_the_others_try_first(
     crowd: Crowd,
 ) -> None:
-    greedy = passed(crowd.gate)
+    greedy = passed(crowd.limiter)
     greedy.limited(None)
     begun = crowd.clock.time
     await crowd.come("modest")
     for _ in range(4):
-        while not crowd.gate.lets(greedy):
-            assert greedy.rank == 1
+        while not crowd.limiter.try_acquire(greedy):
+            assert greedy.position == 1
             await crowd.clock.pass_time(0.5)
         greedy.limited(None)
 
     assert crowd.clock.time - begun >= 60
-    assert not crowd.gate.lets(greedy)
-    assert greedy.rank == 2
+    assert not crowd.limiter.try_acquire(greedy)
+    assert greedy.position == 2
     await crowd.clock.pass_time(6)
     assert crowd.went == ["modest"]
 
 
 async def test_a_word_lets_the_others_go_in_order_and_then_anybody(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(None)
-    first = crowd.gate.place()
-    assert not crowd.gate.lets(first)
+    passed(crowd.limiter).limited(None)
+    first = crowd.limiter.add()
+    assert not crowd.limiter.try_acquire(first)
     await crowd.come("Anne", "Bruno")
     await crowd.clock.pass_time(6)
-    assert crowd.gate.lets(first)
+    assert crowd.limiter.try_acquire(first)
 
     first.answered()
     await crowd.clock.pass_time(0)
@@ -136,26 +138,26 @@ async def test_a_word_lets_the_others_go_in_order_and_then_anybody(crowd: Crowd)
 
 
 async def test_who_has_a_word_within_the_second_lets_the_next_go_at_once(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(0.0)
-    places = [crowd.gate.place() for _ in range(5)]
-    assert not any(crowd.gate.lets(place) for place in places)
+    passed(crowd.limiter).limited(0.0)
+    requesters = [crowd.limiter.add() for _ in range(5)]
+    assert not any(crowd.limiter.try_acquire(requester) for requester in requesters)
     await crowd.clock.pass_time(1)
 
-    for place in places:
-        assert crowd.gate.lets(place)
-        place.answered()
+    for requester in requesters:
+        assert crowd.limiter.try_acquire(requester)
+        requester.answered()
 
-    assert crowd.gate.lets(crowd.gate.place())
+    assert crowd.limiter.try_acquire(crowd.limiter.add())
 
 
 async def test_each_429_in_a_row_makes_the_pause_longer_up_to_a_minute(crowd: Crowd) -> None:
-    gate, clock, pauses = crowd.gate, crowd.clock, list[float]()
-    place = passed(gate)
+    limiter, clock, pauses = crowd.limiter, crowd.clock, list[float]()
+    requester = passed(limiter)
     for _ in range(8):
-        place.limited(None)
-        place = gate.place()
+        requester.limited(None)
+        requester = limiter.add()
         begun = clock.time
-        while not gate.lets(place):
+        while not limiter.try_acquire(requester):
             await clock.pass_time(0.1)
         pauses.append(clock.time - begun)
 
@@ -164,24 +166,24 @@ async def test_each_429_in_a_row_makes_the_pause_longer_up_to_a_minute(crowd: Cr
 
 
 async def test_a_word_makes_the_next_pause_short_again(crowd: Crowd) -> None:
-    place = passed(crowd.gate)
+    requester = passed(crowd.limiter)
     for _ in range(3):
-        place.limited(None)
+        requester.limited(None)
         await crowd.clock.pass_time(60)
-        assert crowd.gate.lets(place)
-    place.answered()
+        assert crowd.limiter.try_acquire(requester)
+    requester.answered()
 
-    passed(crowd.gate).limited(None)
+    passed(crowd.limiter).limited(None)
     await crowd.clock.pass_time(6)
 
-    assert crowd.gate.lets(place)
+    assert crowd.limiter.try_acquire(requester)
 
 
 @pytest.mark.parametrize(("asked", "pause"), [(0.0, 1), (7.0, 7), (90.0, 90), (86_400.0, 600)])
 async def test_the_backend_may_say_how_long_the_pause_is(
     crowd: Crowd, asked: float, pause: float
 ) -> None:
-    passed(crowd.gate).limited(asked)
+    passed(crowd.limiter).limited(asked)
     await crowd.come("Anne")
 
     await crowd.clock.pass_time(pause - 0.1)
@@ -191,30 +193,33 @@ async def test_the_backend_may_say_how_long_the_pause_is(
 
 
 async def test_many_429_of_one_moment_are_one_pause(crowd: Crowd) -> None:
-    places = [passed(crowd.gate) for _ in range(20)]
-    for place in places:
-        place.limited(None)
+    requesters = [passed(crowd.limiter) for _ in range(20)]
+    for requester in requesters:
+        requester.limited(None)
     await crowd.clock.pass_time(6)
 
-    assert [crowd.gate.lets(place) for place in places] == [True, *[False] * 19]
+    assert [crowd.limiter.try_acquire(requester) for requester in requesters] == [
+        True,
+        *[False] * 19,
+    ]
 
 
 async def test_who_came_first_goes_first_whoever_was_told_first(crowd: Crowd) -> None:
-    early, late = passed(crowd.gate), passed(crowd.gate)
+    early, late = passed(crowd.limiter), passed(crowd.limiter)
     late.limited(None)
     await crowd.wait("late", late)
     await crowd.come("newcomer")
-    assert late.rank == 1
+    assert late.position == 1
     early.limited(None)
     await crowd.wait("early", early)
 
-    assert (early.rank, late.rank) == (1, 2)
+    assert (early.position, late.position) == (1, 2)
     await crowd.clock.pass_time(6)
     assert crowd.went == ["early"]
 
 
 async def test_who_goes_alone_and_gives_up_lets_the_next_try(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(None)
+    passed(crowd.limiter).limited(None)
     await crowd.come("Anne", "Bruno", "Chloé")
     await crowd.clock.pass_time(6)
 
@@ -225,49 +230,48 @@ async def test_who_goes_alone_and_gives_up_lets_the_next_try(crowd: Crowd) -> No
 
 
 async def test_another_failure_lets_the_next_try_and_keeps_the_place(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(None)
-    first = crowd.gate.place()
-    assert not crowd.gate.lets(first)
+    passed(crowd.limiter).limited(None)
+    first = crowd.limiter.add()
+    assert not crowd.limiter.try_acquire(first)
     await crowd.come("Anne", "Bruno")
     await crowd.clock.pass_time(6)
-    assert crowd.gate.lets(first)
+    assert crowd.limiter.try_acquire(first)
 
     first.failed()
     await crowd.clock.pass_time(0)
 
     assert crowd.went == ["Anne"]
-    assert not crowd.gate.lets(first)
-    assert first.rank == 1
+    assert not crowd.limiter.try_acquire(first)
+    assert first.position == 1
 
 
 async def test_places_follow_from_who_leaves_and_nobody_stays_behind(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(None)
+    passed(crowd.limiter).limited(None)
     await crowd.come("Anne", "Bruno")
-    last = crowd.gate.place()
-    assert not crowd.gate.lets(last)
-    ranks = [last.rank]
+    last = crowd.limiter.add()
+    assert not crowd.limiter.try_acquire(last)
+    positions = [last.position]
 
     await crowd.leave("Anne")
-    ranks.append(last.rank)
+    positions.append(last.position)
     await crowd.leave("Bruno")
-    ranks.append(last.rank)
-    with last:
-        pass
-    ranks.append(last.rank)
+    positions.append(last.position)
+    last.leave()
+    positions.append(last.position)
 
-    assert ranks == [3, 2, 1, None]
-    assert crowd.gate._line == []
+    assert positions == [3, 2, 1, None]
+    assert crowd.limiter._queue == []
     await crowd.clock.pass_time(6)
-    assert crowd.gate.lets(crowd.gate.place())
+    assert crowd.limiter.try_acquire(crowd.limiter.add())
 
 
 async def test_patience_ends(crowd: Crowd) -> None:
-    place = passed(crowd.gate)
-    place.limited(None)
-    assert not crowd.gate.lets(place)
+    requester = passed(crowd.limiter)
+    requester.limited(None)
+    assert not crowd.limiter.try_acquire(requester)
     await crowd.come("Anne", patience=15)
     await crowd.clock.pass_time(6)
-    assert crowd.gate.lets(place)  # and has no answer for long
+    assert crowd.limiter.try_acquire(requester)  # and has no answer for long
 
     await crowd.clock.pass_time(8.9)
     assert crowd.vain == []
@@ -276,7 +280,7 @@ async def test_patience_ends(crowd: Crowd) -> None:
 
 
 async def test_who_would_wait_in_vain_is_told_at_once(crowd: Crowd) -> None:
-    passed(crowd.gate).limited(300.0)
+    passed(crowd.limiter).limited(300.0)
 
     await crowd.come("Anne", patience=299)
     await crowd.come("Bruno", patience=301)
