@@ -48,20 +48,20 @@ class _Line:
     def queue(self) -> None:
         """Let one more ticket come."""
         conversation = Conversation(RoomId("!another:x"), None)
-        self._answers.lanes.queue(conversation, UserId("@another:x"))
+        self._answers.scheduler.queue(conversation, UserId("@another:x"))
 
     def last_place(self) -> int | None:
         """Return the place of who came last."""
-        return self._open[-1].ticket.place
+        return self._open[-1].slot.rank
 
     def places(self) -> list[int | None]:
         """Return everybody's place."""
-        return [one.ticket.place for one in self._open]
+        return [one.slot.rank for one in self._open]
 
     def end(self) -> None:
         """End one answer: the next in the line gets its turn."""
-        holds = self._answers.lanes.holds
-        next(one.ticket for one in self._open if holds(one.ticket)).drop()
+        holds = self._answers.scheduler.holds
+        next(one.slot for one in self._open if holds(one.slot)).drop()
 
 
 def _spent(work: Callable[[], object]) -> float:

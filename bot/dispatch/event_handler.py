@@ -109,7 +109,7 @@ class EventHandler:
         intent = self._usage_limits.admit(intent, left, late=bool(remarks))
         if isinstance(intent, Welcome):
             lane = Conversation(intent.room_id, None)
-            slot = self._generations.lanes.queue(lane, self._matrix.user_id, free=True)
+            slot = self._generations.scheduler.queue(lane, self._matrix.user_id, free=True)
             work: Work = partial(self._perform_in, slot, intent)
         elif isinstance(intent, Answer):
             begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
@@ -138,9 +138,9 @@ class EventHandler:
             case HandleRedaction(redaction):
                 self._prompt_changes.let_go(redaction)
             case Run(prompt):
-                self._generations.part(prompt.conversation)
+                self._generations.complete(prompt.conversation)
             case Stop(reaction):
-                self._generations.part_of(reaction.room_id, reaction.target)
+                self._generations.complete_of(reaction.room_id, reaction.target)
             case HandleEdit(edit) if again := self._prompt_changes.restart(edit):
                 return partial(_wait, again)  # until then the edit is unfinished as well
         if isinstance(intent, Run | Comment | Rate | RecordVote | HandleEdit):

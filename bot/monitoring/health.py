@@ -18,13 +18,13 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Queue:
     """The prompts that are not answered yet.
 
     Attributes:
-        waiting: how many wait for their turn.
+        waiting: how many wait for a slot.
         oldest_wait: seconds for which the first of them has waited.
-        running: how many have their turn.
+        running: how many have a slot.
     """
 
     waiting: int = 0
@@ -48,7 +48,7 @@ class Health:
     clock: Clock
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     version: str = "unknown"
-    _line: Callable[[], Line] = field(default=Line, init=False)
+    _queue: Callable[[], Queue] = field(default=Queue, init=False)
     _starting: bool = field(default=True, init=False)
     ledger_works: bool = field(default=True, init=False)
 
@@ -57,9 +57,9 @@ class Health:
         self._metrics = Metrics(self.registry, self.version)
         self._metrics.sync_age.set_function(lambda: self.sync_age)
         self._metrics.ledger_up.set_function(lambda: self.ledger_works)
-        self._metrics.waiting.set_function(lambda: self._line().waiting)
-        self._metrics.oldest_wait.set_function(lambda: self._line().oldest_wait)
-        self._metrics.running.set_function(lambda: self._line().running)
+        self._metrics.waiting.set_function(lambda: self._queue().waiting)
+        self._metrics.oldest_wait.set_function(lambda: self._queue().oldest_wait)
+        self._metrics.running.set_function(lambda: self._queue().running)
 
     # How the bot is.
 
@@ -101,7 +101,7 @@ class Health:
                 self._tell()
 
     def _tell(self) -> None:
-        line = self._line()
+        queue = self._queue()
         log.info(
             "health",
             failing=self.failing,
@@ -110,9 +110,9 @@ class Health:
             undecryptable=int(self.figure("assistant_messages_undecryptable_total")),
             limited=int(self.figure("assistant_homeserver_rate_limited_total")),
             replies=int(self.figure("assistant_reply_seconds_count")),
-            waiting=line.waiting,
-            oldest_wait=round(line.oldest_wait, 1),
-            running=line.running,
+            waiting=queue.waiting,
+            oldest_wait=round(queue.oldest_wait, 1),
+            running=queue.running,
         )
 
     # The homeserver.
@@ -140,9 +140,9 @@ class Health:
 
     # Prompts and replies.
 
-    def ask(self, line: Callable[[], Line]) -> None:
-        """Ask there, whenever somebody wants to know, how many wait."""
-        self._line = line
+    def watch_queue(self, queue: Callable[[], Queue]) -> None:
+        """Call `queue` whenever the figures of the queue are wanted."""
+        self._queue = queue
 
     def admitted(self, kind: str) -> None:
         """Count an event that the ledger did not know, by the name of its class."""

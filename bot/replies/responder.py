@@ -44,7 +44,7 @@ class Responder:
             reply.speak(chosen.texts)
             if not await generation.wait(chosen.texts):
                 return
-            await slot.enter_async_context(generation.ticket)
+            await slot.enter_async_context(generation.slot)
             await self.restored.wait()  # another message of the prompt may still come
             while not await reply.settled():
                 reply.restarted()

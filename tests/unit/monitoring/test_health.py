@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.errors import ModelLimited
-from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health, Line
+from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health, Queue
 from tests.fakes import FakeClock
 
 MODEL = "openai/gpt-oss-120b"
@@ -40,7 +40,7 @@ async def test_the_log_is_told_how_things_stand_every_ten_minutes() -> None:
     clock = FakeClock()
     health = Health(clock)
     health.decrypted()
-    health.ask(lambda: Line(waiting=2, oldest_wait=7.04, running=1))
+    health.watch_queue(lambda: Queue(waiting=2, oldest_wait=7.04, running=1))
 
     with capture_logs() as logs:
         await asyncio.wait_for(health.watch(), 5)
@@ -170,14 +170,14 @@ def test_a_reply_is_measured_in_seconds_edits_and_events() -> None:
 
 
 def test_how_many_wait_is_asked_when_somebody_wants_to_know() -> None:
-    health, lines = Health(FakeClock()), [Line(), Line(3, 40.5, 20)]
-    health.ask(lambda: lines[-1])
+    health, queues = Health(FakeClock()), [Queue(), Queue(3, 40.5, 20)]
+    health.watch_queue(lambda: queues[-1])
 
     assert health.figure("assistant_prompts_waiting") == 3
     assert health.figure("assistant_prompts_oldest_wait_seconds") == 40.5
     assert health.figure("assistant_replies_running") == 20
 
-    lines.pop()
+    queues.pop()
 
     assert health.figure("assistant_prompts_waiting") == 0
 
