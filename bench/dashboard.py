@@ -15,7 +15,7 @@ from typing_extensions import override
 from bench import visitors
 from bench.rows import Row, table
 from bench.turns import Turns
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import ReplyMetadata
 from bot.dashboard.server import application

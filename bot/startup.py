@@ -11,7 +11,8 @@ from typing import Final
 
 import structlog
 
-from bot.config.settings import Config, MatrixSettings
+from bot.config.sections import MatrixSettings
+from bot.config.settings import Config
 from bot.core.model_catalog import Catalogue
 from bot.core.routing import is_allowed
 from bot.errors import CompletionError, StoreError

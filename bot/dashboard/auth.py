@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from bot.config.settings import DashboardSettings, is_loopback
+from bot.config.sections import DashboardSettings, is_loopback
 from bot.core.bounded import BoundedDict
 from bot.ports.clock import Clock
 

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.core.statistics import PARTS, Figures, Only, Step, by
 from bot.dashboard.auth import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
 from bot.dashboard.files import FRESH_SECONDS, File

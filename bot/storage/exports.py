@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from bot.core.export_format import What
 from bot.ports.statistics import Export
-from bot.storage.campaigns import ANSWER_COLUMNS, SqlCampaigns
-from bot.storage.feedback import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS, SqlFeedback
+from bot.storage.campaign_answers import ANSWER_COLUMNS
+from bot.storage.campaigns import SqlCampaigns
+from bot.storage.comments import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS
+from bot.storage.feedback import SqlFeedback
 
 
 def exports(opinions: SqlFeedback, campaigns: SqlCampaigns) -> Mapping[What, Export]:

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.core.statistics import Group
 from bot.dashboard.server import serve as serve_dashboard
 from bot.monitoring.health import Health

@@ -14,7 +14,7 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from typing_extensions import override
 
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.dashboard.server import application
 from bot.monitoring.health import Health
 from bot.storage.ledger import SqlStore

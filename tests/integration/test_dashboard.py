@@ -15,7 +15,7 @@ from aiohttp.web import Application, Request
 from multidict import CIMultiDict
 from typing_extensions import override
 
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import Rating, ReplyMetadata
 from bot.core.statistics import (

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from bot.config.settings import DashboardSettings
+from bot.config.sections import DashboardSettings
 from bot.dashboard.auth import Access
 from tests.fakes import FakeClock
 
