@@ -106,12 +106,13 @@ def test_each_step_of_the_identity_is_reached_once() -> None:
 def writers(tree: ast.Module) -> set[str]:
     """Return the functions that write to the ledger, or call one that does.
 
-    They are those of a module, and of the modules from which it imports queries.
+    They are those of a module, and of the modules from which it has queries or a base class.
     """
+    parts = ("_queries", ".comments", ".campaign_answers")
     queries = [
         ast.parse((BOT.parent / f"{one.module.replace('.', '/')}.py").read_text("utf-8"))
         for one in ast.walk(tree)
-        if isinstance(one, ast.ImportFrom) and one.module and one.module.endswith("_queries")
+        if isinstance(one, ast.ImportFrom) and one.module and one.module.endswith(parts)
     ]
     calls = {
         one.name: [call.func for call in ast.walk(one) if isinstance(call, ast.Call)]
