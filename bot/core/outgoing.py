@@ -1,4 +1,4 @@
-"""Messages that the bot sends, their place in the outbox, and their transaction ids."""
+"""Messages that the bot sends, their form in the outbox, and their transaction ids."""
 
 import hashlib
 from collections.abc import Mapping

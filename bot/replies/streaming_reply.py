@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import structlog
 
@@ -29,31 +28,11 @@ from bot.replies.final_version import FinalVersion
 from bot.replies.lifecycle import ReplyLifecycle
 from bot.replies.live_edits import LiveEdits
 from bot.replies.outbox import Outbox
+from bot.replies.outcome import Outcome
 from bot.replies.reply_messages import ReplyMessages
 from bot.replies.reply_text import ReplyText
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a reply that stands came about; None for what only an earlier process knew.
-
-    Attributes:
-        whole: whether the model came to its end.
-        model: id of the model that answered.
-        first_words: seconds from the prompt until words of the model were visible.
-        seconds: seconds from the prompt until the whole reply was visible.
-        characters: length of the model's text.
-        usage: the backend's count.
-    """
-
-    whole: bool
-    model: str | None = None
-    first_words: float | None = None
-    seconds: float | None = None
-    characters: int | None = None
-    usage: Usage | None = None
 
 
 class StreamingReply:
@@ -323,18 +302,18 @@ class StreamingReply:
             text = await self._final.complete()
             if text is not None:
                 with costing_nothing():
-                    self._tell(text)
+                    self._report(text)
 
-    def _tell(self, text: str) -> None:
-        """Report how the reply went, to the log and the metrics."""
-        usage, edits, events = self.usage, self._edits.count, self._delivery.sent_events
+    def _report(self, text: str) -> None:
+        """Report the reply to the log and the metrics, and keep its outcome."""
+        edits, events = self._edits.count, self._delivery.sent_events
         log.info(
             "reply sent",
             parts=len(self.event_ids),
             edits=edits,
             events=events,
             characters=len(text),
-            tokens=usage.completion_tokens if usage else None,
+            tokens=self.usage.completion_tokens if self.usage else None,
         )
         seconds = self._to.clock.monotonic() - self._messages.begun_at
         self._to.health.replied(seconds, edits, events)
@@ -344,5 +323,5 @@ class StreamingReply:
             first_words=self._messages.first_words,
             seconds=seconds,
             characters=len(text),
-            usage=usage,
+            usage=self.usage,
         )
