@@ -1,1 +1,1 @@
-"""The configuration: settings, their types, and where they are read from."""
+"""The configuration: settings, their types, and the sources they are read from."""

@@ -58,7 +58,7 @@ class ChoiceSettings(Section):
         32_000,
         gt=0,
         le=MOST_TOKENS,
-        description="tokens of request and completion, where /models does not say",
+        description="tokens of request and completion together, if /models does not say",
     )
     max_tokens: int = Field(
         2048, gt=0, le=MOST_TOKENS, description="longest completion, in tokens"
@@ -68,7 +68,7 @@ class ChoiceSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _leaves_room(self) -> Self:
+    def _has_tokens_for_request(self) -> Self:
         if self.context_length <= self.max_tokens:
             expected = "context_length must be more than max_tokens, a part of it"
             raise PydanticCustomError("room", expected)
@@ -89,16 +89,16 @@ class ChoiceSettings(Section):
 class ModelSettings(ChoiceSettings):
     """The backend that speaks the OpenAI API, its default model, and others to choose."""
 
-    base_url: Endpoint = Field(description="what stands before /chat/completions, often …/v1")
+    base_url: Endpoint = Field(description="the URL before /chat/completions, often …/v1")
     api_key: Bearer = Field(None, description="the bearer token; local servers often need none")
     choices: Keyed[ChoiceSettings] = Field(
         {}, description="further models, by the key with which people choose them"
     )
     fallback: Text | None = Field(
-        None, description="key of the model that answers where the one chosen cannot"
+        None, description="key of the model that answers if the chosen one cannot"
     )
-    system_prompt: str = Field(_SYSTEM_PROMPT, description="what the model is told first")
-    connect_timeout: Seconds = Field(5.0, description="seconds for the connection to stand")
+    system_prompt: str = Field(_SYSTEM_PROMPT, description="the system prompt")
+    connect_timeout: Seconds = Field(5.0, description="seconds to open a connection")
     stall_timeout: Seconds = Field(30.0, description="seconds without a byte before giving up")
     queue_timeout: Seconds = Field(
         120.0, description="seconds for which an answer waits while a quota is used up"
@@ -109,7 +109,7 @@ class ModelSettings(ChoiceSettings):
     )
 
     @model_validator(mode="after")
-    def _told_apart(self) -> Self:
+    def _has_distinct_models(self) -> Self:
         cards = list(self.catalogue())
         if min(len({card.id for card in cards}), len({card.key for card in cards})) < len(cards):
             expected = "each model must have a name, and a key, that no other one has"
@@ -120,7 +120,7 @@ class ModelSettings(ChoiceSettings):
     @classmethod
     def _known(cls, fallback: str | None, info: ValidationInfo) -> str | None:
         if fallback is None or not {"name", "choices"} <= info.data.keys():
-            return fallback  # a fault in these is told already
+            return fallback  # a fault in these is reported already
         keys = [_key(info.data["name"]), *info.data["choices"]]
         if fallback not in keys:
             expected = "must be the key of a model: {keys}"
@@ -128,18 +128,18 @@ class ModelSettings(ChoiceSettings):
         return fallback
 
     def catalogue(self) -> Catalogue:
-        """Return all models; the default's key is the end of its id, as a key is written."""
+        """Return all models; the default model's key is made from the end of its id."""
         choices = [choice.card(key) for key, choice in self.choices.items()]
         return Catalogue([self.card(_key(self.name)), *choices])
 
     @property
     def fallback_card(self) -> ModelCard | None:
-        """The model that answers where the one chosen cannot, None for none."""
+        """The model that answers if the chosen one cannot; None for none."""
         return next((card for card in self.catalogue() if card.key == self.fallback), None)
 
     @property
     def system_prompt_version(self) -> str:
-        """Eight hexadecimal digits that change with the system prompt."""
+        """Eight hexadecimal digits that depend on the system prompt."""
         return sha256(self.system_prompt.encode()).hexdigest()[:8]
 
 

@@ -13,7 +13,7 @@ from bot.config.types import (
 
 
 class Section(BaseModel):
-    """What all sections have in common: no unknown keys, no change, no value in a message."""
+    """The base of all sections: no unknown keys, no later change, no value in an error message."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False

@@ -58,23 +58,23 @@ class MatrixSettings(Section):
         description='servers whose people are answered: names, or "*." and a suffix',
     )
     admins: MatrixIds = Field(
-        (), description="full Matrix ids of those who administer the bot, in a room of their own"
+        (), description="full Matrix ids of the people who administer the bot, in the admin room"
     )
     bots: MatrixIds = Field((), description="full Matrix ids of bots, which are never answered")
     encrypt_to: Literal["all", "signed"] = Field(
         "all", description="devices that can read the bot: all, or those their owner has signed"
     )
     avatar: Literal["auto", "keep"] = Field(
-        "auto", description="whether the account gets the assistant's avatar where it has none"
+        "auto", description="whether the account gets the assistant's avatar if it has none"
     )
     history_on_invite: bool = Field(
         default=False,
-        description="whether keys of what was said before are taken from who invites the bot",
+        description="whether keys of earlier messages are taken from whoever invites the bot",
     )
     recovery_key_file: Path | None = Field(
         None,
-        description="new file for the account's recovery key, which another disk needs; null for"
-        " the terminal",
+        description="new file for the account's recovery key, to be moved to another disk; null"
+        " for the terminal",
     )
     # A proxy's URL may hold a password: neither it nor the model's is ever printed.
     proxy: PlainProxy | None = Field(
@@ -93,7 +93,7 @@ class MatrixSettings(Section):
 
 
 class ConversationSettings(Section):
-    """What belongs to one conversation, and where it is held."""
+    """The limits of a conversation and of a prompt, and the place of replies in salons."""
 
     idle_minutes: float = Field(
         60.0,
@@ -111,7 +111,7 @@ class ConversationSettings(Section):
         60.0,
         ge=0,
         le=DAY,
-        description="seconds in which a message follows another to be one prompt",
+        description="seconds within which a further message joins the same prompt",
     )
     salon_replies: Literal["thread", "inline"] = Field(
         "thread", description="where a reply in a salon goes"
@@ -119,43 +119,43 @@ class ConversationSettings(Section):
 
 
 class ReplySettings(Section):
-    """How a reply grows in the room."""
+    """The pace of a reply's edits, and how many replies are written at the same time."""
 
     first_after: float = Field(
         1.5,
         ge=0,
         le=DAY,
-        description="seconds after the first token until words show, sentence or not",
+        description="seconds from the first token until words show, even without a sentence end",
     )
     edit_interval: float = Field(
         2.0, ge=1, le=DAY, description="seconds between two edits of one reply"
     )
     at_once: int = Field(
-        20, ge=1, le=MANY, description="replies that are written at the same time, in all"
+        20, ge=1, le=MANY, description="number of replies that are written at the same time"
     )
     share: float = Field(
-        0.25, gt=0, le=1, description="of at_once, what one person or room has while others wait"
+        0.25, gt=0, le=1, description="share of at_once for one person or room while others wait"
     )
     line_after: float = Field(
-        10.0, ge=1, le=DAY, description="seconds until a person who waits is told why"
+        10.0, ge=1, le=DAY, description="seconds until a waiting person is told why"
     )
     drain_seconds: float = Field(
         25.0,
         ge=0,
         le=DAY,
-        description="seconds for replies under way to end when the process is stopped",
+        description="seconds for running replies to end when the process is stopped",
     )
     tables: Tables = Field(
-        "list", description="how tables are shown: as lists, or as tables on web and desktop alone"
+        "list", description="how tables are shown: as lists, or as tables on web and desktop only"
     )
 
 
 class LimitsSettings(Section):
-    """What one person may ask for; 0 for as much as they like."""
+    """The limits for one person; 0 for no limit."""
 
     prompts_per_hour: int = Field(120, ge=0, le=MANY, description="messages that are answered")
     regenerations_per_hour: int = Field(
-        60, ge=0, le=MANY, description="answers that are made anew"
+        60, ge=0, le=MANY, description="replies that are generated again"
     )
     comments_per_hour: int = Field(
         30, ge=0, le=MANY, description="comments on replies that are kept"
@@ -164,13 +164,13 @@ class LimitsSettings(Section):
         20,
         ge=0,
         le=MANY,
-        description="prompts after which a conversation is paused: a bot writes there",
+        description="prompts after which a conversation is paused, as a bot seems to write there",
     )
     quick_exchanges: int = Field(
         6,
         ge=0,
         le=MANY,
-        description="prompts in a row, each within 2 s of a reply, that do the same",
+        description="prompts in a row, each within 2 s of a reply, after which it is paused, too",
     )
 
     def limits(self) -> Limits:
@@ -185,12 +185,12 @@ class LimitsSettings(Section):
 
 
 class FeedbackSettings(Section):
-    """Whether people are asked what they think of replies, and how often."""
+    """The polls about replies: when, where and how often they are sent."""
 
     ask: Literal["never", "reply", "silence"] = Field(
         "silence", description="after which replies a poll may be sent, or never"
     )
-    one_in: int = Field(3, ge=1, le=MANY, description="of so many replies, one is asked about")
+    one_in: int = Field(3, ge=1, le=MANY, description="number of replies of which one gets a poll")
     silence_minutes: float = Field(
         5.0,
         gt=0,
@@ -198,24 +198,24 @@ class FeedbackSettings(Section):
         description="minutes without a prompt after which a conversation is silent",
     )
     per_day: int = Field(
-        2, ge=0, le=MANY, description="polls that one person gets in 24 hours, at most"
+        2, ge=0, le=MANY, description="largest number of polls for one person in 24 hours"
     )
     window_hours: float = Field(
-        24.0, gt=0, le=YEAR_HOURS, description="hours for which an answer counts"
+        24.0, gt=0, le=YEAR_HOURS, description="hours for which a vote counts"
     )
     salons: Literal["never", "reactions", "poll"] = Field(
         "reactions",
-        description="how salons are asked: not at all, by 👍 and 👎, by polls",
+        description="how salons are asked: not at all, by the reactions 👍 and 👎, or by polls",
     )
     least_characters: int = Field(
         300,
         ge=0,
         le=MANY,
-        description="length of a reply from which on a direct message may get a poll behind it",
+        description="length of a reply from which a poll may follow it in a direct message",
     )
 
     def policy(self) -> AskPolicy:
-        """Return when whom to ask."""
+        """Return the rules for when to send a poll."""
         return AskPolicy(
             self.ask,
             self.one_in,
@@ -228,59 +228,59 @@ class FeedbackSettings(Section):
 
 
 class ServiceSettings(Section):
-    """Where people turn to, as `!apropos` tells them."""
+    """Contacts of the service, as `!apropos` shows them."""
 
-    status_page: Link | None = Field(None, description="URL that tells whether the service is up")
+    status_page: Link | None = Field(None, description="URL that shows whether the service is up")
     contact: Text | None = Field(None, description="whom to ask: an address, a salon, any words")
 
 
 class StorageSettings(Section):
-    """Where the bot remembers."""
+    """The place and the encryption of the bot's data."""
 
     directory: Directory = Field(
         Path("/var/lib/assistant-tchap"), description="holds the ledger and the encryption keys"
     )
     key: Key = Field(
-        description="seals the encryption keys in the directory, and is kept elsewhere"
+        description="encrypts the encryption keys in the directory, and is kept elsewhere"
     )
     database: Database = Field(
-        None, description="PostgreSQL's URL, for the ledger; null for a file in the directory"
+        None, description="PostgreSQL URL of the ledger; null for a file in the directory"
     )
     keep_keys_days: int = Field(
         90,
         ge=1,
         le=36_500,
-        description="days for which a room's key is kept that nothing is read with",
+        description="days for which an unused room key is kept",
     )
 
 
 class HealthSettings(Section):
-    """Where those who watch the bot find it: probes and metrics, over HTTP."""
+    """The HTTP server of probes and metrics."""
 
-    host: Text = Field("127.0.0.1", description="address that is listened on, or a name of it")
+    host: Text = Field("127.0.0.1", description="address or host name to listen on")
     port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
-        None, description="TCP port of /livez, /readyz and /metrics; null for none of them"
+        None, description="TCP port of /livez, /readyz and /metrics; null for no server"
     )
 
 
 class DashboardSettings(Section):
-    """Where the product team sees what people think of replies, over HTTP."""
+    """The HTTP server of the dashboard, and the access to it."""
 
-    host: Text = Field("127.0.0.1", description="address that is listened on, or a name of it")
+    host: Text = Field("127.0.0.1", description="address or host name to listen on")
     port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
-        None, description="TCP port of the dashboard; null for none"
+        None, description="TCP port of the dashboard; null for no server"
     )
-    token: Token = Field(None, description="what one types to see the dashboard")
+    token: Token = Field(None, description="the token to type to see the dashboard")
     proxy_header: Header | None = Field(
-        None, description="header in which a reverse proxy names who has logged in there"
+        None, description="header in which a reverse proxy names the person it has logged in"
     )
     proxies: Networks = Field(
-        (), description="addresses and networks of that proxy, which alone is believed"
+        (), description="addresses and networks of that proxy; the header counts only from these"
     )
     public: bool = Field(default=False, description="whether everybody may see /statistiques")
 
     @model_validator(mode="after")
-    def _not_open(self) -> Self:
+    def _needs_login(self) -> Self:
         if (self.proxy_header is None) != (not self.proxies):
             expected = "proxy_header and proxies belong together: give both, or neither"
             raise PydanticCustomError("proxy", expected)
@@ -294,7 +294,7 @@ class DashboardSettings(Section):
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches the address."""
+    """Return whether the address can be reached from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -302,11 +302,11 @@ def is_loopback(host: str) -> bool:
 
 
 class LogSettings(Section):
-    """What is logged, and in what form."""
+    """The level and the format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least severe level that is logged"
     )
     format: Literal["json", "console"] = Field(
-        "json", description="json for machines, console for eyes"
+        "json", description="json for machines, console for people"
     )

@@ -1,7 +1,7 @@
 """The configuration: its sections and settings, and a sentence for every fault in them.
 
-Settings come from one YAML file and, above it, from variables named ASSISTANT_SECTION__KEY. Every
-secret has a twin, `KEY_file`, that names a file to read it from.
+Settings come from one YAML file, overridden by variables named ASSISTANT_SECTION__KEY. Every
+secret `KEY` has a second form, `KEY_file`, which names a file to read it from.
 """
 
 import os
@@ -70,29 +70,31 @@ class Config(BaseSettings):
     matrix: MatrixSettings = Field(description="the bot's account and its homeserver")
     model: ModelSettings = Field(description="the backend that speaks the OpenAI API")
     conversation: ConversationSettings = Field(
-        default_factory=ConversationSettings, description="what belongs to one conversation"
+        default_factory=ConversationSettings, description="limits of conversations and prompts"
     )
     reply: ReplySettings = Field(
-        default_factory=ReplySettings, description="how a reply grows in the room"
+        default_factory=ReplySettings, description="pace and number of growing replies"
     )
     limits: LimitsSettings = Field(
-        default_factory=LimitsSettings, description="what one person may ask for"
+        default_factory=LimitsSettings, description="limits for one person"
     )
     feedback: FeedbackSettings = Field(
-        default_factory=FeedbackSettings, description="what people are asked about replies"
+        default_factory=FeedbackSettings, description="polls about replies"
     )
     service: ServiceSettings = Field(
-        default_factory=ServiceSettings, description="where people turn to"
+        default_factory=ServiceSettings, description="contacts of the service"
     )
-    storage: StorageSettings = Field(description="where the bot remembers")
-    language: Literal["fr", "en"] = Field("fr", description="the bot's own sentences")
+    storage: StorageSettings = Field(description="place and encryption of the bot's data")
+    language: Literal["fr", "en"] = Field("fr", description="language of the bot's own sentences")
     health: HealthSettings = Field(
-        default_factory=HealthSettings, description="where probes and metrics are found"
+        default_factory=HealthSettings, description="HTTP server of probes and metrics"
     )
     dashboard: DashboardSettings = Field(
-        default_factory=DashboardSettings, description="where the product team looks"
+        default_factory=DashboardSettings, description="HTTP server of the dashboard"
     )
-    log: LogSettings = Field(default_factory=LogSettings, description="what is logged, and how")
+    log: LogSettings = Field(
+        default_factory=LogSettings, description="level and format of the log"
+    )
 
     @override
     @classmethod
@@ -103,7 +105,7 @@ class Config(BaseSettings):
         *_others: PydanticBaseSettingsSource,
         **_more: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment above what `load` read from the file."""
+        """Let variables override the settings that `load` read from the file."""
         return Environment(settings_cls), init_settings
 
 
@@ -111,7 +113,7 @@ def load(path: Path) -> Config:
     """Read the configuration from a YAML file and the environment.
 
     Raises:
-        ConfigError: every fault found, one per line, named by its key or variable; no values.
+        ConfigError: there are faults; it names each by its key or variable, without any value.
     """
     settings, faults = read_file(path, Config)
     config = None
@@ -132,12 +134,12 @@ def load(path: Path) -> Config:
 
 
 def _overlap(name: str, fault: str) -> bool:
-    """Tell whether one is or holds the other: what only follows from a fault is not said."""
+    """Return whether one name is or contains the other, as a later fault may follow from it."""
     return f"{name}.".startswith(f"{fault}.") or f"{fault}.".startswith(f"{name}.")
 
 
 def _sentence(name: str, detail: ErrorDetails) -> dict[str, str]:
-    """Return the sentence for one of pydantic's errors, by the name that the operator gave."""
+    """Return the sentence for one of pydantic's errors, by the name that the operator used."""
     kind = detail["type"]
     if kind == "default_factory_not_called":  # follows from another setting's fault
         return {}

@@ -1,9 +1,9 @@
-"""Where settings come from: one YAML file, the environment above it, and files that hold secrets.
+"""The sources of settings: a YAML file, variables that override it, and files that hold secrets.
 
-Scalars stay the text they were written as, as they do in the environment (YAML's failsafe schema,
-with null): `language: no`, `password: 0123` and `name: 2026-01-01` hold no surprise that way.
-What YAML would drop in silence (an unquoted #, ! or &, the first of two equal keys) is a fault.
-Faults are kept by dotted path; none holds a value, which may be a secret in the wrong place.
+Scalars keep the text they were written as, as in variables (YAML's failsafe schema, with null), so
+that `language: no`, `password: 0123` and `name: 2026-01-01` mean what they say. Text that YAML
+would drop silently (after an unquoted #, ! or &, or the first of two equal keys) is a fault.
+Faults are kept by dotted path. None holds a value, which may be a secret in the wrong place.
 """
 
 import os
@@ -24,21 +24,26 @@ PREFIX = "ASSISTANT_"
 DELIMITER = "__"
 NO_SECTION = "must be a section: keys below it, indented"
 
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}")  # as short as names are, unlike most secrets
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}")  # short as names are, unlike most secrets
 _COMMENT = re.compile(r"[ \t]+#[^\s#]")
 _INDICATORS = set("@`%*&!")
 
 
 @dataclass(frozen=True, slots=True)
 class SecretFile:
-    """A secret to be read from a file; `alone` unless its value is given beside it."""
+    """A secret to be read from a file.
+
+    Attributes:
+        path: the file's path, as it was given.
+        alone: whether the secret's value is not given as well.
+    """
 
     path: object
     alone: bool
 
 
 def names(model: type[BaseModel]) -> list[str]:
-    """Return the dotted path of every setting, and of the `_file` twin of every secret."""
+    """Return the dotted path of every setting, and of the `_file` key of every secret."""
     found: list[str] = []
     for key in model.model_fields:
         section = _section(model, key)
@@ -47,7 +52,7 @@ def names(model: type[BaseModel]) -> list[str]:
 
 
 def variable(name: str) -> str:
-    """Return the environment's name of a dotted path."""
+    """Return the name of the variable for a dotted path."""
     return PREFIX + name.replace(".", DELIMITER).upper()
 
 
@@ -62,7 +67,7 @@ def unknown_key(name: str, model: type[BaseModel]) -> str:
 
 
 def unknown_variables(model: type[BaseModel]) -> dict[str, str]:
-    """Return the faults of the variables that carry the prefix and name no setting."""
+    """Return the faults of variables that have the prefix but name no setting."""
     known = {variable(name): name for name in names(model)}
     given = {name for name in map(str.upper, os.environ) if name.startswith(PREFIX)}
     faults = {}
@@ -74,7 +79,7 @@ def unknown_variables(model: type[BaseModel]) -> dict[str, str]:
 
 
 class Environment(EnvSettingsSource):
-    """The variables that name a setting; an empty one counts as unset, null as the default."""
+    """The variables that name a setting; an empty one counts as unset, "null" as the default."""
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls)
@@ -97,7 +102,7 @@ def read_file(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], dict[
     """Return the settings of a YAML file, every section as a mapping, and its faults.
 
     Raises:
-        ConfigError: no setting can be known.
+        ConfigError: the file cannot be read at all.
     """
     document = _Document(_text(path), {})
     settings: dict[str, Any] = {key: {} for key in model.model_fields if _section(model, key)}
@@ -115,7 +120,7 @@ def read_file(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], dict[
 
 
 def _entry(path: str, model: type[BaseModel]) -> list[str]:
-    """Return the keys of a mapping's entry, none where no mapping of sections is on the path."""
+    """Return the keys of the section at a path; none if there is no such section."""
     for key in path.split("."):
         if section := _section(model, key):
             model = section
@@ -148,16 +153,17 @@ def _secrets(model: type[BaseModel]) -> list[str]:
 
 
 def _with_secret_files(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """Put a SecretFile in the place of every secret of a section whose `_file` twin is given.
+    """Replace every secret of a section whose `_file` key is given by a SecretFile.
 
-    Each source by itself: a variable replaces the file's secret, however either is given.
+    This is done for each source separately: a variable overrides the YAML file's secret, whichever
+    of the two forms either of them uses.
     """
-    folded = dict(values)
+    merged = dict(values)
     for key in _secrets(model):
-        path = folded.pop(f"{key}_file", None)
+        path = merged.pop(f"{key}_file", None)
         if path is not None:
-            folded[key] = SecretFile(path, alone=folded.get(key) is None)
-    return folded
+            merged[key] = SecretFile(path, alone=merged.get(key) is None)
+    return merged
 
 
 def _advice(nearest: list[str]) -> str:
@@ -175,12 +181,13 @@ def _text(path: Path) -> str:
         fault = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         fault = "not UTF-8 text; save it in that encoding"
-    raise ConfigError(f"{path}: {fault}")  # out here: a chained exception would carry the bytes
+    # Raised outside of the handlers: a chained exception would hold the file's bytes.
+    raise ConfigError(f"{path}: {fault}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """One YAML text, and the faults met while it is turned into plain data."""
+    """A YAML text, and the faults found while it is converted to plain data."""
 
     text: str
     faults: dict[str, str]
@@ -190,7 +197,7 @@ class _Document:
         try:
             node = yaml.compose(self.text, yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
-            fault = f"not valid YAML{self._place(error.problem_mark)}"
+            fault = f"not valid YAML{self._position(error.problem_mark)}"
         except (yaml.YAMLError, ValueError, OverflowError):  # PyYAML: \U escapes beyond Unicode
             fault = "not valid YAML: it holds a character that text cannot hold"
         except RecursionError:
@@ -201,18 +208,19 @@ class _Document:
             fault = "the top level must be sections, such as matrix: and model:"
             if node is None:
                 fault = "empty; copy config.example.yaml there and fill it in"
-        raise ConfigError(f"{path}: {fault}")  # out here: a chained exception would quote the line
+        # Raised outside of the handlers: a chained exception would quote the faulty line.
+        raise ConfigError(f"{path}: {fault}")
 
-    def _place(self, mark: yaml.Mark | None) -> str:
+    def _position(self, mark: yaml.Mark | None) -> str:
         if mark is None:
             return ""
-        place = f" at line {mark.line + 1}, column {mark.column + 1}"
+        position = f" at line {mark.line + 1}, column {mark.column + 1}"
         first = self.text[mark.index : mark.index + 1]
         if first == "\t":
-            return f"{place}: indent with spaces, not with tabs"
+            return f"{position}: indent with spaces, not with tabs"
         if first in _INDICATORS:
-            return f"{place}: write a value that begins with {first} in quotes"
-        return place
+            return f"{position}: write a value that begins with {first} in quotes"
+        return position
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         values: dict[str, Any] = {}

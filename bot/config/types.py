@@ -1,6 +1,6 @@
-"""What a setting may hold: the types of the configuration, each refusing with a sentence.
+"""The types of settings, each with a sentence for a value that it refuses.
 
-No sentence holds the value: it may be a secret in the wrong place.
+No sentence holds the value, which may be a secret in the wrong place.
 """
 
 import json
@@ -40,7 +40,7 @@ _KEY_LENGTH = 32
 _PORTS = 1 << 16
 _HTTP_URL = TypeAdapter(HttpUrl)
 
-# The largest numbers: beyond any use, and within what clocks, ledgers and backends can hold.
+# The largest numbers: beyond any use, and still valid for clocks, ledgers and backends.
 DAY = 86_400  # seconds
 YEAR_MINUTES = 366 * 24 * 60
 YEAR_HOURS = 366 * 24
@@ -49,7 +49,7 @@ MANY = 1_000_000
 
 
 def sound(value: object) -> object:
-    """Refuse a text, wherever in the value, that holds NUL or half a character (a surrogate)."""
+    """Refuse a value if a text in it holds NUL or half a character (a surrogate)."""
     parts = value.items() if isinstance(value, dict) else value
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and _HALF.search(value)):
@@ -97,7 +97,7 @@ def _one_line(secret: SecretStr | None) -> SecretStr | None:
 
 
 def _bearer(secret: SecretStr | None) -> SecretStr | None:
-    """Refuse what an HTTP header cannot hold (RFC 9110, section 5.5)."""
+    """Refuse a value that an HTTP header cannot hold (RFC 9110, section 5.5)."""
     if secret is not None and not _VISIBLE.fullmatch(secret.get_secret_value()):
         expected = "must be one word of ASCII letters, digits and signs, without spaces"
         raise PydanticCustomError("bearer", expected)
@@ -136,9 +136,9 @@ def _database(secret: SecretStr | None) -> SecretStr | None:
     scheme, separator, rest = secret.get_secret_value().partition("://")
     if not separator or scheme not in {"postgresql", "postgres"}:
         raise PydanticCustomError("database", "must be a URL that begins with postgresql://")
-    place, _, options = rest.partition("?")
-    before, _, after = place.partition("/")
-    hosts = before.rpartition("@")[2].split(",")  # of which libpq takes several
+    location, _, options = rest.partition("?")
+    before, _, after = location.partition("/")
+    hosts = before.rpartition("@")[2].split(",")  # libpq accepts several
     ports = [re.sub(r"\[.*]", "", host).partition(":")[2] or "1" for host in hosts]
     cut = "@" in after or ("@" in options and "@" not in before)
     if cut or "#" in before or "@" in before.rpartition("@")[0]:
@@ -161,7 +161,7 @@ def _list(value: object) -> object:
 
 
 def _keyed(value: object) -> object:
-    """Return a mapping by short plain words: as these are names, they may be told."""
+    """Return a mapping whose keys are short plain words, which messages may therefore quote."""
     expected = "must be keys below it, indented; in a variable, JSON"
     if isinstance(value, str):
         try:
@@ -197,9 +197,9 @@ def _servers(text: str) -> str:
 
 
 def _reachable(host: str) -> str:
-    """Refuse a name that no look-up takes: a part of it is empty, or longer than 63 characters."""
+    """Refuse a host name that cannot be looked up: a label is empty or over 63 characters."""
     try:
-        if not host.startswith("/"):  # a socket's directory
+        if not host.startswith("/"):  # else it is a socket's directory
             host.encode("idna")
     except UnicodeError:
         expected = "its host must be a name, or an IP address"
@@ -237,15 +237,15 @@ def _without_path(text: str) -> str:
 
 
 def _proxy(text: str) -> str:
-    """Return the URL with its port, which some clients do not know by heart."""
+    """Return the URL with its port, as some clients know no default port."""
     url = _url(text)
     login = [unquote(part or "") for part in (url.username, url.password)]
     if not all(part.isascii() for part in login) or ":" in login[0]:
         expected = "its user name and password must be ASCII, the user name without a colon"
         raise PydanticCustomError("proxy_login", expected)
-    whole = _without_path(text)
-    given = re.search(r":[0-9]+\Z", whole)
-    return whole if given else f"{whole}:{url.port}"
+    proxy = _without_path(text)
+    has_port = re.search(r":[0-9]+\Z", proxy)
+    return proxy if has_port else f"{proxy}:{url.port}"
 
 
 def _plain_proxy(text: str) -> str:
@@ -307,7 +307,7 @@ MatrixIds = Annotated[tuple[MatrixId, ...], NoDecode, BeforeValidator(_list)]
 _Entry = TypeVar("_Entry")
 Keyed = Annotated[dict[str, _Entry], NoDecode, BeforeValidator(_keyed)]
 Link = Annotated[str, AfterValidator(_link)]
-# URLs come out without a slash at the end.
+# The values of these URLs have no slash at the end.
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Origin = Annotated[str, AfterValidator(_without_login), AfterValidator(_without_path)]
 Proxy = Annotated[str, AfterValidator(_proxy)]

@@ -1,1 +1,1 @@
-"""What the product team and the public see of feedback: web pages in French."""
+"""The dashboard and the public statistics: web pages about feedback, in French."""

@@ -1,4 +1,4 @@
-"""What everybody is answered alike: made once, kept by browsers and proxies for a minute."""
+"""Responses that are the same for everybody, which browsers and proxies cache for a minute."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ _TAG_LETTERS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A body with its kind.
+    """A cacheable response body.
 
     Attributes:
-        body: as it is sent.
-        kind: its media type, without a character set: that is UTF-8.
-        policy: its Content-Security-Policy, None for that of pages.
-        tag: tells it from every other body (RFC 9110, section 8.8.3).
+        body: the bytes to send.
+        kind: its media type, without the character set, which is UTF-8.
+        policy: its Content-Security-Policy; None for the policy of pages.
+        tag: its entity tag, a hash of the body (RFC 9110, section 8.8.3).
     """
 
     body: bytes
@@ -28,12 +28,12 @@ class File:
     tag: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the tag."""
+        """Set the tag."""
         tag = hashlib.sha256(self.body).hexdigest()[:_TAG_LETTERS]
         object.__setattr__(self, "tag", tag)
 
     def answer(self, request: web.Request) -> web.Response:
-        """Return the body, or that what the client has is still right."""
+        """Return a response with the body, or 304 if the client has it already."""
         headers = {"Cache-Control": f"public, max-age={FRESH_SECONDS}", "ETag": f'"{self.tag}"'}
         if self.policy is not None:
             headers["Content-Security-Policy"] = self.policy

@@ -1,4 +1,4 @@
-"""Values that are made once, however many ask for them at the same time, and kept for a while."""
+"""A cache with a time limit, in which concurrent callers share one computation."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -14,10 +14,10 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Entry(Generic[V]):
-    """A value that is made, or being made.
+    """A cached value, or one that is being made.
 
     Attributes:
-        until: when it is too old, by the monotonic clock; for ever while it is being made.
+        until: end of its validity, by the monotonic clock; infinite while it is being made.
     """
 
     value: asyncio.Future[V]
@@ -25,23 +25,23 @@ class _Entry(Generic[V]):
 
 
 class Kept(Generic[V]):
-    """A bounded cache without a rush: who asks while a value is being made waits for that one.
+    """A bounded cache in which each value is made once, by the first caller that asks for it.
 
-    Who asks first makes it. What fails is not kept: all who wait are told, and who comes later
-    tries again.
+    Callers that ask meanwhile wait for that value. A failure is raised in all of them and is not
+    cached; the next caller tries again.
     """
 
     def __init__(self, clock: Clock, seconds: float, most: int) -> None:
-        """Take how long values are kept, in seconds, and how many of them."""
+        """Keep at most `most` values, each for so many seconds."""
         self._clock = clock
         self._seconds = seconds
         self._entries = BoundedDict[Hashable, _Entry[V]](most)
 
     async def get(self, key: Hashable, make: Callable[[], Awaitable[V]]) -> V:
-        """Return what is kept under a key, or make it.
+        """Return the value of a key; make it if it is missing or too old.
 
         Raises:
-            TimeoutError: who was making it has given up.
+            TimeoutError: the caller that was making the value was cancelled.
         """
         entry = self._entries.get(key)
         if entry is not None and self._clock.monotonic() < entry.until:
@@ -54,7 +54,7 @@ class Kept(Generic[V]):
             if self._entries.get(key) is entry:
                 del self._entries[key]
             entry.value.set_exception(error if isinstance(error, Exception) else TimeoutError())
-            entry.value.exception()  # perhaps nobody else waits
+            entry.value.exception()  # marks it as retrieved, as nobody else may be waiting
             raise
         entry.value.set_result(value)
         entry.until = self._clock.monotonic() + self._seconds

@@ -1,4 +1,4 @@
-"""The pages: templates filled with reports, and what a browser may do with them."""
+"""The HTML pages: their templates, their texts, and the security headers of responses."""
 
 import math
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from bot.reporting.formats import formats
 from bot.reporting.reports import PERIODS, nine_in_ten
 
 FOLDER: Final = Path(__file__).parent
-TEXTS: Final = speak("fr")  # of the pages, which are in French alone
+TEXTS: Final = speak("fr")  # the pages exist in French only
 FRENCH: Final = formats("fr")
 
-# Nothing from elsewhere, no script, in no frame (Content Security Policy Level 3).
+# Nothing from other hosts, no script, no framing (Content Security Policy Level 3).
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
@@ -30,12 +30,12 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Not "no-referrer": browsers would send forms with `Origin: null`, which access.py refuses.
+    # Not "no-referrer": browsers would send forms with `Origin: null`, which auth.py refuses.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-# A chart's own style sheet stands in it; opened alone, it can do nothing besides.
+# A chart contains its own style sheet. Opened as a page of its own, it may use nothing else.
 CHART_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 _UNKNOWN: Final[dict[str, str]] = {"tools": "Sans outil"}
@@ -51,17 +51,17 @@ _REASONS: Final = {
     "sources": "Sources manquantes",
     "other": "Autre",
 }
-WORDS: Final = (  # that stand in no template
+WORDS: Final = (  # the texts of the pages that are not in a template
     *(_OTHERS, *_UNKNOWN.values(), *_PLACES.values(), *_STATES.values()),
     *(*_ANSWERS.values(), *_REASONS.values()),
 )
 
 
 class Pages:
-    """Fills the templates: every value is escaped, and one that is missing is an error."""
+    """The page templates, in which every value is escaped and a missing one is an error."""
 
     def __init__(self) -> None:
-        """Read the templates' folder."""
+        """Prepare the templates' folder, filters and globals."""
         self._templates = Environment(
             loader=FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
@@ -95,7 +95,7 @@ class Pages:
         return self._templates.get_template(f"{name}.html").render({"status": status, **values})
 
     def page(self, name: str, status: int, values: Mapping[str, object]) -> web.Response:
-        """Return a page that is kept by nobody."""
+        """Return a page as a response that nobody may cache."""
         text = self.text(name, status, values)
         response = web.Response(text=text, status=status, content_type="text/html")
         response.headers["Cache-Control"] = "no-store"
@@ -103,7 +103,7 @@ class Pages:
 
 
 def rows(part: str, groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    """Return a table's rows, those with most replies first, OTHERS last, by names for people."""
+    """Return a table's rows with names for people; most replies first, OTHERS last."""
     names = {"": _UNKNOWN.get(part, "Non précisé"), OTHERS: _OTHERS}
     names |= _PLACES if part == "place" else {}
     ranked = sorted(groups.items(), key=lambda one: (one[0] == OTHERS, -one[1]["replies"], one[0]))
@@ -111,5 +111,5 @@ def rows(part: str, groups: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
 
 
 def by_first_day(series: Mapping[date, Figures]) -> list[tuple[str, Figures]]:
-    """Return a table's rows, the last days first."""
+    """Return a table's rows, latest days first."""
     return [(FRENCH.day(first), series[first]) for first in sorted(series, reverse=True)]

@@ -1,4 +1,4 @@
-"""The dashboard and the public statistics over HTTP: what is asked for, and by whom."""
+"""The HTTP server of the dashboard and of the public statistics."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,20 +31,20 @@ from bot.reporting.reports import (
 )
 from bot.runtime.http_server import listening, web_application
 
-_FRESH_SECONDS: Final = 30.0  # for which a report is shown again: a page and its charts are one
-_PATIENCE: Final = 20.0  # seconds for the ledger, which may be away
-_REPORTS: Final = 64  # that are kept
-_PUBLIC: Final = 16  # pages and charts of today; there are thirteen
-_REMARKS: Final = 20  # that are shown
-_CAMPAIGNS: Final = 20
-_LONGEST_NAME: Final = 255  # of a domain or a model, in characters
-_PERIOD: Final = 30  # days, where none is chosen
+_FRESH_SECONDS: Final = 30.0  # validity of a report, so that a page and its charts share one
+_PATIENCE: Final = 20.0  # seconds for a request, as the ledger may be unavailable
+_REPORTS: Final = 64  # cached at the same time
+_PUBLIC: Final = 16  # cached public pages and charts; a day has thirteen
+_REMARKS: Final = 20  # shown on a page
+_CAMPAIGNS: Final = 20  # shown on a page
+_LONGEST_NAME: Final = 255  # characters of a domain's or a model's name
+_PERIOD: Final = 30  # days, if none is chosen
 _LARGEST_FORM: Final = 4096  # bytes
 _FORM: Final = "application/x-www-form-urlencoded"
-_FORM_SECONDS: Final = 10.0  # in which it is there
+_FORM_SECONDS: Final = 10.0  # time for a form to arrive
 _CHARSETS: Final = {None, "utf-8", "utf8"}
 _READ: Final = {"GET", "HEAD"}
-_LOOKS: Final[dict[str, tuple[Theme, bool]]] = {  # and whether it is for a narrow screen
+_LOOKS: Final[dict[str, tuple[Theme, bool]]] = {  # theme, and whether for a narrow screen
     "clair": ("light", False),
     "sombre": ("dark", False),
     "clair_etroit": ("light", True),
@@ -60,23 +60,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def serve(
     statistics: Statistics, settings: DashboardSettings, clock: Clock
 ) -> AsyncIterator[None]:
-    """Answer while the block runs; without a port, nobody.
+    """Serve the dashboard while the block runs, if the settings have a port for it.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the server cannot listen on the address.
     """
     if settings.port is None:
         yield
         return
-    made = application(statistics, settings, clock)
-    async with listening(made, "dashboard", settings.host, settings.port):
+    app = application(statistics, settings, clock)
+    async with listening(app, "dashboard", settings.host, settings.port):
         yield
 
 
 def application(
     statistics: Statistics, settings: DashboardSettings, clock: Clock
 ) -> web.Application:
-    """Return what answers, wherever it listens."""
+    """Return the web application of the dashboard."""
     dashboard = Dashboard(statistics, settings, clock)
     app = web_application(dashboard.guard, largest_body=_LARGEST_FORM)
     app.add_routes(
@@ -101,10 +101,10 @@ def application(
 
 
 class Dashboard:
-    """The pages by their paths; links are relative, as a proxy may put all below a path."""
+    """The request handlers; links are relative, as a proxy may serve all of it below a path."""
 
     def __init__(self, statistics: Statistics, settings: DashboardSettings, clock: Clock) -> None:
-        """Take where figures come from, and who may see them."""
+        """Use the source of figures, and the settings for access."""
         self._statistics = statistics
         self._public = settings.public
         self._clock = clock
@@ -116,7 +116,7 @@ class Dashboard:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let nothing out but pages, with headers that keep browsers from all they need not do."""
+        """Turn every failure into a page, and add the security headers to every response."""
         try:
             if request.method not in _READ and is_from_elsewhere(request):
                 raise web.HTTPForbidden  # noqa: TRY301  # it gets a page like every other one
@@ -126,7 +126,7 @@ class Dashboard:
             response = self._failed(error)
         except (StoreError, TimeoutError):
             response = self._failed(web.HTTPServiceUnavailable())
-        except Exception as error:  # noqa: BLE001  # whoever looks gets a page, the log the rest
+        except Exception as error:  # noqa: BLE001  # people get a page, the log gets the details
             log_bug(error)
             response = self._failed(web.HTTPInternalServerError())
         for name, value in HEADERS.items():
@@ -144,11 +144,11 @@ class Dashboard:
 
     @property
     def _shared(self) -> dict[str, object]:
-        """What each page is told."""
+        """The values that every template gets."""
         return {"public": self._public, "asks": self._access.asks, "inside": False}
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """Return the dashboard, or send to the login."""
+        """Return the dashboard, or redirect to the login."""
         if not self._access.allows(request):
             return self._refuse()
         days, only = _chosen(request)
@@ -185,7 +185,7 @@ class Dashboard:
         return web.Response(text=drawn, content_type="image/svg+xml", headers=headers)
 
     async def show_public(self, request: web.Request) -> web.StreamResponse:
-        """Return what everybody may see."""
+        """Return the page of public statistics."""
 
         async def make() -> File:
             about = await self._public_report(today)
@@ -201,7 +201,7 @@ class Dashboard:
         return (await self._files.get(today, make)).answer(request)
 
     async def public_chart(self, request: web.Request) -> web.StreamResponse:
-        """Return one of the charts that everybody may see."""
+        """Return one of the public charts."""
 
         async def make() -> File:
             drawn = await drawing.draw((await self._public_report(today)).weeks, "week")
@@ -211,7 +211,7 @@ class Dashboard:
         return (await self._files.get((today, drawing), make)).answer(request)
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
-        """Return the login's form."""
+        """Return the login form."""
         if not self._access.asks:
             raise web.HTTPNotFound
         if self._access.allows(request):
@@ -219,10 +219,11 @@ class Dashboard:
         return self._page("login", wrong=False, locked=False)
 
     async def log_in(self, request: web.Request) -> web.StreamResponse:
-        """Begin a session where the token is right."""
+        """Start a session if the token is right."""
         if not self._access.asks:
             raise web.HTTPNotFound
-        token = await _token(request)  # first: many may be on their way when the door is locked
+        # Before the check of the lock: requests that arrive slowly must not pass it all at once.
+        token = await _token(request)
         if self._access.is_locked(request):
             return self._page("login", status=429, wrong=False, locked=True)
         session = self._access.log_in(request, token)
@@ -267,23 +268,23 @@ class Dashboard:
 
 @dataclass(frozen=True, slots=True)
 class _Drawing:
-    """A chart that is asked for, and how it is to look."""
+    """A requested chart, with its look."""
 
     name: str
     theme: Theme
     narrow: bool
 
     async def draw(self, series: Mapping[date, Figures], step: Step) -> str:
-        """Return it as an SVG document; a thread makes it."""
+        """Return the chart as an SVG document, drawn in a thread."""
         chart = CHARTS[self.name](series, step, TEXTS)
         return await asyncio.to_thread(svg, chart, self.theme, narrow=self.narrow)
 
 
 def _drawing(request: web.Request) -> _Drawing:
-    """Return which chart is asked for.
+    """Return the requested chart.
 
     Raises:
-        web.HTTPNotFound: there is none of that name.
+        web.HTTPNotFound: there is no chart of that name or look.
     """
     name, look = request.match_info["name"], _LOOKS.get(request.match_info["look"])
     if name not in CHARTS or look is None:
@@ -292,10 +293,10 @@ def _drawing(request: web.Request) -> _Drawing:
 
 
 def _chosen(request: web.Request) -> tuple[int, Only]:
-    """Return the period in days, and what figures are narrowed to.
+    """Return the chosen period, in days, and the chosen filter.
 
     Raises:
-        web.HTTPBadRequest: what was given is none of those.
+        web.HTTPBadRequest: a parameter is not valid.
     """
     days = request.query.get("jours", str(_PERIOD))
     if days not in map(str, PERIODS):
@@ -308,7 +309,7 @@ def _chosen(request: web.Request) -> tuple[int, Only]:
 
 
 def _file(name: str, kind: str) -> Handler:
-    """Return what answers with a file of ours."""
+    """Return a handler that answers with one of the package's files."""
     file = File((FOLDER / name).read_bytes(), kind)
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -322,10 +323,10 @@ def _see_other(where: str) -> web.Response:
 
 
 async def _token(request: web.Request) -> str:
-    """Return what was typed.
+    """Return the token of a submitted login form.
 
     Raises:
-        web.HTTPException: it is no form of ours, or not there in time.
+        web.HTTPException: the body is no valid form, or did not arrive in time.
     """
     charset = request.charset
     if request.content_type != _FORM or (charset and charset.lower()) not in _CHARSETS:
@@ -336,5 +337,5 @@ async def _token(request: web.Request) -> str:
     except TimeoutError as error:
         raise web.HTTPRequestTimeout from error
     except (ValueError, ConnectionError, web.RequestPayloadError) as error:
-        # Bytes that are no UTF-8; a body that is cut, or not what its length or coding says.
+        # Bytes that are no UTF-8, or a body that is cut or contradicts its length or coding.
         raise web.HTTPBadRequest from error
