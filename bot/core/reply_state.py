@@ -1,13 +1,13 @@
 """The states of one reply while this process makes it, and the transitions between them.
 
-    Opening ─► Waiting ─► Streaming ─► Finishing
-                  ▲▼          ▲▼          ▲
-                   Restarting          Interrupted
+    Opening              → Waiting or Streaming
+    Waiting              → Streaming
+    Waiting or Streaming ↔ Restarting
+    any of these         → Interrupted or Finishing
+    Interrupted          → Finishing
+    any state            → Closed, which is left for no other
 
-- Every state may be left for `Closed`, and `Closed` is left for none.
-- Every state before `Finishing` may be left for `Interrupted`, and for `Finishing`.
-
-All functions are pure: they take a state and return the next one, or the same one where the event
+All functions are pure: they take a state and return the next one, or the same one if the event
 changes nothing.
 """
 
@@ -50,7 +50,7 @@ class PriorReply:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the reply may stand already and cannot be found, and nobody asks once more."""
+        """Whether the reply may stand unfound, and was not asked for again."""
         return self.found is Found.HIDDEN and not self.outdated
 
     @property

@@ -98,7 +98,7 @@ class ReplyDelivery:
         self._to = to
         self._is_closed = is_closed
         self._claimed: tuple[EventId, ...] = ()  # the prompt's messages, as the ledger joins them
-        self._claim_is_used = False  # a message other than a first one may have its claim in an id
+        self._claim_is_used = False  # a transaction id of this claim may be taken
         self._edits: dict[int, PreparedEvent] = {}  # the last one of each part, not read back
 
     async def open(self, before: PriorState) -> tuple[Found, Sequence[OutboxMessage]]:

@@ -107,7 +107,7 @@ class StreamingReply:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the reply may stand already and cannot be found, and nobody asks once more."""
+        """Whether the reply may stand unfound, and was not asked for again."""
         return self._lifecycle.prior.is_doubtful
 
     @property
