@@ -19,7 +19,8 @@ from bot.core.chat import (
     UsageDelta,
 )
 from bot.errors import ModelFailed, Truncated
-from bot.llm.sse import MOST_TOKENS, CompletionStream
+from bot.llm.chunks import MOST_TOKENS
+from bot.llm.sse import CompletionStream
 from tests.deltas import finish_reasons, text_of
 
 DONE = "data: [DONE]\n\n"
