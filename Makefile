@@ -1,13 +1,13 @@
-# What one types here; each target installs what it needs into .venv (and tests/harness).
-#   make demo   the assistant on this machine: homeserver, small model, a prompt to type at
+# The commands of this repository. Each target installs what it needs into .venv (and tests/harness).
+#   make demo   the assistant on this machine: a homeserver, a small model, a prompt
 #               (ASK="…" asks one question and ends; JSON=1 prints each step as JSON;
-#               SAMPLE=1 fills its dashboard with ratings that nobody has given)
+#               SAMPLE=1 fills its dashboard with generated ratings)
 #   make test   every test, with coverage          make check   lint, types, import rules
 #   make soak   the tests that take minutes each: full sizes, a homeserver's default limits
-#   make chaos  the bot killed while it answers, and what has become of it
+#   make chaos  kills the bot while it answers, and checks the result
 #               (KILLS=50 SEED=1; POSTGRESQL=1 keeps the ledger there)
-#   make bench  the measured figures               make lock    write requirements/*.txt anew
-#   make words  every sentence that the assistant can say, in both languages, in a list
+#   make bench  the measurements                   make lock    writes requirements/*.txt anew
+#   make words  a list of every sentence that the assistant can say, in both languages
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 demo: $(VENV)/.dev $(VENV)/.model
 	@$(BIN)/python -m tests.harness.demo
 
-# What a test's timeout raises may end in a task that nobody waits for: then this ends the worker.
+# A test's timeout may raise in a task for which nobody waits: then this ends the worker.
 HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/.dev $(VENV)/.node
