@@ -123,7 +123,7 @@ class _Memory:
             if number == 0:
                 self._histories.begin(conversation, prompt)
             else:
-                self._histories.hear(prompt)
+                self._histories.update(prompt)
             if number == turns // 2:
                 return Prompt((prompt,), conversation)
             self._answer(prompt, number, clock)
@@ -133,12 +133,12 @@ class _Memory:
         room_id, reply = prompt.room_id, EventId(f"{prompt.event_id}:reply")
         answers = (prompt.event_id,)
         first, *edits = versions(number)
-        self._histories.hear(
+        self._histories.update(
             Message(reply, room_id, _ME, "m.text", first, next(clock), answers=answers)
         )
         for part, text in enumerate(edits):
             event_id = EventId(f"{reply}:{part}")
-            self._histories.hear(Edit(event_id, room_id, _ME, reply, text, next(clock), answers))
+            self._histories.update(Edit(event_id, room_id, _ME, reply, text, next(clock), answers))
 
 
 async def warm() -> list[Row]:

@@ -39,7 +39,7 @@ from bot.matrix.content import build, event_type
 from bot.matrix.error_mapping import call, named
 from bot.matrix.history import Enough, Histories
 from bot.matrix.json_fields import mapping
-from bot.matrix.parse import ReadableEvent, parse_said
+from bot.matrix.parse import ReadableEvent, parse_clear
 from bot.matrix.profile import check_profile
 from bot.matrix.response_repair import ObjectResponse
 from bot.matrix.room_events import Rooms
@@ -161,7 +161,7 @@ class NioMatrix:
 
     @property
     def known(self) -> Mapping[EventId, Message | None]:
-        """The messages last heard or fetched, without their text; None for redacted ones."""
+        """The messages last received or fetched, without their text; None for redacted ones."""
         return self._rooms.known
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
@@ -202,17 +202,17 @@ class NioMatrix:
     async def fetch(self, room_id: RoomId, event_id: EventId) -> ReadableEvent | None:
         """Fetch one event, a message in its newest version; None if it is gone."""
         found = await self._histories.fetch(room_id, event_id)
-        heard = found[0] if found else None
-        if not isinstance(heard, Message):
-            return heard
-        self._rooms.remember(heard)
+        event = found[0] if found else None
+        if not isinstance(event, Message):
+            return event
+        self._rooms.remember(event)
         for edit in found[1:]:
-            if isinstance(edit, Edit) and edit.sender == heard.sender:
-                source = edit if edit.answers else heard  # an edit by a person has no marker
+            if isinstance(edit, Edit) and edit.sender == event.sender:
+                source = edit if edit.answers else event  # an edit by a person has no marker
                 answers, claim, final = source.answers, source.claim, source.final
-                heard = replace(heard, body=edit.body, answers=answers, claim=claim, final=final)
-        self._histories.reveal(heard)
-        return heard
+                event = replace(event, body=edit.body, answers=answers, claim=claim, final=final)
+        self._histories.reveal(event)
+        return event
 
     async def history(self, prompt: Prompt, enough: Enough) -> History:
         """Return the prompt's conversation, from memory if it is still there.
@@ -311,7 +311,7 @@ class NioMatrix:
         if "rel_type" not in mapping(content.get("m.relates_to")):
             self._rooms.note_sent(room_id, event_id)
         if prepared.clear is not None:
-            self._hear_own(room_id, event_id, prepared.clear)
+            self._remember_own(room_id, event_id, prepared.clear)
         return event_id
 
     async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
@@ -338,7 +338,7 @@ class NioMatrix:
         with named():
             return await self._client.encrypt_if_needed(room_id, kind, content)
 
-    def _hear_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
+    def _remember_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:
         """Remember an event when it is sent: the next prompt may come before its echo."""
         source = {
             **clear,
@@ -346,11 +346,11 @@ class NioMatrix:
             "sender": self.user_id,
             "origin_server_ts": int(self._health.clock.now() * 1000),
         }
-        heard = parse_said(source, room_id, self.user_id)
-        if heard is not None:
-            self._histories.hear(heard)
-        if isinstance(heard, Message):
-            self._rooms.remember(heard)
+        event = parse_clear(source, room_id, self.user_id)
+        if event is not None:
+            self._histories.update(event)
+        if isinstance(event, Message):
+            self._rooms.remember(event)
 
     async def _request(self, method: str, path: list[str], body: dict[Any, Any]) -> None:
         """Make a request that nio has no method for, over nio's connection."""

@@ -80,7 +80,7 @@ class Histories:
         before = 0.0 if room_id in self._client.known_encrypted else None
         return self.encrypted_at.get(room_id, before)
 
-    def hear(self, event: ReadableEvent) -> None:
+    def update(self, event: ReadableEvent) -> None:
         """Update the transcripts with a message, an edit or a redaction, the bot's own as well."""
         if isinstance(event, Message | Undecryptable) and not _refers(event):
             for root in {None, event.thread_root, event.event_id}:
@@ -91,9 +91,9 @@ class Histories:
             for conversation in self._of_room.get(event.room_id, ()):
                 self._transcripts[conversation].add(event)
 
-    def hear_member(self, room_id: RoomId, member: Membership) -> None:
-        """Handle a change of somebody's membership; see `MemberArrivals.hear`."""
-        self._arrivals.hear(room_id, member)
+    def update_member(self, room_id: RoomId, member: Membership) -> None:
+        """Handle a change of somebody's membership; see `MemberArrivals.update`."""
+        self._arrivals.update(room_id, member)
 
     def reveal(self, message: Message) -> None:
         """Add the text of a message whose key has come late."""

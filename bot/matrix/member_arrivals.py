@@ -42,7 +42,7 @@ class MemberArrivals:
         self._people = BoundedDict[tuple[RoomId, UserId], _Person](_PEOPLE)
         self._changes = 0
 
-    def hear(self, room_id: RoomId, member: Membership) -> None:
+    def update(self, room_id: RoomId, member: Membership) -> None:
         """Forget when a person came, unless the event is the known one."""
         self._changes += 1
         person = self._people.get((room_id, member.user_id))

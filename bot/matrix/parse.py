@@ -77,12 +77,12 @@ def parse_event(
         return _parse_redaction(source, room_id)
     if kind == "m.room.tombstone" and in_clear:
         return _parse_upgrade(source, room_id)
-    heard = parse_said(source, room_id, me)
-    if isinstance(heard, Message | Vote):
-        heard = replace(heard, fingerprint=getattr(event, "fingerprint", None))
-    if heard is None or not in_clear or encrypted_since is None:
-        return heard
-    return replace(heard, exposed=heard.timestamp >= encrypted_since)
+    parsed = parse_clear(source, room_id, me)
+    if isinstance(parsed, Message | Vote):
+        parsed = replace(parsed, fingerprint=getattr(event, "fingerprint", None))
+    if parsed is None or not in_clear or encrypted_since is None:
+        return parsed
+    return replace(parsed, exposed=parsed.timestamp >= encrypted_since)
 
 
 def latest_edit(event: object) -> Json | None:
@@ -107,7 +107,7 @@ def fingerprint(sender: str, session_id: str, ciphertext: str) -> str | None:
     return hashlib.sha256(f"{sender}\0{session_id}\0{index}".encode()).hexdigest()[:32]
 
 
-def parse_said(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vote | None:
+def parse_clear(source: Json, room_id: RoomId, me: UserId) -> Message | Edit | Vote | None:
     """Parse a message, an edit, a poll or a vote from its clear text."""
     kind = text(source, "type")
     if kind in POLL_STARTS:

@@ -62,7 +62,7 @@ class Rooms(RoomState):
 
     def redact(self, redaction: Redaction) -> None:
         """Record that an event of the room is redacted."""
-        self._histories.hear(redaction)
+        self._histories.update(redaction)
         known = self.known.get(redaction.target)
         if known is not None and known.room_id == redaction.room_id:
             self.known[redaction.target] = None
@@ -89,7 +89,7 @@ class Rooms(RoomState):
         """Record that the bot's message is now the last one of the room's main timeline."""
         self._latest[room_id] = event_id
 
-    def hear(
+    def read_response(
         self, response: nio.SyncResponse, *, first: bool, fresh: bool
     ) -> Iterator[list[Event]]:
         """Apply one sync response, and yield the events of each room in order.
@@ -101,14 +101,14 @@ class Rooms(RoomState):
             fresh: whether the account has never synced. Earlier messages are then not for the bot.
         """
         for event in response.account_data_events:
-            self._hear_account_data(getattr(event, "type", ""), getattr(event, "content", None))
+            self._read_account_data(getattr(event, "type", ""), getattr(event, "content", None))
         spaces = getattr(response, "spaces", ())
         for room_id, invitation in response.rooms.invite.items():
             space = room_id in spaces
-            yield self._hear_invitation(RoomId(room_id), invitation, space=space)
+            yield self._read_invitation(RoomId(room_id), invitation, space=space)
         for room_id, joined in response.rooms.join.items():
-            heard = self._hear_room(RoomId(room_id), joined, first=first)
-            yield [] if fresh else heard
+            events = self._read_room(RoomId(room_id), joined, first=first)
+            yield [] if fresh else events
         for room_id in response.rooms.leave:
             self._leave(RoomId(room_id))
 
@@ -119,7 +119,7 @@ class Rooms(RoomState):
         self._histories.forget(room_id)
         self._closed.append(room_id)
 
-    def hear_keys(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
+    def key_news(self, response: nio.SyncResponse) -> tuple[KeyNews, ...]:
         """Return which room keys have come, and which are withheld by their owners."""
         news: list[KeyNews] = []
         for event in response.to_device_events:
@@ -137,7 +137,7 @@ class Rooms(RoomState):
                 )
         return tuple(news)
 
-    def _hear_account_data(self, kind: str, content: object) -> None:
+    def _read_account_data(self, kind: str, content: object) -> None:
         if kind != "m.direct":
             return
         for user_id, rooms in mapping(content).items():
@@ -145,7 +145,7 @@ class Rooms(RoomState):
                 if isinstance(room_id, str):
                     self.note_direct(UserId(user_id), RoomId(room_id))
 
-    def _hear_invitation(
+    def _read_invitation(
         self, room_id: RoomId, invitation: nio.InviteInfo, *, space: bool
     ) -> list[Event]:
         for event in invitation.invite_state:
@@ -159,31 +159,31 @@ class Rooms(RoomState):
                 return [Invite(event_id, room_id, sender, direct, space)]
         return []
 
-    def _hear_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
+    def _read_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:
         known = room_id in self._members
-        since = self._hear_encryption(room_id, info, known=known)
+        since = self._read_encryption(room_id, info, known=known)
         self._count_members(room_id, info.summary)
         arrival: Joined | None = None
         for event in info.state:
             source = mapping(getattr(event, "source", None))
-            self._hear_state(room_id, source)
-            member = self._hear_membership(room_id, source)
+            self._read_state(room_id, source)
+            member = self._read_membership(room_id, source)
             if member is not None and self._joins(member) and not (known or first):
                 arrival = Joined(member.event_id, room_id)
-        heard: list[Event] = []
+        events: list[Event] = []
         for event in info.timeline.events:
             source = mapping(getattr(event, "source", None))
             if getattr(event, "decrypted", False) or "state_key" not in source:
-                heard += self._hear_message(room_id, event, since)
+                events += self._read_message(room_id, event, since)
                 continue
-            self._hear_state(room_id, source)
-            heard += self._hear_upgrade(room_id, event)
-            member = self._hear_membership(room_id, source)
+            self._read_state(room_id, source)
+            events += self._read_upgrade(room_id, event)
+            member = self._read_membership(room_id, source)
             if member is not None:
-                arrival = self._hear_member(room_id, member, heard) or arrival
-        return [arrival, *heard] if arrival else heard
+                arrival = self._read_member(room_id, member, events) or arrival
+        return [arrival, *events] if arrival else events
 
-    def _hear_encryption(
+    def _read_encryption(
         self, room_id: RoomId, info: nio.RoomInfo, *, known: bool
     ) -> float | None:
         """Return when the room became encrypted, for this response; None if it is not.
@@ -211,35 +211,35 @@ class Rooms(RoomState):
             room_id, 0.0 if again else float(timestamp(source))
         )
 
-    def _hear_membership(self, room_id: RoomId, source: Json) -> Membership | None:
+    def _read_membership(self, room_id: RoomId, source: Json) -> Membership | None:
         member = parse_membership(source)
         if member is not None and member.user_id == self.me:
             self._memberships[room_id] = source
         elif member is not None:
-            self._histories.hear_member(room_id, member)
+            self._histories.update_member(room_id, member)
         return member
 
-    def _hear_upgrade(self, room_id: RoomId, event: object) -> list[Event]:
+    def _read_upgrade(self, room_id: RoomId, event: object) -> list[Event]:
         upgraded = parse_event(event, room_id, self.me)
         if not isinstance(upgraded, Upgraded):
             return []
         self._closed.append(room_id)
         return [upgraded]
 
-    def _hear_member(
-        self, room_id: RoomId, member: Membership, heard: list[Event]
+    def _read_member(
+        self, room_id: RoomId, member: Membership, events: list[Event]
     ) -> Joined | None:
-        """Apply a change of membership; remove from `heard` what is not for the bot."""
+        """Apply a change of membership; remove from `events` what is not for the bot."""
         if member.user_id != self.me:
             if member.now in {"leave", "ban"}:
                 alone = self._members[room_id] == (1, 0)
-                heard.append(Left(member.event_id, room_id, alone=alone))
+                events.append(Left(member.event_id, room_id, alone=alone))
         elif member.now == "invite":
-            heard.clear()  # events before the invitation are not for the bot
+            events.clear()  # events before the invitation are not for the bot
             self._histories.forget(room_id)
         elif self._joins(member):
             if not self.room(room_id).direct:
-                heard.clear()  # in a salon, neither are events before the join
+                events.clear()  # in a salon, neither are events before the join
                 self._histories.forget(room_id)
             return Joined(member.event_id, room_id)
         return None
@@ -247,28 +247,28 @@ class Rooms(RoomState):
     def _joins(self, member: Membership) -> bool:
         return member.user_id == self.me and member.now == "join" != member.before
 
-    def _hear_message(self, room_id: RoomId, event: object, since: float | None) -> list[Event]:
-        heard = parse_event(event, room_id, self.me, since)
-        if heard is None:
+    def _read_message(self, room_id: RoomId, event: object, since: float | None) -> list[Event]:
+        parsed = parse_event(event, room_id, self.me, since)
+        if parsed is None:
             return []
-        if isinstance(heard, Redaction):
-            self.redact(heard)
+        if isinstance(parsed, Redaction):
+            self.redact(parsed)
         else:
-            self._histories.hear(heard)
-        if _says_in_main(heard):
-            self._latest[room_id] = heard.event_id
-        if isinstance(heard, Message):
-            self.remember(heard)
-            self._begin_thread(heard)
-        if heard.sender == self.me:
+            self._histories.update(parsed)
+        if _says_in_main(parsed):
+            self._latest[room_id] = parsed.event_id
+        if isinstance(parsed, Message):
+            self.remember(parsed)
+            self._begin_thread(parsed)
+        if parsed.sender == self.me:
             return []
-        if isinstance(heard, Undecryptable):
+        if isinstance(parsed, Undecryptable):
             self._health.undecryptable()
-            ids = {"event_id": heard.event_id, "room_id": room_id}
-            log.warning("undecryptable", sender=heard.sender, **ids)
+            ids = {"event_id": parsed.event_id, "room_id": room_id}
+            log.warning("undecryptable", sender=parsed.sender, **ids)
         elif getattr(event, "decrypted", False):
             self._health.decrypted()
-        return [heard]
+        return [parsed]
 
     def _begin_thread(self, message: Message) -> None:
         """Start a conversation for a mention of the bot in the main timeline of a salon."""
@@ -279,8 +279,8 @@ class Rooms(RoomState):
             self._histories.begin(conversation, message)
 
 
-def _says_in_main(heard: ReadableEvent) -> bool:
+def _says_in_main(event: ReadableEvent) -> bool:
     """Return whether the event is a message in a main timeline: no edit and no vote."""
-    if isinstance(heard, Undecryptable) and heard.refers_to is not None:
+    if isinstance(event, Undecryptable) and event.refers_to is not None:
         return False
-    return isinstance(heard, Message | Undecryptable) and heard.thread_root is None
+    return isinstance(event, Message | Undecryptable) and event.thread_root is None

@@ -181,7 +181,7 @@ class RoomState:
         elif heroes:
             self._heroes[room_id] = UserId(heroes[0])
 
-    def _hear_state(self, room_id: RoomId, source: Json) -> None:
+    def _read_state(self, room_id: RoomId, source: Json) -> None:
         if source.get("state_key") != "":
             return
         kind, content = text(source, "type"), mapping(source.get("content"))

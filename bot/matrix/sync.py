@@ -148,11 +148,11 @@ class _Loop:
         events: list[Event] = []
         time_slice = TimeSlice()
         fresh = self._token is None and not self._refused
-        for heard in self._rooms.hear(response, first=self._first, fresh=fresh):
-            events += heard
+        for of_room in self._rooms.read_response(response, first=self._first, fresh=fresh):
+            events += of_room
             await time_slice.yield_if_over()
-        keys, missed = self._rooms.hear_keys(response), self._first
-        asked = self._verifications.hear(response, self._health.clock.now())
+        keys, missed = self._rooms.key_news(response), self._first
+        asked = self._verifications.read_response(response, self._health.clock.now())
         self._token, self._first, self._refused = response.next_batch, False, False
         self._responses.popleft()
         closed = self._rooms.take_closed()

@@ -39,12 +39,12 @@ async def read_events(
     time_slice = TimeSlice()
     for event in events:
         await time_slice.yield_if_over()
-        heard = parse_event(event, room_id, me, encrypted_since)
-        if heard is None:
+        parsed = parse_event(event, room_id, me, encrypted_since)
+        if parsed is None:
             continue
-        found.append(heard)
+        found.append(parsed)
         edit = None
-        if isinstance(heard, Message):
+        if isinstance(parsed, Message):
             edit = _newest_edit(client, event, room_id, me, encrypted_since)
         if edit is not None and not edit.exposed:
             found.append(edit)
@@ -158,12 +158,12 @@ class OwnMessages:
             source = mapping(getattr(event, "source", None))
             if identifier(source, "sender") != self._me:
                 continue
-            heard = parse_event(event, self._room_id, self._me)
+            parsed = parse_event(event, self._room_id, self._me)
             edit = _newest_edit(self._client, event, self._room_id, self._me)
-            if isinstance(heard, Undecryptable):
-                self._take_unreadable(heard, edit)
-            elif isinstance(heard, Message):
-                self._take_message(heard, edit or heard, source)
+            if isinstance(parsed, Undecryptable):
+                self._take_unreadable(parsed, edit)
+            elif isinstance(parsed, Message):
+                self._take_message(parsed, edit or parsed, source)
 
     def _take_unreadable(self, one: Undecryptable, edit: Edit | None) -> None:
         """Record an undecryptable message. Its newest edit may be readable and name the prompt."""

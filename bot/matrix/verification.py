@@ -76,7 +76,9 @@ class Verifications:
         self._asked = BoundedDict[tuple[UserId, str], None](_ASKED_KEPT)  # requests in rooms
         self._finish = True  # whether sends are completed even if their caller is cancelled
 
-    def hear(self, response: nio.SyncResponse, now: float) -> tuple[VerificationEvent, ...]:
+    def read_response(
+        self, response: nio.SyncResponse, now: float
+    ) -> tuple[VerificationEvent, ...]:
         """Return the events of a sync response that are about verifying the bot's device.
 
         Other people verify each other in rooms, too: only requests to the bot count, and the
@@ -87,7 +89,7 @@ class Verifications:
             response: the response, after its encrypted events were decrypted.
             now: seconds since the epoch.
         """
-        heard = [
+        found = [
             event
             for one in response.to_device_events
             if (event := self._to_device(mapping(getattr(one, "source", None)), now)) is not None
@@ -97,12 +99,12 @@ class Verifications:
             answered = {_transaction(one) for one in sources if self._is_own(one)}
             events = [self._in_room(RoomId(room_id), one, now) for one in sources]
             # An earlier process has handled the requests that the bot has answered.
-            heard += [
+            found += [
                 one
                 for one in events
                 if one and not (one.kind == "request" and one.transaction_id in answered)
             ]
-        return tuple(heard)
+        return tuple(found)
 
     def _is_own(self, source: Json) -> bool:
         return text(source, "sender") == self._client.user_id

@@ -91,7 +91,7 @@ async def test_joining_a_direct_message_lists_it_in_the_account_data(
 
         listed = Rooms(bot, health(), Histories(matrix._client, bot))
         response = await matrix._client.sync(full_state=True)
-        heard = listed.hear(cast("nio.SyncResponse", response), first=True, fresh=False)
+        heard = listed.read_response(cast("nio.SyncResponse", response), first=True, fresh=False)
         assert any(heard)
     assert listed.direct == ({person.user_id: [room_id]} if direct else {})
 

@@ -9,7 +9,7 @@ from bot.core.markdown import Part, render
 from bot.core.outgoing import Attachment, Notice, Outgoing, OutgoingEdit, Reply
 from bot.core.polls import POLL, Poll, PollAnswer
 from bot.matrix.content import build, event_type
-from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_message, parse_said
+from bot.matrix.parse import MARKER, NOTICE_MARKER, parse_clear, parse_message
 from tests.make import BOT, ROOM, message, prompt, undecryptable
 
 PROMPT = prompt()
@@ -268,7 +268,7 @@ def test_a_poll_may_stand_in_a_thread_and_keep_its_results_to_itself() -> None:
 def test_a_poll_is_read_again_as_it_was_sent() -> None:
     source = {"type": POLL, "event_id": "$p", "sender": BOT, "content": build(ASKED)}
 
-    heard = parse_said(source, ROOM, BOT)
+    heard = parse_clear(source, ROOM, BOT)
 
     assert isinstance(heard, Message)
     assert (heard.msgtype, heard.body) == (POLL, "Prêt ?")

@@ -201,11 +201,11 @@ async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -
     kept = Histories(client, BOT)
     await read(kept)
 
-    kept.hear(message("next", event_id="$next"))
-    kept.hear(edit_event("A", target="$a"))
-    kept.hear(redaction("$now"))
-    kept.hear(message("thread", event_id="$t", thread_root="$root"))
-    kept.hear(replace(message("elsewhere", event_id="$x"), room_id=RoomId("!other:x")))
+    kept.update(message("next", event_id="$next"))
+    kept.update(edit_event("A", target="$a"))
+    kept.update(redaction("$now"))
+    kept.update(message("thread", event_id="$t", thread_root="$root"))
+    kept.update(replace(message("elsewhere", event_id="$x"), room_id=RoomId("!other:x")))
 
     assert bodies((await read(kept)).said) == ["A", "next"]
     assert client.asked == ["from None"]
@@ -218,9 +218,9 @@ async def test_what_is_heard_while_the_conversation_is_read_is_in_it_once() -> N
     reading = asyncio.get_running_loop().create_task(read(kept))
     await asyncio.sleep(0)
 
-    kept.hear(message("now", event_id="$now"))
-    kept.hear(message("next", event_id="$next"))
-    kept.hear(redaction("$a"))
+    kept.update(message("now", event_id="$now"))
+    kept.update(message("next", event_id="$next"))
+    kept.update(redaction("$a"))
     client.gate.set()
 
     assert bodies((await reading).said) == ["now", "next"]
@@ -260,7 +260,7 @@ async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
     client.failing = True
     with pytest.raises(HomeserverUnreachable):
         await read(kept)
-    kept.hear(message("next", event_id="$next"))
+    kept.update(message("next", event_id="$next"))
     assert not kept._transcripts
 
     client.failing = False
@@ -327,7 +327,7 @@ async def test_the_coldest_conversations_go_while_all_are_too_large(
     await read(kept, first)
     assert [one.thread_root for one in kept._transcripts] == ["$2", "$0"]
 
-    kept.hear(message("very long indeed", event_id="$l", thread_root="$0"))
+    kept.update(message("very long indeed", event_id="$l", thread_root="$0"))
     await read(kept, first)
     assert [one.thread_root for one in kept._transcripts] == ["$0"]  # the one asked for stays
     assert kept_rooms(kept) == {ROOM}
@@ -627,7 +627,7 @@ async def test_s8_what_was_said_after_the_prompt_is_not_older() -> None:
     kept = Histories(client, BOT)
     await kept.read(THREAD, MEMBERSHIP, lambda _: False)
     late = message("after", event_id="$after", sender=COLLEAGUE, thread_root="$root")
-    kept.hear(replace(late, timestamp=THREAD.messages[0].timestamp + 1))
+    kept.update(replace(late, timestamp=THREAD.messages[0].timestamp + 1))
 
     found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined")
 
@@ -663,7 +663,7 @@ async def test_s8_of_a_fresh_mention_nothing_is_asked() -> None:
     asked = Prompt(asked.messages, Conversation(ROOM, EventId("$fresh")))
     kept.begin(asked.conversation, asked.messages[0])
     answer = replace(message("Oui.", event_id="$r", sender=BOT, thread_root="$fresh"))
-    kept.hear(replace(answer, answers=asked.event_ids))
+    kept.update(replace(answer, answers=asked.event_ids))
 
     found = await kept.read(asked, MEMBERSHIP, lambda _: False, "joined")
 
@@ -689,10 +689,10 @@ async def test_s8_when_somebody_came_is_asked_once_until_it_may_have_changed(
         return client.asked.count(f"member {AGENT}") - before
 
     assert [await asked(), await asked()] == [1, 0]
-    kept.hear_member(ROOM, agent(client.members[AGENT]))  # told once more
-    kept.hear_member(RoomId("!other:x"), agent(came(99)))
+    kept.update_member(ROOM, agent(client.members[AGENT]))  # told once more
+    kept.update_member(RoomId("!other:x"), agent(came(99)))
     assert await asked() == 0
-    kept.hear_member(ROOM, agent(came(99)))
+    kept.update_member(ROOM, agent(came(99)))
     assert [await asked(), await asked()] == [1, 0]
     assert [await asked("invited"), await asked("invited")] == [1, 0]
     kept.forget(RoomId("!other:x"))
@@ -715,7 +715,7 @@ async def test_s8_a_membership_heard_while_it_is_asked_for_is_asked_for_again() 
         await asyncio.sleep(0)
     assert f"member {AGENT}" in client.asked
 
-    kept.hear_member(ROOM, agent(came(58)))
+    kept.update_member(ROOM, agent(came(58)))
     client.gate.set()
     await reading
     client.members[AGENT] = came(58)

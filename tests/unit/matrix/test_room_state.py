@@ -128,7 +128,7 @@ def new_rooms(state: Health | None = None) -> Rooms:
 
 
 def hear(rooms: Rooms, response: nio.SyncResponse, **how: bool) -> list[Event]:
-    pieces = rooms.hear(response, **({"first": False, "fresh": False} | how))
+    pieces = rooms.read_response(response, **({"first": False, "fresh": False} | how))
     return list(itertools.chain.from_iterable(pieces))
 
 
@@ -451,7 +451,7 @@ def test_news_of_keys_are_what_came_and_what_is_withheld() -> None:
     ]
 
     nowhere = RoomId("")
-    assert new_rooms().hear_keys(response) == (
+    assert new_rooms().key_news(response) == (
         KeyNews(AGENT, ROOM, "s0", None),
         KeyNews(AGENT, ROOM, "s1", "m.unverified"),
         KeyNews(AGENT, nowhere, "", "m.no_olm"),

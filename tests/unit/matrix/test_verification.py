@@ -83,7 +83,7 @@ def test_a_request_by_to_device_and_what_follows_it_are_heard(
 ) -> None:
     start = {**asked(), "type": "m.key.verification.start"}
 
-    heard = verifications.hear(sync(to_device=[asked(), start]), NOW)
+    heard = verifications.read_response(sync(to_device=[asked(), start]), NOW)
 
     assert kinds(heard) == [("request", "t1"), ("start", "t1")]
 
@@ -95,7 +95,7 @@ def test_a_request_by_to_device_and_what_follows_it_are_heard(
 def test_a_request_of_another_time_is_none(
     verifications: Verifications, timestamp: object
 ) -> None:
-    assert verifications.hear(sync(to_device=[asked(timestamp=timestamp)]), NOW) == ()
+    assert verifications.read_response(sync(to_device=[asked(timestamp=timestamp)]), NOW) == ()
 
 
 @pytest.mark.parametrize("transaction_id", [None, "", 7, "x" * 256, ["t"], {}])
@@ -104,14 +104,14 @@ def test_a_request_without_transaction_is_none(
 ) -> None:
     response = sync(to_device=[asked(transaction_id=transaction_id)])
 
-    assert verifications.hear(response, NOW) == ()
+    assert verifications.read_response(response, NOW) == ()
 
 
 def test_in_a_room_a_request_to_the_bot_and_what_follows_it_are_heard(
     verifications: Verifications,
 ) -> None:
-    heard = verifications.hear(sync(room=[request(), step("cancel")]), NOW)
-    later = verifications.hear(sync(room=[step("start")]), NOW)
+    heard = verifications.read_response(sync(room=[request(), step("cancel")]), NOW)
+    later = verifications.read_response(sync(room=[step("start")]), NOW)
 
     assert kinds(heard) == [("request", "$1"), ("cancel", "$1")]
     assert kinds(later) == [("start", "$1")]
@@ -121,7 +121,7 @@ def test_what_others_verify_among_themselves_is_not_heard(verifications: Verific
     between_others = [request(to=BOB), step("start"), step("key", BOB)]
     strangers = [request("$2"), step("start", BOB, "$2")]
 
-    heard = verifications.hear(sync(room=[*between_others, *strangers]), NOW)
+    heard = verifications.read_response(sync(room=[*between_others, *strangers]), NOW)
 
     assert kinds(heard) == [("request", "$2")]
 
@@ -129,11 +129,11 @@ def test_what_others_verify_among_themselves_is_not_heard(verifications: Verific
 def test_what_the_bot_has_answered_an_earlier_process_has_dealt_with(
     verifications: Verifications,
 ) -> None:
-    heard = verifications.hear(sync(room=[request(), step("ready", ME)]), NOW)
+    heard = verifications.read_response(sync(room=[request(), step("ready", ME)]), NOW)
 
     assert heard == ()
 
 
 @pytest.mark.parametrize("at", [0, AT - 700_000, 2**53, "x"])
 def test_a_request_that_is_old_is_none(verifications: Verifications, at: object) -> None:
-    assert verifications.hear(sync(room=[request(at=at)]), NOW) == ()
+    assert verifications.read_response(sync(room=[request(at=at)]), NOW) == ()
