@@ -26,7 +26,7 @@ class BoundedDict(dict[K, V], Generic[K, V]):
             del self[next(iter(self))]
 
     def use(self, key: K) -> V | None:
-        """Return the entry and make it the newest; None where there is none."""
+        """Return the entry and make it the newest; None if there is none."""
         if key not in self:
             return None
         self[key] = value = self[key]

@@ -1,1 +1,1 @@
-"""Every sentence for people, in French and English."""
+"""All sentences for people, in French and English."""

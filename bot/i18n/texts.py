@@ -1,4 +1,4 @@
-"""What the bot says, by key, in French and English."""
+"""The bot's sentences by key, read from the catalogues in French and English."""
 
 from functools import cache
 from gettext import c2py
@@ -16,8 +16,8 @@ class Texts:
     """One language's sentences, read from its gettext catalogue (`locales/fr.po`, `en.po`).
 
     Attributes:
-        language: which.
-        forms: of each key, the sentence (Markdown, `{placeholders}`); where it depends on a
+        language: the language.
+        forms: for each key, the sentence (Markdown, with `{placeholders}`); if it depends on a
             number, one for each of the language's plural forms, in gettext's order.
     """
 
@@ -31,16 +31,16 @@ class Texts:
             ids = (one.id,) if isinstance(one.id, str) else one.id
             strings = (one.string,) if isinstance(one.string, str) else one.string
             self.forms[ids[0]] = tuple(strings or ())
-        del self.forms[""]  # the catalogue's own header
+        del self.forms[""]  # the catalogue's header
 
     def __call__(self, key: str, /, **values: object) -> str:
-        """Return the sentence named `key`, its placeholders filled.
+        """Return the sentence named `key`, with its placeholders filled.
 
-        Nothing in a value is read as a placeholder, but Markdown in it is Markdown.
+        Braces in a value are not read as placeholders; Markdown in it is read as Markdown.
 
         Args:
-            key: its name in the catalogue.
-            values: the placeholders; the number `n` also chooses the plural form.
+            key: the sentence's name in the catalogue.
+            values: values of the placeholders; the number `n` also chooses the plural form.
 
         Raises:
             KeyError: no sentence has this name, or a value is missing.
@@ -51,11 +51,11 @@ class Texts:
 
     @property
     def known(self) -> set[str]:
-        """Every key of the catalogue."""
+        """All keys of the catalogue."""
         return set(self.forms)
 
 
 @cache
 def speak(language: Language) -> Texts:
-    """Return the language's sentences, read once."""
+    """Return a language's sentences, which are read once."""
     return Texts(language)

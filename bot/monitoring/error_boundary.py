@@ -1,4 +1,4 @@
-"""Where errors end: a fatal one goes on, every other costs one piece of work and is logged."""
+"""The error boundary: a fatal error goes on; any other is logged and ends one piece of work."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,17 +20,17 @@ async def error_boundary(
     give_up: Callable[[], Awaitable[object]] | None = None,
     **ids: object,
 ) -> AsyncIterator[None]:
-    """Log the error that ends the block, and see to what is left of the work.
+    """Log the error that ends the block, then put off or give up the work.
 
     Args:
-        refused: the log's event where the homeserver refuses, or is away and nothing is put off.
-        put_off: is awaited with an error that passes by itself; None where that counts as refused.
-        later: the log's event in that case.
-        give_up: is awaited after any other error.
-        ids: further values of the log's event.
+        refused: log event for an error of the homeserver that is not put off.
+        put_off: called with a `Retryable` error of the homeserver; None to treat it as any other.
+        later: log event for an error that is put off.
+        give_up: called after any other error.
+        ids: further values for the log event.
 
     Raises:
-        FatalError: the ledger or the login is gone; the process ends, and nothing is lost.
+        FatalError: the ledger or the login is lost; the process ends, and no work is lost.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the process knows of its own health, for its log and for who watches it."""
+"""The health of the process and its figures, for probes, metrics and the log."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 from bot.monitoring.metrics import Metrics
 from bot.ports.clock import Clock
 
-_LOOK_SECONDS = 60.0
-_TELL_SECONDS = 600.0
-STALLED_SECONDS = 900.0  # longer than any one request of the sync loop may take
-RECENT_SECONDS = 120.0  # a long poll, a request that times out, and the pause after it
+_LOOK_SECONDS = 60.0  # between two checks of the sync loop
+_LOG_SECONDS = 600.0  # between two lines about health in the log
+STALLED_SECONDS = 900.0  # longer than any single request of the sync loop may take
+RECENT_SECONDS = 120.0  # enough for a long poll, a request that times out, and a pause after it
 
 log = structlog.get_logger()
 
@@ -22,9 +22,9 @@ class Queue:
     """The prompts that are not answered yet.
 
     Attributes:
-        waiting: how many wait for a slot.
+        waiting: number of prompts that wait for a slot.
         oldest_wait: seconds for which the first of them has waited.
-        running: how many have a slot.
+        running: number of prompts that have a slot.
     """
 
     waiting: int = 0
@@ -37,12 +37,12 @@ _LABELS = {"Edit": "Revision"}  # a label of the metric stays, whatever the clas
 
 @dataclass
 class Health:
-    """Is told what happens, and tells how the bot is: alive, ready, and in figures.
+    """The bot's health: other parts report events to it; probes and metrics read from it.
 
     Attributes:
-        registry: holds the figures.
-        version: the bot's, one of them.
-        ledger_works: no transaction has failed and waits for another try.
+        registry: registry of the figures.
+        version: the bot's version, which is one of the figures.
+        ledger_works: whether no transaction has failed and waits for another try.
     """
 
     clock: Clock
@@ -61,7 +61,7 @@ class Health:
         self._metrics.oldest_wait.set_function(lambda: self._queue().oldest_wait)
         self._metrics.running.set_function(lambda: self._queue().running)
 
-    # How the bot is.
+    # State of the bot.
 
     @property
     def sync_age(self) -> float:
@@ -70,12 +70,12 @@ class Health:
 
     @property
     def stalled(self) -> bool:
-        """Tell whether the sync loop has stopped: a failing homeserver keeps it turning."""
+        """Whether the sync loop has stopped, which a failing homeserver does not make it do."""
         return self.clock.monotonic() - self._beat > STALLED_SECONDS
 
     @property
     def failing(self) -> list[str]:
-        """What keeps prompts from being answered, a word for each; empty for a bot that is ready.
+        """The conditions that keep prompts from being answered; empty if the bot is ready.
 
         "starting" until the homeserver has answered the first sync, "sync" once the last answer is
         older than RECENT_SECONDS, "ledger" while a transaction fails.
@@ -88,19 +88,19 @@ class Health:
         return [word for word, fails in checks.items() if fails]
 
     def figure(self, name: str, **labels: str) -> float:
-        """Return one figure as it stands, by its full name; 0 where nothing was counted."""
+        """Return the current value of a figure, by its full name; 0 if nothing was counted."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
     async def watch(self) -> None:
-        """Return when the sync loop has stalled; until then, tell the log how things stand."""
-        told = self.clock.monotonic()
+        """Log the health regularly; return once the sync loop has stalled."""
+        logged_at = self.clock.monotonic()
         while not self.stalled:
             await self.clock.sleep(_LOOK_SECONDS)
-            if self.clock.monotonic() - told >= _TELL_SECONDS:
-                told = self.clock.monotonic()
-                self._tell()
+            if self.clock.monotonic() - logged_at >= _LOG_SECONDS:
+                logged_at = self.clock.monotonic()
+                self._log()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         queue = self._queue()
         log.info(
             "health",
@@ -118,24 +118,24 @@ class Health:
     # The homeserver.
 
     def beat(self) -> None:
-        """Note that the sync loop begins another turn."""
+        """Record that the sync loop is alive."""
         self._beat = self.clock.monotonic()
 
     def synced(self) -> None:
-        """Note that the homeserver has answered a sync."""
+        """Record that the homeserver has answered a sync."""
         self._synced = self.clock.monotonic()
         self._starting = False
 
     def limited(self) -> None:
-        """Count a request that the homeserver answered 429."""
+        """Count a request that the homeserver answered with 429."""
         self._metrics.limited.inc()
 
     def decrypted(self) -> None:
-        """Count an encrypted message that could be read."""
+        """Count an encrypted message that could be decrypted."""
         self._metrics.decrypted.inc()
 
     def undecryptable(self) -> None:
-        """Count one that could not be read when it came."""
+        """Count an encrypted message that could not be decrypted when it came."""
         self._metrics.undecryptable.inc()
 
     # Prompts and replies.
@@ -145,35 +145,35 @@ class Health:
         self._queue = queue
 
     def admitted(self, kind: str) -> None:
-        """Count an event that the ledger did not know, by the name of its class."""
+        """Count an event that was new to the ledger, by the name of its class."""
         self._metrics.admitted.labels(_LABELS.get(kind, kind)).inc()
 
     def first_words(self, seconds: float) -> None:
-        """Note how long after the prompt was heard its reply's first words could be seen."""
+        """Record the seconds from a prompt's arrival to the first visible words of its reply."""
         self._metrics.first_words.observe(seconds)
 
     def replied(self, seconds: float, edits: int, events: int) -> None:
-        """Note a reply that stands whole.
+        """Record a complete reply.
 
         Args:
-            seconds: since the prompt was heard.
-            edits: of it on its way, without the final ones.
-            events: that were sent for it, in all.
+            seconds: seconds from the prompt's arrival to the complete reply.
+            edits: number of its edits before the final ones.
+            events: number of all events sent for it.
         """
         self._metrics.reply.observe(seconds)
         self._metrics.reply_edits.observe(edits)
         self._metrics.reply_events.observe(events)
 
     def repaired(self) -> None:
-        """Count a final version that is sent once more, as another text stands."""
+        """Count a final version that is sent again, as the room shows another text."""
         self._metrics.repairs.inc()
 
     def asked(self, question: str) -> None:
-        """Count a feedback poll that was sent, by what it asks."""
+        """Count a feedback poll that was sent, by its question."""
         self._metrics.polls.labels(question).inc()
 
     def told(self, kind: str) -> None:
-        """Count what somebody has said of a reply: "vote", "thumb", "word" or "comment"."""
+        """Count an opinion on a reply, by kind: "vote", "thumb", "word" or "comment"."""
         self._metrics.opinions.labels(kind).inc()
 
     # The model's backend.
@@ -182,32 +182,32 @@ class Health:
         """Count the tokens of one completion.
 
         Args:
-            model: its id in the configuration.
-            prompt_tokens: of the request, as the backend counts.
-            completion_tokens: of what came back.
+            model: the model's id in the configuration.
+            prompt_tokens: tokens of the request, as the backend counts.
+            completion_tokens: tokens of the completion, as the backend counts.
         """
         self._metrics.prompt_tokens.labels(model).inc(prompt_tokens)
         self._metrics.completion_tokens.labels(model).inc(completion_tokens)
 
     def backend_failed(self, kind: str) -> None:
-        """Count a completion that failed, by the name of the error's class."""
+        """Count a failed completion, by the name of the error's class."""
         self._metrics.backend_errors.labels(kind).inc()
 
     def backend_retried(self, kind: str) -> None:
-        """Count a completion asked for once more, of this or another model, by what failed."""
+        """Count a retry of a completion, with this or another model, by the error's class."""
         self._metrics.backend_retries.labels(kind).inc()
 
     # The ledger.
 
     def committed(self, work: str) -> None:
-        """Count a transaction of the ledger, by the name of its work."""
+        """Count a transaction of the ledger, by its name."""
         self._metrics.ledger_transactions.labels(work).inc()
 
     def ledger_failed(self) -> None:
-        """Note that a transaction has failed and is tried again."""
+        """Record that a transaction has failed and will be repeated."""
         self._metrics.ledger_failures.inc()
         self.ledger_works = False
 
     def ledger_worked(self) -> None:
-        """Note that such a transaction stands by now."""
+        """Record that a transaction has succeeded."""
         self.ledger_works = True

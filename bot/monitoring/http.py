@@ -1,4 +1,4 @@
-"""What answers who watches the bot, over HTTP: /livez, /readyz and /metrics."""
+"""The HTTP endpoints for probes and Prometheus: /livez, /readyz and /metrics."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,10 +12,10 @@ from bot.runtime.http_server import listening, web_application
 
 @asynccontextmanager
 async def serve(health: Health, host: str, port: int | None) -> AsyncIterator[None]:
-    """Answer while the block runs; without a port, nobody.
+    """Serve the endpoints while the block runs, if there is a port for them.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the server cannot listen on the address.
     """
     if port is None:
         yield
@@ -25,8 +25,8 @@ async def serve(health: Health, host: str, port: int | None) -> AsyncIterator[No
 
 
 def application(health: Health) -> web.Application:
-    """Return what answers, wherever it listens."""
-    # When a figure was made is a figure more for each, which nobody reads.
+    """Return the web application of the endpoints."""
+    # They would be one more figure for each figure, which nobody reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no hint
 
     async def livez(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Structured logs: short past-tense events with ids; the text of a message never."""
+"""Structured logs: short past-tense events with ids, and never the text of a message."""
 
 import logging
 import os
@@ -20,22 +20,22 @@ from bot.monitoring.metrics import BUGS
 
 Format = Literal["json", "console"]
 
-# What stands alone as an event id ("$") or a room id ("!"): 32 bytes in unpadded URL-safe Base64,
-# whose last character has two bits to spare (spec: room versions 4 and 12). Older room ids are
-# taken without their server's name, which may be words; Synapse makes their rest of 18 letters.
-# Ids that a server may word as it likes are left out: user ids, aliases, older event ids.
+# An event id ("$") or a room id ("!") that stands alone: 32 bytes in unpadded URL-safe Base64,
+# whose last character has two unused bits (spec: room versions 4 and 12). Older room ids are taken
+# without their server name, which may be words; before it, Synapse's have 18 letters. Ids that a
+# server may choose freely are left out: user ids, aliases, older event ids.
 _ID = re.compile(
     r"""(?<![^\s'"(\[=])
     (?: [$!][\w-]{42}[AEIMQUYcgkosw048](?![\w:-]|\.\w) | ![A-Za-z]{18}(?=:[a-z0-9]) )""",
     re.ASCII | re.VERBOSE,
 )
-_MOST_IDS = 8  # a library may quote a whole response
+_MOST_IDS = 8  # from one message, as a library may quote a whole response
 
 
 def _is_random(found: str) -> bool:
-    """Tell an id from words of its shape: words change case seldom, random letters at any step.
+    """Return whether a text of an id's form is random, as letters in words seldom change case.
 
-    Of true ids, one in a hundred is taken for words.
+    One real id in a hundred is taken for words.
     """
     changes = sum(
         a.isalpha() and b.isalpha() and a.islower() != b.islower() for a, b in pairwise(found)
@@ -44,7 +44,7 @@ def _is_random(found: str) -> bool:
 
 
 def _ids(record: logging.LogRecord) -> list[str]:
-    """Return the Matrix ids in the record's message, each once."""
+    """Return the distinct Matrix ids in the record's message."""
     try:
         message = record.getMessage()
     except Exception:  # noqa: BLE001  # arguments that do not fit, or that fail when they print
@@ -54,10 +54,10 @@ def _ids(record: logging.LogRecord) -> list[str]:
 
 
 def _hear(_: logging.Logger, record: logging.LogRecord) -> None:
-    """Log that a library spoke, from "warning" upwards, and not what it said.
+    """Log that a library has logged a warning or more, without its message.
 
-    nio prints bodies of malformed events; an exception's values and the variables of its frames
-    may be text as well.
+    nio prints bodies of malformed events. The values of an exception and the variables of its
+    frames may be text of messages as well.
     """
     if record.levelno < logging.WARNING:
         return
@@ -74,14 +74,14 @@ def _hear(_: logging.Logger, record: logging.LogRecord) -> None:
 
 
 def _warn(_: object, kind: type[Warning], file: str, line: int, *_more: object) -> None:
-    """Log a warning's kind and place, and not its words (see `warnings.showwarning`)."""
+    """Log a warning's class and source line, without its message (see `warnings.showwarning`)."""
     structlog.get_logger().warning("library warned", kind=kind.__name__, file=file, line=line)
 
 
 class _Lines:
-    """Standard error, which may be a file on a full disk, or a pipe that nobody reads any more.
+    """Standard error, which may be a file on a full disk, or a pipe without a reader.
 
-    No answer depends on it: a line that it does not take is lost, and the next says so.
+    No reply may depend on it: a line that cannot be written is lost, and the next one says so.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _Lines:
         lost, self._lost = self._lost, 0
         data = f"{line}\n".encode(errors="backslashreplace")
         if lost:
-            data = b"\n" + data  # a part of the last one may be there
+            data = b"\n" + data  # a part of the lost line may have been written
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -109,8 +109,8 @@ class _Lines:
 def configure(level: str, form: Format) -> None:
     """Send the bot's log to standard error, from `level` ("debug"… "error") upwards.
 
-    What libraries log, and what Python prints of errors that nobody catches, goes there as well,
-    without its text.
+    Log records of libraries and Python's reports of uncaught errors go there as well, without
+    their text.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: structlog.typing.Processor = (
@@ -130,7 +130,7 @@ def configure(level: str, form: Format) -> None:
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
-    # All loggers meet here, whatever handlers, propagation or class a library gives to its own.
+    # All loggers call this method, whatever handlers, propagation or class a library sets.
     logging.Logger.callHandlers = _hear  # type: ignore[assignment, method-assign]  # as above
     warnings.showwarning = _warn  # type: ignore[assignment]  # Python calls it by position
     sys.excepthook = lambda kind, _, frames: _log_bug(kind, frames)
@@ -139,13 +139,13 @@ def configure(level: str, form: Format) -> None:
 
 
 def log_bug(error: Exception) -> None:
-    """Count and log an error nobody expected: its kind and frames, never its values (texts)."""
+    """Count and log an unexpected error: its class and frames, never its values (texts)."""
     _log_bug(type(error), error.__traceback__)
 
 
 @contextmanager
 def costing_nothing() -> Iterator[None]:
-    """Log a bug inside the block, and go on: what it does is of no concern to an answer."""
+    """Log a bug inside the block, and go on, as no reply depends on the block."""
     try:
         yield
     except FatalError:

@@ -1,7 +1,7 @@
-"""The figures for Prometheus: each one's name, kind, labels and buckets.
+"""The figures for Prometheus: name, kind, labels and buckets of each.
 
-No label holds an id, a name or a text: their values are the code's own words (a class, a piece of
-work), the model's id as it is configured, and the version. docs/operations.md lists all figures.
+No label holds an id, a person's name or a text. Labels are names in the code (a class, a
+transaction), the configured id of a model, and the version. docs/operations.md lists all figures.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from bot.errors import CompletionError
 _WAITS: Final = (0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600)  # seconds
 _COUNTS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
-# The process's, whoever meets one: what nobody expected may come up where nothing is at hand.
+# A global of the process, as a bug may occur where no `Metrics` is available.
 BUGS: Final = Counter("assistant_bugs", "Errors that nobody expected.", registry=None)
 
 
 class Metrics:
-    """Every figure, in a registry of its own."""
+    """All figures of the bot, in one registry."""
 
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         counter = partial(Counter, registry=registry)
@@ -63,7 +63,7 @@ class Metrics:
         self.backend_retries = counter(
             "assistant_backend_retries_total", "Completions asked for once more.", ["kind"]
         )
-        for kind in _names(CompletionError):  # else the first of a kind would be no increase
+        for kind in _names(CompletionError):  # begin at 0, so that the first error is an increase
             self.backend_errors.labels(kind)
             self.backend_retries.labels(kind)
         self.prompt_tokens = counter("assistant_prompt_tokens_total", "Tokens sent.", ["model"])

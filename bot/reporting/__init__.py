@@ -1,1 +1,1 @@
-"""Figures of a period in words and charts, and how a language writes numbers."""
+"""Reports of feedback: figures in words and charts, with numbers formatted for a language."""

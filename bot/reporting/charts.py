@@ -1,4 +1,4 @@
-"""Charts as SVG for a page and as PNG for a room, drawn by one library (pygal, then resvg)."""
+"""Charts, as SVG for a web page or as PNG for a room (drawn by pygal, rasterised by resvg)."""
 
 import asyncio
 import math
@@ -15,34 +15,34 @@ import pygal
 import resvg_py
 from pygal.style import Style
 
-# pygal puts a finder of plugins in front of every later import, in a way that Python 3.11 warns
-# of and 3.12 no longer calls; the bot has no such plugin.
+# pygal installs an import hook for its plugins, of a kind that Python 3.11 warns of and that
+# Python 3.12 ignores. The bot has no such plugin.
 sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != pygal.__name__]
 
 Theme = Literal["light", "dark"]
 Kind = Literal["line", "bar"]
 
-_ZOOM: Final = 2.0  # of pictures: they are looked at on dense screens
-_LETTER: Final = 0.55  # of the font's size, the width of a letter
+_ZOOM: Final = 2.0  # scale of pictures, as screens have a high pixel density
+_LETTER: Final = 0.55  # width of a letter, as a share of the font size
 _FONT: Final = "Source Sans Pro"
 _FONT_FILES: Final = [
     str(Path(font_source_sans_pro.__path__[0]) / "files" / f"SourceSansPro-{weight}.ttf")
     for weight in ("Regular", "Semibold")
 ]
-_FEW: Final = 6  # of what bars count: more lines are as far apart as they are whole
-_KEPT: Final = 64  # charts, by what they show
-_POINTS: Final = {"fr": ",", "en": "."}  # of decimals
+_FEW: Final = 6  # largest count with a scale of ours; for larger ones, pygal's is in whole numbers
+_KEPT: Final = 64  # drawn charts in the cache
+_POINTS: Final = {"fr": ",", "en": "."}  # decimal separators
 NO_DATA: Final = {"fr": "Aucune donnée", "en": "No data"}
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line or row of bars.
+    """One line, or one set of bars.
 
     Attributes:
-        name: for the legend.
-        values: one for each label, None for none.
-        intervals: of each value, from where to where it may be; () for none at all.
+        name: its name in the legend.
+        values: a value for each label; None for no value.
+        intervals: lower and upper bound of each value's confidence interval; () for none.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What a chart shows.
+    """The content of a chart.
 
     Attributes:
-        title: shown in pictures alone; a page has a heading.
-        labels: of the values, from left to right.
-        unit: behind each number of the scale.
-        top: where the scale ends, None for above the largest value.
-        language: of its numbers.
+        title: title, shown in pictures only, as a page has a heading.
+        labels: labels of the values, from left to right.
+        unit: unit after each number of the scale.
+        top: end of the scale; None for a value above the largest one.
+        language: language of the numbers.
     """
 
     kind: Kind
@@ -73,14 +73,14 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How large a drawing is, and the letters in it, in units of its own.
+    """The sizes of a drawing and of its letters, in SVG units.
 
     Attributes:
         size: width and height.
-        sides: what is left free around the drawing, and for the scale on its left.
-        label: font size of the scale, of what stands below the chart, and of the legend.
-        title: font size.
-        least: labels that are shown below the chart in any case.
+        sides: margin around the drawing, and width of the scale on its left.
+        label: font size of the scale, of the labels below the chart, and of the legend.
+        title: font size of the title.
+        least: number of labels that are shown below the chart at least.
     """
 
     size: tuple[int, int]
@@ -91,11 +91,11 @@ class _Layout:
 
     @property
     def _below(self) -> float:
-        """How wide the chart itself is, in font sizes of a label."""
+        """The width of the chart itself, in font sizes of a label."""
         return (self.size[0] - 2 * self.sides[0] - self.sides[1]) / self.label
 
     def labels_below(self, letters: int) -> int:
-        """Return how many labels of so many letters have room side by side, a letter apart."""
+        """Return how many labels of so many letters fit side by side, one letter apart."""
         return max(self.least, int(self._below / (1 + letters * _LETTER)))
 
     def letters_below(self, labels: int) -> int:
@@ -103,9 +103,8 @@ class _Layout:
         return int((self._below / labels - 1) / _LETTER)
 
 
-# A page has all of a screen; that of a telephone leaves some 358 pixels for a figure. A client
-# shows a picture in a room's timeline some 340 pixels wide: no letter of it may be smaller than 10
-# pixels then.
+# A page uses the whole screen; on a telephone, about 358 pixels are left for a chart. Clients show
+# a picture in a timeline about 340 pixels wide, in which no letter may be smaller than 10 pixels.
 _PAGE: Final = _Layout((920, 340), (12, 52), label=14, title=20, least=13)
 _NARROW: Final = _Layout((358, 300), (6, 40), label=12, title=16)
 _PICTURE: Final = _Layout((510, 400), (16, 60), label=16, title=18)
@@ -131,33 +130,34 @@ _COLOURS: Final[dict[Theme, _Colours]] = {
 
 @lru_cache(maxsize=_KEPT)
 def svg(chart: Chart, theme: Theme, *, narrow: bool = False) -> str:
-    """Return the chart as an SVG document that names no other resource.
+    """Return the chart as an SVG document that refers to no other resource.
 
     Args:
-        chart: what it shows.
-        theme: of the page that it stands on.
-        narrow: for a telephone: its letters are as large there as elsewhere, its labels fewer.
+        chart: the chart's content.
+        theme: theme of the page that contains it.
+        narrow: whether it is for a telephone: with letters as large as elsewhere, and fewer
+            labels.
     """
     return str(_drawn(chart, theme, "", _NARROW if narrow else _PAGE).render(is_unicode=True))
 
 
 def pictured(chart: Chart) -> str:
-    """Return the SVG document of a picture: with its title, in letters for a small one."""
+    """Return the SVG document of a picture, with its title and with large letters."""
     return str(_drawn(chart, "light", chart.title, _PICTURE).render(is_unicode=True))
 
 
 def letters_below(labels: int) -> int:
-    """Return how many letters each of so many labels may have, side by side below a picture."""
+    """Return how many letters each of so many labels below a picture may have."""
     return _PICTURE.letters_below(labels)
 
 
 async def png(chart: Chart) -> bytes:
     """Return the chart as a picture, with its title, on white.
 
-    Another process draws it: resvg does not let go of the interpreter for some 120 ms.
+    Another process draws it, as resvg holds the interpreter's lock for about 120 ms.
 
     Raises:
-        OSError: it cannot be started, or ends without a picture.
+        OSError: the process cannot be started, or ends without a picture.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
@@ -176,13 +176,13 @@ async def png(chart: Chart) -> bytes:
 
 
 async def avatar() -> bytes:
-    """Return the mark of the assistant as a PNG, for its account's profile."""
+    """Return the assistant's logo as a PNG, for its account's profile."""
     document = Path(__file__).with_name("avatar.svg").read_text()
     return await asyncio.to_thread(rasterised, document)
 
 
 def rasterised(document: str) -> bytes:
-    """Return an SVG document of ours as a PNG, in a font that comes with the bot."""
+    """Return one of the bot's SVG documents as a PNG, in a font that comes with the bot."""
     return resvg_py.svg_to_bytes(
         svg_string=document,
         background=_COLOURS["light"].background,
@@ -231,20 +231,20 @@ def _drawn(chart: Chart, theme: Theme, title: str, layout: _Layout) -> Any:  # n
     drawing.x_labels = list(chart.labels)
     most = max((value or 0 for series in chart.series for value in series.values), default=0)
     if chart.kind == "bar" and 0 < most <= _FEW:
-        drawing.y_labels = list(range(int(most) + 1))  # nothing is counted by halves
+        drawing.y_labels = list(range(int(most) + 1))  # whole numbers only, as these are counts
     for series in chart.series:
         drawing.add(series.name, _values(series))
     return drawing
 
 
 def _every(labels: Sequence[str], layout: _Layout) -> int | None:
-    """Return of how many labels one is shown; None where there is none."""
+    """Return n so that every n-th label is shown; None if there are no labels."""
     longest = max(map(len, labels), default=0)
     return math.ceil(len(labels) / layout.labels_below(longest)) or None
 
 
 def _without_script(root: ET.Element) -> ET.Element:
-    """Drop what pygal leaves for scripts of its own, which are not there."""
+    """Remove pygal's script elements, which only serve scripts that are not included."""
     for parent in root.iter():
         for script in parent.findall("script"):
             parent.remove(script)
@@ -280,7 +280,7 @@ def _style(colours: _Colours, layout: _Layout) -> Style:
 
 
 def _css(theme: Theme) -> str:
-    """Return what pygal's own style sheet, which has the chart's id in front, says otherwise."""
+    """Return rules that override pygal's own style sheet, whose selectors are more specific."""
     faint, first = _COLOURS[theme].faint, _COLOURS[theme].series[0]
     rules = {
         ".axis .guide.line": f"stroke: {faint}; stroke-dasharray: none",

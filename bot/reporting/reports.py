@@ -1,4 +1,4 @@
-"""What is reported of replies and ratings: of a period, to the product team or to everybody."""
+"""Reports of a period's replies and ratings, for the product team and for the public."""
 
 import math
 from collections import Counter
@@ -28,21 +28,21 @@ from bot.reporting.formats import formats
 PERIODS: Final = (7, 30, 90, 365)  # days
 PUBLIC_WEEKS: Final = 12
 
-_LONGEST_BY_DAY: Final = 31  # days; of a longer period, weeks are shown
+_LONGEST_BY_DAY: Final = 31  # days; a longer period is shown by weeks
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the product team sees of a period.
+    """The report of a period for the product team.
 
     Attributes:
-        first: its first day, in UTC; of weeks, the first Monday.
-        last: its last one.
-        step: what each part of the series is.
-        series: the figures of each day or week, also of those without any.
-        groups: the figures of each group that the report is narrowed to.
-        models: all that have any figures in the period, narrowed or not.
-        domains: the same.
+        first: first day of the period, in UTC; the first Monday if it is by weeks.
+        last: last day of the period.
+        step: day or week, as the series is divided.
+        series: figures of each day or week, including those without any.
+        groups: figures of each group that the filter lets through.
+        models: all models with figures in the period, whatever the filter.
+        domains: all domains with figures in the period, whatever the filter.
     """
 
     first: date
@@ -61,13 +61,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class PublicReport:
-    """What everybody may see of the last whole weeks; no figure is of fewer than ten ratings.
+    """The public report of the last complete weeks; each figure is of at least ten ratings.
 
     Attributes:
         first: the first Monday.
         last: the last Sunday.
-        weeks: the figures of each week with enough ratings, and of those that waited for it.
-        groups: by "model", "domain" and "place", and there by name, or OTHERS.
+        weeks: figures of each week with enough ratings, including the weeks that waited for it.
+        groups: figures by "model", "domain" and "place", and in each by name, or OTHERS.
     """
 
     first: date
@@ -82,9 +82,9 @@ class PublicReport:
 
 
 async def report(statistics: Statistics, today: date, days: int, only: Only) -> Report:
-    """Return what is known of so many days up to today.
+    """Return the report of the last `days` days, including today.
 
-    More days than a month are shown by weeks, and begin on a Monday.
+    A period longer than a month is shown by weeks, and extended to begin on a Monday.
     """
     first = today - timedelta(days=days - 1)
     step: Step = "day" if days <= _LONGEST_BY_DAY else "week"
@@ -105,10 +105,10 @@ async def report(statistics: Statistics, today: date, days: int, only: Only) -> 
 
 
 async def public_report(statistics: Statistics, today: date) -> PublicReport:
-    """Return what everybody may see: of whole weeks alone, so that it changes once a week.
+    """Return the public report, which is of complete weeks and changes once a week only.
 
-    From one day to the next a moving period would tell what a single day holds, and a week that
-    still changed what one person has just said.
+    The difference between two days of a moving period would reveal the figures of a single day,
+    and the current week, which still changes, the answer of a single person.
     """
     end = first_of("week", today)
     first = end - timedelta(weeks=PUBLIC_WEEKS)
@@ -118,7 +118,7 @@ async def public_report(statistics: Statistics, today: date) -> PublicReport:
 
 
 def satisfaction_shown(about: Report, texts: Texts) -> str:
-    """Return the alternative text of the picture of a report's satisfaction."""
+    """Return the alternative text of the chart of a report's satisfaction."""
     share, say = satisfaction(about.whole), formats(texts.language)
     days = {"first": say.day(about.first), "last": say.day(about.last)}
     shown = texts("picture satisfaction", step=texts(_STEPS[about.step]), **days)
@@ -129,7 +129,7 @@ def satisfaction_shown(about: Report, texts: Texts) -> str:
 
 
 def in_words(about: Report, texts: Texts) -> str:
-    """Return what a report says, in a few sentences."""
+    """Return a report as a few sentences."""
     whole, say = about.whole, formats(texts.language)
     share, polls = satisfaction(whole), answered(whole)
 
@@ -152,15 +152,16 @@ def in_words(about: Report, texts: Texts) -> str:
         sentences.append(texts("stats times", median=say.seconds(times[0]), late=late))
     if polls is not None:
         votes, sent = count("votes", polls.part), count("polls sent", polls.whole)
-        share_told = say.percent(polls.value)
-        sentences.append(texts("stats polls", votes=votes, sent=sent, share=share_told))
+        percent = say.percent(polls.value)
+        sentences.append(texts("stats polls", votes=votes, sent=sent, share=percent))
     return " ".join(sentences)
 
 
 def nine_in_ten(seconds: float, texts: Texts) -> str:
-    """Return in what time nine replies of ten come; that some take longer, where it is not known.
+    """Return a phrase for the duration that nine replies in ten do not exceed.
 
-    Times are counted by classes, and the last of them has no end.
+    If it is infinite, as the last class of durations has no end, the phrase says that more than
+    one reply in ten takes longer than that class begins.
     """
     key = "more than one in ten" if math.isinf(seconds) else "nine in ten"
     return texts(key, time=formats(texts.language).seconds(seconds))

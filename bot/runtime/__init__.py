@@ -1,1 +1,1 @@
-"""What any asyncio service needs: retries, TLS, failpoints, encryption at rest."""
+"""Tools that any asyncio service needs: retries, TLS, failpoints, encryption at rest."""

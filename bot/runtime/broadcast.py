@@ -1,19 +1,20 @@
-"""A signal for all who wait at this moment."""
+"""A signal that wakes all tasks that wait for it."""
 
 import asyncio
 
 
 class Broadcast:
-    """Wakes everybody who waits for the next change; who comes later waits for the one after.
+    """A signal that wakes all tasks that wait for the next change.
 
-    `current` is the event that the next `send` sets: take it before you look at what may change,
-    and no change is missed.
+    Attributes:
+        current: the event that the next `send` sets. A task that takes it before it reads the
+            state that may change misses no change.
     """
 
     def __init__(self) -> None:
         self.current = asyncio.Event()
 
     def send(self) -> None:
-        """Wake all who wait for the current event, and begin a new one."""
+        """Wake all tasks that wait for the current event, and replace the event."""
         self.current.set()
         self.current = asyncio.Event()

@@ -1,14 +1,14 @@
-"""The machine's own clocks."""
+"""The `Clock` port on the machine's clocks."""
 
 import asyncio
 import time
 
 
 class SystemClock:
-    """The `Clock` port on the machine's own clocks."""
+    """The `Clock` port on the machine's clocks."""
 
     def monotonic(self) -> float:
-        """Return seconds since some fixed moment."""
+        """Return seconds that never jump, from an arbitrary start."""
         return time.monotonic()
 
     def now(self) -> float:
@@ -16,5 +16,5 @@ class SystemClock:
         return time.time()  # noqa: TID251  # this is the Clock that the rule asks for
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
+        """Wait for so many seconds."""
         await asyncio.sleep(seconds)

@@ -1,7 +1,7 @@
-"""Where a process may be made to fail, so that tests can try each place: before and after it.
+"""Failpoints: sites at which a test can make the process fail.
 
-`BOT_FAIL=sent.after:kill@2` kills the process when it has recorded its second message. Several are
-separated by commas. Without the variable nothing is ever done.
+`BOT_FAIL=sent.after:kill@2` kills the process after it has recorded its second message. Several
+are separated by commas. Without the variable, a site does nothing.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Final, Literal, NoReturn, assert_never, cast
 
 VARIABLE: Final = "BOT_FAIL"
 
-# One transaction of the ledger each (`within`: its work is done, its commit is not).
+# Transactions of the ledger (`within`: the statements are done, the commit is not).
 COMMITS: Final = (
     *("admit", "claim", "sent", "freeze", "finish", "choose", "noticed"),
     *("answered", "begin", "asked", "put_off", "drop", "count", "rate", "comment", "withdraw"),
@@ -25,12 +25,12 @@ COMMITS: Final = (
     *("answer", "close_campaign", "campaign_begin", "answer_withdrawn", "answer_amended"),
     *("campaign_told", "amend"),
 )
-# One request each that changes something on the homeserver.
+# Requests that change something on the homeserver.
 REQUESTS: Final = (
     *("first", "edit", "final", "repair", "notice", "redact", "join", "leave", "poll", "thanks"),
     *("create", "invite", "campaign", "attachment", "enter"),
 )
-# What the making of the account's cross-signing identity has reached.
+# Steps in the creation of the account's cross-signing identity.
 IDENTITY_STEPS: Final = (
     *("identity_saved", "reset_saved", "recovery_key_given", "identity_published"),
     "device_uploaded",
@@ -42,34 +42,34 @@ SITES: Final = (
     *IDENTITY_STEPS,
 )
 
-Deed = Literal["kill", "raise", "hang", "enospc"]
+Action = Literal["kill", "raise", "hang", "enospc"]
 
 
 class Failpoints:
-    """What is to happen at which site, at which of its passages."""
+    """The actions to take, by site and by number of its passage."""
 
     def __init__(self, armed: str = "") -> None:
-        """Take `site:deed@passage`, separated by commas; the passage is 1 where it is left out.
+        """Read `site:action@passage`, separated by commas; the passage is 1 if it is left out.
 
         Raises:
-            ValueError: there is no such site or deed.
+            ValueError: there is no such site or action.
         """
-        self._deeds: dict[tuple[str, int], Deed] = {}
+        self._actions: dict[tuple[str, int], Action] = {}
         self._passages: Counter[str] = Counter()
         for one in filter(None, armed.split(",")):
             site, _, rest = one.partition(":")
-            deed, _, passage = rest.partition("@")
-            if site not in SITES or deed not in {"kill", "raise", "hang", "enospc"}:
+            action, _, passage = rest.partition("@")
+            if site not in SITES or action not in {"kill", "raise", "hang", "enospc"}:
                 raise ValueError(f"{VARIABLE}: no such failpoint: {one}")
-            self._deeds[site, int(passage or 1)] = cast("Deed", deed)
+            self._actions[site, int(passage or 1)] = cast("Action", action)
 
     def reach(self, site: str) -> None:
-        """Do what is to be done here, mostly nothing."""
-        if not self._deeds:
+        """Take the action of this passage of the site, if there is one."""
+        if not self._actions:
             return
         self._passages[site] += 1
-        deed = self._deeds.get((site, self._passages[site]))
-        match deed:
+        action = self._actions.get((site, self._passages[site]))
+        match action:
             case None:
                 return
             case "kill":
@@ -81,11 +81,11 @@ class Failpoints:
             case "hang":
                 _hang()
             case _:
-                assert_never(deed)
+                assert_never(action)
 
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
-        """Pass the sites before and after the block."""
+        """Reach the site `name.before` before the block, and `name.after` after it."""
         self.reach(f"{name}.before")
         yield
         self.reach(f"{name}.after")

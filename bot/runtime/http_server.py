@@ -1,7 +1,7 @@
-"""A web application at an address of the configuration, while a block runs.
+"""An HTTP server for a web application, hardened against clients that mean ill.
 
-What everybody on a network may send ends here at the latest: requests that cannot be parsed are
-refused in few words and without a line in the log, and connections are limited in time and number.
+Requests that cannot be parsed are refused with a short text and without a line in the log.
+Connections are limited in time and number.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from bot.errors import ConfigError
 
-# On all that is answered, unless a page says otherwise.
+# Headers of every response, unless a handler sets others.
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -27,17 +27,17 @@ HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 
-_CLOSING_SECONDS: Final = 1.0  # for who is being answered when the bot ends
+_CLOSING_SECONDS: Final = 1.0  # for running requests when the bot ends
 _IDLE_SECONDS: Final = 75  # for a request's head; nginx lets its connections idle for 60
-_CONNECTIONS: Final = 256  # of one address; a process may have 1,024 files open by default
+_CONNECTIONS: Final = 256  # of one server; a process may have 1,024 files open by default
 
 
 def web_application(*middlewares: Middleware, largest_body: int = 1024) -> web.Application:
-    """Return an application whose answers all have HEADERS, and do not name the server.
+    """Return an application whose responses all have HEADERS, and do not name the server.
 
     Args:
-        middlewares: what each request goes through.
-        largest_body: that is read of a request, in bytes.
+        middlewares: middlewares of the application.
+        largest_body: largest size of a request's body, in bytes.
     """
     app = web.Application(middlewares=[_one_by_one(), *middlewares], client_max_size=largest_body)
     app.on_response_prepare.append(_tidy)
@@ -45,16 +45,16 @@ def web_application(*middlewares: Middleware, largest_body: int = 1024) -> web.A
 
 
 def _one_by_one() -> Middleware:
-    """Return what lets one request begin in each turn of the event loop.
+    """Return a middleware that starts one request in each iteration of the event loop.
 
-    A hundred that come at once would else be a single long turn, and whatever the bot is writing
-    would wait for all of them.
+    A hundred requests that come at once would otherwise be a single long iteration, for which
+    running replies would have to wait.
     """
-    door = asyncio.Lock()
+    lock = asyncio.Lock()
 
     @web.middleware
     async def wait(request: web.Request, handler: Handler) -> web.StreamResponse:
-        async with door:
+        async with lock:
             await asyncio.sleep(0)
         return await handler(request)
 
@@ -64,21 +64,21 @@ def _one_by_one() -> Middleware:
 async def _tidy(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers.pop("Server", None)  # which version of what answers is nobody's business
+    response.headers.pop("Server", None)  # it would reveal the version of aiohttp
 
 
 class _Refusal(web.Response):
-    """The answer to what is no request: the application's signals do not hear of it."""
+    """The response to bytes that are no request, which the application's signals do not get."""
 
     @override
     async def _prepare_headers(self) -> None:
-        # No public way leads between aiohttp's own headers and the wire here.
+        # aiohttp has no public way to change the headers that it adds here.
         await super()._prepare_headers()
         self.headers.pop("Server", None)
 
 
 class _Connection(web.RequestHandler):
-    """One connection: `handle_error` answers where no application can."""
+    """One connection; `handle_error` answers what does not reach the application."""
 
     __slots__ = ()
 
@@ -90,7 +90,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Refuse in few words: aiohttp's own repeat the request, and log it with a traceback."""
+        """Refuse with a short text; aiohttp would quote the request, and log a traceback."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             super().handle_error(request, status, exc, message)  # logs it
         text = f"{status}: {HTTPStatus(status).phrase}"
@@ -103,16 +103,16 @@ class _Connection(web.RequestHandler):
 async def listening(
     application: web.Application, section: str, host: str, port: int
 ) -> AsyncIterator[None]:
-    """Answer while the block runs.
+    """Serve an application while the block runs.
 
     Args:
-        application: what answers.
-        section: of the configuration, which names the address.
-        host: address that is listened on, or a name of it.
-        port: its TCP port.
+        application: the application.
+        section: the section of the configuration that has the address, for error messages.
+        host: address or host name to listen on.
+        port: TCP port to listen on.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the server cannot listen on the address.
     """
     runner = web.AppRunner(application, shutdown_timeout=_CLOSING_SECONDS)
     await runner.setup()
@@ -130,14 +130,14 @@ async def _listen(server: web.Server, section: str, host: str, port: int) -> asy
     loop = asyncio.get_running_loop()
 
     def connection() -> web.RequestHandler:
-        # The oldest one gives way: who holds connections and asks nothing keeps nobody else out.
+        # The oldest connection is closed for a new one, so that idle clients lock nobody out.
         transports = [one.transport for one in server.connections if one.transport is not None]
         for oldest in transports[: 1 - _CONNECTIONS]:
             oldest.abort()
         return _Connection(
             server,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp's way to have none
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's way to disable it
             auto_decompress=False,  # no browser compresses a form, and one may be a bomb
             keepalive_timeout=_IDLE_SECONDS,
         )
@@ -152,7 +152,8 @@ async def _listen(server: web.Server, section: str, host: str, port: int) -> asy
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Say why; asyncio's own words repeat the address. ValueError: it can be no host's name."""
+    """Return the reason without the address, which asyncio's message repeats."""
+    # ValueError: the text cannot be a host name.
     if isinstance(error, ValueError | socket.gaierror):
         return "no such host"
     return os.strerror(error.errno or 0)

@@ -1,4 +1,4 @@
-"""What somebody is told once a day, however often there is cause."""
+"""A limit of one notice a day for each person or other key."""
 
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
@@ -12,29 +12,29 @@ _REMEMBERED: Final = 10_000
 
 
 class OnceADay(Generic[K]):
-    """Who was told today; the day is the one of UTC. The last ten thousand are remembered."""
+    """A record of the keys that were notified today, in UTC; it keeps the last ten thousand."""
 
     def __init__(self) -> None:
-        self._told = BoundedDict[K, float](_REMEMBERED)  # on which day
+        self._days = BoundedDict[K, float](_REMEMBERED)  # the day of each key's last notice
 
     def is_due(self, key: K, now: float) -> bool:
-        """Tell whether it is to be told now, and take it for told.
+        """Return whether a notice is due, and record it as sent.
 
         Args:
-            key: who, or what.
-            now: seconds since the epoch.
+            key: the person, or any other key.
+            now: the current time, in seconds since the epoch.
         """
         today = day_of(now)
-        if self._told.get(key) == today:
+        if self._days.get(key) == today:
             return False
-        self._told[key] = today
+        self._days[key] = today
         return True
 
     def forget(self, key: K) -> None:
-        """Note that it could not be told."""
-        self._told.pop(key, None)
+        """Record that the notice could not be sent."""
+        self._days.pop(key, None)
 
 
 def day_of(now: float) -> float:
-    """Return when the day of UTC began."""
+    """Return the start of the UTC day, in seconds since the epoch."""
     return now - now % DAY

@@ -1,4 +1,4 @@
-"""Files and directories that are for the bot's account alone."""
+"""Files and directories that only the bot's account may read."""
 
 import os
 from contextlib import suppress
@@ -8,18 +8,19 @@ from typing import Final
 
 import structlog
 
-_BESIDE: Final = ("", "-wal", "-shm", "-journal")  # SQLite makes them with the mode of the file
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # SQLite's files get the mode of the first
 
 log = structlog.get_logger()
 
 
 def private_directory(directory: Path) -> Path:
-    """Make the directory where it is missing; say so where it is there and open to everyone.
+    """Create the directory if it is missing; log a warning if it is open to everyone.
 
-    It is left as it is: a volume may belong to somebody else, and its group be the bot's own.
+    An existing directory is not changed: a volume may belong to another account, and give access
+    to the bot by its group.
 
     Raises:
-        OSError: it cannot be made, or is none.
+        OSError: it cannot be created, or is no directory.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = S_IMODE(directory.stat().st_mode)
@@ -33,21 +34,22 @@ def private_directory(directory: Path) -> Path:
 
 
 def private_file(path: Path) -> None:
-    """Make the file where it is missing, and take it and what SQLite keeps beside it from others.
+    """Create the file if it is missing, and close it and SQLite's files next to it to others.
 
-    It is not opened where it is there: that would end the locks which the process has on it.
+    An existing file is not opened: closing it again would release the locks that this process has
+    on it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    for suffix in _BESIDE:
+    for suffix in _SUFFIXES:
         close_to_others(path.with_name(path.name + suffix))
 
 
 def close_to_others(path: Path) -> None:
-    """Let only its owner read and write a file, if it is there; say so where that cannot be."""
+    """Limit an existing file's access to its owner; log a warning if that fails."""
     try:
         if path.stat().st_mode & (S_IRWXG | S_IRWXO):
             path.chmod(0o600)

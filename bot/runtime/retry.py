@@ -1,4 +1,4 @@
-"""Requests that must get through: repeated until the homeserver accepts, or refuses for good."""
+"""Retries of requests, until the homeserver accepts them or refuses them for good."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -17,13 +17,16 @@ log = structlog.get_logger()
 
 
 def backoff(failures: int) -> float:
-    """Return the seconds to wait after `failures` earlier ones: 1, 2, 4… 60, half more at most."""
+    """Return the seconds to wait after `failures` earlier failures: 1, 2, 4… 60, plus up to half.
+
+    The addition is random.
+    """
     longest = min(_LONGEST_WAIT, 2.0 ** min(failures, 10))
     return longest * random.uniform(1.0, 1.5)  # noqa: S311  # spreads retries, guards no secret
 
 
 def pause(error: MatrixError, failures: int) -> float:
-    """Return the seconds after which to try again; raise `error` where that cannot help."""
+    """Return the seconds after which to try again; raise `error` if another try cannot help."""
     match error:
         case RateLimited():
             return max(error.retry_after, _SHORTEST_WAIT)
@@ -36,23 +39,23 @@ def pause(error: MatrixError, failures: int) -> float:
 async def retry_until_accepted(
     clock: Clock, request: Callable[[], Awaitable[T]], *, within: float | None = None
 ) -> T:
-    """Await `request()` again and again while the homeserver is away, busy, or logs us in anew.
+    """Repeat a request while the homeserver is away, busy, or renews the login.
 
     Args:
-        clock: what the waits are measured by.
+        clock: the clock for the waits.
         request: makes a new awaitable for each try.
         within: seconds after which the last error is raised; None for never.
 
     Raises:
-        MatrixError: one that no second try would change, or the last one.
+        MatrixError: an error that another try would not change, or the last error in time.
     """
-    failures, begun = 0, clock.monotonic()
+    failures, start = 0, clock.monotonic()
     while True:
         try:
             return await request()
         except MatrixError as error:
             wait = pause(error, failures)
-            if within is not None and clock.monotonic() + wait - begun > within:
+            if within is not None and clock.monotonic() + wait - start > within:
                 raise
             log.warning("homeserver away", reason=str(error), retry_in=round(wait, 1))
         failures += 1

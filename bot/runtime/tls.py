@@ -1,4 +1,4 @@
-"""Whom TLS connections trust: the system's authorities, and the operator's own."""
+"""The TLS context: it trusts the system's authorities and the operator's own."""
 
 import ssl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work that must not stop half-way, whoever stops waiting for it."""
+"""Work that the cancellation of its caller must not interrupt."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` in a task of its own; when cancelled, let it end first.
+    """Await `work` in a task of its own; when cancelled, wait for its end, then raise.
 
-    A send that is cancelled may have reached the homeserver without our knowing its event, and a
-    cancelled transaction leaves SQLite's file locked: both run here.
+    Sends and transactions need this: a cancelled send may have reached the homeserver, but its
+    event id would be lost; a cancelled transaction leaves SQLite's file locked.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:
@@ -19,5 +19,5 @@ async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
-            raise asyncio.CancelledError from error  # its cause stays readable
+            raise asyncio.CancelledError from error  # so that the work's error is not lost
         raise

@@ -1,20 +1,20 @@
-"""Waits that end with what is told, or with the time."""
+"""Waiting for an event, at most for a given time."""
 
 import asyncio
 
 from bot.ports.clock import Clock
 
 
-async def wait_for_event(clock: Clock, told: asyncio.Event, seconds: float | None) -> None:
-    """Wait until `told` is set, but for no more than `seconds` by the clock; None for ever."""
+async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float | None) -> None:
+    """Wait until `event` is set, at most for `seconds` by the clock; None for ever."""
     if seconds is None:
-        await told.wait()
+        await event.wait()
         return
     loop = asyncio.get_running_loop()
-    hears = loop.create_task(told.wait())
-    sleeps = loop.create_task(clock.sleep(max(seconds, 0.0)))
+    waiting = loop.create_task(event.wait())
+    sleeping = loop.create_task(clock.sleep(max(seconds, 0.0)))
     try:
-        await asyncio.wait([hears, sleeps], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([waiting, sleeping], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        hears.cancel()
-        sleeps.cancel()
+        waiting.cancel()
+        sleeping.cancel()

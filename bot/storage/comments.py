@@ -1,4 +1,4 @@
-"""Comments and shared exchanges, in the ledger's database, and what leaves it as a file."""
+"""Ratings, comments and shared exchanges in the ledger's database, and their exported tables."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
@@ -50,7 +50,7 @@ COMMENT_COLUMNS: Final = ("reply", "person", "written_at", "comment")
 
 
 class SqlComments:
-    """The part of the `Opinions` port that is about words."""
+    """The part of the `Opinions` port that is about comments and other text of people."""
 
     def __init__(self, database: Database, secret: str) -> None:
         """Use the ledger's database, and the operator's secret for encryption and pseudonyms."""

@@ -73,7 +73,7 @@ def waits_in(conversation: dict[str, str]) -> Any:  # noqa: ANN401  # SQLAlchemy
 
 
 def context_of(how: ReplyMetadata, at: float) -> dict[str, Any]:
-    """Return the row that says how a reply came about."""
+    """Return the columns that describe how a reply was made."""
     return {
         "answered_at": date(at),
         "domain": server_name(how.sender),
@@ -135,7 +135,7 @@ async def ask_history(
 async def poll_at(
     connection: AsyncConnection, room_id: RoomId, event_id: EventId
 ) -> RowMapping | None:
-    """Return the poll at an event, None where there is none."""
+    """Return the row of the poll that an event is; None if it is none."""
     found = await connection.execute(
         select(polls).where(polls.c.event_id == event_id, polls.c.room_id == room_id)
     )
