@@ -122,7 +122,7 @@ async def devices(config: Config, *remove: str) -> bool:
         BotError: they cannot be listed or removed, or one is the assistant's own.
     """
     async with _session(config) as session:
-        session.glance()
+        session.load_login()
         found = await own_devices.devices(session)
         _check_removable(remove, {one.device_id: one.ours for one in found})
         if remove:

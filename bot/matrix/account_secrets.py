@@ -7,7 +7,7 @@ from bot.matrix import secret_storage
 from bot.matrix.cross_signing import USAGES, CrossSigningKeys, SigningKey, decode
 from bot.matrix.json_fields import Json, mapping, text
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.private_identity import OF_BACKUP, PrivateIdentity
+from bot.matrix.private_identity import BACKUP_KEY, PrivateIdentity
 from bot.runtime.failpoints import armed
 
 DEFAULT_KEY = "m.secret_storage.default_key"
@@ -78,13 +78,13 @@ class AccountSecrets:
 
     async def _backup_key(self, storage_id: str, key: bytes) -> vodozemac.Curve25519SecretKey:
         """Return the private key of the backup; a new one if the storage has none."""
-        secret = await self._secret(OF_BACKUP, storage_id, key)
+        secret = await self._secret(BACKUP_KEY, storage_id, key)
         if secret is None:
             return vodozemac.Curve25519SecretKey()
         try:
             return vodozemac.Curve25519SecretKey.from_bytes(secret)
         except ValueError as error:
-            raise _unusable(OF_BACKUP) from error
+            raise _unusable(BACKUP_KEY) from error
 
     async def _secret(self, name: str, storage_id: str, key: bytes) -> bytes | None:
         encrypted = secret_storage.encrypted_for(await self.get(name), storage_id)

@@ -36,7 +36,7 @@ from bot.matrix import sync
 from bot.matrix.admin_room import AdminRooms
 from bot.matrix.attention import Attention
 from bot.matrix.content import build, event_type
-from bot.matrix.error_mapping import call, named
+from bot.matrix.error_mapping import call, mapped_errors
 from bot.matrix.history import Enough, Histories
 from bot.matrix.json_fields import mapping
 from bot.matrix.parse import ReadableEvent, parse_clear
@@ -51,8 +51,8 @@ from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing
 from bot.runtime.uncancellable import run_uncancelled
 
-_LAST_SECONDS = 1.0  # seconds that open verifications may take to be cancelled
-_PIECE = 64 * 1024  # bytes of a file that are encrypted in one step, in a thread
+_CLOSE_SECONDS = 1.0  # seconds that open verifications may take to be cancelled
+_CHUNK_BYTES = 64 * 1024  # bytes of a file that are encrypted in one step, in a thread
 
 log = structlog.get_logger()
 
@@ -113,7 +113,7 @@ class NioMatrix:
         People who are verifying the device are told that the verification is cancelled.
         """
         with costing_nothing(), suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_SECONDS):
+            async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._verifications.cancel_all()
         await self._session.close()
 
@@ -147,7 +147,7 @@ class NioMatrix:
 
     async def exists(self, user_id: UserId) -> bool:
         """Return whether the user exists; True if it is not said (spec: GET /profile/{userId})."""
-        with named():
+        with mapped_errors():
             answer = await self._client.send_json(ObjectResponse, "GET", ["profile", user_id])
         if not isinstance(answer, nio.ErrorResponse):
             return True
@@ -272,10 +272,12 @@ class NioMatrix:
     async def _upload(self, room_id: RoomId, attached: Attachment) -> dict[str, Any]:
         """Upload a file, encrypted if the room is, and return where it is stored."""
         data = attached.data
-        with named():
+        with mapped_errors():
             encrypted = await self._client.is_encrypted(room_id)
             uploading = self._client.upload(
-                lambda *_: (data[at : at + _PIECE] for at in range(0, len(data), _PIECE)),
+                lambda *_: (
+                    data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)
+                ),
                 attached.mimetype,
                 # the homeserver need not know the name of an encrypted file
                 None if encrypted else attached.name,
@@ -335,7 +337,7 @@ class NioMatrix:
     async def _encrypt_if_needed(
         self, room_id: RoomId, kind: str, content: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
-        with named():
+        with mapped_errors():
             return await self._client.encrypt_if_needed(room_id, kind, content)
 
     def _remember_own(self, room_id: RoomId, event_id: EventId, clear: Mapping[str, Any]) -> None:

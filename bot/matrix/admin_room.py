@@ -2,9 +2,7 @@
 
 import nio
 
-from bot.core.events import (
-    RoomId,
-)
+from bot.core.events import RoomId
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import identifier, mapping
@@ -53,7 +51,7 @@ class AdminRooms:
                 for kind, content in states.items()
             ],
         }
-        async with self._client.making:
+        async with self._client.creating_room:
             created = await self._client.ask("POST", ["createRoom"], body)
         return RoomId(identifier(created, "room_id"))
 

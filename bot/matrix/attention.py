@@ -8,10 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import nio
 import structlog
 
-from bot.core.events import (
-    Prompt,
-    RoomId,
-)
+from bot.core.events import Prompt, RoomId
 from bot.errors import MatrixError
 from bot.matrix.error_mapping import call
 from bot.matrix.nio_client import SafeClient

@@ -25,7 +25,7 @@ from bot.matrix.crypto_database import CryptoDatabase
 from bot.runtime.encryption import IDENTITY, Seal
 
 _ROOM_KEYS_IN_MEMORY = 4096  # some 2 kB each
-_SESSIONS_A_DEVICE = 8
+_SESSIONS_PER_DEVICE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +355,7 @@ class OlmSessions(SessionStore):
         sessions = self._entries[sender_key]
         if session in sessions:
             return False
-        while len(sessions) >= _SESSIONS_A_DEVICE:
+        while len(sessions) >= _SESSIONS_PER_DEVICE:
             self._store.forget_session(sessions.pop())
         self._entries[sender_key] = sorted(
             [session, *sessions], key=lambda one: one.use_time, reverse=True

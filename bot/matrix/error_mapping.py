@@ -57,7 +57,7 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
     Raises:
         MatrixError: the most specific class for any other response.
     """
-    with named():
+    with mapped_errors():
         response = await request
     if isinstance(response, expected):
         return response
@@ -67,7 +67,7 @@ async def call(expected: type[Ok], request: Awaitable[object]) -> Ok:
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def mapped_errors() -> Iterator[None]:
     """Convert what nio raises inside the block to the most specific MatrixError."""
     try:
         yield

@@ -23,7 +23,7 @@ from bot.matrix.interactive_auth import InteractiveAuth
 from bot.matrix.json_fields import Json
 from bot.matrix.key_backup import KeyBackup
 from bot.matrix.nio_client import SafeClient
-from bot.matrix.private_identity import Kept, PrivateIdentity
+from bot.matrix.private_identity import PrivateIdentity, SavedIdentities
 from bot.matrix.recovery_key import RecoveryKeyPlace
 from bot.matrix.response_repair import GuardedResponse
 from bot.runtime.failpoints import armed
@@ -128,10 +128,12 @@ class Identity:
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
         await self._complete(private, shown)
 
-    def _continue_reset(self, kept: Kept, pending: PrivateIdentity, shown: PublicIdentity) -> Kept:
+    def _continue_reset(
+        self, kept: SavedIdentities, pending: PrivateIdentity, shown: PublicIdentity
+    ) -> SavedIdentities:
         """Continue a reset that the homeserver has accepted; log one that it has not."""
         if shown.master == pending.master:
-            return self._save(Kept(pending))
+            return self._save(SavedIdentities(pending))
         log.warning(
             "a reset of the identity was begun, and the homeserver has not taken it: the identity"
             " stays as it was; assistant-tchap identity reset goes on with it"
@@ -176,7 +178,7 @@ class Identity:
         if pending is None:
             old = await self.backup.current()
             pending = PrivateIdentity.new(old_backup=old[0] if old else None)
-            self._save(Kept(kept.current, pending))
+            self._save(SavedIdentities(kept.current, pending))
             armed.reach("reset_saved")
         await self._complete(pending, shown)
 
@@ -202,7 +204,7 @@ class Identity:
         if await self._has_backup():
             raise IdentityError(_FOREIGN.format(user_id=self._user_id, what="a key backup"))
         private = PrivateIdentity.new()
-        self._save(Kept(private))
+        self._save(SavedIdentities(private))
         armed.reach("identity_saved")
         return private
 
@@ -223,7 +225,7 @@ class Identity:
         private = await self.storage.open(key)
         if not shown.is_of(private.keys):
             raise IdentityError(_REPLACED.format(user_id=self._user_id))
-        self._save(Kept(private))
+        self._save(SavedIdentities(private))
         return private
 
     async def _complete(
@@ -246,7 +248,7 @@ class Identity:
             shown = await self._publish(private, known=shown.master)
             armed.reach("identity_published")
         if self._is_pending(private):
-            self._save(Kept(private))
+            self._save(SavedIdentities(private))
         self._client.machine.identity = private.keys
         shown = await self._sign_device(private, shown)
         armed.reach("device_signed")
@@ -282,7 +284,7 @@ class Identity:
             request = self._client.send_json(GuardedResponse, "POST", path, sent)
             return await call(GuardedResponse, run_uncancelled(request))
 
-        await self._auth.pass_(ask)
+        await self._auth.authenticate(ask)
         shown = await self.published()
         if not shown.is_of(private.keys):
             raise IdentityError(_NOT_KEPT.format(what="identity", user_id=self._user_id))
@@ -360,10 +362,10 @@ class Identity:
             )
         self._others = others
 
-    def _load(self) -> Kept:
-        return Kept.load(self._store.load_identity())
+    def _load(self) -> SavedIdentities:
+        return SavedIdentities.load(self._store.load_identity())
 
-    def _save(self, kept: Kept) -> Kept:
+    def _save(self, kept: SavedIdentities) -> SavedIdentities:
         self._store.save_identity(kept.dump())
         return kept
 

@@ -52,7 +52,7 @@ class InteractiveAuth:
         self._beat = beat
         self._poll_seconds = poll_seconds
 
-    async def pass_(self, ask: Ask) -> Json:
+    async def authenticate(self, ask: Ask) -> Json:
         """Make the request, authenticate if the homeserver asks for it, and return the response.
 
         Raises:

@@ -34,10 +34,10 @@ _MEGOLM = "m.megolm.v1.aes-sha2"
 _SENDER = "fr.gouv.assistant.sender"
 _MAC = "fr.gouv.assistant.mac"
 _MAC_KEY = b"assistant-tchap key backup"
-_KEYS_A_REQUEST = 25  # some 15 ms of work
-_REQUESTS_A_TURN = 8
-_REMOVALS_A_TURN = 20
-_AGAIN_SECONDS = 600.0  # seconds until a backup that could not be opened is tried again
+_KEYS_PER_REQUEST = 25  # some 15 ms of work
+_REQUESTS_PER_RUN = 8
+_REMOVALS_PER_RUN = 20
+_RETRY_SECONDS = 600.0  # seconds until a backup that could not be opened is tried again
 
 log = structlog.get_logger()
 
@@ -128,7 +128,7 @@ class KeyBackup:
         self._user_id = user_id
         self._note_version = note_version
         self._beat = beat
-        self._ours: _Ours | None = None
+        self._ours: _OwnBackup | None = None
         self._reopen_due: float | None = None  # in the loop's time; None for never
         self.version: str | None = None
 
@@ -169,11 +169,11 @@ class KeyBackup:
         Raises:
             MatrixError: the homeserver refused, or did not answer.
         """
-        self._ours, self.version = _Ours(secret, master, known, replace), None
-        self._reopen_due = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+        self._ours, self.version = _OwnBackup(secret, master, known, replace), None
+        self._reopen_due = asyncio.get_running_loop().time() + _RETRY_SECONDS
         return await self._open(self._ours)
 
-    async def _open(self, ours: "_Ours") -> str | None:
+    async def _open(self, ours: "_OwnBackup") -> str | None:
         current, public = await self.current(), ours.secret.public_key().to_base64()
         if current is not None and current[1].rstrip("=") == public:
             self.version = current[0]
@@ -217,10 +217,10 @@ class KeyBackup:
             MatrixError: the homeserver did not answer. The next call continues.
         """
         await self._reopen()
-        for _ in range(_REQUESTS_A_TURN):
+        for _ in range(_REQUESTS_PER_RUN):
             if self.version is None or self._ours is None:
                 return
-            some = self._store.room_keys_to_back_up(_KEYS_A_REQUEST)
+            some = self._store.room_keys_to_back_up(_KEYS_PER_REQUEST)
             if not some:
                 return
             await self._put(some, self.version, self._ours.secret)
@@ -230,7 +230,7 @@ class KeyBackup:
         now = asyncio.get_running_loop().time()
         if self._ours is None or self._reopen_due is None or now < self._reopen_due:
             return
-        self._reopen_due = now + _AGAIN_SECONDS
+        self._reopen_due = now + _RETRY_SECONDS
         try:
             version = await self._open(self._ours)
         except MatrixError as error:
@@ -268,7 +268,7 @@ class KeyBackup:
         """
         if self.version is None:
             return
-        for room_id, session_id in self._store.backup_removals(_REMOVALS_A_TURN):
+        for room_id, session_id in self._store.backup_removals(_REMOVALS_PER_RUN):
             path = ["room_keys", "keys", room_id, session_id]
             try:
                 if is_room_id(room_id):
@@ -298,9 +298,9 @@ class KeyBackup:
                 log.info("no keys of a room restored", room_id=room_id, reason=str(error))
                 continue
             sessions = list(mapping(found.get("sessions")).items())
-            for start in range(0, len(sessions), _KEYS_A_REQUEST):
+            for start in range(0, len(sessions), _KEYS_PER_REQUEST):
                 self._beat()
-                some = sessions[start : start + _KEYS_A_REQUEST]
+                some = sessions[start : start + _KEYS_PER_REQUEST]
                 restored += self._take(room_id, some, self._ours.secret)
                 await asyncio.sleep(0)  # let other tasks run
         return restored
@@ -338,7 +338,7 @@ class KeyBackup:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ours:
+class _OwnBackup:
     """The parameters with which the bot's own backup is opened or created."""
 
     secret: vodozemac.Curve25519SecretKey

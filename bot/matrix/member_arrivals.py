@@ -7,12 +7,7 @@ from urllib.parse import quote
 import nio
 
 from bot.core.bounded import BoundedDict
-from bot.core.events import (
-    EventId,
-    Prompt,
-    RoomId,
-    UserId,
-)
+from bot.core.events import EventId, Prompt, RoomId, UserId
 from bot.errors import Forbidden
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import Json, identifier, mapping, timestamp

@@ -13,22 +13,17 @@ from nio.crypto.sessions import OutboundGroupSession
 from nio.responses import EmptyResponse
 from typing_extensions import override
 
-from bot.errors import (
-    HomeserverUnreachable,
-    MatrixError,
-    NotEncrypted,
-    NotFound,
-)
+from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, NotFound
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.error_mapping import call
 from bot.matrix.nio_sync import SyncClient
 
-_USERS_A_QUERY = 40
-_DEVICES_A_CLAIM = 30
-_DEVICES_A_NOTICE = 100
-_TRIES = 5  # times that a key is shared while members come and go
-_AGAIN_SECONDS = 60.0  # seconds until users and devices without keys are asked again
-_MAKING_SECONDS = 60.0  # seconds for which a homeserver may be creating a room
+_USERS_PER_QUERY = 40
+_DEVICES_PER_CLAIM = 30
+_DEVICES_PER_NOTICE = 100
+_SHARE_TRIES = 5  # times that a key is shared while members come and go
+_RETRY_SECONDS = 60.0  # seconds until users and devices without keys are asked again
+_CREATION_SECONDS = 60.0  # seconds for which a homeserver may be creating a room
 
 log = structlog.get_logger()
 
@@ -37,11 +32,11 @@ class SafeClient(SyncClient):
     """nio's client, which sends nothing in clear text to an encrypted room.
 
     Attributes:
-        making: a lock that is held while the homeserver is asked to create a room.
+        creating_room: a lock that is held while the homeserver is asked to create a room.
         left_out: rooms and people of whose devices some receive the room's key, and others do not.
     """
 
-    making: asyncio.Lock
+    creating_room: asyncio.Lock
     left_out: list[tuple[str, str]]
 
     @override
@@ -55,12 +50,12 @@ class SafeClient(SyncClient):
         self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._querying = asyncio.Lock()
         # users whose homeserver did not answer, and when to ask again
-        self._silent: dict[str, float] = {}
+        self._unanswered: dict[str, float] = {}
         self.left_out = []
         self._withheld: WeakKeyDictionary[OutboundGroupSession, set[tuple[str, str]]] = (
             WeakKeyDictionary()
         )
-        self.making = asyncio.Lock()
+        self.creating_room = asyncio.Lock()
 
     # Keys.
 
@@ -89,10 +84,10 @@ class SafeClient(SyncClient):
         """
         async with self._querying:
             noted, now = self.machine.users_for_key_query, asyncio.get_running_loop().time()
-            for user_id, due in self._silent.items():
+            for user_id, due in self._unanswered.items():
                 (noted.add if due <= now else noted.discard)(user_id)
             while noted:
-                some = {noted.pop() for _ in range(min(len(noted), _USERS_A_QUERY))}
+                some = {noted.pop() for _ in range(min(len(noted), _USERS_PER_QUERY))}
                 request = nio.Api.keys_query(self.access_token, some)
                 try:
                     response = await call(
@@ -102,9 +97,9 @@ class SafeClient(SyncClient):
                     noted |= some
                     raise
                 for user_id in some:
-                    self._silent.pop(user_id, None)
+                    self._unanswered.pop(user_id, None)
                     if user_id not in response.device_keys:
-                        self._silent[user_id] = now + _AGAIN_SECONDS
+                        self._unanswered[user_id] = now + _RETRY_SECONDS
 
     async def claim_keys(self, devices: Iterable[dict[str, list[str]]]) -> None:
         """Start an Olm session with each device that has a one-time key left.
@@ -130,7 +125,7 @@ class SafeClient(SyncClient):
         """
         lock = self._sharing.setdefault(room_id, asyncio.Lock())
         async with lock:
-            for _ in range(_TRIES):
+            for _ in range(_SHARE_TRIES):
                 await self.learn_devices(room_id)
                 room = self._room(room_id)
                 if not room.members_synced:
@@ -165,7 +160,7 @@ class SafeClient(SyncClient):
         """
         room = self._room(room_id)
         if not room.encrypted and room_id in self._made:
-            async with self.making:  # otherwise the question would come too early
+            async with self.creating_room:  # otherwise the question would come too early
                 await self._learn_encryption(self._room(room_id))
         return bool(self._room(room_id).encrypted)
 
@@ -178,13 +173,13 @@ class SafeClient(SyncClient):
             content = await self.ask("GET", path)
         except NotFound:
             raise self._not_encrypted(room.room_id) from None
-        self._bare.pop(room.room_id, None)
+        self._unencrypted_since.pop(room.room_id, None)
         self._mark_encrypted(room, {"content": content})
 
     def _not_encrypted(self, room_id: str) -> MatrixError:
         """Return the error for a room without encryption: not yet, or not at all."""
         now = asyncio.get_running_loop().time()
-        if now - self._bare.setdefault(room_id, now) < _MAKING_SECONDS:
+        if now - self._unencrypted_since.setdefault(room_id, now) < _CREATION_SECONDS:
             return HomeserverUnreachable("the homeserver is still making the admin room")
         error = NotEncrypted(
             f"the admin room {room_id} is not encrypted, as the homeserver did not make it to its"
@@ -217,7 +212,7 @@ class SafeClient(SyncClient):
             room.members_synced = False
 
     def _must_share(self, room_id: str) -> bool:
-        due = self._unserved.get(room_id)
+        due = self._undelivered.get(room_id)
         overdue = due is not None and due <= asyncio.get_running_loop().time()
         return overdue or self.machine.should_share_group_session(room_id)
 
@@ -228,7 +223,7 @@ class SafeClient(SyncClient):
         """
         machine, room_id, users = self.machine, room.room_id, list(room.users)
         self._changed.discard(room_id)
-        await self.claim_keys(machine.missing_sessions(users, _DEVICES_A_CLAIM))
+        await self.claim_keys(machine.missing_sessions(users, _DEVICES_PER_CLAIM))
         old = machine.outbound_group_sessions.get(room_id)
         if old is not None and old.expired:
             del machine.outbound_group_sessions[room_id]
@@ -248,9 +243,9 @@ class SafeClient(SyncClient):
             session.users_shared_with |= devices
         if machine.outbound_group_sessions.get(room_id) is session:
             session.shared = room_id not in self._changed
-            self._unserved.pop(room_id, None)
+            self._undelivered.pop(room_id, None)
             if any(machine.missing_sessions(users, 1)):
-                self._unserved[room_id] = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+                self._undelivered[room_id] = asyncio.get_running_loop().time() + _RETRY_SECONDS
         await self._withhold(session, room_id, users)
 
     async def _withhold(
@@ -274,9 +269,9 @@ class SafeClient(SyncClient):
             "code": "m.unverified",
             "reason": "the assistant encrypts to devices that their owner has verified",
         }
-        for start in range(0, len(devices), _DEVICES_A_NOTICE):
+        for start in range(0, len(devices), _DEVICES_PER_NOTICE):
             messages: dict[str, dict[str, Any]] = {}
-            for user_id, device_id in devices[start : start + _DEVICES_A_NOTICE]:
+            for user_id, device_id in devices[start : start + _DEVICES_PER_NOTICE]:
                 messages.setdefault(user_id, {})[device_id] = content
             path = ["sendToDevice", "m.room_key.withheld", str(uuid4())]
             try:

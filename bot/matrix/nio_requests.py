@@ -10,18 +10,14 @@ import nio
 from aiohttp import ClientResponse
 from typing_extensions import override
 
-from bot.errors import (
-    Forbidden,
-    HomeserverUnreachable,
-    TooLarge,
-)
+from bot.errors import Forbidden, HomeserverUnreachable, TooLarge
 from bot.matrix import response_repair
-from bot.matrix.error_mapping import call, named
+from bot.matrix.error_mapping import call, mapped_errors
 from bot.matrix.json_fields import Json
 from bot.runtime.uncancellable import run_uncancelled
 
 # bytes; a larger response takes 10 ms or more to parse, so it is parsed in a thread
-_LARGE = 64 * 1024
+_LARGE_RESPONSE = 64 * 1024
 _LONGEST_REQUEST_SECONDS = 600  # the limit where nio would wait for ever
 
 
@@ -67,7 +63,7 @@ class RequestClient(nio.AsyncClient):
                 response_class, transport_response, data, save_to
             )
         raw = await transport_response.read()
-        if len(raw) > _LARGE:
+        if len(raw) > _LARGE_RESPONSE:
             response = await asyncio.to_thread(
                 response_repair.read, response_class, raw, data or ()
             )
@@ -130,7 +126,7 @@ class RequestClient(nio.AsyncClient):
         steps = ["_matrix", "client", "v1", "media", "download", server, media_id]
         path = "/" + "/".join(quote(step, safe="") for step in steps)
         headers = {"Authorization": f"Bearer {self.access_token}"}
-        with named():
+        with mapped_errors():
             response = await self.send("GET", path, headers=headers)
             async with response:
                 if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -138,7 +134,7 @@ class RequestClient(nio.AsyncClient):
                 if response.status != HTTPStatus.OK:
                     raise Forbidden(f"HTTP {response.status} for a file")
                 data = bytearray()
-                async for piece in response.content.iter_chunked(_LARGE):
+                async for piece in response.content.iter_chunked(_LARGE_RESPONSE):
                     data += piece
                     if len(data) > limit:
                         raise TooLarge(f"a file of more than {limit} bytes")

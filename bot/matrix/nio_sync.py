@@ -6,9 +6,7 @@ import nio
 import structlog
 from typing_extensions import override
 
-from bot.errors import (
-    MatrixError,
-)
+from bot.errors import MatrixError
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.crypto_store import CryptoStore
 from bot.matrix.error_mapping import MALFORMED
@@ -44,10 +42,12 @@ class SyncClient(RequestClient):
         self._saved = set(self.encrypted_rooms)
         self.known_encrypted = frozenset(self._saved)
         # rooms with devices that have no key, and when to try again
-        self._unserved: dict[str, float] = {}
+        self._undelivered: dict[str, float] = {}
         self._changed: set[str] = set()  # rooms with a new member or a new device
         self._made: set[str] = set()  # rooms that the bot has created; all are encrypted
-        self._bare: dict[str, float] = {}  # those without encryption yet, and since when
+        self._unencrypted_since: dict[
+            str, float
+        ] = {}  # those without encryption yet, and since when
 
     @property
     def machine(self) -> SafeOlm:
@@ -65,10 +65,10 @@ class SyncClient(RequestClient):
         await super()._handle_sync(response)
         for room_id in response.rooms.leave:
             self.rooms.pop(room_id, None)
-            self._unserved.pop(room_id, None)
+            self._undelivered.pop(room_id, None)
             self._changed.discard(room_id)
             self._made.discard(room_id)
-            self._bare.pop(room_id, None)
+            self._unencrypted_since.pop(room_id, None)
             self.machine.outbound_group_sessions.pop(room_id, None)
             self.machine.rotations.pop(room_id, None)
 

@@ -9,7 +9,7 @@ from bot.errors import Forbidden
 from bot.matrix.cross_signing import PublicIdentity
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import mapping, text
-from bot.matrix.private_identity import Kept
+from bot.matrix.private_identity import SavedIdentities
 from bot.matrix.response_repair import GuardedResponse
 from bot.matrix.session import Session
 from bot.runtime.uncancellable import run_uncancelled
@@ -83,7 +83,7 @@ async def status(session: Session) -> IdentityStatus:
         ConfigError, StoreError: nobody has logged in here, or the files cannot be read.
         MatrixError: the homeserver refused, or did not answer.
     """
-    kept, client = Kept.load(session.glance()), session.client
+    kept, client = SavedIdentities.load(session.load_login()), session.client
     shown = await session.identity.published()
     user_id, device_id = str(client.user_id), str(client.device_id)
     try:
@@ -106,9 +106,11 @@ async def status(session: Session) -> IdentityStatus:
     )
 
 
-def _location_of_keys(kept: Kept, shown: PublicIdentity) -> str:
+def _location_of_keys(kept: SavedIdentities, shown: PublicIdentity) -> str:
     if kept.pending is not None and shown.master != kept.pending.master:
-        return f"{_location_of_keys(Kept(kept.current), shown)}; a reset is not finished"
+        return (
+            f"{_location_of_keys(SavedIdentities(kept.current), shown)}; a reset is not finished"
+        )
     private = kept.pending or kept.current
     if private is None:
         return "not on this disk"
@@ -118,7 +120,7 @@ def _location_of_keys(kept: Kept, shown: PublicIdentity) -> str:
 
 
 async def devices(session: Session) -> Sequence[Device]:
-    """Return the account's devices, this one first. The session is logged in or has glanced.
+    """Return the account's devices, this one first. The session has its login.
 
     Raises:
         MatrixError: the homeserver refused, or did not answer.
@@ -154,7 +156,7 @@ async def remove(session: Session, device_ids: Sequence[str]) -> None:
         request = session.client.send_json(GuardedResponse, "POST", ["delete_devices"], sent)
         return await call(GuardedResponse, run_uncancelled(request))
 
-    await session.auth.pass_(ask)
+    await session.auth.authenticate(ask)
 
 
 def _moment(milliseconds: object) -> datetime | None:

@@ -24,15 +24,7 @@ from bot.core.events import (
 )
 from bot.core.markdown import UNFINISHED
 from bot.core.polls import MOST_ANSWERS, POLL, QUESTION
-from bot.matrix.json_fields import (
-    Json,
-    can_be_id,
-    identifier,
-    mapping,
-    text,
-    timestamp,
-    whole,
-)
+from bot.matrix.json_fields import Json, can_be_id, identifier, mapping, text, timestamp, whole
 from bot.matrix.mentions import pills, typed_in_html, typed_in_text, without_fallback
 
 MESSAGE = "m.room.message"

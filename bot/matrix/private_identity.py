@@ -11,7 +11,7 @@ import vodozemac
 from bot.matrix import secret_storage
 from bot.matrix.cross_signing import USAGES, CrossSigningKeys, SigningKey, decode, encode
 
-OF_BACKUP = "m.megolm_backup.v1"
+BACKUP_KEY = "m.megolm_backup.v1"
 
 State = Literal["new", "given", "restored", "complete"]
 
@@ -61,7 +61,7 @@ class PrivateIdentity:
         """The secrets of the secret storage, by the type of their account data."""
         seeds = {f"m.cross_signing.{usage}": key.seed for usage, key in self.keys.by_usage.items()}
         encoded = {name: encode(seed).encode() for name, seed in seeds.items()}
-        return {**encoded, OF_BACKUP: encode(self.backup.to_bytes()).encode()}
+        return {**encoded, BACKUP_KEY: encode(self.backup.to_bytes()).encode()}
 
     def fields(self) -> dict[str, Any]:
         """Return the identity as a JSON object."""
@@ -94,7 +94,7 @@ class PrivateIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedIdentities:
     """The identities on this disk.
 
     Attributes:
@@ -111,7 +111,7 @@ class Kept:
         return json.dumps({name: one and one.fields() for name, one in both.items()}).encode()
 
     @classmethod
-    def load(cls, data: bytes | None) -> "Kept":
+    def load(cls, data: bytes | None) -> "SavedIdentities":
         """Load them from what `dump` returned; None for a store without any."""
         both = {} if data is None else json.loads(data)
         one, other = both.get("current"), both.get("pending")

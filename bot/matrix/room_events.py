@@ -27,11 +27,7 @@ from bot.matrix.history import Histories
 from bot.matrix.json_fields import Json, identifier, mapping, text, timestamp
 from bot.matrix.parse import ReadableEvent, parse_event
 from bot.matrix.room_state import RoomState
-from bot.matrix.state_events import (
-    Membership,
-    is_admin_rooms,
-    parse_membership,
-)
+from bot.matrix.state_events import Membership, is_admin_rooms, parse_membership
 from bot.monitoring.health import Health
 
 _KNOWN = 20_000  # messages whose sender and relations are remembered

@@ -3,28 +3,16 @@
 import math
 
 import nio
-import structlog
 
-from bot.core.events import (
-    Room,
-    RoomId,
-    UserId,
-)
+from bot.core.events import Room, RoomId, UserId
 from bot.matrix.json_fields import Json, identifier, mapping, text, whole
-from bot.matrix.state_events import (
-    FOLLOWING,
-    is_admin_rooms,
-    is_space,
-    predecessor,
-)
+from bot.matrix.state_events import FOLLOWING, is_admin_rooms, is_space, predecessor
 
 _DIRECT_MEMBERS = 2
 _STATE_LEVEL = 50  # default level for state events
 _CREATOR_LEVEL = 100  # the creator's level in a room without power levels
 # room versions in which creators have a finite power level
 _NUMBERED_CREATORS = {"", *map(str, range(1, 12))}
-
-log = structlog.get_logger()
 
 
 class RoomState:

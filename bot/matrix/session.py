@@ -198,7 +198,7 @@ class Session:
         if not there or read_identity(self._path, self._account.user_id, self.vault.key) is None:
             self._place.check_named()
 
-    def glance(self) -> bytes | None:
+    def load_login(self) -> bytes | None:
         """Load the device's login only. This is safe while its assistant runs.
 
         Returns:

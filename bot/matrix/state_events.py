@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-from bot.core.events import (
-    EventId,
-    RoomId,
-    UserId,
-)
+from bot.core.events import EventId, RoomId, UserId
 from bot.matrix.json_fields import Json, identifier, mapping, text
 
 ROOM_MARKER, ADMIN = "fr.gouv.assistant.room", "admin"  # marker in the content of m.room.create

@@ -84,7 +84,7 @@ async def batches(
     while True:
         health.beat()
         try:
-            batch = await loop.turn()
+            batch = await loop.next_batch()
         except MatrixError as error:
             wait = _pause(error, failures)
             log.warning("sync failed", reason=str(error), retry_in=round(wait, 1))
@@ -92,7 +92,7 @@ async def batches(
             raise
         except Exception as error:  # noqa: BLE001  # one response must not stop all later ones
             log_bug(error)
-            loop.stumble(failures)
+            loop.skip_or_retry(failures)
             wait = backoff(failures)
         else:
             failures = 0
@@ -129,7 +129,7 @@ class _Loop:
         self._drained = False
         self._gap_failures = 0  # consecutive ones
 
-    async def turn(self) -> Batch:
+    async def next_batch(self) -> Batch:
         """Return the next response's events. After an error, the next call retries."""
         await self._session.renew()
         if not self._responses:
@@ -208,7 +208,7 @@ class _Loop:
     def _full(self) -> bool:
         return len(self._responses[-1].to_device_events) >= _TO_DEVICE_EVENTS
 
-    def stumble(self, failures: int) -> None:
+    def skip_or_retry(self, failures: int) -> None:
         """Retry the same response after a bug; skip it if it always fails."""
         reached = self._responses[0].next_batch if self._responses else self._client.next_batch
         self._responses.clear()

@@ -8,13 +8,7 @@ import nio
 import structlog
 
 from bot.core.events import UserId
-from bot.errors import (
-    FatalError,
-    Forbidden,
-    MatrixError,
-    RateLimited,
-    SoftLogout,
-)
+from bot.errors import FatalError, Forbidden, MatrixError, RateLimited, SoftLogout
 from bot.matrix.error_mapping import call
 from bot.matrix.json_fields import identifier, mapping, timestamp
 from bot.matrix.parse import POLL_RESPONSES, POLL_STARTS

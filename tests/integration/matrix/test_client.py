@@ -186,7 +186,7 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         with pytest.raises(HomeserverUnreachable):
             await matrix.prepare(room_id, Notice("Bonjour."))
 
-        monkeypatch.setattr("bot.matrix.nio_client._MAKING_SECONDS", 0.0)
+        monkeypatch.setattr("bot.matrix.nio_client._CREATION_SECONDS", 0.0)
         with pytest.raises(NotEncrypted):
             await matrix.prepare(room_id, Notice("Bonjour."))
         with pytest.raises(NotEncrypted):

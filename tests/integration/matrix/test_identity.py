@@ -80,7 +80,7 @@ class Stage:
         session = Session(self.account, vault(self.disk))
         async with AsyncExitStack() as parts:
             parts.push_async_callback(session.close)
-            session.glance()
+            session.load_login()
             default = await session.identity.storage.get(DEFAULT_KEY)
             return await session.identity.published(), str(default.get("key"))
 
@@ -522,7 +522,7 @@ async def test_other_devices_are_listed_and_removed(stage: Stage) -> None:
 
     session = Session(stage.account, vault(stage.disk))
     try:
-        session.glance()
+        session.load_login()
         ours, other = await own_devices.devices(session)
         await own_devices.remove(session, [device_id])
         left = await own_devices.devices(session)
@@ -682,7 +682,7 @@ async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
 async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
     stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.key_backup._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("bot.matrix.key_backup._RETRY_SECONDS", 0.0)
     stage.account = replace(stage.account, homeserver=between.url)
     async with stage.session() as session:
         with between.rule("GET", "/room_keys/version$", "answer", status=502, body={}):

@@ -14,7 +14,7 @@ from bot.core.markdown import Part
 from bot.core.outgoing import Notice, Reply
 from bot.errors import HomeserverUnreachable
 from bot.matrix.adapter import NioMatrix
-from bot.matrix.error_mapping import named
+from bot.matrix.error_mapping import mapped_errors
 from bot.matrix.history import Histories
 from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account
@@ -95,7 +95,7 @@ async def test_s8_only_a_salon_hides_anything(tmp_path: Path, *, direct: bool) -
     ],
 )
 def test_what_is_no_http_is_not_quoted(error: Exception) -> None:
-    with pytest.raises(HomeserverUnreachable) as told, named():
+    with pytest.raises(HomeserverUnreachable) as told, mapped_errors():
         raise error
 
     assert "secret" not in str(told.value)

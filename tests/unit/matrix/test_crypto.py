@@ -480,7 +480,7 @@ async def test_a_welcome_waits_while_the_homeserver_makes_the_room(
     client: SafeClient, homeserver: Homeserver
 ) -> None:
     await make(client)
-    async with client.making:
+    async with client.creating_room:
         sending = asyncio.get_running_loop().create_task(send(client))
         for _ in range(5):
             await asyncio.sleep(0)
@@ -511,7 +511,7 @@ async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
 async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
     client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.nio_client._MAKING_SECONDS", 0.0)
+    monkeypatch.setattr("bot.matrix.nio_client._CREATION_SECONDS", 0.0)
     await make(client)
 
     with capture_logs() as logs, pytest.raises(NotEncrypted, match="delete it and start"):
@@ -679,7 +679,7 @@ async def test_a_device_without_a_key_left_is_asked_again_later(
     await send(client)
     assert homeserver.count(nio.KeysClaimResponse) == 1  # not at every message
 
-    monkeypatch.setitem(client._unserved, ROOM, 0.0)  # a minute later
+    monkeypatch.setitem(client._undelivered, ROOM, 0.0)  # a minute later
     assert (await send(client))["session_id"] == first
     assert homeserver.given() == [{(BOSS, "D0")}]
 
@@ -712,7 +712,7 @@ async def test_users_without_an_answer_are_asked_again_later(
     assert homeserver.count(nio.KeysQueryResponse) == 1
     homeserver.devices[BOSS] = known
 
-    monkeypatch.setitem(client._silent, BOSS, 0.0)
+    monkeypatch.setitem(client._unanswered, BOSS, 0.0)
     await send(client)
     assert homeserver.given() == [{(BOSS, "D0")}]
 
