@@ -163,13 +163,13 @@ class Assistant:
             unfinished = ()
             self._responder.restored.set()
             self._synced.set()
-            asking = await self._intent_resolver.asking(batch.events)
-            heard = replace(batch, events=tuple(asking))
+            relevant = await self._intent_resolver.relevant(batch.events)
+            heard = replace(batch, events=tuple(relevant))
             for event in await self._store.admit(heard, self._clock.now()):
                 self._health.admitted(type(event).__name__)
                 missed = batch.missed or getattr(event, "timestamp", math.inf) < since
                 before_us = Pending(event.event_id, event.room_id) if missed else None
-                self._dispatcher.begin(event, left=before_us)
+                self._dispatcher.begin(event, pending=before_us)
             for room_id in batch.closed:
                 self._generations.silence(room_id)
             self._pending_decryption.hear(batch.keys)

@@ -1,1 +1,1 @@
-"""From an event to its intent: decide, look up, wait for keys, limit, start once."""
+"""From an event to its intent: resolve, wait for keys, apply limits, start each event once."""

@@ -1,4 +1,4 @@
-"""Events on their way to what they ask for: begun at once, looked up, or read again."""
+"""Dispatch of admitted events: start, look up what is missing, or resume after a restart."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ Start = Callable[[Event, Intent, Sequence[str], Pending | None], None]
 
 
 class EventDispatcher:
-    """Brings every event that was admitted to its start, once, whatever must be had for that."""
+    """Starts each admitted event once, after the look-ups that its intent needs."""
 
     def __init__(
         self,
@@ -41,111 +41,115 @@ class EventDispatcher:
         self._clock = clock
         self._intent_resolver = intent_resolver
         self._pending_decryption = pending_decryption
-        self._looking = WeakValueDictionary[Conversation, asyncio.Lock]()
+        self._locks = WeakValueDictionary[Conversation, asyncio.Lock]()
 
     def bind(self, tasks: asyncio.TaskGroup, start: Start) -> None:
-        """Run look-ups in `tasks`, and give each event with its intent to `start`."""
+        """Run look-ups in `tasks`, and pass each event with its intent to `start`."""
         self._tasks = tasks
         self._start = start
 
     def begin(
-        self, event: Event, remarks: Sequence[str] = (), left: Pending | None = None
+        self, event: Event, remarks: Sequence[str] = (), pending: Pending | None = None
     ) -> None:
-        """Start on the event at once: who asks first gets the first place.
+        """Start an event at once if possible, so that prompts queue in the order of their events.
 
-        What cannot be read waits for its key, and costs no task.
+        An event that needs a look-up gets a task. An undecryptable event waits for its key
+        without a task.
 
         Args:
-            event: what was heard, or can be read by now.
-            remarks: lines of the bot's own that a reply to it carries.
-            left: what an earlier process did about it.
+            event: the event, which may have become readable only now.
+            remarks: lines of the bot that a reply to the event carries.
+            pending: the event as an earlier process left it; None for a new event.
         """
         root = getattr(event, "thread_root", None)
         if root is None and not self._matrix.room(event.room_id).direct:
-            root = event.event_id  # in a salon, of a conversation of its own
-        place = Conversation(event.room_id, root)
+            root = event.event_id  # in a salon each such event begins its own conversation
+        conversation = Conversation(event.room_id, root)
         with costing_nothing():
-            intent = self._intent_resolver.decide(event, left)
+            intent = self._intent_resolver.decide(event, pending)
             match intent:
                 case AwaitKey(message):
-                    self._pending_decryption.add(message, left)
-                case _ if isinstance(intent, NeedsLookup) or place in self._looking:
-                    turn = self._looking.setdefault(place, asyncio.Lock())
-                    self._tasks.create_task(self._look(event, remarks, left, turn))
+                    self._pending_decryption.add(message, pending)
+                case _ if isinstance(intent, NeedsLookup) or conversation in self._locks:
+                    lock = self._locks.setdefault(conversation, asyncio.Lock())
+                    self._tasks.create_task(self._look_up(event, remarks, pending, lock))
                 case _:
-                    self._start(event, intent, remarks, left)
+                    self._start(event, intent, remarks, pending)
 
-    async def restore(self, left: Event | Pending | UndecryptedEvent, patience: float) -> None:
-        """Go on with what an earlier process admitted, before anything newer is heard.
+    async def restore(
+        self, unfinished: Event | Pending | UndecryptedEvent, patience: float
+    ) -> None:
+        """Resume an event that an earlier process admitted, before newer events are started.
 
-        What cannot be fetched in that time is waited for beside the rest; what never can be waits
-        for the next start.
+        If the event cannot be fetched within `patience` seconds, a task goes on trying. If the
+        homeserver refuses it, the event waits for the next start.
         """
-        if isinstance(left, UndecryptedEvent):
-            self._pending_decryption.restore(left)
-        elif not isinstance(left, Pending):
-            self.begin(left)
-        elif not await self._read_again(left, patience):
-            self._tasks.create_task(self._read_again(left))
+        if isinstance(unfinished, UndecryptedEvent):
+            self._pending_decryption.restore(unfinished)
+        elif not isinstance(unfinished, Pending):
+            self.begin(unfinished)
+        elif not await self._restore_pending(unfinished, patience):
+            self._tasks.create_task(self._restore_pending(unfinished))
 
-    async def _read_again(self, left: Pending, patience: float | None = None) -> bool:
-        """Begin anew with what is known by its ids; False where the time is over."""
-        again = list[Retryable]()
+    async def _restore_pending(self, pending: Pending, patience: float | None = None) -> bool:
+        """Fetch and start an event that is known by its ids; return False if the time is over."""
+        errors = list[Retryable]()
 
         async def put_off(error: Retryable) -> None:
-            again.append(error)
+            errors.append(error)
 
         event = "message not read"
         async with error_boundary(
-            event, put_off=put_off, later=event, event_id=left.event_id, room_id=left.room_id
+            event, put_off=put_off, later=event, event_id=pending.event_id, room_id=pending.room_id
         ):
-            await self._begin_again(left, patience)
-        return not again
+            await self._begin_pending(pending, patience)
+        return not errors
 
-    async def _begin_again(self, left: Pending, patience: float | None) -> None:
-        """Begin anew; what makes one prompt with an earlier message goes where that one goes."""
-        if left.joined_to is None:
-            found = [(left, await self._again(left, patience))]
+    async def _begin_pending(self, pending: Pending, patience: float | None) -> None:
+        """Fetch and start an event, after the first message of its prompt if it has joined one."""
+        if pending.joined_to is None:
+            found = [(pending, await self._fetch(pending, patience))]
         else:
-            first = Pending(left.joined_to, left.room_id, begun=True)
-            found = [(one, await self._again(one, patience)) for one in (first, left)]
+            first = Pending(pending.joined_to, pending.room_id, begun=True)
+            found = [(item, await self._fetch(item, patience)) for item in (first, pending)]
         if found[-1][1] is None:
             return
-        for one, event in found:
+        for item, event in found:
             if event is not None:
-                self.begin(event, left=one)
+                self.begin(event, pending=item)
 
-    async def _again(self, left: Pending, patience: float | None = None) -> Event | None:
-        """Fetch what is known by its ids; what is gone is finished, and its reply goes with it."""
-        fetch = partial(self._matrix.fetch, left.room_id, left.event_id)
+    async def _fetch(self, pending: Pending, patience: float | None = None) -> Event | None:
+        """Fetch an event; if it was redacted, finish it and withdraw its reply."""
+        fetch = partial(self._matrix.fetch, pending.room_id, pending.event_id)
         event = await retry_until_accepted(self._clock, fetch, within=patience)
         if event is None:
-            log.warning("message gone", event_id=left.event_id, room_id=left.room_id)
-            if left.begun:
-                me, gone = self._matrix.user_id, left.event_id
-                redaction = Redaction(gone, left.room_id, me, gone)
-                self._start(redaction, HandleRedaction(redaction, begun=True), (), left)
+            log.warning("message gone", event_id=pending.event_id, room_id=pending.room_id)
+            if pending.begun:
+                sender, target = self._matrix.user_id, pending.event_id
+                redaction = Redaction(target, pending.room_id, sender, target)
+                self._start(redaction, HandleRedaction(redaction, begun=True), (), pending)
             else:
-                await self._store.finish(left.event_id)
+                await self._store.finish(pending.event_id)
         return event
 
-    async def _look(
-        self, event: Event, remarks: Sequence[str], left: Pending | None, turn: asyncio.Lock
+    async def _look_up(
+        self, event: Event, remarks: Sequence[str], pending: Pending | None, lock: asyncio.Lock
     ) -> None:
-        """Start on an event once it can be decided; at the next start, where it cannot be now.
+        """Look up what the intent of an event needs, then start the event.
 
-        What a thread is asked stays in order; what is redacted meanwhile is let go.
+        The lock keeps the events of a thread in order. An event that was redacted meanwhile is
+        dropped. If the look-up is refused, the event waits for the next start.
         """
         async with (
-            turn,
+            lock,
             error_boundary(
                 "message not looked up", event_id=event.event_id, room_id=event.room_id
             ),
         ):
-            await self._intent_resolver.resolve(event, left)
-            now = await self._again(Pending(event.event_id, event.room_id))
-            if now is None:
+            await self._intent_resolver.resolve(event, pending)
+            current = await self._fetch(Pending(event.event_id, event.room_id))
+            if current is None:
                 return
-            intent = await self._intent_resolver.resolve(now, left)
+            intent = await self._intent_resolver.resolve(current, pending)
             if not isinstance(intent, AwaitKey):
-                self._start(now, intent, remarks, left)
+                self._start(current, intent, remarks, pending)

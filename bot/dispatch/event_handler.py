@@ -1,4 +1,4 @@
-"""One event from its intent to its end: what it asks for is done once, and noted as done."""
+"""Work on one event: perform its intent once, and record in the ledger that it is done."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,23 +48,23 @@ Work = Callable[[], Awaitable[None]]
 
 
 class Actions(Protocol):
-    """What the handler has done elsewhere."""
+    """Work that the handler leaves to others."""
 
     async def perform(self, intent: Intent) -> None:
-        """Do what an event asks for, where that is no answer of the model."""
+        """Perform an intent other than `Answer`."""
         ...
 
     async def apologise(self, intent: Intent) -> None:
-        """Tell the person that there is no answer; raise nothing but a FatalError."""
+        """Tell the person that there is no answer; raise nothing except FatalError."""
         ...
 
     async def answered(self, generation: Generation) -> None:
-        """Note how a reply that stands came about."""
+        """Record how a finished reply was made."""
         ...
 
 
 class EventHandler:
-    """Does what each event asks for, and notes in the ledger that it is done."""
+    """Performs the intent of each event, and records in the ledger that it is done."""
 
     def __init__(
         self,
@@ -84,59 +84,59 @@ class EventHandler:
         self._prompt_changes = prompt_changes
         self._responder = responder
         self._notifier = notifier
-        self._storing: dict[EventId, asyncio.Event] = {}  # set once an opinion is in the ledger
+        self._storing: dict[EventId, asyncio.Event] = {}  # set when it is in the ledger
         prompt_changes.answer = partial(self._answer_also, prior=PriorState.WHOLE)
 
     def bind(self, tasks: asyncio.TaskGroup, actions: Actions) -> None:
-        """Run each event's work in `tasks`, and leave to `actions` what is no answer."""
+        """Run the work of each event in `tasks`; `actions` performs intents except `Answer`."""
         self._tasks = tasks
         self._actions = actions
 
     def start(
-        self, event: Event, intent: Intent, remarks: Sequence[str], left: Pending | None
+        self, event: Event, intent: Intent, remarks: Sequence[str], pending: Pending | None
     ) -> None:
-        """Begin to do what the event asks for; answers and welcomes join the line at once.
+        """Start to perform an intent; answers and welcomes join the scheduler's queue at once.
 
         Args:
             event: the event.
-            intent: what it asks for.
-            remarks: lines of the bot's own that a reply to it carries.
-            left: what an earlier process did about it.
+            intent: the intent of the event.
+            remarks: lines of the bot that a reply to the event carries.
+            pending: the event as an earlier process left it; None for a new event.
         """
         generation = None
         if isinstance(intent, Answer) and self._generations.of(event.room_id, event.event_id):
-            return  # a change of mind was quicker
-        intent = self._usage_limits.admit(intent, left, late=bool(remarks))
+            return  # an edit or `!refaire` has started it already
+        intent = self._usage_limits.admit(intent, pending, late=bool(remarks))
         if isinstance(intent, Welcome):
             lane = Conversation(intent.room_id, None)
             slot = self._generations.scheduler.queue(lane, self._matrix.user_id, free=True)
             work: Work = partial(self._perform_in, slot, intent)
         elif isinstance(intent, Answer):
-            begun, joined_to = (left.begun, left.joined_to) if left else (False, None)
-            alone = begun and joined_to is None  # it has a reply of its own
-            first = None if alone else self._generations.join(intent.prompt, joined_to)
+            begun, joined_to = (pending.begun, pending.joined_to) if pending else (False, None)
+            separate = begun and joined_to is None  # it has its own reply
+            first = None if separate else self._generations.join(intent.prompt, joined_to)
             if first is not None:
                 first.remarks += [one for one in remarks if one not in first.remarks]
                 self._tasks.create_task(self._attend(intent.prompt, first))
                 return
             prior = PriorState.NOTHING
-            if left is not None:
+            if pending is not None:
                 prior = PriorState.BEGUN if begun else PriorState.PERHAPS
             generation = self._generations.begin(intent.prompt, remarks, prior)
             work = partial(self._responder.answer, generation)
         else:
-            work = self._begin(event.event_id, intent)
-            if left is not None and left.begun and isinstance(event, Message):
+            work = self._perform_now(event.event_id, intent)
+            if pending is not None and pending.begun and isinstance(event, Message):
                 work = partial(self._instead, event, intent, work)
-        if left is not None:
+        if pending is not None:
             self._notifier.doubtful.add(event.event_id)
         self._tasks.create_task(self._handle(event, intent, work, generation))
 
-    def _begin(self, event_id: EventId, intent: Intent) -> Work:
-        """Do at once what cannot wait for a turn of the event loop; return the rest."""
+    def _perform_now(self, event_id: EventId, intent: Intent) -> Work:
+        """Do at once the steps that must precede other events; return the rest of the work."""
         match intent:
             case HandleRedaction(redaction):
-                self._prompt_changes.let_go(redaction)
+                self._prompt_changes.interrupt(redaction)
             case Run(prompt):
                 self._generations.complete(prompt.conversation)
             case Stop(reaction):
@@ -148,14 +148,14 @@ class EventHandler:
         return partial(self._actions.perform, intent)
 
     async def _perform_in(self, slot: Slot, intent: Intent) -> None:
-        """Do it in its order in the room, before anything that is answered after it."""
+        """Perform an intent in the room's order, before the answers that are queued after it."""
         async with slot:
             await self._actions.perform(intent)
 
     async def _handle(
         self, event: Event, intent: Intent, work: Work, generation: Generation | None
     ) -> None:
-        """Do what `event` asks for, and note that it is done."""
+        """Do the work of an event, and record that it is done."""
         with structlog.contextvars.bound_contextvars(
             event_id=event.event_id, room_id=event.room_id
         ):
@@ -170,15 +170,16 @@ class EventHandler:
                 if generation is not None:
                     self._generations.finish(generation)
         if generation is not None and generation.reply.left_out:
-            rest = self._prompt_changes.still_there(generation.reply.left_out)
+            rest = self._prompt_changes.without_redacted(generation.reply.left_out)
             prior = PriorState.PERHAPS if generation.reply.doubtful else PriorState.NOTHING
             if rest:
                 await self._answer_also(replace(generation.prompt, messages=rest), prior)
 
     async def _note_done(self, event: Event, generation: Generation | None) -> None:
-        """Note what an answer has cost, and that all is done; a bug in one note costs that alone.
+        """Record how the reply was made; then, even after a bug in that, that the event is done.
 
-        What is not noted as done is taken up at the next start, which finds what stands.
+        An event that is not recorded as done is resumed at the next start, which finds the
+        messages that were sent.
         """
         done = generation.done_with if generation else ()
         if generation is not None:
@@ -188,10 +189,10 @@ class EventHandler:
             await self._store.finish(*dict.fromkeys((event.event_id, *done)))
 
     async def _do(self, event: Event, intent: Intent, work: Work) -> bool:
-        """Perform the intent; errors end here, or in PendingDecryption while it waits.
+        """Do the work of an intent; all errors except fatal ones end here.
 
         Returns:
-            Whether nothing is left for the next start.
+            True if nothing is left for the next start.
         """
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
         apologise = partial(self._actions.apologise, intent)
@@ -199,7 +200,7 @@ class EventHandler:
             try:
                 await work()
             except Unmarked:
-                log.error("reply left unmarked")  # noqa: TRY400  # what it was is in the log
+                log.error("reply left unmarked")  # noqa: TRY400  # the cause is in the log already
                 await apologise()
                 return False
         return True
@@ -211,7 +212,7 @@ class EventHandler:
         await self._handle(prompt.messages[0], Answer(prompt), work, generation)
 
     async def _instead(self, message: Message, intent: Intent, work: Work) -> None:
-        """Do what a message asks for by now, and mark the reply that it had begun to get."""
+        """Mark the reply that an earlier process began for the message, then do the work."""
         root = message.thread_root
         prompt = Prompt((message,), Conversation(message.room_id, root), root)
         if isinstance(intent, Run | SendNotice):
@@ -233,22 +234,22 @@ class EventHandler:
         try:
             async with self._matrix.attention(prompt):
                 await first.done.wait()
-        except Exception as error:  # noqa: BLE001  # a courtesy must not cost the bot
+        except Exception as error:  # noqa: BLE001  # without this display the bot still works
             log_bug(error)
 
     def is_doubtful(self, event_id: EventId) -> bool:
-        """Return whether an earlier process may have dealt with the event."""
+        """Return whether an earlier process may have handled the event."""
         return event_id in self._notifier.doubtful
 
     def note_stored(self, event_id: EventId) -> None:
-        """Note that what an event says is in the ledger, or never will be."""
+        """Record that the content of an event is in the ledger, or never will be."""
         if (storing := self._storing.pop(event_id, None)) is not None:
             storing.set()
 
     async def stored(self, event_id: EventId) -> None:
-        """Wait until what an event says is in the ledger, where it was just heard.
+        """Wait until the content of an event that is being handled is in the ledger.
 
-        What changes it, or takes it back, would find nothing to change.
+        Before that, an edit or a redaction of the event would find nothing to change.
         """
         if (storing := self._storing.get(event_id)) is not None:
             await storing.wait()

@@ -1,8 +1,8 @@
-"""Messages whose keys are late: explained after a moment, read when the key comes, for a day.
+"""Messages without their room key: a notice after a while, a retry with each key, for a day.
 
 A key may come long after the message it belongs to: the sender's device was offline, or the
-homeserver was slow (spec: Megolm; key sharing). Asking for it helps nobody, since no client hands
-a key to another person on request: one can only wait.
+homeserver was slow (spec: Megolm; key sharing). The bot waits and does not request keys, since no
+client sends a key to another person on request.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from bot.ports.matrix import Matrix
 from bot.replies.notices import Notifier
 from bot.runtime.retry import retry_until_accepted
 
-NOTICE_AFTER: Final = 30.0  # seconds: keys mostly come with their message, or a moment later
+NOTICE_AFTER: Final = 30.0  # seconds; most keys come with their message or shortly after
 _LATE_AFTER = 600.0
 _DROP_AFTER = _DAY = 86_400.0
-_PATIENCE = 3.0  # seconds for which one request is tried before others get their turn
-_AGAIN_AFTER = 90.0  # until it gets another
+_PATIENCE = 3.0  # seconds for which one step is tried before it is put off
+_AGAIN_AFTER = 90.0  # seconds until a step that was put off is tried again
 _NEWS_KEPT = 10_000  # sessions
 _ID_LENGTH = 255  # characters; the spec allows as many bytes
 
@@ -60,18 +60,19 @@ log = structlog.get_logger()
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    """One message on its way through the ladder.
+    """One message that waits for its key.
 
     Attributes:
-        heard: when, in monotonic seconds of this process.
-        left: an earlier process may have dealt with it.
-        to_read: its turn to be read is coming.
+        awaited: the message, and when it was received.
+        heard_at: time of its receipt, in monotonic seconds of this process.
+        pending: the message as an earlier process left it; None for a new message.
+        is_queued: whether it is queued to be fetched again.
     """
 
     awaited: UndecryptedEvent
-    heard: float
-    left: Pending | None
-    to_read: bool = False
+    heard_at: float
+    pending: Pending | None
+    is_queued: bool = False
 
     @property
     def message(self) -> Undecryptable:
@@ -84,9 +85,11 @@ _Step = Callable[[_Waiting], Awaitable[None]]
 
 
 class PendingDecryption:
-    """Every message that waits for its key, and four tasks however many they are.
+    """All messages that wait for their keys, served by four tasks.
 
-    Each step of the ladder is a queue whose entries fall due in the order in which they came.
+    A message is read again when its key comes, explained by a notice after `notice_after`
+    seconds, and dropped after a day. Each of these steps has a queue, whose entries become due in
+    the order in which they were added.
     """
 
     def __init__(
@@ -111,12 +114,12 @@ class PendingDecryption:
         self._news = BoundedDict[tuple[UserId, str, str], str](_NEWS_KEPT)
 
     async def run(self, begin: Begin) -> None:
-        """Take every message through the ladder, for ever.
+        """Serve the queues, for ever.
 
         Args:
-            begin: starts the usual way of a message that can be read now; the second argument
-                holds what the reply must say of its being late, the third tells whether an
-                earlier process may have dealt with it.
+            begin: starts an event that can be read now. The second argument holds the remarks
+                that the reply carries because it is late, the third the event as an earlier
+                process left it.
         """
 
         async def read(waiting: _Waiting) -> None:
@@ -124,38 +127,38 @@ class PendingDecryption:
 
         async def notice(waiting: _Waiting) -> None:
             if await self._is_due(waiting):
-                await self._read(waiting, begin)  # in case the news of its key was missed
+                await self._read(waiting, begin)  # the news of its key may have been missed
                 await self._notice(waiting)
 
         async def drop(waiting: _Waiting) -> None:
-            await self._read(waiting, begin)  # it may have come while nobody was there to read it
-            if self._waits(waiting):
+            await self._read(waiting, begin)  # its key may have come while the bot was not running
+            if self._is_waiting(waiting):
                 await self._drop(waiting)
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._each(self._to_read, 0.0, read, drop))
-            tasks.create_task(self._each(self._to_notice, self._notice_after, notice, drop))
-            tasks.create_task(self._each(self._to_drop, _DROP_AFTER, drop, drop))
+            tasks.create_task(self._process(self._to_read, 0.0, read, drop))
+            tasks.create_task(self._process(self._to_notice, self._notice_after, notice, drop))
+            tasks.create_task(self._process(self._to_drop, _DROP_AFTER, drop, drop))
             tasks.create_task(self._repeat())
 
-    def add(self, message: Undecryptable, left: Pending | None = None) -> None:
-        """Wait for the key of a message just heard, or read it at once where that has come.
+    def add(self, message: Undecryptable, pending: Pending | None = None) -> None:
+        """Wait for the key of a message; read the message at once if the key has come already.
 
         Args:
-            message: what cannot be read.
-            left: it may have been dealt with before.
+            message: the message that cannot be decrypted.
+            pending: the message as an earlier process left it; None for a new message.
         """
-        waiting = self._begin_to_wait(UndecryptedEvent(message, self._clock.now()), left)
+        waiting = self._begin_to_wait(UndecryptedEvent(message, self._clock.now()), pending)
         if self._news.get(_key(message)) == _CAME:
             self._read_soon(waiting)
 
     def restore(self, awaited: UndecryptedEvent) -> None:
-        """Go on with a message of an earlier process; its key may have come as that one ended."""
-        left = Pending(awaited.message.event_id, awaited.message.room_id)
-        self._read_soon(self._begin_to_wait(awaited, left))
+        """Resume a message of an earlier process: read it, since its key may have come."""
+        pending = Pending(awaited.message.event_id, awaited.message.room_id)
+        self._read_soon(self._begin_to_wait(awaited, pending))
 
     def hear(self, news: Iterable[KeyNews]) -> None:
-        """Take in which keys have come, and which will not."""
+        """Receive the news of keys that have come, and of keys that will not come."""
         come = set()
         for one in news:
             self._remember(one)
@@ -166,82 +169,83 @@ class PendingDecryption:
                 if (waiting.message.room_id, waiting.message.session_id) in come:
                     self._read_soon(waiting)
 
-    def _begin_to_wait(self, awaited: UndecryptedEvent, left: Pending | None) -> _Waiting:
+    def _begin_to_wait(self, awaited: UndecryptedEvent, pending: Pending | None) -> _Waiting:
         age = max(self._clock.now() - awaited.heard_at, 0.0)
-        waiting = _Waiting(awaited, self._clock.monotonic() - age, left)
+        waiting = _Waiting(awaited, self._clock.monotonic() - age, pending)
         self._waiting[awaited.message.event_id] = waiting
         self._to_notice.put_nowait(waiting)
         self._to_drop.put_nowait(waiting)
         return waiting
 
     def _read_soon(self, waiting: _Waiting) -> None:
-        if not waiting.to_read:
-            waiting.to_read = True
+        if not waiting.is_queued:
+            waiting.is_queued = True
             self._to_read.put_nowait(waiting)
 
     def _remember(self, news: KeyNews) -> None:
-        """Keep the newest news of each session; only its own sender's word counts for a message.
+        """Store the latest news of each session, by the sender who reported it.
 
-        The words are another's and of any length: of a code its reason is kept, and no id that is
-        longer than the spec allows (appendices: identifiers).
+        A message uses only the news from its own sender. The news comes from other clients and may
+        have any length: a code is stored as one of the known reasons, and news with an id longer
+        than the spec allows (appendices: identifiers) is ignored.
         """
         key = (news.sender, news.room_id, news.session_id)
         if max(map(len, key)) > _ID_LENGTH:
             return
         if news.withheld is None:
             self._news[key] = _CAME
-            self._news.pop((news.sender, "", ""), None)  # they can be reached after all
+            self._news.pop((news.sender, "", ""), None)  # the sender has an Olm session again
         else:
             self._news[key] = _REASONS.get(news.withheld, _UNKNOWN)
 
     def _age(self, waiting: _Waiting) -> float:
-        return self._clock.monotonic() - waiting.heard
+        return self._clock.monotonic() - waiting.heard_at
 
-    def _waits(self, waiting: _Waiting) -> bool:
+    def _is_waiting(self, waiting: _Waiting) -> bool:
         return self._waiting.get(waiting.message.event_id) is waiting
 
-    async def _each(self, queue: _Queue, after: float, step: _Step, drop: _Step) -> None:
-        """Take each entry of the queue through `step`, `after` seconds after it was heard.
+    async def _process(self, queue: _Queue, after: float, step: _Step, drop: _Step) -> None:
+        """Run `step` on each entry of the queue, `after` seconds after its receipt.
 
-        What is heard for so long that it is given up goes through `drop` instead.
+        Entries that have waited for a day go through `drop` instead.
         """
         while True:
             waiting = await queue.get()
             if (rest := after - self._age(waiting)) > 0:
                 await self._clock.sleep(rest)
-            if self._waits(waiting):
+            if self._is_waiting(waiting):
                 overdue = self._age(waiting) >= _DROP_AFTER
                 with structlog.contextvars.bound_contextvars(
                     event_id=waiting.message.event_id, room_id=waiting.message.room_id
                 ):
-                    again = await self._try(drop if overdue else step, waiting)
-                    if again is not None:
-                        due = self._clock.monotonic() + again
+                    delay = await self._attempt(drop if overdue else step, waiting)
+                    if delay is not None:
+                        due = self._clock.monotonic() + delay
                         self._to_repeat.put_nowait((due, queue, waiting))
 
     async def _repeat(self) -> None:
-        """Put back what has failed when it is due again; meanwhile it holds up no other."""
+        """Put failed entries back into their queues when they are due again."""
         while True:
             due, queue, waiting = await self._to_repeat.get()
             if (rest := due - self._clock.monotonic()) > 0:
                 await self._clock.sleep(rest)
             queue.put_nowait(waiting)
 
-    async def _try(self, step: _Step, waiting: _Waiting) -> float | None:
-        """Take one step; return after how long it must be taken again. Its errors end here."""
-        again: float | None = None
+    async def _attempt(self, step: _Step, waiting: _Waiting) -> float | None:
+        """Run one step; return seconds until it must be repeated, or None. Its errors end here."""
+        delay: float | None = None
 
         async def put_off(error: Retryable) -> None:
-            nonlocal again
-            again = max(_AGAIN_AFTER, getattr(error, "retry_after", 0.0))
+            nonlocal delay
+            delay = max(_AGAIN_AFTER, getattr(error, "retry_after", 0.0))
 
         async with error_boundary(put_off=put_off):
             await step(waiting)
-        return again
+        return delay
 
     async def _read(self, waiting: _Waiting, begin: Begin) -> None:
-        """Fetch the message again, and let it go its usual way where its key is there."""
-        waiting.to_read = False
+        """Fetch the message again, and start it if it can be read now."""
+        waiting.is_queued = False
         message = waiting.message
         event = await retry_until_accepted(
             self._clock,
@@ -259,17 +263,17 @@ class PendingDecryption:
         late = age > _LATE_AFTER
         exchange = await self._store.exchange(message.room_id, message.event_id)
         if exchange is not None and exchange.reply:
-            log.info("answered meanwhile")  # `!refaire` was quicker than the news of the key
+            log.info("answered meanwhile")  # by `!refaire`, before the news of the key came
             await self._store.finish(message.event_id)
             return
-        remarks = ((await self._chosen(message))("key late"),) if late else ()
-        begin(event, remarks, waiting.left)
+        remarks = ((await self._texts_for(message))("key late"),) if late else ()
+        begin(event, remarks, waiting.pending)
 
     async def _is_due(self, waiting: _Waiting) -> bool:
-        """Tell whether the person is to be told: once a day (UTC), where the bot is meant.
+        """Return whether a notice is due: at most one per person, room and day (UTC).
 
-        The day is the one on which the notice fell due, so that a start on the next day does not
-        tell of it again.
+        The day is the one on which the notice became due, so that a restart on the next day does
+        not repeat it.
         """
         message = waiting.message
         if not await self._is_meant(message):
@@ -279,9 +283,11 @@ class PendingDecryption:
         return latest is None or latest < due_at - due_at % _DAY
 
     async def _is_meant(self, message: Undecryptable) -> bool:
-        """Tell whether the message is for the bot; in a salon the thread says so, if anything.
+        """Return whether the message is for the bot.
 
-        Nobody expects an answer to a vote.
+        In a salon only a thread tells: its first message, by the same sender, mentions the bot.
+
+        Votes never count, since nobody expects an answer to a vote.
         """
         if message.refers_to is not None:
             return False
@@ -302,17 +308,17 @@ class PendingDecryption:
             and self._matrix.user_id in opener.mentions
         )
 
-    async def _chosen(self, message: Undecryptable) -> Texts:
+    async def _texts_for(self, message: Undecryptable) -> Texts:
         """Return the sentences in the language of the message's conversation."""
         conversation = Conversation(message.room_id, message.thread_root)
         language = (await self._store.choices(conversation)).language
         return speak(language) if language else self._texts
 
     async def _notice(self, waiting: _Waiting, key: str | None = None) -> None:
-        """Tell the person that the message cannot be read, and why, unless it can be by now."""
+        """Send the notice that the message cannot be read, unless it was read meanwhile."""
         message = waiting.message
         reason = key or self._reason(message)
-        texts = await self._chosen(message)
+        texts = await self._texts_for(message)
         notice = Notice(texts(reason, hours=round(_DROP_AFTER / 3600)), message)
         transaction = transaction_id(
             self._matrix.device_id, message.event_id, "key missing", part=0, claim=0
@@ -323,28 +329,28 @@ class PendingDecryption:
             notice,
             transaction,
             within=_PATIENCE,
-            is_due=lambda: self._waits(waiting),
+            is_due=lambda: self._is_waiting(waiting),
         )
         if event_id is not None:
             await self._store.noticed(message, self._clock.now())
             log.info("key missing", session_id=message.session_id, reason=reason)
 
     async def _drop(self, waiting: _Waiting) -> None:
-        """Give the message up; who was not told today that it cannot be read is told so now."""
+        """Stop waiting for the key, and send a notice if the person got none today."""
         message = waiting.message
         if await self._is_due(waiting):
-            with suppress(Forbidden):  # the bot is out, and there is nobody to tell
+            with suppress(Forbidden):  # the bot has left the room
                 await self._notice(waiting, "expired")
         if self._waiting.pop(message.event_id, None) is None:
-            return  # its key came at the very last
+            return  # it was read meanwhile
         log.warning("key never came", session_id=message.session_id, reason=self._reason(message))
         await self._store.finish(message.event_id)
 
     def _reason(self, message: Undecryptable) -> str:
         """Return the key of the sentence that says why the message cannot be read."""
-        of_session = self._news.get(_key(message), _UNKNOWN)
-        if of_session not in {_UNKNOWN, _CAME}:
-            return of_session
+        reason = self._news.get(_key(message), _UNKNOWN)
+        if reason not in {_UNKNOWN, _CAME}:
+            return reason
         return self._news.get((message.sender, "", ""), _UNKNOWN)
 
 

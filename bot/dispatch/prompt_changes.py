@@ -1,4 +1,4 @@
-"""Changes of mind: a prompt in other words, withdrawn, stopped, or answered once more."""
+"""Changes to prompts: edits, redactions, stops, and prompts that are answered again."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -44,7 +44,8 @@ log = structlog.get_logger()
 class PromptChanges:
     """Changes a prompt's reply when the prompt is edited, redacted, stopped or asked again.
 
-    Only the person who has asked changes an answer; whoever may redact ends it.
+    Edits, stops and new answers are for the sender of the prompt only. A redaction counts from
+    everybody who may redact in the room.
 
     Attributes:
         answer: answers a prompt in the reply that it has; `EventHandler` sets it.
@@ -72,12 +73,13 @@ class PromptChanges:
         self._intent_resolver = intent_resolver
         self._usage_limits = usage_limits
         self._notifier = notifier
-        self._gone = BoundedDict[EventId, None](_REMEMBERED)  # redacted lately
+        self._redacted = BoundedDict[EventId, None](_REMEMBERED)  # recently redacted
 
     def restart(self, edit: Edit) -> Generation | None:
-        """Begin anew at once what is being answered, and return it; None where that must wait.
+        """Restart the running generation of an edited prompt at once, and return it.
 
-        It may come to its end while one looks up what else the edit may be of.
+        It may end while `amend` looks up the edited message, so this is tried first. None if no
+        generation of the prompt runs, or it cannot be restarted now.
         """
         running = self._generations.of(edit.room_id, edit.target)
         if running is None or running.prompt.sender != edit.sender:
@@ -93,43 +95,46 @@ class PromptChanges:
         return None
 
     async def amend(self, edit: Edit) -> None:
-        """Answer what is asked now, in the same reply, if it is the last prompt.
+        """Answer an edited prompt again in the same reply, if it is the last prompt.
 
-        It lasts as long as that: what is begun anew may look whole to a process after a crash.
+        Waits until that is done. The edit is unfinished until then, since after a crash the
+        restarted reply may look complete.
         """
-        prompt = await self._asked(edit.room_id, edit.target)
+        prompt = await self._current_prompt(edit.room_id, edit.target)
         if prompt is None or prompt.sender != edit.sender:
             return
-        if edit.target not in prompt.event_ids:  # only their author edits replies
+        if edit.target not in prompt.event_ids:  # an event of the reply: only the bot edits it
             return
         running = self._generations.of(edit.room_id, edit.target)
         if running is not None:
-            if await self._may_ask_again(prompt, edit.event_id):
+            if await self._may_regenerate(prompt, edit.event_id):
                 restarted = running.reply.restart()
                 await running.done.wait()
                 if not restarted:
-                    await self.amend(edit)  # the prompt may hold more by now
-        elif not self._generations.is_passed(prompt) and is_last(await self._said(prompt), prompt):
-            prompt = await self._asked(prompt.room_id, prompt.event_id)
-            if prompt is not None and await self._may_ask_again(prompt, edit.event_id):
+                    await self.amend(edit)  # the prompt may have got another message
+        elif not self._generations.is_passed(prompt) and is_last(
+            await self._transcript(prompt), prompt
+        ):
+            prompt = await self._current_prompt(prompt.room_id, prompt.event_id)
+            if prompt is not None and await self._may_regenerate(prompt, edit.event_id):
                 await self._answer_again(prompt)
 
-    def let_go(self, redaction: Redaction) -> None:
-        """Begin nothing more under a root that is gone, and end what is being written."""
+    def interrupt(self, redaction: Redaction) -> None:
+        """End the generations of a redacted message or thread, and start no more of them."""
         room_id, root = redaction.room_id, redaction.target
-        self._gone[root] = None
-        for answering in self._generations.of_thread(room_id, root):
-            if answering.reply.visible and root not in answering.prompt.event_ids:
-                answering.reply.stop(Reason.THREAD_GONE)
+        self._redacted[root] = None
+        for generation in self._generations.of_thread(room_id, root):
+            if generation.reply.visible and root not in generation.prompt.event_ids:
+                generation.reply.stop(Reason.THREAD_GONE)
             else:
-                answering.reply.silence()
+                generation.reply.silence()
 
     async def withdraw(self, redaction: Redaction, *, begun: bool = False) -> None:
-        """End what hangs on what was redacted and let go; a prompt takes its reply along.
+        """Drop a redacted message from its prompt; if that was all of it, redact the reply.
 
         Args:
-            redaction: what is gone.
-            begun: an earlier process may have answered it, and the ledger not know.
+            redaction: the redaction, which `interrupt` has handled before.
+            begun: whether an earlier process may have answered the message without a record.
         """
         room_id, target = redaction.room_id, redaction.target
         running = await self._running(room_id, target)
@@ -137,7 +142,7 @@ class PromptChanges:
             if await running.withdraw(target):
                 return
             await running.done.wait()
-            begun = begun or running.reply.visible  # a send may have been taken, unknown to us
+            begun = begun or running.reply.visible  # an unacknowledged send may have arrived
         exchange = await self._store.exchange(room_id, target)
         if exchange is None or target not in exchange.prompt:
             return
@@ -151,25 +156,25 @@ class PromptChanges:
             if since.unreadable or not since.whole:
                 unreadable = [one.event_id for one in since.unreadable]
                 log.error("reply perhaps left", unreadable=unreadable, all_read=since.whole)
-        await self._take_away(room_id, reply)
-        if running is not None and not reply:  # nothing told of it, whatever was being sent
+        await self._redact_reply(room_id, reply)
+        if running is not None and not reply:  # nothing visible contains the redacted message
             await self._answer_rest(running)
 
     async def _answer_rest(self, ended: Generation) -> None:
-        """Answer what is still asked of a prompt that was ended for one of its messages."""
-        rest = self.still_there(ended.rest)
-        ended.rest = ()  # another of its messages may be withdrawn at the same time
+        """Answer the other messages of a prompt that ended because one of them was redacted."""
+        rest = self.without_redacted(ended.rest)
+        ended.rest = ()  # another of its messages may be redacted at the same time
         if rest:
             await self.answer(replace(ended.prompt, messages=rest))
 
-    def still_there(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Return those of the messages that have not been redacted lately."""
-        return tuple(one for one in messages if one.event_id not in self._gone)
+    def without_redacted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Return the messages that were not redacted recently."""
+        return tuple(one for one in messages if one.event_id not in self._redacted)
 
-    async def _take_away(self, room_id: RoomId, reply: Sequence[EventId]) -> None:
+    async def _redact_reply(self, room_id: RoomId, reply: Sequence[EventId]) -> None:
         """Redact the messages of a reply, each after its edits.
 
-        Of a redacted event the homeserver lists no edits, and each of them stays readable.
+        The homeserver lists no edits of a redacted event, and they would stay readable.
         """
         for event_id in reply:
             listing = partial(self._matrix.edits, room_id, event_id)
@@ -179,7 +184,7 @@ class PromptChanges:
         log.info("reply withdrawn", parts=len(reply))
 
     async def stop(self, reaction: Reaction) -> None:
-        """Stop the answer that the asker reacts to; what stands stays."""
+        """Stop the generation that its prompt's sender reacts to; the text so far stays."""
         running = await self._running(reaction.room_id, reaction.target)
         if running is not None and running.prompt.sender == reaction.sender:
             await running.stop()
@@ -187,28 +192,29 @@ class PromptChanges:
     async def redo(
         self, room_id: RoomId, event_id: EventId, asker: UserId, cause: EventId
     ) -> str | None:
-        """Answer once more what the event is a message of, in the same reply.
+        """Answer a prompt again, in the same reply.
 
         Args:
-            room_id: where.
+            room_id: the room.
             event_id: a message of the prompt or of its reply.
-            asker: who wants it.
-            cause: the event that says so.
+            asker: the person who requests it.
+            cause: the event that requests it.
 
         Returns:
-            The key of the sentence that says why not, None where it is done, or that was said.
+            The key of the sentence with the reason for a refusal; None if the prompt was answered,
+            or the person was told already.
         """
-        prompt = await self._asked(room_id, event_id)
+        prompt = await self._current_prompt(room_id, event_id)
         if prompt is None:
             return "nothing to redo"
         if prompt.sender != asker:
             return "not yours to redo"
-        if await self._may_ask_again(prompt, cause):
+        if await self._may_regenerate(prompt, cause):
             await self._answer_again(prompt)
         return None
 
-    async def _may_ask_again(self, prompt: Prompt, cause: EventId) -> bool:
-        """Tell whether the model may be asked anew for that cause; the person is told, if not."""
+    async def _may_regenerate(self, prompt: Prompt, cause: EventId) -> bool:
+        """Return whether the prompt may be answered again; if not, send a notice to the person."""
         if self._usage_limits.allows("regenerations", prompt, cause):
             return True
         key = self._usage_limits.sentence("regenerations", prompt.sender, cause)
@@ -220,12 +226,12 @@ class PromptChanges:
         return False
 
     async def last(self, prompt: Prompt) -> EventId | None:
-        """Return the last reply before a command, or a later prompt that has none yet.
+        """Return the last reply before a command, or a later prompt that has no reply yet.
 
-        What follows the command is not meant: after a crash it may be there before the command
-        is carried out.
+        Messages after the command do not count: after a crash they may be there before the
+        command runs.
         """
-        for one in reversed(said_before(await self._said(prompt), prompt)):
+        for one in reversed(said_before(await self._transcript(prompt), prompt)):
             if one.failed:
                 continue
             asks = one.body.strip() and parse_command(one.body) is None
@@ -233,46 +239,48 @@ class PromptChanges:
                 return one.event_id
         return None
 
-    async def _said(self, prompt: Prompt) -> Sequence[TranscriptMessage]:
+    async def _transcript(self, prompt: Prompt) -> Sequence[TranscriptMessage]:
         chosen = await self._contexts.chosen(prompt.conversation)
         return (await self._contexts.history(prompt, chosen.card)).said
 
     async def _running(self, room_id: RoomId, event_id: EventId) -> Generation | None:
-        """Return the answer that the event is a message of, be it an earlier process's."""
+        """Return the running generation whose prompt or reply the event belongs to."""
         running = self._generations.of(room_id, event_id)
         if running is not None:
             return running
         exchange = await self._store.exchange(room_id, event_id)
         return self._generations.of(room_id, exchange.prompt[0]) if exchange else None
 
-    async def _asked(self, room_id: RoomId, event_id: EventId) -> Prompt | None:
-        """Return the prompt that the event belongs to, or whose reply it does, as it is now.
+    async def _current_prompt(self, room_id: RoomId, event_id: EventId) -> Prompt | None:
+        """Return the current version of the prompt that the event, or its reply, belongs to.
 
-        None where it is gone, or its reply was redacted: what is redacted is not written again.
+        None if the prompt or its reply was redacted: a redacted reply is not written again.
         """
         exchange = await self._store.exchange(room_id, event_id)
         if exchange is None:
             return None
-        prompt = await self._read(exchange, room_id)
-        if await self._store.exchange(room_id, event_id) != exchange:  # meanwhile
-            return await self._asked(room_id, event_id)
-        gone = {*exchange.reply, *(prompt.event_ids if prompt else ())} & self._gone.keys()
+        prompt = await self._read_prompt(exchange, room_id)
+        if await self._store.exchange(room_id, event_id) != exchange:  # it has changed meanwhile
+            return await self._current_prompt(room_id, event_id)
+        gone = {*exchange.reply, *(prompt.event_ids if prompt else ())} & self._redacted.keys()
         return None if gone else prompt
 
-    async def _read(self, exchange: Exchange, room_id: RoomId) -> Prompt | None:
+    async def _read_prompt(self, exchange: Exchange, room_id: RoomId) -> Prompt | None:
         for reply in exchange.reply[:1]:
             if await self._fetch(room_id, reply) is None:
                 return None
         answered = bool(exchange.reply)
-        found = [await self._recall(Pending(one, room_id, answered)) for one in exchange.prompt]
+        found = [
+            await self._fetch_prompt(Pending(one, room_id, answered)) for one in exchange.prompt
+        ]
         prompts = [prompt for prompt in found if prompt is not None]
         if not prompts:
             return None
         messages = tuple(message for prompt in prompts for message in prompt.messages)
         return replace(prompts[0], messages=messages)
 
-    async def _recall(self, one: Pending) -> Prompt | None:
-        """Return one message as a prompt, None where it is gone or none any more."""
+    async def _fetch_prompt(self, one: Pending) -> Prompt | None:
+        """Return one message as a prompt; None if it was redacted or is no prompt any more."""
         message = await self._fetch(one.room_id, one.event_id)
         if not isinstance(message, Message):
             return None
@@ -284,20 +292,21 @@ class PromptChanges:
         return await retry_until_accepted(self._clock, fetch)
 
     async def _answer_again(self, prompt: Prompt | None) -> None:
-        """Answer a prompt in the reply that it has: in the same answer, where one is running."""
+        """Answer a prompt again in its reply; restart its generation if one is running."""
         while prompt is not None:
             running = self._generations.of(prompt.room_id, prompt.event_id)
             if running is None:
                 await self.answer(prompt)
                 return
             restarted = running.reply.restart()
-            await running.done.wait()  # a process that comes after a crash must know what for
+            # Until the end the cause stays unfinished, so that a crash cannot lose it.
+            await running.done.wait()
             if restarted:
                 return
-            prompt = await self._asked(prompt.room_id, prompt.event_id)
+            prompt = await self._current_prompt(prompt.room_id, prompt.event_id)
 
     async def _redact(self, room_id: RoomId, event_id: EventId) -> None:
-        """Redact one of the bot's events; one that cannot be holds up no other."""
+        """Redact one of the bot's events; a refusal is logged, and the caller goes on."""
         transaction = transaction_id(self._matrix.device_id, event_id, "redact", part=0, claim=0)
 
         async def redact() -> None:

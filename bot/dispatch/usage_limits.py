@@ -1,4 +1,4 @@
-"""The limits at work: prompts, commands and comments that are held, and who is told why."""
+"""Usage limits: refuse prompts, commands and comments above them, and tell the person why."""
 
 import structlog
 
@@ -10,7 +10,7 @@ from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
 from bot.replies.generations import ActiveGenerations
 
-_ALWAYS = {"stop"}  # the command that ends what costs
+_ALWAYS = {"stop"}  # this command ends a generation, which saves cost
 
 _KEYS: dict[Costs, str] = {
     "prompts": "too many prompts",
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class UsageLimits:
-    """What each person has asked for lately, in this process."""
+    """The recent usage of each person in this process, and the decision whether it may go on."""
 
     def __init__(
         self, *, matrix: Matrix, clock: Clock, generations: ActiveGenerations, limits: Limits
@@ -31,80 +31,81 @@ class UsageLimits:
         self._clock = clock
         self._generations = generations
         self._breaker = Breaker(limits)
-        self._left = {what: Allowance(limits.of(what)) for what in _KEYS}
-        self._told = Allowance(1)
+        self._allowances = {cost: Allowance(limits.of(cost)) for cost in _KEYS}
+        self._notices = Allowance(1)
 
-    def admit(self, intent: Intent, left: Pending | None, *, late: bool = False) -> Intent:
-        """Return what to do: what the event asks for, a sentence that says why not, or nothing.
+    def admit(self, intent: Intent, pending: Pending | None, *, late: bool = False) -> Intent:
+        """Return the intent if the limits allow it; else a notice with the reason, or `Ignore`.
 
         Args:
-            intent: what the event asks for.
-            left: what an earlier process did about it; what was begun comes to its end.
-            late: it was heard long ago, and can be read only now.
+            intent: the intent of the event.
+            pending: the event as an earlier process left it; an answer that was begun is finished
+                without a check.
+            late: whether the event was received long ago, and can be read only now.
         """
         prompt = _prompt(intent)
         if prompt is None or self._matrix.room(prompt.room_id).admin:
             return intent
-        if left is not None and (left.begun or left.joined_to is not None):
+        if pending is not None and (pending.begun or pending.joined_to is not None):
             return intent
         if isinstance(intent, Run) and intent.name in _ALWAYS:
             return intent
-        held = self._pace(prompt, late=late or left is not None)
-        if held is None and (what := _costs(intent)) is not None:
-            held = self._charge(prompt, what)
-        return held or intent
+        refusal = self._check_pace(prompt, late=late or pending is not None)
+        if refusal is None and (cost := _cost_of(intent)) is not None:
+            refusal = self._charge(prompt, cost)
+        return refusal or intent
 
     def spoke(self, intent: Intent) -> None:
-        """Note that what the bot says about an event stands."""
+        """Record that the bot has sent its message about an event."""
         if (prompt := _prompt(intent)) is not None:
             now = self._clock.monotonic()
             self._breaker.spoke(prompt.conversation, prompt.sender, now)
 
-    def allows(self, what: Costs, prompt: Prompt, cause: str) -> bool:
-        """Tell whether the sender of the prompt may have one more, and count it for that cause."""
-        return self._left[what].take(prompt.sender, cause, self._clock.monotonic())
+    def allows(self, cost: Costs, prompt: Prompt, cause: str) -> bool:
+        """Return whether the prompt's sender may have one more, and count it for the cause."""
+        return self._allowances[cost].take(prompt.sender, cause, self._clock.monotonic())
 
-    def sentence(self, what: Costs, sender: UserId, cause: str) -> str | None:
-        """Return what to tell who has had all, by its key; None where they know."""
-        if not self._told.take((what, sender), cause, self._clock.monotonic()):
+    def sentence(self, cost: Costs, sender: UserId, cause: str) -> str | None:
+        """Return the key of the sentence about a used up limit; None if the person was told."""
+        if not self._notices.take((cost, sender), cause, self._clock.monotonic()):
             return None
-        log.warning("ceiling reached", of=what, sender=sender)
-        return _KEYS[what]
+        log.warning("ceiling reached", of=cost, sender=sender)
+        return _KEYS[cost]
 
-    def _pace(self, prompt: Prompt, *, late: bool) -> Intent | None:
-        """Hold what comes in a conversation in which only bots write as fast as that."""
+    def _check_pace(self, prompt: Prompt, *, late: bool) -> Intent | None:
+        """Refuse a prompt if its conversation is so fast that only bots can write in it."""
         conversation, sender, now = prompt.conversation, prompt.sender, self._clock.monotonic()
         if self._breaker.is_paused(conversation, now):
             return Ignore("the conversation is paused")
         if self._generations.joinable(prompt) is not None:
-            return None  # it is no prompt of its own
+            return None  # it joins an earlier prompt
         running = self._generations.last_to(conversation, sender)
         if running is not None and running.reply.first_words_at is not None:
             self._breaker.spoke(conversation, sender, running.reply.first_words_at)
-        why = self._breaker.trips(
+        reason = self._breaker.trips(
             *(conversation, sender, prompt.event_id, now), busy=running is not None, late=late
         )
-        if why is None:
+        if reason is None:
             return None
         ids = {"event_id": prompt.event_id, "room_id": prompt.room_id, "sender": sender}
-        log.warning("conversation paused", reason=why, **ids)
+        log.warning("conversation paused", reason=reason, **ids)
         if self._breaker.tells(sender, prompt.event_id, now):
             return SendNotice(prompt, "paused")
         return Ignore("the conversation is paused")
 
-    def _charge(self, prompt: Prompt, what: Costs) -> Intent | None:
-        if self.allows(what, prompt, prompt.event_id):
+    def _charge(self, prompt: Prompt, cost: Costs) -> Intent | None:
+        if self.allows(cost, prompt, prompt.event_id):
             return None
-        key = self.sentence(what, prompt.sender, prompt.event_id)
-        return Ignore(f"too many {what}") if key is None else SendNotice(prompt, key)
+        key = self.sentence(cost, prompt.sender, prompt.event_id)
+        return Ignore(f"too many {cost}") if key is None else SendNotice(prompt, key)
 
 
 def _prompt(intent: Intent) -> Prompt | None:
-    """Return what the bot would say something about, None where it would not."""
+    """Return the prompt that the bot would send a message about; None if it would send none."""
     return intent.prompt if isinstance(intent, Answer | Run | SendNotice | Comment) else None
 
 
-def _costs(intent: Intent) -> Costs | None:
+def _cost_of(intent: Intent) -> Costs | None:
     match intent:
         case Answer():
             return "prompts"

@@ -86,7 +86,7 @@ async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon)
 async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: Salon) -> None:
     again = replace(QUESTION, event_id=EventId("$again"))
 
-    assert list(await salon.intent_resolver.asking([QUESTION, again])) == []
+    assert list(await salon.intent_resolver.relevant([QUESTION, again])) == []
     assert salon.matrix.fetched == ["$quoted"]
 
 
@@ -143,9 +143,9 @@ async def test_what_asks_for_nothing_is_left_out_and_the_rest_stays_in_order(
         redaction(),
     ]
 
-    asking = await salon.intent_resolver.asking(events)
+    relevant = await salon.intent_resolver.relevant(events)
 
-    assert [one.event_id for one in asking] == ["$2", "$prompt", "$4", "$5", "$redaction"]
+    assert [one.event_id for one in relevant] == ["$2", "$prompt", "$4", "$5", "$redaction"]
     assert salon.matrix.fetched == ["$root", "$theirs", "$quoted"]
 
 
@@ -159,11 +159,11 @@ async def test_what_cannot_be_looked_up_now_is_admitted_and_holds_up_the_rest_on
     events = [message(event_id=f"${number}", thread_root=f"$root{number}") for number in range(50)]
 
     with capture_logs() as logs:
-        asking = await salon.intent_resolver.asking(
+        relevant = await salon.intent_resolver.relevant(
             [*events, message("Bavardage", event_id="$last")]
         )
 
-    assert asking == events
+    assert relevant == events
     assert sum(salon.clock.slept) <= 2
     told = next(line for line in logs if "event_id" in line)
     assert (told["event"], told["event_id"]) == (
