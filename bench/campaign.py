@@ -26,7 +26,7 @@ from bot.monitoring.health import Health
 from bot.ports.clock import Clock
 from bot.ports.matrix import Matrix
 from bot.replies.completion import Completions
-from bot.replies.context_builder import Contexts, Settings
+from bot.replies.context_builder import Contexts, ContextSettings
 from bot.replies.notices import Notifier
 from bot.runtime.broadcast import Broadcast
 from bot.storage.campaigns import SqlCampaigns
@@ -38,7 +38,14 @@ PACED = 3  # messages to each room: what introduces the question, the question, 
 MESSAGES = PACED + 1  # thanks come with a vote, whatever the pace
 _ADMIN_ROOM = RoomId("!admin:x")  # told of how far it is
 _ME, _KEY = UserId("@assistant:x"), "k" * 32
-_CARD = ModelCard("small", "small", "small", 32_000, 1_000, None)
+_CARD = ModelCard(
+    id="small",
+    label="small",
+    key="small",
+    context_length=32_000,
+    max_tokens=1_000,
+    temperature=None,
+)
 _DEFINITION = f"""\
 name: bench
 message: Bonjour
@@ -191,7 +198,9 @@ class _Campaigns:
 
 def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock) -> _Campaigns:
     matrix = cast("Matrix", stub)
-    settings = Settings("", Catalogue([_CARD]), "fr", 3600.0)
+    settings = ContextSettings(
+        system_prompt="", catalogue=Catalogue([_CARD]), language="fr", idle_limit=3600.0
+    )
     contexts = Contexts(matrix, store, clock, cast("Completions", None), settings)
     notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
     changes, launches = Broadcast(), Broadcast()

@@ -20,7 +20,7 @@ from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.ports.model import Model
 from bot.replies.completion import Completions, FallbackPolicy
-from bot.replies.context_builder import Contexts, Settings
+from bot.replies.context_builder import Contexts, ContextSettings
 from bot.runtime.clock import SystemClock
 
 _TURNS = 20, 100, 400
@@ -29,8 +29,20 @@ _CALLS = 10  # of one sample
 _OTHERS = 180  # conversations of 100 turns: as many as the bot keeps in memory, but for a few
 _GOAL_MS, _GOAL_TURNS = 2.0, 100
 
-_CARD = ModelCard("scripted", "scripted", "scripted", 32_000, 2048, None)
-_HOW = Settings("Vous êtes l'Assistant IA. " * 77, Catalogue([_CARD]), "fr", 3600.0)
+_CARD = ModelCard(
+    id="scripted",
+    label="scripted",
+    key="scripted",
+    context_length=32_000,
+    max_tokens=2048,
+    temperature=None,
+)
+_HOW = ContextSettings(
+    system_prompt="Vous êtes l'Assistant IA. " * 77,
+    catalogue=Catalogue([_CARD]),
+    language="fr",
+    idle_limit=3600.0,
+)
 _ME, _PERSON = UserId("@bot:x"), UserId("@person:x")
 
 _PROMPT = (

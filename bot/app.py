@@ -49,7 +49,7 @@ from bot.ports.model import Model
 from bot.ports.statistics import Export, Statistics
 from bot.process import Signals, freeze_garbage_collector, run_until_signalled
 from bot.replies.completion import Completions, FallbackPolicy
-from bot.replies.context_builder import Contexts, Settings
+from bot.replies.context_builder import Contexts, ContextSettings
 from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations
 from bot.replies.notices import Notifier
@@ -204,7 +204,7 @@ class AssistantSettings:
     """
 
     policy: Policy
-    context: Settings
+    context: ContextSettings
     about: About
     pace: Pace
     at_once: int
@@ -387,13 +387,13 @@ def _settings(config: Config, timings: Timings) -> AssistantSettings:
     )
     return AssistantSettings(
         policy=policy,
-        context=Settings(
-            config.model.system_prompt,
-            config.model.catalogue(),
-            config.language,
-            conversation.idle_minutes * 60,
-            policy.heeds,
-            config.model.system_prompt_version,
+        context=ContextSettings(
+            system_prompt=config.model.system_prompt,
+            catalogue=config.model.catalogue(),
+            language=config.language,
+            idle_limit=conversation.idle_minutes * 60,
+            heeds=policy.heeds,
+            prompt_version=config.model.system_prompt_version,
         ),
         about=About(
             version("assistant-tchap"), config.service.status_page, config.service.contact

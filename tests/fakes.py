@@ -105,7 +105,7 @@ from bot.ports.ledger import Choices, Claim, Exchange, UndecryptedEvent, Unheede
 from bot.ports.matrix import ReadableEvent
 from bot.ports.statistics import Export
 from bot.replies.completion import Completions
-from bot.replies.context_builder import Contexts, Settings
+from bot.replies.context_builder import Contexts, ContextSettings
 from bot.replies.delivery import Pace
 from bot.replies.notices import Notifier
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
@@ -1375,14 +1375,30 @@ class HeldClock(FakeClock):
             await asyncio.sleep(0)
 
 
-SMALL = ModelCard("small", "Petit modèle", "small", 32_000, 1_000, None)
-LARGE = ModelCard("vendor/large", "Grand modèle", "large", 128_000, 2_000, 0.3)
+SMALL = ModelCard(
+    id="small",
+    label="Petit modèle",
+    key="small",
+    context_length=32_000,
+    max_tokens=1_000,
+    temperature=None,
+)
+LARGE = ModelCard(
+    id="vendor/large",
+    label="Grand modèle",
+    key="large",
+    context_length=128_000,
+    max_tokens=2_000,
+    temperature=0.3,
+)
 CATALOGUE = Catalogue([SMALL, LARGE])
 
 
 def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifier:
     """Return what sends notices, for a test of one part; it asks no model."""
-    settings = Settings("Sobre.", CATALOGUE, "fr", idle_limit=3600)
+    settings = ContextSettings(
+        system_prompt="Sobre.", catalogue=CATALOGUE, language="fr", idle_limit=3600
+    )
     contexts = Contexts(matrix, store, clock, cast("Completions", None), settings)
     return Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
 
@@ -1411,8 +1427,12 @@ class Story:
 
     def assistant(self) -> Assistant:
         health = Health(self.clock)
-        settings = Settings(
-            "Sobre.", self.catalogue, "fr", idle_limit=3600, heeds=self.policy.heeds
+        settings = ContextSettings(
+            system_prompt="Sobre.",
+            catalogue=self.catalogue,
+            language="fr",
+            idle_limit=3600,
+            heeds=self.policy.heeds,
         )
         how = AssistantSettings(
             policy=self.policy,

@@ -1,4 +1,4 @@
-"""How much of a conversation a model can take: tokens, reckoned in characters."""
+"""How much of a conversation fits a model: its tokens, estimated in characters."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -17,9 +17,9 @@ from bot.core.chat import (
 from bot.core.model_catalog import ModelCard
 from bot.errors import PromptTooLong
 
-_TURN: Final = 16  # characters for what the model's template puts around each turn
-_TEMPLATE: Final = 128  # tokens for what it puts around them all
-# Characters for an image: those of some 1,100 tokens, what the largest one costs at high detail.
+_TURN: Final = 16  # characters for what the model's chat template adds to each turn
+_TEMPLATE: Final = 128  # tokens for what it adds to the request
+# Characters for an image: some 1,100 tokens, which the largest one takes at high detail.
 # https://platform.openai.com/docs/guides/images-vision#calculating-costs
 _IMAGE: Final = 3_500
 
@@ -28,13 +28,13 @@ _FIRST: Final = 3.0
 _LEAST, _MOST = 1.5, 4.5
 _STEP: Final = 0.25
 _WEIGHT: Final = 0.2  # of the newest request in the average
-_TOLERANCE: Final = 0.1  # share of the ratio in use that the average may be off
-_REFUSED: Final = 0.75  # share of the ratio in use that stays when the backend finds it too high
-_SHORTEST: Final = 2000  # characters of a request that says something about the ratio
+_TOLERANCE: Final = 0.1  # by which the average may differ from the ratio in use, as a share of it
+_REFUSED: Final = 0.75  # share of the ratio that stays if the backend finds a request too long
+_SHORTEST: Final = 2000  # characters of a request that is measured; shorter ones say little
 
 
 def size(turns: Iterable[Turn]) -> int:
-    """Return how many characters of a model's room the turns take."""
+    """Return how many characters the turns count for, templates included."""
     return sum(_TURN + sum(map(_characters, turn.parts)) for turn in turns)
 
 
@@ -48,18 +48,18 @@ def _characters(part: TurnPart) -> int:
             return len(part.content)
         case ImagePart():
             return _IMAGE
-        case FilePart():  # no fewer than the backend makes of it, whatever it makes of it
+        case FilePart():  # an upper bound: the backend decides what it extracts
             return len(part.file_data)
         case _:
             assert_never(part)
 
 
 class Calibration:
-    """Characters per token of each model, learnt from what the backend counts.
+    """Characters per token of each model, learnt from the backend's counts.
 
-    It is everybody's: it follows a slow average, so that one odd request does not move it. And
-    it moves in coarse steps: with the room, the place would move where conversations are cut, and
-    a backend's cache of their beginning with it.
+    One ratio of a model serves all conversations, so it follows a slow average: one unusual
+    request does not change it. It changes in coarse steps: each change moves the point where
+    conversations are cut, and invalidates a backend's cache of their beginning.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Calibration:
         self._used: dict[str, float] = {}
 
     def learn(self, model_id: str, characters: int, prompt_tokens: int) -> None:
-        """Take in that a request of so many characters (`size`) was counted as so many tokens."""
+        """Learn how many tokens a request of so many characters (see `size`) has."""
         if prompt_tokens <= 0 or characters < _SHORTEST:
             return
         measured = min(max(characters / prompt_tokens, _LEAST), _MOST)
@@ -79,7 +79,7 @@ class Calibration:
             self._used[model_id] = _coarse(average)
 
     def step_down(self, model_id: str) -> None:
-        """Take in that the backend found a request too long that had the room."""
+        """Learn that the backend found a request too long that was expected to fit."""
         ratio = _coarse(_REFUSED * self._ratio(model_id))
         self._used[model_id] = self._averages[model_id] = ratio
 
@@ -96,35 +96,35 @@ def _coarse(ratio: float) -> float:
     return max(floor(ratio / _STEP) * _STEP, _LEAST)
 
 
-def fit(turns: Sequence[Turn], room: int) -> Sequence[Turn]:
-    """Return the turns without the oldest, where all are too many.
+def fit(turns: Sequence[Turn], limit: int) -> Sequence[Turn]:
+    """Return the turns without the oldest ones, if all are longer than `limit` characters.
 
     The system turn, if there is one, and the prompt, which is the last turn, always stay. Whole
-    turns leave, at least a quarter of the room at once, so that the first one stays the same over
-    many prompts; it is never the assistant's. What has left is found by going through the
-    conversation from its beginning, as it grew: nothing needs to be remembered.
+    turns are dropped, at least a quarter of the limit at once, so that the first turn that stays
+    is the same for many prompts; it is a user's. The cut is found by going through the
+    conversation as it grew: so nothing needs to be remembered from one prompt to the next.
 
     Raises:
         PromptTooLong: system turn and prompt alone are too long.
     """
     head = [turn for turn in turns[:1] if turn.role == "system"]
-    said = turns[len(head) :]
-    excess = size([*head, said[-1]]) - room
+    others = turns[len(head) :]
+    excess = size([*head, others[-1]]) - limit
     if excess > 0:
         raise PromptTooLong(f"the prompt is {excess} characters too long", n=excess)
-    first = _first(said, room - size(head), room // 4)
-    return [*head, *said[first:]]
+    first = _first_kept(others, limit - size(head), limit // 4)
+    return [*head, *others[first:]]
 
 
-def _first(said: Sequence[Turn], room: int, step: int) -> int:
-    """Return the number of the first turn that stays."""
-    ends = list(accumulate((size([turn]) for turn in said), initial=0))
+def _first_kept(turns: Sequence[Turn], limit: int, step: int) -> int:
+    """Return the index of the first turn that stays."""
+    ends = list(accumulate((size([turn]) for turn in turns), initial=0))
     first = 0
-    for last in range(len(said)):
-        while first < last and ends[last + 1] - ends[first] > room:
+    for last in range(len(turns)):
+        while first < last and ends[last + 1] - ends[first] > limit:
             goal = ends[first] + step
             while first < last and ends[first] < goal:
                 first += 1
-        while 0 < first < last and said[first].role in {"assistant", "tool"}:
+        while 0 < first < last and turns[first].role in {"assistant", "tool"}:
             first += 1
     return first

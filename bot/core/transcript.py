@@ -1,4 +1,4 @@
-"""What was said in one conversation, as it stands: last versions, redactions gone, in order."""
+"""The messages of one conversation: in order, in their last versions, without redacted ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,13 @@ from bot.core.invisible_text import visible
 from bot.core.polls import POLL, QUESTION
 from bot.core.routing import TEXT
 
-_LONGEST = (
-    1_000  # messages; a quarter of them leaves at once, so that the start is mostly the same
-)
+# Messages; if there are more, the oldest quarter is dropped: the beginning changes rarely, and a
+# backend's cache of it stays valid.
+_LONGEST = 1_000
 _VERSIONS = 10  # of a message, the newest
-_IDS = 1_000  # of what was there and is not to come back
+_IDS = 1_000  # of events that were removed, and must not come back
 
-_Edited = tuple[EventId, UserId]  # a message, and who edits it
+_Edited = tuple[EventId, UserId]  # the message, and the sender of its edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,15 @@ class TranscriptMessage:
     """One message of a conversation in its last version.
 
     Attributes:
-        body: what can be seen of it; "" where it cannot be read.
-        mine: the bot's own reply, or a notice in place of one; no other notice is among these.
-        answers: of a reply, the messages that it answers.
-        readable: False where its key is missing.
-        unanswered: whether a notice stands in place of an answer to it.
-        failed: whether it is such a notice; an edit may make the answer of it.
+        body: its visible text; "" if it cannot be read.
+        timestamp: the homeserver's, in milliseconds since the epoch.
+        mine: whether it is the bot's reply, or a notice instead of one; other notices are left
+            out.
+        answers: the messages that a reply answers.
+        replies_to: the message that it replies to.
+        readable: False if its key is missing.
+        unanswered: whether a notice was sent instead of an answer to it.
+        failed: whether it is such a notice; an edit may turn it into the answer.
     """
 
     event_id: EventId
@@ -52,12 +55,12 @@ class TranscriptMessage:
 
     @property
     def before(self) -> tuple[EventId, ...]:
-        """The messages that this one follows on from, in order, where it names any."""
+        """The messages that it refers to, in order: those it answers, or the one it replies to."""
         return self.answers or ((self.replies_to,) if self.replies_to else ())
 
 
-def said(event: Message | Undecryptable, me: UserId) -> TranscriptMessage:
-    """Return the message as it was first written."""
+def original_version(event: Message | Undecryptable, me: UserId) -> TranscriptMessage:
+    """Return the message as it was first sent."""
     if isinstance(event, Undecryptable):
         return TranscriptMessage(event.event_id, event.sender, "", event.timestamp, readable=False)
     mine = event.sender == me
@@ -80,108 +83,112 @@ def _ids() -> BoundedDict[EventId, None]:
 
 @dataclass(slots=True)
 class Transcript:
-    """One conversation; what is heard later is added, what was said before is put in front.
+    """The messages of one conversation: new ones are added, older ones are put before them.
 
     Attributes:
-        whole: what was said before is there, as far back as it counts.
+        conversation: the conversation.
+        me: the bot.
+        whole: whether the older messages are there, as far back as they count.
     """
 
     conversation: Conversation
     me: UserId
     whole: bool = False
-    _said: dict[EventId, TranscriptMessage] = field(default_factory=dict)
+    _messages: dict[EventId, TranscriptMessage] = field(default_factory=dict)
     _edits: dict[_Edited, dict[EventId, Edit]] = field(default_factory=dict)  # newest last
-    _outdated: BoundedDict[EventId, None] = field(default_factory=_ids)  # own, but the last
+    _outdated: BoundedDict[EventId, None] = field(
+        default_factory=_ids
+    )  # own edits before the last
     _redacted: BoundedDict[EventId, None] = field(default_factory=_ids)
     _originals: dict[str, EventId] = field(default_factory=dict)  # by fingerprint
-    # The bot's polls and questions.
-    _asks: BoundedDict[EventId, None] = field(default_factory=_ids)
+    _questions: BoundedDict[EventId, None] = field(default_factory=_ids)  # own polls as well
 
     @property
     def size(self) -> int:
-        """Characters that it holds."""
+        """How many characters it holds, in all versions."""
         edits = sum(len(edit.body) for edits in self._edits.values() for edit in edits.values())
-        return edits + sum(len(one.body) for one in self._said.values())
+        return edits + sum(len(one.body) for one in self._messages.values())
 
     def add(self, event: Message | Undecryptable | Edit | Redaction) -> None:
-        """Take in what was heard after all the rest; again, it changes nothing but the time.
+        """Add the newest event; the same event again changes only the time.
 
-        What the bot sends is heard first with its host's clock, then with the homeserver's.
+        The bot's own events are added twice: first with the time of its host, then with that of
+        the homeserver.
         """
         match event:
             case Message(exposed=True) | Edit(exposed=True):
-                pass  # nobody knows who says it
+                pass  # sent in clear text: its sender is not proven
             case Redaction(target=target):
                 self._redact(target)
             case Edit():
                 self._edit(event)
             case Message(msgtype=msgtype) if msgtype in {POLL, QUESTION}:
                 if event.sender == self.me:
-                    self._asks[event.event_id] = None
-                self._say(event)  # what could not be read until now is no text
+                    self._questions[event.event_id] = None
+                self._add_message(event)  # one whose key was missing may turn out to be a poll
             case _:
-                self._say(event)
+                self._add_message(event)
 
-    def _say(self, event: Message | Undecryptable) -> None:
+    def _add_message(self, event: Message | Undecryptable) -> None:
         event_id = self._original(event)
-        known = self._said.get(event_id)
+        known = self._messages.get(event_id)
         if known is not None and (known.readable or isinstance(event, Undecryptable)):
             if event.event_id == event_id:
-                self._said[event_id] = replace(known, timestamp=event.timestamp)
+                self._messages[event_id] = replace(known, timestamp=event.timestamp)
         elif self._belongs(event) and event_id not in self._redacted:
-            self._said[event_id] = replace(said(event, self.me), event_id=event_id)
-        elif known is not None:  # its key came, and it is no text
+            self._messages[event_id] = replace(original_version(event, self.me), event_id=event_id)
+        elif known is not None:  # its key has come, and it is no text
             self._drop(known)
-        if len(self._said) > _LONGEST:
-            for gone in list(self._said.values())[: _LONGEST // 4]:
+        if len(self._messages) > _LONGEST:
+            for gone in list(self._messages.values())[: _LONGEST // 4]:
                 self._drop(gone)
             kept = self._originals.items()
-            there = self._said.keys() | self._redacted.keys()
-            self._originals = {key: one for key, one in kept if one in there}
+            ids = self._messages.keys() | self._redacted.keys()
+            self._originals = {key: one for key, one in kept if one in ids}
 
     def _drop(self, one: TranscriptMessage) -> None:
-        del self._said[one.event_id]
+        del self._messages[one.event_id]
         self._edits.pop((one.event_id, one.sender), None)
 
     def reveal(self, message: Message) -> None:
-        """Take in what a message says whose key was missing."""
-        if message.event_id in self._said:
+        """Add the text of a message whose key was missing."""
+        if message.event_id in self._messages:
             self.add(message)
 
     def put_before(self, events: Sequence[Message | Undecryptable | Edit]) -> None:
-        """Take in what was said before all the rest, oldest first, edits in any order."""
-        later, self._said = self._said, {}
+        """Put older messages before the others: oldest first, their edits in any order."""
+        later, self._messages = self._messages, {}
         edits, self._edits = self._edits, {}
-        for event in sorted(events, key=_when_edited):
+        for event in sorted(events, key=_edit_order):
             self.add(event)
-        self._said |= {
+        self._messages |= {
             key: one
             for key, one in later.items()
-            if key not in self._said or not self._said[key].readable
+            if key not in self._messages or not self._messages[key].readable
         }
-        there = {event.event_id for event in events}
-        for edited, heard in edits.items():
-            new = {key: edit for key, edit in heard.items() if key not in there}
+        read = {event.event_id for event in events}
+        for edited, versions in edits.items():
+            new = {key: edit for key, edit in versions.items() if key not in read}
             self._keep(edited, self._edits.get(edited, {}) | new)
         self._edits = {
-            (key, sender): of_one
-            for (key, sender), of_one in self._edits.items()
-            if key in self._said and self._said[key].sender == sender
+            (key, sender): versions
+            for (key, sender), versions in self._edits.items()
+            if key in self._messages and self._messages[key].sender == sender
         }
         self.whole = True
 
     def messages(self) -> list[TranscriptMessage]:
-        """Return the messages in order, a reply right behind what it answers."""
+        """Return the messages in order, each reply right after the messages that it answers."""
         replies: dict[EventId, list[TranscriptMessage]] = {}
         rest: list[TranscriptMessage] = []
-        for one in map(self._current, self._said.values()):
+        for one in map(self._current, self._messages.values()):
             if one.answers and self._redacted.keys() >= set(one.answers):
-                continue  # it is about to be redacted as well
-            if one.replies_to in self._asks:
-                continue  # an answer to a campaign
-            behind = [event_id for event_id in one.answers if event_id in self._said]
-            if behind:
-                replies.setdefault(behind[-1], []).append(one)
+                continue  # the reply is about to be redacted as well
+            if one.replies_to in self._questions:
+                continue  # a person's answer to a question of the bot
+            answered = [event_id for event_id in one.answers if event_id in self._messages]
+            if answered:
+                replies.setdefault(answered[-1], []).append(one)
             else:
                 rest.append(one)
         in_order = [each for one in rest for each in (one, *replies.get(one.event_id, ()))]
@@ -191,24 +198,24 @@ class Transcript:
             for one in in_order
         ]
 
-    def _unanswered(self, said: Sequence[TranscriptMessage]) -> set[EventId]:
-        """Return the messages that got a notice in place of an answer, or a reply without words.
+    def _unanswered(self, messages: Sequence[TranscriptMessage]) -> set[EventId]:
+        """Return the messages that got a notice instead of an answer, or a reply without words.
 
-        Where any of them is answered after all, as by `!refaire`, that counts.
+        A message that was answered later, as after `!refaire`, is not among them.
         """
-        replies = [one for one in said if one.mine]
+        replies = [one for one in messages if one.mine]
         answered = {key for one in replies if one.body.strip() for key in one.answers}
         return {key for one in replies for key in one.answers} - answered
 
     def get(self, event_id: EventId) -> TranscriptMessage | None:
-        """Return one message as it stands, None where it is not here."""
-        found = self._said.get(event_id)
+        """Return one message in its last version, None if it is not here."""
+        found = self._messages.get(event_id)
         return None if found is None else self._current(found)
 
     def _original(self, event: Message | Undecryptable) -> EventId:
-        """Return under what id the message stands: sent again under another one, it counts once.
+        """Return the id under which the message is kept: sent twice under two ids, it counts once.
 
-        Of the two, only the first that is decrypted can be read (see `Olm`), whichever that is.
+        Of the two, only the one that is decrypted first can be read (see `Olm`).
         """
         if event.fingerprint is None:
             return event.event_id
@@ -224,33 +231,36 @@ class Transcript:
         return event.event_id not in self._redacted and root in ids
 
     def _edit(self, edit: Edit) -> None:
-        one = self._said.get(edit.target)
-        theirs = not self.whole if one is None else one.sender == edit.sender
-        if not theirs or edit.event_id in self._redacted or edit.event_id in self._outdated:
+        one = self._messages.get(edit.target)
+        may_edit = not self.whole if one is None else one.sender == edit.sender
+        if not may_edit or edit.event_id in self._redacted or edit.event_id in self._outdated:
             return
         edited = edit.target, edit.sender
         edits = self._edits.get(edited, {})
         if edit.event_id not in edits and edit.sender == self.me:
-            for before in edits:  # of its own, the bot redacts no single one
-                self._outdated[before] = None
+            for earlier in edits:  # the bot never redacts a single edit of its own
+                self._outdated[earlier] = None
             edits = {}
         self._keep(edited, edits | {edit.event_id: replace(edit, body=visible(edit.body))})
 
     def _keep(self, edited: _Edited, edits: Mapping[EventId, Edit]) -> None:
-        newest = sorted(edits.values(), key=_when_edited)[-_VERSIONS:]
+        newest = sorted(edits.values(), key=_edit_order)[-_VERSIONS:]
         self._edits[edited] = {edit.event_id: edit for edit in newest}
 
     def _redact(self, target: EventId) -> None:
-        one, known = self._said.get(target), not self.whole
+        one, known = self._messages.get(target), not self.whole
         if one is not None:
             self._drop(one)
         for edits in self._edits.values():
             known = edits.pop(target, None) is not None or known
-        if one is not None or known:  # else somebody redacts without end what was never here
+        if one is not None or known:  # else redactions of anything would fill the memory
             self._redacted[target] = None
 
     def _current(self, one: TranscriptMessage) -> TranscriptMessage:
-        """Return the message in its last version by its own author (spec: the newest wins)."""
+        """Return the message with its author's newest edit.
+
+        https://spec.matrix.org/latest/client-server-api/#event-replacements
+        """
         edits = self._edits.get((one.event_id, one.sender))
         if not edits:
             return one
@@ -259,6 +269,6 @@ class Transcript:
         return replace(one, body=newest.body, answers=answers, failed=one.failed and not answers)
 
 
-def _when_edited(event: Message | Undecryptable | Edit) -> tuple[int, str]:
-    """Sort edits behind messages, in their own order: a bundled one is the newest."""
+def _edit_order(event: Message | Undecryptable | Edit) -> tuple[int, str]:
+    """Return the key that sorts messages, in their order, before edits, by their time."""
     return (event.timestamp, event.event_id) if isinstance(event, Edit) else (-1, "")

@@ -20,7 +20,7 @@ from bot.core.events import (
 )
 from bot.core.intents import Answer
 from bot.core.outgoing import Anchor, Notice, transaction_id
-from bot.core.prompt_context import is_last, said_before
+from bot.core.prompt_context import is_last, messages_before
 from bot.core.reply_state import Reason
 from bot.core.routing import parse_command
 from bot.core.transcript import TranscriptMessage
@@ -231,7 +231,7 @@ class PromptChanges:
         Messages after the command do not count: after a crash they may be there before the
         command runs.
         """
-        for one in reversed(said_before(await self._transcript(prompt), prompt)):
+        for one in reversed(messages_before(await self._transcript(prompt), prompt)):
             if one.failed:
                 continue
             asks = one.body.strip() and parse_command(one.body) is None
@@ -241,7 +241,7 @@ class PromptChanges:
 
     async def _transcript(self, prompt: Prompt) -> Sequence[TranscriptMessage]:
         chosen = await self._contexts.chosen(prompt.conversation)
-        return (await self._contexts.history(prompt, chosen.card)).said
+        return (await self._contexts.history(prompt, chosen.card)).messages
 
     async def _running(self, room_id: RoomId, event_id: EventId) -> Generation | None:
         """Return the running generation whose prompt or reply the event belongs to."""

@@ -1,4 +1,4 @@
-"""What a prompt is asked with: its conversation, read from the room, and who is asked."""
+"""The context of a prompt: its conversation, read from the room, and the model that is asked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,27 +14,29 @@ from bot.ports.matrix import Matrix
 from bot.replies.completion import Completions
 from bot.runtime.retry import retry_until_accepted
 
-_PATIENCE = 600.0  # seconds for which the conversation is asked for
-_REQUESTS_READ = 2  # times the longest request: so much of a conversation is read
+_PATIENCE = 600.0  # seconds of attempts at reading the conversation
+_REQUESTS_READ = 2  # how many times the longest request is read of a conversation
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Who answers in a conversation, and in what words the bot itself speaks there."""
+    """The model and the language of a conversation."""
 
     card: ModelCard
     texts: Texts
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the operator has set.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextSettings:
+    """Settings of the operator.
 
     Attributes:
-        language: where nobody has chosen another.
+        system_prompt: the system prompt, "" for none.
+        catalogue: the models.
+        language: the bot's language if nobody has chosen another.
         idle_limit: seconds of silence after which a direct message begins anew.
-        heeds: tells whose commands count.
-        prompt_version: changes with the system prompt.
+        heeds: whether the bot acts on what a person writes; if not, their commands do not count.
+        prompt_version: the version of the system prompt.
     """
 
     system_prompt: str
@@ -46,40 +48,45 @@ class Settings:
 
 
 class Contexts:
-    """Makes contexts; nothing of them is kept but in the Matrix port's memory."""
+    """Builds contexts; only the Matrix port keeps conversations in memory."""
 
     def __init__(
-        self, matrix: Matrix, store: Store, clock: Clock, completions: Completions, how: Settings
+        self,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        completions: Completions,
+        settings: ContextSettings,
     ) -> None:
         self._matrix = matrix
         self._store = store
         self._clock = clock
         self._completions = completions
-        self._how = how
+        self._settings = settings
 
     @property
     def prompt_version(self) -> str:
-        """Tell which system prompt models are asked with."""
-        return self._how.prompt_version
+        """The version of the system prompt."""
+        return self._settings.prompt_version
 
     async def chosen(self, conversation: Conversation) -> Chosen:
-        """Return what holds in the conversation."""
+        """Return the model and the language of the conversation."""
         return self.chosen_by(await self._store.choices(conversation))
 
     def chosen_by(self, choices: Choices) -> Chosen:
-        """Return what holds where people have chosen so."""
-        card = self._how.catalogue.by_id(choices.model)
-        return Chosen(card, speak(choices.language or self._how.language))
+        """Return the model and the language for these choices."""
+        card = self._settings.catalogue.by_id(choices.model)
+        return Chosen(card, speak(choices.language or self._settings.language))
 
     async def of(self, prompt: Prompt, card: ModelCard) -> Context:
-        """Return what `card` is asked with."""
+        """Return the context of `prompt` for the model `card`."""
         return build_context(
-            self._how.system_prompt,
+            self._settings.system_prompt,
             await self.history(prompt, card, within=_PATIENCE),
             prompt,
             direct=self._matrix.room(prompt.room_id).direct,
-            idle_limit=self._how.idle_limit,
-            heeds=self._how.heeds,
+            idle_limit=self._settings.idle_limit,
+            heeds=self._settings.heeds,
         )
 
     async def history(
@@ -88,25 +95,28 @@ class Contexts:
         """Return the prompt's conversation, as far back as `card` may need it.
 
         Args:
-            prompt: what is asked.
-            card: who is asked.
-            within: seconds for which the homeserver is asked; None for as long as it takes.
+            prompt: the prompt.
+            card: the model.
+            within: seconds of attempts at reading it; None for as many as it takes.
+
+        Raises:
+            MatrixError: it could not be read.
         """
-        idle_limit = self._how.idle_limit
+        idle_limit = self._settings.idle_limit
         longest = _REQUESTS_READ * self._completions.longest_request(card)
 
-        def known(said: Sequence[TranscriptMessage]) -> bool:
-            return enough(said, prompt, idle_limit, longest)
+        def is_enough(messages: Sequence[TranscriptMessage]) -> bool:
+            return enough(messages, prompt, idle_limit, longest)
 
         return await retry_until_accepted(
-            self._clock, lambda: self._matrix.history(prompt, known), within=within
+            self._clock, lambda: self._matrix.history(prompt, is_enough), within=within
         )
 
     def remarks(self, context: Context, texts: Texts) -> list[str]:
-        """Return the lines that say what the person must know of the context."""
+        """Return the sentences for the person: what the context lacks of the conversation."""
         lines = []
         if context.silent:
-            lines.append(texts("idle", n=max(round(self._how.idle_limit / 60), 1)))
+            lines.append(texts("idle", n=max(round(self._settings.idle_limit / 60), 1)))
         if context.unreadable:
             lines.append(texts("unreadable earlier", n=context.unreadable))
         return lines

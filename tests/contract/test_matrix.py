@@ -72,7 +72,7 @@ class Meeting:
     async def last(self, asked: Prompt, number: int) -> list[tuple[str, bool]]:
         """Return the last messages of the conversation, and whether they are the bot's."""
         history = await self.matrix.history(asked, lambda _: False)
-        return [(one.body, one.mine) for one in history.said[-number:]]
+        return [(one.body, one.mine) for one in history.messages[-number:]]
 
 
 def reply(asked: Prompt, text: str) -> Reply:
@@ -221,7 +221,7 @@ class TestMatrix:
             *(("Le ciel ?", False), ("Bleu.", True)),
             ("Et la mer ?", False),
         ]
-        assert history.said[-2].answers == (first.event_id,)
+        assert history.messages[-2].answers == (first.event_id,)
         assert (history.chain, history.lost) == ([], 0)
 
     async def test_the_conversation_follows_edits_and_redactions(self, joined: Meeting) -> None:

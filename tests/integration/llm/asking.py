@@ -13,7 +13,14 @@ from bot.llm.client import OpenAIModel
 
 KEY = "sk-0123456789abcdef0123456789"
 PROMPT = "Summarise the confidential note of 3 March"
-CARD = ModelCard("albert-small", "Albert Small", "small", 32_000, 90, None)
+CARD = ModelCard(
+    id="albert-small",
+    label="Albert Small",
+    key="small",
+    context_length=32_000,
+    max_tokens=90,
+    temperature=None,
+)
 TURNS = (text_turn("system", "Be brief."), text_turn("user", PROMPT))
 
 

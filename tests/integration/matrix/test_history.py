@@ -80,7 +80,7 @@ class Bot:
 
     async def told(self, event_id: EventId) -> list[str]:
         """Return what is said in the conversation of the message."""
-        return [one.body for one in (await self.history(event_id)).said]
+        return [one.body for one in (await self.history(event_id)).messages]
 
     async def cold(self, event_id: EventId) -> list[str]:
         """Return what a process that has heard nothing yet makes of the conversation."""
@@ -273,7 +273,7 @@ async def test_a_chain_of_replies_comes_from_wherever_it_is_in_the_room(stand: S
 
     found = await stand.bot.opening(asked)
 
-    assert [one.body for one in found.said] == ["trois"]
+    assert [one.body for one in found.messages] == ["trois"]
     assert [one.body for one in found.chain] == ["UN", "deux"]
     assert found.lost == 1
 

@@ -245,7 +245,14 @@ class TestTheModels:
     def test_one_model_has_the_end_of_its_id_for_a_key(self, tmp_path: Path) -> None:
         (card,) = load_text(tmp_path, text()).model.catalogue()
         model_id = "openai/gpt-oss-120b"
-        assert card == ModelCard(model_id, model_id, "gpt_oss_120b", 32_000, 2048, None)
+        assert card == ModelCard(
+            id=model_id,
+            label=model_id,
+            key="gpt_oss_120b",
+            context_length=32_000,
+            max_tokens=2048,
+            temperature=None,
+        )
 
     def test_each_choice_has_its_key_and_settings_of_its_own(self, tmp_path: Path) -> None:
         choices = {
@@ -255,9 +262,30 @@ class TestTheModels:
         given = text(model={"label": "GPT", "max_tokens": 64, "choices": choices})
         catalogue = load_text(tmp_path, given).model.catalogue()
         assert list(catalogue) == [
-            ModelCard("openai/gpt-oss-120b", "GPT", "gpt_oss_120b", 32_000, 64, None),
-            ModelCard("qwen3", "qwen3", "code", 32_000, 4096, 0.2),
-            ModelCard("ministral", "Ministral", "3b", 262_144, 2048, None),
+            ModelCard(
+                id="openai/gpt-oss-120b",
+                label="GPT",
+                key="gpt_oss_120b",
+                context_length=32_000,
+                max_tokens=64,
+                temperature=None,
+            ),
+            ModelCard(
+                id="qwen3",
+                label="qwen3",
+                key="code",
+                context_length=32_000,
+                max_tokens=4096,
+                temperature=0.2,
+            ),
+            ModelCard(
+                id="ministral",
+                label="Ministral",
+                key="3b",
+                context_length=262_144,
+                max_tokens=2048,
+                temperature=None,
+            ),
         ]
 
     @pytest.mark.parametrize("key", ["code", "gpt_oss_120b"])

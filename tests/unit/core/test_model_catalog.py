@@ -9,7 +9,7 @@ from bot.core.model_catalog import Catalogue, ModelCard
 
 def card(model_id: str, label: str, key: str) -> ModelCard:
     return ModelCard(
-        model_id, label, key, context_length=32_000, max_tokens=2048, temperature=None
+        id=model_id, label=label, key=key, context_length=32_000, max_tokens=2048, temperature=None
     )
 
 

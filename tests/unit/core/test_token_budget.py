@@ -21,7 +21,9 @@ from bot.core.model_catalog import ModelCard
 from bot.core.token_budget import Calibration, fit, size
 from bot.errors import PromptTooLong
 
-CARD = ModelCard("m", "M", "m", context_length=10_000, max_tokens=872, temperature=None)
+CARD = ModelCard(
+    id="m", label="M", key="m", context_length=10_000, max_tokens=872, temperature=None
+)
 SYSTEM = text_turn("system", "s" * 84)  # takes 100 of the room
 QUESTION = text_turn("user", "u" * 84)
 REPLY = text_turn("assistant", "a" * 184)  # takes 200

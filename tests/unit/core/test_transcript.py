@@ -477,7 +477,7 @@ def test_one_message_is_found_in_its_last_version() -> None:
 def test_a_message_follows_on_from_what_it_answers_else_from_what_it_quotes(
     one: Message, before: tuple[str, ...]
 ) -> None:
-    assert transcript.said(one, BOT).before == before
+    assert transcript.original_version(one, BOT).before == before
 
 
 PEOPLE = st.sampled_from([AGENT, COLLEAGUE, BOT])

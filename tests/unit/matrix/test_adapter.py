@@ -83,7 +83,7 @@ async def test_s8_only_a_salon_hides_anything(tmp_path: Path, *, direct: bool) -
 
     found = await port.history(prompt(message("now", event_id="$now")), lambda _: False)
 
-    assert [one.body for one in found.said] == (["a", "now"] if direct else ["now"])
+    assert [one.body for one in found.messages] == (["a", "now"] if direct else ["now"])
     assert (f"member {AGENT}" in client.asked) is not direct
 
 

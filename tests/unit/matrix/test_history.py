@@ -124,7 +124,7 @@ async def test_pages_are_read_back_from_the_present_and_told_in_order() -> None:
 
     found = await read(Histories(client, BOT))
 
-    assert bodies(found.said) == ["a", "b", "c", "now"]
+    assert bodies(found.messages) == ["a", "b", "c", "now"]
     assert client.asked == ["from None", "from 1"]
 
 
@@ -133,7 +133,7 @@ async def test_no_page_is_read_that_could_not_count() -> None:
 
     found = await read(Histories(client, BOT), enough=True)
 
-    assert bodies(found.said) == ["b", "now"]
+    assert bodies(found.messages) == ["b", "now"]
 
 
 async def test_what_is_enough_is_asked_of_the_conversation_as_it_stands() -> None:
@@ -161,7 +161,7 @@ async def test_no_more_pages_are_read_than_would_ever_be_used(
     monkeypatch.setattr(history, "PAGES", 3)
     client = Pages(*([said(f"{number}")] for number in range(9)))
 
-    assert bodies((await read(Histories(client, BOT))).said) == ["2", "1", "0"]
+    assert bodies((await read(Histories(client, BOT))).messages) == ["2", "1", "0"]
 
 
 def invitation(now: str = "invite", user: str = BOT, before: str = "leave") -> dict[str, Any]:
@@ -191,7 +191,7 @@ async def test_nothing_from_before_the_last_invitation_is_read(
 ) -> None:
     client = Pages([said("now"), said("b"), between, said("secret")], [said("older secret")])
 
-    found = bodies((await read(Histories(client, BOT))).said)
+    found = bodies((await read(Histories(client, BOT))).messages)
 
     assert ("secret" in found) is ("older secret" in found) is read_on
 
@@ -207,7 +207,7 @@ async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -
     kept.update(message("thread", event_id="$t", thread_root="$root"))
     kept.update(replace(message("elsewhere", event_id="$x"), room_id=RoomId("!other:x")))
 
-    assert bodies((await read(kept)).said) == ["A", "next"]
+    assert bodies((await read(kept)).messages) == ["A", "next"]
     assert client.asked == ["from None"]
 
 
@@ -223,7 +223,7 @@ async def test_what_is_heard_while_the_conversation_is_read_is_in_it_once() -> N
     kept.update(redaction("$a"))
     client.gate.set()
 
-    assert bodies((await reading).said) == ["now", "next"]
+    assert bodies((await reading).messages) == ["now", "next"]
 
 
 async def test_two_prompts_at_once_have_their_conversation_read_once() -> None:
@@ -235,7 +235,7 @@ async def test_two_prompts_at_once_have_their_conversation_read_once() -> None:
     await asyncio.sleep(0)
     client.gate.set()
 
-    assert [bodies((await one).said) for one in both] == [["a", "now"]] * 2
+    assert [bodies((await one).messages) for one in both] == [["a", "now"]] * 2
     assert client.asked == ["from None"]
 
 
@@ -249,7 +249,7 @@ async def test_what_is_forgotten_while_it_is_read_is_told_once_and_not_kept() ->
     kept.forget(ROOM)
     client.gate.set()
 
-    assert bodies((await reading).said) == ["a", "now"]
+    assert bodies((await reading).messages) == ["a", "now"]
     await read(kept)
     assert client.asked == ["from None"] * 2
 
@@ -264,7 +264,7 @@ async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
     assert not kept._transcripts
 
     client.failing = False
-    assert bodies((await read(kept)).said) == ["a", "now"]
+    assert bodies((await read(kept)).messages) == ["a", "now"]
 
 
 async def test_a_conversation_begun_while_it_is_read_is_read_all_the_same() -> None:
@@ -277,7 +277,7 @@ async def test_a_conversation_begun_while_it_is_read_is_read_all_the_same() -> N
     kept.begin(MAIN, message("now", event_id="$now"))
     client.gate.set()
 
-    assert bodies((await reading).said) == ["a", "now"]
+    assert bodies((await reading).messages) == ["a", "now"]
 
 
 async def test_a_late_key_shows_the_message_where_it_was_missing() -> None:
@@ -288,12 +288,12 @@ async def test_a_late_key_shows_the_message_where_it_was_missing() -> None:
     }
     hidden = said("", "$hidden", type="m.room.encrypted", content=content)
     kept = Histories(Pages([said("now"), hidden, said("a")]), BOT)
-    assert [one.readable for one in (await read(kept)).said] == [True, False, True]
+    assert [one.readable for one in (await read(kept)).messages] == [True, False, True]
 
     kept.reveal(message("late", event_id="$hidden"))
     kept.reveal(message("not here", event_id="$older"))
 
-    assert bodies((await read(kept)).said) == ["a", "late", "now"]
+    assert bodies((await read(kept)).messages) == ["a", "late", "now"]
 
 
 def kept_rooms(kept: Histories) -> set[RoomId]:
@@ -593,7 +593,7 @@ async def test_s8_who_asks_is_told_of_a_thread_what_they_may_read(
 
     found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, visibility)
 
-    assert bodies(found.said) == told
+    assert bodies(found.messages) == told
     assert (f"member {AGENT}" in client.asked) is (told != ALL)
 
 
@@ -618,7 +618,7 @@ async def test_s8_when_somebody_came_is_found_behind_changes_of_profile_or_nothi
 
     found = await Histories(client, BOT).read(THREAD, MEMBERSHIP, lambda _: False, "joined")
 
-    assert bodies(found.said) == told
+    assert bodies(found.messages) == told
 
 
 async def test_s8_what_was_said_after_the_prompt_is_not_older() -> None:
@@ -631,7 +631,7 @@ async def test_s8_what_was_said_after_the_prompt_is_not_older() -> None:
 
     found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined")
 
-    assert bodies(found.said) == ["now", "after"]
+    assert bodies(found.messages) == ["now", "after"]
 
 
 async def test_s8_a_chain_of_replies_tells_nothing_that_is_hidden() -> None:
@@ -667,7 +667,7 @@ async def test_s8_of_a_fresh_mention_nothing_is_asked() -> None:
 
     found = await kept.read(asked, MEMBERSHIP, lambda _: False, "joined")
 
-    assert bodies(found.said) == ["now", "Oui."]
+    assert bodies(found.messages) == ["now", "Oui."]
     assert client.asked == []
 
 
@@ -721,7 +721,7 @@ async def test_s8_a_membership_heard_while_it_is_asked_for_is_asked_for_again() 
     client.members[AGENT] = came(58)
 
     found = await kept.read(THREAD, MEMBERSHIP, lambda _: False, "joined")
-    assert bodies(found.said) == ["now"]
+    assert bodies(found.messages) == ["now"]
 
 
 # What the homeserver lists.
@@ -775,7 +775,7 @@ async def test_what_was_said_in_clear_once_the_room_was_encrypted_is_in_no_conve
     if sealed is not None:
         kept.encrypted_at[ROOM] = sealed
 
-    assert "".join(bodies((await read(kept)).said)) == found
+    assert "".join(bodies((await read(kept)).messages)) == found
 
 
 @pytest.mark.parametrize(("sealed", "words"), [(None, "forged"), (11, "forged"), (10, "")])
@@ -788,7 +788,7 @@ async def test_an_edit_in_clear_changes_nothing_that_is_read_again(
     if sealed is not None:
         kept.encrypted_at[ROOM] = sealed
 
-    assert bodies((await read(kept)).said) == ([words] if words else [])
+    assert bodies((await read(kept)).messages) == ([words] if words else [])
     edits = (await kept.fetch(ROOM, EventId("$a")))[1:]
     assert len(edits) == (1 if words else 0)
 
@@ -812,4 +812,4 @@ async def test_what_an_earlier_process_knew_to_be_encrypted_needs_no_telling() -
     client = Pages([said("a")])
     client.known_encrypted = frozenset({ROOM})
 
-    assert bodies((await read(Histories(client, BOT))).said) == []
+    assert bodies((await read(Histories(client, BOT))).messages) == []

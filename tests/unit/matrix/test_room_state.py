@@ -826,7 +826,7 @@ async def test_a_thread_that_opens_with_a_mention_is_known_from_its_first_messag
 
     hear(rooms, sync(timeline))
 
-    assert [one.body for one in (await thread(rooms)).said] == ["Question ?", "Suite"]
+    assert [one.body for one in (await thread(rooms)).messages] == ["Question ?", "Suite"]
 
 
 async def test_what_is_redacted_is_gone_from_memory() -> None:
@@ -834,7 +834,7 @@ async def test_what_is_redacted_is_gone_from_memory() -> None:
     hear(rooms, sync(OPENING))
     hear(rooms, sync([redacted("$r", "$2")]))
 
-    assert [one.body for one in (await thread(rooms)).said] == ["Question"]
+    assert [one.body for one in (await thread(rooms)).messages] == ["Question"]
 
 
 @pytest.mark.parametrize(

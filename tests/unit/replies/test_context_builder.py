@@ -15,7 +15,7 @@ from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports.ledger import Choices
 from bot.replies.completion import Completions, FallbackPolicy
-from bot.replies.context_builder import Contexts, Settings
+from bot.replies.context_builder import Contexts, ContextSettings
 from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
 from tests.make import AGENT, BOT, COLLEAGUE, edit_event, message, prompt
 
@@ -213,7 +213,12 @@ class Parts:
         self.model = FakeModel()
 
     def contexts(self) -> Contexts:
-        settings = Settings("Sobre.", Catalogue([SMALL, LARGE]), "fr", idle_limit=3600)
+        settings = ContextSettings(
+            system_prompt="Sobre.",
+            catalogue=Catalogue([SMALL, LARGE]),
+            language="fr",
+            idle_limit=3600,
+        )
         health, policy = Health(self.clock), FallbackPolicy()
         completions = Completions(self.model, self.clock, health, policy)
         return Contexts(self.matrix, self.store, self.clock, completions, settings)
