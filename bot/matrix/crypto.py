@@ -94,7 +94,7 @@ class SafeOlm(DeviceTracker):
         identity: the account's cross-signing keys, which sign this device; None if not known.
     """
 
-    inbound_group_store: RoomKeys  # type: ignore[assignment]  # stands in for nio's
+    inbound_group_store: RoomKeys  # type: ignore[assignment]  # replaces nio's
     _maxToDeviceMessagesPerRequest = 40  # noqa: N815  # nio's name; 40 messages are some 15 ms of work
 
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:

@@ -40,13 +40,13 @@ class DeviceTracker(Olm):
             https://github.com/matrix-org/matrix-spec-proposals/pull/4153).
     """
 
-    store: CryptoStore  # type: ignore[assignment]  # stands in for nio's
+    store: CryptoStore  # type: ignore[assignment]  # replaces nio's
 
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         self.gone: set[str] = set()
         self.signed: set[tuple[str, str]] = set()
         self.signed_only = False
-        super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # stands in for nio's
+        super().__init__(user_id, device_id, store)  # type: ignore[arg-type]  # replaces nio's
 
     @override
     def verify_json(self, json: Any, user_key: str, user_id: str, device_id: str) -> bool:

@@ -36,7 +36,7 @@ class SyncClient(RequestClient):
         Raises:
             StoreError: the key does not open the store.
         """
-        self.store = store  # type: ignore[assignment]  # stands in for nio's
+        self.store = store  # type: ignore[assignment]  # replaces nio's
         self.olm = SafeOlm(str(self.user_id), str(self.device_id), store)
         self.encrypted_rooms = store.load_encrypted_rooms()
         self._saved = set(self.encrypted_rooms)

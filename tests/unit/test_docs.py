@@ -64,3 +64,17 @@ def test_a_page_that_code_a_test_or_a_page_cites_is_there() -> None:
     }
 
     assert {cited for _, cited in missing} <= WRITTEN_BY_TARGETS, missing
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md"])
+def test_a_file_or_folder_that_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    files = {str(path.relative_to(ROOT)) for path, _ in sources()}
+    modules = set(re.findall(r"[\w/.-]*\w+\.py\b", text))
+    folders = set(re.findall(r"`((?:bot|tests|docs)/[\w/]*)`", text))
+
+    assert modules
+    assert {
+        one for one in modules if not any(f"/{file}".endswith(f"/{one}") for file in files)
+    } == set()
+    assert {one for one in folders if not (ROOT / one).exists()} == set()
