@@ -34,6 +34,13 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the clients at which a story's person is."""
+    if "person" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("both_clients")
+        metafunc.parametrize("person", ["nio", "js"] if both else ["js"], indirect=True)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Synapse]:
     async with Synapse(tmp_path_factory.mktemp("synapse")) as running:
@@ -47,10 +54,15 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def launch() -> AsyncIterator[Launch]:
+async def fork_server() -> AsyncIterator[ForkServer]:
     """Starts a bot without its imports, which take several times as long as all the rest."""
     async with ForkServer() as server:
-        yield server.launch
+        yield server
+
+
+@pytest.fixture(scope="session")
+def launch(fork_server: ForkServer) -> Launch:
+    return fork_server.launch
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -188,7 +200,7 @@ def encrypted(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@pytest.fixture(params=["nio", "js"])
+@pytest.fixture
 def person(request: pytest.FixtureRequest, nia: Person, jason: Person) -> Person:
-    """Each story is told twice: on matrix-nio, and on Element's own crypto."""
+    """A person at Element's own crypto; a story of `both_clients` is told on matrix-nio, too."""
     return nia if request.param == "nio" else jason

@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from stat import S_IMODE
-from typing import Any
+from typing import Any, Protocol
+from uuid import uuid4
 
 import aiohttp
 import pytest
 import yaml
 
 from bot.core.events import UserId
-from tests.harness.bot import Bot, Process, launch_cold
+from tests.harness.bot import Bot, Launch, Process, launch_cold
 from tests.harness.expectations import reply, talk, until
+from tests.harness.fork import ForkServer
 from tests.harness.model import ScriptedModel
 from tests.harness.network import free_port
 from tests.harness.person import Person
@@ -30,23 +32,30 @@ UNKNOWN_ADMIN = "the homeserver knows no such admin: check matrix.admins"
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def run(directory: Path, *options: str, **sections: dict[str, Any]) -> tuple[int, str]:
-    """Run the command line on a configuration; return its exit code and all it printed."""
-    config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump(sections))  # a test may wait for its disk
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bot", "run", "--config", str(config), *options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=os.environ,
-    )
-    async with asyncio.timeout(50):
-        printed, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, printed.decode()
+Sections = dict[str, dict[str, Any]]
 
 
-def sections(directory: Path, synapse: Synapse, model: ScriptedModel) -> dict[str, dict[str, Any]]:
+class Run(Protocol):
+    """Runs the bot on a configuration; returns its exit code and all it has printed."""
+
+    async def __call__(self, *options: str, **sections: dict[str, Any]) -> tuple[int, str]: ...
+
+
+@pytest.fixture
+def run(fork_server: ForkServer, tmp_path: Path) -> Run:
+    async def run(*options: str, **sections: dict[str, Any]) -> tuple[int, str]:
+        config, log = tmp_path / "config.yaml", tmp_path / f"run-{uuid4().hex}.log"
+        config.write_text(yaml.safe_dump(sections))  # a test may wait for its disk
+        process = await fork_server.launch(config, log, {}, options=options)
+        async with asyncio.timeout(50):
+            code = await process.wait()
+        _, _, printed = log.read_text().partition("\n")  # the first line is the fork server's
+        return code, printed
+
+    return run
+
+
+def sections(directory: Path, synapse: Synapse, model: ScriptedModel) -> Sections:
     """Return a configuration that would do."""
     return {
         "matrix": {
@@ -61,18 +70,28 @@ def sections(directory: Path, synapse: Synapse, model: ScriptedModel) -> dict[st
 
 
 @pytest.fixture
-def given(tmp_path: Path, synapse: Synapse, model: ScriptedModel) -> dict[str, dict[str, Any]]:
+def given(tmp_path: Path, synapse: Synapse, model: ScriptedModel) -> Sections:
     return sections(tmp_path, synapse, model)
 
 
 async def test_an_invalid_configuration_is_named_by_its_keys(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
+    tmp_path: Path, given: Sections
 ) -> None:
     given["matrix"]["pasword"] = "canary-7431"
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(given))
 
-    code, printed = await run(tmp_path, **given)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot", "run", "--config", str(config)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=os.environ,
+    )
+    async with asyncio.timeout(50):
+        output, _ = await process.communicate()
+    printed = output.decode()
 
-    assert code == 2
+    assert process.returncode == 2
     assert "matrix.pasword" in printed
     assert "matrix.password" in printed
     assert "Traceback" not in printed
@@ -80,11 +99,11 @@ async def test_an_invalid_configuration_is_named_by_its_keys(
 
 
 async def test_a_wrong_password_is_said_without_the_password(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    synapse: Synapse, given: Sections, run: Run
 ) -> None:
     await synapse.register("starter", "another")
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 2
     assert "check matrix.user_id and matrix.password" in printed
@@ -92,12 +111,10 @@ async def test_a_wrong_password_is_said_without_the_password(
     assert "canary" not in printed
 
 
-async def test_a_homeserver_that_does_not_answer_is_said(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
-) -> None:
+async def test_a_homeserver_that_does_not_answer_is_said(given: Sections, run: Run) -> None:
     given["matrix"]["homeserver"] = "http://127.0.0.1:9"
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 1
     assert "http://127.0.0.1:9" in printed
@@ -106,24 +123,22 @@ async def test_a_homeserver_that_does_not_answer_is_said(
 
 
 async def test_a_server_that_is_no_homeserver_is_said(
-    tmp_path: Path, model: ScriptedModel, given: dict[str, dict[str, Any]]
+    model: ScriptedModel, given: Sections, run: Run
 ) -> None:
     given["matrix"]["homeserver"] = model.url.removesuffix("/v1")
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 2
     assert "is no Matrix homeserver: check matrix.homeserver" in printed
     assert "Traceback" not in printed
 
 
-async def test_a_token_that_nobody_knows_is_said(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
-) -> None:
+async def test_a_token_that_nobody_knows_is_said(given: Sections, run: Run) -> None:
     given["matrix"].pop("password")
     given["matrix"]["access_token"] = "canary-7431"
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 2
     assert "matrix.access_token" in printed
@@ -131,12 +146,10 @@ async def test_a_token_that_nobody_knows_is_said(
     assert "canary" not in printed
 
 
-async def test_a_store_that_cannot_be_written_is_said(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
-) -> None:
+async def test_a_store_that_cannot_be_written_is_said(given: Sections, run: Run) -> None:
     given["storage"]["directory"] = "/proc/assistant"
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 1
     assert "storage.directory /proc/assistant" in printed
@@ -144,13 +157,13 @@ async def test_a_store_that_cannot_be_written_is_said(
 
 
 async def test_a_model_that_does_not_answer_is_said_and_the_assistant_tells_people(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, launch: Launch
 ) -> None:
     user_id = await synapse.register("patient", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
     given["model"]["base_url"] = "http://127.0.0.1:9/v1"
 
-    async with Bot(tmp_path, user_id, launch_cold, **given) as bot:
+    async with Bot(tmp_path, user_id, launch, **given) as bot:
         lines = [json.loads(line) for line in bot.log.read_text().splitlines()]
 
     [said] = [line for line in lines if "check model.base_url" in line["event"]]
@@ -158,15 +171,15 @@ async def test_a_model_that_does_not_answer_is_said_and_the_assistant_tells_peop
 
 
 async def test_a_lost_crypto_store_stops_the_start_and_makes_no_new_device(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, launch: Launch
 ) -> None:
     user_id = await synapse.register("forgetful", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
-    async with Bot(tmp_path, user_id, launch_cold, **given):
+    async with Bot(tmp_path, user_id, launch, **given):
         pass
     (tmp_path / "data" / "matrix" / "crypto.db").unlink()
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 1
     assert "crypto.db is missing" in printed
@@ -184,25 +197,20 @@ def modes_of_files(directory: Path) -> dict[str, int]:
     return {one.name: S_IMODE(one.stat().st_mode) for one in files}
 
 
-async def launch_anew(option: str, config: Path, log: Path, more: Mapping[str, str]) -> Process:
-    """Start a bot that may begin one of its halves anew."""
-    return await launch_cold(config, log, more, options=(option,))
-
-
 async def test_a_lost_ledger_stops_the_start_until_a_new_one_is_meant(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
 ) -> None:
     user_id = await synapse.register("careless", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
     ledger = tmp_path / "data" / "ledger.db"
-    async with Bot(tmp_path, user_id, launch_cold, **given):
+    async with Bot(tmp_path, user_id, fork_server.launch, **given):
         pass
     remove(tmp_path / "data", "ledger.db*")
 
-    gone = await run(tmp_path, **given)
+    gone = await run(**given)
     made = ledger.exists()
     ledger.touch()
-    empty = await run(tmp_path, **given)
+    empty = await run(**given)
 
     assert not made
     for code, printed in (gone, empty):
@@ -210,61 +218,67 @@ async def test_a_lost_ledger_stops_the_start_until_a_new_one_is_meant(
         assert "--new-ledger" in printed
         assert "from the same backup" in printed
         assert "Traceback" not in printed
-    async with Bot(tmp_path, user_id, partial(launch_anew, "--new-ledger"), **given) as bot:
+    async with Bot(
+        tmp_path, user_id, partial(fork_server.launch, options=["--new-ledger"]), **given
+    ) as bot:
         assert bot.told("nothing is lost: leave out --new-ledger and --new-device") is None
-    async with Bot(tmp_path, user_id, launch_cold, **given):
+    async with Bot(tmp_path, user_id, fork_server.launch, **given):
         pass
 
 
 async def test_a_lost_device_beside_its_ledger_stops_the_start_until_a_new_one_is_meant(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
 ) -> None:
     user_id, port = await synapse.register("scattered", "secret"), free_port()
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
     given["health"] = {"port": port}
-    async with Bot(tmp_path, user_id, launch_cold, **given):
+    async with Bot(tmp_path, user_id, fork_server.launch, **given):
         await probed(port, [])  # the ledger has a token of a sync
     (tmp_path / "data" / "matrix").rename(tmp_path / "elsewhere")
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 1
     assert "holds no device" in printed
     assert "--new-device" in printed
     assert "Traceback" not in printed
-    async with Bot(tmp_path, user_id, partial(launch_anew, "--new-device"), **given):
+    async with Bot(
+        tmp_path, user_id, partial(fork_server.launch, options=["--new-device"]), **given
+    ):
         await probed(port, [])
 
 
 @pytest.mark.skipif(programs() is None, reason="there is no PostgreSQL on this machine")
 async def test_an_empty_database_beside_a_device_stops_the_start(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
 ) -> None:
     user_id = await synapse.register("moved", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
-    async with Bot(tmp_path, user_id, launch_cold, **given):
+    async with Bot(tmp_path, user_id, fork_server.launch, **given):
         pass
     async with Postgres() as postgres:
         given["storage"]["database"] = postgres.url
 
         for _ in range(2):  # the first has left nothing behind
-            code, printed = await run(tmp_path, **given)
+            code, printed = await run(**given)
 
             assert code == 1
             assert "the ledger is empty" in printed
             assert "--new-ledger" in printed
-        async with Bot(tmp_path, user_id, partial(launch_anew, "--new-ledger"), **given):
+        async with Bot(
+            tmp_path, user_id, partial(fork_server.launch, options=["--new-ledger"]), **given
+        ):
             pass
 
 
 async def test_a_second_bot_on_a_directory_is_said_before_all_else(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, launch: Launch
 ) -> None:
     user_id = await synapse.register("twin", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
     given["health"] = {"port": free_port()}
-    async with Bot(tmp_path, user_id, launch_cold, **given):
-        code, printed = await run(tmp_path, **given)
+    async with Bot(tmp_path, user_id, launch, **given):
+        code, printed = await run(**given)
 
     assert code == 1
     assert "is in use: another assistant runs on it" in printed
@@ -272,7 +286,11 @@ async def test_a_second_bot_on_a_directory_is_said_before_all_else(
 
 
 async def test_what_looks_wrong_is_said_at_the_start(
-    tmp_path: Path, synapse: Synapse, model: ScriptedModel, given: dict[str, dict[str, Any]]
+    tmp_path: Path,
+    synapse: Synapse,
+    model: ScriptedModel,
+    given: Sections,
+    launch: Launch,
 ) -> None:
     user_id = await synapse.register("odd", "secret")
     nobody = "@nobody-at-all:stand.test"
@@ -281,7 +299,7 @@ async def test_what_looks_wrong_is_said_at_the_start(
     given["matrix"] |= {"user_id": user_id, "password": "secret", "admins": [nobody, user_id]}
     given["matrix"]["allowed_servers"] = ["*.elsewhere.test"]
     given["model"]["base_url"] = model.url.removesuffix("/v1")
-    async with Bot(tmp_path, user_id, launch_cold, **given) as bot:
+    async with Bot(tmp_path, user_id, launch, **given) as bot:
         await until(lambda: bot.said(UNKNOWN_ADMIN) > 0)
     lines = [json.loads(line) for line in bot.log.read_text().splitlines()]
 
@@ -298,7 +316,7 @@ async def test_what_looks_wrong_is_said_at_the_start(
 
 @pytest.mark.parametrize("kind", ["mute", "mute behind TLS", "https on a port of http"])
 async def test_a_homeserver_that_is_waited_for_is_named_within_three_seconds(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]], kind: str
+    tmp_path: Path, synapse: Synapse, given: Sections, kind: str, launch: Launch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -308,7 +326,7 @@ async def test_a_homeserver_that_is_waited_for_is_named_within_three_seconds(
             "https on a port of http": synapse.url.replace("http://", "https://"),
         }[kind]
         given["matrix"]["homeserver"] = url
-        bot = Bot(tmp_path, UserId("@starter:stand.test"), launch_cold, **given)
+        bot = Bot(tmp_path, UserId("@starter:stand.test"), launch, **given)
         await bot.begin()
         await until(lambda: bot.told("waiting") is not None)
         assert await bot.stop() == 0
@@ -336,13 +354,13 @@ async def test_a_homeserver_that_is_waited_for_is_named_within_three_seconds(
     ],
 )
 async def test_a_value_that_nothing_can_be_done_with_is_named_by_its_key_alone(
-    tmp_path: Path, given: dict[str, dict[str, Any]], section: str, key: str, value: str
+    given: Sections, section: str, key: str, value: str, run: Run
 ) -> None:
     if key == "access_token":
         del given["matrix"]["password"]
     given.setdefault(section, {})[key] = value
 
-    code, printed = await run(tmp_path, **given)
+    code, printed = await run(**given)
 
     assert code == 2
     assert f"{section}.{key}" in printed
@@ -350,12 +368,10 @@ async def test_a_value_that_nothing_can_be_done_with_is_named_by_its_key_alone(
     assert "bug" not in printed
 
 
-async def test_a_taken_port_is_named_by_its_key(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
-) -> None:
+async def test_a_taken_port_is_named_by_its_key(given: Sections, run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, printed = await run(tmp_path, **given, health={"port": port})
+        code, printed = await run(**given, health={"port": port})
 
     assert code == 2
     assert f"health.port {port} of health.host 127.0.0.1 cannot be listened on" in printed
@@ -383,13 +399,17 @@ async def probed(port: int, failed: list[str]) -> str:
 
 
 async def test_the_probes_answer_while_the_login_waits(
-    tmp_path: Path, given: dict[str, dict[str, Any]]
+    tmp_path: Path, given: Sections, launch: Launch
 ) -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         given["matrix"]["homeserver"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         bot = Bot(
-            tmp_path, UserId("@starter:stand.test"), launch_cold, **given, health={"port": port}
+            tmp_path,
+            UserId("@starter:stand.test"),
+            launch,
+            **given,
+            health={"port": port},
         )
         starting = asyncio.get_running_loop().create_task(bot.start())
         await probed(port, ["starting"])
@@ -399,11 +419,11 @@ async def test_the_probes_answer_while_the_login_waits(
 
 
 async def test_a_bot_that_has_synced_is_ready(
-    tmp_path: Path, synapse: Synapse, given: dict[str, dict[str, Any]]
+    tmp_path: Path, synapse: Synapse, given: Sections, launch: Launch
 ) -> None:
     user_id, port = await synapse.register("watched", "secret"), free_port()
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
-    async with Bot(tmp_path, user_id, launch_cold, **given, health={"port": port}):
+    async with Bot(tmp_path, user_id, launch, **given, health={"port": port}):
         said = await probed(port, [])
 
     assert "process_resident_memory_bytes" in said
@@ -414,7 +434,7 @@ async def test_a_bot_that_has_synced_is_ready(
 async def test_on_a_read_only_root_a_prompt_is_answered_and_a_chart_drawn(
     tmp_path: Path,
     synapse: Synapse,
-    given: dict[str, dict[str, Any]],
+    given: Sections,
     nia: Person,
 ) -> None:
     volume, port = tmp_path / "data", free_port()

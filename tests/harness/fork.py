@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -59,7 +59,7 @@ def run(order):
     tell({"event": "imported", "level": "debug", "timestamp": at})
     timings = bot.app.Timings(**json.loads(os.environ.get(TIMINGS, "{}")))
     bot.app.run = functools.partial(bot.app.run, timings=timings)
-    sys.argv[:] = ["assistant-tchap", "run", "--config", order["config"]]
+    sys.argv[:] = ["assistant-tchap", "run", "--config", order["config"], *order["options"]]
     bot.__main__.main()
 
 def reap():
@@ -159,9 +159,28 @@ class ForkServer:
         """The parent's id, None while there is none."""
         return self._process.pid if self._process else None
 
-    async def launch(self, config: Path, log: Path, environment: Mapping[str, str]) -> Forked:
-        """Start the bot as `assistant-tchap run --config` does, with these variables besides."""
-        order = {"config": str(config), "log": str(log), "environment": dict(environment)}
+    async def launch(
+        self,
+        config: Path,
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        options: Sequence[str] = (),
+    ) -> Forked:
+        """Start the bot as `assistant-tchap run --config` does.
+
+        Args:
+            config: the configuration.
+            log: what it writes goes there.
+            environment: variables besides ours.
+            options: of the command line, besides the configuration.
+        """
+        order = {
+            "config": str(config),
+            "log": str(log),
+            "environment": dict(environment),
+            "options": list(options),
+        }
         assert self._process
         assert self._process.stdin
         async with self._turn, asyncio.timeout(_START_SECONDS):
