@@ -120,6 +120,7 @@ async def test_the_language_that_is_chosen_is_the_bots_own(person: Person, assis
     await told(person, room_id, "!language français", said("language chosen"))
 
 
+@pytest.mark.both_clients
 async def test_in_a_salon_a_command_mentions_the_bot_or_stands_in_its_thread(
     person: Person, colleague: Person, assistant: Bot, *, encrypted: bool
 ) -> None:
@@ -137,6 +138,7 @@ async def test_in_a_salon_a_command_mentions_the_bot_or_stands_in_its_thread(
     assert len(spoken(person, room_id, assistant.user_id)) == 4
 
 
+@pytest.mark.both_clients
 async def test_who_is_no_moderator_chooses_for_a_thread_and_a_moderator_for_the_salon(
     person: Person, colleague: Person, assistant: Bot, model: ScriptedModel
 ) -> None:

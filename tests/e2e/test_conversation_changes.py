@@ -86,6 +86,7 @@ async def test_an_edited_prompt_is_answered_anew_in_the_same_reply(
     ]
 
 
+@pytest.mark.both_clients
 async def test_an_edited_mention_is_answered_anew_in_the_thread(
     person: Person, colleague: Person, assistant: Bot, gate: asyncio.Event
 ) -> None:

@@ -126,6 +126,7 @@ async def test_a_reply_that_is_being_written_ends_with_its_room(
     await reply(person, new, again, "You said: Contez la décrue.")
 
 
+@pytest.mark.both_clients
 async def test_a_direct_message_with_a_third_member_is_a_salon(
     person: Person, colleague: Person, assistant: Bot
 ) -> None:

@@ -24,7 +24,7 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.person import Person, Refused
 from tests.harness.synapse import Synapse
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.both_clients]
 
 TEXTS = Texts("fr")
 MEGOLM: JSON = {"algorithm": "m.megolm.v1.aes-sha2"}

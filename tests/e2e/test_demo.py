@@ -80,15 +80,24 @@ async def test_one_question_prints_each_step_of_its_answer(tmp_path: Path) -> No
     assert_empty(tmp_path)
 
 
-async def test_every_line_that_is_piped_in_is_asked_in_turn(tmp_path: Path) -> None:
+async def test_every_line_that_is_piped_in_is_asked_in_turn_and_a_poll_answered_by_numbers(
+    tmp_path: Path,
+) -> None:
     async with demo(tmp_path) as process:
-        out, errors = await process.communicate(b"Two and two?\n\n!help\nThen?")
+        out, errors = await process.communicate(b"Two and two?\n9\n2\n4\n1\n\n!help\nThen?")
     assert process.returncode == 0, errors.decode()
-    credentials, two, empty, helped, then, end = out.decode().split("\n> ")
+    credentials, two, other, vote, reason, after, empty, helped, then, end = out.decode().split(
+        "\n> "
+    )
     assert "@agent:stand.test, password " in credentials
     assert "signed by the account's identity" in credentials
     assert two.startswith("Two and two?\n")
     assert "final, " in two
+    assert "1. Yes" in two
+    assert "final, " in other  # there is no such answer: it is a prompt
+    assert "1. It is inaccurate" in vote
+    assert "Thank you" in reason
+    assert "final, " in after
     assert empty == ""
     assert helped.startswith("!help\n")
     assert "not the model's words" in helped
@@ -121,18 +130,6 @@ async def test_a_strict_client_that_joins_is_answered(tmp_path: Path) -> None:
             }
         _, errors = await process.communicate(b"/quit\n")
     assert process.returncode == 0, errors.decode()
-
-
-async def test_a_poll_is_answered_by_numbers(tmp_path: Path) -> None:
-    async with demo(tmp_path) as process:
-        out, errors = await process.communicate(b"Two and two?\n9\n2\n4\n1\n")
-    assert process.returncode == 0, errors.decode()
-    _, asked, other, vote, reason, after, _ = out.decode().split("\n> ")
-    assert "1. Yes" in asked
-    assert "final, " in other  # there is no such answer: it is a prompt
-    assert "1. It is inaccurate" in vote
-    assert "Thank you" in reason
-    assert "final, " in after
 
 
 async def test_json_without_a_question_is_refused(tmp_path: Path) -> None:

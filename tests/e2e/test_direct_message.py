@@ -26,6 +26,7 @@ SKY = (
 )
 
 
+@pytest.mark.both_clients
 async def test_the_first_prompt_sent_with_the_invitation_is_answered_after_the_welcome(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:

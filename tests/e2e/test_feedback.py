@@ -17,7 +17,7 @@ from tests.harness.js_person import JsPerson
 from tests.harness.model import Answer, ScriptedModel
 from tests.harness.person import Person
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.both_clients]
 
 TEXT = "org.matrix.msc1767.text"
 

@@ -1,4 +1,4 @@
-"""A homeserver with its own default rate limits: ten events, then one every five seconds."""
+"""A homeserver with rate limits: ten events, then one every five seconds, or four a second."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from bot.matrix.parse import MARKER
 from tests.harness.bot import Bot, Launch
 from tests.harness.model import Answer, ScriptedModel
 from tests.harness.nio_person import NioPerson
-from tests.harness.synapse import Synapse
+from tests.harness.synapse import Limits, Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -19,15 +19,17 @@ CONVERSATIONS = 8
 TEXT = "The sky is blue. " + "So it goes on, word by word. " * 12 + "The end."
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "limits",
+    ["quick", pytest.param("default", marks=[pytest.mark.soak, pytest.mark.timeout(300)])],
+)
 async def test_eight_at_once_each_get_their_whole_reply(
-    tmp_path: Path, model: ScriptedModel, launch: Launch
+    tmp_path: Path, model: ScriptedModel, launch: Launch, limits: Limits
 ) -> None:
     model.when("slowly", Answer(text=TEXT, tokens_per_second=40))
     for name in ("synapse", "bot", "person"):
         (tmp_path / name).mkdir()
-    async with Synapse(tmp_path / "synapse", limits="default") as synapse:
+    async with Synapse(tmp_path / "synapse", limits=limits) as synapse:
         assistant = await synapse.register("assistant", "secret")
         agent = await synapse.register("agent", "secret")
         matrix = {"homeserver": synapse.url, "user_id": assistant, "password": "secret"}

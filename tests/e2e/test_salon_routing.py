@@ -26,7 +26,7 @@ from tests.harness.model import Answer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.both_clients]
 
 CANARIES = ("la Loire", "la Seine", "le Rhône")
 REMARKS = 200
@@ -309,12 +309,13 @@ async def test_a_prompt_that_was_heard_before_a_restart_is_asked_with_its_thread
     assert len(turns(after)) == 3
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(120)
-async def test_in_a_salon_of_three_hundred_a_mention_is_answered(
-    jason: Person, nia: Person, assistant: Bot, synapse: Synapse
+@pytest.mark.parametrize(
+    "members", [60, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(120)])]
+)
+async def test_in_a_crowded_salon_a_mention_is_answered(
+    jason: Person, nia: Person, assistant: Bot, synapse: Synapse, members: int
 ) -> None:
-    room_id = await synapse.crowded_room(297)
+    room_id = await synapse.crowded_room(members - 3)
     await nia.join(room_id)
     await jason.join(room_id)
     await jason.invite(room_id, assistant.user_id)
@@ -325,4 +326,4 @@ async def test_in_a_salon_of_three_hundred_a_mention_is_answered(
     text = "You said: Agent 1 : Combien sommes-nous."
     await reply(jason, room_id, prompt, text)
     await reply(nia, room_id, prompt, text)
-    assert len(await synapse.members(room_id)) == 300
+    assert len(await synapse.members(room_id)) == members

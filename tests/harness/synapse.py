@@ -21,6 +21,8 @@ import aiohttp
 from bot.core.events import RoomId, UserId
 from tests.harness.network import free_port
 
+Limits = Literal["wide", "default", "quick"]
+
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
@@ -55,15 +57,16 @@ class Synapse:
         self,
         directory: Path,
         *,
-        limits: Literal["wide", "default"] = "wide",
+        limits: Limits = "wide",
         server_name: str = "stand.test",
         uploads: str = "50M",
     ) -> None:
-        """Take an empty directory; "wide" limits never bite, "default" are Synapse's own.
+        """Take an empty directory.
 
         Args:
             directory: for all that the process writes.
-            limits: how often somebody may do something.
+            limits: how often somebody may do something. "wide" limits never bite, "default" ones
+                are Synapse's own; "quick" ones bite as those do, and pass twenty times as fast.
             server_name: the part of user ids behind the colon.
             uploads: how large a file may be.
         """
@@ -76,7 +79,7 @@ class Synapse:
         self._secret = secrets.token_urlsafe()
         self._admin_token: str | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._write_config(directory, uploads, wide=limits == "wide")
+        self._write_config(directory, uploads, _LIMITS[limits])
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -246,7 +249,7 @@ class Synapse:
                 raise RuntimeError(f"{method} {path}: {response.status} {reply}")
             return reply
 
-    def _write_config(self, directory: Path, uploads: str, *, wide: bool) -> None:
+    def _write_config(self, directory: Path, uploads: str, limits: dict[str, Any]) -> None:
         logging = directory / "logging.yaml"
         logging.write_text(json.dumps(_LOGGING))
         listener = {
@@ -267,7 +270,7 @@ class Synapse:
             "macaroon_secret_key": secrets.token_urlsafe(),
             "registration_shared_secret": self._secret,
             **_ALONE_AND_FAST,
-            **(_WIDE_LIMITS if wide else {}),
+            **limits,
         }
         self._config.write_text(json.dumps(config))  # JSON is YAML
 
@@ -300,4 +303,9 @@ _WIDE_LIMITS = {
     "rc_key_requests": _WIDE,
     "rc_media_create": _WIDE,
     "rc_profile": _WIDE,
+}
+_LIMITS: dict[Limits, dict[str, Any]] = {
+    "wide": _WIDE_LIMITS,
+    "default": {},
+    "quick": {**_WIDE_LIMITS, "rc_message": {"per_second": 4, "burst_count": 10}},
 }
