@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from bot.core.export_format import Format, What
+from bot.core.export_format import ExportName, Format
 from bot.errors import AccountExpired, BotError, ConfigError, LoggedOut
 
 app = typer.Typer(
@@ -71,7 +71,7 @@ app.add_typer(feedback, name="feedback")
 @feedback.command()
 def export(
     config: Annotated[Path, typer.Option(help="The YAML file; see config.example.yaml.")],
-    what: Annotated[What, typer.Option()] = "ratings",
+    what: Annotated[ExportName, typer.Option()] = "ratings",
     form: Annotated[Format, typer.Option("--format")] = "csv",
     output: Annotated[Path | None, typer.Option(help="A new file; else the screen.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ from bot.campaigns.responses import CampaignResponses
 from bot.campaigns.sender import CampaignSender
 from bot.commands.registry import About, Commands
 from bot.config.settings import Config
-from bot.core.export_format import What
+from bot.core.export_format import ExportName
 from bot.core.feedback import AskPolicy
 from bot.core.limits import Limits
 from bot.core.model_catalog import ModelCard
@@ -226,7 +226,7 @@ def assemble(
     opinions: Opinions,
     campaigns: CampaignLedger,
     statistics: Statistics,
-    exports: Mapping[What, Export],
+    exports: Mapping[ExportName, Export],
     clock: Clock,
     health: Health,
 ) -> Assistant:

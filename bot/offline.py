@@ -7,7 +7,7 @@ from typing import Final, TextIO
 from bot.campaigns.definition import Malformed, read
 from bot.config.settings import Config
 from bot.core.campaigns import Campaign
-from bot.core.export_format import Format, What, head, line
+from bot.core.export_format import ExportName, Format, head, line
 from bot.errors import ConfigError
 from bot.monitoring.health import Health
 from bot.ports.statistics import Export
@@ -21,7 +21,7 @@ from bot.storage.second_connection import open_beside
 _AT_ONCE: Final = 10_000  # rows
 
 
-async def export(config: Config, what: What, form: Format, file: TextIO) -> int:
+async def export(config: Config, what: ExportName, form: Format, file: TextIO) -> int:
     """Write all that the ledger has, and return how many rows; the assistant may run meanwhile.
 
     Raises:
@@ -62,7 +62,7 @@ async def draft(config: Config, text: str) -> Campaign | None:
 
 
 @asynccontextmanager
-async def _opened(config: Config) -> AsyncIterator[Mapping[What, Export]]:
+async def _opened(config: Config) -> AsyncIterator[Mapping[ExportName, Export]]:
     key = config.storage.key.get_secret_value()
     opinions = await SqlFeedback.open_to_read(ledger_place(config), key, Health(SystemClock()))
     try:

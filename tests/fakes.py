@@ -16,12 +16,12 @@ from bot.assistant import Assistant
 from bot.commands.registry import About
 from bot.core.campaigns import (
     CLOSED,
-    Asked,
+    AskedQuestion,
     CampaignResults,
     DeliveryProgress,
+    DueMessage,
     Recipient,
     RecipientRoom,
-    Sending,
 )
 from bot.core.chat import Delta, FinishDelta, TextDelta, Turn
 from bot.core.events import (
@@ -48,7 +48,7 @@ from bot.core.events import (
     VerificationEvent,
     Vote,
 )
-from bot.core.export_format import What
+from bot.core.export_format import ExportName
 from bot.core.feedback import (
     ANSWERS,
     Ask,
@@ -85,9 +85,9 @@ from bot.core.statistics import (
     PUBLIC_PARTS,
     CampaignFigures,
     FeedbackComment,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Published,
     Step,
     chunk,
@@ -1003,7 +1003,7 @@ class FakeCampaigns:
             if one.state in {"running", "closing"} or (one.state == "closed" and one.told < CLOSED)
         ]
 
-    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
+    async def due(self, name: str, now: float) -> tuple[DueMessage | None, float | None] | None:
         one = self.all[name]
         if one.state not in {"running", "closing"}:
             return None
@@ -1014,9 +1014,9 @@ class FakeCampaigns:
             place = RecipientRoom(room_id, to.person is not None, to.root)
             if to.due_at is not None and (to.begun or one.state == "running"):
                 step = to.step, to.due_at, to.event_id, to.begun
-                found.append(Sending(name, place, "step", *step))
+                found.append(DueMessage(name, place, "step", *step))
             if to.remind_at is not None:
-                found.append(Sending(name, place, "remind", to.step, to.remind_at, to.event_id))
+                found.append(DueMessage(name, place, "remind", to.step, to.remind_at, to.event_id))
         found.sort(
             key=lambda one: (
                 *(one.kind == "remind", not one.begun, one.step == 0, one.due_at),
@@ -1029,18 +1029,18 @@ class FakeCampaigns:
         rest += [one.ends_at] if one.ends_at is not None and one.state == "running" else []
         return next(iter(ready), None), min(rest, default=None)
 
-    def _ends(self, name: str) -> list[Sending]:
+    def _ends(self, name: str) -> list[DueMessage]:
         found = []
         for event_id, (of, room_id, _, at, poll) in self.asks.items():
             if of == name and poll:
                 to = self.all[name].to[room_id]
                 place = RecipientRoom(room_id, to.person is not None, to.root)
-                found.append(Sending(name, place, "end", to.step, at, event_id))
+                found.append(DueMessage(name, place, "end", to.step, at, event_id))
         return sorted(found, key=lambda one: one.due_at)
 
     async def sent(
         self,
-        one: Sending,
+        one: DueMessage,
         event_id: EventId,
         at: float,
         *,
@@ -1065,15 +1065,15 @@ class FakeCampaigns:
             self.asks.setdefault(event_id, (one.campaign, room_id, key, at, poll))
         self._close_if_done(one.campaign)
 
-    async def reminded(self, one: Sending) -> None:
+    async def reminded(self, one: DueMessage) -> None:
         self.all[one.campaign].to[one.recipient.room_id].remind_at = None
 
-    async def ended(self, one: Sending) -> None:
+    async def ended(self, one: DueMessage) -> None:
         assert one.event_id is not None
         self.asks[one.event_id] = (*self.asks[one.event_id][:4], False)
         self._close_if_done(one.campaign)
 
-    async def put_off(self, one: Sending, due_at: float) -> None:
+    async def put_off(self, one: DueMessage, due_at: float) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
         if one.kind == "end" and one.event_id is not None:
             of, room_id, key, _, poll = self.asks[one.event_id]
@@ -1083,7 +1083,7 @@ class FakeCampaigns:
         elif to.step == one.step:
             to.due_at = due_at
 
-    async def decline(self, one: Sending) -> None:
+    async def decline(self, one: DueMessage) -> None:
         to = self.all[one.campaign].to[one.recipient.room_id]
         to.declined, to.due_at, to.remind_at, to.begun = True, None, None, False
         self._close_if_done(one.campaign)
@@ -1108,14 +1108,16 @@ class FakeCampaigns:
         ]
         return max([now + 300.0 * any(theirs), *(at + 86_400 for at in others)])
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         found = self.asks.get(event_id)
         if found is None or found[1] != room_id:
             return None
         to = self.all[found[0]].to[room_id]
-        return Asked(found[0], found[2], RecipientRoom(room_id, to.person is not None, to.root))
+        return AskedQuestion(
+            found[0], found[2], RecipientRoom(room_id, to.person is not None, to.root)
+        )
 
-    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
+    async def begin(self, one: DueMessage, room: Room, now: float, *, asks: bool) -> float | None:
         to = self.all[one.campaign].to[one.recipient.room_id]
         if one.begun:
             return now
@@ -1152,7 +1154,7 @@ class FakeCampaigns:
     async def answer(
         self,
         said: Vote | Message,
-        asked: Asked,
+        asked: AskedQuestion,
         answer: str | None,
         *,
         step: int,
@@ -1183,12 +1185,12 @@ class FakeCampaigns:
             return "goes on"
         return "counts" if done and not again else "thanks"
 
-    async def headway(self, name: str) -> DeliveryProgress:
+    async def delivery_progress(self, name: str) -> DeliveryProgress:
         one = self.all[name]
         done = sum(each.reached or each.declined for each in one.to.values())
         return DeliveryProgress(len(one.to), done, one.state == "closed", one.told)
 
-    async def told(self, name: str, milestone: int) -> None:
+    async def milestone_reported(self, name: str, milestone: int) -> None:
         self.all[name].told = milestone
 
     async def result(
@@ -1252,7 +1254,7 @@ class FakeStatistics:
         self.figures.setdefault((day, group), Counter()).update(figures)
 
     async def by_step(
-        self, step: Step, first: date, last: date, only: Only
+        self, step: Step, first: date, last: date, only: FigureFilter
     ) -> dict[date, Figures]:
         self._answer()
         found: dict[date, Figures] = {}
@@ -1286,9 +1288,9 @@ class FakeStatistics:
         weeks = {monday: rows["", ""] for monday, rows in self.fixed.items() if rows}
         return Published(weeks, {part: self._published(part) for part in PUBLIC_PARTS})
 
-    async def remarks(self, only: Only, most: int) -> list[FeedbackComment]:
+    async def remarks(self, only: FigureFilter, most: int) -> list[FeedbackComment]:
         self._answer()
-        return [] if only != Only() else self.said[:most]
+        return [] if only != FigureFilter() else self.said[:most]
 
     async def campaigns(self, most: int) -> list[CampaignFigures]:
         self._answer()
@@ -1421,7 +1423,7 @@ class Story:
         self.opinions: Opinions | None = None  # other than the fake ledger's own
         self.campaigns: CampaignLedger | None = None
         self.statistics = FakeStatistics()
-        self.exports = {what: exported() for what in get_args(What)}
+        self.exports = {what: exported() for what in get_args(ExportName)}
         self.about = About("1.2.3", "https://status.test", "équipe@tchap.test")
         self.stopping = asyncio.Event()
 

@@ -5,7 +5,7 @@ import structlog
 from bot.campaigns.definition import find
 from bot.campaigns.messages import send
 from bot.core.campaigns import (
-    Asked,
+    AskedQuestion,
     Campaign,
     offered,
 )
@@ -79,7 +79,7 @@ class CampaignResponses:
         """Let an answer say what its edit says."""
         await self._ledger.amend(edit)
 
-    async def _asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+    async def _asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         """Return the question that stands at an event; it may just have been sent."""
         while True:
             changed = self._changes.current
@@ -92,7 +92,7 @@ class CampaignResponses:
         self,
         campaign: Campaign,
         said: Vote | Message,
-        asked: Asked,
+        asked: AskedQuestion,
         answer: str | None,
         *,
         moves: bool = True,

@@ -15,7 +15,7 @@ from bot.core.campaigns import (
     CLOSED,
     Campaign,
     DeliveryProgress,
-    Sending,
+    DueMessage,
     next_time,
 )
 from bot.core.events import Conversation, EventId, Room
@@ -136,18 +136,18 @@ class CampaignSender:
 
     async def _is_told(self, name: str) -> bool:
         """Tell the admins of a campaign's end; False where they must be told later."""
-        headway = await self._report(name)
-        told = headway.told == headway.milestone
-        if not told:
+        delivery = await self._report(name)
+        is_reported = delivery.reported == delivery.milestone
+        if not is_reported:
             await self._clock.sleep(_AGAIN)
-        return told
+        return is_reported
 
     async def _rest(self, campaign: Campaign, until: float | None, changed: asyncio.Event) -> None:
         """Wait for something to do; an announcement that everybody has got is over."""
-        headway, now = await self._report(campaign.name), self._clock.now()
-        if headway.told < headway.milestone:
+        delivery, now = await self._report(campaign.name), self._clock.now()
+        if delivery.reported < delivery.milestone:
             until = min(now + _AGAIN, until or math.inf)
-        if campaign.steps and not campaign.questions and headway.done == headway.rooms:
+        if campaign.steps and not campaign.questions and delivery.done == delivery.rooms:
             await self._ledger.close(campaign.name, now)
         else:
             await wait_for_event(self._clock, changed, None if until is None else until - now)
@@ -160,22 +160,22 @@ class CampaignSender:
 
     async def _report(self, name: str) -> DeliveryProgress:
         """Tell the admins of the last milestone that was passed, once; return how far it is."""
-        headway = await self._ledger.headway(name)
+        delivery = await self._ledger.delivery_progress(name)
         self._reports[name] = self._clock.monotonic() + _REPORTS
-        if headway.milestone <= headway.told:
-            return headway
+        if delivery.milestone <= delivery.reported:
+            return delivery
         try:
-            if not await self._tell_admins(name, headway.milestone):
-                return headway
+            if not await self._tell_admins(name, delivery.milestone):
+                return delivery
         except FatalError:
             raise
         except Retryable as error:
             log.warning("admins told later", campaign=name, reason=str(error))
-            return headway
+            return delivery
         except MatrixError as error:
             log.warning("admins not told", campaign=name, reason=str(error))
-        await self._ledger.told(name, headway.milestone)
-        return replace(headway, told=headway.milestone)
+        await self._ledger.milestone_reported(name, delivery.milestone)
+        return replace(delivery, reported=delivery.milestone)
 
     async def _tell_admins(self, name: str, milestone: int) -> bool:
         """Say how far a campaign is, and at its end what came of it; False where nobody is told.
@@ -196,7 +196,7 @@ class CampaignSender:
             await send(self._notifier, room.room_id, Notice(words), EventId(name), stage)
         return True
 
-    async def _try(self, campaign: Campaign, one: Sending) -> None:
+    async def _try(self, campaign: Campaign, one: DueMessage) -> None:
         """Send one message, once, or put it off. Its errors end here."""
         with structlog.contextvars.bound_contextvars(
             campaign=one.campaign, room_id=one.recipient.room_id
@@ -209,21 +209,21 @@ class CampaignSender:
             ):
                 await self._do(campaign, one)
 
-    async def _put_off(self, one: Sending, error: Retryable) -> None:
+    async def _put_off(self, one: DueMessage, error: Retryable) -> None:
         """Let it be due later; what else is due goes first."""
         if isinstance(error, RateLimited):  # of the account, so of every room
             later = self._clock.monotonic() + error.retry_after
             self._slots[one.campaign] = max(self._slots[one.campaign], later)
         await self._ledger.put_off(one, self._clock.now() + _AGAIN)
 
-    async def _give_up(self, one: Sending) -> None:
+    async def _give_up(self, one: DueMessage) -> None:
         if one.kind == "end":
             await self._ledger.ended(one)
             self._changes.send()
         else:
             await self._decline(one)
 
-    async def _do(self, campaign: Campaign, one: Sending) -> None:
+    async def _do(self, campaign: Campaign, one: DueMessage) -> None:
         room = self._matrix.room(one.recipient.room_id)
         if room.closed:
             await self._give_up(one)
@@ -238,7 +238,7 @@ class CampaignSender:
             case "step":
                 await self._step(campaign, one, texts)
 
-    async def _step(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+    async def _step(self, campaign: Campaign, one: DueMessage, texts: Texts) -> None:
         now, room = self._clock.now(), self._matrix.room(one.recipient.room_id)
         since = await self._ledger.begin(one, room, now, asks=bool(campaign.questions))
         if since is None or since > now:
@@ -263,11 +263,11 @@ class CampaignSender:
         )
         self._changes.send()
 
-    async def _decline(self, one: Sending) -> None:
+    async def _decline(self, one: DueMessage) -> None:
         await self._ledger.decline(one)
         self._changes.send()
 
-    async def _remind(self, one: Sending, room: Room, texts: Texts) -> None:
+    async def _remind(self, one: DueMessage, room: Room, texts: Texts) -> None:
         if await self._ledger.wanted(room, one.campaign, self._clock.now()) is None:
             await self._decline(one)
             return
@@ -276,7 +276,7 @@ class CampaignSender:
         await self._send_once(one, Notice(texts("campaign reminder"), to))
         await self._ledger.reminded(one)
 
-    async def _end(self, campaign: Campaign, one: Sending, texts: Texts) -> None:
+    async def _end(self, campaign: Campaign, one: DueMessage, texts: Texts) -> None:
         if one.event_id is None:
             return
         key, counts = await self._results(one)
@@ -284,7 +284,7 @@ class CampaignSender:
         await self._send_once(one, PollEnd(one.event_id, over))
         await self._ledger.ended(one)
 
-    async def _results(self, one: Sending) -> tuple[str, Mapping[str, int]]:
+    async def _results(self, one: DueMessage) -> tuple[str, Mapping[str, int]]:
         """Return the question of a poll that is to be ended, and how often each answer was chosen.
 
         Only votes in the poll's own room count here; without any, there are no answers.
@@ -294,7 +294,7 @@ class CampaignSender:
             return nothing
         return await self._ledger.result(one.recipient.room_id, one.event_id) or nothing
 
-    async def _send_once(self, one: Sending, outgoing: Outgoing) -> EventId:
+    async def _send_once(self, one: DueMessage, outgoing: Outgoing) -> EventId:
         """Send under one id, whatever process does."""
         room_id = one.recipient.room_id
         cause = EventId(f"{one.campaign} {room_id} {one.event_id if one.kind == 'end' else ''}")

@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 import structlog
 
 from bot.commands.registry import UPLOADING, CommandContext, command
-from bot.core.export_format import TYPES, Format, What, head, line
+from bot.core.export_format import TYPES, ExportName, Format, head, line
 from bot.core.outgoing import Attachment
 from bot.errors import TooLarge
 from bot.i18n.texts import Language
 from bot.ports.statistics import Export
 from bot.runtime.retry import retry_until_accepted
 
-_WORDS: dict[str, What] = {
+_WORDS: dict[str, ExportName] = {
     **dict.fromkeys(("avis", "ratings"), "ratings"),
     **dict.fromkeys(("commentaires", "comments"), "comments"),
     **dict.fromkeys(("reponses", "réponses", "answers"), "answers"),
     **dict.fromkeys(("partages", "partagés", "shared"), "shared"),
 }
-_NAMES: dict[Language, dict[What, str]] = {  # of the files
+_NAMES: dict[Language, dict[ExportName, str]] = {  # of the files
     "fr": {
         "ratings": "avis",
         "comments": "commentaires",
@@ -48,7 +48,7 @@ async def export(context: CommandContext) -> str:
         return await _send(context, what, form)
 
 
-async def _send(context: CommandContext, what: What, form: Format) -> str:
+async def _send(context: CommandContext, what: ExportName, form: Format) -> str:
     # Some homeservers break the connection off where they are sent too much: so they are asked.
     limit = await retry_until_accepted(
         context.clock, context.matrix.upload_limit, within=UPLOADING

@@ -8,7 +8,7 @@ from functools import partial
 
 from bot.campaigns.admin import CampaignAdmin
 from bot.core.events import Conversation, Message, Prompt, UserId
-from bot.core.export_format import What
+from bot.core.export_format import ExportName
 from bot.core.intents import Run
 from bot.core.model_catalog import Catalogue, ModelCard
 from bot.core.outgoing import Attachment, Notice
@@ -64,7 +64,7 @@ class CommandContext:
     campaigns: CampaignAdmin
     notifier: Notifier
     statistics: Statistics
-    exports: Mapping[What, Export]
+    exports: Mapping[ExportName, Export]
     catalogue: Catalogue
     about: About
     admins: frozenset[UserId]
@@ -170,7 +170,7 @@ class Commands:
         campaigns: CampaignAdmin,
         notifier: Notifier,
         statistics: Statistics,
-        exports: Mapping[What, Export],
+        exports: Mapping[ExportName, Export],
         catalogue: Catalogue,
         about: About,
         admins: frozenset[UserId],

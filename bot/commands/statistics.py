@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from bot.commands.registry import CommandContext, command
 from bot.core.outgoing import Attachment
-from bot.core.statistics import Only
+from bot.core.statistics import FigureFilter
 from bot.reporting.charts import PICTURE_SIZE, png
 from bot.reporting.reports import CHARTS, in_words, report, satisfaction_shown
 
@@ -15,7 +15,7 @@ _DAYS = 30
 async def show_statistics(context: CommandContext) -> None:
     """Say the figures, then show them: they stand there even where the picture fails."""
     today = datetime.fromtimestamp(context.clock.now(), UTC).date()
-    about = await report(context.statistics, today, _DAYS, Only())
+    about = await report(context.statistics, today, _DAYS, FigureFilter())
     await context.say(in_words(about, context.texts), "statistics")
     drawn = await png(CHARTS["satisfaction"](about.series, about.step, context.texts))
     alternative = satisfaction_shown(about, context.texts)

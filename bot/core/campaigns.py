@@ -140,7 +140,7 @@ class RecipientRoom:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class DueMessage:
     """One message of a campaign that is due in one room.
 
     Attributes:
@@ -170,13 +170,13 @@ class DeliveryProgress:
         rooms: number of rooms that it goes to.
         done: number of these that were reached, or get nothing.
         closed: whether the campaign and its polls have ended.
-        told: the last milestone that was reported to the admins.
+        reported: the last milestone that was reported to the admins.
     """
 
     rooms: int
     done: int
     closed: bool
-    told: int
+    reported: int
 
     @property
     def milestone(self) -> int:
@@ -191,7 +191,7 @@ class DeliveryProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedQuestion:
     """A question of a campaign that was sent to a room.
 
     Attributes:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-What = Literal["ratings", "comments", "answers", "shared"]
+ExportName = Literal["ratings", "comments", "answers", "shared"]
 Format = Literal["csv", "jsonl"]  # RFC 4180 with a header line; one JSON object a line
 
 TYPES: Final[dict[Format, str]] = {

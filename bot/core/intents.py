@@ -75,7 +75,7 @@ class HandleEdit:
 
 @dataclass(frozen=True, slots=True)
 class HandleRedaction:
-    """Apply a redaction: stop and remove what depends on the redacted event.
+    """Apply a redaction: stop and remove replies and feedback that depend on the event.
 
     Attributes:
         begun: whether an earlier process may have answered the event without a record.

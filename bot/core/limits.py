@@ -7,7 +7,7 @@ from typing import Final, Literal
 from bot.core.bounded import BoundedDict
 from bot.core.events import Conversation, EventId, UserId
 
-Costs = Literal["prompts", "regenerations", "comments"]
+Costs = Literal["prompts", "regenerations", "comments"]  # the uses that have a limit
 
 HOUR: Final = 3600.0
 PAUSE: Final = 600.0  # seconds

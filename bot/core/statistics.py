@@ -66,7 +66,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class FigureFilter:
     """A filter of figures by model and domain; None for all of them."""
 
     model: str | None = None

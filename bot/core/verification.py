@@ -1,4 +1,4 @@
-"""Steps in a person's verification of the bot's device that people are told of."""
+"""The steps in a verification of the bot's device that people are told of."""
 
 from dataclasses import dataclass
 

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from bot.config.sections import DashboardSettings
-from bot.core.statistics import PARTS, Figures, Only, Step, by
+from bot.core.statistics import PARTS, FigureFilter, Figures, Step, by
 from bot.dashboard.auth import COOKIE, STAYS, Access, is_from_elsewhere, is_secure
 from bot.dashboard.files import FRESH_SECONDS, File
 from bot.dashboard.kept import Kept
@@ -251,7 +251,7 @@ class Dashboard:
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock.now(), UTC).date()
 
-    async def _report(self, days: int, only: Only) -> Report:
+    async def _report(self, days: int, only: FigureFilter) -> Report:
         today = self._today()
 
         async def make() -> Report:
@@ -292,7 +292,7 @@ def _drawing(request: web.Request) -> _Drawing:
     return _Drawing(name, *look)
 
 
-def _chosen(request: web.Request) -> tuple[int, Only]:
+def _chosen(request: web.Request) -> tuple[int, FigureFilter]:
     """Return the chosen period, in days, and the chosen filter.
 
     Raises:
@@ -305,7 +305,7 @@ def _chosen(request: web.Request) -> tuple[int, Only]:
     if any(name and (len(name) > _LONGEST_NAME or not name.isprintable()) for name in names):
         raise web.HTTPBadRequest(text="nom")
     model, domain = (name or None for name in names)
-    return int(days), Only(model, domain)
+    return int(days), FigureFilter(model, domain)
 
 
 def _file(name: str, kind: str) -> Handler:

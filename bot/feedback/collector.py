@@ -213,7 +213,7 @@ class FeedbackCollector:
             return
         await self._opinions.asked(ask, event_id, now, now + self._policy.window)
         self._changes.send()
-        self._health.asked(ask.question)
+        self._health.poll_sent(ask.question)
         log.info("poll sent", question=ask.question)
 
     async def _asker(self, ask: Ask) -> UserId | None:
@@ -264,7 +264,7 @@ class FeedbackCollector:
         if counted is None:
             log.info("vote does not count")
             return
-        self._health.told("vote")
+        self._health.opinion_given("vote")
         log.info("vote counted", question=counted.ask.question)
         if counted.goes_on:
             self._planned.set()
@@ -294,7 +294,7 @@ class FeedbackCollector:
         if isinstance(said, Reaction) and event_id not in exchange.reply:
             return False
         await self._opinions.rate(said, exchange.prompt[0], answer, self._clock.now())
-        self._health.told("thumb" if isinstance(said, Reaction) else "word")
+        self._health.opinion_given("thumb" if isinstance(said, Reaction) else "word")
         log.info("reply rated")
         return True
 
@@ -309,7 +309,7 @@ class FeedbackCollector:
     async def keep(self, said: Message, prompt: EventId | None) -> None:
         """Keep a comment on the reply to `prompt`, None where there is none."""
         await self._opinions.comment(said, prompt, self._clock.now())
-        self._health.told("comment")
+        self._health.opinion_given("comment")
         log.info("comment kept")
 
     async def amend(self, edit: Edit) -> None:

@@ -168,11 +168,11 @@ class Health:
         """Count a final version that is sent again, as the room shows another text."""
         self._metrics.repairs.inc()
 
-    def asked(self, question: str) -> None:
+    def poll_sent(self, question: str) -> None:
         """Count a feedback poll that was sent, by its question."""
         self._metrics.polls.labels(question).inc()
 
-    def told(self, kind: str) -> None:
+    def opinion_given(self, kind: str) -> None:
         """Count an opinion on a reply, by kind: "vote", "thumb", "word" or "comment"."""
         self._metrics.opinions.labels(kind).inc()
 

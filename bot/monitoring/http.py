@@ -26,7 +26,7 @@ async def serve(health: Health, host: str, port: int | None) -> AsyncIterator[No
 
 def application(health: Health) -> web.Application:
     """Return the web application of the endpoints."""
-    # They would be one more figure for each figure, which nobody reads.
+    # The time at which each figure was created would be one more figure, which nobody reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no hint
 
     async def livez(_: web.Request) -> web.Response:

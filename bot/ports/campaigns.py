@@ -3,7 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from bot.core.campaigns import Asked, CampaignResults, DeliveryProgress, Recipient, Sending
+from bot.core.campaigns import (
+    AskedQuestion,
+    CampaignResults,
+    DeliveryProgress,
+    DueMessage,
+    Recipient,
+)
 from bot.core.events import (
     Edit,
     EventId,
@@ -55,8 +61,8 @@ class CampaignLedger(Protocol):
     async def running(self) -> Sequence[str]:
         """Return the campaigns that still have something to send, or to tell the admins."""
 
-    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
-        """Return what a campaign sends next.
+    async def due(self, name: str, now: float) -> tuple[DueMessage | None, float | None] | None:
+        """Return the next message of a campaign.
 
         Returns:
             The first message that is due by `now`, and when to ask again, which is in the past if
@@ -69,7 +75,7 @@ class CampaignLedger(Protocol):
         Within a day, a person or a room is asked by one campaign only.
         """
 
-    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
+    async def begin(self, one: DueMessage, room: Room, now: float, *, asks: bool) -> float | None:
         """Record that a step may be sent from now on, if it may be sent by `now`.
 
         Args:
@@ -88,7 +94,7 @@ class CampaignLedger(Protocol):
 
     async def sent(
         self,
-        one: Sending,
+        one: DueMessage,
         event_id: EventId,
         at: float,
         *,
@@ -107,27 +113,27 @@ class CampaignLedger(Protocol):
             remind_at: time of the reminder; None for no reminder.
         """
 
-    async def reminded(self, one: Sending) -> None:
+    async def reminded(self, one: DueMessage) -> None:
         """Record that a reminder was sent, or is not needed."""
 
-    async def ended(self, one: Sending) -> None:
+    async def ended(self, one: DueMessage) -> None:
         """Record that a poll was ended; a closing campaign is closed with its last poll."""
 
-    async def put_off(self, one: Sending, due_at: float) -> None:
+    async def put_off(self, one: DueMessage, due_at: float) -> None:
         """Record that a message will be sent later."""
 
-    async def decline(self, one: Sending) -> None:
+    async def decline(self, one: DueMessage) -> None:
         """Record that the message's room gets nothing more of its campaign."""
 
     # Answers.
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         """Return the campaign question that an event of the room is; None if it is none."""
 
     async def answer(
         self,
         said: Vote | Message,
-        asked: Asked,
+        asked: AskedQuestion,
         answer: str | None,
         *,
         step: int,
@@ -160,10 +166,10 @@ class CampaignLedger(Protocol):
     async def progress(self, name: str) -> CampaignResults | None:
         """Return a campaign's results so far; None if there is none of that name."""
 
-    async def headway(self, name: str) -> DeliveryProgress:
+    async def delivery_progress(self, name: str) -> DeliveryProgress:
         """Return how many rooms of a launched campaign are done."""
 
-    async def told(self, name: str, milestone: int) -> None:
+    async def milestone_reported(self, name: str, milestone: int) -> None:
         """Record the last milestone that was reported to the admins."""
 
     async def result(

@@ -35,7 +35,7 @@ class Opinions(Protocol):
 
         Args:
             prompt: the prompt that was answered.
-            how: the reply's metadata; what it leaves out stays as an earlier call recorded it.
+            how: the reply's metadata; a value of None leaves the one of an earlier call.
             after: returns how many seconds after `at` the poll is due; None for no poll.
             at: time of the reply.
 
@@ -98,10 +98,10 @@ class Opinions(Protocol):
         """Store the text of a prompt and of its reply, which a person has chosen to hand over."""
 
     async def withdraw(self, event_id: EventId) -> None:
-        """Delete what a redacted event has said, shared or led to.
+        """Delete the data that came from a redacted event.
 
-        That is its rating, vote or comment; if it is a prompt, what was shared of it and the poll
-        that is planned about it. An unknown event changes nothing.
+        These are its rating, vote, comment or shared exchange; if it is a prompt, also the shared
+        exchanges and the planned poll about it. An unknown event changes nothing.
         """
 
     async def last_answered(self, conversation: Conversation) -> EventId | None:

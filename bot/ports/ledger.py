@@ -1,4 +1,4 @@
-"""The ledger port: which prompts were admitted, claimed and answered, and what people chose."""
+"""The ledger port: the states of prompts and replies, and people's choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ ReadableEvent = Message | Undecryptable | Edit | Redaction | Reaction | Vote | U
 
 
 class ReplyRecovery(Protocol):
-    """What the homeserver still knows of a reply whose sending was interrupted."""
+    """Look-ups on the homeserver by which an interrupted reply is resumed."""
 
     async def shown(self, room_id: RoomId, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for an event; None if it was redacted or is unknown.
@@ -45,8 +45,8 @@ class ReplyRecovery(Protocol):
     async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:
         """Return what the bot has sent since the first message of a prompt.
 
-        That is what is about the prompt, and what cannot be decrypted and may be. The prompt's
-        first message may have been redacted meanwhile.
+        The result has the messages about the prompt, and those that may be about it but cannot be
+        decrypted. The prompt's first message may have been redacted meanwhile.
         """
 
     async def edits(self, room_id: RoomId, event_id: EventId) -> Sequence[EventId]:
@@ -77,8 +77,8 @@ class Matrix(ReplyRecovery, Protocol):
     def batches(self, since: str | None) -> AsyncIterator[Batch]:
         """Sync for ever, and yield each response once.
 
-        The next response is requested when the consumer asks for it. What passes (network
-        failures, 5xx, 429) is waited out.
+        The next response is requested when the consumer asks for it. Passing failures (network,
+        5xx, 429) are waited out.
 
         Args:
             since: the sync token to start from; None for a first sync.
@@ -123,7 +123,7 @@ class Matrix(ReplyRecovery, Protocol):
         """Return whether the user exists; True where the homeserver does not say."""
 
     def power_level(self, room_id: RoomId, user_id: UserId) -> float:
-        """Return a user's power level in a room; infinite for its creators where they have it."""
+        """Return a user's power level in a room; infinite for creators from room version 12 on."""
 
     def predecessor(self, room_id: RoomId) -> RoomId | None:
         """Return the room that this one replaces; None where the two rooms do not agree."""
@@ -186,7 +186,7 @@ class Matrix(ReplyRecovery, Protocol):
 
 
 class Sends(Protocol):
-    """An object that holds what a request to the homeserver needs."""
+    """An object with the ports that a request to the homeserver needs."""
 
     @property
     def matrix(self) -> Matrix:

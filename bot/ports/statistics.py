@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
-from bot.core.export_format import What
+from bot.core.export_format import ExportName
 from bot.core.statistics import (
     CampaignFigures,
     FeedbackComment,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Published,
     Step,
 )
@@ -27,7 +27,7 @@ class Statistics(Protocol):
     """
 
     async def by_step(
-        self, step: Step, first: date, last: date, only: Only
+        self, step: Step, first: date, last: date, only: FigureFilter
     ) -> Mapping[date, Figures]:
         """Return the figures of each day or week that has any, by its first day.
 
@@ -49,7 +49,7 @@ class Statistics(Protocol):
         `core.statistics.chunk`). Weeks before `first` are forgotten.
         """
 
-    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]:
+    async def remarks(self, only: FigureFilter, most: int) -> Sequence[FeedbackComment]:
         """Return the latest comments, newest first, `most` at the most."""
 
     async def campaigns(self, most: int) -> Sequence[CampaignFigures]:
@@ -76,4 +76,4 @@ class Ledgers:
     opinions: Opinions
     campaigns: CampaignLedger
     statistics: Statistics
-    exports: Mapping[What, Export]
+    exports: Mapping[ExportName, Export]

@@ -9,9 +9,9 @@ from typing import Final
 
 from bot.core.statistics import (
     BOUNDS,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Part,
     Step,
     answered,
@@ -81,7 +81,7 @@ class PublicReport:
         return total(self.weeks)
 
 
-async def report(statistics: Statistics, today: date, days: int, only: Only) -> Report:
+async def report(statistics: Statistics, today: date, days: int, only: FigureFilter) -> Report:
     """Return the report of the last `days` days, including today.
 
     A period longer than a month is shown by weeks, and extended to begin on a Monday.

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.campaigns import (
-    Asked,
+    AskedQuestion,
     CampaignResults,
 )
 from bot.core.events import Edit, EventId, Message, RoomId, Vote
@@ -48,7 +48,7 @@ class SqlCampaignAnswers:
         self._pseudonyms = Pseudonyms(secret)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> Asked | None:
+    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         """Return the campaign question that an event of the room is; None if it is none."""
         query = (
             select(
@@ -65,11 +65,11 @@ class SqlCampaignAnswers:
             .where(asks.c.event_id == event_id, asks.c.room_id == room_id)
         )
 
-        async def work(connection: AsyncConnection) -> Asked | None:
+        async def work(connection: AsyncConnection) -> AskedQuestion | None:
             row = (await connection.execute(query)).one_or_none()
             if row is None:
                 return None
-            return Asked(
+            return AskedQuestion(
                 row.name, row.question, recipient_room(room_id, row.person, row.thread_root)
             )
 
@@ -99,7 +99,7 @@ class SqlCampaignAnswers:
     async def answer(
         self,
         said: Vote | Message,
-        asked: Asked,
+        asked: AskedQuestion,
         answer: str | None,
         *,
         step: int,

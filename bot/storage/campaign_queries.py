@@ -17,9 +17,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.core.campaigns import (
-    Asked,
+    AskedQuestion,
+    DueMessage,
     RecipientRoom,
-    Sending,
 )
 from bot.core.events import EventId, RoomId
 from bot.storage.rows import seconds
@@ -62,24 +62,24 @@ async def number_of(connection: AsyncConnection, name: str) -> int:
     return int(found.scalar_one())
 
 
-async def waiting(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+async def waiting(connection: AsyncConnection, number: int, name: str) -> list[DueMessage]:
     """Return the message of each kind that is due first.
 
     Messages that may have been sent come first, then next steps for rooms that have answered,
     then first steps for other rooms, then reminders.
     """
     of_it = recipients.c.campaign_id == number
-    found: list[Sending] = []
+    found: list[DueMessage] = []
     for which in (recipients.c.begun, recipients.c.step > 0, recipients.c.step == 0):
         rows = await connection.execute(due_first(number, which))
-        found += [sending_of(row, name, "step") for row in rows]
+        found += [due_message_of(row, name, "step") for row in rows]
     rows = await connection.execute(
         select(recipients)
         .where(of_it, recipients.c.remind_at.is_not(None))
         .order_by(recipients.c.remind_at, recipients.c.room_id)
         .limit(1)
     )
-    return found + [sending_of(row, name, "remind") for row in rows]
+    return found + [due_message_of(row, name, "remind") for row in rows]
 
 
 def due_first(number: int, which: ColumnElement[bool]) -> Select[Any]:
@@ -92,16 +92,16 @@ def due_first(number: int, which: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-def sending_of(row: Row[Any], name: str, kind: Literal["step", "remind"]) -> Sending:
+def due_message_of(row: Row[Any], name: str, kind: Literal["step", "remind"]) -> DueMessage:
     """Return a row of a recipient as a message that is due."""
     at = row.due_at if kind == "step" else row.remind_at
     recipient = recipient_room(row.room_id, row.person, row.thread_root)
     event_id = EventId(row.event_id) if row.event_id else None
     begun = kind == "step" and row.begun
-    return Sending(name, recipient, kind, row.step, seconds(at), event_id, begun)
+    return DueMessage(name, recipient, kind, row.step, seconds(at), event_id, begun)
 
 
-async def closing(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+async def closing(connection: AsyncConnection, number: int, name: str) -> list[DueMessage]:
     """Return what a closing campaign still has to send, the first message of each kind.
 
     A step that may have been sent is sent again under its transaction id, to learn the event id
@@ -110,10 +110,12 @@ async def closing(connection: AsyncConnection, number: int, name: str) -> list[S
     query = due_first(number, recipients.c.begun)
     row = (await connection.execute(query)).one_or_none()
     ends = await unfinished_polls(connection, number, name)
-    return ([] if row is None else [sending_of(row, name, "step")]) + ends
+    return ([] if row is None else [due_message_of(row, name, "step")]) + ends
 
 
-async def unfinished_polls(connection: AsyncConnection, number: int, name: str) -> list[Sending]:
+async def unfinished_polls(
+    connection: AsyncConnection, number: int, name: str
+) -> list[DueMessage]:
     """Return the first poll to be ended, if there is one."""
     found = await connection.execute(
         select(asks.c.event_id, asks.c.sent_at, recipients)
@@ -129,7 +131,7 @@ async def unfinished_polls(connection: AsyncConnection, number: int, name: str) 
         .limit(1)
     )
     return [
-        Sending(
+        DueMessage(
             name,
             recipient_room(row.room_id, row.person, row.thread_root),
             "end",
@@ -141,7 +143,9 @@ async def unfinished_polls(connection: AsyncConnection, number: int, name: str) 
     ]
 
 
-async def is_in_time(connection: AsyncConnection, number: int, asked: Asked, at: float) -> bool:
+async def is_in_time(
+    connection: AsyncConnection, number: int, asked: AskedQuestion, at: float
+) -> bool:
     """Return whether an answer given at a time counts: until the poll was ended, as in clients."""
     query = select(campaigns.c.closed_at, campaigns.c.ends_at).where(campaigns.c.id == number)
     closed_at, ends_at = (await connection.execute(query)).one()

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.core.campaigns import (
     CLOSED,
     DeliveryProgress,
+    DueMessage,
     Recipient,
-    Sending,
 )
 from bot.core.events import EventId, Room, RoomId
 from bot.storage.campaign_answers import SqlCampaignAnswers
@@ -137,7 +137,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         return await self._database.run("running", work)
 
-    async def due(self, name: str, now: float) -> tuple[Sending | None, float | None] | None:
+    async def due(self, name: str, now: float) -> tuple[DueMessage | None, float | None] | None:
         """Return the first message that is due by `now`, and when the next one is due.
 
         None if the campaign has nothing left to send. If its end has passed, there is no message
@@ -147,7 +147,7 @@ class SqlCampaigns(SqlCampaignAnswers):
             campaigns.c.name == name, campaigns.c.state.in_(_UNFINISHED)
         )
 
-        async def work(connection: AsyncConnection) -> tuple[float | None, Sequence[Sending]]:
+        async def work(connection: AsyncConnection) -> tuple[float | None, Sequence[DueMessage]]:
             row = (await connection.execute(query)).one_or_none()
             if row is None:
                 return None, ()
@@ -167,7 +167,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
     async def sent(
         self,
-        one: Sending,
+        one: DueMessage,
         event_id: EventId,
         at: float,
         *,
@@ -221,7 +221,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         await self._database.run("campaign_sent", work, durable=True)
 
-    async def reminded(self, one: Sending) -> None:
+    async def reminded(self, one: DueMessage) -> None:
         """Record that a reminder was sent, or is not needed."""
 
         async def work(connection: AsyncConnection) -> None:
@@ -231,7 +231,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         await self._database.run("reminded", work, durable=True)
 
-    async def ended(self, one: Sending) -> None:
+    async def ended(self, one: DueMessage) -> None:
         """Record that a poll was ended; a closing campaign is closed with its last poll."""
 
         async def work(connection: AsyncConnection) -> None:
@@ -243,7 +243,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         await self._database.run("ended", work, durable=True)
 
-    async def put_off(self, one: Sending, due_at: float) -> None:
+    async def put_off(self, one: DueMessage, due_at: float) -> None:
         """Record that a message will be sent later."""
         later = date(due_at)
 
@@ -262,7 +262,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         await self._database.run("campaign_put_off", work)
 
-    async def decline(self, one: Sending) -> None:
+    async def decline(self, one: DueMessage) -> None:
         """Record that a room gets nothing more of its campaign."""
 
         async def work(connection: AsyncConnection) -> None:
@@ -311,7 +311,7 @@ class SqlCampaigns(SqlCampaignAnswers):
         since = now + _SOON if begun else now
         return since if last is None else max(since, seconds(last) + _DAY)
 
-    async def begin(self, one: Sending, room: Room, now: float, *, asks: bool) -> float | None:
+    async def begin(self, one: DueMessage, room: Room, now: float, *, asks: bool) -> float | None:
         """Record that a step may be sent from now on, if it may be sent by `now`.
 
         Args:
@@ -374,7 +374,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         return await self._database.run("close_campaign", work, durable=True)
 
-    async def headway(self, name: str) -> DeliveryProgress:
+    async def delivery_progress(self, name: str) -> DeliveryProgress:
         """Return how many rooms of a launched campaign are done."""
         done = or_(recipients.c.reached_at.is_not(None), recipients.c.declined)
 
@@ -388,7 +388,7 @@ class SqlCampaigns(SqlCampaignAnswers):
 
         return await self._database.run("headway", work)
 
-    async def told(self, name: str, milestone: int) -> None:
+    async def milestone_reported(self, name: str, milestone: int) -> None:
         """Record the last milestone that was reported to the admins."""
 
         async def work(connection: AsyncConnection) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bot.core.export_format import What
+from bot.core.export_format import ExportName
 from bot.ports.statistics import Export
 from bot.storage.campaign_answers import ANSWER_COLUMNS
 from bot.storage.campaigns import SqlCampaigns
@@ -10,7 +10,7 @@ from bot.storage.comments import COMMENT_COLUMNS, RATING_COLUMNS, SHARED_COLUMNS
 from bot.storage.feedback import SqlFeedback
 
 
-def exports(opinions: SqlFeedback, campaigns: SqlCampaigns) -> Mapping[What, Export]:
+def exports(opinions: SqlFeedback, campaigns: SqlCampaigns) -> Mapping[ExportName, Export]:
     """Return every table that can be exported."""
     return {
         "ratings": Export(RATING_COLUMNS, opinions.ratings),

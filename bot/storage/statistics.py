@@ -17,9 +17,9 @@ from bot.core.statistics import (
     PUBLIC_PARTS,
     CampaignFigures,
     FeedbackComment,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Part,
     Published,
     Step,
@@ -87,7 +87,7 @@ class SqlStatistics:
         await self._database.close()
 
     async def by_step(
-        self, step: Step, first: date, last: date, only: Only
+        self, step: Step, first: date, last: date, only: FigureFilter
     ) -> Mapping[date, Figures]:
         """Return the figures of each day or week that has any and begins in the period."""
         table = TALLIES[step]
@@ -140,12 +140,12 @@ class SqlStatistics:
 
         await self._ledger_database.run("publish", work, durable=True)
 
-    async def remarks(self, only: Only, most: int) -> Sequence[FeedbackComment]:
+    async def remarks(self, only: FigureFilter, most: int) -> Sequence[FeedbackComment]:
         """Return the latest comments, decrypted, newest first.
 
         Those of one model or domain are searched in the latest _LOOKED_AT comments only.
         """
-        among = most if only == Only() else _LOOKED_AT
+        among = most if only == FigureFilter() else _LOOKED_AT
         last = comments.c.written_at.desc()
         latest = select(comments).order_by(last).limit(among).subquery()
         query = (

@@ -9,12 +9,12 @@ import pytest_asyncio
 
 from bot.core.campaigns import (
     CLOSED,
-    Asked,
+    AskedQuestion,
     CampaignResults,
     DeliveryProgress,
+    DueMessage,
     Recipient,
     RecipientRoom,
-    Sending,
 )
 from bot.core.events import Batch, EventId, Room, RoomId, UserId, Vote
 from bot.core.feedback import ReplyMetadata
@@ -36,9 +36,9 @@ TO = (Recipient(ROOM, AGENT), Recipient(SALON))
 HERE, THERE = RecipientRoom(ROOM), RecipientRoom(SALON, direct=False)
 FIRST, SECOND = EventId("$first"), EventId("$second")
 VOTED_AT = int(MIDNIGHT + 10) * 1000
-ASKED = Asked("n", "1", HERE)
+ASKED = AskedQuestion("n", "1", HERE)
 ROOMS = (Room(ROOM, direct=True, person=AGENT), Room(SALON, direct=False))
-TO_HERE, TO_THERE = (Sending("n", place, "step", 0, MIDNIGHT) for place in (HERE, THERE))
+TO_HERE, TO_THERE = (DueMessage("n", place, "step", 0, MIDNIGHT) for place in (HERE, THERE))
 
 
 @dataclass
@@ -52,19 +52,19 @@ class Ledger:
         assert await self.campaigns.launch(name, to, MIDNIGHT, ENDS)
 
     async def ask(
-        self, one: Sending, event_id: EventId, key: str = "1", *, next_due: float | None = None
+        self, one: DueMessage, event_id: EventId, key: str = "1", *, next_due: float | None = None
     ) -> None:
         await self.campaigns.sent(
             one, event_id, MIDNIGHT, question=(key, True), next_due=next_due, remind_at=None
         )
 
-    async def first(self, now: float = MIDNIGHT, name: str = "n") -> Sending | None:
+    async def first(self, now: float = MIDNIGHT, name: str = "n") -> DueMessage | None:
         """Return what a campaign that goes on is to send first."""
         found = await self.campaigns.due(name, now)
         assert found is not None
         return found[0]
 
-    async def answer(self, said: Vote, answer: str | None, asked: Asked = ASKED) -> str:
+    async def answer(self, said: Vote, answer: str | None, asked: AskedQuestion = ASKED) -> str:
         step = int(asked.question) - 1
         return await self.campaigns.answer(
             said, asked, answer, step=step, steps=2, at=MIDNIGHT + 20
@@ -132,9 +132,9 @@ class TestCampaigns:
         assert await ledger.campaigns.asked(SALON, FIRST) is None
         assert await ledger.answer(cast(), "1") == "goes on"
         again = await ledger.first(MIDNIGHT + 20)
-        assert again == Sending("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
+        assert again == DueMessage("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
         await ledger.ask(again, SECOND, "2")
-        last = Asked("n", "2", HERE)
+        last = AskedQuestion("n", "2", HERE)
         assert await ledger.answer(cast(event_id="$2", target=SECOND), "2", last) == "thanks"
         once_more = cast(event_id="$3", at=VOTED_AT + 1, target=SECOND)
         assert await ledger.answer(once_more, "1", last) == "counts"
@@ -189,9 +189,9 @@ class TestCampaigns:
         place = replace(THERE, thread_root=FIRST)
 
         following = await ledger.first(MIDNIGHT + 2)
-        assert following == Sending("n", place, "step", 1, MIDNIGHT + 2, FIRST)
+        assert following == DueMessage("n", place, "step", 1, MIDNIGHT + 2, FIRST)
         asked = await ledger.campaigns.asked(SALON, FIRST)
-        assert asked == Asked("n", "1", place)
+        assert asked == AskedQuestion("n", "1", place)
         votes = [
             cast(),
             cast(sender=COLLEAGUE, event_id="$2"),
@@ -332,7 +332,7 @@ class TestCampaigns:
 
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 60)
         remind = await ledger.first(MIDNIGHT + 60)
-        assert remind == Sending("n", HERE, "remind", 1, MIDNIGHT + 60, FIRST)
+        assert remind == DueMessage("n", HERE, "remind", 1, MIDNIGHT + 60, FIRST)
         await ledger.campaigns.reminded(remind)
         assert await ledger.campaigns.due("n", MIDNIGHT + 60) == (None, ENDS)
 
@@ -380,7 +380,7 @@ class TestCampaigns:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         await ledger.ask(TO_THERE, SECOND)
-        salon = Asked("n", "1", replace(THERE, thread_root=SECOND))
+        salon = AskedQuestion("n", "1", replace(THERE, thread_root=SECOND))
         await ledger.answer(cast(), "2")
         await ledger.answer(cast(sender=COLLEAGUE, event_id="$2"), "1")  # was not asked
         for number, person in enumerate((AGENT, COLLEAGUE)):
@@ -393,12 +393,14 @@ class TestCampaigns:
 
     async def test_the_admins_are_told_once_how_far_it_is(self, ledger: Ledger) -> None:
         await ledger.launch()
-        assert await ledger.campaigns.headway("n") == DeliveryProgress(2, 0, closed=False, told=0)
+        assert await ledger.campaigns.delivery_progress("n") == DeliveryProgress(
+            2, 0, closed=False, reported=0
+        )
         await ledger.ask(TO_HERE, FIRST)
         await ledger.campaigns.decline(TO_THERE)
-        await ledger.campaigns.told("n", 100)
-        assert await ledger.campaigns.headway("n") == DeliveryProgress(
-            2, 2, closed=False, told=100
+        await ledger.campaigns.milestone_reported("n", 100)
+        assert await ledger.campaigns.delivery_progress("n") == DeliveryProgress(
+            2, 2, closed=False, reported=100
         )
 
         await ledger.campaigns.close("n", MIDNIGHT)
@@ -406,7 +408,7 @@ class TestCampaigns:
         assert end is not None
         await ledger.campaigns.ended(end)
         assert await ledger.campaigns.running() == ["n"]
-        await ledger.campaigns.told("n", CLOSED)
+        await ledger.campaigns.milestone_reported("n", CLOSED)
         assert await ledger.campaigns.running() == []
 
     async def test_a_campaign_without_polls_closes_at_once(self, ledger: Ledger) -> None:

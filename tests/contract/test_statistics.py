@@ -16,7 +16,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import Recipient, RecipientRoom, Sending
+from bot.core.campaigns import DueMessage, Recipient, RecipientRoom
 from bot.core.events import Batch, EventId, RoomId, UserId
 from bot.core.feedback import Ask, Rating, ReplyMetadata
 from bot.core.statistics import (
@@ -26,9 +26,9 @@ from bot.core.statistics import (
     PUBLIC_PARTS,
     CampaignFigures,
     FeedbackComment,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Published,
     rated,
 )
@@ -56,7 +56,7 @@ BEFORE = MONDAY - timedelta(weeks=1)
 ELSEWHERE = UserId("@other:agriculture.test")
 HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
-ALL = Only()
+ALL = FigureFilter()
 Rows = dict[tuple[str, str], Figures]  # by part and name
 
 
@@ -298,15 +298,15 @@ async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger:
     await ledger.answer("$2", replace(HOW, model="large"))
     await ledger.answer("$3", replace(HOW, sender=ELSEWHERE, direct=False), at=MIDNIGHT + DAY)
 
-    async def replies(first: date, last: date, only: Only) -> dict[date, int]:
+    async def replies(first: date, last: date, only: FigureFilter) -> dict[date, int]:
         days = await ledger.statistics.by_step("day", first, last, only)
         return {day: figures["replies"] for day, figures in days.items()}
 
     assert await replies(FIRST, SECOND, ALL) == {FIRST: 2, SECOND: 1}
     assert await replies(SECOND, SECOND, ALL) == {SECOND: 1}
-    assert await replies(FIRST, SECOND, Only(model="large")) == {FIRST: 1}
-    assert await replies(FIRST, SECOND, Only(domain="agriculture.test")) == {SECOND: 1}
-    assert await replies(FIRST, SECOND, Only("large", "agriculture.test")) == {}
+    assert await replies(FIRST, SECOND, FigureFilter(model="large")) == {FIRST: 1}
+    assert await replies(FIRST, SECOND, FigureFilter(domain="agriculture.test")) == {SECOND: 1}
+    assert await replies(FIRST, SECOND, FigureFilter("large", "agriculture.test")) == {}
     weeks = await ledger.statistics.by_step("week", FIRST - timedelta(days=1), SECOND, ALL)
     assert weeks == {FIRST - timedelta(days=1): {"replies": 3, "seconds_5": 3}}
     assert await ledger.statistics.by_step("week", FIRST, SECOND, ALL) == {}
@@ -553,8 +553,8 @@ async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Led
     )
     assert await ledger.statistics.remarks(ALL, 9) == [late, middle, early]
     assert await ledger.statistics.remarks(ALL, 1) == [late]
-    assert await ledger.statistics.remarks(Only(model="small"), 9) == [middle, early]
-    assert await ledger.statistics.remarks(Only(domain="x.test"), 9) == []
+    assert await ledger.statistics.remarks(FigureFilter(model="small"), 9) == [middle, early]
+    assert await ledger.statistics.remarks(FigureFilter(domain="x.test"), 9) == []
 
 
 async def test_a_comment_under_another_key_is_left_out(ledger: Ledger) -> None:
@@ -616,7 +616,7 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: L
     there = [Recipient(ROOM, AGENT), Recipient(RoomId("!other:x"), COLLEAGUE)]
     await campaigns.launch("old", there, MIDNIGHT, None)
     await campaigns.launch("new", there[:1], MIDNIGHT, None)
-    here = Sending("old", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
+    here = DueMessage("old", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.asked(ROOM, poll)

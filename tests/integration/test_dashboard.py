@@ -21,9 +21,9 @@ from bot.core.feedback import Rating, ReplyMetadata
 from bot.core.statistics import (
     CampaignFigures,
     FeedbackComment,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Published,
     Step,
 )
@@ -271,7 +271,7 @@ class Hanging(FakeStatistics):
 
     @override
     async def by_step(
-        self, step: Step, first: date, last: date, only: Only
+        self, step: Step, first: date, last: date, only: FigureFilter
     ) -> dict[date, Figures]:
         await asyncio.Event().wait()
         return {}

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from bot.core.campaigns import Recipient, RecipientRoom, Sending
+from bot.core.campaigns import DueMessage, Recipient, RecipientRoom
 from bot.core.events import Batch, EventId
 from bot.core.feedback import ReplyMetadata
 from bot.monitoring.health import Health
@@ -169,7 +169,7 @@ async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
     assert again.returncode == 1
     assert "launched before" in again.stderr
 
-    one = Sending("utile", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
+    one = DueMessage("utile", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(one, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.asked(ROOM, poll)

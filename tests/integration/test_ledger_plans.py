@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bot.core.campaigns import Recipient, RecipientRoom, Sending
+from bot.core.campaigns import DueMessage, Recipient, RecipientRoom
 from bot.core.events import EventId, Room
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.ledger import SqlStore
@@ -17,7 +17,7 @@ from tests.make import AGENT, MIDNIGHT, ROOM
 
 pytestmark = pytest.mark.integration
 
-ASKED = Sending("n", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
+ASKED = DueMessage("n", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
 HERE = Room(ROOM, direct=True, person=AGENT)
 POLL = EventId("$poll")
 

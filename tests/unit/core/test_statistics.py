@@ -13,9 +13,9 @@ from bot.core.statistics import (
     LEAST,
     OTHERS,
     PUBLIC_PARTS,
+    FigureFilter,
     Figures,
     Group,
-    Only,
     Share,
     answered,
     by,
@@ -138,10 +138,16 @@ def test_figures_are_added_by_what_groups_have_in_common() -> None:
 
 
 def test_figures_are_narrowed_to_a_model_and_a_domain() -> None:
-    assert [SMALL in only for only in (Only(), Only("small"), Only("large"))] == [
+    assert [
+        SMALL in only for only in (FigureFilter(), FigureFilter("small"), FigureFilter("large"))
+    ] == [
         *(True, True, False),
     ]
-    assert [SMALL in Only(domain=name) for name in ("a.fr", "b.fr", "")] == [True, False, False]
+    assert [SMALL in FigureFilter(domain=name) for name in ("a.fr", "b.fr", "")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from bot.core.statistics import OTHERS, Group, Only, rated
+from bot.core.statistics import OTHERS, FigureFilter, Group, rated
 from bot.i18n.texts import speak
 from bot.reporting.reports import (
     CHARTS,
@@ -40,7 +40,7 @@ async def test_each_day_of_a_month_is_there_with_or_without_figures(
     statistics.add(SUNDAY - 29 * DAY, SALON, replies=2)
     statistics.add(SUNDAY - 30 * DAY, DIRECT, replies=1)
 
-    about = await report(statistics, SUNDAY, 30, Only())
+    about = await report(statistics, SUNDAY, 30, FigureFilter())
 
     assert (about.first, about.last, about.step) == (date(2026, 10, 17), SUNDAY, "day")
     assert list(about.series) == [about.first + n * DAY for n in range(30)]
@@ -56,7 +56,7 @@ async def test_a_period_ends_today_and_its_parts_are_its_whole(
     for ago in range(800):
         statistics.add(today - ago * DAY, DIRECT, replies=1)
 
-    about = await report(statistics, today, days, Only())
+    about = await report(statistics, today, days, FigureFilter())
 
     assert sum(figures["replies"] for figures in about.series.values()) == about.whole["replies"]
     assert days <= about.whole["replies"] < days + 7
@@ -69,7 +69,7 @@ async def test_what_is_narrowed_still_names_all_there_is(statistics: FakeStatist
     statistics.add(SUNDAY, DIRECT, replies=4)
     statistics.add(SUNDAY, SALON, replies=2)
 
-    about = await report(statistics, SUNDAY, 7, Only(model="large"))
+    about = await report(statistics, SUNDAY, 7, FigureFilter(model="large"))
 
     assert about.whole == {"replies": 2}
     assert about.series[SUNDAY] == {"replies": 2}
@@ -160,7 +160,7 @@ async def test_the_words_say_all_and_a_pictures_alternative_what_it_shows(
     statistics.add(SUNDAY, DIRECT, replies=1500, yes=72, partly=17, no=11, polls=130, votes=61)
     statistics.add(SUNDAY, DIRECT, seconds_6=900, seconds_9=100)
 
-    about = await report(statistics, SUNDAY, 30, Only())
+    about = await report(statistics, SUNDAY, 30, FigureFilter())
 
     assert plain(in_words(about, FR)) == (
         "Du 17 octobre 2026 au 15 novembre 2026 : 72 % de « Oui » sur 100 avis (intervalle de"
@@ -178,7 +178,7 @@ async def test_the_words_are_in_the_language_that_is_chosen(statistics: FakeStat
     statistics.add(SUNDAY, DIRECT, replies=1500, yes=72, partly=17, no=11, polls=130, votes=61)
     statistics.add(SUNDAY, DIRECT, seconds_6=900, seconds_9=100)
 
-    about = await report(statistics, SUNDAY, 30, Only())
+    about = await report(statistics, SUNDAY, 30, FigureFilter())
 
     assert plain(in_words(about, EN)) == (
         "From 17 October 2026 to 15 November 2026: 72% “Yes” out of 100 ratings (95% confidence"
@@ -199,7 +199,7 @@ async def test_the_words_are_in_the_language_that_is_chosen(statistics: FakeStat
 
 async def test_one_is_one(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1, yes=1, polls=1, votes=1)
-    about = await report(statistics, SUNDAY, 7, Only())
+    about = await report(statistics, SUNDAY, 7, FigureFilter())
 
     english, french = plain(in_words(about, EN)), plain(in_words(about, FR))
 
@@ -211,14 +211,14 @@ async def test_one_is_one(statistics: FakeStatistics) -> None:
 
 
 async def test_without_figures_the_words_say_so(statistics: FakeStatistics) -> None:
-    about = await report(statistics, SUNDAY, 30, Only())
+    about = await report(statistics, SUNDAY, 30, FigureFilter())
     assert in_words(about, FR).endswith("aucun avis. 0 réponse.")
     assert satisfaction_shown(about, FR).endswith("Aucun avis.")
 
 
 async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=1, seconds_18=1)
-    about = await report(statistics, SUNDAY, 7, Only())
+    about = await report(statistics, SUNDAY, 7, FigureFilter())
     assert "plus d’une réponse sur 10 prend plus de" in in_words(about, FR)
     assert "more than one answer in 10 takes more than" in in_words(about, EN)
     assert CHARTS["temps"](about.series, about.step, FR).series[0].values[-1] == 300
@@ -226,7 +226,7 @@ async def test_a_time_beyond_all_classes_is_told_as_more(statistics: FakeStatist
 
 async def test_charts_show_the_report(statistics: FakeStatistics) -> None:
     statistics.add(SUNDAY, DIRECT, replies=4, yes=3, no=1, seconds_0=4)
-    about = await report(statistics, SUNDAY, 7, Only())
+    about = await report(statistics, SUNDAY, 7, FigureFilter())
 
     satisfaction, replies, times = (draw(about.series, about.step, FR) for draw in CHARTS.values())
 
