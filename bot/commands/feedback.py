@@ -24,10 +24,10 @@ async def comment(context: CommandContext) -> str:
     first, _, rest = argument.lower().partition(" ")
     if first in SHARE:
         return await _share(context, sure=_WANTED.get(rest.strip(), False))
-    about = await feedback.meant(context.prompt)
+    about = await feedback.find_subject(context.prompt)
     rating = rating_in(argument)
     if rating is None:
-        await feedback.keep(context.said(argument), about)
+        await feedback.store_comment(context.said(argument), about)
         return context.texts("feedback kept")
     if about is None or not await feedback.rate(said, about, rating):
         return context.texts("nothing to rate")
@@ -43,7 +43,7 @@ async def _share(context: CommandContext, *, sure: bool) -> str:
     prompt = context.prompt
     quotes = prompt.messages[0].replies_to is not None
     about = await (
-        context.feedback.meant(prompt) if quotes else context.prompt_changes.last(prompt)
+        context.feedback.find_subject(prompt) if quotes else context.prompt_changes.last(prompt)
     )
     return context.texts(await context.feedback.share(prompt.messages[0], about, sure=sure))
 

@@ -1,4 +1,4 @@
-"""Feedback: who is asked whether a reply has helped, and what becomes of what they say."""
+"""The collector of feedback: polls about replies, and the votes, ratings and comments on them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -55,9 +55,9 @@ from bot.runtime.broadcast import Broadcast
 from bot.runtime.retry import retry_until_accepted
 from bot.runtime.waiting import wait_for_event
 
-_STALE = 3600.0  # seconds after which nobody is asked any more about a reply
-_PATIENCE = 30.0  # for which one poll is tried before others get their turn
-_AGAIN = 120.0  # until it gets another
+_STALE = 3600.0  # seconds after which a planned poll is dropped
+_PATIENCE = 30.0  # seconds for which one poll is tried before it is put off
+_AGAIN = 120.0  # seconds until a poll that was put off is tried again
 
 # The sentences of each poll: its question, and its answers by their ids.
 _POLLS: dict[Question, tuple[str, dict[str, str]]] = {
@@ -84,7 +84,7 @@ log = structlog.get_logger()
 
 
 class FeedbackCollector:
-    """Asks about replies as the policy says, and takes in what people think of them."""
+    """Sends polls about replies as the policy says, and stores what people think of replies."""
 
     def __init__(
         self,
@@ -112,30 +112,30 @@ class FeedbackCollector:
         self._changes = Broadcast()
 
     async def run(self, synced: asyncio.Event) -> None:
-        """Send each poll when it is due, for ever; those of earlier processes are among them.
+        """Send each poll when it is due, for ever, including the polls of earlier processes.
 
         Args:
-            synced: set once it is known in which rooms the bot can speak.
+            synced: set when the bot knows in which rooms it can speak.
         """
         await synced.wait()
         while True:
             self._planned.clear()
             asks, next_due = await self._opinions.due(self._clock.now())
             for ask in asks:
-                await self._try(ask)
+                await self._send(ask)
             if not asks:
                 wait = None if next_due is None else next_due - self._clock.now()
                 await wait_for_event(self._clock, self._planned, wait)
 
-    async def answered(self, answering: Generation) -> None:
-        """Note how a reply that stands came about, and plan the poll about it where one is due.
+    async def answered(self, generation: Generation) -> None:
+        """Record how a finished reply was made, and plan a poll about it if the policy says so.
 
-        Of one that an earlier process has brought to its end, only that it stands is known.
+        Most metadata of a reply that an earlier process finished is unknown.
         """
-        prompt, outcome = answering.prompt, answering.reply.outcome
+        prompt, outcome = generation.prompt, generation.reply.outcome
         if outcome is None:
             return
-        how = ReplyMetadata(
+        metadata = ReplyMetadata(
             prompt.sender,
             self._matrix.room(prompt.room_id).direct,
             outcome.model,
@@ -144,34 +144,37 @@ class FeedbackCollector:
             outcome.seconds,
             outcome.usage.prompt_tokens if outcome.usage else None,
             outcome.usage.completion_tokens if outcome.usage else None,
-            await self._length(answering, outcome.characters),
+            await self._length(generation, outcome.characters),
         )
-        # In the main timeline of a salon nobody could tell what a poll is about.
-        asks = outcome.whole and (how.direct or prompt.thread_root is not None)
+        # In the main timeline of a salon, nobody would know which reply a poll is about.
+        asks = outcome.whole and (metadata.direct or prompt.thread_root is not None)
 
         def after(past: AskHistory) -> float | None:
-            return ask_after(self._policy, how, past, prompt.event_id) if asks else None
+            return ask_after(self._policy, metadata, past, prompt.event_id) if asks else None
 
         now = self._clock.now()
-        if await self._opinions.answered(prompt, how, after, now) is not None:
+        if await self._opinions.answered(prompt, metadata, after, now) is not None:
             self._planned.set()
 
-    async def _length(self, answering: Generation, known: int | None) -> int | None:
-        """Return how long a reply is, as far as that can be had: an earlier process knew it."""
+    async def _length(self, generation: Generation, known: int | None) -> int | None:
+        """Return the length of a reply in characters; None if its messages cannot be read.
+
+        Only the process that streamed the reply knows the length; later ones fetch the messages.
+        """
         if known is not None:
             return known
         try:
-            reply, room_id = answering.reply.event_ids, answering.prompt.room_id
-            words = await self._words(room_id, reply, self._matrix.user_id)
+            reply, room_id = generation.reply.event_ids, generation.prompt.room_id
+            text = await self._joined_text(room_id, reply, self._matrix.user_id)
         except FatalError:
             raise
         except MatrixError as error:
             log.info("length of a reply not known", reason=str(error))
             return None
-        return None if words is None else len(words)
+        return None if text is None else len(text)
 
-    async def _try(self, ask: Ask) -> None:
-        """Send one poll, once, or put it off. Its errors end here."""
+    async def _send(self, ask: Ask) -> None:
+        """Send one poll exactly once, or put it off. Its errors end here."""
         ids = {"event_id": ask.prompt, "room_id": ask.room_id}
         with structlog.contextvars.bound_contextvars(**ids):
             async with error_boundary(
@@ -180,28 +183,28 @@ class FeedbackCollector:
                 later="poll put off",
                 give_up=lambda: self._drop(ask),
             ):
-                await self._ask(ask)
+                await self._send_once(ask)
 
-    async def _ask(self, ask: Ask) -> None:
+    async def _send_once(self, ask: Ask) -> None:
         now, room = self._clock.now(), self._matrix.room(ask.room_id)
-        place = Conversation(ask.room_id, ask.thread_root)
+        conversation = Conversation(ask.room_id, ask.thread_root)
         stale = not ask.begun and now - ask.planned_at > _STALE
-        # Since it was planned a colleague may have come in, or the settings have changed.
+        # Since the poll was planned, a person may have joined, or the settings may have changed.
         polled = room.direct or (self._policy.salons == "poll" and ask.thread_root is not None)
         if room.closed or stale or not (polled or ask.begun):
             await self._drop(ask)
             return
-        if not ask.begun and self._generations.is_followed(place, ask.prompt):
-            # It has not fallen silent.
+        if not ask.begun and self._generations.is_followed(conversation, ask.prompt):
+            # The conversation goes on.
             await self._opinions.put_off(ask, now + self._policy.silence)
             return
         asker = None if room.direct else await self._asker(ask)
-        if not room.direct and asker is None:  # what was asked is gone
+        if not room.direct and asker is None:  # the prompt was redacted
             await self._drop(ask)
             return
         if not await self._opinions.begin(ask):
             return
-        texts = (await self._contexts.chosen(place)).texts
+        texts = (await self._contexts.chosen(conversation)).texts
         poll = self._poll(ask, texts, asker)
         event_id = await self._notifier.send_once(
             *(ask.room_id, poll, ask.prompt, f"poll {ask.question}"),
@@ -217,15 +220,15 @@ class FeedbackCollector:
         log.info("poll sent", question=ask.question)
 
     async def _asker(self, ask: Ask) -> UserId | None:
-        """Return who has written the prompt; the ledger knows a pseudonym alone."""
-        heard: object = self._matrix.known.get(ask.prompt)
-        if heard is None:  # an earlier process has heard it
+        """Return the sender of the prompt; the ledger stores only a pseudonym."""
+        event: object = self._matrix.known.get(ask.prompt)
+        if event is None:  # an earlier process received it
             fetch = partial(self._matrix.fetch, ask.room_id, ask.prompt)
-            heard = await retry_until_accepted(self._clock, fetch, within=_PATIENCE)
-        return heard.sender if isinstance(heard, Message | Undecryptable) else None
+            event = await retry_until_accepted(self._clock, fetch, within=_PATIENCE)
+        return event.sender if isinstance(event, Message | Undecryptable) else None
 
     def _poll(self, ask: Ask, texts: Texts, asker: UserId | None) -> Poll:
-        """Return the poll; in a salon it names and mentions whom it asks."""
+        """Return the poll; in a salon it names and mentions the person whom it asks."""
         key, answers = _POLLS[ask.question]
         question = texts(key)
         if asker is not None:
@@ -245,10 +248,10 @@ class FeedbackCollector:
         self._changes.send()
 
     async def knows(self, vote: Vote) -> bool:
-        """Tell whether a vote is in one of these polls, which may just have been sent.
+        """Return whether a vote belongs to a poll about a reply.
 
-        The homeserver may tell of the vote before its answer to the poll has come; an earlier
-        process may have ended before that.
+        A sync may bring the vote before the homeserver acknowledges the poll, or the process may
+        have crashed in between. So this waits while the room has a poll that may have been sent.
         """
         while True:
             changed = self._changes.current
@@ -259,7 +262,7 @@ class FeedbackCollector:
             await changed.wait()
 
     async def count(self, vote: Vote) -> None:
-        """Count a vote; ask for the reason, or say thanks, once."""
+        """Store a vote; plan the poll about the reason, or send thanks, once."""
         counted = await self._opinions.count(vote, self._clock.now())
         if counted is None:
             log.info("vote does not count")
@@ -272,8 +275,8 @@ class FeedbackCollector:
             await self._thank(counted.ask)
 
     async def _thank(self, ask: Ask) -> None:
-        place = Conversation(ask.room_id, ask.thread_root)
-        texts = (await self._contexts.chosen(place)).texts
+        conversation = Conversation(ask.room_id, ask.thread_root)
+        texts = (await self._contexts.chosen(conversation)).texts
         root = ask.thread_root
         notice = Notice(texts("thanks"), None if root is None else Anchor(ask.prompt, root))
         await self._notifier.send_once(
@@ -283,75 +286,85 @@ class FeedbackCollector:
         )
 
     async def react(self, reaction: Reaction) -> None:
-        """Take in a thumb on a reply."""
+        """Store the rating that a thumb on a reply gives."""
         await self.rate(reaction, reaction.target, THUMBS[reaction.key])
 
-    async def rate(self, said: Reaction | Message, event_id: EventId, answer: Rating) -> bool:
-        """Take in what a person says of the reply that an event is a message of, or its prompt."""
-        exchange = await self._store.exchange(said.room_id, event_id)
+    async def rate(self, source: Reaction | Message, event_id: EventId, answer: Rating) -> bool:
+        """Store a person's rating of a reply; return False if the event belongs to no reply.
+
+        Args:
+            source: the reaction or message that rates.
+            event_id: a message of the reply; for a rating message, also one of its prompt.
+            answer: the rating.
+        """
+        exchange = await self._store.exchange(source.room_id, event_id)
         if exchange is None or not exchange.reply:
             return False
-        if isinstance(said, Reaction) and event_id not in exchange.reply:
+        if isinstance(source, Reaction) and event_id not in exchange.reply:
             return False
-        await self._opinions.rate(said, exchange.prompt[0], answer, self._clock.now())
-        self._health.opinion_given("thumb" if isinstance(said, Reaction) else "word")
+        await self._opinions.rate(source, exchange.prompt[0], answer, self._clock.now())
+        self._health.opinion_given("thumb" if isinstance(source, Reaction) else "word")
         log.info("reply rated")
         return True
 
     async def comment(self, comment: Comment) -> bool:
-        """Keep what a person writes in reply to a poll; False where that is none of ours."""
+        """Store a comment that replies to a poll; return False if it is no poll about a reply."""
         ask = await self._opinions.poll(comment.prompt.room_id, comment.poll)
         if ask is None:
             return False
-        await self.keep(comment.prompt.messages[0], ask.prompt)
+        await self.store_comment(comment.prompt.messages[0], ask.prompt)
         return True
 
-    async def keep(self, said: Message, prompt: EventId | None) -> None:
-        """Keep a comment on the reply to `prompt`, None where there is none."""
-        await self._opinions.comment(said, prompt, self._clock.now())
+    async def store_comment(self, source: Message, prompt: EventId | None) -> None:
+        """Store a comment on the reply to `prompt`; None for a comment on no reply."""
+        await self._opinions.comment(source, prompt, self._clock.now())
         self._health.opinion_given("comment")
         log.info("comment kept")
 
     async def amend(self, edit: Edit) -> None:
-        """Let a comment, or a word that rates a reply, say what its edit says.
+        """Replace a comment, or a rating in a word, with the text of its edit.
 
-        What is no such command any more, and answers no poll, says nothing of a reply.
+        If the edited message is no feedback command any more, and replies to no poll, its comment
+        or rating becomes empty.
         """
         if not await self._opinions.is_said(edit.target):
             return
         name, argument = parse_command(edit.body) or ("", "")
-        said, rating = "", None
+        text, rating = "", None
         if name in COMMAND:
-            said, rating = argument.strip(), rating_in(argument)
-            too_long = len(said) > LONGEST_COMMENT
-            said = "" if too_long or said.lower().partition(" ")[0] in SHARE else said
+            text, rating = argument.strip(), rating_in(argument)
+            too_long = len(text) > LONGEST_COMMENT
+            text = "" if too_long or text.lower().partition(" ")[0] in SHARE else text
         elif not name and not await self._is_command(edit):
-            said = edit.body
-        await self._opinions.amend(replace(edit, body=said), rating, self._clock.now())
+            text = edit.body
+        await self._opinions.amend(replace(edit, body=text), rating, self._clock.now())
 
     async def _is_command(self, edit: Edit) -> bool:
-        """Tell whether what is edited was a command, as whatever answers no poll of ours."""
+        """Return whether the edited message was a command.
+
+        Feedback in words is either a command or a reply to a poll of the bot.
+        """
         room_id, target = edit.room_id, edit.target
-        said: object = self._matrix.known.get(target)
-        if said is None:  # an earlier process has heard it
-            said = await retry_until_accepted(
+        event: object = self._matrix.known.get(target)
+        if event is None:  # an earlier process received it
+            event = await retry_until_accepted(
                 self._clock, partial(self._matrix.fetch, room_id, target)
             )
-        if not isinstance(said, Message):  # it cannot be read: its words alone are known
+        if not isinstance(event, Message):  # it cannot be read: only the text of the edit is known
             return False
-        quoted = said.replies_to
+        quoted = event.replies_to
         return quoted is None or await self._opinions.poll(room_id, quoted) is None
 
     async def withdraw(self, redaction: Redaction) -> None:
-        """Take back the vote, the thumb or the comment that was redacted."""
+        """Delete the vote, the thumb or the comment of a redacted event."""
         target = redaction.target
         await self._opinions.withdraw(target)
         exchange = await self._store.exchange(redaction.room_id, target)
-        if exchange is not None and target in exchange.prompt[1:]:  # what it is a part of
+        if exchange is not None and target in exchange.prompt[1:]:  # a later part of a prompt
             await self._opinions.withdraw(exchange.prompt[0])
 
-    async def meant(self, prompt: Prompt) -> EventId | None:
-        """Return the prompt whose reply a command is about: what it replies to, else the last."""
+    async def find_subject(self, prompt: Prompt) -> EventId | None:
+        """Return the prompt whose reply a command is about: the one replied to, else the last."""
         quoted = prompt.messages[0].replies_to
         if quoted is None:
             return await self._opinions.last_answered(prompt.conversation)
@@ -361,39 +374,38 @@ class FeedbackCollector:
         exchange = await self._store.exchange(prompt.room_id, quoted)
         return exchange.prompt[0] if exchange is not None and exchange.reply else None
 
-    async def share(self, said: Message, about: EventId | None, *, sure: bool) -> Shared:
-        """Keep the words of a prompt and its reply, as they stand, where the person is sure.
+    async def share(self, source: Message, about: EventId | None, *, sure: bool) -> Shared:
+        """Store the current text of a prompt and its reply, if the person confirms it.
 
-        Only who has asked may hand them over. Where no answer has come, or it holds lines of the
-        bot's own alone, or is gone, nothing is kept.
+        Only the sender of the prompt may share them. Nothing is stored if there is no reply, if
+        it was redacted, or if it has only lines of the bot.
 
         Args:
-            said: the command.
-            about: an event that is a message of either; None for nothing.
-            sure: the person has been told what it means.
+            source: the command.
+            about: a message of the prompt or of its reply; None for none.
+            sure: whether the person confirms, after the explanation of what sharing means.
 
         Returns:
-            What to say, by its key.
+            The key of the sentence to send.
         """
-        room_id = said.room_id
-        exchange = None if about is None else await self._whole(room_id, about)
+        room_id = source.room_id
+        exchange = None if about is None else await self._finished_exchange(room_id, about)
         if exchange is None or not exchange.reply:
             return "nothing to share"
-        replied = await self._words(room_id, exchange.reply, self._matrix.user_id)
-        if replied is None or not replied.strip():
+        reply = await self._joined_text(room_id, exchange.reply, self._matrix.user_id)
+        if reply is None or not reply.strip():
             return "nothing to share"
         if not sure:
             return "share how"
-        asked = await self._words(room_id, exchange.prompt, said.sender)
-        if asked is None:
+        prompt = await self._joined_text(room_id, exchange.prompt, source.sender)
+        if prompt is None:
             return "not shared"
-        both = asked, replied
-        await self._opinions.share(said, exchange.prompt[0], both, self._clock.now())
+        await self._opinions.share(source, exchange.prompt[0], (prompt, reply), self._clock.now())
         log.info("exchange shared")
         return "shared"
 
-    async def _whole(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
-        """Return a prompt and its reply, once that is whole where it is being written."""
+    async def _finished_exchange(self, room_id: RoomId, event_id: EventId) -> Exchange | None:
+        """Return a prompt and its reply; wait for the reply's end if it is being streamed."""
         exchange = await self._store.exchange(room_id, event_id)
         running = self._generations.of(room_id, exchange.prompt[0]) if exchange else None
         if running is None or not running.reply.visible:
@@ -401,19 +413,19 @@ class FeedbackCollector:
         await running.done.wait()
         return await self._store.exchange(room_id, event_id)
 
-    async def _words(
+    async def _joined_text(
         self, room_id: RoomId, event_ids: Sequence[EventId], sender: UserId
     ) -> str | None:
-        """Return what messages say together; None where one is gone, or somebody else's."""
-        words = []
+        """Return the joined text of messages; None if one was redacted or has another sender."""
+        texts = []
         for event_id in event_ids:
             fetch = partial(self._matrix.fetch, room_id, event_id)
             one = await retry_until_accepted(self._clock, fetch, within=_PATIENCE)
             if not isinstance(one, Message) or one.sender != sender:
                 return None
-            words.append(one.body)
-        return "\n\n".join(words)
+            texts.append(one.body)
+        return "\n\n".join(texts)
 
-    async def want_polls(self, whose: UserId | RoomId, *, wanted: bool) -> None:
-        """Note whether a person, or the people of a room, are to be asked at all."""
-        await self._opinions.want_polls(whose, wanted=wanted)
+    async def want_polls(self, scope: UserId | RoomId, *, wanted: bool) -> None:
+        """Record whether a person, or the people of a room, want polls."""
+        await self._opinions.want_polls(scope, wanted=wanted)

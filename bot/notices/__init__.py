@@ -1,1 +1,1 @@
-"""Notices that are no answers: sent to a person once a day, or to the admins."""
+"""Notices that are not answers: explanations, warnings once a day, reports on verifications."""

@@ -1,4 +1,4 @@
-"""Clear text in encrypted rooms: logged each time, told of once a day."""
+"""Clear text in encrypted rooms: a log entry for each event, a notice once a day."""
 
 import structlog
 
@@ -11,9 +11,9 @@ log = structlog.get_logger()
 
 
 class ClearText:
-    """Who was told today that what they say in clear counts for nothing.
+    """The people who were told today that the bot ignores their clear text.
 
-    The ledger knows it after a restart. The day is the one of UTC.
+    The ledger stores this across restarts. Days are days of UTC.
     """
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -22,10 +22,10 @@ class ClearText:
         self._told: OnceADay[tuple[UserId, RoomId]] = OnceADay()
 
     async def is_due(self, event: Unheeded) -> bool:
-        """Tell whether the person is to be told in the room: once a day, whoever asks at once."""
+        """Return whether a notice is due in the room: once a day, even for parallel calls."""
         log.warning("clear text refused", heard=type(event).__name__, sender=event.sender)
-        place, now = (event.sender, event.room_id), self._clock.now()
-        if not self._told.is_due(place, now):
+        key, now = (event.sender, event.room_id), self._clock.now()
+        if not self._told.is_due(key, now):
             return False
-        latest = await self._store.last_notice(*place)
+        latest = await self._store.last_notice(*key)
         return latest is None or latest < day_of(now)

@@ -1,4 +1,4 @@
-"""Sentences in place of an answer, or beside one."""
+"""Notices that explain something in place of an answer, or beside one."""
 
 import structlog
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Explanations:
-    """Says why there is no answer, in the language of the conversation."""
+    """Sends explanations in the language of the conversation."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Explanations:
         clear_text: ClearText,
         age_limit: float,
     ) -> None:
-        """Keep what sentences are made of; `age_limit` is in seconds."""
+        """Store the parts; `age_limit` is in seconds."""
         self._store = store
         self._clock = clock
         self._contexts = contexts
@@ -41,12 +41,12 @@ class Explanations:
         """Send the sentence named `key`, in place of an answer to the prompt or beside one."""
         chosen = await self._contexts.chosen(prompt.conversation)
         sentence = chosen.texts(key, hours=round(self._age_limit / 3600))
-        asks = unanswered and parse_command(prompt.body) is None  # a command is answered by that
+        asks = unanswered and parse_command(prompt.body) is None  # a command needs no other answer
         notice = Notice(sentence, prompt, unanswered=asks)
         await self._notifier.say(notice, prompt.room_id, prompt.event_id)
 
     async def refuse(self, refused: Refuse) -> None:
-        """Say once a day why nothing is done about what came in clear."""
+        """Explain, once a day, why the bot ignores an event that came in clear."""
         event, prompt = refused.event, refused.prompt
         if not await self._clear_text.is_due(event):
             return
@@ -65,5 +65,5 @@ class Explanations:
             await self.explain(intent.prompt, "bug")
         except FatalError:
             raise
-        except Exception as error:  # noqa: BLE001  # what failed once may well fail here again
+        except Exception as error:  # noqa: BLE001  # the cause of the failure may be the same here
             log.warning("no apology", kind=type(error).__name__)

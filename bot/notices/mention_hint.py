@@ -1,4 +1,4 @@
-"""People of salons who type the bot's name without mentioning it: told once a day how to."""
+"""A hint how to mention the bot, once a day, for people who type its name in a salon."""
 
 from bot.core.display_names import ASSISTANT, plain_name
 from bot.core.events import EventId, Prompt, RoomId, UserId
@@ -10,13 +10,13 @@ from bot.replies.context_builder import Contexts
 from bot.replies.notices import Notifier
 from bot.runtime.once_a_day import OnceADay, day_of
 
-_PATIENCE = 60.0  # seconds for one sentence
+_PATIENCE = 60.0  # seconds for which one notice is tried
 
 
 class MentionHint:
-    """Says how one mentions the bot: one notice for each person, salon and day of UTC.
+    """Explains how to mention the bot: at most one notice per person, salon and day of UTC.
 
-    The transaction id holds the three, so that a second process sends none on the same day.
+    The transaction id contains these three, so that another process sends no second notice.
     """
 
     def __init__(
@@ -29,25 +29,25 @@ class MentionHint:
         self._told: OnceADay[tuple[UserId, RoomId]] = OnceADay()
 
     async def give(self, prompt: Prompt) -> None:
-        """Say it in reply to a message that was meant as a prompt, unless it was said that day.
+        """Send the hint as a reply to a message, unless the person has got one that day.
 
         Raises:
-            MatrixError: the homeserver takes no notice.
+            MatrixError: the notice cannot be sent.
         """
         message = prompt.messages[0]
-        # A homeserver's clock may be ahead: no day is told of before it has begun.
+        # The homeserver's clock may be ahead; a day that has not begun must not count.
         at = min(message.timestamp / 1000, self._clock.now())
-        who = message.sender, prompt.room_id
-        if not self._told.is_due(who, at):
+        key = message.sender, prompt.room_id
+        if not self._told.is_due(key, at):
             return
         texts = (await self._contexts.chosen(prompt.conversation)).texts
         name = plain_name(self._matrix.room(prompt.room_id).called) or ASSISTANT
         notice = Notice(texts("how to mention", name=name), prompt)
-        told = EventId(f"{prompt.room_id} {message.sender} {day_of(at):.0f}")
+        cause = EventId(f"{prompt.room_id} {message.sender} {day_of(at):.0f}")
         try:
             await self._notifier.send_once(
-                prompt.room_id, notice, told, "mention hint", within=_PATIENCE
+                prompt.room_id, notice, cause, "mention hint", within=_PATIENCE
             )
         except MatrixError:
-            self._told.forget(who)
+            self._told.forget(key)
             raise

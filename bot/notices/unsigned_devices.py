@@ -1,4 +1,4 @@
-"""People whose devices cannot all read the bot, as some are not signed: told once a day."""
+"""A notice, once a day, for people who have unsigned devices, which get no keys from the bot."""
 
 import asyncio
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from bot.ports.matrix import Matrix
 from bot.replies.notices import Notifier
 from bot.runtime.once_a_day import OnceADay, day_of
 
-_PATIENCE = 60.0  # seconds for one sentence
+_PATIENCE = 60.0  # seconds for which one notice is tried
 
 log = structlog.get_logger()
 
 
 class UnsignedDeviceNotices:
-    """Says so in the direct message, where a device that was signed can read it.
+    """Sends the notice in the direct message, where the person's signed devices can read it.
 
-    In a salon it would be one sentence for each of its members: there the client says it alone,
-    which is told of the reason.
+    In a salon it could mean one notice per member. There only the device's client explains it,
+    from the reason that it gets instead of the key.
     """
 
     def __init__(self, *, matrix: Matrix, clock: Clock, notifier: Notifier, texts: Texts) -> None:
@@ -31,25 +31,25 @@ class UnsignedDeviceNotices:
         self._clock = clock
         self._notifier = notifier
         self._texts = texts
-        self._heard: asyncio.Queue[tuple[RoomId, UserId]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[RoomId, UserId]] = asyncio.Queue()
         self._told: OnceADay[UserId] = OnceADay()
 
     def hear(self, left_out: Iterable[tuple[RoomId, UserId]]) -> None:
-        """Take in who was left out in which room."""
+        """Receive the users whose devices got no key, with their rooms."""
         for room_id, user_id in left_out:
             log.info("devices left out", room_id=room_id, user_id=user_id)
             if self._matrix.room(room_id).direct:
-                self._heard.put_nowait((room_id, user_id))
+                self._queue.put_nowait((room_id, user_id))
 
     async def run(self) -> None:
-        """Say what is due, for ever."""
+        """Send the notices, for ever."""
         while True:
-            room_id, user_id = await self._heard.get()
+            room_id, user_id = await self._queue.get()
             try:
                 async with error_boundary("left out untold", user_id=user_id):
                     await self._tell(room_id, user_id)
             finally:
-                self._heard.task_done()
+                self._queue.task_done()
 
     async def _tell(self, room_id: RoomId, user_id: UserId) -> None:
         now = self._clock.now()

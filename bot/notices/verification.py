@@ -1,4 +1,4 @@
-"""Verifications of the bot's device: with its admins, by emoji; others are told politely."""
+"""Verifications of the bot's device: by emoji with admins, refused with a notice to others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,19 +30,19 @@ EMOJI: Final = (
     *"🐶🐱🦁🐎🦄🐷🐘🐰🐼🐓🐧🐢🐟🐙🦋🌷🌳🌵🍄🌏🌙☁🔥🍌🍎🍓🌽🍕🎂❤😀🤖🎩👓🔧🎅👍☂⌛⏰🎁💡📕✏📎✂🔒🔑🔨☎🏁🚂🚲✈🚀🏆⚽🎸🎺🔔⚓🎧📁📌",
 )
 
-_PATIENCE = 60.0  # seconds for one step; the person waits before a window
-_LONGEST_LINE = 200
-_REFUSALS_A_DAY = 20  # of one person's; they might go on for ever
+_PATIENCE = 60.0  # seconds for which one step is tried, while the person waits at a dialog
+_LONGEST_QUEUE = 200
+_REFUSALS_A_DAY = 20  # per person, who might send requests for ever
 
-_Line = asyncio.Queue[VerificationEvent]
+_Queue = asyncio.Queue[VerificationEvent]
 
 log = structlog.get_logger()
 
 
 class Verifications:
-    """Takes each step of each verification in its turn, and says what people are to compare.
+    """Runs the steps of verifications in order, and shows admins the emoji to compare.
 
-    Admins' and others' have a line each, so that nobody else keeps an admin waiting.
+    Events of admins and of others have a queue each, so that an admin waits for nobody else.
     """
 
     def __init__(
@@ -53,38 +53,38 @@ class Verifications:
         self._notifier = notifier
         self._policy = policy
         self._texts = texts
-        self._of_admins = _Line(_LONGEST_LINE)
-        self._of_others = _Line(_LONGEST_LINE)
+        self._of_admins = _Queue(_LONGEST_QUEUE)
+        self._of_others = _Queue(_LONGEST_QUEUE)
         self._told: OnceADay[UserId] = OnceADay()
         self._refused: OnceADay[tuple[UserId, int]] = OnceADay()
 
     def hear(self, events: Iterable[VerificationEvent]) -> None:
-        """Take in what a sync has told, of people whom the bot heeds."""
+        """Queue the verification events of a sync, of people whom the policy allows."""
         for event in events:
             trusted = event.sender in self._policy.admins
             if self._policy.heeds(event.sender) and (trusted or event.kind == "request"):
-                line = self._of_admins if trusted else self._of_others
+                queue = self._of_admins if trusted else self._of_others
                 try:
-                    line.put_nowait(event)
+                    queue.put_nowait(event)
                 except asyncio.QueueFull:
                     log.warning("verification passed over", sender=event.sender)
 
     async def run(self) -> None:
-        """Take step after step, for ever; what goes wrong with one costs that one alone."""
+        """Run the queued steps, for ever; an error ends only its own step."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run(self._of_admins, self._verify))
             tasks.create_task(self._run(self._of_others, self._refuse))
 
     async def _run(
-        self, line: _Line, step: Callable[[VerificationEvent], Awaitable[None]]
+        self, queue: _Queue, step: Callable[[VerificationEvent], Awaitable[None]]
     ) -> None:
         while True:
-            event = await line.get()
+            event = await queue.get()
             try:
                 async with error_boundary("verification failed", sender=event.sender):
                     await step(event)
             finally:
-                line.task_done()
+                queue.task_done()
 
     async def _verify(self, event: VerificationEvent) -> None:
         step = await self._step(event, trusted=True)
@@ -92,10 +92,13 @@ class Verifications:
             await self._tell(event, step)
 
     async def _refuse(self, event: VerificationEvent) -> None:
-        """Cancel what somebody else asks for, a few times a day, and say why once a day."""
+        """Cancel a request of somebody who is no admin; explain why, once a day.
+
+        Requests above a daily number per person are ignored.
+        """
         now = self._clock.now()
-        places = ((event.sender, number) for number in range(_REFUSALS_A_DAY))
-        if not any(self._refused.is_due(place, now) for place in places):
+        keys = ((event.sender, number) for number in range(_REFUSALS_A_DAY))
+        if not any(self._refused.is_due(key, now) for key in keys):
             return
         step = await self._step(event, trusted=False)
         if step is not None and self._told.is_due(event.sender, now):
@@ -108,9 +111,9 @@ class Verifications:
     async def _tell(self, event: VerificationEvent, step: VerificationStep) -> None:
         match step:
             case EmojiShown(numbers):
-                shown = self._named(numbers)
-                log.info("verification to compare", sender=event.sender, emoji=shown)
-                await self._tell_admins(event, "verification emoji", emoji=shown)
+                emoji = self._emoji_names(numbers)
+                log.info("verification to compare", sender=event.sender, emoji=emoji)
+                await self._tell_admins(event, "verification emoji", emoji=emoji)
             case VerificationDone():
                 log.info("verification done", sender=event.sender)
                 await self._tell_admins(event, "verification done")
@@ -122,7 +125,7 @@ class Verifications:
                 if room_id is not None:
                     await self._say(room_id, event, "verification refused")
 
-    def _named(self, numbers: Iterable[int]) -> str:
+    def _emoji_names(self, numbers: Iterable[int]) -> str:
         names = self._texts("emoji names").split(", ")
         return " · ".join(f"{EMOJI[number]} {names[number]}" for number in numbers)
 

@@ -29,7 +29,7 @@ class Desk:
     async def hear(self, *people: UserId) -> None:
         running = asyncio.get_running_loop().create_task(self._notices.run())
         self._notices.hear([(ROOM, user_id) for user_id in people])
-        await self._notices._heard.join()
+        await self._notices._queue.join()
         running.cancel()
         await asyncio.wait([running])
 
