@@ -60,14 +60,17 @@ class FallbackPolicy:
 
 
 class Completions:
-    """Makes completions, and keeps what they share: rate limiters, and how models count tokens."""
+    """Makes completions, and keeps what they share.
+
+    Attributes:
+        model: the backend.
+        clock: measures the waits.
+        metrics: counts the backend's failures.
+        policy: what to do when a model does not answer.
+    """
 
     def __init__(
-        self,
-        model: Model,
-        clock: Clock,
-        metrics: BackendMetrics,
-        policy: FallbackPolicy,
+        self, model: Model, clock: Clock, metrics: BackendMetrics, policy: FallbackPolicy
     ) -> None:
         self.model = model
         self.clock = clock

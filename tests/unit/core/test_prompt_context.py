@@ -162,9 +162,12 @@ def test_roles_that_follow_each_other_are_joined_where_the_model_wants_it() -> N
 def test_joined_turns_keep_their_other_parts_where_they_stand() -> None:
     image = ImagePart("https://images.test/1")
     turns = [text_turn("user", "1"), Turn("user", (TextPart("2"), image)), text_turn("user", "3")]
+    images = Turn("user", (image, image))
 
     assert merged(turns) == [Turn("user", (TextPart("1\n\n2"), image, TextPart("3")))]
     assert merged(turns)[0].text == "1\n\n2\n\n3"
+    assert merged([images]) == [images]
+    assert images.text == ""
 
 
 TWO = prompt(message("Un", event_id="$1"), message("Deux", event_id="$2"))
