@@ -10,8 +10,8 @@ from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
-from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations, Generation
+from bot.replies.reply_text import Pace
 from bot.runtime.clock import SystemClock
 
 _AT_ONCE = 20
@@ -27,8 +27,16 @@ class _Line:
     def __init__(self) -> None:
         clock = SystemClock()
         matrix, store = cast("Matrix", None), cast("Store", None)
-        replying = Replying(matrix, store, clock, _PACE, Health(clock))
-        self._answers = ActiveGenerations(replying, speak("fr"), _AT_ONCE, join_seconds=60.0)
+        self._answers = ActiveGenerations(
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            pace=_PACE,
+            health=Health(clock),
+            texts=speak("fr"),
+            at_once=_AT_ONCE,
+            join_seconds=60.0,
+        )
         self._open: list[Generation] = []
 
     def fill(self) -> None:

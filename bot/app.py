@@ -50,9 +50,9 @@ from bot.ports.statistics import Export, Statistics
 from bot.process import Signals, freeze_garbage_collector, run_until_signalled
 from bot.replies.completion import Completions, FallbackPolicy
 from bot.replies.context_builder import Contexts, ContextSettings
-from bot.replies.delivery import Pace, Replying
 from bot.replies.generations import ActiveGenerations
 from bot.replies.notices import Notifier
+from bot.replies.reply_text import Pace
 from bot.replies.responder import Responder
 from bot.reporting.charts import avatar
 from bot.rooms import Rooms
@@ -239,11 +239,15 @@ def assemble(
     responder = Responder(matrix=matrix, contexts=contexts, completions=completions)
     notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
     generations = ActiveGenerations(
-        Replying(matrix, store, clock, how.pace, health),
-        texts,
-        how.at_once,
-        how.join_seconds,
-        how.share,
+        matrix=matrix,
+        store=store,
+        clock=clock,
+        pace=how.pace,
+        health=health,
+        texts=texts,
+        at_once=how.at_once,
+        join_seconds=how.join_seconds,
+        share=how.share,
     )
     usage_limits = UsageLimits(
         matrix=matrix, clock=clock, generations=generations, limits=how.limits

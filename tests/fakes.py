@@ -106,8 +106,8 @@ from bot.ports.matrix import ReadableEvent
 from bot.ports.statistics import Export
 from bot.replies.completion import Completions
 from bot.replies.context_builder import Contexts, ContextSettings
-from bot.replies.delivery import Pace
 from bot.replies.notices import Notifier
+from bot.replies.reply_text import Pace
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM
 
 

@@ -26,7 +26,6 @@ from bot.core.prompt_context import History
 from bot.core.routing import MessageIndex
 from bot.core.transcript import TranscriptMessage
 from bot.core.verification import VerificationStep
-from bot.ports.clock import Clock
 
 # Events that `Matrix.fetch` can read again.
 ReadableEvent = Message | Undecryptable | Edit | Redaction | Reaction | Vote | Upgraded
@@ -183,15 +182,3 @@ class Matrix(ReplyRecovery, Protocol):
         Returns:
             The step that people are to be told of; None for none.
         """
-
-
-class Sends(Protocol):
-    """An object with the ports that a request to the homeserver needs."""
-
-    @property
-    def matrix(self) -> Matrix:
-        """The port to send through."""
-
-    @property
-    def clock(self) -> Clock:
-        """The clock by which retries wait."""

@@ -1,10 +1,9 @@
 """Delivery of one reply's messages: claim of the prompt, transaction ids, and sends."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bot.core.events import EventId, Message, Prompt
-from bot.core.first_words import LEAST
 from bot.core.outgoing import (
     OutboxMessage,
     Outgoing,
@@ -14,7 +13,6 @@ from bot.core.outgoing import (
     transaction_id,
 )
 from bot.core.reply_state import Found, PriorState
-from bot.monitoring.health import Health
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
@@ -27,34 +25,6 @@ from bot.replies.prior_reply import (
 )
 from bot.runtime.failpoints import armed
 from bot.runtime.retry import retry_until_accepted
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How soon and how often a reply is shown, in seconds.
-
-    Attributes:
-        first_after: from the model's first token to the first version without a whole sentence.
-        edit_interval: from one version to the next.
-        line_after: until the line for the person who waits is shown, and between two such lines.
-        least: visible characters of the first version (no seconds).
-    """
-
-    first_after: float
-    edit_interval: float
-    line_after: float
-    least: int = LEAST
-
-
-@dataclass(frozen=True, slots=True)
-class Replying:
-    """What every reply needs."""
-
-    matrix: Matrix
-    store: Store
-    clock: Clock
-    pace: Pace
-    health: Health
 
 
 class DeliveryClosed(Exception):  # ends one send, and is caught by StreamingReply
@@ -79,14 +49,16 @@ class ReplyDelivery:
         sent_events: how many events were sent.
     """
 
-    def __init__(self, to: Replying, prompt: Prompt, is_closed: Callable[[], bool]) -> None:
-        """Prepare the delivery.
-
-        Args:
-            to: what every reply needs.
-            prompt: the prompt to answer.
-            is_closed: whether nothing more may be sent.
-        """
+    def __init__(
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        prompt: Prompt,
+        is_closed: Callable[[], bool],
+    ) -> None:
+        """Prepare the delivery; `is_closed` returns whether nothing more may be sent."""
         self.prompt = prompt
         self.event_ids: list[EventId] = []
         self.claim = 0
@@ -95,7 +67,9 @@ class ReplyDelivery:
         self.left_out: tuple[Message, ...] = ()
         self.notices: tuple[EventId, ...] = ()
         self.sent_events = 0
-        self._to = to
+        self._matrix = matrix
+        self._store = store
+        self._clock = clock
         self._is_closed = is_closed
         self._claimed: tuple[EventId, ...] = ()  # the prompt's messages, as the ledger joins them
         self._claim_is_used = False  # a transaction id of this claim may be taken
@@ -116,7 +90,7 @@ class ReplyDelivery:
 
     async def _take_up(self, *, again: bool = True) -> Sequence[OutboxMessage]:
         self._claim_is_used, prompt = False, self.prompt
-        claim = await self._to.store.claim(prompt, again=again)
+        claim = await self._store.claim(prompt, again=again)
         self.claim, self._claimed = claim.number, prompt.event_ids
         self.event_ids = list(claim.event_ids)
         return claim.frozen
@@ -127,7 +101,7 @@ class ReplyDelivery:
         A reply that was redacted meanwhile is not continued.
         """
         prompt = self.prompt
-        since = await sent_since(self._to, prompt)
+        since = await sent_since(self._matrix, self._clock, prompt)
         prior = match_prior_messages(since, prompt.event_id)
         self.notices = prior.notices
         if prior.is_elsewhere:  # the reply to the other prompt is restored with that one
@@ -142,7 +116,7 @@ class ReplyDelivery:
             return prior.found
         if before is PriorState.WHOLE:  # the person asks for the reply once more
             return Found.NOTHING
-        is_hidden = await may_be_hidden(self._to.store, self.prompt, since)
+        is_hidden = await may_be_hidden(self._store, self.prompt, since)
         if is_hidden:  # the prompt's other messages may well have a reply of their own
             self._leave_out(self.prompt.event_ids[:1])
         return Found.HIDDEN if is_hidden else Found.NOTHING
@@ -154,7 +128,7 @@ class ReplyDelivery:
             await self._record(self.prompt, len(self.event_ids), event_id)
 
     async def _record(self, prompt: Prompt, part: int, event_id: EventId) -> None:
-        await self._to.store.sent(prompt.event_id, part, event_id)
+        await self._store.sent(prompt.event_id, part, event_id)
         self.event_ids[part:] = [event_id]  # the ledger may have been read meanwhile
 
     def _leave_out(self, answered: Sequence[EventId]) -> None:
@@ -230,25 +204,25 @@ class ReplyDelivery:
 
     def transaction(self, stage: str, part: int, claim: int) -> str:
         """Return the transaction id of one send."""
-        device_id, prompt = self._to.matrix.device_id, self.prompt.event_id
+        device_id, prompt = self._matrix.device_id, self.prompt.event_id
         return transaction_id(device_id, prompt, stage, part=part, claim=claim)
 
     async def shown(self, event_id: EventId) -> PreparedEvent | None:
         """Return what the homeserver shows for one of the reply's messages, None if redacted."""
-        matrix, room_id = self._to.matrix, self.prompt.room_id
-        return await retry_until_accepted(self._to.clock, lambda: matrix.shown(room_id, event_id))
+        matrix, room_id = self._matrix, self.prompt.room_id
+        return await retry_until_accepted(self._clock, lambda: matrix.shown(room_id, event_id))
 
     async def read_text(self) -> Sequence[Message]:
         """Return the reply's messages as the room shows them, as far as they are one text."""
-        return await read_text(self._to, self.prompt.room_id, self.event_ids)
+        return await read_text(self._matrix, self._clock, self.prompt.room_id, self.event_ids)
 
     async def prepare(self, outgoing: Outgoing) -> PreparedEvent:
         """Return the event to send, encrypted where the room is, however long that takes."""
-        return await retry_until_accepted(self._to.clock, lambda: self._prepare_once(outgoing))
+        return await retry_until_accepted(self._clock, lambda: self._prepare_once(outgoing))
 
     async def _prepare_once(self, outgoing: Outgoing) -> PreparedEvent:
         self._check_open()
-        return await self._to.matrix.prepare(self.prompt.room_id, outgoing)
+        return await self._matrix.prepare(self.prompt.room_id, outgoing)
 
     async def put(self, wire: PreparedEvent, stage: str, transaction: str) -> EventId:
         """Send an event until the homeserver accepts it, or refuses for good.
@@ -257,13 +231,13 @@ class ReplyDelivery:
             DeliveryClosed: nothing more may be sent.
         """
         return await retry_until_accepted(
-            self._to.clock, lambda: self._put_once(wire, stage, transaction)
+            self._clock, lambda: self._put_once(wire, stage, transaction)
         )
 
     async def _put_once(self, wire: PreparedEvent, stage: str, transaction: str) -> EventId:
         self._check_open()
         with armed.around(stage.partition(":")[0]):
-            event_id = await self._to.matrix.put(self.prompt.room_id, wire, transaction)
+            event_id = await self._matrix.put(self.prompt.room_id, wire, transaction)
         self.sent_events += 1
         return event_id
 

@@ -33,6 +33,7 @@ class FinalVersion:
 
     def __init__(
         self,
+        *,
         lifecycle: ReplyLifecycle,
         text: ReplyText,
         delivery: ReplyDelivery,

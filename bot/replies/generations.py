@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from bot.core.events import (
     MOST_MESSAGES,
@@ -15,8 +16,11 @@ from bot.core.events import (
 )
 from bot.core.reply_state import PriorState
 from bot.i18n.texts import Texts
-from bot.monitoring.health import Queue
-from bot.replies.delivery import Replying
+from bot.monitoring.health import Health, Queue
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.replies.reply_text import Pace
 from bot.replies.scheduler import FairScheduler, Slot
 from bot.replies.streaming_reply import StreamingReply
 
@@ -108,7 +112,12 @@ class ActiveGenerations:
 
     def __init__(
         self,
-        replying: Replying,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        pace: Pace,
+        health: Health,
         texts: Texts,
         at_once: int,
         join_seconds: float,
@@ -117,7 +126,11 @@ class ActiveGenerations:
         """Begin with no prompt.
 
         Args:
-            replying: what every reply needs.
+            matrix: the port that sends replies.
+            store: the ledger that claims their prompts.
+            clock: measures their waits and pace.
+            pace: how soon and how often replies are shown.
+            health: told of their figures, and of how many wait.
             texts: the sentences of the bot in a conversation for which nobody has chosen others.
             at_once: number of replies that are written at the same time.
             join_seconds: seconds within which a message must follow the one before to join its
@@ -126,10 +139,14 @@ class ActiveGenerations:
         """
         self.scheduler = FairScheduler(at_once, share)
         self._join_ms = join_seconds * 1000
-        self._replying = replying
+        self._matrix = matrix
+        self._clock = clock
+        self._reply = partial(
+            StreamingReply, matrix=matrix, store=store, clock=clock, pace=pace, health=health
+        )
         self._texts = texts
         self._open: list[Generation] = []
-        replying.health.watch_queue(self.queue)
+        health.watch_queue(self.queue)
 
     def join(self, prompt: Prompt, joined_to: EventId | None) -> Generation | None:
         """Join the prompt to one in flight, and return that; None if it needs a reply of its own.
@@ -188,13 +205,13 @@ class ActiveGenerations:
         """
         generation = Generation(
             prompt=prompt,
-            reply=StreamingReply(self._replying, prompt, self._texts, before),
+            reply=self._reply(prompt=prompt, texts=self._texts, before=before),
             slot=self.scheduler.queue(prompt.conversation, prompt.sender),
-            heard_at=self._replying.clock.monotonic(),
+            heard_at=self._clock.monotonic(),
             event_ids=list(prompt.event_ids),
             remarks=list(remarks),
         )
-        if self._replying.matrix.room(prompt.room_id).closed:
+        if self._matrix.room(prompt.room_id).closed:
             generation.reply.silence()
         self._open.append(generation)
         return generation
@@ -214,7 +231,7 @@ class ActiveGenerations:
     def queue(self) -> Queue:
         """Return how many prompts wait for a slot, since when, and how many have one."""
         waiting = [one for one in self._open if not one.slot.granted.is_set()]
-        now = self._replying.clock.monotonic()
+        now = self._clock.monotonic()
         oldest_wait = now - waiting[0].heard_at if waiting else 0.0
         return Queue(len(waiting), oldest_wait, len(self._open) - len(waiting))
 

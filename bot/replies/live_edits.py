@@ -13,10 +13,11 @@ from bot.core.outgoing import Reply
 from bot.core.readable import readable_parts
 from bot.core.reply_state import Closed, Finishing, ends_early
 from bot.errors import MatrixError
-from bot.replies.delivery import ReplyDelivery, Replying
+from bot.ports.clock import Clock
+from bot.replies.delivery import ReplyDelivery
 from bot.replies.lifecycle import ReplyLifecycle
 from bot.replies.reply_messages import ReplyMessages
-from bot.replies.reply_text import ReplyText
+from bot.replies.reply_text import Pace, ReplyText
 from bot.runtime.retry import pause
 
 log = structlog.get_logger()
@@ -34,14 +35,16 @@ class LiveEdits:
 
     def __init__(
         self,
-        to: Replying,
+        *,
+        clock: Clock,
+        pace: Pace,
         lifecycle: ReplyLifecycle,
         text: ReplyText,
         delivery: ReplyDelivery,
         messages: ReplyMessages,
     ) -> None:
         self.count = 0
-        self._to = to
+        self._clock = clock
         self._lifecycle = lifecycle
         self._text = text
         self._delivery = delivery
@@ -49,8 +52,8 @@ class LiveEdits:
         self._refused = 0  # edits in a row
         self._line: Callable[[], str] | None = None
         self._shown_line = ""
-        self._line_wait = to.pace.line_after
-        self._line_due = to.clock.monotonic() + self._line_wait
+        self._line_wait = pace.line_after
+        self._line_due = clock.monotonic() + self._line_wait
         self._changed = asyncio.Event()
 
     def say(self, line: Callable[[], str]) -> None:
@@ -75,7 +78,7 @@ class LiveEdits:
             due_at = min((one for one in due if one is not None), default=None)
             wait = None
             if due_at is not None and not ends_early(self._lifecycle.state):
-                wait = due_at - self._to.clock.monotonic()
+                wait = due_at - self._clock.monotonic()
                 if wait <= 0:
                     return True
             self._changed.clear()
@@ -92,12 +95,12 @@ class LiveEdits:
 
     def _put_line_off(self) -> None:
         self._line_wait *= 2
-        self._line_due = self._to.clock.monotonic() + self._line_wait
+        self._line_due = self._clock.monotonic() + self._line_wait
 
     async def _show(self) -> None:
         """Bring the room to the present version."""
         draft, claim = self._text.draft, self._delivery.claim  # they may change meanwhile
-        now = self._to.clock.monotonic()
+        now = self._clock.monotonic()
         version = draft.version(now)
         line_at = None if version else self._line_at()
         if not version and (line_at is None or line_at > now):
@@ -129,7 +132,7 @@ class LiveEdits:
             wait = pause(error, self._refused)
             self._refused += 1
             log.info("edit refused", reason=str(error), retry_in=round(wait, 1))
-            until = self._to.clock.monotonic() + wait
+            until = self._clock.monotonic() + wait
             draft.postpone(until)
             self._line_due = until
             accepted = False

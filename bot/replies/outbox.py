@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from bot.core.events import EventId
 from bot.core.outgoing import IN_STEAD, Notice, OutboxMessage, OutgoingEdit, PreparedEvent, Reply
 from bot.core.reply_state import Found, PriorReply
-from bot.replies.delivery import ReplyDelivery, Replying
+from bot.monitoring.health import Health
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.replies.delivery import ReplyDelivery
 from bot.replies.repair import Repair
 
 
@@ -16,10 +20,19 @@ class Outbox:
     The ledger holds the messages sealed.
     """
 
-    def __init__(self, to: Replying, delivery: ReplyDelivery) -> None:
-        self._to = to
+    def __init__(
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        health: Health,
+        delivery: ReplyDelivery,
+    ) -> None:
+        self._matrix = matrix
+        self._store = store
         self._delivery = delivery
-        self._repair = Repair(to, delivery)
+        self._repair = Repair(clock=clock, health=health, delivery=delivery)
         self._unsent: Sequence[OutboxMessage] = ()  # left by an earlier process
 
     def restore(self, unsent: Sequence[OutboxMessage]) -> None:
@@ -37,7 +50,7 @@ class Outbox:
             return True
         if self._unsent:
             self._unsent = ()
-            await self._to.store.keep_outbox(self._delivery.prompt.event_id, ())
+            await self._store.keep_outbox(self._delivery.prompt.event_id, ())
         return prior.is_settled
 
     async def _can_be_sent(self) -> bool:
@@ -47,7 +60,7 @@ class Outbox:
         """
         delivery = self._delivery
         for one in self._unsent:
-            if one.device_id != self._to.matrix.device_id:
+            if one.device_id != self._matrix.device_id:
                 return False
             if set(one.answers) != set(delivery.prompt.event_ids):
                 return False
@@ -80,7 +93,7 @@ class Outbox:
         stage, claim = ("first", 0) if nothing_stands else ("notice", delivery.claim)
         transaction = delivery.transaction(stage, 0, claim)
         message = self._message(IN_STEAD, transaction, None, await delivery.prepare(notice))
-        await self._to.store.keep_outbox(delivery.prompt.event_id, [message])
+        await self._store.keep_outbox(delivery.prompt.event_id, [message])
         await self._send_notice(message)
 
     async def _send_notice(self, one: OutboxMessage) -> None:
@@ -107,7 +120,7 @@ class Outbox:
             messages.append(await self._prepare(part, reply))
             await asyncio.sleep(0)  # a long text has many, each of which is rendered
         if messages:
-            await self._to.store.keep_outbox(delivery.prompt.event_id, messages)
+            await self._store.keep_outbox(delivery.prompt.event_id, messages)
         for one in messages:
             await self._send(one, replies[one.part])
             delivery.forget_edit(one.part)
@@ -131,7 +144,7 @@ class Outbox:
     ) -> OutboxMessage:
         return OutboxMessage(
             part=part,
-            device_id=self._to.matrix.device_id,
+            device_id=self._matrix.device_id,
             transaction_id=transaction,
             replaces=replaces,
             answers=self._delivery.prompt.event_ids,

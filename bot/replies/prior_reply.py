@@ -13,8 +13,9 @@ import structlog
 from bot.core.events import EventId, Message, Prompt, RoomId
 from bot.core.outgoing import SentReply, SentSince
 from bot.core.reply_state import Found
+from bot.ports.clock import Clock
 from bot.ports.ledger import Store
-from bot.ports.matrix import Sends
+from bot.ports.matrix import Matrix
 from bot.runtime.retry import retry_until_accepted
 
 log = structlog.get_logger()
@@ -69,10 +70,10 @@ def match_prior_messages(since: SentSince, prompt: EventId) -> PriorMessages:
     return PriorMessages(reply, notices, is_elsewhere)
 
 
-async def sent_since(by: Sends, prompt: Prompt) -> SentSince:
+async def sent_since(matrix: Matrix, clock: Clock, prompt: Prompt) -> SentSince:
     """Read from the room what the bot has sent since the prompt."""
     return await retry_until_accepted(
-        by.clock, lambda: by.matrix.own_since(prompt.room_id, prompt.event_ids)
+        clock, lambda: matrix.own_since(prompt.room_id, prompt.event_ids)
     )
 
 
@@ -96,17 +97,20 @@ async def hidden_messages(store: Store, prompt: Prompt, since: SentSince) -> lis
     ]
 
 
-async def read_text(by: Sends, room_id: RoomId, event_ids: Sequence[EventId]) -> list[Message]:
+async def read_text(
+    matrix: Matrix, clock: Clock, room_id: RoomId, event_ids: Sequence[EventId]
+) -> list[Message]:
     """Return the messages of a reply as the room shows them, as far as they are one text.
 
     Args:
-        by: port and clock for the requests.
+        matrix: the port that fetches them.
+        clock: measures the waits between tries.
         room_id: room of the reply.
         event_ids: the reply's messages, by part.
     """
     found = list[Message]()
     for event_id in event_ids:
-        one = await retry_until_accepted(by.clock, partial(by.matrix.fetch, room_id, event_id))
+        one = await retry_until_accepted(clock, partial(matrix.fetch, room_id, event_id))
         if not (isinstance(one, Message) and one.answers and one.body.strip()):
             break  # a notice stands there, or only lines of the bot
         if found and one.claim != found[0].claim:

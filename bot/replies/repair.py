@@ -7,7 +7,9 @@ import structlog
 from bot.core.events import EventId
 from bot.core.outgoing import OutgoingEdit, PreparedEvent, Reply
 from bot.errors import FatalError
-from bot.replies.delivery import ReplyDelivery, Replying
+from bot.monitoring.health import Health
+from bot.ports.clock import Clock
+from bot.replies.delivery import ReplyDelivery
 
 _REPAIRS = 3  # of one message
 
@@ -21,8 +23,9 @@ class Repair:
     that was used before returns an old event.
     """
 
-    def __init__(self, to: Replying, delivery: ReplyDelivery) -> None:
-        self._to = to
+    def __init__(self, *, clock: Clock, health: Health, delivery: ReplyDelivery) -> None:
+        self._clock = clock
+        self._health = health
         self._delivery = delivery
 
     async def verify_edits(self, parts: Iterable[int]) -> None:
@@ -49,8 +52,8 @@ class Repair:
             if repair == _REPAIRS:
                 log.error("reply not repaired", event_id=event_id)
                 return
-            self._to.health.repaired()
-            await self._to.clock.sleep(2.0**repair)
+            self._health.repaired()
+            await self._clock.sleep(2.0**repair)
             if reply is not None:
                 wire = await delivery.prepare(OutgoingEdit(event_id, reply))
             stage = f"repair:{repair}"

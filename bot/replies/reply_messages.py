@@ -6,7 +6,9 @@ from dataclasses import replace
 from bot.core.events import EventId
 from bot.core.markdown import Part
 from bot.core.outgoing import OutgoingEdit, Reply
-from bot.replies.delivery import ReplyDelivery, Replying
+from bot.monitoring.health import Health
+from bot.ports.clock import Clock
+from bot.replies.delivery import ReplyDelivery
 from bot.replies.lifecycle import ReplyLifecycle
 from bot.replies.reply_text import ReplyText
 
@@ -20,11 +22,18 @@ class ReplyMessages:
     """
 
     def __init__(
-        self, to: Replying, lifecycle: ReplyLifecycle, text: ReplyText, delivery: ReplyDelivery
+        self,
+        *,
+        clock: Clock,
+        health: Health,
+        lifecycle: ReplyLifecycle,
+        text: ReplyText,
+        delivery: ReplyDelivery,
     ) -> None:
-        self.begun_at = to.clock.monotonic()
+        self.begun_at = clock.monotonic()
         self.first_words: float | None = None
-        self._to = to
+        self._clock = clock
+        self._health = health
         self._lifecycle = lifecycle
         self._text = text
         self._delivery = delivery
@@ -99,8 +108,8 @@ class ReplyMessages:
     def note(self, number: int, reply: Reply) -> None:
         """Note that message `number` is `reply` now."""
         if reply.part.source and not any(part.source for part in self.parts):
-            self.first_words = self._to.clock.monotonic() - self.begun_at
-            self._to.health.first_words(self.first_words)
+            self.first_words = self._clock.monotonic() - self.begun_at
+            self._health.first_words(self.first_words)
         self._standing[number] = reply
 
     def one_text(self) -> list[Reply]:

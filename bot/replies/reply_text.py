@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 import structlog
@@ -17,12 +18,14 @@ from bot.core.chat import (
     UsageDelta,
 )
 from bot.core.draft import Draft
+from bot.core.first_words import LEAST
 from bot.core.markdown import Part
 from bot.core.readable import is_readable
 from bot.errors import CompletionError
 from bot.i18n.texts import Texts
+from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing, log_bug
-from bot.replies.delivery import Replying
+from bot.ports.clock import Clock
 
 _WHOLE = {None, "stop", "eos_token", "stop_sequence"}  # the last two are TGI's
 _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
@@ -30,6 +33,23 @@ _REMARKS = {"length": "cut by length", "content_filter": "cut by filter"}
 _KNOWN = {*_REMARKS, "tool_calls", "function_call", "model_length", "abort", "error"}
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How soon and how often a reply is shown, in seconds.
+
+    Attributes:
+        first_after: from the model's first token to the first version without a whole sentence.
+        edit_interval: from one version to the next.
+        line_after: until the line for the person who waits is shown, and between two such lines.
+        least: visible characters of the first version (no seconds).
+    """
+
+    first_after: float
+    edit_interval: float
+    line_after: float
+    least: int = LEAST
 
 
 class ReplyText:
@@ -44,13 +64,15 @@ class ReplyText:
         has_failed: whether a completion has failed, so that the reply is not whole.
     """
 
-    def __init__(self, to: Replying, texts: Texts) -> None:
+    def __init__(self, *, clock: Clock, health: Health, pace: Pace, texts: Texts) -> None:
         self.texts = texts
         self.model = ""
         self.above = tuple[str, ...]()
         self.usage: Usage | None = None
         self.has_failed = False
-        self._to = to
+        self._clock = clock
+        self._health = health
+        self._pace = pace
         self._below: list[str] = []
         self._shown_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -97,7 +119,7 @@ class ReplyText:
             draft: the draft that was shown; there may be another one by now.
             version: its text.
         """
-        self._shown_at = self._to.clock.monotonic()
+        self._shown_at = self._clock.monotonic()
         draft.shown(version, self._shown_at)
 
     async def parts(self, text: str) -> tuple[Sequence[Part], Part]:
@@ -150,7 +172,7 @@ class ReplyText:
             async for delta in deltas:
                 match delta:
                     case TextDelta():
-                        self.draft.add(delta.text, self._to.clock.monotonic())
+                        self.draft.add(delta.text, self._clock.monotonic())
                         on_text()
                     case ThinkingDelta() | ToolCallDelta():
                         pass  # not shown
@@ -170,7 +192,7 @@ class ReplyText:
         if usage is not None:
             self.usage = usage
             with costing_nothing():
-                self._to.health.spent(self.model, usage.prompt_tokens, usage.completion_tokens)
+                self._health.spent(self.model, usage.prompt_tokens, usage.completion_tokens)
 
     def _remark(self, reason: str | None) -> None:
         """Add the sentence that says what a completion with this finish reason lacks."""
@@ -188,7 +210,7 @@ class ReplyText:
         self._below.append(self.texts("fallback", label=label, missing=to.instead_of.label))
 
     def _new_draft(self) -> Draft:
-        pace = self._to.pace
+        pace = self._pace
         draft = Draft(
             first_after=pace.first_after, edit_interval=pace.edit_interval, least=pace.least
         )

@@ -22,15 +22,19 @@ from bot.core.reply_state import (
 )
 from bot.errors import FatalError
 from bot.i18n.texts import Texts
+from bot.monitoring.health import Health
 from bot.monitoring.logs import costing_nothing
-from bot.replies.delivery import DeliveryClosed, ReplyDelivery, Replying
+from bot.ports.clock import Clock
+from bot.ports.ledger import Store
+from bot.ports.matrix import Matrix
+from bot.replies.delivery import DeliveryClosed, ReplyDelivery
 from bot.replies.final_version import FinalVersion
 from bot.replies.lifecycle import ReplyLifecycle
 from bot.replies.live_edits import LiveEdits
 from bot.replies.outbox import Outbox
 from bot.replies.outcome import Outcome
 from bot.replies.reply_messages import ReplyMessages
-from bot.replies.reply_text import ReplyText
+from bot.replies.reply_text import Pace, ReplyText
 
 log = structlog.get_logger()
 
@@ -47,27 +51,65 @@ class StreamingReply:
     """
 
     def __init__(
-        self, to: Replying, prompt: Prompt, texts: Texts, before: PriorState = PriorState.NOTHING
+        self,
+        *,
+        matrix: Matrix,
+        store: Store,
+        clock: Clock,
+        pace: Pace,
+        health: Health,
+        prompt: Prompt,
+        texts: Texts,
+        before: PriorState = PriorState.NOTHING,
     ) -> None:
         """Prepare the reply.
 
         Args:
-            to: what every reply needs.
+            matrix: the port that sends it.
+            store: the ledger that claims its prompt.
+            clock: measures waits and pace.
+            pace: how soon and how often it is shown.
+            health: told of its figures.
             prompt: the prompt to answer.
             texts: the sentences of the bot, until `speak` names others.
             before: what is known of earlier work on the reply.
         """
         self.found = asyncio.Event()
         self.outcome: Outcome | None = None
-        self._to = to
+        self._matrix = matrix
+        self._clock = clock
+        self._health = health
         self._before = before
         self._lifecycle = lifecycle = ReplyLifecycle(before)
-        self._text = text = ReplyText(to, texts)
-        self._delivery = delivery = ReplyDelivery(to, prompt, lambda: lifecycle.is_closed)
-        self._outbox = Outbox(to, delivery)
-        self._messages = ReplyMessages(to, lifecycle, text, delivery)
-        self._edits = LiveEdits(to, lifecycle, text, delivery, self._messages)
-        self._final = FinalVersion(lifecycle, text, delivery, self._messages, self._outbox)
+        self._text = text = ReplyText(clock=clock, health=health, pace=pace, texts=texts)
+        self._delivery = delivery = ReplyDelivery(
+            matrix=matrix,
+            store=store,
+            clock=clock,
+            prompt=prompt,
+            is_closed=lambda: lifecycle.is_closed,
+        )
+        self._outbox = Outbox(
+            matrix=matrix, store=store, clock=clock, health=health, delivery=delivery
+        )
+        self._messages = ReplyMessages(
+            clock=clock, health=health, lifecycle=lifecycle, text=text, delivery=delivery
+        )
+        self._edits = LiveEdits(
+            clock=clock,
+            pace=pace,
+            lifecycle=lifecycle,
+            text=text,
+            delivery=delivery,
+            messages=self._messages,
+        )
+        self._final = FinalVersion(
+            lifecycle=lifecycle,
+            text=text,
+            delivery=delivery,
+            messages=self._messages,
+            outbox=self._outbox,
+        )
 
     @property
     def visible(self) -> bool:
@@ -256,7 +298,7 @@ class StreamingReply:
         """
         if not can_stop(self._lifecycle.state, several_missing=self._final.lacks_several):
             return False
-        if reason is Reason.STOPPED and self._to.matrix.room(self.prompt.room_id).direct:
+        if reason is Reason.STOPPED and self._matrix.room(self.prompt.room_id).direct:
             reason = Reason.STOPPED_DIRECT
         self._lifecycle.interrupt(reason)
         self._interrupt()
@@ -315,8 +357,8 @@ class StreamingReply:
             characters=len(text),
             tokens=self.usage.completion_tokens if self.usage else None,
         )
-        seconds = self._to.clock.monotonic() - self._messages.begun_at
-        self._to.health.replied(seconds, edits, events)
+        seconds = self._clock.monotonic() - self._messages.begun_at
+        self._health.replied(seconds, edits, events)
         self.outcome = Outcome(
             whole=not (ends_early(self._lifecycle.state) or self._text.has_failed),
             model=self._text.model,

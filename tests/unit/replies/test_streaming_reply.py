@@ -29,7 +29,7 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
-from bot.replies.delivery import Pace, Replying
+from bot.replies.reply_text import Pace
 from bot.replies.streaming_reply import StreamingReply
 from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
 from tests.make import MIDNIGHT, message, prompt
@@ -49,14 +49,22 @@ class Stage:
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), clock or FakeClock()
-        pace, health = Pace(0.8, 2.0, 10.0, least=1), Health(self.clock)
-        self.to = Replying(self.matrix, self.store, self.clock, pace, health)
+        self.pace, self.health = Pace(0.8, 2.0, 10.0, least=1), Health(self.clock)
         self.asked = PROMPT
         self.above: list[str] = []
         self.below: list[str] = []
 
     def reply(self, before: PriorState = PriorState.NOTHING) -> StreamingReply:
-        return StreamingReply(self.to, PROMPT, TEXTS, before)
+        return StreamingReply(
+            matrix=self.matrix,
+            store=self.store,
+            clock=self.clock,
+            pace=self.pace,
+            health=self.health,
+            prompt=PROMPT,
+            texts=TEXTS,
+            before=before,
+        )
 
     async def answer(self, reply: StreamingReply, *scripts: Script) -> None:
         """Ask with the first script, and with the next as often as something else is asked."""
@@ -166,7 +174,7 @@ async def test_the_line_of_who_waits_stays_until_there_are_first_words(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
     """A sign or two of the model are nothing to read."""
-    stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
+    stage.pace = replace(stage.pace, least=20)
     reply, more = stage.reply(), asyncio.Event()
     script: Script = [
         TextDelta("1. "),
@@ -189,7 +197,7 @@ async def test_the_line_of_who_waits_stays_until_there_are_first_words(
 async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
     stage: Stage, tasks: asyncio.TaskGroup
 ) -> None:
-    stage.to = replace(stage.to, pace=replace(stage.to.pace, least=20))
+    stage.pace = replace(stage.pace, least=20)
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     stage.clock.time += 10.0
     more = asyncio.Event()
@@ -355,7 +363,7 @@ async def test_an_answer_of_one_sign_is_one(stage: Stage, text: str) -> None:
 @settings(max_examples=25)
 async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
     stage = Stage()
-    stage.to = replace(stage.to, pace=Pace(0.0, 1.0, 10.0, least=1))
+    stage.pace = Pace(0.0, 1.0, 10.0, least=1)
 
     await stage.stream(*map(TextDelta, pieces), END)
 
@@ -453,7 +461,7 @@ async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Sta
     await stage.answer(reply, [TextDelta("Bon"), UsageDelta(Usage(12, 3)), CompletionError("cut")])
 
     assert reply.usage == Usage(12, 3)
-    spent = stage.to.health.registry.get_sample_value
+    spent = stage.health.registry.get_sample_value
     assert spent("assistant_prompt_tokens_total", {"model": "small-model"}) == 12
 
 
