@@ -1,4 +1,4 @@
-"""What the backend's faults cost an answer: further tries, the line, the fallback."""
+"""What the backend's faults cost an answer: further attempts, the queue, the fallback."""
 
 import asyncio
 from collections import Counter
@@ -52,7 +52,7 @@ LASTING = [ModelRefused, ModelUnknown, ModelRejected, ModelWordless, PromptTooLo
 
 
 class Counts:
-    """What who watches has been told."""
+    """The failures and retries that were counted."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
@@ -87,8 +87,8 @@ class Quota(FakeModel):
                 yield delta
 
 
-class Room:
-    """Who asks: answers on one backend, which may all run at once."""
+class Waiters:
+    """Completions of one backend, which may all run at once."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.clock, self.counts = HeldClock(), Counts()
@@ -117,9 +117,9 @@ class Room:
 
 
 @pytest.fixture
-async def room() -> AsyncIterator[Room]:
+async def waiters() -> AsyncIterator[Waiters]:
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        made = Room(tasks)
+        made = Waiters(tasks)
         yield made
         for task in made.running:
             task.cancel()
@@ -151,7 +151,7 @@ class Quick:
         return deltas
 
 
-# Tries.
+# Attempts.
 
 
 @pytest.mark.parametrize("kind", PASSING)
@@ -237,112 +237,112 @@ async def test_an_empty_completion_is_an_answer() -> None:
     assert await quick.ask() == [END]
 
 
-async def test_a_person_who_waits_is_told_that_there_is_another_try(room: Room) -> None:
+async def test_a_person_who_waits_is_told_that_there_is_another_try(waiters: Waiters) -> None:
     gate = asyncio.Event()
     model = FakeModels([ModelUnreachable("refused")], [gate, *ANSWER])
-    [runner] = room.begin(room.completions(model))
+    [runner] = waiters.begin(waiters.completions(model))
 
     assert runner.status(TEXTS) == TEXTS("working")
-    await room.clock.pass_time(0.9)
+    await waiters.clock.pass_time(0.9)
     assert runner.status(TEXTS) == TEXTS("trying again")
-    await room.clock.pass_time(1)
+    await waiters.clock.pass_time(1)
     assert runner.status(TEXTS) == TEXTS("trying again")
     gate.set()
-    await room.clock.pass_time(0)
-    assert room.done == [0]
+    await waiters.clock.pass_time(0)
+    assert waiters.done == [0]
 
 
-# The line.
+# The queue.
 
 
-async def test_a_429_holds_everybody_back_and_each_knows_their_place(room: Room) -> None:
+async def test_a_429_holds_everybody_back_and_each_knows_their_place(waiters: Waiters) -> None:
     model = FakeModels([ModelLimited("429")])
-    completions = room.completions(model)
-    runners = room.begin(completions)
-    await room.clock.pass_time(0)
-    runners += room.begin(completions, 2)
-    await room.clock.pass_time(3.9)
+    completions = waiters.completions(model)
+    runners = waiters.begin(completions)
+    await waiters.clock.pass_time(0)
+    runners += waiters.begin(completions, 2)
+    await waiters.clock.pass_time(3.9)
 
     assert [one.status(TEXTS) for one in runners] == [
         TEXTS("in demand", place=place) for place in (1, 2, 3)
     ]
     assert len(model.requests) == 1
-    await room.clock.pass_time(2.2)
-    assert room.done == [0, 1, 2]
-    assert (room.counts.failed, room.counts.retried) == (["ModelLimited"], ["ModelLimited"])
+    await waiters.clock.pass_time(2.2)
+    assert waiters.done == [0, 1, 2]
+    assert (waiters.counts.failed, waiters.counts.retried) == (["ModelLimited"], ["ModelLimited"])
 
 
-async def test_all_are_answered_in_order_and_few_requests_are_refused(room: Room) -> None:
-    model = Quota(room.clock, limit=10)
-    completions = room.completions(model, patience=600)
-    room.begin(completions, 15)
+async def test_all_are_answered_in_order_and_few_requests_are_refused(waiters: Waiters) -> None:
+    model = Quota(waiters.clock, limit=10)
+    completions = waiters.completions(model, patience=600)
+    waiters.begin(completions, 15)
     for _ in range(300):
-        await room.clock.pass_time(1)
-        if len(room.running) < 30:
-            room.begin(completions)
+        await waiters.clock.pass_time(1)
+        if len(waiters.running) < 30:
+            waiters.begin(completions)
 
-    assert sorted(room.done) == list(range(30))
-    assert room.done[:10] == list(range(10))
-    assert room.done[10:] == sorted(room.done[10:])
+    assert sorted(waiters.done) == list(range(30))
+    assert waiters.done[:10] == list(range(10))
+    assert waiters.done[10:] == sorted(waiters.done[10:])
     for calls, most in ((model.taken, 10), (model.refused, 17)):
         assert max(Counter(int(at // MINUTE) for at in calls).values()) <= most
     late = [at for at in model.refused if at > model.refused[0]]
     assert all(later - earlier >= 4 for earlier, later in pairwise(late))
 
 
-async def test_a_quota_of_the_day_is_told_once_patience_ends(room: Room) -> None:
-    model = Quota(room.clock, limit=0)
-    room.begin(room.completions(model, patience=60), 5)
+async def test_a_quota_of_the_day_is_told_once_patience_ends(waiters: Waiters) -> None:
+    model = Quota(waiters.clock, limit=0)
+    waiters.begin(waiters.completions(model, patience=60), 5)
 
-    await room.clock.pass_time(30)
+    await waiters.clock.pass_time(30)
     refused = len(model.refused)
-    await room.clock.pass_time(30)
+    await waiters.clock.pass_time(30)
 
-    assert {type(error) for error in room.failed.values()} == {ModelLimited}
-    assert len(room.failed) == 5
+    assert {type(error) for error in waiters.failed.values()} == {ModelLimited}
+    assert len(waiters.failed) == 5
     assert refused <= 5 + 3
-    await room.clock.pass_time(1000)
+    await waiters.clock.pass_time(1000)
     assert len(model.refused) <= 5 + 4
 
 
-async def test_who_is_cancelled_in_the_line_leaves_nobody_behind(room: Room) -> None:
+async def test_who_is_cancelled_in_the_line_leaves_nobody_behind(waiters: Waiters) -> None:
     model = FakeModels([ModelLimited("429")])
-    completions = room.completions(model)
-    room.begin(completions)
-    await room.clock.pass_time(0)
-    _, last = room.begin(completions, 2)
-    await room.clock.pass_time(0)
+    completions = waiters.completions(model)
+    waiters.begin(completions)
+    await waiters.clock.pass_time(0)
+    _, last = waiters.begin(completions, 2)
+    await waiters.clock.pass_time(0)
 
-    room.running[0].cancel()
-    room.running[1].cancel()
-    await room.clock.pass_time(0)
+    waiters.running[0].cancel()
+    waiters.running[1].cancel()
+    await waiters.clock.pass_time(0)
     assert last.status(TEXTS) == TEXTS("in demand", place=1)
-    await room.clock.pass_time(6)
+    await waiters.clock.pass_time(6)
 
-    assert room.done == [2]
+    assert waiters.done == [2]
     assert len(model.requests) == 2
     assert completions.limiter(SMALL)._queue == []
-    assert room.clock._sleepers == {}
+    assert waiters.clock._sleepers == {}
 
 
-async def test_one_models_quota_holds_nobody_back_from_another(room: Room) -> None:
+async def test_one_models_quota_holds_nobody_back_from_another(waiters: Waiters) -> None:
     model = FakeModels([ModelLimited("429")])
-    completions = room.completions(model)
-    room.begin(completions)
-    await room.clock.pass_time(0)
+    completions = waiters.completions(model)
+    waiters.begin(completions)
+    await waiters.clock.pass_time(0)
 
     assert await read(completions.begin(PROMPT, LARGE)) == list(ANSWER)
 
 
-async def test_a_503_holds_nobody_back(room: Room) -> None:
+async def test_a_503_holds_nobody_back(waiters: Waiters) -> None:
     model = FakeModels([ModelBusy("503", 10.0)])
-    completions = room.completions(model)
-    room.begin(completions)
-    await room.clock.pass_time(0)
-    room.begin(completions)
-    await room.clock.pass_time(0)
+    completions = waiters.completions(model)
+    waiters.begin(completions)
+    await waiters.clock.pass_time(0)
+    waiters.begin(completions)
+    await waiters.clock.pass_time(0)
 
-    assert room.done == [1]
+    assert waiters.done == [1]
 
 
 # The fallback.

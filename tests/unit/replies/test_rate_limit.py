@@ -229,7 +229,7 @@ async def test_who_goes_alone_and_gives_up_lets_the_next_try(crowd: Crowd) -> No
     assert crowd.went == ["Anne", "Bruno"]
 
 
-async def test_another_failure_lets_the_next_try_and_keeps_the_place(crowd: Crowd) -> None:
+async def test_another_failure_lets_the_next_try_and_keeps_the_position(crowd: Crowd) -> None:
     passed(crowd.limiter).limited(None)
     first = crowd.limiter.add()
     assert not crowd.limiter.try_acquire(first)
@@ -245,7 +245,7 @@ async def test_another_failure_lets_the_next_try_and_keeps_the_place(crowd: Crow
     assert first.position == 1
 
 
-async def test_places_follow_from_who_leaves_and_nobody_stays_behind(crowd: Crowd) -> None:
+async def test_positions_follow_from_who_leaves_and_nobody_stays_behind(crowd: Crowd) -> None:
     passed(crowd.limiter).limited(None)
     await crowd.come("Anne", "Bruno")
     last = crowd.limiter.add()
