@@ -1,4 +1,4 @@
-"""Campaigns as the admins handle them: drafts, previews, launches, ends."""
+"""The admins' actions on campaigns: draft, preview, launch, close."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class CampaignAdmin:
-    """What the admin room does with campaigns."""
+    """Runs the campaign commands of the admin room."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class CampaignAdmin:
         changes: Broadcast,
         launches: Broadcast,
     ) -> None:
-        """Keep what campaigns need; `changes` and `launches` are those of the sender."""
+        """Store the parts; `changes` and `launches` are shared with the sender."""
         self._matrix = matrix
         self._clock = clock
         self._ledger = ledger
@@ -50,60 +50,60 @@ class CampaignAdmin:
         self._launches = launches
 
     async def draft(self, definition: str) -> Campaign | None:
-        """Keep a campaign as a draft; None where one of that name was launched.
+        """Store a campaign as a draft; None if a campaign of that name was launched before.
 
         Raises:
-            Malformed: it cannot be read.
+            Malformed: the definition has faults.
         """
         campaign = read(definition)
         kept = await self._ledger.draft(campaign.name, definition, self._clock.now())
         return campaign if kept else None
 
     async def find(self, name: str) -> Campaign | None:
-        """Return a campaign, None where there is none of that name."""
+        """Return the campaign of that name; None if there is none."""
         return await find(self._ledger, name)
 
     async def names(self) -> Sequence[tuple[str, str]]:
-        """Return every campaign with its state, the newest first."""
+        """Return the names and states of all campaigns, newest first."""
         return await self._ledger.names()
 
     async def reach(self, campaign: Campaign) -> int:
-        """Return to how many rooms a campaign would go now."""
-        return len(await self._choose(campaign))
+        """Return the number of rooms that a campaign would go to now."""
+        return len(await self._recipients(campaign))
 
-    async def _choose(self, campaign: Campaign) -> list[Recipient]:
+    async def _recipients(self, campaign: Campaign) -> list[Recipient]:
         active = await self._ledger.active()
         rooms, heeds = self._matrix.rooms(), self._policy.heeds
         return choose(campaign, rooms, active, heeds, self._clock.now())
 
     async def launch(self, campaign: Campaign) -> int | None:
-        """Let a draft begin; return to how many rooms it goes, None where it is no draft."""
-        to, now = await self._choose(campaign), self._clock.now()
-        if not to:
+        """Start a draft; return the number of its rooms, or None if it is no draft."""
+        recipients, now = await self._recipients(campaign), self._clock.now()
+        if not recipients:
             return 0
         begins_at = max(campaign.begins_at or now, now)
-        if not await self._ledger.launch(campaign.name, to, begins_at, campaign.ends_at):
+        if not await self._ledger.launch(campaign.name, recipients, begins_at, campaign.ends_at):
             return None
-        log.info("campaign launched", campaign=campaign.name, rooms=len(to))
+        log.info("campaign launched", campaign=campaign.name, rooms=len(recipients))
         self._launches.send()
         self._changes.send()
-        return len(to)
+        return len(recipients)
 
     async def close(self, name: str) -> bool:
-        """End a running campaign now; False where it is not running."""
+        """End a running campaign now; return False if it is not running."""
         closed = await self._ledger.close(name, self._clock.now())
         self._launches.send()
         self._changes.send()
         return closed
 
     async def progress(self, name: str) -> CampaignResults | None:
-        """Return how far a campaign has come."""
+        """Return the results of a campaign so far; None if there is none of that name."""
         return await self._ledger.progress(name)
 
     async def preview(self, campaign: Campaign, room_id: RoomId, cause: EventId) -> None:
-        """Show in a room what the campaign would send; nobody's vote there counts."""
-        place = Conversation(room_id, None)
-        texts = (await self._contexts.chosen(place)).texts
+        """Send the messages of a campaign to one room as a preview; votes there do not count."""
+        conversation = Conversation(room_id, None)
+        texts = (await self._contexts.chosen(conversation)).texts
         for step in range(campaign.steps):
             outgoing = message_of(campaign, step, texts, None)
             await send(self._notifier, room_id, outgoing, cause, f"preview {step}")

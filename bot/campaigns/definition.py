@@ -1,4 +1,4 @@
-"""A campaign as people write it: YAML, with the line and the field of every fault."""
+"""The definition of a campaign in YAML: its schema, and faults with their line and field."""
 
 import re
 from collections.abc import Iterator
@@ -30,19 +30,19 @@ _MOST_QUESTIONS = 20
 _MOST_FAULTS = 20
 _LATEST = 4_000_000_000.0  # seconds since the epoch: in the year 2096
 
-# What XML 1.0 cannot hold: no picture could show it.
-_NO_TEXT = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+# Characters that XML 1.0 does not allow, so that no picture of a chart could show them.
+_INVALID_CHARACTER = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
 log = structlog.get_logger()
 
 
-def _shown(text: str) -> str:
-    if _NO_TEXT.search(text):
+def _visible(text: str) -> str:
+    if _INVALID_CHARACTER.search(text):
         raise PydanticCustomError("characters", "a character that nobody can see")
     return text
 
 
-def _read(text: str) -> str:
+def _readable(text: str) -> str:
     if not is_readable(text):
         raise PydanticCustomError("unreadable", "nothing of it can be read")
     return text
@@ -52,22 +52,22 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0
 Words = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=300),
-    AfterValidator(_shown),
+    AfterValidator(_visible),
 ]
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000),
-    AfterValidator(_shown),
-    AfterValidator(_read),
+    AfterValidator(_visible),
+    AfterValidator(_readable),
 ]
 
 
 class Malformed(Exception):
-    """A campaign that cannot be read.
+    """A definition of a campaign has faults.
 
     Attributes:
-        faults: of each the line (from 1 on; 0 for none), the field and what is wrong with it,
-            one of the keys of the sentences that say so, with its values.
+        faults: the line (from 1; 0 for none), the field and the kind of each fault. The kind
+            selects the sentence for the admins.
     """
 
     def __init__(self, faults: list["Fault"]) -> None:
@@ -97,8 +97,8 @@ class _Question(_Part):
     def _has_answers_where_it_offers_some(self) -> Self:
         if (self.answers is not None) != (self.type == "choice"):
             raise PydanticCustomError("answers", "a choice has answers, nothing else has")
-        if self.type == "text":  # it is Markdown, as the message is
-            _read(self.question)
+        if self.type == "text":  # it is sent as Markdown, like the message
+            _readable(self.question)
         if self.answers is not None and len(set(self.answers)) < len(self.answers):
             raise PydanticCustomError("answers_twice", "the same answer twice")
         return self
@@ -116,7 +116,7 @@ _CLOCK = re.compile(r"\d\d?:\d\d\Z")
 
 
 def _clock(value: object) -> object:
-    """Return the time of day that YAML has taken for a number: 18:00 is 18 sixties to it."""
+    """Undo YAML 1.1's reading of a time of day as a base 60 number: 18:00 becomes 1080."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= _SIXTY:
         hours, minutes = divmod(value, _SIXTY)
         value = f"{hours:02}:{minutes:02}"
@@ -163,7 +163,7 @@ class _Campaign(_Part):
         return self
 
     def _moment(self, moment: datetime | None) -> float | None:
-        """Return seconds since the epoch; without a zone, it is in the campaign's."""
+        """Return seconds since the epoch; a time without a zone is in the campaign's zone."""
         if moment is None:
             return None
         zone = moment.tzinfo or ZoneInfo(self.timezone)
@@ -196,24 +196,26 @@ def _question(number: int, one: _Question) -> CampaignQuestion:
 
 
 def read(text: str) -> Campaign:
-    """Return the campaign that a text describes.
+    """Parse the definition of a campaign.
 
     Raises:
-        Malformed: with every fault that was found.
+        Malformed: the text has faults; the error lists those that were found.
     """
     if len(text) > _LONGEST:
         raise Malformed([(0, "", "too_long")])
     try:
-        # Nested in each other, references take for ever to be resolved.
-        if found := {_at(one) for one in yaml.parse(text) if isinstance(one, yaml.AliasEvent)}:
+        # Aliases are refused: nested ones would take exponential time to resolve.
+        if found := {
+            _line_of(one) for one in yaml.parse(text) if isinstance(one, yaml.AliasEvent)
+        }:
             raise Malformed([(line, "", "yaml") for line in sorted(found)[:_MOST_FAULTS]])
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, AttributeError, LookupError) as error:
-        # The last two are PyYAML's for a value that is not what its tag says.
+        # PyYAML raises the last two if a value does not fit its tag.
         mark = getattr(error, "problem_mark", None)
         raise Malformed([(mark.line + 1 if mark else 0, "", "yaml")]) from error
-    if twice := list(_twice(node)):
+    if twice := list(_duplicates(node)):
         raise Malformed(twice[:_MOST_FAULTS])
     try:
         return _Campaign.model_validate(values).campaign()
@@ -222,30 +224,30 @@ def read(text: str) -> Campaign:
         raise Malformed([_fault(node, one) for one in details[:_MOST_FAULTS]]) from error
 
 
-def _at(found: Any) -> int:  # noqa: ANN401  # PyYAML's nodes and events have no types
+def _line_of(found: Any) -> int:  # noqa: ANN401  # PyYAML's nodes and events have no types
     return int(found.start_mark.line) + 1
 
 
-def _twice(node: Any) -> Iterator[Fault]:  # noqa: ANN401  # as above
-    """Yield the fields that are there twice: PyYAML takes the last."""
+def _duplicates(node: Any) -> Iterator[Fault]:  # noqa: ANN401  # as above
+    """Yield a fault for each duplicate field, which PyYAML would accept."""
     if isinstance(node, yaml.SequenceNode):
         for one in node.value:
-            yield from _twice(one)
+            yield from _duplicates(one)
     elif isinstance(node, yaml.MappingNode):
         known = set[str]()
         for key, value in node.value:
             if str(key.value) in known:
-                yield _at(key), str(key.value), "twice"
+                yield _line_of(key), str(key.value), "twice"
             known.add(str(key.value))
-            yield from _twice(value)
+            yield from _duplicates(value)
 
 
 def _fault(node: Any, detail: ErrorDetails) -> Fault:  # noqa: ANN401  # as above
-    return _line(node, detail["loc"]), ".".join(map(str, detail["loc"])), detail["type"]
+    return _line_at(node, detail["loc"]), ".".join(map(str, detail["loc"])), detail["type"]
 
 
-def _line(node: Any, path: tuple[int | str, ...]) -> int:  # noqa: ANN401  # as above
-    """Return the line, from 1 on, of what a path leads to, or of the last of it that is there."""
+def _line_at(node: Any, path: tuple[int | str, ...]) -> int:  # noqa: ANN401  # as above
+    """Return the line, from 1, of the deepest existing node on the path."""
     line = node.start_mark.line + 1 if node is not None else 0
     for step in path:
         if isinstance(node, yaml.MappingNode):
@@ -262,12 +264,12 @@ def _line(node: Any, path: tuple[int | str, ...]) -> int:  # noqa: ANN401  # as 
 
 
 async def find(ledger: CampaignLedger, name: str) -> Campaign | None:
-    """Return a campaign of the ledger, None where there is none of that name."""
+    """Return a campaign of the ledger; None if there is none, or it cannot be read any more."""
     definition = await ledger.definition(name)
     if definition is None:
         return None
     try:
         return read(definition)
-    except Malformed as error:  # another version of the assistant could read it
-        log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # its words are somebody's
+    except Malformed as error:  # another version of the bot could read it
+        log.error("campaign not read", campaign=name, reason=str(error))  # noqa: TRY400  # a traceback may hold its text
         return None

@@ -1,4 +1,4 @@
-"""The messages of a campaign: what each step says, and how it is sent."""
+"""The messages of a campaign: build the message of a step, and send it once."""
 
 from bot.core.campaigns import (
     Campaign,
@@ -11,35 +11,35 @@ from bot.errors import Forbidden
 from bot.i18n.texts import Texts
 from bot.replies.notices import Notifier
 
-_PATIENCE = 30.0  # seconds for which one message is tried before others get their turn
+_PATIENCE = 30.0  # seconds for which one message is tried before it is put off
 
 
 def message_of(campaign: Campaign, step: int, texts: Texts, root: EventId | None) -> Outgoing:
-    """Return what a step says; people are told of the first, where that is no poll."""
+    """Return the message of a step; the first one notifies people, unless it is a poll."""
     question, notifies = campaign.question(step), campaign.notifies and step == 0
-    to = None if root is None else Anchor(root, root)
+    anchor = None if root is None else Anchor(root, root)
     if question is None:
-        return Notice(campaign.message, to, notifies=notifies)
+        return Notice(campaign.message, anchor, notifies=notifies)
     if question.kind == "text":
         text = texts("campaign text", question=question.text)
-        return Notice(text, to, asks=True, notifies=notifies)
+        return Notice(text, anchor, asks=True, notifies=notifies)
     return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)
 
 
 async def send(
     notifier: Notifier, room_id: RoomId, outgoing: Outgoing, cause: EventId, stage: str
 ) -> EventId:
-    """Send a message of a campaign, once in whatever process.
+    """Send a message of a campaign exactly once, over all processes.
 
     Args:
-        notifier: sends it.
+        notifier: the sender of the message.
         room_id: the room.
         outgoing: the message.
-        cause: the campaign, and what else it is sent for.
-        stage: the name that tells it from other messages of that cause.
+        cause: an id of the campaign and of the message's subject.
+        stage: the name that distinguishes it from other messages of that cause.
 
     Raises:
-        MatrixError: it cannot be sent now, or never.
+        MatrixError: the message cannot be sent now, or never.
     """
     event_id = await notifier.send_once(
         room_id, outgoing, cause, f"campaign {stage}", failpoint="campaign", within=_PATIENCE

@@ -1,4 +1,4 @@
-"""What people answer to campaigns: votes, texts, and their changes."""
+"""Answers to campaigns: votes and texts, their edits and redactions."""
 
 import structlog
 
@@ -20,14 +20,14 @@ from bot.replies.notices import Notifier
 from bot.runtime.broadcast import Broadcast
 
 _NEVER = -2  # no step
-# What to say after a text; the next question says the rest.
-_SAID = {"late": "campaign late", "goes on": None, "thanks": None}
+# The sentence to send after a text; None where the next message is enough.
+_SENTENCES = {"late": "campaign late", "goes on": None, "thanks": None}
 
 log = structlog.get_logger()
 
 
 class CampaignResponses:
-    """Stores what people answer to campaigns."""
+    """Stores the answers of people to campaigns."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class CampaignResponses:
         notifier: Notifier,
         changes: Broadcast,
     ) -> None:
-        """Keep what answers need; `changes` tells the others that the ledger has changed."""
+        """Store the parts; `changes` signals that the ledger has changed."""
         self._clock = clock
         self._ledger = ledger
         self._contexts = contexts
@@ -46,79 +46,83 @@ class CampaignResponses:
         self._changes = changes
 
     async def count(self, vote: Vote) -> bool:
-        """Take in a vote; False where it is in no poll of a campaign."""
-        asked = await self._asked(vote.room_id, vote.target)
-        if asked is None:
+        """Store a vote; return False if it belongs to no poll of a campaign."""
+        asked_question = await self._find_question(vote.room_id, vote.target)
+        if asked_question is None:
             return False
-        campaign = await find(self._ledger, asked.campaign)
-        question = campaign.asked(asked.question) if campaign else None
+        campaign = await find(self._ledger, asked_question.campaign)
+        question = campaign.asked(asked_question.question) if campaign else None
         if campaign is not None and question is not None:
             answers = {one.id for one in offered(question)}
-            await self._answer(campaign, vote, asked, chosen(vote.answers, answers))
+            await self._store_answer(campaign, vote, asked_question, chosen(vote.answers, answers))
         return True
 
     async def comment(self, comment: Comment) -> str | None:
-        """Take in what is written in reply to a question; return what to say, by its key."""
-        said = comment.prompt.messages[0]
-        asked = await self._asked(said.room_id, comment.poll)
-        if asked is None:
+        """Store a text that replies to a question; return the key of the sentence to send."""
+        source = comment.prompt.messages[0]
+        asked_question = await self._find_question(source.room_id, comment.poll)
+        if asked_question is None:
             return "poll unknown"
-        campaign = await find(self._ledger, asked.campaign)
-        if campaign is None:  # nobody can say any more what it asks
-            return _SAID["late"]
-        question = campaign.asked(asked.question)
+        campaign = await find(self._ledger, asked_question.campaign)
+        if campaign is None:  # its questions are unknown
+            return _SENTENCES["late"]
+        question = campaign.asked(asked_question.question)
         text = question is not None and question.kind == "text"
-        follows = await self._answer(campaign, said, asked, None, moves=text)
-        return _SAID.get(follows, "feedback kept")
+        follows = await self._store_answer(campaign, source, asked_question, None, advances=text)
+        return _SENTENCES.get(follows, "feedback kept")
 
     async def withdraw(self, event_id: EventId) -> None:
-        """Take back the vote or the text that was redacted."""
+        """Delete the answer of a redacted event."""
         await self._ledger.withdraw(event_id)
 
     async def amend(self, edit: Edit) -> None:
-        """Let an answer say what its edit says."""
+        """Replace the text of an answer with the text of its edit."""
         await self._ledger.amend(edit)
 
-    async def _asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
-        """Return the question that stands at an event; it may just have been sent."""
+    async def _find_question(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
+        """Return the question that an event asks; None if it asks none.
+
+        The event may come before the homeserver acknowledges the question. So this waits while
+        the room has a question that may have been sent.
+        """
         while True:
             changed = self._changes.current
-            asked = await self._ledger.asked(room_id, event_id)
-            if asked or not await self._ledger.is_begun(room_id):
-                return asked or await self._ledger.asked(room_id, event_id)
+            asked_question = await self._ledger.asked(room_id, event_id)
+            if asked_question or not await self._ledger.is_begun(room_id):
+                return asked_question or await self._ledger.asked(room_id, event_id)
             await changed.wait()
 
-    async def _answer(
+    async def _store_answer(
         self,
         campaign: Campaign,
-        said: Vote | Message,
-        asked: AskedQuestion,
+        source: Vote | Message,
+        asked_question: AskedQuestion,
         answer: str | None,
         *,
-        moves: bool = True,
+        advances: bool = True,
     ) -> str:
-        """Take in an answer, and return what follows.
+        """Store an answer, and return what follows: "late", "goes on", "thanks" or "counts".
 
         Args:
-            campaign: which asks.
-            said: a vote, or a text.
-            asked: what it answers.
-            answer: which answer a vote chooses.
-            moves: the next question comes with it; else it is a comment on a poll.
+            campaign: the campaign.
+            source: the vote or the text.
+            asked_question: the question.
+            answer: the id of the answer that a vote chooses; None for a text.
+            advances: whether it leads to the next question; else it is a comment on a poll.
         """
         follows = await self._ledger.answer(
-            said,
-            asked,
+            source,
+            asked_question,
             answer,
-            step=campaign.step_of(asked.question) if moves else _NEVER,
+            step=campaign.step_of(asked_question.question) if advances else _NEVER,
             steps=campaign.steps,
             at=self._clock.now(),
         )
-        log.info("campaign answer", campaign=asked.campaign, follows=follows)
+        log.info("campaign answer", campaign=asked_question.campaign, follows=follows)
         self._changes.send()
         if follows == "thanks":
-            place = Conversation(said.room_id, asked.recipient.thread_root)
-            texts = (await self._contexts.chosen(place)).texts
-            cause = EventId(f"{asked.campaign} {said.room_id}")
-            await send(self._notifier, said.room_id, Notice(texts("thanks")), cause, "thanks")
+            conversation = Conversation(source.room_id, asked_question.recipient.thread_root)
+            texts = (await self._contexts.chosen(conversation)).texts
+            cause = EventId(f"{asked_question.campaign} {source.room_id}")
+            await send(self._notifier, source.room_id, Notice(texts("thanks")), cause, "thanks")
         return follows

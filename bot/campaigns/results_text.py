@@ -1,4 +1,4 @@
-"""What a campaign has come to so far, in words and as charts."""
+"""The results of a campaign so far, as text and as charts."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,7 +14,7 @@ _STATES: Final = {
     "closed": "campaign closed",
 }
 _LONGEST_TITLE: Final = 80
-_OFTEN: Final = 3  # answers that the alternative text names
+_MOST_FREQUENT: Final = 3  # number of answers that the alternative text names
 
 
 def state_in_words(texts: Texts, name: str) -> str:
@@ -25,7 +25,7 @@ def state_in_words(texts: Texts, name: str) -> str:
 def progress_line(
     texts: Texts, name: str, progress: CampaignResults, campaign: Campaign | None
 ) -> str:
-    """Return how far the campaign of that name has come; None where it cannot be read."""
+    """Return the line about a campaign's progress; `campaign` is None if it cannot be read."""
     rate = progress.answered / progress.reached if progress.reached else 0.0
     asks = campaign is None or campaign.questions
     return texts(
@@ -40,8 +40,8 @@ def progress_line(
     )
 
 
-def of_question(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
-    """Return how often each answer was chosen, and how many people have written something."""
+def question_results(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
+    """Return how often each answer was chosen, and how many people have written a text."""
     lines = [f"**{one.text}**", ""]
     numbers = _are_numbered(one)
     words = {
@@ -58,8 +58,8 @@ def of_question(texts: Texts, one: CampaignQuestion, progress: CampaignResults) 
     return "\n".join(lines)
 
 
-def of_poll(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int]) -> str:
-    """Return what a poll that ends has come to; of no known question, that it is over."""
+def poll_results(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int]) -> str:
+    """Return the text that ends a poll: it is over, and the votes if the question is known."""
     chosen = [
         texts("poll result", answer=answer.text, n=counts[answer.id])
         for answer in (offered(one) if one else ())
@@ -70,9 +70,9 @@ def of_poll(texts: Texts, one: CampaignQuestion | None, counts: Mapping[str, int
 
 
 def chart(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> Chart | None:
-    """Return the answers to a question as bars; None where there is none to be counted.
+    """Return a bar chart of the answers to a question; None if there are no votes.
 
-    Where the answers' words have no room below the bars, their numbers stand there.
+    If the answers are too long to be labels of the bars, their numbers are the labels.
     """
     counts = _counts(one, progress)
     if not any(counts.values()):
@@ -87,27 +87,27 @@ def chart(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> Cha
     return Chart("bar", title, labels, (bars,), language=texts.language)
 
 
-def chart_shown(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
-    """Return the alternative text of that chart's picture: what it shows, and its longest bars."""
+def chart_description(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:
+    """Return the alternative text of the chart: the question, and the most frequent answers."""
     counts = _counts(one, progress)
-    often = sorted(offered(one), key=lambda answer: -counts[answer.id])[:_OFTEN]
+    frequent = sorted(offered(one), key=lambda answer: -counts[answer.id])[:_MOST_FREQUENT]
     longest = [
         texts("poll result", answer=answer.text, n=counts[answer.id])
-        for answer in often
+        for answer in frequent
         if counts[answer.id]
     ]
     return texts("campaign picture", question=one.text, answers=" · ".join(longest))
 
 
 def _are_numbered(one: CampaignQuestion) -> bool:
-    """Tell whether the answers' words have no room below the bars."""
+    """Return whether the answers are too long to be labels of the bars."""
     answers = offered(one)
     each = letters_below(len(answers)) if answers else 0
     return each < max((len(answer.text) for answer in answers), default=0)
 
 
 def _counts(one: CampaignQuestion, progress: CampaignResults) -> dict[str, int]:
-    """Return how often each answer that the question offers was chosen, in its order."""
+    """Return how often each offered answer was chosen, in the order of the question."""
     found = progress.answers.get(one.key, {})
     return {answer.id: found.get(answer.id, 0) for answer in offered(one)}
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from bot.campaigns.definition import Fault, Malformed
 from bot.campaigns.results_text import (
     chart,
-    chart_shown,
-    of_question,
+    chart_description,
     progress_line,
+    question_results,
     state_in_words,
 )
 from bot.commands.registry import CommandContext, command
@@ -131,12 +131,12 @@ async def _show(
     context: CommandContext, question: CampaignQuestion, progress: CampaignResults
 ) -> None:
     """Say what was answered to a question, then show it where there is anything to count."""
-    await context.say(of_question(context.texts, question, progress), question.key)
+    await context.say(question_results(context.texts, question, progress), question.key)
     drawn = chart(context.texts, question, progress)
     if drawn is None:
         return
     name = f"question-{question.key}.png"
-    alternative = chart_shown(context.texts, question, progress)
+    alternative = chart_description(context.texts, question, progress)
     picture = Attachment(name, "image/png", await png(drawn), alternative, size=PICTURE_SIZE)
     await context.attach(picture, question.key)
 

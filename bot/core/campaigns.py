@@ -146,7 +146,7 @@ class DueMessage:
     Attributes:
         campaign: the campaign's name.
         recipient: the room.
-        deed: kind of the message: the next step, a reminder, or the end of a poll.
+        kind: the next step, a reminder, or the end of a poll.
         step: number of the step, from 0.
         due_at: time to send it, in seconds since the epoch.
         event_id: the question that a reminder or an end is about.
