@@ -36,6 +36,7 @@ from bot.errors import StoreError
 from bot.monitoring.health import Health
 from bot.ports.ledger import Choices, Claim, Exchange, Store, UndecryptedEvent
 from bot.runtime.failpoints import Failpoints
+from bot.storage import database as storage_database
 from bot.storage.database import Work
 from bot.storage.ledger import SqlStore
 from bot.storage.tables import metadata
@@ -565,8 +566,8 @@ class TestSqlStore:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         failing = Failpoints(f"admit.{when}:enospc@1")
-        monkeypatch.setattr("bot.storage.database.armed", failing)
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.0)
+        monkeypatch.setattr(storage_database, "armed", failing)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.0)
 
         new = await store.admit(Batch((PROMPT, TWO, TWO, THREE), "s2"), MIDNIGHT)
 
@@ -578,8 +579,8 @@ class TestSqlStore:
     async def test_a_ledger_that_is_locked_is_waited_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.storage.database._BUSY_SECONDS", 0)
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+        monkeypatch.setattr(storage_database, "_BUSY_SECONDS", 0)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
         health = Health(FakeClock())
         store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, health)
         with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
@@ -601,7 +602,7 @@ class TestSqlStore:
     ) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
         failing = Failpoints(",".join(f"admit.before:enospc@{n}" for n in range(1, 100)))
-        monkeypatch.setattr("bot.storage.database.armed", failing)
+        monkeypatch.setattr(storage_database, "armed", failing)
         admitting = asyncio.get_running_loop().create_task(
             store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
         )
@@ -698,8 +699,8 @@ class TestOnPostgresql:
     async def test_a_ledger_that_another_process_has_taken_is_given_up(
         self, postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
-        monkeypatch.setattr("bot.storage.database._LOST_SECONDS", 0.5)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.05)
+        monkeypatch.setattr(storage_database, "_LOST_SECONDS", 0.5)
         store = await open_store(database)
         await postgres.terminate_connections()
         other = await open_store(database)
@@ -715,7 +716,7 @@ class TestOnPostgresql:
     async def test_a_broken_connection_and_a_restart_lose_nothing(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.05)
         async with Postgres() as server:  # nobody else loses theirs
             store = await open_store(await migrated_database(server))
             await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
@@ -736,7 +737,7 @@ class TestOnPostgresql:
     async def test_a_connection_that_breaks_beside_another_keeps_no_lock(
         self, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.05)
         store = await open_store(database)
         breaks = once("SELECT pg_terminate_backend(pg_backend_pid())")
 
@@ -754,8 +755,8 @@ class TestOnPostgresql:
     async def test_a_database_that_hangs_is_noticed(
         self, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.05)
-        monkeypatch.setattr("bot.storage.database._COMMAND_SECONDS", 0.3)
+        monkeypatch.setattr(storage_database, "backoff", lambda _: 0.05)
+        monkeypatch.setattr(storage_database, "_COMMAND_SECONDS", 0.3)
         store = await open_store(database)
         async with asyncio.timeout(20):
             await store._database.run("claim", once("SELECT pg_sleep(60)"))

@@ -35,6 +35,7 @@ from bot.core.statistics import (
 from bot.errors import StoreError
 from bot.monitoring.health import Health
 from bot.runtime.failpoints import Failpoints
+from bot.storage import database as storage_database
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
@@ -529,8 +530,8 @@ async def test_a_try_that_stands_although_it_failed_is_not_done_twice(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ledger.rated(10, "$1")
-    monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
-    monkeypatch.setattr("bot.storage.database.armed", Failpoints("publish.after:enospc"))
+    monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
+    monkeypatch.setattr(storage_database, "armed", Failpoints("publish.after:enospc"))
 
     told = await ledger.statistics.published(MONDAY, MONDAY)
 
@@ -567,7 +568,7 @@ async def test_a_comment_under_another_key_is_left_out(ledger: Ledger) -> None:
 async def test_who_reads_neither_writes_nor_holds_up_who_does(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+    monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
     if not ledger.store.database.is_sqlite:
         return  # its readers never hold up a writer
 

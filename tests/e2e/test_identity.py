@@ -350,7 +350,7 @@ async def test_identity_reset_is_asked_for_twice(
             await identity.reset(config)
         old = bot.recovery_key.rename(bot.directory / "old.key")
         for answers in ("", "n\n", "y\n", "y\n@other:stand.test\n"):
-            monkeypatch.setattr("sys.stdin", io.StringIO(answers))
+            monkeypatch.setattr(sys, "stdin", io.StringIO(answers))
             with pytest.raises((typer.Abort, IdentityError)):
                 await identity.reset(config)
             assert (await status(bot)).master_key == first
@@ -358,7 +358,7 @@ async def test_identity_reset_is_asked_for_twice(
 
         code, told = await typed(bot, "reset", answers="y\n")
         assert (code, "nothing was changed" in told) == (2, True)
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"y\n{bot.user_id}\n"))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"y\n{bot.user_id}\n"))
         assert await identity.reset(config)
         found = await status(bot)
         assert is_whole(found)
@@ -376,7 +376,7 @@ async def test_identity_restore_takes_a_typed_recovery_key(
         key = bot.recovery_key.read_text()
         bot.recovery_key.unlink()
         (bot.directory / "data").rename(bot.directory / "lost")
-        monkeypatch.setattr("typer.prompt", lambda *_, **__: "wrong")
+        monkeypatch.setattr(typer, "prompt", lambda *_, **__: "wrong")
         with pytest.raises(ConfigError, match="no recovery key"):
             await identity.restore(load(bot.config))
 

@@ -16,9 +16,11 @@ from typing_extensions import override
 
 from bot.config.sections import DashboardSettings
 from bot.core.statistics import Group
+from bot.dashboard import server as dashboard_server
 from bot.dashboard.server import serve as serve_dashboard
 from bot.monitoring.health import Health
 from bot.monitoring.http import serve as serve_health
+from bot.runtime import http_server
 from bot.runtime.http_server import listening, web_application
 from tests.fakes import FakeClock, FakeStatistics
 from tests.harness.network import free_port
@@ -179,7 +181,7 @@ async def ports() -> AsyncIterator[Ports]:
     health.synced()
     async with AsyncExitStack() as servers:
         patch = servers.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("bot.dashboard.server._FORM_SECONDS", 1.0)  # some bodies have no end
+        patch.setattr(dashboard_server, "_FORM_SECONDS", 1.0)  # some bodies have no end
         found = {}
         for name, login in LOGINS.items():
             found[name] = free_port()
@@ -312,7 +314,7 @@ async def listened(health: Health) -> AsyncIterator[int]:
 async def test_who_holds_connections_keeps_nobody_out(
     health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.runtime.http_server._CONNECTIONS", 8)
+    monkeypatch.setattr(http_server, "_CONNECTIONS", 8)
     async with listened(health) as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
         for number in range(20):
@@ -329,7 +331,7 @@ async def test_who_holds_connections_keeps_nobody_out(
 async def test_who_sends_no_whole_head_is_not_waited_for(
     health: Health, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("bot.runtime.http_server._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "_IDLE_SECONDS", 0.1)
     async with listened(health) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)

@@ -27,12 +27,14 @@ from bot.core.statistics import (
     Published,
     Step,
 )
+from bot.dashboard import auth, server
 from bot.dashboard.auth import COOKIE, STAYS
 from bot.dashboard.server import application, serve
 from bot.errors import ConfigError, StoreError
 from bot.monitoring.health import Health
 from bot.ports.statistics import Statistics
 from bot.runtime.failpoints import Failpoints
+from bot.storage import database
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
@@ -280,7 +282,7 @@ class Hanging(FakeStatistics):
 async def test_a_ledger_that_hangs_is_not_waited_for(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.dashboard.server._PATIENCE", 0.05)
+    monkeypatch.setattr(server, "_PATIENCE", 0.05)
     async with running(Hanging(), clock) as client:
         assert (await get(client))[0] == 503
 
@@ -476,11 +478,11 @@ class TestPublishedWeeks:
     async def test_where_nothing_can_be_written_no_figure_is_shown(
         self, page: Client, ledger: SqlStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.dashboard.server._PATIENCE", 0.05)
-        monkeypatch.setattr("bot.storage.database.backoff", lambda _: 0.01)
+        monkeypatch.setattr(server, "_PATIENCE", 0.05)
+        monkeypatch.setattr(database, "backoff", lambda _: 0.01)
         full = ",".join(f"publish.before:enospc@{number}" for number in range(1, 100))
         with monkeypatch.context() as meanwhile:
-            meanwhile.setattr("bot.storage.database.armed", Failpoints(full))
+            meanwhile.setattr(database, "armed", Failpoints(full))
             status, told = await get(page, "/statistiques")
             assert (status, "Service indisponible" in told, "Avis" in told) == (503, True, False)
             await self.rate(ledger, 3, "partly")
@@ -593,7 +595,7 @@ class TestToken:
     async def test_who_guesses_is_known_among_many(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.dashboard.auth._MOST", 3)
+        monkeypatch.setattr(auth, "_MOST", 3)
         found = [
             await guess_from(client, f"127.0.0.{number}")
             for number in [*range(2, 9), *[9] * 10, 8, 9]
@@ -603,7 +605,7 @@ class TestToken:
     async def test_a_form_that_does_not_come_is_not_waited_for(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bot.dashboard.server._FORM_SECONDS", 0.05)
+        monkeypatch.setattr(server, "_FORM_SECONDS", 0.05)
 
         async def form() -> AsyncIterator[bytes]:
             yield b"jeton="

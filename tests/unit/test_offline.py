@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from bot.commands import export
 from bot.core.events import EventId
 from bot.core.export_format import line
 from bot.core.outgoing import Attachment, Notice
@@ -171,7 +172,7 @@ async def test_so_is_what_it_does_not_take_though_it_did_not_say_so(story: Offic
 async def test_reading_ends_where_the_file_becomes_too_large(
     story: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.commands.export._LARGEST", 200)
+    monkeypatch.setattr(export, "_LARGEST", 200)
     read, closed = [0], asyncio.Event()
 
     async def pages(at_once: int) -> AsyncGenerator[Sequence[Mapping[str, object]], None]:

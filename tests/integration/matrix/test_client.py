@@ -14,6 +14,7 @@ import pytest
 from bot.core.events import Batch, Invite, Message, Prompt, RoomId
 from bot.core.outgoing import Attachment, Notice, PreparedEvent
 from bot.errors import HomeserverUnreachable, NotEncrypted, TooLarge
+from bot.matrix import nio_client
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.json_fields import identifier
@@ -186,7 +187,7 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         with pytest.raises(HomeserverUnreachable):
             await matrix.prepare(room_id, Notice("Bonjour."))
 
-        monkeypatch.setattr("bot.matrix.nio_client._CREATION_SECONDS", 0.0)
+        monkeypatch.setattr(nio_client, "_CREATION_SECONDS", 0.0)
         with pytest.raises(NotEncrypted):
             await matrix.prepare(room_id, Notice("Bonjour."))
         with pytest.raises(NotEncrypted):

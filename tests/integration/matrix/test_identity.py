@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from bot.core.events import RoomId, UserId
 from bot.errors import BotError, ConfigError, Forbidden, HomeserverUnreachable, IdentityError
-from bot.matrix import interactive_auth, own_devices, secret_storage
+from bot.matrix import interactive_auth, key_backup, own_devices, secret_storage
 from bot.matrix.cross_signing import PublicIdentity, encode
 from bot.matrix.own_devices import IdentityStatus
 from bot.matrix.secret_storage import new_key, read_recovery_key, write_recovery_key
@@ -682,7 +682,7 @@ async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
 async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
     stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.key_backup._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(key_backup, "_RETRY_SECONDS", 0.0)
     stage.account = replace(stage.account, homeserver=between.url)
     async with stage.session() as session:
         with between.rule("GET", "/room_keys/version$", "answer", status=502, body={}):

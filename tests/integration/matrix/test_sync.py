@@ -18,6 +18,7 @@ from unpaddedbase64 import encode_base64
 
 from bot.core.events import Batch, Conversation, EventId, Message, RoomId, UserId
 from bot.errors import AccountExpired, LoggedOut
+from bot.matrix import sync as matrix_sync
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.history import Histories
 from bot.matrix.room_events import Rooms
@@ -379,7 +380,7 @@ def cut_twice() -> tuple[int, Any]:
 async def test_one_room_that_cannot_be_read_back_does_not_hold_up_the_others_for_ever(
     homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.sync._GAP_TRIES", 1)
+    monkeypatch.setattr(matrix_sync, "_GAP_TRIES", 1)
     homeserver.answers = [cut_twice()]
     homeserver.pages = [BROKEN, page(said(1)), BROKEN]
 
@@ -401,7 +402,7 @@ async def test_an_answer_of_the_right_shape_is_an_error_where_its_status_says_so
 async def test_a_homeserver_that_is_away_loses_no_gap(
     homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.sync._GAP_TRIES", 0)
+    monkeypatch.setattr(matrix_sync, "_GAP_TRIES", 0)
     homeserver.whoami_status = 502
     homeserver.answers = [cut(said(2))]
     homeserver.pages = [BROKEN, page(said(1))]

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -903,7 +904,7 @@ async def test_statistics_are_said_and_shown_once_in_that_order_over_a_crash(
 async def test_the_figures_are_said_though_the_picture_cannot_be_drawn(
     story: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     async with story.run():
         await story.type("!stats")
 

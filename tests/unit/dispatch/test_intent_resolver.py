@@ -10,6 +10,7 @@ from bot.core.events import Event, EventId, Message, Pending
 from bot.core.intents import Answer, AwaitKey, HandleRedaction, Ignore, NeedsLookup
 from bot.core.outgoing import Reply
 from bot.core.routing import Policy, decide
+from bot.dispatch import intent_resolver
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from tests.fakes import FakeClock, FakeMatrix, HeldClock, Story
@@ -118,7 +119,7 @@ async def test_a_bug_in_a_decision_costs_one_event(
             raise ZeroDivisionError("secret words")
         return decide(event, *rest)
 
-    monkeypatch.setattr("bot.dispatch.intent_resolver.decide", fail)
+    monkeypatch.setattr(intent_resolver, "decide", fail)
     with capture_logs() as lines:
         async with story.run():
             story.matrix.hear(follow_up("Un", "$1"), follow_up("Deux", "$2"))

@@ -21,7 +21,7 @@ from unpaddedbase64 import encode_base64
 
 from bot.core.events import Message, RoomId, Undecryptable, UserId
 from bot.errors import HomeserverUnreachable, MatrixError, NotEncrypted, StoreError
-from bot.matrix import response_repair
+from bot.matrix import nio_client, response_repair
 from bot.matrix.cross_signing import CrossSigningKeys, add_signature
 from bot.matrix.crypto import Rotation, SafeOlm
 from bot.matrix.crypto_store import CryptoStore
@@ -511,7 +511,7 @@ async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
 async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
     client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.nio_client._CREATION_SECONDS", 0.0)
+    monkeypatch.setattr(nio_client, "_CREATION_SECONDS", 0.0)
     await make(client)
 
     with capture_logs() as logs, pytest.raises(NotEncrypted, match="delete it and start"):

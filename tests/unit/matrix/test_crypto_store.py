@@ -13,6 +13,7 @@ from nio.crypto.sessions import InboundGroupSession, OutboundSession
 
 from bot.core.events import RoomId, UserId
 from bot.errors import StoreError
+from bot.matrix import crypto_store
 from bot.matrix.crypto_store import CryptoStore, RoomKeys, read_identity
 
 ROOM, ADA, MALLORY = RoomId("!r:x"), UserId("@ada:x"), UserId("@mallory:x")
@@ -89,7 +90,7 @@ def test_anothers_copy_of_a_room_key_stands_beside_the_first(store: CryptoStore)
 def test_more_room_keys_than_memory_holds_are_read_again(
     store: CryptoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.crypto_store._ROOM_KEYS_IN_MEMORY", 2)
+    monkeypatch.setattr(crypto_store, "_ROOM_KEYS_IN_MEMORY", 2)
     keys, many = RoomKeys(store), [session() for _ in range(5)]
     for one in many:
         keys.keep(one, ADA)
@@ -212,7 +213,7 @@ def test_a_clock_far_ahead_does_not_end_all_keys_at_once(
     keys, key = RoomKeys(store), session()
     keys.keep(key, ADA)
     future = datetime.now(UTC).date() + timedelta(days=400)
-    monkeypatch.setattr("bot.matrix.crypto_store._today", lambda: future)
+    monkeypatch.setattr(crypto_store, "_today", lambda: future)
 
     assert keys.prune(keep_days=90) == 0
     assert keys.copies(ROOM, key.id)

@@ -1,6 +1,7 @@
 """The recovery key goes to one file, or to a terminal, and to nowhere else."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_terminal_shows_it_and_nothing_else_does(
     assert capsys.readouterr().out == ""
 
     terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
     place.check()
     place.give(KEY)
 

@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -156,7 +157,7 @@ async def test_a_picture_has_its_words_without_a_font_of_the_system() -> None:
 
 
 async def test_a_picture_that_is_not_drawn_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(OSError, match="has ended with 1"):
         await png(LINE)
 
