@@ -167,7 +167,9 @@ class Cold:
             (self._directory / name).mkdir()
         url, where = self._synapse.url, self._directory / "person"
         me, other = [await self._synapse.register(f"cold-{x}", _PASSWORD) for x in ("bot", "nia")]
-        self._account = Account(url, me, "bench", _PASSWORD)
+        self._account = Account(
+            homeserver=url, user_id=me, device_name="bench", password=_PASSWORD
+        )
         matrix = await self._open()
         async with NioPerson(url, other, _PASSWORD, where) as person, asyncio.TaskGroup() as tasks:
             meeting = Meeting(matrix, person)

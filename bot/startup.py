@@ -89,12 +89,12 @@ def vault_of(config: Config) -> Vault:
     """
     directory = make_private(config.storage.directory)
     return Vault(
-        make_private(directory / "matrix"),
-        config.storage.key.get_secret_value(),
-        config.storage.keep_keys_days,
-        config.matrix.recovery_key_file,
-        config.matrix.encrypt_to == "signed",
-        config.matrix.history_on_invite,
+        directory=make_private(directory / "matrix"),
+        key=config.storage.key.get_secret_value(),
+        keep_days=config.storage.keep_keys_days,
+        recovery_key_file=config.matrix.recovery_key_file,
+        signed_only=config.matrix.encrypt_to == "signed",
+        history_on_invite=config.matrix.history_on_invite,
     )
 
 

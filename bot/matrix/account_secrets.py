@@ -62,7 +62,13 @@ class AccountSecrets:
             await self._signing_key(f"m.cross_signing.{one}", storage_id, key) for one in USAGES
         ]
         backup = await self._backup_key(storage_id, key)
-        return PrivateIdentity(CrossSigningKeys(*keys), backup, "restored", storage_id, key)
+        return PrivateIdentity(
+            keys=CrossSigningKeys(*keys),
+            backup=backup,
+            state="restored",
+            storage_id=storage_id,
+            storage_key=key,
+        )
 
     async def _signing_key(self, name: str, storage_id: str, key: bytes) -> SigningKey:
         secret = await self._secret(name, storage_id, key)

@@ -36,7 +36,7 @@ _KEY_TYPE = "signed_curve25519"
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomKeyBundle:
     """The location of a room's earlier keys (MSC4268, room key bundles).
 
@@ -292,7 +292,13 @@ class SafeOlm(DeviceTracker):
             return super()._handle_olm_event(sender, sender_key, payload)
         content = mapping(payload.get("content"))
         room_id, ed25519 = text(content, "room_id"), text(mapping(payload.get("keys")), "ed25519")
-        bundle = RoomKeyBundle(sender, sender_key, ed25519, room_id, mapping(content.get("file")))
+        bundle = RoomKeyBundle(
+            sender=sender,
+            sender_key=sender_key,
+            sender_ed25519=ed25519,
+            room_id=room_id,
+            file=mapping(content.get("file")),
+        )
         self.bundles[sender, room_id] = bundle
         return None
 

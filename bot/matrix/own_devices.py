@@ -17,7 +17,7 @@ from bot.runtime.uncancellable import run_uncancelled
 ON_THIS_DISK: Final = "on this disk"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One device of the account.
 
@@ -36,7 +36,7 @@ class Device:
     signed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityStatus:
     """The status of the account's identity, for an operator.
 
@@ -93,16 +93,16 @@ async def status(session: Session) -> IdentityStatus:
     count, public = backup.get("count"), text(mapping(backup.get("auth_data")), "public_key")
     ours = kept.current.backup.public_key().to_base64() if kept.current else None
     return IdentityStatus(
-        user_id,
-        device_id,
-        shown.master,
-        _location_of_keys(kept, shown),
-        shown.has_signed(device_id),
-        await session.identity.storage.is_complete(),
-        text(backup, "version") or None,
-        public.rstrip("=") == ours,
-        count if isinstance(count, int) else 0,
-        tuple(one.device_id for one in await devices(session) if not one.ours),
+        user_id=user_id,
+        device_id=device_id,
+        master_key=shown.master,
+        private_keys=_location_of_keys(kept, shown),
+        signed=shown.has_signed(device_id),
+        secret_storage=await session.identity.storage.is_complete(),
+        backup_version=text(backup, "version") or None,
+        own_backup=public.rstrip("=") == ours,
+        backed_up=count if isinstance(count, int) else 0,
+        others=tuple(one.device_id for one in await devices(session) if not one.ours),
     )
 
 
@@ -130,11 +130,11 @@ async def devices(session: Session) -> Sequence[Device]:
     found = (await client.ask("GET", ["devices"])).get("devices")
     own = [
         Device(
-            device_id,
-            text(one, "display_name"),
-            _moment(one.get("last_seen_ts")),
-            device_id == client.device_id,
-            shown.has_signed(device_id),
+            device_id=device_id,
+            name=text(one, "display_name"),
+            last_seen=_moment(one.get("last_seen_ts")),
+            ours=device_id == client.device_id,
+            signed=shown.has_signed(device_id),
         )
         for one in map(mapping, found if isinstance(found, list) else [])
         if (device_id := text(one, "device_id"))

@@ -16,7 +16,7 @@ BACKUP_KEY = "m.megolm_backup.v1"
 State = Literal["new", "given", "restored", "complete"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateIdentity:
     """The private keys of one identity, and its progress.
 
@@ -43,11 +43,11 @@ class PrivateIdentity:
     def new(cls, *, old_backup: str | None = None) -> "PrivateIdentity":
         """Generate new keys."""
         return cls(
-            CrossSigningKeys.new(),
-            vodozemac.Curve25519SecretKey(),
-            "new",
-            secrets.token_urlsafe(24),
-            secret_storage.new_key(),
+            keys=CrossSigningKeys.new(),
+            backup=vodozemac.Curve25519SecretKey(),
+            state="new",
+            storage_id=secrets.token_urlsafe(24),
+            storage_key=secret_storage.new_key(),
             old_backup=old_backup,
         )
 
@@ -83,13 +83,13 @@ class PrivateIdentity:
         """Load an identity from what `fields` returned."""
         key = fields["storage_key"]
         return cls(
-            CrossSigningKeys(*(SigningKey(decode(fields[usage])) for usage in USAGES)),
-            vodozemac.Curve25519SecretKey.from_bytes(decode(fields["backup"])),
-            fields["state"],
-            fields["storage_id"],
-            None if key is None else decode(key),
-            fields["backup_version"],
-            fields["old_backup"],
+            keys=CrossSigningKeys(*(SigningKey(decode(fields[usage])) for usage in USAGES)),
+            backup=vodozemac.Curve25519SecretKey.from_bytes(decode(fields["backup"])),
+            state=fields["state"],
+            storage_id=fields["storage_id"],
+            storage_key=None if key is None else decode(key),
+            backup_version=fields["backup_version"],
+            old_backup=fields["old_backup"],
         )
 
 

@@ -47,7 +47,7 @@ def _tell(sentence: str) -> None:
     log.warning("approval needed", reason=sentence)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """The account and its homeserver. Either the password or the access token is set."""
 
@@ -60,7 +60,7 @@ class Account:
     ca_bundle: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Vault:
     """The place of the device's secrets, and the rules for sharing keys.
 

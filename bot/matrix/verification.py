@@ -41,7 +41,7 @@ _ID_LENGTH = 255
 log = structlog.get_logger()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Open:
     """A verification in progress.
 
@@ -202,7 +202,12 @@ class Verifications:
             identity.master.public if identity else None,
         )
         machine = SasResponder(ours, theirs, event.transaction_id)
-        held = _Open(event, device_id, asyncio.get_running_loop().time(), machine)
+        held = _Open(
+            request=event,
+            device_id=device_id,
+            begun=asyncio.get_running_loop().time(),
+            machine=machine,
+        )
         self._open[event.sender, event.transaction_id] = held
         return held
 

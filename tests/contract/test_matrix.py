@@ -141,7 +141,9 @@ async def meeting(
         bot = await synapse.register("bot", "secret")
         agent = await synapse.register("agent", "secret")
         matrix = NioMatrix(
-            Account(synapse.url, bot, "bot", "secret"), vault(folder("bot")), health()
+            Account(homeserver=synapse.url, user_id=bot, device_name="bot", password="secret"),
+            vault(folder("bot")),
+            health(),
         )
         async with NioPerson(synapse.url, agent, "secret", folder("agent")) as person:
             yield await real(matrix, person)

@@ -41,7 +41,12 @@ class Guest:
 async def guest(
     synapse: Synapse, name: str, directory: Path, *, wanted: bool
 ) -> AsyncIterator[Guest]:
-    account = Account(synapse.url, await synapse.register(name, "secret"), "bot", "secret")
+    account = Account(
+        homeserver=synapse.url,
+        user_id=await synapse.register(name, "secret"),
+        device_name="bot",
+        password="secret",
+    )
     place = replace(vault(directory), history_on_invite=wanted)
     matrix = NioMatrix(account, place, health())
     await matrix.open()

@@ -9,7 +9,12 @@ from bot.runtime.clock import SystemClock
 
 def vault(directory: Path) -> Vault:
     """Return the directory with a key of 32 characters; the recovery key goes there, too."""
-    return Vault(directory, "s" * 32, 90, directory / "recovery.key")
+    return Vault(
+        directory=directory,
+        key="s" * 32,
+        keep_days=90,
+        recovery_key_file=directory / "recovery.key",
+    )
 
 
 def health() -> Health:

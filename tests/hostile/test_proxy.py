@@ -37,7 +37,11 @@ SENTENCES: dict[Fault, str] = {
 
 def account(proxy: str) -> Account:
     return Account(
-        "http://homeserver.invalid", UserId("@a:b.test"), "Bot", password="secret", proxy=proxy
+        homeserver="http://homeserver.invalid",
+        user_id=UserId("@a:b.test"),
+        device_name="Bot",
+        password="secret",
+        proxy=proxy,
     )
 
 

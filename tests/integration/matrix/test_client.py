@@ -38,7 +38,9 @@ async def meeting(
         bot = await synapse.register("bot", "secret")
         agent = await synapse.register("agent", "secret")
         matrix = NioMatrix(
-            Account(synapse.url, bot, "bot", "secret"), vault(directory / "bot"), health()
+            Account(homeserver=synapse.url, user_id=bot, device_name="bot", password="secret"),
+            vault(directory / "bot"),
+            health(),
         )
         await matrix.open()
         async with NioPerson(synapse.url, agent, "secret", directory / "agent") as person:

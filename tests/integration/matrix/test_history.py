@@ -102,7 +102,9 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
     async with Synapse(folder("synapse")) as synapse:
         names = "bot", "agent", "colleague"
         ids = [await synapse.register(name, "secret") for name in names]
-        account = Account(synapse.url, ids[0], "bot", "secret")
+        account = Account(
+            homeserver=synapse.url, user_id=ids[0], device_name="bot", password="secret"
+        )
         matrix = NioMatrix(account, vault(folder("bot")), health())
         await matrix.open()
         batches = matrix.batches(None)

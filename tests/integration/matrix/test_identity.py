@@ -104,7 +104,11 @@ async def stage(synapse: Synapse, tmp_path: Path) -> Stage:
     name = f"bot-{tmp_path.name.replace('_', '-').lower()}"[:200]
     user_id = await synapse.register(name, "secret")
     return Stage(
-        synapse, Account(synapse.url, user_id, "Assistant IA", password="secret"), tmp_path
+        synapse,
+        Account(
+            homeserver=synapse.url, user_id=user_id, device_name="Assistant IA", password="secret"
+        ),
+        tmp_path,
     )
 
 

@@ -60,7 +60,10 @@ async def opened(
 ) -> AsyncIterator[Stage]:
     localpart = f"face-{directory.name.replace('_', '-').lower()}"[:200]
     user_id = await synapse.register(localpart, "secret", displayname=name)
-    session = Session(Account(url, user_id, "Test", password="secret"), vault(directory))
+    session = Session(
+        Account(homeserver=url, user_id=user_id, device_name="Test", password="secret"),
+        vault(directory),
+    )
     async with AsyncExitStack() as parts:
         parts.push_async_callback(session.close)
         await session.open()

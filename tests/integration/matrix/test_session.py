@@ -29,7 +29,9 @@ async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syn
 @pytest_asyncio.fixture(loop_scope="module")
 async def account(synapse: Synapse) -> Account:
     user_id = await synapse.register(f"bot-{os.urandom(4).hex()}", "secret")
-    return Account(synapse.url, user_id, "Assistant IA", password="secret")
+    return Account(
+        homeserver=synapse.url, user_id=user_id, device_name="Assistant IA", password="secret"
+    )
 
 
 async def opened(account: Account, directory: Path) -> Session:

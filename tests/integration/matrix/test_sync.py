@@ -103,7 +103,10 @@ async def homeserver() -> AsyncIterator[Homeserver]:
 
 @pytest.fixture
 async def session(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Session]:
-    session = Session(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path))
+    session = Session(
+        Account(homeserver=homeserver.url, user_id=ME, device_name="bot", password="secret"),
+        vault(tmp_path),
+    )
     await session.open()
     yield session
     await session.close()
@@ -156,7 +159,11 @@ async def test_every_request_that_is_answered_429_is_counted(
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
     homeserver.refused_logins, homeserver.answers = [(429, limited)], [(429, limited), HTML]
     state = health()
-    matrix = NioMatrix(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path), state)
+    matrix = NioMatrix(
+        Account(homeserver=homeserver.url, user_id=ME, device_name="bot", password="secret"),
+        vault(tmp_path),
+        state,
+    )
 
     await matrix._session.open()  # of cross-signing this homeserver knows nothing
     await anext(matrix.batches(None))
@@ -255,7 +262,10 @@ async def test_too_many_logins_are_waited_out(homeserver: Homeserver, tmp_path: 
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
     homeserver.refused_logins = [(429, limited)]
     (tmp_path / "new").mkdir()
-    session = Session(Account(homeserver.url, ME, "bot", "secret"), vault(tmp_path / "new"))
+    session = Session(
+        Account(homeserver=homeserver.url, user_id=ME, device_name="bot", password="secret"),
+        vault(tmp_path / "new"),
+    )
 
     await session.open()
 

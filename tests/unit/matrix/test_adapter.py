@@ -29,7 +29,11 @@ REQUEST = aiohttp.RequestInfo(URL("http://x"), "GET", CIMultiDictProxy(CIMultiDi
 
 async def matrix(directory: Path, **events: dict[str, Any]) -> NioMatrix:
     """Return the port on a homeserver that has these events."""
-    port = NioMatrix(Account("http://x", BOT, "bot", "secret"), vault(directory), health())
+    port = NioMatrix(
+        Account(homeserver="http://x", user_id=BOT, device_name="bot", password="secret"),
+        vault(directory),
+        health(),
+    )
     client = Pages()
     client.events = {f"${name}": event for name, event in events.items()}
     port._histories = Histories(client, BOT)

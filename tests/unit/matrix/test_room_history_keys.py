@@ -103,11 +103,11 @@ class Stage:
         if not isinstance(self.client.answer, MatrixError):
             self.client.answer = sealed
         self.client.machine.bundles[sender, ROOM] = RoomKeyBundle(
-            sender,
-            self.keys["curve25519"],
-            self.keys["ed25519"],
-            ROOM,
-            {"url": "mxc://x/file", **keys, **(file or {})},
+            sender=sender,
+            sender_key=self.keys["curve25519"],
+            sender_ed25519=self.keys["ed25519"],
+            room_id=ROOM,
+            file={"url": "mxc://x/file", **keys, **(file or {})},
         )
 
     async def take(self, *, wanted: bool = True) -> bool:
