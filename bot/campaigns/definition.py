@@ -116,7 +116,7 @@ _CLOCK = re.compile(r"\d\d?:\d\d\Z")
 
 
 def _clock(value: object) -> object:
-    """Undo YAML 1.1's reading of a time of day as a base 60 number: 18:00 becomes 1080."""
+    """Return the time of day; undo YAML 1.1, which reads 18:00 as the number 1080 (base 60)."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= _SIXTY:
         hours, minutes = divmod(value, _SIXTY)
         value = f"{hours:02}:{minutes:02}"
@@ -229,7 +229,7 @@ def _line_of(found: Any) -> int:  # noqa: ANN401  # PyYAML's nodes and events ha
 
 
 def _duplicates(node: Any) -> Iterator[Fault]:  # noqa: ANN401  # as above
-    """Yield a fault for each duplicate field, which PyYAML would accept."""
+    """Yield a fault for each duplicate field; PyYAML would silently take the last one."""
     if isinstance(node, yaml.SequenceNode):
         for one in node.value:
             yield from _duplicates(one)

@@ -1,4 +1,4 @@
-"""What people type with a "!": one file each, registered by its import here."""
+"""Commands, which people type with a "!": one file each, registered by its import here."""
 
 from bot.commands import (
     about,

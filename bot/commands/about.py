@@ -1,11 +1,11 @@
-"""`!apropos`: version, model, status page, contact."""
+"""`!apropos`: show version, model, status page and contact."""
 
 from bot.commands.registry import CommandContext, command
 
 
 @command("apropos", "about")
 async def tell_about(context: CommandContext) -> str:
-    """Return what is known of the service."""
+    """Return the text about the service."""
     about, texts = context.about, context.texts
     lines = [texts("about", version=about.version, label=context.card.label)]
     if about.status_page is not None:

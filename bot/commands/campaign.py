@@ -1,4 +1,4 @@
-"""`!sondage` and `!annonce`: campaigns, from their draft to their results; in the admin room."""
+"""`!sondage` and `!annonce` in the admin room: create, launch, close, show campaigns."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from bot.reporting.charts import PICTURE_SIZE, png
 
 _TYPED = re.compile(r"\s*(\S+)\s*(.*)", re.DOTALL)
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
-_FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any other says so
+_FAULTS = {  # sentence by kind of fault; all other kinds have one common sentence
     "missing": "campaign fault missing",
     "extra_forbidden": "campaign fault unknown",
     "string_pattern_mismatch": "campaign fault name",
@@ -44,22 +44,22 @@ _FAULTS = {  # of pydantic's kinds, the sentence that says what is wrong; any ot
 
 @command("sondage", "survey", "annonce", "announcement", admin=True)
 async def campaign(context: CommandContext) -> str | None:
-    """Do what the first word asks for: create, preview, launch, look, close, tell results."""
+    """Run the action that the first word names; without one, list the campaigns."""
     typed = _TYPED.match(context.argument)
-    deed = _DEEDS.get(typed[1].lower()) if typed else None
-    return await deed(context, typed[2].rstrip()) if typed and deed else await _list(context)
+    action = _ACTIONS.get(typed[1].lower()) if typed else None
+    return await action(context, typed[2].rstrip()) if typed and action else await _list(context)
 
 
 async def _create(context: CommandContext, definition: str) -> str:
     fenced = _FENCE.match(definition)
     try:
-        made = await context.campaigns.draft(fenced[1] if fenced else definition)
+        draft = await context.campaigns.draft(fenced[1] if fenced else definition)
     except Malformed as error:
         faults = "\n".join(_fault(context.texts, one) for one in error.faults)
         return context.texts("campaign malformed", faults=faults)
-    if made is None:
+    if draft is None:
         return context.texts("campaign name taken")
-    return await _summary(context, made)
+    return await _summary(context, draft)
 
 
 def _fault(texts: Texts, fault: Fault) -> str:
@@ -69,7 +69,7 @@ def _fault(texts: Texts, fault: Fault) -> str:
         return texts("campaign fault", line=line, field=field, reason=reason)
     if line:
         return texts("campaign fault line", line=line, reason=reason)
-    return texts("campaign fault nowhere", reason=reason)  # it is about the whole text
+    return texts("campaign fault nowhere", reason=reason)  # the fault concerns the whole text
 
 
 async def _summary(context: CommandContext, one: Campaign) -> str:
@@ -130,14 +130,14 @@ async def _results(context: CommandContext, name: str) -> str:
 async def _show(
     context: CommandContext, question: CampaignQuestion, progress: CampaignResults
 ) -> None:
-    """Say what was answered to a question, then show it where there is anything to count."""
+    """Send the answers to a question as text, then as a chart if there are votes."""
     await context.say(question_results(context.texts, question, progress), question.key)
-    drawn = chart(context.texts, question, progress)
-    if drawn is None:
+    figure = chart(context.texts, question, progress)
+    if figure is None:
         return
     name = f"question-{question.key}.png"
     alternative = chart_description(context.texts, question, progress)
-    picture = Attachment(name, "image/png", await png(drawn), alternative, size=PICTURE_SIZE)
+    picture = Attachment(name, "image/png", await png(figure), alternative, size=PICTURE_SIZE)
     await context.attach(picture, question.key)
 
 
@@ -152,7 +152,7 @@ async def _list(context: CommandContext) -> str:
     )
 
 
-_DEEDS: dict[str, Callable[[CommandContext, str], Awaitable[str]]] = {
+_ACTIONS: dict[str, Callable[[CommandContext, str], Awaitable[str]]] = {
     **dict.fromkeys(("creer", "créer", "create"), _create),
     **dict.fromkeys(("apercu", "aperçu", "preview"), _preview),
     **dict.fromkeys(("lancer", "launch"), _launch),

@@ -1,4 +1,4 @@
-"""`!exporter`: what the ledger has of opinions and answers, as a file in the admin room."""
+"""`!exporter`: send a table of feedback or campaign answers as a file to the admin room."""
 
 import io
 from contextlib import aclosing
@@ -20,7 +20,7 @@ _WORDS: dict[str, ExportName] = {
     **dict.fromkeys(("reponses", "réponses", "answers"), "answers"),
     **dict.fromkeys(("partages", "partagés", "shared"), "shared"),
 }
-_NAMES: dict[Language, dict[ExportName, str]] = {  # of the files
+_NAMES: dict[Language, dict[ExportName, str]] = {  # file names
     "fr": {
         "ratings": "avis",
         "comments": "commentaires",
@@ -30,15 +30,15 @@ _NAMES: dict[Language, dict[ExportName, str]] = {  # of the files
     "en": {name: name for name in _WORDS.values()},
 }
 _FORMATS: dict[str, Format] = {name: name for name in TYPES}
-_AT_ONCE = 50  # rows: to open and write them holds the loop up for some 10 ms
-_LARGEST = 50_000_000  # bytes, as the file is in memory until it is sent
+_AT_ONCE = 50  # rows; decrypting and writing them blocks the event loop for about 10 ms
+_LARGEST = 50_000_000  # bytes; the file is in memory until it is sent
 
 log = structlog.get_logger()
 
 
 @command("exporter", "export", admin=True)
 async def export(context: CommandContext) -> str:
-    """Send a table as a file to the room in which it was asked for."""
+    """Send a table as a file to the room of the command."""
     word, *more = context.argument.lower().split() or [""]
     what = _WORDS.get(word)
     form = _FORMATS.get(" ".join(more) or "csv")
@@ -49,7 +49,7 @@ async def export(context: CommandContext) -> str:
 
 
 async def _send(context: CommandContext, what: ExportName, form: Format) -> str:
-    # Some homeservers break the connection off where they are sent too much: so they are asked.
+    # Some homeservers close the connection on a too large upload, so the limit is requested first.
     limit = await retry_until_accepted(
         context.clock, context.matrix.upload_limit, within=UPLOADING
     )
@@ -57,7 +57,7 @@ async def _send(context: CommandContext, what: ExportName, form: Format) -> str:
     word = _NAMES[context.texts.language][what]
     name = f"{word}-{datetime.fromtimestamp(context.clock.now(), UTC):%Y-%m-%d}.{form}"
     try:
-        data, rows = await _written(context.exports[what], form, most)
+        data, rows = await _build(context.exports[what], form, most)
         if rows == 0:
             return context.texts("export empty")
         await context.attach(Attachment(name, TYPES[form], data))
@@ -67,11 +67,11 @@ async def _send(context: CommandContext, what: ExportName, form: Format) -> str:
     return context.texts("exported", n=rows, what=word, file=name)
 
 
-async def _written(table: Export, form: Format, most: int) -> tuple[bytes, int]:
-    """Return a file and the number of its rows.
+async def _build(table: Export, form: Format, most: int) -> tuple[bytes, int]:
+    """Return the file's content and the number of its rows.
 
     Raises:
-        TooLarge: it would have more than so many bytes.
+        TooLarge: the file would have more than `most` bytes.
     """
     file, rows = io.BytesIO(), 0
     file.write(head(table.columns, form).encode())

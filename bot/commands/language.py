@@ -1,4 +1,4 @@
-"""`!langue`: the language of the bot's own sentences in a conversation."""
+"""`!langue`: choose the language of the bot's own sentences in a conversation."""
 
 from bot.commands.registry import CommandContext, command
 from bot.i18n.texts import Language, speak
@@ -17,7 +17,7 @@ _LANGUAGES: dict[str, Language] = {
 
 @command("langue", "language")
 async def choose_language(context: CommandContext) -> str:
-    """Return that the language is chosen, in that language."""
+    """Store the language, and return the confirmation in that language."""
     language = _LANGUAGES.get(context.argument.strip().lower())
     if language is None:
         return context.texts("language not known")

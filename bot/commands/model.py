@@ -8,7 +8,7 @@ _LONGEST = 100  # characters of a name
 
 @command("modele", "model", "modèle")
 async def choose_model(context: CommandContext) -> str:
-    """Return the models to choose among, or that one is chosen."""
+    """Store the model that the argument names; without one, return the list of models."""
     catalogue, texts, name = context.catalogue, context.texts, context.argument.strip()[:_LONGEST]
     cards = list(catalogue)
     if len(cards) == 1 and not name:

@@ -1,9 +1,9 @@
-"""`!nouveau`: what came before counts no more; the command in the room marks from where."""
+"""`!nouveau`: begin a new conversation; the command itself marks where it begins in the room."""
 
 from bot.commands.registry import CommandContext, command
 
 
 @command("nouveau", "new")
 async def begin_anew(context: CommandContext) -> str:
-    """Say that a new conversation begins."""
+    """Return the confirmation."""
     return context.texts("new conversation")

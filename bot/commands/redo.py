@@ -1,11 +1,11 @@
-"""`!refaire`: answer the last prompt once more, in the same reply."""
+"""`!refaire`: answer a prompt again, in the same reply."""
 
 from bot.commands.registry import CommandContext, command
 
 
 @command("refaire", "redo")
 async def redo(context: CommandContext) -> str | None:
-    """Answer again what the replied-to reply answers, else the last prompt of the conversation."""
+    """Answer again the prompt of the replied-to message, else the conversation's last prompt."""
     prompt, changes = context.prompt, context.prompt_changes
     target = prompt.messages[0].replies_to or await changes.last(prompt)
     key = (

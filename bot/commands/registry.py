@@ -1,4 +1,4 @@
-"""The commands by their names, and the context that each is given."""
+"""The registry of commands, the context that each command gets, and the parts that run it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,17 +23,17 @@ from bot.replies.context_builder import Contexts
 from bot.replies.generations import ActiveGenerations
 from bot.replies.notices import Notifier
 
-UPLOADING = 600.0  # seconds for which a file is tried: each try uploads everything anew
+UPLOADING = 600.0  # seconds for which a file is tried; each try uploads all of it
 
 _MODERATOR = 50  # power level (spec: m.room.power_levels, as clients name it)
-_NEAR = 0.5  # of difflib's ratio
-_MOST = 3
-_LONGEST = 40  # characters of a name that is no command
+_NEAR = 0.5  # lowest ratio (difflib) of a similar name
+_MOST = 3  # similar names to suggest
+_LONGEST = 40  # characters to show of an unknown name
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is said of the service; None for what is not configured."""
+    """Facts about the service; None where one is not configured."""
 
     version: str
     status_page: str | None = None
@@ -42,13 +42,13 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandContext:
-    """One command as it was typed, and what commands work with.
+    """One typed command, and the parts that commands work with.
 
     Attributes:
-        argument: the text behind the command's name.
+        argument: the text after the command's name.
         card: the model that answers in the conversation.
         texts: the sentences in the conversation's language.
-        exporting: a lock held while a file is in memory: there is one at a time.
+        exporting: lock held while an exported file is in memory, at most one at a time.
     """
 
     prompt: Prompt
@@ -72,90 +72,95 @@ class CommandContext:
 
     @property
     def sender(self) -> UserId:
-        """Who has typed it."""
+        """The person who typed the command."""
         return self.prompt.sender
 
     @property
     def scope(self) -> Conversation:
-        """The thread for which a choice made here holds, or all of the room."""
+        """The thread, or the whole room, that a choice made here is for."""
         return Conversation(self.prompt.room_id, self.prompt.messages[0].thread_root)
 
     @property
     def may_choose(self) -> bool:
-        """Tell whether the person may choose here: for all of a salon, its moderators only."""
+        """Whether the person may choose for the scope: only moderators may for a whole salon."""
         if self.scope.thread_root is not None or self.matrix.room(self.prompt.room_id).direct:
             return True
-        return self.moderates
+        return self.is_moderator
 
     @property
-    def moderates(self) -> bool:
-        """Tell whether the person is a moderator of the room."""
+    def is_moderator(self) -> bool:
+        """Whether the person is a moderator of the room."""
         return self.matrix.power_level(self.prompt.room_id, self.sender) >= _MODERATOR
 
     @property
-    def administers(self) -> bool:
-        """Tell whether it was typed in the admin room, by one of the admins."""
+    def is_admin_command(self) -> bool:
+        """Whether an admin typed the command in the admin room."""
         here = self.matrix.room(self.prompt.room_id).admin
         return here and self.sender in self.admins
 
-    async def attach(self, one: Attachment, stage: str = "") -> None:
-        """Send a file to where the command was typed, once.
+    async def attach(self, attachment: Attachment, stage: str = "") -> None:
+        """Send a file to the command's room, exactly once.
 
         Args:
-            one: which.
-            stage: tells it from others that the same command sends.
+            attachment: the file.
+            stage: the name that distinguishes it from other files of the same command.
 
         Raises:
-            TooLarge: the homeserver takes no file of its size.
-            MatrixError: it cannot be sent.
+            TooLarge: the homeserver accepts no file of this size.
+            MatrixError: the file cannot be sent.
         """
         await self.notifier.send_once(
             self.prompt.room_id,
-            replace(one, to=self.prompt),
+            replace(attachment, to=self.prompt),
             self.prompt.event_id,
             f"attachment {stage}",
             failpoint="attachment",
             within=UPLOADING,
         )
 
-    async def say(self, words: str, stage: str) -> None:
-        """Say something before the command's last word, once; `stage` tells it from the rest."""
+    async def say(self, text: str, stage: str) -> None:
+        """Send a notice before the command's result, exactly once.
+
+        Args:
+            text: the notice, in Markdown.
+            stage: the name that distinguishes it from other notices of the same command.
+        """
         await self.notifier.send_once(
             self.prompt.room_id,
-            Notice(words, self.prompt),
+            Notice(text, self.prompt),
             self.prompt.event_id,
             f"notice {stage}",
             within=UPLOADING,
         )
 
-    def said(self, words: str) -> Message:
-        """Return the message as if it said only that."""
-        return replace(self.prompt.messages[0], body=words)
+    def message_with(self, body: str) -> Message:
+        """Return the command's message with another body."""
+        return replace(self.prompt.messages[0], body=body)
 
 
 Command = Callable[[CommandContext], Awaitable[str | None]]
 
 COMMANDS: dict[str, Command] = {}
-ADMIN_COMMANDS: dict[str, Command] = {}  # in the admin room alone, where they come first
-_CALLED: dict[Command, dict[Language, str]] = {}
+ADMIN_COMMANDS: dict[str, Command] = {}  # only in the admin room, where they override COMMANDS
+_NAMES: dict[Command, dict[Language, str]] = {}
 
 
 def command(
     french: str, english: str, *more: str, admin: bool = False
 ) -> Callable[[Command], Command]:
-    """Register a command under its names; it returns what to say, None for nothing."""
+    """Register a command under its names; it returns the text to send, or None."""
 
     def register(function: Command) -> Command:
         known = ADMIN_COMMANDS if admin else COMMANDS
         known.update(dict.fromkeys((french, english, *more), function))
-        _CALLED[function] = {"fr": french, "en": english}
+        _NAMES[function] = {"fr": french, "en": english}
         return function
 
     return register
 
 
 class Commands:
-    """Runs commands."""
+    """Runs commands, each in its own context."""
 
     def __init__(
         self,
@@ -194,26 +199,26 @@ class Commands:
             exporting=asyncio.Lock(),
         )
 
-    async def run(self, asked: Run) -> str | None:
-        """Do what the command asks for and return what to say, None for nothing."""
-        prompt = asked.prompt
+    async def run(self, run: Run) -> str | None:
+        """Run a command, and return the text to send; None for none."""
+        prompt = run.prompt
         chosen = await self._contexts.chosen(prompt.conversation)
         context = self._context(
-            prompt=prompt, argument=asked.argument, card=chosen.card, texts=chosen.texts
+            prompt=prompt, argument=run.argument, card=chosen.card, texts=chosen.texts
         )
-        known = COMMANDS | ADMIN_COMMANDS if context.administers else COMMANDS
-        if asked.name in known:
-            return await known[asked.name](context)
-        return _unknown(asked.name[:_LONGEST], known, context.texts)
+        known = COMMANDS | ADMIN_COMMANDS if context.is_admin_command else COMMANDS
+        if run.name in known:
+            return await known[run.name](context)
+        return _unknown(run.name[:_LONGEST], known, context.texts)
 
 
 def _unknown(name: str, known: Mapping[str, Command], texts: Texts) -> str:
-    """Return that there is no such command, and which ones have a similar name."""
+    """Return that the command is unknown, and the commands with similar names."""
     sentences = [texts("command unknown", name=name)]
     near = dict.fromkeys(
         known[one] for one in get_close_matches(name, known, n=_MOST, cutoff=_NEAR)
     )
     if near:
-        commands = ", ".join(f"`!{_CALLED[one][texts.language]}`" for one in near)
+        commands = ", ".join(f"`!{_NAMES[one][texts.language]}`" for one in near)
         sentences.append(texts("command nearest", commands=commands))
     return " ".join(sentences)

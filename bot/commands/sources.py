@@ -1,9 +1,9 @@
-"""`!sources`: what the last reply stands on."""
+"""`!sources`: show the sources of the last reply."""
 
 from bot.commands.registry import CommandContext, command
 
 
 @command("sources", "sources")
 async def show_sources(context: CommandContext) -> str:
-    """Say that there are none: the model alone has answered."""
+    """Return that there are no sources: replies come from the model alone."""
     return context.texts("no sources")

@@ -1,4 +1,4 @@
-"""`!stats`: what people think of the replies of the last 30 days, in words and as a picture."""
+"""`!stats`: show the feedback of the last 30 days as text and as a chart."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ _DAYS = 30
 
 @command("stats", "statistics", admin=True)
 async def show_statistics(context: CommandContext) -> None:
-    """Say the figures, then show them: they stand there even where the picture fails."""
+    """Send the figures as text first, so that they are there even if the chart fails."""
     today = datetime.fromtimestamp(context.clock.now(), UTC).date()
     about = await report(context.statistics, today, _DAYS, FigureFilter())
     await context.say(in_words(about, context.texts), "statistics")

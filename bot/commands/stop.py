@@ -1,15 +1,14 @@
-"""`!stop`: end the answer that is being written."""
+"""`!stop`: end the reply that is being written."""
 
 from bot.commands.registry import CommandContext, command
 
 
 @command("stop", "stop")
 async def stop(context: CommandContext) -> str | None:
-    """Stop the answer of this conversation, else the person's last one in the room."""
-    at = context.prompt.messages[-1].timestamp  # a prompt that follows the command is not meant
-    running = context.generations.of_room(context.prompt.room_id)[
-        ::-1
-    ]  # the oldest is being written
+    """Stop the person's reply in this conversation, else their oldest one in the room."""
+    at = context.prompt.messages[-1].timestamp  # later prompts are not meant
+    # The oldest comes first, since it is the one being written.
+    running = context.generations.of_room(context.prompt.room_id)[::-1]
     running = [one for one in running if one.prompt.messages[0].timestamp <= at]
     here = [one for one in running if one.prompt.conversation == context.prompt.conversation]
     mine = [one for one in running if one.prompt.sender == context.sender]
