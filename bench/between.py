@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 
 _EVENT_ID = re.compile(rb'"event_id":"([^"]+)"')
 _FORWARDED = ("Authorization", "Content-Type")
@@ -29,15 +29,19 @@ _SENTENCE = "Here stands one more sentence of exactly nine words."
 # pace of a model; its first word is a sentence, and long enough to be shown at once. The others,
 # for many at once, are 200 and 400 words. The last one holds a turn for 15 s, and costs little.
 ANSWERS = {
-    "short": Answer(text="This is one short sentence without another."),
-    "streamed": Answer(
+    "short": ScriptedAnswer(text="This is one short sentence without another."),
+    "streamed": ScriptedAnswer(
         text=" ".join(["Straightforwardly-noted.", *[_SENTENCE] * 11]), tokens_per_second=40
     ),
-    "crowd": Answer(text=" ".join([*[_SENTENCE] * 22, "That's all."]), tokens_per_second=40),
-    "stream of people": Answer(
+    "crowd": ScriptedAnswer(
+        text=" ".join([*[_SENTENCE] * 22, "That's all."]), tokens_per_second=40
+    ),
+    "stream of people": ScriptedAnswer(
         text=" ".join([*[_SENTENCE] * 44, "That is all, really."]), tokens_per_second=40
     ),
-    "flood": Answer(text=" ".join([*[_SENTENCE] * 6, "It is over at last."]), tokens_per_second=4),
+    "flood": ScriptedAnswer(
+        text=" ".join([*[_SENTENCE] * 6, "It is over at last."]), tokens_per_second=4
+    ),
 }
 
 

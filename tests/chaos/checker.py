@@ -30,7 +30,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class WrongAnswer:
     """A prompt that was not answered as it should be, and what is there instead."""
 
     number: int
@@ -45,8 +45,8 @@ class Verdict:
     One that was redacted has one too many where it has any.
     """
 
-    lost: Sequence[Fault]
-    duplicated: Sequence[Fault]
+    lost: Sequence[WrongAnswer]
+    duplicated: Sequence[WrongAnswer]
 
 
 def judge(
@@ -71,9 +71,9 @@ def judge(
         gone = event_id in withdrawn
         if not gone and not any(_is_whole(one, asked) for one in replies):
             found = "; ".join(map(_words, replies)) or "no reply"
-            lost.append(Fault(number, event_id, found))
+            lost.append(WrongAnswer(number, event_id, found))
         if len(replies) > (not gone):
-            duplicated.append(Fault(number, event_id, "; ".join(map(_words, replies))))
+            duplicated.append(WrongAnswer(number, event_id, "; ".join(map(_words, replies))))
     return Verdict(lost, duplicated)
 
 

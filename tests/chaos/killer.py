@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from bot.runtime.failpoints import SITES, VARIABLE
-from tests.chaos.traffic import Prompt, Traffic
+from tests.chaos.traffic import ChaosPrompt, Traffic
 from tests.harness.bot import Bot, launch_cold
 from tests.harness.expectations import until
 from tests.harness.fault_proxy import FaultProxy
@@ -59,7 +59,7 @@ class Life:
     at: datetime
     cold: bool
     failpoint: str
-    interrupted: Sequence[Prompt]
+    interrupted: Sequence[ChaosPrompt]
     imported: float | None = None
     started: float | None = None
     ended: float = math.inf

@@ -6,11 +6,11 @@ from statistics import quantiles
 
 from tests.chaos.checker import Verdict
 from tests.chaos.killer import Life
-from tests.chaos.traffic import Prompt
+from tests.chaos.traffic import ChaosPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class ChaosReport:
     """A run's history and its judgement.
 
     Attributes:
@@ -22,18 +22,18 @@ class Report:
     seed: int
     verdict: Verdict
     lives: Sequence[Life]
-    prompts: Sequence[Prompt]
+    prompts: Sequence[ChaosPrompt]
     calls: Mapping[int, int]
     bugs: int
     times: tuple[float, float, float]
 
     @property
-    def stuck(self) -> Sequence[Prompt]:
+    def stuck(self) -> Sequence[ChaosPrompt]:
         """What had no whole reply in time, as those saw it who had asked."""
         return [prompt for prompt in self.prompts if not prompt.whole]
 
     @property
-    def excessive(self) -> Sequence[Prompt]:
+    def excessive(self) -> Sequence[ChaosPrompt]:
         """What the model was asked for more often than crashes and what was joined explain."""
         return [one for one in self.prompts if self.calls.get(one.number, 0) > self._allowed(one)]
 
@@ -100,7 +100,7 @@ class Report:
             yield f"    start to progress {_spread(recoveries)}"
             yield f"    imports to progress {_spread([_after_imports(life) for life in lives])}"
 
-    def _allowed(self, prompt: Prompt) -> int:
+    def _allowed(self, prompt: ChaosPrompt) -> int:
         crashes = sum(
             prompt in life.interrupted
             or _is_between(life.at.timestamp(), prompt.shown)

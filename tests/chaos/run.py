@@ -10,7 +10,7 @@ from bot.core.events import RoomId
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.killer import Killer
 from tests.chaos.observer import Observer
-from tests.chaos.report import Report
+from tests.chaos.report import ChaosReport
 from tests.chaos.story import Storyteller
 from tests.chaos.traffic import Lane, Traffic
 from tests.harness import canaries
@@ -27,7 +27,7 @@ _STUCK = 60.0  # seconds after the last start
 _PASSWORD = "secret"
 
 
-async def run(directory: Path, kills: int, seed: int, *, postgresql: bool = False) -> Report:
+async def run(directory: Path, kills: int, seed: int, *, postgresql: bool = False) -> ChaosReport:
     """Kill the bot so often, and judge what it has answered; its log stays in the directory.
 
     Args:
@@ -109,13 +109,13 @@ class _Stage:
             for one in asking:
                 one.cancel()
 
-    async def judge(self, seed: int, times: tuple[float, float, float]) -> Report:
+    async def judge(self, seed: int, times: tuple[float, float, float]) -> ChaosReport:
         """Read the rooms from their beginning."""
         self._killer.finish()
         end = time.monotonic() + _STUCK
         while (verdict := await self._look()).duplicated and time.monotonic() < end:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(1.0)  # a reply is still being taken away
-        return Report(
+        return ChaosReport(
             seed=seed,
             verdict=verdict,
             lives=self._killer.lives,

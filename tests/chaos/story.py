@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 
 _NUMBER = re.compile(r"histoire n° (\d+)")
 _PHRASES = (
@@ -64,12 +64,12 @@ class Storyteller(ScriptedModel):
         self.calls: Counter[int] = Counter()
 
     @override
-    def _choose(self, prompt: str) -> Answer:
+    def _choose(self, prompt: str) -> ScriptedAnswer:
         asked = numbers(prompt)
         self.calls.update(asked)
         self._forget()
         pace = _PACES[sum(asked) % len(_PACES)]
-        return Answer(text=tell(asked), tokens_per_second=pace)
+        return ScriptedAnswer(text=tell(asked), tokens_per_second=pace)
 
     def _forget(self) -> None:
         """Let go of the requests: a long run has many, and long ones."""

@@ -20,7 +20,7 @@ _MINDS = ("keep",) * 6 + ("edit", "edit at last", "redact", "redact at last")
 
 
 @dataclass(slots=True)
-class Prompt:
+class ChaosPrompt:
     """What somebody has asked.
 
     Attributes:
@@ -48,17 +48,17 @@ class Prompt:
 class Traffic:
     """All that is asked in a run, in the order of asking."""
 
-    prompts: list[Prompt] = field(default_factory=list)
+    prompts: list[ChaosPrompt] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    _known: dict[EventId, Prompt] = field(default_factory=dict)
+    _known: dict[EventId, ChaosPrompt] = field(default_factory=dict)
 
     @property
-    def outstanding(self) -> Sequence[Prompt]:
+    def outstanding(self) -> Sequence[ChaosPrompt]:
         """What has no whole reply yet, as those see it who have asked."""
         return [prompt for prompt in self.prompts if not prompt.whole]
 
-    def add(self, prompt: Prompt) -> None:
+    def add(self, prompt: ChaosPrompt) -> None:
         """Take in what was just asked."""
         self.prompts.append(prompt)
         self._known[prompt.event_id] = prompt
@@ -110,11 +110,11 @@ class Lane:
                 await self._see(changes, asked)
             await asyncio.sleep(self.dice.uniform(0, _LONGEST_PAUSE))
 
-    async def _see(self, changes: AsyncIterator[Seen], asked: Sequence[Prompt]) -> None:
+    async def _see(self, changes: AsyncIterator[Seen], asked: Sequence[ChaosPrompt]) -> None:
         while not all(prompt.whole for prompt in asked):
             self.traffic.see(await anext(changes))
 
-    async def _change(self, prompt: Prompt, mind: str) -> None:
+    async def _change(self, prompt: ChaosPrompt, mind: str) -> None:
         """Ask for another story in the same message, or for none."""
         if mind.startswith("redact"):
             prompt.withdrawn = prompt.whole = True
@@ -129,7 +129,7 @@ class Lane:
             self.room_id, prompt.event_id, ask(prompt.number), mentioning=mentioned
         )
 
-    async def _ask(self, in_a_row: int) -> Prompt:
+    async def _ask(self, in_a_row: int) -> ChaosPrompt:
         if self.dice.randrange(_ANEW) == 0:
             await self._begin_anew()
         number = next(self.traffic.numbers)
@@ -141,7 +141,7 @@ class Lane:
         if self.salon and self._root is None:
             self._root = event_id
         writing = begun, datetime.now(UTC).timestamp()
-        prompt = Prompt(number, event_id, self.room_id, in_a_row - 1, writing)
+        prompt = ChaosPrompt(number, event_id, self.room_id, in_a_row - 1, writing)
         self.traffic.add(prompt)
         return prompt
 

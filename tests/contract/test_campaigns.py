@@ -42,7 +42,7 @@ TO_HERE, TO_THERE = (DueMessage("n", place, "step", 0, MIDNIGHT) for place in (H
 
 
 @dataclass
-class Ledger:
+class CampaignStores:
     store: Store
     opinions: Opinions
     campaigns: CampaignLedger
@@ -74,15 +74,15 @@ class Ledger:
 @pytest_asyncio.fixture(loop_scope="session", params=["fake", "sqlite", "postgresql"])
 async def ledger(
     request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
-) -> AsyncIterator[Ledger]:
+) -> AsyncIterator[CampaignStores]:
     if request.param == "fake":
         fake = FakeStore()
-        yield Ledger(fake, fake.opinions, fake.campaigns)
+        yield CampaignStores(fake, fake.opinions, fake.campaigns)
         return
     place = await migrated_ledger(request.param)
     real = await open_store(place)
     opinions, campaigns = SqlFeedback(real.database, KEY), SqlCampaigns(real.database, KEY)
-    yield Ledger(real, opinions, campaigns)
+    yield CampaignStores(real, opinions, campaigns)
     await real.close()
 
 
@@ -93,7 +93,9 @@ def cast(
 
 
 class TestCampaigns:
-    async def test_a_draft_may_be_written_anew_until_it_is_launched(self, ledger: Ledger) -> None:
+    async def test_a_draft_may_be_written_anew_until_it_is_launched(
+        self, ledger: CampaignStores
+    ) -> None:
         assert await ledger.campaigns.definition("n") is None
         assert await ledger.campaigns.draft("n", "one", MIDNIGHT)
         assert await ledger.campaigns.draft("n", "two", MIDNIGHT)
@@ -107,7 +109,7 @@ class TestCampaigns:
         assert await ledger.campaigns.definition("n") == "two"
         assert await ledger.campaigns.running() == ["n"]
 
-    async def test_each_room_is_due_from_the_beginning_on(self, ledger: Ledger) -> None:
+    async def test_each_room_is_due_from_the_beginning_on(self, ledger: CampaignStores) -> None:
         await ledger.launch()
 
         assert await ledger.campaigns.due("n", MIDNIGHT - 1) == (None, MIDNIGHT)
@@ -122,7 +124,7 @@ class TestCampaigns:
         assert await ledger.first() == TO_THERE
 
     async def test_a_question_waits_for_its_answer_and_the_next_one_is_due_then(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
@@ -143,7 +145,7 @@ class TestCampaigns:
         answers = {"1": {"1": 1}, "2": {"1": 1}}
         assert progress == CampaignResults("running", 2, 1, 0, 1, 1, answers)
 
-    async def test_an_answer_that_is_told_twice_counts_once(self, ledger: Ledger) -> None:
+    async def test_an_answer_that_is_told_twice_counts_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
 
@@ -153,7 +155,7 @@ class TestCampaigns:
         assert progress.answers == {"1": {"1": 1}}
 
     async def test_the_last_vote_counts_and_an_empty_one_takes_it_back(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
@@ -170,7 +172,9 @@ class TestCampaigns:
         await ledger.answer(cast(event_id="$4", at=VOTED_AT + 3), None)
         assert await counts() == {}
 
-    async def test_who_was_not_asked_and_who_is_late_do_not_count(self, ledger: Ledger) -> None:
+    async def test_who_was_not_asked_and_who_is_late_do_not_count(
+        self, ledger: CampaignStores
+    ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
 
@@ -183,7 +187,7 @@ class TestCampaigns:
         assert await ledger.answer(late, "1") == "late"
         assert await ledger.campaigns.progress("n") == CampaignResults("closed", 2, 1)
 
-    async def test_in_a_salon_everybody_counts_once(self, ledger: Ledger) -> None:
+    async def test_in_a_salon_everybody_counts_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.ask(TO_THERE, FIRST, next_due=MIDNIGHT + 2)
         place = replace(THERE, thread_root=FIRST)
@@ -202,7 +206,7 @@ class TestCampaigns:
         assert progress is not None
         assert (progress.answers, progress.answered) == ({"1": {"1": 2}}, 1)
 
-    async def test_what_is_written_is_an_answer_too(self, ledger: Ledger) -> None:
+    async def test_what_is_written_is_an_answer_too(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         said = replace(message("Des sources.", event_id="$said"), timestamp=VOTED_AT)
@@ -215,7 +219,9 @@ class TestCampaigns:
         progress = await ledger.campaigns.progress("n")
         assert progress == CampaignResults("running", 2, 1, 0, 1, 1, {}, {"1": 1})
 
-    async def test_an_answer_that_is_withdrawn_counts_no_more(self, ledger: Ledger) -> None:
+    async def test_an_answer_that_is_withdrawn_counts_no_more(
+        self, ledger: CampaignStores
+    ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         await ledger.answer(cast(), "1")
@@ -229,7 +235,7 @@ class TestCampaigns:
         assert progress.answers == {"1": {"1": 1}}
 
     async def test_what_is_sent_as_a_campaign_closes_is_ended_as_well(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch(to=TO[:1])
         await ledger.campaigns.close("n", MIDNIGHT)
@@ -243,7 +249,7 @@ class TestCampaigns:
         assert await ledger.campaigns.due("n", MIDNIGHT + 10) is None
 
     async def test_what_may_stand_already_is_sent_once_more_before_a_campaign_is_closed(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.campaigns.begin(TO_THERE, ROOMS[1], MIDNIGHT, asks=True)
@@ -263,7 +269,7 @@ class TestCampaigns:
 
     @pytest.mark.parametrize("poll", [True, False])
     async def test_what_may_stand_keeps_a_campaign_open_until_it_is_known(
-        self, ledger: Ledger, *, poll: bool
+        self, ledger: CampaignStores, *, poll: bool
     ) -> None:
         await ledger.launch()
         await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
@@ -278,7 +284,7 @@ class TestCampaigns:
             )
         assert await ledger.campaigns.names() == [("n", "closed")]
 
-    async def test_nothing_begins_once_a_campaign_is_closed(self, ledger: Ledger) -> None:
+    async def test_nothing_begins_once_a_campaign_is_closed(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.campaigns.close("n", MIDNIGHT)
 
@@ -286,18 +292,20 @@ class TestCampaigns:
         assert begun is None
         assert not await ledger.campaigns.is_begun(ROOM)
 
-    async def test_what_may_stand_already_comes_first(self, ledger: Ledger) -> None:
+    async def test_what_may_stand_already_comes_first(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.campaigns.begin(TO_THERE, ROOMS[1], MIDNIGHT, asks=True)
 
         assert await ledger.first() == replace(TO_THERE, begun=True)
 
-    async def test_a_campaign_whose_time_is_over_says_so(self, ledger: Ledger) -> None:
+    async def test_a_campaign_whose_time_is_over_says_so(self, ledger: CampaignStores) -> None:
         await ledger.launch()
 
         assert await ledger.campaigns.due("n", ENDS) == (None, ENDS)
 
-    async def test_the_end_of_a_poll_that_was_put_off_is_due_later(self, ledger: Ledger) -> None:
+    async def test_the_end_of_a_poll_that_was_put_off_is_due_later(
+        self, ledger: CampaignStores
+    ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         await ledger.campaigns.close("n", MIDNIGHT)
@@ -308,7 +316,7 @@ class TestCampaigns:
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
         assert await ledger.first(MIDNIGHT + 300) == replace(end, due_at=MIDNIGHT + 300)
 
-    async def test_a_redacted_edit_takes_its_words_along(self, ledger: Ledger) -> None:
+    async def test_a_redacted_edit_takes_its_words_along(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         said = replace(message("Rien.", event_id="$said"), timestamp=VOTED_AT)
@@ -322,7 +330,7 @@ class TestCampaigns:
         assert progress.texts == {}
 
     async def test_a_person_is_reminded_once_unless_they_have_answered(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.campaigns.decline(TO_THERE)
@@ -336,7 +344,7 @@ class TestCampaigns:
         await ledger.campaigns.reminded(remind)
         assert await ledger.campaigns.due("n", MIDNIGHT + 60) == (None, ENDS)
 
-    async def test_an_answer_makes_a_reminder_needless(self, ledger: Ledger) -> None:
+    async def test_an_answer_makes_a_reminder_needless(self, ledger: CampaignStores) -> None:
         await ledger.launch(to=TO[:1])
         await ledger.campaigns.sent(
             TO_HERE, FIRST, MIDNIGHT, question=("1", True), next_due=None, remind_at=MIDNIGHT + 60
@@ -348,7 +356,7 @@ class TestCampaigns:
         assert step.kind == "step"
 
     async def test_what_is_put_off_is_due_later_and_what_is_declined_never(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.campaigns.put_off(TO_HERE, MIDNIGHT + 300)
@@ -358,7 +366,9 @@ class TestCampaigns:
         assert await ledger.first(MIDNIGHT + 300) == replace(TO_HERE, due_at=MIDNIGHT + 300)
         assert await ledger.campaigns.progress("n") == CampaignResults("running", 2, 0, 1)
 
-    async def test_a_closed_campaign_ends_its_polls_one_by_one(self, ledger: Ledger) -> None:
+    async def test_a_closed_campaign_ends_its_polls_one_by_one(
+        self, ledger: CampaignStores
+    ) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         await ledger.ask(TO_THERE, SECOND, next_due=MIDNIGHT + 2)
@@ -376,7 +386,7 @@ class TestCampaigns:
         assert ends == [FIRST, SECOND]
         assert await ledger.campaigns.names() == [("n", "closed")]
 
-    async def test_what_a_poll_has_come_to_is_of_its_room(self, ledger: Ledger) -> None:
+    async def test_what_a_poll_has_come_to_is_of_its_room(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.ask(TO_HERE, FIRST)
         await ledger.ask(TO_THERE, SECOND)
@@ -391,7 +401,7 @@ class TestCampaigns:
         assert await ledger.campaigns.result(SALON, SECOND) == ("1", {"1": 2})
         assert await ledger.campaigns.result(ROOM, EventId("$other")) is None
 
-    async def test_the_admins_are_told_once_how_far_it_is(self, ledger: Ledger) -> None:
+    async def test_the_admins_are_told_once_how_far_it_is(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         assert await ledger.campaigns.delivery_progress("n") == DeliveryProgress(
             2, 0, closed=False, reported=0
@@ -411,13 +421,15 @@ class TestCampaigns:
         await ledger.campaigns.milestone_reported("n", CLOSED)
         assert await ledger.campaigns.running() == []
 
-    async def test_a_campaign_without_polls_closes_at_once(self, ledger: Ledger) -> None:
+    async def test_a_campaign_without_polls_closes_at_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
         await ledger.campaigns.close("n", MIDNIGHT)
 
         assert await ledger.campaigns.names() == [("n", "closed")]
 
-    async def test_nobody_is_asked_by_two_campaigns_within_a_day(self, ledger: Ledger) -> None:
+    async def test_nobody_is_asked_by_two_campaigns_within_a_day(
+        self, ledger: CampaignStores
+    ) -> None:
         room = ROOMS[0]
         await ledger.launch()
         await ledger.launch("m")
@@ -436,7 +448,7 @@ class TestCampaigns:
         assert await ledger.campaigns.is_begun(ROOM)
 
     async def test_what_has_begun_goes_on_whatever_another_campaign_asks(
-        self, ledger: Ledger
+        self, ledger: CampaignStores
     ) -> None:
         await ledger.launch()
         await ledger.launch("m")
@@ -450,7 +462,7 @@ class TestCampaigns:
 
     @pytest.mark.parametrize("whose", [AGENT, ROOM])
     async def test_who_wants_no_polls_is_asked_by_none(
-        self, ledger: Ledger, whose: UserId | RoomId
+        self, ledger: CampaignStores, whose: UserId | RoomId
     ) -> None:
         await ledger.launch()
         await ledger.opinions.want_polls(whose, wanted=False)
@@ -460,7 +472,7 @@ class TestCampaigns:
         assert not await ledger.campaigns.is_begun(ROOM)
         assert await ledger.campaigns.wanted(ROOMS[1], "n", MIDNIGHT) == MIDNIGHT
 
-    async def test_votes_in_its_polls_are_admitted(self, ledger: Ledger) -> None:
+    async def test_votes_in_its_polls_are_admitted(self, ledger: CampaignStores) -> None:
         await ledger.launch(to=TO[:1])
         early, known = cast(target="$unknown"), cast(event_id="$2")
         await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
@@ -470,7 +482,7 @@ class TestCampaigns:
         stray = cast(event_id="$3", target="$unknown")
         assert await ledger.store.admit(Batch((known, stray), "s2"), MIDNIGHT) == [known]
 
-    async def test_a_room_is_active_that_was_answered(self, ledger: Ledger) -> None:
+    async def test_a_room_is_active_that_was_answered(self, ledger: CampaignStores) -> None:
         await ledger.store.admit(Batch((message(),), "s1"), MIDNIGHT)
         how = ReplyMetadata(AGENT, direct=True)
         await ledger.opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)

@@ -37,7 +37,7 @@ MAIN = Conversation(ROOM, None)
 
 
 @dataclass
-class Ledger:
+class FeedbackStores:
     """A ledger of both kinds, in which prompts are answered."""
 
     store: Store
@@ -115,14 +115,14 @@ class Ledger:
 @pytest_asyncio.fixture(loop_scope="session", params=["fake", "sqlite", "postgresql"])
 async def ledger(
     request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
-) -> AsyncIterator[Ledger]:
+) -> AsyncIterator[FeedbackStores]:
     if request.param == "fake":
         fake = FakeStore()
-        yield Ledger(fake, fake.opinions)
+        yield FeedbackStores(fake, fake.opinions)
         return
     place = await migrated_ledger(request.param)
     real = await open_store(place)
-    yield Ledger(real, SqlFeedback(real.database, KEY))
+    yield FeedbackStores(real, SqlFeedback(real.database, KEY))
     await real.close()
 
 
@@ -137,13 +137,13 @@ def cast(
 
 
 class TestOpinions:
-    async def test_nothing_is_due_in_a_new_ledger(self, ledger: Ledger) -> None:
+    async def test_nothing_is_due_in_a_new_ledger(self, ledger: FeedbackStores) -> None:
         assert await ledger.opinions.due(MIDNIGHT) == ([], None)
         assert await ledger.opinions.last_answered(MAIN) is None
         assert await ledger.opinions.poll(ROOM, POLLED) is None
 
     async def test_a_number_that_no_column_holds_costs_its_own_work_alone(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         with pytest.raises((ValueError, OverflowError)):  # a bug, and no ledger that is away
             await ledger.answer(how=replace(HOW, completion_tokens=2**64 - 1))
@@ -151,7 +151,7 @@ class TestOpinions:
         await ledger.answer(event_id="$next")
 
     async def test_a_poll_is_due_once_its_time_has_come_and_until_it_is_sent(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer(wait=300.0)
 
@@ -174,7 +174,7 @@ class TestOpinions:
         assert await ledger.opinions.poll(ROOM, POLLED) == replace(ask, due_at=MIDNIGHT + 400)
 
     async def test_a_poll_that_is_dropped_is_never_due_again_unless_it_was_sent(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer("$1", wait=0.0)
         [first], _ = await ledger.opinions.due(MIDNIGHT)
@@ -186,7 +186,7 @@ class TestOpinions:
         assert await ledger.opinions.poll(ROOM, POLLED) == second
 
     async def test_a_poll_that_waits_gives_way_to_one_about_a_later_reply(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer("$1", wait=300.0)
         past = await ledger.answer("$2", wait=300.0, at=MIDNIGHT + 60)
@@ -199,7 +199,7 @@ class TestOpinions:
         assert await ledger.opinions.due(MIDNIGHT + DAY) == ([], None)
 
     async def test_nobody_is_asked_twice_in_a_row_in_one_conversation(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         assert await ledger.answer("$0") == AskHistory()
         await ledger.ask("$1")
@@ -209,7 +209,7 @@ class TestOpinions:
         assert await ledger.answer("$3") == AskHistory(asked=1)
         assert await ledger.answer("$4", thread="$root") == AskHistory(asked=1)
 
-    async def test_polls_are_counted_by_person_for_a_day(self, ledger: Ledger) -> None:
+    async def test_polls_are_counted_by_person_for_a_day(self, ledger: FeedbackStores) -> None:
         await ledger.ask("$1")
         await ledger.answer("$2", thread="$root", wait=DAY)  # planned counts, too
 
@@ -218,7 +218,7 @@ class TestOpinions:
         later = await ledger.answer("$5", thread="$other", at=MIDNIGHT + DAY + 1)
         assert later.asked == 1
 
-    async def test_a_person_may_refuse_polls_and_a_room(self, ledger: Ledger) -> None:
+    async def test_a_person_may_refuse_polls_and_a_room(self, ledger: FeedbackStores) -> None:
         await ledger.opinions.want_polls(AGENT, wanted=False)
         assert (await ledger.answer("$1")).refused
         assert not (await ledger.answer("$2", how=replace(HOW, sender=COLLEAGUE))).refused
@@ -232,7 +232,9 @@ class TestOpinions:
         await ledger.opinions.want_polls(ROOM, wanted=True)
         assert not (await ledger.answer("$6")).refused
 
-    async def test_the_last_reply_of_each_conversation_is_known(self, ledger: Ledger) -> None:
+    async def test_the_last_reply_of_each_conversation_is_known(
+        self, ledger: FeedbackStores
+    ) -> None:
         await ledger.answer("$1")
         await ledger.answer("$2", at=MIDNIGHT + 1)
         await ledger.answer("$3", thread="$root", at=MIDNIGHT + 2)
@@ -241,7 +243,9 @@ class TestOpinions:
         in_thread = Conversation(ROOM, EventId("$root"))
         assert await ledger.opinions.last_answered(in_thread) == "$3"
 
-    async def test_a_vote_rates_the_reply_and_the_last_one_counts(self, ledger: Ledger) -> None:
+    async def test_a_vote_rates_the_reply_and_the_last_one_counts(
+        self, ledger: FeedbackStores
+    ) -> None:
         ask = await ledger.ask()
 
         counted = await ledger.opinions.count(cast("yes"), MIDNIGHT)
@@ -258,7 +262,7 @@ class TestOpinions:
         assert await ledger.opinions.count(earlier, MIDNIGHT) is not None
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 
-    async def test_who_is_not_content_is_asked_why_once(self, ledger: Ledger) -> None:
+    async def test_who_is_not_content_is_asked_why_once(self, ledger: FeedbackStores) -> None:
         await ledger.ask()
 
         counted = await ledger.opinions.count(cast("partly"), MIDNIGHT)
@@ -285,7 +289,9 @@ class TestOpinions:
         await ledger.opinions.count(cast("no", event_id="$6", at=VOTED_AT + 5), MIDNIGHT)
         assert await ledger.ratings() == {("$prompt", AGENT): ("no", "sources")}
 
-    async def test_an_empty_or_spoilt_vote_takes_the_one_before_back(self, ledger: Ledger) -> None:
+    async def test_an_empty_or_spoilt_vote_takes_the_one_before_back(
+        self, ledger: FeedbackStores
+    ) -> None:
         await ledger.ask()
         await ledger.opinions.count(cast("yes"), MIDNIGHT)
 
@@ -308,7 +314,7 @@ class TestOpinions:
         ids=["of no poll of ours", "too late", "of somebody who was not asked"],
     )
     async def test_a_vote_that_does_not_count_changes_nothing(
-        self, ledger: Ledger, odd: Vote
+        self, ledger: FeedbackStores, odd: Vote
     ) -> None:
         await ledger.ask()
 
@@ -317,14 +323,14 @@ class TestOpinions:
         assert await ledger.opinions.due(MIDNIGHT + DAY) == ([], None)
 
     async def test_a_vote_that_was_cast_in_time_counts_whenever_it_is_heard(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.ask()
 
         assert await ledger.opinions.count(cast("yes"), MIDNIGHT + 30 * DAY) is not None
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 
-    async def test_a_vote_that_is_told_twice_counts_once(self, ledger: Ledger) -> None:
+    async def test_a_vote_that_is_told_twice_counts_once(self, ledger: FeedbackStores) -> None:
         await ledger.ask()
         first = await ledger.opinions.count(cast("no"), MIDNIGHT)
         again = await ledger.opinions.count(cast("no"), MIDNIGHT)
@@ -337,7 +343,7 @@ class TestOpinions:
         assert await ledger.ratings() == {}
 
     async def test_of_thumbs_the_last_that_stands_counts_for_each_person(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer()
         up = reaction("👍", event_id="$up", timestamp=VOTED_AT)
@@ -355,7 +361,7 @@ class TestOpinions:
         assert await ledger.ratings() == dict([of_colleague])
 
     async def test_a_comment_says_what_it_last_said_until_it_is_withdrawn(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer()
         said = message("Trop long.", event_id="$said")
@@ -377,7 +383,7 @@ class TestOpinions:
         assert await ledger.comments() == {"$2": (None, "Bien.")}
 
     async def test_a_word_that_rates_becomes_a_comment_by_its_edit_and_a_comment_such_a_word(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer()
         said, about = message("!avis oui", event_id="$said"), EventId("$prompt")
@@ -400,7 +406,7 @@ class TestOpinions:
         assert await ledger.ratings() == {("$prompt", AGENT): ("yes", None)}
 
     async def test_an_edit_that_says_nothing_or_is_redacted_takes_all_along(
-        self, ledger: Ledger
+        self, ledger: FeedbackStores
     ) -> None:
         await ledger.answer()
         about = EventId("$prompt")
@@ -428,7 +434,7 @@ class TestOpinions:
         assert await ledger.comments() == {}
         assert await ledger.ratings() == {}
 
-    async def test_no_edit_changes_a_vote(self, ledger: Ledger) -> None:
+    async def test_no_edit_changes_a_vote(self, ledger: FeedbackStores) -> None:
         await ledger.ask()
         await ledger.opinions.count(cast("yes"), MIDNIGHT + 1)
 
@@ -438,7 +444,7 @@ class TestOpinions:
 
     @pytest.mark.parametrize("gone", ["$command", "$prompt"])
     async def test_what_is_handed_over_goes_with_its_prompt_or_with_the_command(
-        self, ledger: Ledger, gone: str
+        self, ledger: FeedbackStores, gone: str
     ) -> None:
         await ledger.answer()
         command = message("!avis partager oui", event_id="$command")
@@ -452,13 +458,15 @@ class TestOpinions:
         await ledger.opinions.withdraw(EventId(gone))
         assert await ledger.shared() == []
 
-    async def test_nobody_is_asked_about_a_prompt_that_is_withdrawn(self, ledger: Ledger) -> None:
+    async def test_nobody_is_asked_about_a_prompt_that_is_withdrawn(
+        self, ledger: FeedbackStores
+    ) -> None:
         await ledger.answer(wait=300.0)
         await ledger.opinions.withdraw(EventId("$prompt"))
 
         assert await ledger.opinions.due(MIDNIGHT + DAY) == ([], None)
 
-    async def test_only_votes_in_polls_of_ours_are_admitted(self, ledger: Ledger) -> None:
+    async def test_only_votes_in_polls_of_ours_are_admitted(self, ledger: FeedbackStores) -> None:
         await ledger.ask()
         mine, other = cast("yes"), cast("yes", event_id="$other", target="$unknown")
         sealed = replace(undecryptable("$sealed"), refers_to=POLLED)

@@ -62,7 +62,7 @@ Rows = dict[tuple[str, str], Figures]  # by part and name
 
 
 @dataclass
-class Ledger:
+class StatisticsStores:
     """A ledger that is written to, and read beside that."""
 
     place: Path | str
@@ -182,11 +182,11 @@ class Ledger:
 @pytest_asyncio.fixture(loop_scope="session", params=["sqlite", "postgresql"])
 async def ledger(
     request: pytest.FixtureRequest, migrated_ledger: Callable[[str], Awaitable[Path | str]]
-) -> AsyncIterator[Ledger]:
+) -> AsyncIterator[StatisticsStores]:
     place = await migrated_ledger(request.param)
     store = await open_store(place)
     statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()), store.database)
-    yield Ledger(place, store, SqlFeedback(store.database, KEY), statistics)
+    yield StatisticsStores(place, store, SqlFeedback(store.database, KEY), statistics)
     await statistics.close()
     await store.close()
 
@@ -214,7 +214,7 @@ STEPS = st.one_of(
 )
 
 
-async def take(ledger: Ledger, step: Step) -> None:
+async def take(ledger: StatisticsStores, step: Step) -> None:
     what, name, *details = step
     match what, *details:
         case "answer", ReplyMetadata() as how, float(later):
@@ -238,7 +238,7 @@ async def take(ledger: Ledger, step: Step) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=1, max_size=12))
 async def test_the_figures_are_what_counting_gives_whatever_has_happened(
-    ledger: Ledger, steps: list[Step]
+    ledger: StatisticsStores, steps: list[Step]
 ) -> None:
     for step in steps:
         await take(ledger, step)
@@ -249,7 +249,7 @@ async def test_the_figures_are_what_counting_gives_whatever_has_happened(
 
 
 async def test_what_an_older_ledger_holds_is_counted_once_it_is_brought_up_to_date(
-    ledger: Ledger,
+    ledger: StatisticsStores,
 ) -> None:
     await ledger.answer(wait=0.0)
     await ledger.ask("$prompt")
@@ -262,7 +262,7 @@ async def test_what_an_older_ledger_holds_is_counted_once_it_is_brought_up_to_da
     assert [row[:2] for row in counted] == [("daily", "2023-11-14"), ("weekly", "2023-11-13")]
 
 
-async def test_a_reply_counts_once_however_often_it_is_made(ledger: Ledger) -> None:
+async def test_a_reply_counts_once_however_often_it_is_made(ledger: StatisticsStores) -> None:
     await ledger.answer()
     await ledger.answer(how=replace(HOW, model="large", seconds=0.4, first_words=400.0))
 
@@ -271,7 +271,9 @@ async def test_a_reply_counts_once_however_often_it_is_made(ledger: Ledger) -> N
     }
 
 
-async def test_a_rating_counts_with_its_reply_and_moves_where_it_changes(ledger: Ledger) -> None:
+async def test_a_rating_counts_with_its_reply_and_moves_where_it_changes(
+    ledger: StatisticsStores,
+) -> None:
     await ledger.answer(wait=0.0)
     await ledger.ask("$prompt")
     await ledger.count("$prompt", "no")
@@ -294,7 +296,9 @@ async def test_a_rating_counts_with_its_reply_and_moves_where_it_changes(ledger:
     assert left == {"replies": 1, "polls": 1, "seconds_5": 1}
 
 
-async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger: Ledger) -> None:
+async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(
+    ledger: StatisticsStores,
+) -> None:
     await ledger.answer("$1")
     await ledger.answer("$2", replace(HOW, model="large"))
     await ledger.answer("$3", replace(HOW, sender=ELSEWHERE, direct=False), at=MIDNIGHT + DAY)
@@ -317,7 +321,7 @@ async def test_figures_are_of_the_days_and_the_groups_that_are_asked_for(ledger:
 
 
 async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_since(
-    ledger: Ledger,
+    ledger: StatisticsStores,
 ) -> None:
     await ledger.answer("$1", wait=0.0)
     await ledger.ask("$1")
@@ -350,7 +354,7 @@ async def test_a_published_week_is_told_as_it_was_then_whatever_has_changed_sinc
     assert BEFORE in live  # which had no figures when it was published
 
 
-async def test_a_week_stays_as_it_was_while_others_come_and_go(ledger: Ledger) -> None:
+async def test_a_week_stays_as_it_was_while_others_come_and_go(ledger: StatisticsStores) -> None:
     for ago in range(3):
         await ledger.rated(10, f"${ago}", at=MIDNIGHT - ago * WEEK)
     after, before = MONDAY + timedelta(weeks=1), BEFORE - timedelta(weeks=1)
@@ -370,7 +374,7 @@ async def test_a_week_stays_as_it_was_while_others_come_and_go(ledger: Ledger) -
     assert rows[after].keys() == parts
 
 
-async def test_a_week_without_figures_is_published_as_such(ledger: Ledger) -> None:
+async def test_a_week_without_figures_is_published_as_such(ledger: StatisticsStores) -> None:
     nothing = Published({}, {"model": {}, "domain": {}, "place": {}})
     assert await ledger.statistics.published(MONDAY, MONDAY) == nothing
 
@@ -380,7 +384,9 @@ async def test_a_week_without_figures_is_published_as_such(ledger: Ledger) -> No
     assert await ledger.published_rows() == {MONDAY: {("", ""): Counter()}}
 
 
-async def test_weeks_of_few_ratings_wait_until_they_have_enough_together(ledger: Ledger) -> None:
+async def test_weeks_of_few_ratings_wait_until_they_have_enough_together(
+    ledger: StatisticsStores,
+) -> None:
     after = MONDAY + timedelta(weeks=1)
     weeks = {(BEFORE, GROUP): Counter(replies=50, yes=9), (MONDAY, GROUP): Counter(replies=7)}
     await ledger.tally(weeks)
@@ -397,14 +403,16 @@ async def test_weeks_of_few_ratings_wait_until_they_have_enough_together(ledger:
     assert (await ledger.statistics.published(MONDAY, after)).weeks == {after: chunk}
 
 
-async def test_what_waits_is_forgotten_with_its_week(ledger: Ledger) -> None:
+async def test_what_waits_is_forgotten_with_its_week(ledger: StatisticsStores) -> None:
     await ledger.tally({(BEFORE, GROUP): Counter(yes=9), (MONDAY, GROUP): Counter(yes=9)})
     await ledger.statistics.published(BEFORE, BEFORE)
 
     assert (await ledger.statistics.published(MONDAY, MONDAY)).weeks == {}
 
 
-async def test_a_group_is_hidden_in_the_week_in_which_it_is_small(ledger: Ledger) -> None:
+async def test_a_group_is_hidden_in_the_week_in_which_it_is_small(
+    ledger: StatisticsStores,
+) -> None:
     rare = GROUP._replace(domain="agriculture.test")
     weeks = {
         (BEFORE, GROUP): Counter(yes=30),
@@ -437,7 +445,7 @@ RATED = st.tuples(st.integers(0, 3), GROUPS, st.integers(0, 12))  # weeks ago, o
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(weeks=st.lists(st.lists(RATED, max_size=6), min_size=1, max_size=8))
 async def test_kept_pages_differ_by_sums_of_ten_ratings_or_more(
-    ledger: Ledger, weeks: list[list[tuple[int, Group, int]]]
+    ledger: StatisticsStores, weeks: list[list[tuple[int, Group, int]]]
 ) -> None:
     await ledger.publish_anew()
     fake, page, chunks = FakeStatistics(), Published({}, {}), dict[date, Rows]()
@@ -490,7 +498,7 @@ def moved(before: Rows, after: Rows) -> Rows:
     return {key: figures for key, figures in differences.items() if any(figures.values())}
 
 
-async def test_what_is_not_known_has_an_empty_name(ledger: Ledger) -> None:
+async def test_what_is_not_known_has_an_empty_name(ledger: StatisticsStores) -> None:
     await ledger.rated(10, "$1", how=replace(HOW, model=None))
 
     told = await ledger.statistics.published(MONDAY, MONDAY)
@@ -499,7 +507,7 @@ async def test_what_is_not_known_has_an_empty_name(ledger: Ledger) -> None:
     assert ("model", "") in (await ledger.published_rows())[MONDAY]
 
 
-async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> None:
+async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: StatisticsStores) -> None:
     databases = [
         await open_beside(ledger.place, Health(FakeClock()), writes=True) for _ in range(3)
     ]
@@ -527,7 +535,7 @@ async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: Ledger) -> N
 
 
 async def test_a_try_that_stands_although_it_failed_is_not_done_twice(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: StatisticsStores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ledger.rated(10, "$1")
     monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
@@ -538,7 +546,9 @@ async def test_a_try_that_stands_although_it_failed_is_not_done_twice(
     assert told.weeks == {MONDAY: {"replies": 10, "yes": 10, "seconds_5": 10}}
 
 
-async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Ledger) -> None:
+async def test_the_latest_comments_are_opened_with_the_rating_beside(
+    ledger: StatisticsStores,
+) -> None:
     await ledger.answer("$1")
     await ledger.rate("$1", "no")
     first = message("Trop long.", event_id="$c1")
@@ -558,7 +568,7 @@ async def test_the_latest_comments_are_opened_with_the_rating_beside(ledger: Led
     assert await ledger.statistics.remarks(FigureFilter(domain="x.test"), 9) == []
 
 
-async def test_a_comment_under_another_key_is_left_out(ledger: Ledger) -> None:
+async def test_a_comment_under_another_key_is_left_out(ledger: StatisticsStores) -> None:
     await ledger.opinions.comment(message("Secret"), None, MIDNIGHT)
     other = SqlStatistics(ledger.statistics._database, "another " + KEY)
 
@@ -566,7 +576,7 @@ async def test_a_comment_under_another_key_is_left_out(ledger: Ledger) -> None:
 
 
 async def test_who_reads_neither_writes_nor_holds_up_who_does(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: StatisticsStores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
     if not ledger.store.database.is_sqlite:
@@ -595,7 +605,7 @@ async def test_who_reads_neither_writes_nor_holds_up_who_does(
     ],
 )
 async def test_a_ledger_of_another_version_is_not_read(
-    ledger: Ledger, statement: str, told: str
+    ledger: StatisticsStores, statement: str, told: str
 ) -> None:
     async def change(connection: AsyncConnection) -> None:
         await connection.execute(sql(statement))
@@ -610,7 +620,9 @@ async def test_a_ledger_that_is_not_there_is_not_read(tmp_path: Path) -> None:
         await open_beside(tmp_path / "none.db", Health(FakeClock()))
 
 
-async def test_campaigns_that_were_launched_come_with_how_far_they_are(ledger: Ledger) -> None:
+async def test_campaigns_that_were_launched_come_with_how_far_they_are(
+    ledger: StatisticsStores,
+) -> None:
     campaigns = SqlCampaigns(ledger.store.database, KEY)
     for name in ("old", "new", "draft"):
         await campaigns.draft(name, f"name: {name}", MIDNIGHT)

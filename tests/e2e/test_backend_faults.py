@@ -12,7 +12,7 @@ from bot.core.markdown import render
 from bot.matrix.parse import MARKER
 from tests.harness.bot import Bot, Launch
 from tests.harness.expectations import TEXTS, begun, replies_to, reply, said, spoken, talk, until
-from tests.harness.model import Answer, Exchange, ScriptedModel
+from tests.harness.model import ModelExchange, ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TALE = "Il y avait un phare. La mer le battait. Il tient encore."
 DETAIL = b'{"detail": "10 requests for scripted per minute exceeded (remaining: 0)."}'
-LIMITED = Answer(mode="verbatim", status=429, body=DETAIL)
-REFUSED = Answer(mode="verbatim", status=403, body=b'{"detail": "Invalid API key."}')
+LIMITED = ScriptedAnswer(mode="verbatim", status=429, body=DETAIL)
+REFUSED = ScriptedAnswer(mode="verbatim", status=403, body=b'{"detail": "Invalid API key."}')
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -90,7 +90,7 @@ async def test_people_who_wait_for_a_quota_know_their_place_and_are_all_answered
         prompts[person] = await person.write(room_id, f"La marée, pour {place}")
         await shown(person, room_id, prompts[person], TEXTS("in demand", place=place))
     refused = len(calls(backend))
-    backend.when("marée", Answer())
+    backend.when("marée", ScriptedAnswer())
     for place, (person, room_id) in enumerate(people.items(), 1):
         await shown(person, room_id, prompts[person], f"You said: La marée, pour {place}.")
 
@@ -104,7 +104,7 @@ async def test_people_who_wait_for_a_quota_know_their_place_and_are_all_answered
         assert len(spoken(person, room_id, bot.user_id)) == 2
 
 
-def calls(backend: ScriptedModel) -> list[Exchange]:
+def calls(backend: ScriptedModel) -> list[ModelExchange]:
     """Return the requests of that story, in order."""
     return [one for one in backend.exchanges if "marée" in one.prompt]
 
@@ -138,7 +138,7 @@ async def test_an_answer_that_breaks_off_keeps_its_words_and_says_so(
     nia: Person, bot: Bot, backend: ScriptedModel, mode: Literal["close", "end"]
 ) -> None:
     room_id = await talk(nia, bot.user_id)
-    backend.next(Answer(text=TALE, after=9, tokens_per_second=20, mode=mode))
+    backend.next(ScriptedAnswer(text=TALE, after=9, tokens_per_second=20, mode=mode))
 
     prompt = await nia.write(room_id, f"Racontez le phare ({mode})")
     kept = f"Il y avait un phare. La mer le battait.\n\n{said('model truncated')}"

@@ -8,7 +8,7 @@ import pytest
 from bot.matrix.parse import MARKER
 from tests.harness import canaries
 from tests.harness.bot import Bot
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
@@ -59,7 +59,7 @@ async def test_a_text_in_a_log_fails_the_test_that_stops_the_bot(
     asked, answered = "Où va le canari ?", "Le canari s'en va au charbon."
     malformed = "Un canari que matrix-nio imprime."
     canaries.remember(malformed)
-    model.when(asked, Answer(text=answered))
+    model.when(asked, ScriptedAnswer(text=answered))
     assistant = await synapse.register("talkative", "secret")
     matrix = {"homeserver": synapse.url, "user_id": assistant, "password": "secret"}
     settings = {"base_url": model.url, "name": "scripted"}

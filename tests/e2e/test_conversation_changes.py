@@ -25,7 +25,7 @@ from tests.harness.expectations import (
     turns,
 )
 from tests.harness.fault_proxy import FaultProxy
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,7 +37,7 @@ STORM = "L'orage vient. " + "La pluie tombe sur la ville entière. " * 20 + "Il 
 def gate(model: ScriptedModel) -> Iterator[asyncio.Event]:
     """Holds the model back in the middle of its words on the storm."""
     opened = asyncio.Event()
-    model.when("l'orage", Answer(text=STORM, after=15, gate=opened))
+    model.when("l'orage", ScriptedAnswer(text=STORM, after=15, gate=opened))
     yield opened
     opened.set()
 
@@ -232,7 +232,7 @@ async def test_a_stopped_reply_keeps_its_words_and_says_so(
 async def test_a_reply_that_is_stopped_before_its_first_word_is_one_notice(
     person: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
-    model.when("le silence", Answer(gate=(held := asyncio.Event())))
+    model.when("le silence", ScriptedAnswer(gate=(held := asyncio.Event())))
     room_id = await talk(person, assistant.user_id)
     prompt = await person.write(room_id, "Décrivez le silence")
     await asked(model, "Décrivez le silence")
@@ -249,10 +249,10 @@ async def test_a_reply_is_redone_in_its_place(
     person: Person, assistant: Bot, model: ScriptedModel, way: str
 ) -> None:
     room_id = await talk(person, assistant.user_id)
-    model.when("Un nombre au hasard", Answer(text="Sept. " + STORM))
+    model.when("Un nombre au hasard", ScriptedAnswer(text="Sept. " + STORM))
     prompt = await person.write(room_id, "Un nombre au hasard")
     first = await reply(person, room_id, prompt, "Sept. " + STORM)
-    model.when("Un nombre au hasard", Answer(text="Douze."))
+    model.when("Un nombre au hasard", ScriptedAnswer(text="Douze."))
 
     if way == "!refaire":
         await person.write(room_id, way)
@@ -309,7 +309,7 @@ async def test_a_redaction_that_comes_while_the_bot_is_killed_takes_the_reply_al
 ) -> None:
     gate = asyncio.Event()
     text = "Le vent se lève. " + "Il souffle encore. " * 10 + "Il tombe."
-    model.when("le vent", Answer(text=text, after=30, tokens_per_second=20, gate=gate))
+    model.when("le vent", ScriptedAnswer(text=text, after=30, tokens_per_second=20, gate=gate))
     room_id = await talk(nia, assistant.user_id)
     prompt = await nia.write(room_id, "Contez le vent")
     told = await begun(nia, room_id, prompt, lambda seen: len(seen.versions) > 1)
@@ -349,7 +349,7 @@ async def test_messages_that_were_joined_when_the_bot_was_killed_get_one_reply(
     nia: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     held = asyncio.Event()
-    model.when("un tocsin", Answer(gate=held))
+    model.when("un tocsin", ScriptedAnswer(gate=held))
     room_id = await talk(nia, assistant.user_id)
     first = await nia.write(room_id, "Sonnez un tocsin")
     await asked(model, "Sonnez un tocsin")

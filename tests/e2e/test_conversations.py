@@ -30,7 +30,7 @@ from tests.harness.expectations import (
     turns,
     until,
 )
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -104,7 +104,7 @@ async def test_an_answer_quotes_its_prompt_where_other_messages_came_between(
 ) -> None:
     room_id = await talk(person, assistant.user_id, encrypted=encrypted)
     gate = asyncio.Event()
-    model.when("Un poème", Answer(text="Voici un poème entier.", after=0, gate=gate))
+    model.when("Un poème", ScriptedAnswer(text="Voici un poème entier.", after=0, gate=gate))
     first = await person.write(room_id, "Un poème")
     await asked(model, "Un poème")
     command = await person.write(room_id, "!apropos")
@@ -121,10 +121,10 @@ async def test_a_prompt_without_an_answer_is_in_no_later_context(
     person: Person, assistant: Bot, model: ScriptedModel, *, encrypted: bool
 ) -> None:
     room_id = await talk(person, assistant.user_id, encrypted=encrypted)
-    model.when("mille pages", Answer(mode="verbatim", status=401, body=b"{}"))
+    model.when("mille pages", ScriptedAnswer(mode="verbatim", status=401, body=b"{}"))
     failed = await person.write(room_id, "Résumez ces mille pages")
     await notice(person, room_id, "model refused", to=failed)
-    model.when("mille pages", Answer())
+    model.when("mille pages", ScriptedAnswer())
 
     shorter = await person.write(room_id, "Que dit la loi")
     await begun(person, room_id, shorter)
@@ -141,10 +141,10 @@ async def test_an_answer_in_place_of_a_notice_is_known_after_a_restart(
     nia: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     room_id = await talk(nia, assistant.user_id)
-    model.when("capitale du Bhoutan", Answer(mode="verbatim", status=401, body=b"{}"))
+    model.when("capitale du Bhoutan", ScriptedAnswer(mode="verbatim", status=401, body=b"{}"))
     failed = await nia.write(room_id, "La capitale du Bhoutan")
     await notice(nia, room_id, "model refused", to=failed)
-    model.when("capitale du Bhoutan", Answer(text="C'est Thimphou, au nord-ouest."))
+    model.when("capitale du Bhoutan", ScriptedAnswer(text="C'est Thimphou, au nord-ouest."))
     await nia.write(room_id, "!refaire")
     await begun(nia, room_id, failed)
     await assistant.restart()
@@ -242,8 +242,8 @@ async def test_messages_in_a_row_get_one_reply_and_the_next_conversation_turn_wa
     person: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     held, rest = asyncio.Event(), asyncio.Event()
-    model.when("deux canaux", Answer(text=LONG, after=15, gate=rest))
-    model.when("Un canal", Answer(gate=held))
+    model.when("deux canaux", ScriptedAnswer(text=LONG, after=15, gate=rest))
+    model.when("Un canal", ScriptedAnswer(gate=held))
     room_id = await talk(person, assistant.user_id)
 
     first = await person.write(room_id, "Un canal")
@@ -326,7 +326,7 @@ async def test_a_message_that_is_redacted_before_anything_is_visible_is_asked_no
     person: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     held = asyncio.Event()
-    model.when("un phare", Answer(gate=held))
+    model.when("un phare", ScriptedAnswer(gate=held))
     room_id = await talk(person, assistant.user_id)
     first = await person.write(room_id, "Décrivez un phare")
     await asked(model, "Décrivez un phare")
@@ -345,7 +345,7 @@ async def test_a_conversation_is_read_after_a_restart_as_it_was_kept_before(
     nia: Person, jason: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     me = assistant.user_id
-    model.when("la marée", Answer(text=LONG, after=15, gate=(gate := asyncio.Event())))
+    model.when("la marée", ScriptedAnswer(text=LONG, after=15, gate=(gate := asyncio.Event())))
     places: list[tuple[RoomId, EventId | None]] = []
     for encrypted in (True, False):
         for room_id in (
@@ -408,7 +408,7 @@ async def line(
 ) -> AsyncIterator[Line]:
     """Jason waits behind Nia, and reads so."""
     gate = asyncio.Event()
-    model.when("la source", Answer(text=LONG, after=15, gate=gate))
+    model.when("la source", ScriptedAnswer(text=LONG, after=15, gate=gate))
     here, there = await talk(nia, peculiar.user_id), await talk(jason, peculiar.user_id)
     first = await nia.write(here, "Décrivez la source")
     await begun(nia, here, first)

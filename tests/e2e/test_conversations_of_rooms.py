@@ -23,7 +23,7 @@ from tests.harness.expectations import (
     turns,
     until,
 )
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -35,7 +35,7 @@ FLOOD = "La crue monte. " + "L'eau couvre les prés et les chemins. " * 20 + "El
 def gate(model: ScriptedModel) -> Iterator[asyncio.Event]:
     """Holds the model back in the middle of its words on the flood."""
     opened = asyncio.Event()
-    model.when("la crue", Answer(text=FLOOD, after=15, gate=opened))
+    model.when("la crue", ScriptedAnswer(text=FLOOD, after=15, gate=opened))
     yield opened
     opened.set()
 

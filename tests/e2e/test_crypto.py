@@ -19,7 +19,7 @@ from tests.harness.expectations import answers, begun, related, replies_to, said
 from tests.harness.fault_proxy import Deed, FaultProxy
 from tests.harness.fork import TIMINGS
 from tests.harness.js_person import JsPerson
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.person import Person, Refused
 from tests.harness.synapse import Synapse
@@ -493,8 +493,8 @@ def reasons(bot: Bot, prompt: EventId) -> list[str]:
 async def test_of_a_whole_conversation_nothing_is_sent_in_clear(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:
-    model.when("in clear", Answer(text="Never in clear. " * 40, tokens_per_second=60))
-    model.when("that fails", Answer(mode="verbatim", status=500, body=b"oops"))
+    model.when("in clear", ScriptedAnswer(text="Never in clear. " * 40, tokens_per_second=60))
+    model.when("that fails", ScriptedAnswer(mode="verbatim", status=500, body=b"oops"))
 
     room_id = await talk(person, bot)
     prompt = await person.send(room_id, "Say nothing in clear")
@@ -542,7 +542,7 @@ async def test_a_reply_in_clear_goes_on_encrypted_once_the_room_has_become_so(
     jason: Person, bot: Bot, model: ScriptedModel
 ) -> None:
     gate, text = asyncio.Event(), "One half of it. " * 20
-    model.when("by halves", Answer(text=text, after=20, gate=gate))
+    model.when("by halves", ScriptedAnswer(text=text, after=20, gate=gate))
     elsewhere = await talk(jason, bot)
     room_id = await jason.open_direct_message(bot.user_id, encrypted=False)
     await jason.wait_for_message(room_id, lambda seen: seen.body == said("welcome"))

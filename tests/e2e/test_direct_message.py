@@ -13,7 +13,7 @@ from tests.harness.bot import Bot
 from tests.harness.client_view import Seen
 from tests.harness.expectations import begun, notice, related, replies_to, reply, said, talk, until
 from tests.harness.js_person import JsPerson
-from tests.harness.model import CUT_UTF8, Answer, ScriptedModel
+from tests.harness.model import CUT_UTF8, ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
@@ -47,7 +47,7 @@ async def test_a_reply_grows_before_the_persons_eyes_and_ends_whole(
     person: Person, bot: Bot, model: ScriptedModel
 ) -> None:
     room_id = await talk(person, bot.user_id)
-    model.when("why is the sky blue", Answer(text=SKY, tokens_per_second=40))
+    model.when("why is the sky blue", ScriptedAnswer(text=SKY, tokens_per_second=40))
 
     prompt = await person.send(room_id, "Tell me why is the sky blue")
     answer = await reply(person, room_id, prompt, SKY)
@@ -73,8 +73,10 @@ async def test_the_bot_types_from_the_prompt_until_its_reply_is_whole(
 ) -> None:
     room_id = await talk(jason, bot.user_id)
     thought, written = asyncio.Event(), asyncio.Event()
-    model.when("think first", Answer(text=SKY, gate=thought))
-    model.when("write slowly", Answer(text=SKY, gate=written, after=80, tokens_per_second=40))
+    model.when("think first", ScriptedAnswer(text=SKY, gate=thought))
+    model.when(
+        "write slowly", ScriptedAnswer(text=SKY, gate=written, after=80, tokens_per_second=40)
+    )
     typing = jason.observed.typing[room_id, bot.user_id]
 
     prompt = await jason.send(room_id, "Please think first")
@@ -136,7 +138,7 @@ async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
         await notice(nia, room_id, "welcome")
     texts = {f"question {number:02}": f"Answer {number}. {SKY}" for number in range(20)}
     for question, text in texts.items():
-        model.when(question, Answer(text=text, tokens_per_second=40))
+        model.when(question, ScriptedAnswer(text=text, tokens_per_second=40))
 
     async def ask(room_id: RoomId, question: str) -> Seen:
         prompt = await nia.send(room_id, question)
@@ -154,14 +156,14 @@ async def test_twenty_conversations_at_once_each_get_their_own_whole_reply(
 @pytest.mark.parametrize(
     ("fault", "key"),
     [
-        (Answer(mode="verbatim", status=503, body=b"{}"), "model busy"),
-        (Answer(mode="verbatim", status=500, body=b"oops"), "model failed"),
-        (Answer(mode="verbatim", status=401, body=b"{}"), "model refused"),
-        (Answer(mode="stall"), "model timeout"),
+        (ScriptedAnswer(mode="verbatim", status=503, body=b"{}"), "model busy"),
+        (ScriptedAnswer(mode="verbatim", status=500, body=b"oops"), "model failed"),
+        (ScriptedAnswer(mode="verbatim", status=401, body=b"{}"), "model refused"),
+        (ScriptedAnswer(mode="stall"), "model timeout"),
     ],
 )
 async def test_a_model_that_fails_before_its_first_word_is_one_notice(
-    nia: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
+    nia: Person, bot: Bot, model: ScriptedModel, fault: ScriptedAnswer, key: str
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     model.when("will it work", fault)
@@ -178,12 +180,14 @@ async def test_a_quota_that_stays_used_up_is_one_notice_until_it_is_there_again(
 ) -> None:
     room_id = await talk(nia, bot.user_id)
     later = {"Retry-After": "1"}
-    limited = Answer(mode="verbatim", status=429, headers=later, body=b'{"detail": "10 requests"}')
+    limited = ScriptedAnswer(
+        mode="verbatim", status=429, headers=later, body=b'{"detail": "10 requests"}'
+    )
     model.when("how many left", limited)
 
     prompt = await nia.send(room_id, "how many left")
     await notice(nia, room_id, "model limited", to=prompt)
-    model.when("how many left", Answer(text="Seven."))
+    model.when("how many left", ScriptedAnswer(text="Seven."))
     again = await nia.send(room_id, "how many left now")
     await reply(nia, room_id, again, "Seven.")
 
@@ -193,15 +197,15 @@ async def test_a_quota_that_stays_used_up_is_one_notice_until_it_is_there_again(
 @pytest.mark.parametrize(
     ("fault", "key"),
     [
-        (Answer(text=SKY, mode="reset", after=12), "model truncated"),
-        (Answer(text=SKY, mode="close", after=12), "model truncated"),
-        (Answer(text=SKY, mode="end", after=12, tail=CUT_UTF8), "model truncated"),
-        (Answer(text=SKY, mode="stall", after=12), "model stalled"),
-        (Answer(text=SKY, finish_reason="length"), "cut by length"),
+        (ScriptedAnswer(text=SKY, mode="reset", after=12), "model truncated"),
+        (ScriptedAnswer(text=SKY, mode="close", after=12), "model truncated"),
+        (ScriptedAnswer(text=SKY, mode="end", after=12, tail=CUT_UTF8), "model truncated"),
+        (ScriptedAnswer(text=SKY, mode="stall", after=12), "model stalled"),
+        (ScriptedAnswer(text=SKY, finish_reason="length"), "cut by length"),
     ],
 )
 async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
-    person: Person, bot: Bot, model: ScriptedModel, fault: Answer, key: str
+    person: Person, bot: Bot, model: ScriptedModel, fault: ScriptedAnswer, key: str
 ) -> None:
     room_id = await talk(person, bot.user_id)
     model.when("will it last", fault)
@@ -213,7 +217,7 @@ async def test_a_reply_that_breaks_off_keeps_its_words_and_says_so(
     assert [broken] == replies_to(person, room_id, prompt)
     assert broken.body.startswith("The sky is blue.")
     assert broken.content[MARKER]["added"] == [remark]
-    model.when("will it last", Answer())
+    model.when("will it last", ScriptedAnswer())
     again = await person.send(room_id, "was it whole")
     await begun(person, room_id, again)
     turns = model.exchanges[-1].body["messages"]
@@ -225,7 +229,7 @@ async def test_a_homeserver_that_restarts_during_a_reply_loses_nothing(
     person: Person, bot: Bot, model: ScriptedModel, synapse: Synapse
 ) -> None:
     room_id = await talk(person, bot.user_id)
-    model.when("stay with me", Answer(text=SKY, tokens_per_second=25))
+    model.when("stay with me", ScriptedAnswer(text=SKY, tokens_per_second=25))
 
     prompt = await person.send(room_id, "stay with me")
     await person.wait_for_message(room_id, lambda seen: MARKER in seen.content)
@@ -259,7 +263,7 @@ async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
     nia: Person, bot: Bot, model: ScriptedModel, *, killed: bool
 ) -> None:
     room_id = await talk(nia, bot.user_id)
-    model.when("stop and go", Answer(text=SKY, after=15, gate=asyncio.Event()))
+    model.when("stop and go", ScriptedAnswer(text=SKY, after=15, gate=asyncio.Event()))
     prompt = await nia.send(room_id, "stop and go")
     cut = await begun(nia, room_id, prompt)
 
@@ -271,7 +275,7 @@ async def test_a_bot_that_ends_in_the_middle_goes_on_in_the_same_message(
         os.kill(bot.pid, signal.SIGTERM)
         await until(lambda: bot.said("stopping") > stopping)
         assert await bot.stop() == 0  # a second signal: it does not wait for the reply
-    model.when("stop and go", Answer(text=SKY))
+    model.when("stop and go", ScriptedAnswer(text=SKY))
     await bot.start()
 
     assert (await reply(nia, room_id, prompt, SKY)).event_id == cut.event_id
@@ -281,7 +285,7 @@ async def test_a_bot_that_is_stopped_lets_a_reply_come_to_its_end(
     nia: Person, bot: Bot, model: ScriptedModel
 ) -> None:
     room_id, gate = await talk(nia, bot.user_id), asyncio.Event()
-    model.when("stop and end", Answer(text=SKY, after=15, gate=gate))
+    model.when("stop and end", ScriptedAnswer(text=SKY, after=15, gate=gate))
     prompt = await nia.send(room_id, "stop and end")
     cut = await begun(nia, room_id, prompt)
 
@@ -334,14 +338,16 @@ async def test_a_malformed_message_stops_nothing(
 async def test_no_word_of_a_conversation_is_in_the_log_or_in_the_files(
     nia: Person, bot: Bot, model: ScriptedModel
 ) -> None:
-    model.when("canari-1789", Answer(text="Réponse canari-1848. " * 9, mode="reset", after=8))
+    model.when(
+        "canari-1789", ScriptedAnswer(text="Réponse canari-1848. " * 9, mode="reset", after=8)
+    )
     room_id = await talk(nia, bot.user_id)
 
     await nia.send(room_id, "canari-1789")
     remark = said("model truncated")
     await nia.wait_for_message(room_id, lambda seen: seen.body.endswith(remark))
     quoting = b'{"error": {"message": "not safe: canari-1789", "type": "canari 1789"}}'
-    model.when("canari-1789", Answer(mode="verbatim", status=400, body=quoting))
+    model.when("canari-1789", ScriptedAnswer(mode="verbatim", status=400, body=quoting))
     await nia.send(room_id, "canari-1789 again")
     await notice(nia, room_id, "model refused")
 

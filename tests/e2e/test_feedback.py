@@ -14,7 +14,7 @@ from tests.harness.bot import Bot
 from tests.harness.client_view import Seen
 from tests.harness.expectations import TEXTS, begun, meet, notice, said, spoken, talk, until
 from tests.harness.js_person import JsPerson
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.both_clients]
@@ -231,7 +231,7 @@ async def test_where_the_last_prompt_got_no_answer_sharing_says_so_and_stores_no
     await notice(person, room_id, "nothing to share", none)
     answered = await person.write(room_id, "Quel temps fait-il ?")
     shareable = await begun(person, room_id, answered)
-    model.when("Et demain", Answer(mode="verbatim", status=403, body=b"{}"))
+    model.when("Et demain", ScriptedAnswer(mode="verbatim", status=403, body=b"{}"))
     refused = await person.write(room_id, "Et demain ?")
     await notice(person, room_id, "model refused", refused)
 

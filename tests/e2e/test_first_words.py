@@ -10,7 +10,7 @@ from bot.core.readable import visible_length
 from tests.harness.bot import Bot
 from tests.harness.expectations import reply, talk
 from tests.harness.french_answers import ANSWERS
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -23,7 +23,7 @@ async def test_the_first_words_of_french_answers_are_worth_reading(
 ) -> None:
     rooms = [await talk(nia, bot.user_id) for _ in ANSWERS]
     for number, text in enumerate(ANSWERS):
-        answer = Answer(text=text, tokens_per_second=TOKENS_A_SECOND)
+        answer = ScriptedAnswer(text=text, tokens_per_second=TOKENS_A_SECOND)
         model.when(f"question {number:02}", answer)
 
     async def ask(number: int) -> list[str]:

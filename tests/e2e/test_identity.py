@@ -40,7 +40,7 @@ TRUSTED = {"colour": "NONE", "reason": None}
 STRANGERS = "the account has other devices"
 
 
-class Stage:
+class IdentitySetup:
     """Makes bots and strict persons."""
 
     def __init__(
@@ -76,8 +76,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path) -> Stage:
-    return Stage(synapse, model, launch, tmp_path)
+def stage(synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path) -> IdentitySetup:
+    return IdentitySetup(synapse, model, launch, tmp_path)
 
 
 async def answered(person: Person, room_id: RoomId, bot: Bot, text: str) -> Seen:
@@ -130,7 +130,9 @@ async def earlier_version(bot: Bot) -> AsyncIterator[NioMatrix]:
         await matrix.close()
 
 
-async def test_interop_a_strict_client_is_answered_and_shows_no_shield(stage: Stage) -> None:
+async def test_interop_a_strict_client_is_answered_and_shows_no_shield(
+    stage: IdentitySetup,
+) -> None:
     bot = await stage.bot("trusted-assistant")
     async with bot, stage.strict("strict-alice") as alice:
         room_id = await alice.open_direct_message(bot.user_id)
@@ -142,7 +144,7 @@ async def test_interop_a_strict_client_is_answered_and_shows_no_shield(stage: St
 
 
 async def test_interop_an_earlier_version_s_device_is_trusted_from_the_next_start_on(
-    stage: Stage, jason: JsPerson
+    stage: IdentitySetup, jason: JsPerson
 ) -> None:
     bot = await stage.bot("untrusted-assistant")
     async with stage.strict("strict-carol") as carol:
@@ -172,7 +174,7 @@ async def test_interop_an_earlier_version_s_device_is_trusted_from_the_next_star
 
 
 async def test_interop_identity_and_backup_are_restored_from_the_recovery_key_alone(
-    stage: Stage, jason: JsPerson
+    stage: IdentitySetup, jason: JsPerson
 ) -> None:
     bot = await stage.bot("backed-up-assistant")
     async with bot:
@@ -193,7 +195,7 @@ async def test_interop_identity_and_backup_are_restored_from_the_recovery_key_al
 
 
 async def test_an_empty_disk_with_the_recovery_key_reads_what_was_said_before(
-    stage: Stage, jason: JsPerson, model: ScriptedModel
+    stage: IdentitySetup, jason: JsPerson, model: ScriptedModel
 ) -> None:
     bot = await stage.bot("moved-assistant")
     async with bot:
@@ -218,7 +220,7 @@ async def test_an_empty_disk_with_the_recovery_key_reads_what_was_said_before(
     ],
 )
 async def test_an_identity_that_a_kill_has_interrupted_is_completed_by_the_next_start(
-    stage: Stage, site: str
+    stage: IdentitySetup, site: str
 ) -> None:
     step, _, passage = site.partition("@")
     bot = await stage.bot(f"killed-{site.replace('@', '-')}")
@@ -240,7 +242,7 @@ async def test_an_identity_that_a_kill_has_interrupted_is_completed_by_the_next_
     ["reset_saved", "recovery_key_given", "identity_published", "backup_made", "secret_stored@2"],
 )
 async def test_a_reset_that_a_kill_has_interrupted_leaves_a_bot_that_starts(
-    stage: Stage, site: str
+    stage: IdentitySetup, site: str
 ) -> None:
     step, _, passage = site.partition("@")
     bot = await stage.bot(f"reset-{site.replace('@', '-')}")
@@ -268,7 +270,9 @@ async def test_a_reset_that_a_kill_has_interrupted_leaves_a_bot_that_starts(
         await bot.start()  # with the new recovery key alone
 
 
-async def test_a_first_start_that_was_interrupted_shows_the_key_to_no_log(stage: Stage) -> None:
+async def test_a_first_start_that_was_interrupted_shows_the_key_to_no_log(
+    stage: IdentitySetup,
+) -> None:
     bot = await stage.bot("unshown-assistant")
     bot.config.write_text(bot.config.read_text().replace(str(bot.recovery_key), "null"))
     with terminal() as (_, theirs):
@@ -307,7 +311,7 @@ async def typed(bot: Bot, *words: str, answers: str = "", **environment: str) ->
     return process.returncode, printed.decode()
 
 
-async def test_identity_status_is_told_beside_a_running_bot(stage: Stage) -> None:
+async def test_identity_status_is_told_beside_a_running_bot(stage: IdentitySetup) -> None:
     bot = await stage.bot("watched-assistant")
     async with bot, JsPerson(stage.synapse.url, bot.user_id, "secret") as stray:
         code, told = await typed(bot, "status")
@@ -321,7 +325,7 @@ async def test_identity_status_is_told_beside_a_running_bot(stage: Stage) -> Non
 
 
 async def test_stray_devices_are_listed_and_removed(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
+    stage: IdentitySetup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bot = await stage.bot("followed-assistant")
     async with bot, JsPerson(stage.synapse.url, bot.user_id, "secret") as stray:
@@ -340,7 +344,7 @@ async def test_stray_devices_are_listed_and_removed(
 
 
 async def test_identity_reset_is_asked_for_twice(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stage: IdentitySetup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bot = await stage.bot("renewed-assistant")
     async with bot:
@@ -368,7 +372,7 @@ async def test_identity_reset_is_asked_for_twice(
 
 
 async def test_identity_restore_takes_a_typed_recovery_key(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: IdentitySetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bot = await stage.bot("restored-assistant")
     async with bot:
@@ -387,7 +391,9 @@ async def test_identity_restore_takes_a_typed_recovery_key(
         await bot.start()
 
 
-async def test_without_file_or_terminal_the_first_start_makes_nothing(stage: Stage) -> None:
+async def test_without_file_or_terminal_the_first_start_makes_nothing(
+    stage: IdentitySetup,
+) -> None:
     bot = await stage.bot("homeless-assistant")
     text = bot.config.read_text()
     bot.config.write_text(text.replace(str(bot.recovery_key), "null"))
@@ -399,7 +405,7 @@ async def test_without_file_or_terminal_the_first_start_makes_nothing(stage: Sta
     assert made == ["lock"]
 
 
-async def test_on_a_terminal_the_recovery_key_is_shown_once(stage: Stage) -> None:
+async def test_on_a_terminal_the_recovery_key_is_shown_once(stage: IdentitySetup) -> None:
     bot = await stage.bot("shown-assistant")
     bot.config.write_text(bot.config.read_text().replace(str(bot.recovery_key), "null"))
     with terminal() as (ours, theirs):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.bot import Bot, Launch
 from tests.harness.expectations import begun, replies_to, reply, talk, until
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.network import free_port
 from tests.harness.person import Person
 from tests.harness.postgres import Postgres, programs
@@ -76,7 +76,7 @@ async def test_files_that_take_nothing_are_waited_for(
     nia: Person, synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path
 ) -> None:
     gate = asyncio.Event()
-    model.when("un moulin plein", Answer(text=TALE, after=20, gate=gate))
+    model.when("un moulin plein", ScriptedAnswer(text=TALE, after=20, gate=gate))
     bot, port = await new_bot(tmp_path, "crowded", synapse, model, launch)
     async with bot:
         room_id = await talk(nia, bot.user_id, encrypted=False)
@@ -120,7 +120,7 @@ async def test_on_postgresql_a_restart_of_the_database_in_the_middle_loses_nothi
     nia: Person, synapse: Synapse, model: ScriptedModel, launch: Launch, tmp_path: Path
 ) -> None:
     gate = asyncio.Event()
-    model.when("un moulin", Answer(text=TALE, after=20, tokens_per_second=40, gate=gate))
+    model.when("un moulin", ScriptedAnswer(text=TALE, after=20, tokens_per_second=40, gate=gate))
     async with Postgres() as postgres:
         storage = {
             "directory": str(tmp_path / "data"),

@@ -9,7 +9,7 @@ from bot.core.events import RoomId
 from bot.core.markdown import render
 from bot.matrix.parse import MARKER
 from tests.harness.bot import Bot, Launch
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Limits, Synapse
 
@@ -26,7 +26,7 @@ TEXT = "The sky is blue. " + "So it goes on, word by word. " * 12 + "The end."
 async def test_eight_at_once_each_get_their_whole_reply(
     tmp_path: Path, model: ScriptedModel, launch: Launch, limits: Limits
 ) -> None:
-    model.when("slowly", Answer(text=TEXT, tokens_per_second=40))
+    model.when("slowly", ScriptedAnswer(text=TEXT, tokens_per_second=40))
     for name in ("synapse", "bot", "person"):
         (tmp_path / name).mkdir()
     async with Synapse(tmp_path / "synapse", limits=limits) as synapse:

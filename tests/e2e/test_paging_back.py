@@ -13,7 +13,7 @@ from tests.harness.bot import ASKS_ALWAYS, Bot, Launch
 from tests.harness.client_view import JSON, Seen
 from tests.harness.expectations import begun, meet, notice, replies_to, spoken, talk, until
 from tests.harness.js_person import JsPerson, Read
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -24,7 +24,7 @@ END = "Voilà tout."
 SHORT = f"Bien sûr. {END}"
 STREAMED = "Des mots qui viennent un à un. " * 15 + END
 LONG = "\n\n".join(["Un paragraphe de quelques mots, puis un autre. " * 10] * 30 + [END])
-FAILED = Answer(mode="verbatim", status=401, body=b"{}")
+FAILED = ScriptedAnswer(mode="verbatim", status=401, body=b"{}")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -53,14 +53,14 @@ async def lasting(
 
 @pytest.fixture(autouse=True)
 def _script(model: ScriptedModel) -> None:
-    model.when("Et encore", Answer(text=SHORT))
-    model.when("mot à mot", Answer(text=STREAMED, tokens_per_second=50))
-    model.when("en détail", Answer(text=LONG))
+    model.when("Et encore", ScriptedAnswer(text=SHORT))
+    model.when("mot à mot", ScriptedAnswer(text=STREAMED, tokens_per_second=50))
+    model.when("en détail", ScriptedAnswer(text=LONG))
     model.when("en panne", FAILED)
 
 
 @dataclass
-class Talk:
+class LongConversation:
     """A conversation of many turns, each of which ends once its answer stands.
 
     Attributes:
@@ -222,7 +222,7 @@ async def test_a_direct_message_of_thirty_turns_is_all_there_when_it_is_read_bac
     jason: JsPerson, lasting: Bot, *, encrypted: bool
 ) -> None:
     room_id = await talk(jason, lasting.user_id, encrypted=encrypted)
-    await Talk(jason, lasting.user_id, room_id, salon=False).hold()
+    await LongConversation(jason, lasting.user_id, room_id, salon=False).hold()
 
     await assert_all_is_there(jason, room_id, lasting.user_id)
 
@@ -232,7 +232,7 @@ async def test_a_salon_of_thirty_turns_is_all_there_when_it_is_read_backwards(
     jason: JsPerson, lasting: Bot, *, encrypted: bool
 ) -> None:
     room_id = await meet(jason, lasting.user_id, encrypted=encrypted)
-    await Talk(jason, lasting.user_id, room_id, salon=True).hold()
+    await LongConversation(jason, lasting.user_id, room_id, salon=True).hold()
 
     read = await assert_all_is_there(jason, room_id, lasting.user_id)
 
@@ -243,7 +243,7 @@ async def test_a_salon_that_is_answered_inline_is_all_there_when_it_is_read_back
     jason: JsPerson, peculiar: Bot
 ) -> None:
     room_id = await meet(jason, peculiar.user_id)
-    inline = Talk(jason, peculiar.user_id, room_id, salon=True)
+    inline = LongConversation(jason, peculiar.user_id, room_id, salon=True)
     for turn in (inline.short, inline.long, inline.help, inline.failing, inline.short):
         await turn()
 

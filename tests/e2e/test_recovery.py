@@ -29,7 +29,7 @@ from tests.harness.expectations import (
     until,
 )
 from tests.harness.fault_proxy import FaultProxy
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
@@ -81,7 +81,7 @@ async def bot(robust: Bot) -> Bot:
 def gate(model: ScriptedModel) -> asyncio.Event:
     """What the model waits for in the middle of its tale."""
     waits = asyncio.Event()
-    model.when("un phare", Answer(text=TALE, after=20, tokens_per_second=40, gate=waits))
+    model.when("un phare", ScriptedAnswer(text=TALE, after=20, tokens_per_second=40, gate=waits))
     return waits
 
 
@@ -282,7 +282,7 @@ async def test_what_stands_says_that_it_is_not_complete_where_the_final_version_
     nia: Person, bot: Bot, model: ScriptedModel, fault_proxy: FaultProxy, body: JSON | str
 ) -> None:
     gate, cut = asyncio.Event(), TALE.removesuffix(" encore.")
-    model.when("un long phare", Answer(text=TALE, after=len(cut.split()), gate=gate))
+    model.when("un long phare", ScriptedAnswer(text=TALE, after=len(cut.split()), gate=gate))
     room_id = await talk(nia, bot.user_id)
     asking = f"Contez un long phare à {'un serveur' if body is TOO_LARGE else 'un relais'}"
     prompt = await nia.write(room_id, asking)

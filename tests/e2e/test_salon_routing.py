@@ -22,7 +22,7 @@ from tests.harness.expectations import (
     talk,
     turns,
 )
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
@@ -269,7 +269,7 @@ async def test_a_thread_of_many_messages_is_the_same_context_before_and_after_a_
     room_id = await meet(jason, me, nia)
     root = await jason.write(room_id, "Résumons la réunion", mentioning=me)
     await begun(nia, room_id, root)
-    model.when("Et alors, à chaud", Answer(text="Rien."))
+    model.when("Et alors, à chaud", ScriptedAnswer(text="Rien."))
     remarks = [f"Remarque {number} sur le plan" for number in range(REMARKS)]
     for remark in remarks:
         last = await nia.write(room_id, remark, thread=root)
@@ -292,7 +292,7 @@ async def test_a_prompt_that_was_heard_before_a_restart_is_asked_with_its_thread
     nia: Person, jason: Person, assistant: Bot, model: ScriptedModel
 ) -> None:
     held = asyncio.Event()
-    model.when("Et son altitude", Answer(gate=held))
+    model.when("Et son altitude", ScriptedAnswer(gate=held))
     room_id = await meet(nia, assistant.user_id, jason)
     root = await nia.write(room_id, "Un sommet", mentioning=assistant.user_id)
     await begun(nia, room_id, root)

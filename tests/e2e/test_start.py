@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from bot.core.events import UserId
-from tests.harness.bot import Bot, Launch, Process, launch_cold
+from tests.harness.bot import Bot, ChildProcess, Launch, launch_cold
 from tests.harness.expectations import reply, talk, until
 from tests.harness.fork import ForkServer
 from tests.harness.model import ScriptedModel
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 Sections = dict[str, dict[str, Any]]
 
 
-class Run(Protocol):
+class RunBot(Protocol):
     """Runs the bot on a configuration; returns its exit code and all it has printed."""
 
     async def __call__(self, *options: str, **sections: dict[str, Any]) -> tuple[int, str]: ...
 
 
 @pytest.fixture
-def run(fork_server: ForkServer, tmp_path: Path) -> Run:
+def run(fork_server: ForkServer, tmp_path: Path) -> RunBot:
     async def run(*options: str, **sections: dict[str, Any]) -> tuple[int, str]:
         config, log = tmp_path / "config.yaml", tmp_path / f"run-{uuid4().hex}.log"
         config.write_text(yaml.safe_dump(sections))  # a test may wait for its disk
@@ -99,7 +99,7 @@ async def test_an_invalid_configuration_is_named_by_its_keys(
 
 
 async def test_a_wrong_password_is_said_without_the_password(
-    synapse: Synapse, given: Sections, run: Run
+    synapse: Synapse, given: Sections, run: RunBot
 ) -> None:
     await synapse.register("starter", "another")
 
@@ -111,7 +111,7 @@ async def test_a_wrong_password_is_said_without_the_password(
     assert "canary" not in printed
 
 
-async def test_a_homeserver_that_does_not_answer_is_said(given: Sections, run: Run) -> None:
+async def test_a_homeserver_that_does_not_answer_is_said(given: Sections, run: RunBot) -> None:
     given["matrix"]["homeserver"] = "http://127.0.0.1:9"
 
     code, printed = await run(**given)
@@ -123,7 +123,7 @@ async def test_a_homeserver_that_does_not_answer_is_said(given: Sections, run: R
 
 
 async def test_a_server_that_is_no_homeserver_is_said(
-    model: ScriptedModel, given: Sections, run: Run
+    model: ScriptedModel, given: Sections, run: RunBot
 ) -> None:
     given["matrix"]["homeserver"] = model.url.removesuffix("/v1")
 
@@ -134,7 +134,7 @@ async def test_a_server_that_is_no_homeserver_is_said(
     assert "Traceback" not in printed
 
 
-async def test_a_token_that_nobody_knows_is_said(given: Sections, run: Run) -> None:
+async def test_a_token_that_nobody_knows_is_said(given: Sections, run: RunBot) -> None:
     given["matrix"].pop("password")
     given["matrix"]["access_token"] = "canary-7431"
 
@@ -146,7 +146,7 @@ async def test_a_token_that_nobody_knows_is_said(given: Sections, run: Run) -> N
     assert "canary" not in printed
 
 
-async def test_a_store_that_cannot_be_written_is_said(given: Sections, run: Run) -> None:
+async def test_a_store_that_cannot_be_written_is_said(given: Sections, run: RunBot) -> None:
     given["storage"]["directory"] = "/proc/assistant"
 
     code, printed = await run(**given)
@@ -171,7 +171,7 @@ async def test_a_model_that_does_not_answer_is_said_and_the_assistant_tells_peop
 
 
 async def test_a_lost_crypto_store_stops_the_start_and_makes_no_new_device(
-    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, launch: Launch
+    tmp_path: Path, synapse: Synapse, given: Sections, run: RunBot, launch: Launch
 ) -> None:
     user_id = await synapse.register("forgetful", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
@@ -198,7 +198,7 @@ def modes_of_files(directory: Path) -> dict[str, int]:
 
 
 async def test_a_lost_ledger_stops_the_start_until_a_new_one_is_meant(
-    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
+    tmp_path: Path, synapse: Synapse, given: Sections, run: RunBot, fork_server: ForkServer
 ) -> None:
     user_id = await synapse.register("careless", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
@@ -227,7 +227,7 @@ async def test_a_lost_ledger_stops_the_start_until_a_new_one_is_meant(
 
 
 async def test_a_lost_device_beside_its_ledger_stops_the_start_until_a_new_one_is_meant(
-    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
+    tmp_path: Path, synapse: Synapse, given: Sections, run: RunBot, fork_server: ForkServer
 ) -> None:
     user_id, port = await synapse.register("scattered", "secret"), free_port()
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
@@ -250,7 +250,7 @@ async def test_a_lost_device_beside_its_ledger_stops_the_start_until_a_new_one_i
 
 @pytest.mark.skipif(programs() is None, reason="there is no PostgreSQL on this machine")
 async def test_an_empty_database_beside_a_device_stops_the_start(
-    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, fork_server: ForkServer
+    tmp_path: Path, synapse: Synapse, given: Sections, run: RunBot, fork_server: ForkServer
 ) -> None:
     user_id = await synapse.register("moved", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
@@ -272,7 +272,7 @@ async def test_an_empty_database_beside_a_device_stops_the_start(
 
 
 async def test_a_second_bot_on_a_directory_is_said_before_all_else(
-    tmp_path: Path, synapse: Synapse, given: Sections, run: Run, launch: Launch
+    tmp_path: Path, synapse: Synapse, given: Sections, run: RunBot, launch: Launch
 ) -> None:
     user_id = await synapse.register("twin", "secret")
     given["matrix"] |= {"user_id": user_id, "password": "secret"}
@@ -354,7 +354,7 @@ async def test_a_homeserver_that_is_waited_for_is_named_within_three_seconds(
     ],
 )
 async def test_a_value_that_nothing_can_be_done_with_is_named_by_its_key_alone(
-    given: Sections, section: str, key: str, value: str, run: Run
+    given: Sections, section: str, key: str, value: str, run: RunBot
 ) -> None:
     if key == "access_token":
         del given["matrix"]["password"]
@@ -368,7 +368,7 @@ async def test_a_value_that_nothing_can_be_done_with_is_named_by_its_key_alone(
     assert "bug" not in printed
 
 
-async def test_a_taken_port_is_named_by_its_key(given: Sections, run: Run) -> None:
+async def test_a_taken_port_is_named_by_its_key(given: Sections, run: RunBot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, printed = await run(**given, health={"port": port})
@@ -444,7 +444,7 @@ async def test_on_a_read_only_root_a_prompt_is_answered_and_a_chart_drawn(
     given["matrix"]["recovery_key_file"] = str(volume / "recovery.key")
     given["dashboard"] = {"port": port}
 
-    async def launch(config: Path, log: Path, more: Mapping[str, str]) -> Process:
+    async def launch(config: Path, log: Path, more: Mapping[str, str]) -> ChildProcess:
         return await launch_cold(config, log, more, prefix=confined(volume))
 
     async with Bot(tmp_path, user_id, launch, **given):

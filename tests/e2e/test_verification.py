@@ -52,7 +52,7 @@ async def bot_of_admin(
 
 
 @dataclass
-class Talk:
+class AdminConversation:
     """An admin, a bot, and the rooms that they share."""
 
     person: JsPerson
@@ -95,7 +95,7 @@ def started(bot: Bot) -> str:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def meeting(admin: JsPerson, bot_of_admin: Bot) -> Talk:
+async def meeting(admin: JsPerson, bot_of_admin: Bot) -> AdminConversation:
     room_id = await admin.open_direct_message(bot_of_admin.user_id)
     await admin.wait_for_message(room_id, lambda seen: seen.body == said("welcome"))
 
@@ -105,11 +105,11 @@ async def meeting(admin: JsPerson, bot_of_admin: Bot) -> Talk:
     await until(invited)
     [admin_room] = await admin.invitations(bot_of_admin.user_id)
     await admin.join(admin_room)
-    return Talk(admin, bot_of_admin, room_id, admin_room)
+    return AdminConversation(admin, bot_of_admin, room_id, admin_room)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def talk(meeting: Talk) -> Talk:
+async def talk(meeting: AdminConversation) -> AdminConversation:
     if meeting.bot.pid is None:
         await meeting.bot.start()
     return meeting
@@ -117,7 +117,7 @@ async def talk(meeting: Talk) -> Talk:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_verification_by_emoji_makes_the_admins_client_trust_the_bot(
-    talk: Talk, way: Way
+    talk: AdminConversation, way: Way
 ) -> None:
     told = talk.told("verification done")
 
@@ -159,7 +159,7 @@ STEPS = ("request", "ready", "start", "emoji", "compared")
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_verification_that_the_person_cancels_at_any_step_is_over_for_the_bot(
-    talk: Talk, way: Way, step: str
+    talk: AdminConversation, way: Way, step: str
 ) -> None:
     cancelled = talk.bot.said("verification cancelled")
 
@@ -182,7 +182,7 @@ async def test_verification_that_the_person_cancels_at_any_step_is_over_for_the_
 @pytest.mark.parametrize("step", ["ready", "emoji"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_verification_that_a_stopping_bot_cancels_is_over_for_the_person(
-    talk: Talk, way: Way, step: str
+    talk: AdminConversation, way: Way, step: str
 ) -> None:
     await talk.request(way)
     await talk.phase("Ready")
@@ -198,14 +198,14 @@ async def test_verification_that_a_stopping_bot_cancels_is_over_for_the_person(
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_verification_by_anybody_else_is_refused_with_one_polite_sentence(
-    talk: Talk, synapse: Synapse, way: Way
+    talk: AdminConversation, synapse: Synapse, way: Way
 ) -> None:
     user_id = await synapse.register(f"curious-{way.replace(' ', '-')}", "secret")
     async with JsPerson(synapse.url, user_id, "secret") as other:
         await other.bootstrap_cross_signing()
         room_id = await other.open_direct_message(talk.bot.user_id)
         await other.wait_for_message(room_id, lambda seen: seen.body == said("welcome"))
-        theirs = Talk(other, talk.bot, room_id, talk.admin_room)
+        theirs = AdminConversation(other, talk.bot, room_id, talk.admin_room)
 
         await theirs.request(way)
         await theirs.phase("Cancelled")

@@ -53,7 +53,7 @@ runpy.run_module("bot", run_name="__main__", alter_sys=True)
 """
 
 
-class Process(Protocol):
+class ChildProcess(Protocol):
     """What asyncio and the fork server give for a child."""
 
     @property
@@ -68,7 +68,7 @@ class Process(Protocol):
 
 
 # Starts the bot: on a configuration, logging to that file, with these variables besides ours.
-Launch = Callable[[Path, Path, Mapping[str, str]], Awaitable[Process]]
+Launch = Callable[[Path, Path, Mapping[str, str]], Awaitable[ChildProcess]]
 
 
 async def launch_cold(
@@ -78,7 +78,7 @@ async def launch_cold(
     *,
     options: Sequence[str] = (),
     prefix: Sequence[str] = (),
-) -> Process:
+) -> ChildProcess:
     """Start an ordinary process, which has all to import.
 
     Args:
@@ -142,7 +142,7 @@ class Bot:
         self.config.write_text(yaml.safe_dump(sections))
         self._storage = Path(sections["storage"]["directory"])
         self._watched = False
-        self._process: Process | None = None
+        self._process: ChildProcess | None = None
         self._begins = 0  # where the process's own lines begin in the log
 
     async def __aenter__(self) -> Self:

@@ -26,7 +26,7 @@ from tests.harness import demo_model
 from tests.harness.bot import ASKS_ALWAYS, Bot
 from tests.harness.client_view import JSON, Seen
 from tests.harness.dialogue import Agent, Dialogue
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.network import free_port
 from tests.harness.person import Refused
 from tests.harness.sample import Sample, fill
@@ -129,7 +129,7 @@ class _Ensemble:
             with self._step("Small model (SmolLM2)"):
                 return await self._start_small_model()
         with self._step("Scripted model"):
-            slow = Answer(tokens_per_second=4)
+            slow = ScriptedAnswer(tokens_per_second=4)
             scripted = await self._parts.enter_async_context(ScriptedModel(default=slow))
         return {"base_url": scripted.url, "name": "scripted"}
 

@@ -9,7 +9,7 @@ from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.harness.bot import Bot
 from tests.harness.client_view import JSON, Seen
-from tests.harness.model import Exchange, ScriptedModel
+from tests.harness.model import ModelExchange, ScriptedModel
 from tests.harness.person import Person
 
 TEXTS = Texts("fr")
@@ -136,18 +136,18 @@ async def meet(
     return room_id
 
 
-def request(model: ScriptedModel, words: str) -> Exchange:
+def request(model: ScriptedModel, words: str) -> ModelExchange:
     """Return the last request whose last user turn holds the words."""
     return [one for one in model.exchanges if words in one.prompt][-1]
 
 
-def turns(exchange: Exchange) -> Turns:
+def turns(exchange: ModelExchange) -> Turns:
     """Return the roles and words of a request, without the system prompt."""
     found = [(turn["role"], turn["content"]) for turn in exchange.body["messages"]]
     return [turn for turn in found if turn[0] != "system"]
 
 
-async def asked(model: ScriptedModel, words: str, count: int = 1) -> Exchange:
+async def asked(model: ScriptedModel, words: str, count: int = 1) -> ModelExchange:
     """Wait until the model has been asked so often for an answer to these words."""
 
     def there() -> bool:

@@ -42,7 +42,7 @@ ERROR = b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ScriptedAnswer:
     """What one request gets.
 
     Attributes:
@@ -75,7 +75,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Exchange:
+class ModelExchange:
     """One request and what became of it; times are `time.monotonic()`.
 
     Attributes:
@@ -120,18 +120,18 @@ class ScriptedModel:
         self,
         *,
         port: int = 0,
-        default: Answer | None = None,
+        default: ScriptedAnswer | None = None,
         ssl_context: ssl.SSLContext | None = None,
         max_context_length: int | None = None,
     ) -> None:
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[ModelExchange] = []
         self._port = port
-        self._default = default or Answer()
+        self._default = default or ScriptedAnswer()
         self._ssl_context = ssl_context
         self._max_context_length = max_context_length
-        self._arrivals: asyncio.Queue[Exchange] = asyncio.Queue()
-        self._next: deque[Answer] = deque()
-        self._when: dict[str, Answer] = {}
+        self._arrivals: asyncio.Queue[ModelExchange] = asyncio.Queue()
+        self._next: deque[ScriptedAnswer] = deque()
+        self._when: dict[str, ScriptedAnswer] = {}
         self._runner: web.AppRunner | None = None
 
     @property
@@ -139,18 +139,18 @@ class ScriptedModel:
         """The base URL, once started."""
         return f"http{'s' if self._ssl_context else ''}://127.0.0.1:{self._port}/v1"
 
-    def next(self, *answers: Answer) -> None:
+    def next(self, *answers: ScriptedAnswer) -> None:
         """Queue answers for the requests to come, in the order of their arrival."""
         self._next.extend(answers)
 
-    def when(self, substring: str, answer: Answer) -> None:
+    def when(self, substring: str, answer: ScriptedAnswer) -> None:
         """Answer so whenever the last user turn holds `substring` and nothing is queued.
 
         Of several such substrings the longest counts, so that no test depends on which came first.
         """
         self._when[substring] = answer
 
-    async def asked(self) -> Exchange:
+    async def asked(self) -> ModelExchange:
         """Wait for the next request that nobody has waited for yet."""
         return await self._arrivals.get()
 
@@ -200,7 +200,7 @@ class ScriptedModel:
         )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        exchange = Exchange(await request.json(), request.headers, time.monotonic())
+        exchange = ModelExchange(await request.json(), request.headers, time.monotonic())
         self.exchanges.append(exchange)
         self._arrivals.put_nowait(exchange)
         answer = self._choose(exchange.prompt)
@@ -216,7 +216,7 @@ class ScriptedModel:
         finally:
             exchange.over.set()
 
-    def _choose(self, prompt: str) -> Answer:
+    def _choose(self, prompt: str) -> ScriptedAnswer:
         if self._next:
             return self._next.popleft()
         matching = [part for part in self._when if part in prompt]
@@ -226,7 +226,9 @@ class ScriptedModel:
 class _Stream:
     """One answer on its way."""
 
-    def __init__(self, request: web.Request, exchange: Exchange, answer: Answer) -> None:
+    def __init__(
+        self, request: web.Request, exchange: ModelExchange, answer: ScriptedAnswer
+    ) -> None:
         self._request = request
         self._exchange = exchange
         self._answer = answer
@@ -299,7 +301,7 @@ class _Stream:
         await self.response.write(lines.replace("\n", self._answer.newline).encode())
 
 
-async def _serve(port: int, answer: Answer) -> None:
+async def _serve(port: int, answer: ScriptedAnswer) -> None:
     async with ScriptedModel(port=port, default=answer) as model:
         sys.stdout.write(f"{model.url}\n")
         sys.stdout.flush()
@@ -314,7 +316,9 @@ def main() -> None:
     arguments = parser.parse_args()
     # Python's own handler would wait for the thread that reads stdin.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    asyncio.run(_serve(arguments.port, Answer(tokens_per_second=arguments.tokens_per_second)))
+    asyncio.run(
+        _serve(arguments.port, ScriptedAnswer(tokens_per_second=arguments.tokens_per_second))
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ _ANSWER_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RawResponse:
     """What came back for one request."""
 
     status: int
@@ -41,7 +41,7 @@ def form(body: bytes, kind: str | bytes = FORM, **headers: str | bytes) -> bytes
     return request("POST /connexion", {"Content-Type": kind, **named}, body)
 
 
-async def ask(port: int, sent: bytes) -> Answer | None:
+async def ask(port: int, sent: bytes) -> RawResponse | None:
     """Send bytes on a connection of their own; None where it is closed without an answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -54,12 +54,12 @@ async def ask(port: int, sent: bytes) -> Answer | None:
         writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, *, headless: bool) -> Answer:
+async def _read(reader: asyncio.StreamReader, *, headless: bool) -> RawResponse:
     status, headers = await _head(reader)
     while status == 100:
         status, headers = await _head(reader)
     length = 0 if headless or status == 304 else int(headers.get("Content-Length", "0"))
-    return Answer(status, headers, await reader.readexactly(length))
+    return RawResponse(status, headers, await reader.readexactly(length))
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, CIMultiDict[str]]:

@@ -24,7 +24,7 @@ from bot.runtime import http_server
 from bot.runtime.http_server import listening, web_application
 from tests.fakes import FakeClock, FakeStatistics
 from tests.harness.network import free_port
-from tests.hostile.raw_http import FORM, Answer, ask, form, request
+from tests.hostile.raw_http import FORM, RawResponse, ask, form, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -193,7 +193,7 @@ async def ports() -> AsyncIterator[Ports]:
         yield found
 
 
-def is_sound(answer: Answer) -> None:
+def is_sound(answer: RawResponse) -> None:
     """Check what holds for every answer, whoever has made it."""
     assert answer.status < 500
     assert "Server" not in answer.headers

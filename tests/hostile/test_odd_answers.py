@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.harness.bot import Bot
 from tests.harness.expectations import begun, notice, replies_to, reply, talk, until
 from tests.harness.fork import ForkServer
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 
@@ -68,8 +68,10 @@ async def test_a_count_of_tokens_that_is_none_costs_nobody_an_answer(
     gate, pid = asyncio.Event(), bot.pid
     words = f"jetons {count}"
     usage = {"prompt_tokens": count, "completion_tokens": count}
-    model.when(f"un conte en {words}", Answer(text="Il était une fois un phare.", gate=gate))
-    model.when(f"combien de {words}", Answer(text="Bien trop.", usage=usage))
+    model.when(
+        f"un conte en {words}", ScriptedAnswer(text="Il était une fois un phare.", gate=gate)
+    )
+    model.when(f"combien de {words}", ScriptedAnswer(text="Bien trop.", usage=usage))
     tale = await talk(nia, bot.user_id)
     other = await talk(nia, bot.user_id)
     running = await nia.write(tale, f"Dites un conte en {words}")
@@ -96,7 +98,7 @@ async def test_a_wait_of_ages_is_told_and_not_waited_for(
     nia: NioPerson, bot: Bot, model: ScriptedModel
 ) -> None:
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    refusal = Answer(mode="verbatim", status=status, headers=HEADERS, body=b"{}")
+    refusal = ScriptedAnswer(mode="verbatim", status=status, headers=HEADERS, body=b"{}")
     model.when("dans mille ans", refusal)
     room_id = await talk(nia, bot.user_id)
 
@@ -120,7 +122,7 @@ async def test_nothing_that_cannot_be_read_ever_stands(
 ) -> None:
     gate = asyncio.Event()
     asks = f"rien {ascii(text)[:20]}"
-    model.when(asks, Answer(text=text, gate=gate, after=len(text)))
+    model.when(asks, ScriptedAnswer(text=text, gate=gate, after=len(text)))
     room_id = await talk(nia, bot.user_id)
 
     prompt = await nia.write(room_id, f"Dites {asks}")

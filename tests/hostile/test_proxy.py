@@ -17,7 +17,7 @@ from bot.matrix.session import Account, Session
 from tests.harness.bot import Bot
 from tests.harness.expectations import begun, replies_to, reply, talk, until
 from tests.harness.fork import ForkServer
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.network import FailingProxy, Fault, free_port, listening
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
@@ -182,7 +182,9 @@ async def test_an_answer_comes_whole_though_the_proxy_is_away_in_the_middle_of_i
     fault: Fault, nia: NioPerson, bot: Bot, model: ScriptedModel, proxy: FailingProxy, port: int
 ) -> None:
     gate = asyncio.Event()
-    model.when(f"phare {fault}", Answer(text=TALE, after=20, tokens_per_second=40, gate=gate))
+    model.when(
+        f"phare {fault}", ScriptedAnswer(text=TALE, after=20, tokens_per_second=40, gate=gate)
+    )
     room_id = await talk(nia, bot.user_id)
     prompt = await nia.write(room_id, f"Contez un phare {fault}")
     await begun(nia, room_id, prompt)

@@ -14,13 +14,13 @@ from bot.core.events import EventId, RoomId, UserId
 from tests.harness.bot import UNLIMITED, Bot, launch_cold
 from tests.harness.client_view import Seen
 from tests.harness.expectations import notice, reply, said, spoken, until
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 
 pytestmark = pytest.mark.timeout(300)
 
-LOUD = Answer(text="The first sentence of an answer. And here is another one of it.")
+LOUD = ScriptedAnswer(text="The first sentence of an answer. And here is another one of it.")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _untraced(untraced: None) -> None:
 
 
 @dataclass
-class Stage:
+class TalkersSetup:
     """A homeserver, a model, and who comes."""
 
     synapse: Synapse
@@ -62,12 +62,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path) -> AsyncIterator[Stage]:
+async def stage(folder: Path) -> AsyncIterator[TalkersSetup]:
     (folder / "synapse").mkdir()
     async with AsyncExitStack() as parts:
         synapse = await parts.enter_async_context(Synapse(folder / "synapse"))
         model = await parts.enter_async_context(ScriptedModel(default=LOUD))
-        yield Stage(synapse, model, folder, parts)
+        yield TalkersSetup(synapse, model, folder, parts)
 
 
 def told(bot: Bot, event: str, **values: str) -> int:
@@ -82,9 +82,9 @@ async def test_two_assistants_left_alone_in_a_direct_message_fall_silent(tmp_pat
         one = await on.bot("one", limits=dict(UNLIMITED))
         other = await on.bot("other", limits=dict(UNLIMITED))
         person, gate = await on.person("person"), asyncio.Event()
-        on.model.when("leave you two", Answer(text=LOUD.text, gate=gate))
+        on.model.when("leave you two", ScriptedAnswer(text=LOUD.text, gate=gate))
         on.model.when(
-            "first sentence of an answer", Answer(text="An answer to an answer. Not more.")
+            "first sentence of an answer", ScriptedAnswer(text="An answer to an answer. Not more.")
         )
         room_id = await person.open_direct_message(one.user_id, encrypted=False)
         await notice(person, room_id, "welcome")
@@ -140,7 +140,7 @@ async def test_one_person_s_long_answers_keep_nobody_waiting(tmp_path: Path) -> 
         people = [await on.person(name) for name in ("flood", "ada", "bob")]
         rooms = [await open_talk(person, bot.user_id) for person in people]
         gate = asyncio.Event()
-        on.model.when("without end", Answer(text=LOUD.text, after=6, gate=gate))
+        on.model.when("without end", ScriptedAnswer(text=LOUD.text, after=6, gate=gate))
         flood, *honest = zip(people, rooms, strict=True)
         roots = [await flood[0].send(flood[1], f"Thread {number}") for number in range(25)]
         await until(lambda: told(bot, "reply sent") >= 1)

@@ -36,7 +36,7 @@ ALL_LOOKS = pytest.mark.parametrize(
 Theme = Literal["light", "dark"]
 
 
-class Clock(FakeClock):
+class SampleClock(FakeClock):
     """A clock that stands at the sample's end."""
 
     @override
@@ -55,7 +55,7 @@ class Site:
     async def served(self, **settings: object) -> AsyncIterator[str]:
         """Yield the server's address, which ends in a slash."""
         made = DashboardSettings.model_validate({"public": True, **settings})
-        async with TestServer(application(self.statistics, made, Clock())) as server:
+        async with TestServer(application(self.statistics, made, SampleClock())) as server:
             yield str(server.make_url("/"))
 
     def row(self, query: str, *values: str) -> Any:  # noqa: ANN401  # as the query

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.harness.client_view import JSON
 from tests.harness.fault_proxy import Deed, FaultProxy
-from tests.harness.model import Answer, ScriptedModel
+from tests.harness.model import ScriptedAnswer, ScriptedModel
 
 ASK = ("POST", "/completions$")
 STORMY: Sequence[Deed] = ("refuse", "cut", "break", "answer", "replay", "repeat")
@@ -161,7 +161,7 @@ async def test_a_stream_passes_as_it_comes(
     model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
     gate = asyncio.Event()
-    model.next(Answer(text="one two three", after=1, gate=gate))
+    model.next(ScriptedAnswer(text="one two three", after=1, gate=gate))
     body = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
 
     async with asyncio.timeout(10), http.post("/v1/chat/completions", json=body) as response:
@@ -176,7 +176,7 @@ async def test_a_stream_passes_as_it_comes(
 async def test_a_stream_that_breaks_off_at_the_server_breaks_off_here(
     model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    model.next(Answer(text="one two three", mode="close", after=1))
+    model.next(ScriptedAnswer(text="one two three", mode="close", after=1))
 
     with pytest.raises(aiohttp.ClientPayloadError):
         await ask(http, "count")
@@ -209,7 +209,7 @@ async def test_a_request_that_is_refused_never_comes(
 async def test_an_answer_breaks_off_after_so_many_bytes(
     fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    model.next(Answer(text="one two three"))
+    model.next(ScriptedAnswer(text="one two three"))
     body = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
     with fault_proxy.rule(*ASK, "break", size=40):
         async with http.post("/v1/chat/completions", json=body) as response:
@@ -245,7 +245,7 @@ async def test_what_stands_before_a_server_answers_in_its_own_way(
 async def test_a_request_that_is_replayed_comes_twice_and_is_answered_once(
     fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    model.next(Answer(text="first"), Answer(text="second"))
+    model.next(ScriptedAnswer(text="first"), ScriptedAnswer(text="second"))
     with fault_proxy.rule(*ASK, "replay", times=1):
         status, answer = await ask(http, "hello")
 
@@ -258,7 +258,7 @@ async def test_a_request_that_is_replayed_comes_twice_and_is_answered_once(
 async def test_an_answer_that_is_repeated_comes_to_the_request_after_its_own(
     fault_proxy: FaultProxy, model: ScriptedModel, http: aiohttp.ClientSession
 ) -> None:
-    model.next(*(Answer(text=text) for text in ("first", "second", "third")))
+    model.next(*(ScriptedAnswer(text=text) for text in ("first", "second", "third")))
     with fault_proxy.rule(*ASK, "repeat", times=1):
         answers = [await ask(http, prompt) for prompt in ("one", "two", "three")]
 

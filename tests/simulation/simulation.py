@@ -125,7 +125,7 @@ class LoopClock(FakeClock):
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class RoomClosure:
     """The bot can no longer speak in a room; `refused` where the homeserver sees to that."""
 
     room_id: RoomId
@@ -133,7 +133,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class SendFault:
     """What the homeserver answers to one send; `stored` where it takes it all the same."""
 
     error: MatrixError
@@ -173,7 +173,7 @@ def to_of(outgoing: Outgoing) -> Prompt | None:
             return None
 
 
-class Homeserver(FakeMatrix):
+class SimulatedHomeserver(FakeMatrix):
     """Keeps what is sent, shows of each message the newest edit, and tells it in a stream.
 
     Attributes:
@@ -191,12 +191,12 @@ class Homeserver(FakeMatrix):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
         self.clock = clock
-        self.stream: list[Event | KeyNews | Closed] = []
+        self.stream: list[Event | KeyNews | RoomClosure] = []
         self.own: dict[EventId, Sent] = {}
         self.sealed: dict[EventId, str] = {}
         self.opened: dict[str, float] = {}
         self.refused: set[RoomId] = set()
-        self.faults: list[Fault] = []
+        self.faults: list[SendFault] = []
         self.unreadable_for = 0
         self.skew = 0
         self.latest = 0
@@ -219,12 +219,12 @@ class Homeserver(FakeMatrix):
         self._ids += 1
         return EventId("$" + hashlib.sha256(str(self._ids).encode()).hexdigest()[:10])
 
-    def happen(self, *events: Event | KeyNews | Closed) -> None:
+    def happen(self, *events: Event | KeyNews | RoomClosure) -> None:
         """Let the next response tell of it."""
         for event in events:
-            if isinstance(event, Closed) and event.refused:
+            if isinstance(event, RoomClosure) and event.refused:
                 self.refused.add(event.room_id)
-            elif not isinstance(event, KeyNews | Closed):
+            elif not isinstance(event, KeyNews | RoomClosure):
                 self.messages[event.event_id] = cast("ReadableEvent", event)
         self.stream += events
 
@@ -249,7 +249,7 @@ class Homeserver(FakeMatrix):
     @override
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:
         place, first = int(since or 0), True
-        before = [one.room_id for one in self.stream[:place] if isinstance(one, Closed)]
+        before = [one.room_id for one in self.stream[:place] if isinstance(one, RoomClosure)]
         self.known, self.closed = {}, set(before)
         while True:
             async with self.changed:
@@ -262,15 +262,15 @@ class Homeserver(FakeMatrix):
             for one in keys:
                 if one.withheld is None:
                     self.opened.setdefault(one.session_id, self.clock.now())
-            closed = [one.room_id for one in news if isinstance(one, Closed)]
+            closed = [one.room_id for one in news if isinstance(one, RoomClosure)]
             events = [seen for one in news if (seen := self._heard(one)) is not None]
             self.closed.update(closed)
             yield Batch(tuple(events), str(place), tuple(keys), closed=tuple(closed), missed=first)
             first = False
 
-    def _heard(self, one: Event | KeyNews | Closed) -> Event | None:
+    def _heard(self, one: Event | KeyNews | RoomClosure) -> Event | None:
         """Return what a response says of it to the bot, and remember who sent it."""
-        if isinstance(one, KeyNews | Closed):
+        if isinstance(one, KeyNews | RoomClosure):
             return None
         if isinstance(one, Redaction):
             self.known[one.target] = None
@@ -373,7 +373,7 @@ class Homeserver(FakeMatrix):
 
     # What it sends.
 
-    def _answer(self, room_id: RoomId) -> Fault | None:
+    def _answer(self, room_id: RoomId) -> SendFault | None:
         """Return what goes wrong with the next send."""
         if room_id in self.refused:
             raise Forbidden("not in the room")
@@ -424,7 +424,7 @@ class Homeserver(FakeMatrix):
 
 
 @dataclass(eq=False)
-class Talk:
+class SimulatedRequest:
     """One request to the model, and what it has said so far.
 
     Attributes:
@@ -454,17 +454,17 @@ class Talker(FakeModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.talks: list[Talk] = []
+        self.talks: list[SimulatedRequest] = []
         self.fluent = False
 
     @property
-    def open(self) -> list[Talk]:
+    def open(self) -> list[SimulatedRequest]:
         """The requests that wait for words."""
         return [talk for talk in self.talks if not talk.closed and talk.ended is None]
 
     @override
     async def stream(self, turns: Sequence[Turn], card: ModelCard) -> AsyncGenerator[Delta, None]:
-        talk = Talk(len(self.talks), turns[-1].text)
+        talk = SimulatedRequest(len(self.talks), turns[-1].text)
         self.talks.append(talk)
         if self.fluent:
             self.finish(talk)
@@ -480,7 +480,7 @@ class Talker(FakeModel):
         finally:
             talk.closed = True
 
-    def say(self, talk: Talk, sentences: int, paragraph: str = " ") -> None:
+    def say(self, talk: SimulatedRequest, sentences: int, paragraph: str = " ") -> None:
         """Let it say some more."""
         begun = talk.text or talk.feed.qsize()
         words = "" if begun else f"{talk.mark} "
@@ -488,7 +488,7 @@ class Talker(FakeModel):
             words += f"Phrase {len(talk.text) + number} de la suite.{paragraph}"
         talk.feed.put_nowait(TextDelta(words))
 
-    def finish(self, talk: Talk) -> None:
+    def finish(self, talk: SimulatedRequest) -> None:
         """Let it come to its end."""
         self.say(talk, 1)
         talk.feed.put_nowait(FinishDelta("stop"))
@@ -512,7 +512,7 @@ class Doom:
 class Door:
     """A port as one process has it: nothing passes once that has ended."""
 
-    def __init__(self, inside: object, process: "Process", names: frozenset[str]) -> None:
+    def __init__(self, inside: object, process: "AssistantRun", names: frozenset[str]) -> None:
         self._inside = inside
         self._process = process
         self._names = names
@@ -537,7 +537,7 @@ class Door:
         return result
 
 
-class Process(Story):
+class AssistantRun(Story):
     """The whole assistant, from one start to its end.
 
     Attributes:
@@ -585,7 +585,7 @@ class Process(Story):
 
 
 @dataclass(eq=False)
-class Asked:
+class PersonMessage:
     """A message of a person, and all that became of it.
 
     Attributes:
@@ -633,18 +633,18 @@ class World:
     def __init__(self) -> None:
         self.loop = Loop()
         self.clock = LoopClock(self.loop)
-        self.homeserver = Homeserver(self.clock)
+        self.homeserver = SimulatedHomeserver(self.clock)
         self.talker = Talker()
         self.ledger = FakeStore()
         self.ledger.token = "0"
         self.backup: FakeStore | None = None
         self.slowness = 0.0
-        self.asked: list[Asked] = []
-        self.changes: list[tuple[str, Asked]] = []
+        self.asked: list[PersonMessage] = []
+        self.changes: list[tuple[str, PersonMessage]] = []
         self.moderated: set[EventId] = set()
         self.ends = self.restores = self.forgotten = 0
         self.happened: Counter[str] = Counter()
-        self.process: Process | None = None
+        self.process: AssistantRun | None = None
         self.stays_down = False
         self.set_back_until = 0.0
         self._is_set_back = False
@@ -655,7 +655,7 @@ class World:
         """Start a process."""
         if self._is_set_back:
             self.set_back_until, self._is_set_back = self.clock.now(), False
-        self.process = Process(self)
+        self.process = AssistantRun(self)
         self.settle()
 
     def kill(self) -> None:
@@ -694,7 +694,7 @@ class World:
     @property
     def closed(self) -> set[RoomId]:
         """The rooms in which the bot can no longer speak, whether it knows or not."""
-        return {one.room_id for one in self.homeserver.stream if isinstance(one, Closed)}
+        return {one.room_id for one in self.homeserver.stream if isinstance(one, RoomClosure)}
 
     @property
     def unfinished(self) -> set[EventId]:
@@ -734,8 +734,12 @@ class World:
     # People.
 
     def say(
-        self, room_id: RoomId, sender: UserId, kind: str = "prompt", root: Asked | None = None
-    ) -> Asked:
+        self,
+        room_id: RoomId,
+        sender: UserId,
+        kind: str = "prompt",
+        root: PersonMessage | None = None,
+    ) -> PersonMessage:
         """Let a person write a message."""
         homeserver, event_id = self.homeserver, self.homeserver.new_id()
         body = f"q{len(self.asked)}v0v" if kind == "prompt" else kind
@@ -753,12 +757,12 @@ class World:
         conversation = Conversation(room_id, message.thread_root)
         if room_id == SALON and root is None:
             conversation = Conversation(room_id, event_id)
-        asked = Asked(message, kind, conversation, self.ends)
+        asked = PersonMessage(message, kind, conversation, self.ends)
         self.asked.append(asked)
         homeserver.happen(message)
         return asked
 
-    def edit(self, asked: Asked) -> None:
+    def edit(self, asked: PersonMessage) -> None:
         """Let a person put a message in other words."""
         asked.version += 1
         message, homeserver = asked.message, self.homeserver
@@ -768,7 +772,7 @@ class World:
             Edit(event_id, message.room_id, message.sender, message.event_id, asked.words, at)
         )
 
-    def redact(self, asked: Asked) -> None:
+    def redact(self, asked: PersonMessage) -> None:
         """Let a person take a message back."""
         asked.redacted = True
         message = asked.message

@@ -49,13 +49,13 @@ from tests.simulation.simulation import (
     SALON,
     STORE,
     WRITES,
-    Asked,
-    Closed,
     Doom,
-    Fault,
+    PersonMessage,
+    RoomClosure,
+    SendFault,
     Sent,
+    SimulatedRequest,
     Stuck,
-    Talk,
     World,
     to_of,
 )
@@ -118,7 +118,7 @@ class Promises(RuleBasedStateMachine):
         return [room_id for room_id in ROOMS if room_id not in self.world.closed]
 
     @property
-    def prompts(self) -> list[Asked]:
+    def prompts(self) -> list[PersonMessage]:
         """What can still be changed, the newest first."""
         return [
             one
@@ -169,7 +169,7 @@ class Promises(RuleBasedStateMachine):
         self.did("ask in thread")
 
     @property
-    def roots(self) -> list[Asked]:
+    def roots(self) -> list[PersonMessage]:
         return [
             one
             for one in self.prompts
@@ -253,7 +253,7 @@ class Promises(RuleBasedStateMachine):
         if says:
             self.world.say(room_id, AGENT)
             self.did("ask")
-        self.world.homeserver.happen(Closed(room_id, refused))
+        self.world.homeserver.happen(RoomClosure(room_id, refused))
         self.did("kick" if refused else "upgrade")
         for talk in talker.open if says else ():
             talker.say(talk, says)
@@ -312,7 +312,7 @@ class Promises(RuleBasedStateMachine):
     )
     def refuse_sends(self, times: int, how: str) -> None:
         error = RateLimited(how, 3.0) if "429" in how else HomeserverUnreachable(how)
-        self.world.homeserver.faults += [Fault(error, stored="stored" in how)] * times
+        self.world.homeserver.faults += [SendFault(error, stored="stored" in how)] * times
         self.did(f"refuse sends: {how}")
 
     @rule(
@@ -424,7 +424,7 @@ class Promises(RuleBasedStateMachine):
         self.run_dry(30.0, 200)
         world.pass_time(200.0)
         for asked in world.asked:
-            Outcome(world, asked).check_told()
+            MessageOutcome(world, asked).check_told()
         self.run_dry(DAY / 4, 6)
         shown = self.open_standing
         world.kill()
@@ -464,7 +464,7 @@ class Promises(RuleBasedStateMachine):
 
     def check(self) -> None:
         for asked in self.world.asked:
-            Outcome(self.world, asked).check()
+            MessageOutcome(self.world, asked).check()
         self.check_words()
         self.check_key_notices()
 
@@ -487,10 +487,10 @@ class Promises(RuleBasedStateMachine):
             assert max(told.values(), default=0) <= 1 + self.world.homeserver.lost
 
 
-class Outcome:
+class MessageOutcome:
     """What one message has led to."""
 
-    def __init__(self, world: World, asked: Asked) -> None:
+    def __init__(self, world: World, asked: PersonMessage) -> None:
         self.world = world
         self.asked = asked
         mine = [
@@ -577,7 +577,7 @@ class Outcome:
         return 1 + len(self.changes) + bool(forgotten)
 
     @property
-    def changes(self) -> list[Asked]:
+    def changes(self) -> list[PersonMessage]:
         room_id = self.asked.message.room_id
         return [one for _, one in self.world.changes if one.message.room_id == room_id]
 
@@ -652,7 +652,7 @@ class Words:
     def check(self) -> None:
         last = self.prompt.event_ids[-1]
         [asked] = [one for one in self.world.asked if one.event_id == last]
-        outcome = Outcome(self.world, asked)
+        outcome = MessageOutcome(self.world, asked)
         if outcome.is_excused or self.is_spared(asked):
             return
         talks = [one for one in self.world.talker.talks if names(one)[-1] == asked.name]
@@ -673,17 +673,17 @@ class Words:
         if talks[-1] is newest:  # else somebody was told that no newer one came of it
             self.check_asked(newest)
 
-    def is_spared(self, asked: Asked) -> bool:
+    def is_spared(self, asked: PersonMessage) -> bool:
         """Tell whether it may say what it says, in its room or by the ledger that it is of."""
         return asked.message.room_id in self.world.closed or is_spared(self.world, asked)
 
-    def is_void(self, talk: Talk, told: Sequence[str]) -> bool:
+    def is_void(self, talk: SimulatedRequest, told: Sequence[str]) -> bool:
         """Tell whether nothing of it was to be shown: it failed, or a backup knew better."""
         if self.world.restores and talk.ended is None:
             return True
         return bool(told) and not talk.text
 
-    def check_asked(self, talk: Talk) -> None:  # R7
+    def check_asked(self, talk: SimulatedRequest) -> None:  # R7
         mine = [one for one in self.world.asked if one.event_id in self.prompt.event_ids]
         conversation = mine[-1].conversation
         prompts = [one for one in self.world.asked if one.kind == "prompt"]
@@ -694,7 +694,7 @@ class Words:
                 assert one.words in talk.asked
 
 
-def is_spared(world: World, asked: Asked) -> bool:
+def is_spared(world: World, asked: PersonMessage) -> bool:
     """Tell whether a ledger from a backup has led to what it may lead to."""
     expired_at = asked.message.timestamp / 1000 + DAY
     if "stub of a backup" in EXCEPTED and world.set_back_until > expired_at:
@@ -711,7 +711,7 @@ def reply_of(outgoing: Outgoing) -> Reply | None:
     return outgoing if isinstance(outgoing, Reply) else None
 
 
-def names(talk: Talk) -> list[str]:
+def names(talk: SimulatedRequest) -> list[str]:
     return re.findall(r"q\d+(?=v\d+v)", talk.asked)
 
 

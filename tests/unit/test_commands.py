@@ -14,7 +14,7 @@ from tests.make import BOT, COLLEAGUE, ROOM, message, prompt
 FR, EN = speak("fr"), speak("en")
 
 
-class Desk(Story):
+class CommandStory(Story):
     """A room in which commands are typed."""
 
     def __init__(self) -> None:
@@ -39,12 +39,12 @@ class Desk(Story):
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk() -> CommandStory:
+    return CommandStory()
 
 
 @pytest.fixture
-def salon(desk: Desk) -> Desk:
+def salon(desk: CommandStory) -> CommandStory:
     desk.matrix.direct = False
     return desk
 
@@ -82,7 +82,7 @@ async def test_each_command_has_a_french_name_and_an_english_one(
     french: str, english: str, said: str
 ) -> None:
     for body in (french, english):
-        desk = Desk()
+        desk = CommandStory()
         async with desk.run():
             assert await desk.type(body) == said
         [(_, notice)] = desk.matrix.sent
@@ -102,7 +102,7 @@ async def test_each_command_has_a_french_name_and_an_english_one(
     ],
 )
 async def test_a_command_that_does_not_exist_is_answered_with_the_nearest(
-    desk: Desk, typed: str, nearest: str | None
+    desk: CommandStory, typed: str, nearest: str | None
 ) -> None:
     async with desk.run():
         said = await desk.type(f"!{typed} moi")
@@ -113,21 +113,25 @@ async def test_a_command_that_does_not_exist_is_answered_with_the_nearest(
     assert said == " ".join(sentences)
 
 
-async def test_a_command_that_does_not_exist_is_answered_however_long_it_is(desk: Desk) -> None:
+async def test_a_command_that_does_not_exist_is_answered_however_long_it_is(
+    desk: CommandStory,
+) -> None:
     async with desk.run():
         said = await desk.type("!" + "a" * 60_000)
 
     assert len(said) < 1000
 
 
-async def test_a_model_that_does_not_exist_is_answered_however_long_its_name(desk: Desk) -> None:
+async def test_a_model_that_does_not_exist_is_answered_however_long_its_name(
+    desk: CommandStory,
+) -> None:
     async with desk.run():
         said = await desk.type("!modele " + "a" * 60_000)
 
     assert len(said) < 1000
 
 
-async def test_the_models_are_listed_with_the_one_in_use(desk: Desk) -> None:
+async def test_the_models_are_listed_with_the_one_in_use(desk: CommandStory) -> None:
     async with desk.run():
         first = await desk.type("!modele")
         await desk.type("!modele large")
@@ -149,7 +153,7 @@ async def test_the_models_are_listed_with_the_one_in_use(desk: Desk) -> None:
 
 @pytest.mark.parametrize("name", ["large", "LARGE", "Grand modele", "2", "vendor/large"])
 async def test_a_model_is_chosen_by_any_of_its_names_for_what_is_asked_next(
-    desk: Desk, name: str
+    desk: CommandStory, name: str
 ) -> None:
     async with desk.run():
         await desk.type("Bonjour")
@@ -166,7 +170,7 @@ async def test_a_model_is_chosen_by_any_of_its_names_for_what_is_asked_next(
     [("larg", "`!modele large`"), ("zzz", "`!modele small`, `!modele large`")],
 )
 async def test_a_model_that_is_not_there_is_answered_with_those_that_are(
-    desk: Desk, name: str, nearest: str
+    desk: CommandStory, name: str, nearest: str
 ) -> None:
     async with desk.run():
         said = await desk.type(f"!modele {name}")
@@ -175,7 +179,7 @@ async def test_a_model_that_is_not_there_is_answered_with_those_that_are(
     assert desk.store.chosen == {}
 
 
-async def test_where_there_is_one_model_it_is_named(desk: Desk) -> None:
+async def test_where_there_is_one_model_it_is_named(desk: CommandStory) -> None:
     desk.catalogue = Catalogue([SMALL])
     async with desk.run():
         assert await desk.type("!modele") == FR("one model", label="Petit modèle")
@@ -183,7 +187,7 @@ async def test_where_there_is_one_model_it_is_named(desk: Desk) -> None:
 
 
 async def test_a_model_that_the_operator_has_taken_away_gives_way_to_the_default(
-    desk: Desk,
+    desk: CommandStory,
 ) -> None:
     desk.store.chosen[prompt().conversation] = Choices(model="gone")
     async with desk.run():
@@ -193,7 +197,7 @@ async def test_a_model_that_the_operator_has_taken_away_gives_way_to_the_default
 
 
 async def test_what_is_chosen_in_a_thread_holds_there_alone_and_over_a_restart(
-    desk: Desk,
+    desk: CommandStory,
 ) -> None:
     async with desk.run():
         await desk.type("!modele large", thread_root="$root")
@@ -207,7 +211,9 @@ async def test_what_is_chosen_in_a_thread_holds_there_alone_and_over_a_restart(
     assert desk.model.asked == ["vendor/large", "small"]
 
 
-async def test_what_is_chosen_in_the_main_timeline_holds_in_its_threads(desk: Desk) -> None:
+async def test_what_is_chosen_in_the_main_timeline_holds_in_its_threads(
+    desk: CommandStory,
+) -> None:
     async with desk.run():
         await desk.type("!modele large")
         await desk.type("!langue en")
@@ -220,7 +226,9 @@ async def test_what_is_chosen_in_the_main_timeline_holds_in_its_threads(desk: De
     assert desk.model.asked == ["vendor/large", "small", "vendor/large"]
 
 
-async def test_what_was_chosen_holds_on_in_the_room_that_replaces_this_one(desk: Desk) -> None:
+async def test_what_was_chosen_holds_on_in_the_room_that_replaces_this_one(
+    desk: CommandStory,
+) -> None:
     old = RoomId("!old:tchap.test")
     desk.matrix.predecessors = {ROOM: old}
     desk.store.chosen[replace(prompt().conversation, room_id=old)] = Choices(LARGE.id, "en")
@@ -233,7 +241,7 @@ async def test_what_was_chosen_holds_on_in_the_room_that_replaces_this_one(desk:
     assert desk.model.asked == [LARGE.id]
 
 
-async def test_every_sentence_of_the_bot_is_in_the_language_chosen(desk: Desk) -> None:
+async def test_every_sentence_of_the_bot_is_in_the_language_chosen(desk: CommandStory) -> None:
     desk.policy = replace(desk.policy, age_limit=3600.0)
     now = int(desk.clock.now() * 1000)
     async with desk.run():
@@ -247,7 +255,7 @@ async def test_every_sentence_of_the_bot_is_in_the_language_chosen(desk: Desk) -
         assert await desk.hear(late) == EN("bug")
 
 
-async def test_a_command_is_answered_once_over_a_crash(desk: Desk) -> None:
+async def test_a_command_is_answered_once_over_a_crash(desk: CommandStory) -> None:
     async with desk.run():
         await desk.type("!modele large")
     desk.store.finished.clear()  # as if the process had died before it noted that all is done
@@ -265,7 +273,7 @@ async def test_a_command_is_answered_once_over_a_crash(desk: Desk) -> None:
 @pytest.mark.parametrize("command", ["!modele large", "!langue en"])
 @pytest.mark.parametrize(("level", "allowed"), [(0, False), (49, False), (50, True), (100, True)])
 async def test_for_all_of_a_salon_its_moderators_choose(
-    salon: Desk,
+    salon: CommandStory,
     command: str,
     level: float,
     allowed: bool,  # noqa: FBT001  # a table's column
@@ -279,12 +287,12 @@ async def test_for_all_of_a_salon_its_moderators_choose(
 
 
 @pytest.mark.parametrize("command", ["!modele", "!langue", "!modele nada", "!aide", "!apropos"])
-async def test_in_a_salon_anybody_may_ask(salon: Desk, command: str) -> None:
+async def test_in_a_salon_anybody_may_ask(salon: CommandStory, command: str) -> None:
     async with salon.run():
         assert await salon.mention(command) != FR("moderators only")
 
 
-async def test_in_the_bot_s_threads_of_a_salon_anybody_chooses(salon: Desk) -> None:
+async def test_in_the_bot_s_threads_of_a_salon_anybody_chooses(salon: CommandStory) -> None:
     async with salon.run():
         await salon.mention("Bonjour")
         await salon.type("!modele large", thread_root="$1", sender=COLLEAGUE)
@@ -297,7 +305,7 @@ async def test_in_the_bot_s_threads_of_a_salon_anybody_chooses(salon: Desk) -> N
     assert salon.model.asked == ["small", "vendor/large", "small"]
 
 
-async def test_in_a_salon_only_a_command_for_the_bot_is_heeded(salon: Desk) -> None:
+async def test_in_a_salon_only_a_command_for_the_bot_is_heeded(salon: CommandStory) -> None:
     async with salon.run():
         salon.matrix.hear(message("!aide", event_id="$1"))
         salon.matrix.hear(message("!aide", event_id="$2", thread_root="$theirs"))
@@ -310,7 +318,7 @@ async def test_in_a_salon_only_a_command_for_the_bot_is_heeded(salon: Desk) -> N
 # A new conversation.
 
 
-async def test_a_new_conversation_leaves_what_came_before(desk: Desk) -> None:
+async def test_a_new_conversation_leaves_what_came_before(desk: CommandStory) -> None:
     async with desk.run():
         await desk.type("Je m'appelle Ada.")
         await desk.type("!nouveau")
@@ -324,7 +332,9 @@ async def test_a_new_conversation_leaves_what_came_before(desk: Desk) -> None:
     ]
 
 
-async def test_what_the_operator_has_not_said_of_the_service_is_left_out(desk: Desk) -> None:
+async def test_what_the_operator_has_not_said_of_the_service_is_left_out(
+    desk: CommandStory,
+) -> None:
     desk.about = About("1.2.3")
     async with desk.run():
         said = await desk.type("!apropos")

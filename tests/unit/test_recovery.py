@@ -66,7 +66,7 @@ class Breaking:
         await asyncio.Event().wait()
 
 
-class Room(Story):
+class RecoveryStory(Story):
     """A direct message, over the ends of several processes."""
 
     breaking: Breaking | None = None
@@ -135,8 +135,8 @@ def rendered(text: str) -> list[str]:
 
 
 @pytest.fixture
-def room() -> Room:
-    return Room()
+def room() -> RecoveryStory:
+    return RecoveryStory()
 
 
 @pytest.mark.parametrize("forgetful", [False, True], ids=["", "a day later"])
@@ -144,7 +144,7 @@ def room() -> Room:
 class TestAnyStep:
     @pytest.mark.parametrize("texts", [[SHORT], ["Le ciel. ", "Il est bleu."], [LONG]])
     async def test_a_prompt_has_one_answer(
-        self, room: Room, breaking: Breaking, *, forgetful: bool, texts: list[str]
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool, texts: list[str]
     ) -> None:
         room.breaking = replace(breaking)
         room.says(*texts)
@@ -156,7 +156,7 @@ class TestAnyStep:
         assert not room.store.frozen
 
     async def test_two_messages_in_a_row_have_one_answer(
-        self, room: Room, breaking: Breaking, *, forgetful: bool
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
     ) -> None:
         room.breaking = replace(breaking)
         room.says("Le ciel. ", "Il est bleu.")
@@ -167,7 +167,7 @@ class TestAnyStep:
         assert room.store.joined == {"$2": "$prompt"}
 
     async def test_an_edited_prompt_is_answered_as_it_is_now(
-        self, room: Room, breaking: Breaking, *, forgetful: bool
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
     ) -> None:
         room.breaking = replace(breaking)
         room.says(SHORT)
@@ -178,7 +178,7 @@ class TestAnyStep:
         assert room.model.requests[-1][-1].text == "Bonsoir"
 
     async def test_a_withdrawn_prompt_leaves_nothing(
-        self, room: Room, breaking: Breaking, *, forgetful: bool
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
     ) -> None:
         room.breaking = replace(breaking)
         room.says("Un. ", "Deux.")
@@ -190,7 +190,7 @@ class TestAnyStep:
         assert room.replies == []
 
     async def test_a_failure_is_said_once(
-        self, room: Room, breaking: Breaking, *, forgetful: bool
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
     ) -> None:
         room.breaking = replace(breaking)
         room.model.script = (ModelRefused("400"),)
@@ -200,7 +200,7 @@ class TestAnyStep:
         assert room.replies == [TEXTS("model refused")]
 
     async def test_what_cannot_be_read_is_said_once(
-        self, room: Room, breaking: Breaking, *, forgetful: bool
+        self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
     ) -> None:
         room.breaking = replace(breaking)
 
@@ -211,7 +211,7 @@ class TestAnyStep:
 
 @pytest.mark.parametrize("together", [False, True])
 async def test_what_the_ledger_of_a_backup_has_forgotten_is_not_answered_again(
-    room: Room, *, together: bool
+    room: RecoveryStory, *, together: bool
 ) -> None:
     room.says(SHORT)
     backup = copy.deepcopy(room.store)
@@ -235,7 +235,7 @@ async def test_what_the_ledger_of_a_backup_has_forgotten_is_not_answered_again(
 
 
 async def test_a_prompt_redacted_while_nobody_was_there_takes_an_unknown_reply_along(
-    room: Room,
+    room: RecoveryStory,
 ) -> None:
     room.says("Un. ", "Deux.")
     room.breaking = Breaking(1, only="store.sent", after=False)
@@ -251,7 +251,7 @@ async def test_a_prompt_redacted_while_nobody_was_there_takes_an_unknown_reply_a
 
 
 async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leaves_out(
-    room: Room,
+    room: RecoveryStory,
 ) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
     room.model.script = (TextDelta("Un. "), asyncio.Event())
@@ -276,7 +276,9 @@ async def test_who_is_asked_to_stop_does_not_wait_for_what_an_earlier_reply_leav
     assert room.replies == [SHORT, SHORT]
 
 
-async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room: Room) -> None:
+async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(
+    room: RecoveryStory,
+) -> None:
     room.says(SHORT)
     room.breaking = Breaking(1, only="store.keep_outbox", after=True)
     room.matrix.hear(message())
@@ -306,7 +308,9 @@ async def test_what_joins_as_a_known_answer_is_being_sent_is_asked_as_well(room:
     ]
 
 
-async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(room: Room) -> None:
+async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(
+    room: RecoveryStory,
+) -> None:
     room.breaking = Breaking(1, only="store.sent", after=True)
     room.model.script = (TextDelta("Un. "), asyncio.Event())
     room.matrix.hear(message())
@@ -320,7 +324,7 @@ async def test_a_half_reply_that_cannot_be_ended_after_a_crash_is_marked(room: R
     assert room.replies == [f"Un.\n\n{TEXTS('model truncated')}"]
 
 
-async def _begin_half(room: Room) -> None:
+async def _begin_half(room: RecoveryStory) -> None:
     """Let a process end with half a reply in the room, and the model be silent from then on."""
     room.breaking = Breaking(1, only="store.sent", after=True)
     room.model.script = (TextDelta("Un. "), asyncio.Event())
@@ -330,7 +334,9 @@ async def _begin_half(room: Room) -> None:
     room.model.script = (asyncio.Event(),)
 
 
-async def test_half_a_reply_is_marked_whose_prompt_has_become_a_command(room: Room) -> None:
+async def test_half_a_reply_is_marked_whose_prompt_has_become_a_command(
+    room: RecoveryStory,
+) -> None:
     await _begin_half(room)
 
     room.matrix.hear(edit_event("!apropos"), missed=True)
@@ -342,7 +348,9 @@ async def test_half_a_reply_is_marked_whose_prompt_has_become_a_command(room: Ro
     assert len(room.model.requests) == 1
 
 
-async def test_half_a_reply_is_marked_whose_prompt_is_for_nobody_any_more(room: Room) -> None:
+async def test_half_a_reply_is_marked_whose_prompt_is_for_nobody_any_more(
+    room: RecoveryStory,
+) -> None:
     await _begin_half(room)
     room.matrix.direct = False  # somebody else has come, and the bot is not mentioned
 
@@ -353,7 +361,9 @@ async def test_half_a_reply_is_marked_whose_prompt_is_for_nobody_any_more(room: 
     assert len(room.model.requests) == 1
 
 
-async def test_a_whole_reply_whose_prompt_is_for_nobody_any_more_gets_no_mark(room: Room) -> None:
+async def test_a_whole_reply_whose_prompt_is_for_nobody_any_more_gets_no_mark(
+    room: RecoveryStory,
+) -> None:
     room.breaking = Breaking(1, only="store.finish", after=False)
     begun = asyncio.Event()
     room.model.script = (TextDelta("Un. "), begun, TextDelta("Deux."), END)
@@ -372,7 +382,7 @@ async def test_a_whole_reply_whose_prompt_is_for_nobody_any_more_gets_no_mark(ro
     assert room.replies == ["Un. Deux."]
 
 
-async def test_what_nothing_was_shown_of_gets_no_mark(room: Room) -> None:
+async def test_what_nothing_was_shown_of_gets_no_mark(room: RecoveryStory) -> None:
     room.breaking = Breaking(1, only="store.claim", after=True)
     room.matrix.hear(message())
     await room.live("$prompt")
@@ -384,7 +394,9 @@ async def test_what_nothing_was_shown_of_gets_no_mark(room: Room) -> None:
     assert room.replies == []
 
 
-async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(room: Room) -> None:
+async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(
+    room: RecoveryStory,
+) -> None:
     await _begin_half(room)
 
     room.matrix.hear(reaction("🛑", target="$prompt"), missed=True)
@@ -395,7 +407,7 @@ async def test_half_a_reply_that_is_stopped_after_a_crash_stays_and_is_marked(ro
 
 @pytest.mark.parametrize("failure", [Forbidden("403"), RuntimeError("bug")])
 async def test_half_a_reply_does_not_look_whole_whose_conversation_cannot_be_read(
-    room: Room, failure: MatrixError
+    room: RecoveryStory, failure: MatrixError
 ) -> None:
     await _begin_half(room)
     room.matrix.history_failure = failure
@@ -409,7 +421,7 @@ async def test_half_a_reply_does_not_look_whole_whose_conversation_cannot_be_rea
 
 @pytest.mark.parametrize("failure", [Forbidden("403"), RuntimeError("bug")])
 async def test_half_a_reply_is_marked_that_cannot_be_looked_for(
-    room: Room, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    room: RecoveryStory, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     await _begin_half(room)
 
@@ -425,7 +437,7 @@ async def test_half_a_reply_is_marked_that_cannot_be_looked_for(
 
 @pytest.mark.parametrize("failure", [Forbidden("403"), MatrixError("olm"), RuntimeError("bug")])
 async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
-    room: Room, failure: MatrixError
+    room: RecoveryStory, failure: MatrixError
 ) -> None:
     gate = asyncio.Event()
     room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
@@ -449,7 +461,7 @@ async def test_half_a_reply_is_marked_of_which_no_more_can_be_sent(
     ],
 )
 async def test_what_a_bug_leaves_unmarked_is_seen_to_by_the_next_process(
-    room: Room, monkeypatch: pytest.MonkeyPatch, broken: str, then: str
+    room: RecoveryStory, monkeypatch: pytest.MonkeyPatch, broken: str, then: str
 ) -> None:
     gate, bugs = asyncio.Event(), count_bugs()
     room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
@@ -481,7 +493,7 @@ async def test_what_a_bug_leaves_unmarked_is_seen_to_by_the_next_process(
 
 @pytest.mark.parametrize("port", ["opinions.answered", "finish", "health.replied", "health.spent"])
 async def test_a_bug_behind_an_answer_costs_neither_the_answer_nor_the_process(
-    room: Room, monkeypatch: pytest.MonkeyPatch, port: str
+    room: RecoveryStory, monkeypatch: pytest.MonkeyPatch, port: str
 ) -> None:
     bugs = count_bugs()
 
@@ -508,7 +520,7 @@ async def test_a_bug_behind_an_answer_costs_neither_the_answer_nor_the_process(
 
 @pytest.mark.parametrize("failure", [Forbidden("400"), RuntimeError("bug")])
 async def test_a_reply_that_cannot_be_read_back_stands_without_a_word(
-    room: Room, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    room: RecoveryStory, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     gate = asyncio.Event()
     room.model.script = (TextDelta("Un. "), gate, TextDelta("Deux."), END)
@@ -529,7 +541,7 @@ async def test_a_reply_that_cannot_be_read_back_stands_without_a_word(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("at", range(1, OPERATIONS))
 async def test_a_command_in_place_of_half_a_reply_is_answered_once_wherever_a_process_ends(
-    room: Room, at: int, *, after: bool
+    room: RecoveryStory, at: int, *, after: bool
 ) -> None:
     await _begin_half(room)
     room.breaking = Breaking(at, after)
@@ -543,7 +555,7 @@ async def test_a_command_in_place_of_half_a_reply_is_answered_once_wherever_a_pr
     assert len(room.replies) == 2
 
 
-async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> None:
+async def test_of_half_a_long_reply_the_last_message_is_marked(room: RecoveryStory) -> None:
     parts = split(LONG)
     assert len(parts) > 2
     gate = asyncio.Event()
@@ -561,7 +573,9 @@ async def test_of_half_a_long_reply_the_last_message_is_marked(room: Room) -> No
     assert last == f"{render(parts[-1]).body}\n\n{TEXTS('stopped direct')}"
 
 
-async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: Room) -> None:
+async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(
+    room: RecoveryStory,
+) -> None:
     asked, gate = list[object](), asyncio.Event()
 
     async def refuse(room_id: RoomId, prompt: Sequence[EventId]) -> NoReturn:
@@ -584,7 +598,9 @@ async def test_nothing_joins_a_prompt_whose_reply_could_not_be_looked_up(room: R
     assert "$2" in room.store.claims
 
 
-async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Room) -> None:
+async def test_a_joined_message_that_is_read_late_is_not_answered_again(
+    room: RecoveryStory,
+) -> None:
     async def begin() -> None:
         await room.until(lambda: bool(room.matrix.sent))
         begun.set()
@@ -606,7 +622,9 @@ async def test_a_joined_message_that_is_read_late_is_not_answered_again(room: Ro
     assert len(room.model.requests) == 1
 
 
-async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: Room) -> None:
+async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(
+    room: RecoveryStory,
+) -> None:
     room.says("Un. ", "Deux.")
     room.breaking = Breaking(1, only="store.sent", after=True)
     room.matrix.hear(message())
@@ -621,7 +639,7 @@ async def test_a_reply_that_a_moderator_has_redacted_is_not_gone_on_with(room: R
 
 
 async def test_what_a_moderator_has_left_of_a_reply_goes_with_a_message_that_it_answers(
-    room: Room,
+    room: RecoveryStory,
 ) -> None:
     room.says(LONG)
     room.breaking = Breaking(1, only="store.finish", after=False)
@@ -637,7 +655,7 @@ async def test_what_a_moderator_has_left_of_a_reply_goes_with_a_message_that_it_
     assert room.replies == []
 
 
-async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
+async def test_what_another_device_has_frozen_is_not_sent(room: RecoveryStory) -> None:
     room.says(SHORT)
     room.breaking = Breaking(1, only="store.keep_outbox", after=True)
     room.matrix.hear(message())
@@ -655,7 +673,7 @@ async def test_what_another_device_has_frozen_is_not_sent(room: Room) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_final_version_that_the_homeserver_does_not_show_is_repaired(
-    room: Room, times: int
+    room: RecoveryStory, times: int
 ) -> None:
     shadows = [PreparedEvent("m.room.message", {"number": -1})] * times
     shown = room.matrix.shown

@@ -26,7 +26,7 @@ from bot.errors import (
     Truncated,
 )
 from tests.deltas import finish_reasons, text_of
-from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, Mode, ScriptedModel
+from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Mode, ScriptedAnswer, ScriptedModel
 from tests.integration.llm.asking import CARD, KEY, PROMPT, TURNS, ask, connected, fail
 
 pytestmark = pytest.mark.integration
@@ -39,7 +39,7 @@ async def backend() -> AsyncIterator[ScriptedModel]:
 
 
 async def test_the_deltas_are_the_backends_words(backend: ScriptedModel) -> None:
-    backend.next(Answer(text="L'été à\u2028Paris.", comments=True, newline="\r\n"))
+    backend.next(ScriptedAnswer(text="L'été à\u2028Paris.", comments=True, newline="\r\n"))
 
     async with connected(backend.url) as model:
         deltas = await ask(model)
@@ -84,7 +84,7 @@ async def test_what_is_not_set_is_left_to_the_backend(
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
 async def test_the_finish_reason_is_told(backend: ScriptedModel, reason: str) -> None:
-    backend.next(Answer(finish_reason=reason))
+    backend.next(ScriptedAnswer(finish_reason=reason))
 
     async with connected(backend.url) as model:
         deltas = await ask(model)
@@ -109,7 +109,7 @@ async def test_a_stream_that_breaks_off_is_told_after_its_words(
     backend: ScriptedModel, mode: Mode, tail: bytes, error: type[CompletionError]
 ) -> None:
     read = asyncio.Event()  # a reset may overtake the words before it
-    backend.next(Answer(text="one two three", after=2, gate=read, mode=mode, tail=tail))
+    backend.next(ScriptedAnswer(text="one two three", after=2, gate=read, mode=mode, tail=tail))
     patience = 0.5 if error is ModelStalled else 5.0
 
     async with (
@@ -128,7 +128,7 @@ async def test_a_stream_that_begins_with_no_word_is_told_as_no_answer(
     backend: ScriptedModel,
 ) -> None:
     thought = b'data: {"choices": [{"delta": {"reasoning_content": "Hm."}}]}\n\n'
-    backend.next(Answer(mode="stall", tail=thought))
+    backend.next(ScriptedAnswer(mode="stall", tail=thought))
 
     async with connected(backend.url, patience=0.5) as model:
         assert type(await fail(model)) is ModelWordless
@@ -142,7 +142,7 @@ NOTHING = b'data: {"choices": [{"delta": {"content": ""}}], "usage": {"prompt_to
 async def test_a_backend_that_never_comes_to_a_word_is_given_ten_times_as_long(
     backend: ScriptedModel, tail: bytes
 ) -> None:
-    backend.next(Answer(mode="drone", tail=tail))
+    backend.next(ScriptedAnswer(mode="drone", tail=tail))
     begun = asyncio.get_running_loop().time()
 
     async with connected(backend.url, patience=0.2) as model:
@@ -154,7 +154,9 @@ async def test_a_backend_that_never_comes_to_a_word_is_given_ten_times_as_long(
 
 async def test_each_word_gives_a_backend_as_long_for_the_next(backend: ScriptedModel) -> None:
     text = " ".join(map(str, range(40)))
-    backend.next(Answer(text=text, tokens_per_second=12, after=40, mode="drone", tail=PING))
+    backend.next(
+        ScriptedAnswer(text=text, tokens_per_second=12, after=40, mode="drone", tail=PING)
+    )
 
     async with (
         connected(backend.url, patience=0.3) as model,
@@ -171,7 +173,7 @@ async def test_a_backend_that_goes_on_after_the_finish_reason_costs_nothing(
     backend: ScriptedModel,
 ) -> None:
     done = b'data: {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}\n\n'
-    backend.next(Answer(mode="drone", tail=done))
+    backend.next(ScriptedAnswer(mode="drone", tail=done))
 
     async with connected(backend.url, patience=0.1) as model:
         deltas = await ask(model)
@@ -193,14 +195,14 @@ async def test_a_connection_lost_after_the_finish_reason_costs_nothing(
     backend: ScriptedModel,
 ) -> None:
     done = b'data: {"choices": [{"delta": {"content": "all"}, "finish_reason": "stop"}]}\n\n'
-    backend.next(Answer(mode="close", tail=done))
+    backend.next(ScriptedAnswer(mode="close", tail=done))
 
     async with connected(backend.url) as model:
         assert await ask(model) == [TextDelta("all"), FinishDelta("stop")]
 
 
 async def test_nothing_is_read_after_done(backend: ScriptedModel) -> None:
-    backend.next(Answer(mode="stall", tail=b"data: [DONE]\n\n"))
+    backend.next(ScriptedAnswer(mode="stall", tail=b"data: [DONE]\n\n"))
 
     async with connected(backend.url) as model:
         assert await ask(model) == []
@@ -208,7 +210,7 @@ async def test_nothing_is_read_after_done(backend: ScriptedModel) -> None:
 
 
 async def test_closing_the_stream_closes_the_connection(backend: ScriptedModel) -> None:
-    backend.next(Answer(text="one two", after=1, mode="stall"))
+    backend.next(ScriptedAnswer(text="one two", after=1, mode="stall"))
 
     async with connected(backend.url) as model:
         async with aclosing(model.stream(TURNS, CARD)) as deltas:
@@ -217,7 +219,7 @@ async def test_closing_the_stream_closes_the_connection(backend: ScriptedModel) 
 
 
 async def test_cancelling_the_reader_closes_the_connection(backend: ScriptedModel) -> None:
-    backend.next(Answer(mode="stall"))
+    backend.next(ScriptedAnswer(mode="stall"))
 
     async with connected(backend.url) as model, asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(ask(model))
@@ -246,7 +248,9 @@ async def test_a_refusal_tells_its_status_and_the_backends_code(
     backend: ScriptedModel, status: int, body: str, error: type[CompletionError], reason: str
 ) -> None:
     headers = {"Location": f"{backend.url}/chat/completions"}
-    backend.next(Answer(mode="verbatim", status=status, headers=headers, body=body.encode()))
+    backend.next(
+        ScriptedAnswer(mode="verbatim", status=status, headers=headers, body=body.encode())
+    )
 
     async with connected(backend.url) as model:
         failure = await fail(model)
@@ -269,7 +273,7 @@ async def test_a_refusal_tells_its_status_and_the_backends_code(
 async def test_a_request_that_the_backend_finds_too_long_is_told_by_its_code(
     backend: ScriptedModel, status: int, body: str
 ) -> None:
-    backend.next(Answer(mode="verbatim", status=status, body=body.encode()))
+    backend.next(ScriptedAnswer(mode="verbatim", status=status, body=body.encode()))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
@@ -289,7 +293,7 @@ async def test_a_request_that_the_backend_finds_too_long_is_told_by_its_code(
 async def test_free_words_do_not_make_a_request_too_long(
     backend: ScriptedModel, body: str
 ) -> None:
-    backend.next(Answer(mode="verbatim", status=400, body=body.encode()))
+    backend.next(ScriptedAnswer(mode="verbatim", status=400, body=body.encode()))
 
     async with connected(backend.url) as model:
         assert type(await fail(model)) is ModelRefused
@@ -312,7 +316,7 @@ async def test_free_words_do_not_make_a_request_too_long(
 async def test_neither_the_prompt_nor_the_key_comes_back_in_an_error(
     backend: ScriptedModel, status: int, body: dict[str, object], told: str
 ) -> None:
-    backend.next(Answer(mode="verbatim", status=status, body=json.dumps(body).encode()))
+    backend.next(ScriptedAnswer(mode="verbatim", status=status, body=json.dumps(body).encode()))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
@@ -345,7 +349,7 @@ async def test_a_backend_may_say_when_to_come_back(
     seconds: float | None,
 ) -> None:
     body = b'{"detail": "10 requests for m per minute exceeded (remaining: 0)."}'
-    backend.next(Answer(mode="verbatim", status=status, headers=headers, body=body))
+    backend.next(ScriptedAnswer(mode="verbatim", status=status, headers=headers, body=body))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
@@ -358,7 +362,7 @@ async def test_a_backend_may_say_when_to_come_back(
 
 async def test_a_backend_may_name_the_date_to_come_back(backend: ScriptedModel) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    backend.next(Answer(mode="verbatim", status=503, headers={"Retry-After": date}))
+    backend.next(ScriptedAnswer(mode="verbatim", status=503, headers={"Retry-After": date}))
 
     async with connected(backend.url) as model:
         failure = await fail(model)
@@ -383,7 +387,7 @@ TOKENS = {"prompt_tokens": 9, "completion_tokens": 3}
 async def test_the_tokens_are_counted_whatever_else_the_usage_holds(
     backend: ScriptedModel, usage: object
 ) -> None:
-    backend.next(Answer(text="one", usage=usage))
+    backend.next(ScriptedAnswer(text="one", usage=usage))
 
     async with connected(backend.url) as model:
         assert (await ask(model))[-1] == UsageDelta(Usage(9, 3))
@@ -397,7 +401,7 @@ async def test_a_usage_that_cannot_be_read_costs_nothing_but_itself(
     backend: ScriptedModel, usage: str
 ) -> None:
     whole = f'data: {{"choices": [{{"delta": {{"content": "a"}}}}], "usage": {usage}}}\n\n'
-    backend.next(Answer(mode="end", tail=f"{whole}data: [DONE]\n\n".encode()))
+    backend.next(ScriptedAnswer(mode="end", tail=f"{whole}data: [DONE]\n\n".encode()))
 
     async with connected(backend.url) as model:
         assert await ask(model) == [TextDelta("a")]
@@ -408,7 +412,7 @@ async def test_what_a_model_thinks_is_told_apart_from_its_words(backend: Scripte
     words = (
         b'data: {"choices": [{"delta": {"content": ["a", {"type": "text", "text": "b"}]}}]}\n\n'
     )
-    backend.next(Answer(mode="end", tail=thought + words + b"data: [DONE]\n\n"))
+    backend.next(ScriptedAnswer(mode="end", tail=thought + words + b"data: [DONE]\n\n"))
 
     async with connected(backend.url) as model:
         assert await ask(model) == [ThinkingDelta("Hm."), TextDelta("ab")]
@@ -420,7 +424,7 @@ JSON = {"Content-Type": "application/json; charset=utf-8"}
 async def test_a_completion_that_is_not_streamed_is_read_as_well(backend: ScriptedModel) -> None:
     choice = {"message": {"role": "assistant", "content": "à\u2028b"}, "finish_reason": "length"}
     whole = json.dumps({"choices": [choice], "usage": TOKENS}, indent=1).encode()
-    backend.next(Answer(mode="verbatim", headers=JSON, body=whole))
+    backend.next(ScriptedAnswer(mode="verbatim", headers=JSON, body=whole))
 
     async with connected(backend.url) as model:
         assert await ask(model) == [
@@ -446,7 +450,7 @@ async def test_a_completion_that_is_not_streamed_is_read_as_well(backend: Script
 async def test_json_that_is_no_completion_is_a_failure(
     backend: ScriptedModel, body: bytes
 ) -> None:
-    backend.next(Answer(mode="verbatim", headers=JSON, body=body))
+    backend.next(ScriptedAnswer(mode="verbatim", headers=JSON, body=body))
 
     async with connected(backend.url) as model:
         with pytest.raises(ModelFailed):
@@ -454,7 +458,9 @@ async def test_json_that_is_no_completion_is_a_failure(
 
 
 async def test_a_page_is_a_failure(backend: ScriptedModel) -> None:
-    backend.next(Answer(mode="verbatim", headers={"Content-Type": "text/html"}, body=b"<html>"))
+    backend.next(
+        ScriptedAnswer(mode="verbatim", headers={"Content-Type": "text/html"}, body=b"<html>")
+    )
 
     async with connected(backend.url) as model:
         failure = await fail(model)

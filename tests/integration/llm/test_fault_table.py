@@ -30,18 +30,18 @@ from bot.monitoring.health import Health
 from bot.replies.completion import Completions, FallbackPolicy
 from tests.deltas import finish_reasons, text_of
 from tests.fakes import FakeClock
-from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, Answer, ScriptedModel
+from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, ScriptedAnswer, ScriptedModel
 from tests.harness.network import answering, make_authority
 from tests.integration.llm.asking import CARD, TURNS, connected
 
 WORDS = "one two three"
-OK = Answer(text=WORDS)
+OK = ScriptedAnswer(text=WORDS)
 STREAM = {"Content-Type": "text/event-stream"}
 CUT_JSON = b'data: {"choices": [{"delta": {"cont'
 PING = b": ping\n\n"
 LONG_LINE = b"data: " + b"a" * 5 * 1024 * 1024
 
-Fault = tuple[Answer, type[CompletionError]]
+Fault = tuple[ScriptedAnswer, type[CompletionError]]
 
 
 def chunk(*choices: object, **rest: object) -> bytes:
@@ -52,15 +52,15 @@ def says(text: str, **rest: object) -> object:
     return {"index": 0, "delta": {"content": text}, **rest}
 
 
-def status(code: int, body: str = "", **headers: str) -> Answer:
-    return Answer(mode="verbatim", status=code, headers=headers, body=body.encode())
+def status(code: int, body: str = "", **headers: str) -> ScriptedAnswer:
+    return ScriptedAnswer(mode="verbatim", status=code, headers=headers, body=body.encode())
 
 
 def rows(table: dict[str, Fault]) -> Iterable[object]:
     return [pytest.param(*row, id=name) for name, row in table.items()]
 
 
-class Outcome:
+class CompletionOutcome:
     """What has come of one answer: its words, how it ended, and what was counted."""
 
     def __init__(self) -> None:
@@ -87,8 +87,8 @@ class Outcome:
         return int(self.health.figure("assistant_backend_retries_total", kind=kind.__name__))
 
 
-async def outcome(url: str, *, patience: float = 5.0) -> Outcome:
-    made = Outcome()
+async def outcome(url: str, *, patience: float = 5.0) -> CompletionOutcome:
+    made = CompletionOutcome()
     async with connected(url, patience=patience) as model:
         await made.ask(model)
     return made
@@ -110,16 +110,16 @@ PASSING: dict[str, Fault] = {
     "503": (status(503, '{"detail": "Model is too busy."}', **{"Retry-After": "10"}), ModelBusy),
     "504": (status(504), ModelFailed),
     "a page": (status(200, "<html>", **{"Content-Type": "text/html"}), ModelFailed),
-    "empty body": (Answer(mode="verbatim", headers=STREAM), Truncated),
-    "stall before any byte": (Answer(mode="mute"), ModelTimeout),
-    "reset before the first token": (Answer(mode="reset", tail=PING), Truncated),
-    "clean close without [DONE]": (Answer(mode="end"), Truncated),
-    "chunked without terminator": (Answer(mode="close"), Truncated),
-    "cut inside UTF-8": (Answer(mode="close", tail=CUT_UTF8), Truncated),
-    "cut inside JSON": (Answer(mode="close", tail=CUT_JSON), Truncated),
-    "malformed chunk": (Answer(mode="end", tail=MALFORMED), ModelFailed),
-    "5 MB line": (Answer(mode="end", tail=LONG_LINE), ModelFailed),
-    "error object in the stream": (Answer(mode="end", tail=ERROR), ModelFailed),
+    "empty body": (ScriptedAnswer(mode="verbatim", headers=STREAM), Truncated),
+    "stall before any byte": (ScriptedAnswer(mode="mute"), ModelTimeout),
+    "reset before the first token": (ScriptedAnswer(mode="reset", tail=PING), Truncated),
+    "clean close without [DONE]": (ScriptedAnswer(mode="end"), Truncated),
+    "chunked without terminator": (ScriptedAnswer(mode="close"), Truncated),
+    "cut inside UTF-8": (ScriptedAnswer(mode="close", tail=CUT_UTF8), Truncated),
+    "cut inside JSON": (ScriptedAnswer(mode="close", tail=CUT_JSON), Truncated),
+    "malformed chunk": (ScriptedAnswer(mode="end", tail=MALFORMED), ModelFailed),
+    "5 MB line": (ScriptedAnswer(mode="end", tail=LONG_LINE), ModelFailed),
+    "error object in the stream": (ScriptedAnswer(mode="end", tail=ERROR), ModelFailed),
 }
 LASTING: dict[str, Fault] = {
     "400": (status(400, '{"detail": "Insufficient budget."}'), ModelRefused),
@@ -127,18 +127,18 @@ LASTING: dict[str, Fault] = {
     "403": (status(403, '{"detail": "Invalid API key."}'), ModelRefused),
     "404": (status(404, '{"detail": "Model not found."}'), ModelUnknown),
     "422": (status(422, '{"detail": "Wrong model type."}'), ModelRejected),
-    "stall before the first token": (Answer(mode="stall"), ModelWordless),
+    "stall before the first token": (ScriptedAnswer(mode="stall"), ModelWordless),
 }
 BREAKING: dict[str, Fault] = {
-    "stall": (Answer(mode="stall"), ModelStalled),
-    "reset": (Answer(mode="reset", tail=PING), Truncated),
-    "clean close without [DONE]": (Answer(mode="end"), Truncated),
-    "chunked without terminator": (Answer(mode="close"), Truncated),
-    "cut inside UTF-8": (Answer(mode="close", tail=CUT_UTF8), Truncated),
-    "cut inside JSON": (Answer(mode="close", tail=CUT_JSON), Truncated),
-    "malformed chunk": (Answer(mode="end", tail=MALFORMED), ModelFailed),
-    "5 MB line": (Answer(mode="end", tail=LONG_LINE), ModelFailed),
-    "error object in the stream": (Answer(mode="end", tail=ERROR), ModelFailed),
+    "stall": (ScriptedAnswer(mode="stall"), ModelStalled),
+    "reset": (ScriptedAnswer(mode="reset", tail=PING), Truncated),
+    "clean close without [DONE]": (ScriptedAnswer(mode="end"), Truncated),
+    "chunked without terminator": (ScriptedAnswer(mode="close"), Truncated),
+    "cut inside UTF-8": (ScriptedAnswer(mode="close", tail=CUT_UTF8), Truncated),
+    "cut inside JSON": (ScriptedAnswer(mode="close", tail=CUT_JSON), Truncated),
+    "malformed chunk": (ScriptedAnswer(mode="end", tail=MALFORMED), ModelFailed),
+    "5 MB line": (ScriptedAnswer(mode="end", tail=LONG_LINE), ModelFailed),
+    "error object in the stream": (ScriptedAnswer(mode="end", tail=ERROR), ModelFailed),
 }
 # What a stream may hold besides words, and still be whole.
 ODD = {
@@ -156,7 +156,7 @@ HANGING = {ModelTimeout, ModelStalled, ModelWordless}
 
 @pytest.mark.parametrize(("fault", "kind"), rows(PASSING))
 async def test_twice_before_the_first_word_costs_nothing_but_time(
-    backend: ScriptedModel, fault: Answer, kind: type[CompletionError]
+    backend: ScriptedModel, fault: ScriptedAnswer, kind: type[CompletionError]
 ) -> None:
     backend.next(fault, fault)
 
@@ -169,7 +169,7 @@ async def test_twice_before_the_first_word_costs_nothing_but_time(
 
 @pytest.mark.parametrize(("fault", "kind"), rows(PASSING))
 async def test_for_good_before_the_first_word_is_told_after_three_requests(
-    backend: ScriptedModel, fault: Answer, kind: type[CompletionError]
+    backend: ScriptedModel, fault: ScriptedAnswer, kind: type[CompletionError]
 ) -> None:
     backend.when("", fault)
 
@@ -183,7 +183,7 @@ async def test_for_good_before_the_first_word_is_told_after_three_requests(
 
 @pytest.mark.parametrize(("fault", "kind"), rows(LASTING))
 async def test_no_second_request_would_help(
-    backend: ScriptedModel, fault: Answer, kind: type[CompletionError]
+    backend: ScriptedModel, fault: ScriptedAnswer, kind: type[CompletionError]
 ) -> None:
     backend.next(fault)
 
@@ -195,7 +195,7 @@ async def test_no_second_request_would_help(
 
 @pytest.mark.parametrize(("fault", "kind"), rows(BREAKING))
 async def test_after_the_first_word_keeps_the_words_and_asks_no_more(
-    backend: ScriptedModel, fault: Answer, kind: type[CompletionError]
+    backend: ScriptedModel, fault: ScriptedAnswer, kind: type[CompletionError]
 ) -> None:
     # A pause after each word: a reset may overtake what comes right before it.
     backend.next(replace(fault, text=WORDS, after=2, tokens_per_second=20))
@@ -209,7 +209,7 @@ async def test_after_the_first_word_keeps_the_words_and_asks_no_more(
 
 @pytest.mark.parametrize("tail", [pytest.param(tail, id=name) for name, tail in ODD.items()])
 async def test_in_a_stream_costs_nothing(backend: ScriptedModel, tail: bytes) -> None:
-    backend.next(Answer(mode="end", tail=tail + b"data: [DONE]\n\n"))
+    backend.next(ScriptedAnswer(mode="end", tail=tail + b"data: [DONE]\n\n"))
 
     got = await outcome(backend.url)
 
@@ -221,7 +221,7 @@ async def test_in_a_stream_costs_nothing(backend: ScriptedModel, tail: bytes) ->
 async def test_finish_reason_ends_an_answer_and_is_told(
     backend: ScriptedModel, reason: str
 ) -> None:
-    backend.next(Answer(text=WORDS, finish_reason=reason))
+    backend.next(ScriptedAnswer(text=WORDS, finish_reason=reason))
 
     got = await outcome(backend.url)
 

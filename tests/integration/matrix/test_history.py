@@ -40,7 +40,7 @@ def salon_prompt(asked: Prompt) -> Prompt:
 
 
 @dataclass
-class Bot:
+class ListeningBot:
     """The port under test, and what it hears."""
 
     matrix: NioMatrix
@@ -91,7 +91,7 @@ class Bot:
 
 @dataclass
 class Stand:
-    bot: Bot
+    bot: ListeningBot
     agent: NioPerson
     colleague: NioPerson
 
@@ -113,7 +113,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
             NioPerson(synapse.url, ids[1], "secret", folder("agent")) as agent,
             NioPerson(synapse.url, ids[2], "secret", folder("colleague")) as colleague,
         ):
-            yield Stand(Bot(matrix, batches), agent, colleague)
+            yield Stand(ListeningBot(matrix, batches), agent, colleague)
             await matrix.close()
 
 

@@ -44,7 +44,7 @@ async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
 
 
 @dataclass
-class Stage:
+class IdentityAccount:
     """One account, and the disk of the bot that is it."""
 
     synapse: Synapse
@@ -100,10 +100,10 @@ class Stage:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(synapse: Synapse, tmp_path: Path) -> Stage:
+async def stage(synapse: Synapse, tmp_path: Path) -> IdentityAccount:
     name = f"bot-{tmp_path.name.replace('_', '-').lower()}"[:200]
     user_id = await synapse.register(name, "secret")
-    return Stage(
+    return IdentityAccount(
         synapse,
         Account(
             homeserver=synapse.url, user_id=user_id, device_name="Assistant IA", password="secret"
@@ -119,7 +119,7 @@ def is_whole(status: IdentityStatus) -> bool:
 # Every case of a start.
 
 
-async def test_the_first_start_makes_it_all(stage: Stage) -> None:
+async def test_the_first_start_makes_it_all(stage: IdentityAccount) -> None:
     await stage.start()
 
     assert is_whole(await stage.status())
@@ -128,7 +128,7 @@ async def test_the_first_start_makes_it_all(stage: Stage) -> None:
 
 
 async def test_the_device_s_keys_are_uploaded_with_the_signature(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     with between.rule(*SIGN, "count") as signed, between.rule("POST", "/keys/upload", "count"):
@@ -138,7 +138,7 @@ async def test_the_device_s_keys_are_uploaded_with_the_signature(
     assert (await stage.status()).signed
 
 
-async def test_a_later_start_changes_nothing(stage: Stage, between: FaultProxy) -> None:
+async def test_a_later_start_changes_nothing(stage: IdentityAccount, between: FaultProxy) -> None:
     first = await stage.start()
     before = await stage.shown()
     stage.account = replace(stage.account, homeserver=between.url)
@@ -154,7 +154,7 @@ async def test_a_later_start_changes_nothing(stage: Stage, between: FaultProxy) 
     assert [one.requests for one in (published, signed, stored, backups)] == [[]] * 4
 
 
-async def test_a_device_of_an_earlier_version_is_signed(stage: Stage) -> None:
+async def test_a_device_of_an_earlier_version_is_signed(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         await session.client.keys_upload()
 
@@ -163,7 +163,7 @@ async def test_a_device_of_an_earlier_version_is_signed(stage: Stage) -> None:
     assert is_whole(await stage.status())
 
 
-async def test_a_signature_that_is_lost_is_made_again(stage: Stage) -> None:
+async def test_a_signature_that_is_lost_is_made_again(stage: IdentityAccount) -> None:
     first = await stage.start()
     await stage.synapse.stop()
     with closing(sqlite3.connect(stage.synapse.database)) as database:
@@ -190,7 +190,7 @@ async def test_a_signature_that_is_lost_is_made_again(stage: Stage) -> None:
 
 
 async def test_an_identity_that_the_homeserver_has_lost_is_published_again(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     first = await stage.start()
     stage.account = replace(stage.account, homeserver=between.url)
@@ -208,7 +208,7 @@ async def test_an_identity_that_the_homeserver_has_lost_is_published_again(
 
 
 async def test_private_keys_that_are_gone_are_restored_with_the_recovery_key(
-    stage: Stage,
+    stage: IdentityAccount,
 ) -> None:
     first = await stage.start()
     stage.forget()
@@ -217,7 +217,7 @@ async def test_private_keys_that_are_gone_are_restored_with_the_recovery_key(
     assert is_whole(await stage.status())
 
 
-async def test_another_disk_with_the_recovery_key_has_the_identity(stage: Stage) -> None:
+async def test_another_disk_with_the_recovery_key_has_the_identity(stage: IdentityAccount) -> None:
     first = await stage.start()
     disk = stage.other_disk()
 
@@ -229,7 +229,7 @@ async def test_another_disk_with_the_recovery_key_has_the_identity(stage: Stage)
 
 
 @pytest.mark.parametrize("lost", ["the private keys", "the disk"])
-async def test_without_recovery_key_nothing_is_changed(stage: Stage, lost: str) -> None:
+async def test_without_recovery_key_nothing_is_changed(stage: IdentityAccount, lost: str) -> None:
     await stage.start()
     before = await stage.shown()
     stage.recovery_key.rename(stage.disk / "elsewhere")
@@ -245,7 +245,9 @@ async def test_without_recovery_key_nothing_is_changed(stage: Stage, lost: str) 
     assert not (disk / "recovery.key").exists()
 
 
-async def test_an_identity_that_another_client_has_reset_stops_the_start(stage: Stage) -> None:
+async def test_an_identity_that_another_client_has_reset_stops_the_start(
+    stage: IdentityAccount,
+) -> None:
     await stage.start()
     disk = stage.other_disk(key=False)
     async with stage.session(disk) as other:
@@ -267,7 +269,7 @@ async def test_an_identity_that_another_client_has_reset_stops_the_start(stage: 
 # Bad input.
 
 
-async def test_another_key_restores_nothing(stage: Stage) -> None:
+async def test_another_key_restores_nothing(stage: IdentityAccount) -> None:
     await stage.start()
     stage.forget()
     stage.recovery_key.write_text(write_recovery_key(new_key()))
@@ -277,7 +279,7 @@ async def test_another_key_restores_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no key", "EsTh DyKS", "é", "\0"])
-async def test_a_file_without_recovery_key_is_told(stage: Stage, text: str) -> None:
+async def test_a_file_without_recovery_key_is_told(stage: IdentityAccount, text: str) -> None:
     await stage.start()
     stage.forget()
     stage.recovery_key.write_text(text)
@@ -286,7 +288,7 @@ async def test_a_file_without_recovery_key_is_told(stage: Stage, text: str) -> N
         await stage.start()
 
 
-async def put_data(stage: Stage, kind: str, content: dict[str, Any]) -> None:
+async def put_data(stage: IdentityAccount, kind: str, content: dict[str, Any]) -> None:
     async with stage.session() as session:
         await session.identity.storage.put(kind, content)
 
@@ -303,7 +305,7 @@ async def put_data(stage: Stage, kind: str, content: dict[str, Any]) -> None:
     ],
 )
 async def test_a_half_written_secret_storage_is_told(
-    stage: Stage, kind: str, content: dict[str, Any], said: str
+    stage: IdentityAccount, kind: str, content: dict[str, Any], said: str
 ) -> None:
     await stage.start()
     await put_data(stage, kind, content)
@@ -314,7 +316,7 @@ async def test_a_half_written_secret_storage_is_told(
 
 
 @pytest.mark.parametrize("usage", ["master", "self_signing", "user_signing"])
-async def test_a_secret_that_was_changed_is_told(stage: Stage, usage: str) -> None:
+async def test_a_secret_that_was_changed_is_told(stage: IdentityAccount, usage: str) -> None:
     await stage.start()
     _, default = await stage.shown()
     broken = {"iv": "AAAA", "ciphertext": "AAAA", "mac": "AAAA"}
@@ -326,7 +328,9 @@ async def test_a_secret_that_was_changed_is_told(stage: Stage, usage: str) -> No
 
 
 @pytest.mark.parametrize("what", ["a secret storage", "a key backup"])
-async def test_what_another_client_has_made_is_not_replaced(stage: Stage, what: str) -> None:
+async def test_what_another_client_has_made_is_not_replaced(
+    stage: IdentityAccount, what: str
+) -> None:
     async with stage.session() as session:
         if what == "a secret storage":
             await session.identity.storage.put(DEFAULT_KEY, {"key": "theirs"})
@@ -344,7 +348,9 @@ async def test_what_another_client_has_made_is_not_replaced(stage: Stage, what: 
     assert not stage.recovery_key.exists()
 
 
-async def test_without_a_place_for_the_recovery_key_nothing_is_made(stage: Stage) -> None:
+async def test_without_a_place_for_the_recovery_key_nothing_is_made(
+    stage: IdentityAccount,
+) -> None:
     session = Session(stage.account, replace(vault(stage.disk), recovery_key_file=None))
     await session.open()
     try:
@@ -356,7 +362,7 @@ async def test_without_a_place_for_the_recovery_key_nothing_is_made(stage: Stage
     assert (await stage.shown())[0].master is None
 
 
-async def test_a_file_that_is_there_already_is_not_written_over(stage: Stage) -> None:
+async def test_a_file_that_is_there_already_is_not_written_over(stage: IdentityAccount) -> None:
     stage.recovery_key.write_text("somebody's")
 
     with pytest.raises(ConfigError, match="move that file away"):
@@ -376,7 +382,7 @@ async def test_a_file_that_is_there_already_is_not_written_over(stage: Stage) ->
     ids=["failures in a 200", "signature dropped", "identity dropped"],
 )
 async def test_what_the_homeserver_only_pretends_to_take_is_told(
-    stage: Stage, between: FaultProxy, request_: tuple[str, str], answer: dict[str, Any]
+    stage: IdentityAccount, between: FaultProxy, request_: tuple[str, str], answer: dict[str, Any]
 ) -> None:
     async with stage.session() as session:  # a device that is not signed at its upload
         await session.client.keys_upload()
@@ -393,7 +399,7 @@ async def test_what_the_homeserver_only_pretends_to_take_is_told(
 
 
 async def test_a_homeserver_that_shows_an_old_identity_changes_nothing(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     first = await stage.start()
     async with stage.session() as session:
@@ -418,7 +424,7 @@ async def test_a_homeserver_that_shows_an_old_identity_changes_nothing(
 # The three kinds of authentication.
 
 
-async def test_a_reset_is_proved_by_the_password(stage: Stage) -> None:
+async def test_a_reset_is_proved_by_the_password(stage: IdentityAccount) -> None:
     first = await stage.start()
     stage.recovery_key.rename(stage.disk / "old.key")
 
@@ -430,7 +436,9 @@ async def test_a_reset_is_proved_by_the_password(stage: Stage) -> None:
     assert stage.recovery_key.read_text() != (stage.disk / "old.key").read_text()
 
 
-async def test_a_reset_that_is_refused_changes_nothing_and_can_be_taken_up(stage: Stage) -> None:
+async def test_a_reset_that_is_refused_changes_nothing_and_can_be_taken_up(
+    stage: IdentityAccount,
+) -> None:
     first = await stage.start()
     stage.recovery_key.rename(stage.disk / "old.key")
     right = stage.account
@@ -453,7 +461,7 @@ async def test_a_reset_that_is_refused_changes_nothing_and_can_be_taken_up(stage
     assert stage.recovery_key.read_text() == given
 
 
-async def test_the_backup_of_an_identity_that_was_reset_is_deleted(stage: Stage) -> None:
+async def test_the_backup_of_an_identity_that_was_reset_is_deleted(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
@@ -469,7 +477,7 @@ async def test_the_backup_of_an_identity_that_was_reset_is_deleted(stage: Stage)
     assert (await stage.status()).backed_up == 1
 
 
-async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -> None:
+async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: IdentityAccount) -> None:
     await stage.start()
     stage.recovery_key.rename(stage.disk / "old.key")
     async with stage.session() as session:
@@ -487,7 +495,7 @@ async def test_a_reset_by_access_token_alone_says_what_is_needed(stage: Stage) -
     "stage_name", ["m.oauth", "org.matrix.cross_signing_reset", "m.login.sso"]
 )
 async def test_where_a_person_must_approve_it_the_address_is_told_and_waited_for(
-    stage: Stage, between: FaultProxy, stage_name: str
+    stage: IdentityAccount, between: FaultProxy, stage_name: str
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     told = list[str]()
@@ -517,7 +525,7 @@ async def test_where_a_person_must_approve_it_the_address_is_told_and_waited_for
 # Devices.
 
 
-async def test_other_devices_are_listed_and_removed(stage: Stage) -> None:
+async def test_other_devices_are_listed_and_removed(stage: IdentityAccount) -> None:
     await stage.start()
     disk = stage.other_disk(key=False)
     async with stage.session(disk) as stray:
@@ -555,7 +563,7 @@ async def talk(session: Session) -> tuple[RoomId, str]:
     return room_id, client.machine.outbound_group_sessions[room_id].id
 
 
-async def test_the_rooms_keys_are_backed_up_and_restored(stage: Stage) -> None:
+async def test_the_rooms_keys_are_backed_up_and_restored(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         room_id, session_id = await talk(session)
@@ -572,7 +580,9 @@ async def test_the_rooms_keys_are_backed_up_and_restored(stage: Stage) -> None:
     assert copy.sender == stage.account.user_id
 
 
-async def test_a_key_that_is_dropped_here_is_deleted_from_the_backup(stage: Stage) -> None:
+async def test_a_key_that_is_dropped_here_is_deleted_from_the_backup(
+    stage: IdentityAccount,
+) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
@@ -588,7 +598,9 @@ async def test_a_key_that_is_dropped_here_is_deleted_from_the_backup(stage: Stag
     assert (await stage.status()).backed_up == 0
 
 
-async def test_a_backup_that_another_client_has_replaced_is_fed_no_more(stage: Stage) -> None:
+async def test_a_backup_that_another_client_has_replaced_is_fed_no_more(
+    stage: IdentityAccount,
+) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
@@ -607,7 +619,7 @@ async def test_a_backup_that_another_client_has_replaced_is_fed_no_more(stage: S
     assert (status.backup_version, status.backed_up) == (theirs["version"], 0)
 
 
-async def test_a_backup_that_was_deleted_is_made_and_fed_anew(stage: Stage) -> None:
+async def test_a_backup_that_was_deleted_is_made_and_fed_anew(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         await talk(session)
@@ -626,13 +638,13 @@ async def test_a_backup_that_was_deleted_is_made_and_fed_anew(stage: Stage) -> N
 # Restored without an identity of its own kind: a person's own client has made it.
 
 
-async def test_an_account_without_identity_has_none_to_restore(stage: Stage) -> None:
+async def test_an_account_without_identity_has_none_to_restore(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         with pytest.raises(BotError, match="no identity to restore"):
             await session.identity.restore(new_key())
 
 
-async def test_the_account_is_asked_about_by_its_own_id_alone(stage: Stage) -> None:
+async def test_the_account_is_asked_about_by_its_own_id_alone(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         body = {"master_keys": {"@other:stand.test": {"keys": {"ed25519:x": "x"}}}}
         assert PublicIdentity.of(body, UserId(str(session.client.user_id))).master is None
@@ -642,7 +654,7 @@ async def test_the_account_is_asked_about_by_its_own_id_alone(stage: Stage) -> N
 
 
 async def test_what_the_homeserver_shows_for_this_device_is_never_signed(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     first = await stage.start()
     [device_id] = first.devices
@@ -668,7 +680,7 @@ async def test_what_the_homeserver_shows_for_this_device_is_never_signed(
 
 
 async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     unknown = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
@@ -684,7 +696,7 @@ async def test_a_homeserver_without_key_backups_has_an_identity_all_the_same(
 
 
 async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
-    stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    stage: IdentityAccount, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_backup, "_RETRY_SECONDS", 0.0)
     stage.account = replace(stage.account, homeserver=between.url)
@@ -702,7 +714,7 @@ async def test_a_backup_that_is_away_at_the_start_is_taken_up_later(
 
 
 async def test_an_identity_that_a_stale_answer_hides_is_not_replaced(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     first = await stage.start()
     disk = stage.other_disk(key=False)
@@ -721,7 +733,7 @@ async def test_an_identity_that_a_stale_answer_hides_is_not_replaced(
 
 
 async def test_secret_storage_that_may_not_be_read_is_not_taken_for_none(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}
@@ -735,7 +747,9 @@ async def test_secret_storage_that_may_not_be_read_is_not_taken_for_none(
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
-async def test_a_private_key_of_another_length_is_told(stage: Stage, length: int) -> None:
+async def test_a_private_key_of_another_length_is_told(
+    stage: IdentityAccount, length: int
+) -> None:
     await stage.start()
     _, default = await stage.shown()
     key = read_recovery_key(stage.recovery_key.read_text())
@@ -749,7 +763,7 @@ async def test_a_private_key_of_another_length_is_told(stage: Stage, length: int
 
 
 async def test_a_device_that_the_homeserver_has_lost_is_told(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     await stage.start()
     async with stage.session() as session:
@@ -767,7 +781,7 @@ async def test_a_device_that_the_homeserver_has_lost_is_told(
 
 
 async def test_a_person_who_approves_late_is_waited_for_over_faults(
-    stage: Stage, between: FaultProxy
+    stage: IdentityAccount, between: FaultProxy
 ) -> None:
     stage.account = replace(stage.account, homeserver=between.url)
     challenge = {"session": "s", "flows": [{"stages": ["m.oauth"]}], "params": {}}
@@ -796,7 +810,7 @@ async def test_a_person_who_approves_late_is_waited_for_over_faults(
 
 @pytest.mark.parametrize("failing", [HomeserverUnreachable, None])
 async def test_one_room_s_keys_that_are_refused_cost_no_other_room(
-    stage: Stage, between: FaultProxy, failing: type[HomeserverUnreachable] | None
+    stage: IdentityAccount, between: FaultProxy, failing: type[HomeserverUnreachable] | None
 ) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
@@ -822,7 +836,7 @@ async def test_one_room_s_keys_that_are_refused_cost_no_other_room(
     assert copies
 
 
-async def test_keys_of_what_is_no_room_are_neither_kept_nor_fed(stage: Stage) -> None:
+async def test_keys_of_what_is_no_room_are_neither_kept_nor_fed(stage: IdentityAccount) -> None:
     async with stage.session() as session:
         await session.identity.ensure()
         store = session.client.machine.store

@@ -38,7 +38,7 @@ async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
 
 
 @dataclass
-class Stage:
+class ProfileAccount:
     """One account, behind a proxy that can meddle."""
 
     user_id: UserId
@@ -57,7 +57,7 @@ class Stage:
 @asynccontextmanager
 async def opened(
     synapse: Synapse, url: str, directory: Path, name: str = "Assistant IA"
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[ProfileAccount]:
     localpart = f"face-{directory.name.replace('_', '-').lower()}"[:200]
     user_id = await synapse.register(localpart, "secret", displayname=name)
     session = Session(
@@ -67,17 +67,19 @@ async def opened(
     async with AsyncExitStack() as parts:
         parts.push_async_callback(session.close)
         await session.open()
-        yield Stage(user_id, session)
+        yield ProfileAccount(user_id, session)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(synapse: Synapse, between: FaultProxy, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(
+    synapse: Synapse, between: FaultProxy, tmp_path: Path
+) -> AsyncIterator[ProfileAccount]:
     async with opened(synapse, between.url, tmp_path) as made:
         yield made
 
 
 async def test_an_account_without_an_avatar_gets_the_mark_once(
-    stage: Stage, between: FaultProxy
+    stage: ProfileAccount, between: FaultProxy
 ) -> None:
     with between.rule(*UPLOAD, "count", times=None) as uploads:
         first = await stage.start()
@@ -91,7 +93,7 @@ async def test_an_account_without_an_avatar_gets_the_mark_once(
     assert picture.startswith(b"\x89PNG\r\n")
 
 
-async def test_an_avatar_that_somebody_has_chosen_stays(stage: Stage) -> None:
+async def test_an_avatar_that_somebody_has_chosen_stays(stage: ProfileAccount) -> None:
     path = ["profile", stage.user_id, "avatar_url"]
     await stage.session.client.ask("PUT", path, {"avatar_url": "mxc://stand.test/own"})
 
@@ -100,7 +102,7 @@ async def test_an_avatar_that_somebody_has_chosen_stays(stage: Stage) -> None:
 
 
 async def test_an_operator_who_keeps_the_profile_gets_nothing(
-    stage: Stage, between: FaultProxy
+    stage: ProfileAccount, between: FaultProxy
 ) -> None:
     with between.rule(*UPLOAD, "count", times=None) as uploads:
         assert await stage.start(None) == []
@@ -119,7 +121,7 @@ async def test_an_operator_who_keeps_the_profile_gets_nothing(
     ],
 )
 async def test_where_nobody_may_change_an_avatar_nothing_is_uploaded(
-    stage: Stage, between: FaultProxy, capabilities: dict[str, object]
+    stage: ProfileAccount, between: FaultProxy, capabilities: dict[str, object]
 ) -> None:
     with (
         between.rule(
@@ -149,7 +151,7 @@ async def test_where_nobody_may_change_an_avatar_nothing_is_uploaded(
     ],
 )
 async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
-    stage: Stage, between: FaultProxy, method: str, path: str, status: int
+    stage: ProfileAccount, between: FaultProxy, method: str, path: str, status: int
 ) -> None:
     with (
         between.rule(method, path, "answer", times=1, status=status),
@@ -164,7 +166,7 @@ async def test_what_is_refused_is_said_in_the_log_and_costs_no_start(
 
 
 async def test_a_picture_is_uploaded_once_however_often_the_profile_refuses_it(
-    stage: Stage, between: FaultProxy
+    stage: ProfileAccount, between: FaultProxy
 ) -> None:
     with (
         between.rule(*SET, "answer", times=3, status=403),
@@ -180,7 +182,7 @@ async def test_a_picture_is_uploaded_once_however_often_the_profile_refuses_it(
 
 @pytest.mark.parametrize("status", [404, 403])
 async def test_a_homeserver_that_names_no_capabilities_lets_people_change_their_avatars(
-    stage: Stage, between: FaultProxy, status: int
+    stage: ProfileAccount, between: FaultProxy, status: int
 ) -> None:
     body = {"errcode": "M_UNRECOGNIZED", "error": "unknown"}
     with between.rule("GET", "/capabilities$", "answer", times=1, status=status, body=body):
@@ -188,7 +190,7 @@ async def test_a_homeserver_that_names_no_capabilities_lets_people_change_their_
 
 
 async def test_a_homeserver_that_does_not_answer_holds_up_no_start(
-    stage: Stage, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    stage: ProfileAccount, between: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profile, "_PATIENCE", 0.3)
     with between.rule(*UPLOAD, "hold", times=1):
@@ -197,7 +199,7 @@ async def test_a_homeserver_that_does_not_answer_holds_up_no_start(
     assert "matrix.avatar" in said
 
 
-async def test_a_picture_that_cannot_be_drawn_costs_no_start(stage: Stage) -> None:
+async def test_a_picture_that_cannot_be_drawn_costs_no_start(stage: ProfileAccount) -> None:
     async def fail() -> bytes:
         raise ValueError("no picture")
 
@@ -205,7 +207,7 @@ async def test_a_picture_that_cannot_be_drawn_costs_no_start(stage: Stage) -> No
 
 
 async def test_a_profile_that_was_never_written_gets_one(
-    stage: Stage, between: FaultProxy
+    stage: ProfileAccount, between: FaultProxy
 ) -> None:
     missing = {"errcode": "M_NOT_FOUND", "error": "no profile"}
     with between.rule("GET", "/profile/", "answer", times=1, status=404, body=missing):

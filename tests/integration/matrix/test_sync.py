@@ -34,7 +34,7 @@ HTML = (502, "<html>bad gateway</html>")
 
 
 @dataclass
-class Homeserver:
+class SyncServer:
     """Answers each `/sync` with the next of `answers`, then with an empty batch for ever."""
 
     url: str = ""
@@ -86,8 +86,8 @@ class Homeserver:
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    server, app = Homeserver(), web.Application()
+async def homeserver() -> AsyncIterator[SyncServer]:
+    server, app = SyncServer(), web.Application()
     app.router.add_get("/_matrix/client/v3/sync", server.sync)
     app.router.add_post("/_matrix/client/v3/login", server.login)
     app.router.add_post("/_matrix/client/v3/keys/upload", server.upload)
@@ -102,7 +102,7 @@ async def homeserver() -> AsyncIterator[Homeserver]:
 
 
 @pytest.fixture
-async def session(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Session]:
+async def session(homeserver: SyncServer, tmp_path: Path) -> AsyncIterator[Session]:
     session = Session(
         Account(homeserver=homeserver.url, user_id=ME, device_name="bot", password="secret"),
         vault(tmp_path),
@@ -127,7 +127,7 @@ def listen(session: Session, since: str | None) -> AsyncIterator[Batch]:
 
 
 async def test_t5_a_failing_homeserver_is_asked_less_often_and_from_the_same_place(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [HTML, (200, "no json"), (500, {"errcode": "M_UNKNOWN", "error": "x"})]
 
@@ -143,7 +143,7 @@ async def test_t5_a_failing_homeserver_is_asked_less_often_and_from_the_same_pla
 
 
 async def test_the_wait_that_a_homeserver_asks_for_is_kept(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 1200}
     homeserver.answers = [(429, limited)]
@@ -154,7 +154,7 @@ async def test_the_wait_that_a_homeserver_asks_for_is_kept(
 
 
 async def test_every_request_that_is_answered_429_is_counted(
-    homeserver: Homeserver, tmp_path: Path
+    homeserver: SyncServer, tmp_path: Path
 ) -> None:
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
     homeserver.refused_logins, homeserver.answers = [(429, limited)], [(429, limited), HTML]
@@ -173,7 +173,7 @@ async def test_every_request_that_is_answered_429_is_counted(
 
 
 async def test_later_syncs_go_on_from_the_last_batch_and_wait_for_news(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     loop = listen(session, None)
     await anext(loop)
@@ -186,7 +186,7 @@ async def test_later_syncs_go_on_from_the_last_batch_and_wait_for_news(
 
 
 async def test_a_soft_logout_is_followed_by_a_login_on_the_same_device(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
     homeserver.answers = [(401, ended)]
@@ -207,7 +207,7 @@ async def test_a_soft_logout_is_followed_by_a_login_on_the_same_device(
     ],
 )
 async def test_what_no_retry_can_mend_ends_the_loop(
-    homeserver: Homeserver, session: Session, status: int, errcode: str, error: type[Exception]
+    homeserver: SyncServer, session: Session, status: int, errcode: str, error: type[Exception]
 ) -> None:
     homeserver.answers = [(status, {"errcode": errcode, "error": "x"})]
 
@@ -216,7 +216,7 @@ async def test_what_no_retry_can_mend_ends_the_loop(
 
 
 async def test_without_a_password_a_soft_logout_is_the_end(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     session._account = replace(session._account, password=None, access_token="t1")
     ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
@@ -227,7 +227,7 @@ async def test_without_a_password_a_soft_logout_is_the_end(
 
 
 async def test_a_response_that_cannot_be_taken_in_is_given_up_and_the_next_one_heard(
-    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+    homeserver: SyncServer, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned = {"next_batch": "s_poison", "device_one_time_keys_count": {}, "rooms": {}}
     homeserver.answers = [(200, poisoned)] * 3
@@ -248,7 +248,7 @@ async def test_a_response_that_cannot_be_taken_in_is_given_up_and_the_next_one_h
 
 
 async def test_a_homeserver_that_ends_every_login_is_not_asked_all_the_time(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     ended = {"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": True}
     homeserver.answers = [(401, ended)] * 2
@@ -258,7 +258,7 @@ async def test_a_homeserver_that_ends_every_login_is_not_asked_all_the_time(
     assert homeserver.times[2] - homeserver.times[0] >= 2.0
 
 
-async def test_too_many_logins_are_waited_out(homeserver: Homeserver, tmp_path: Path) -> None:
+async def test_too_many_logins_are_waited_out(homeserver: SyncServer, tmp_path: Path) -> None:
     limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 0}
     homeserver.refused_logins = [(429, limited)]
     (tmp_path / "new").mkdir()
@@ -308,7 +308,7 @@ def texts(batch: Batch) -> list[str]:
 
 
 async def test_t12_what_a_cut_timeline_leaves_out_is_read_back_in_order_and_once(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(6), said(7))]
     homeserver.pages = [page(said(6), said(5), said(4), end="p2"), page(said(4), said(3))]
@@ -322,7 +322,7 @@ async def test_t12_what_a_cut_timeline_leaves_out_is_read_back_in_order_and_once
 
 
 async def test_a_gap_that_cannot_be_read_now_holds_the_response_until_it_can(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(2))]
     homeserver.pages = [(502, {"errcode": "M_UNKNOWN", "error": "x"}), page(said(1))]
@@ -335,7 +335,7 @@ async def test_a_gap_that_cannot_be_read_now_holds_the_response_until_it_can(
 
 
 async def test_a_gap_in_a_room_that_was_left_meanwhile_stops_nothing(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(2))]
     homeserver.pages = [(403, {"errcode": "M_FORBIDDEN", "error": "x"})]
@@ -347,7 +347,7 @@ BROKEN = (500, {"errcode": "M_UNKNOWN", "error": "x"})
 
 
 async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(7))]
     homeserver.pages = [page(said(6))]
@@ -363,7 +363,7 @@ async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
 
 
 async def test_a_batch_tells_once_in_which_rooms_the_bot_can_no_longer_speak(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     _, upgraded = cut(tombstone := said(1) | {"type": "m.room.tombstone", "state_key": ""})
     tombstone["content"] = {"replacement_room": "!new:x"}
@@ -388,7 +388,7 @@ def cut_twice() -> tuple[int, Any]:
 
 
 async def test_one_room_that_cannot_be_read_back_does_not_hold_up_the_others_for_ever(
-    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+    homeserver: SyncServer, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix_sync, "_GAP_TRIES", 1)
     homeserver.answers = [cut_twice()]
@@ -401,7 +401,7 @@ async def test_one_room_that_cannot_be_read_back_does_not_hold_up_the_others_for
 
 
 async def test_an_answer_of_the_right_shape_is_an_error_where_its_status_says_so(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     body = {"next_batch": "s_proxy", "device_one_time_keys_count": {}, "rooms": {}}
     homeserver.answers = [(502, body)]
@@ -410,7 +410,7 @@ async def test_an_answer_of_the_right_shape_is_an_error_where_its_status_says_so
 
 
 async def test_a_homeserver_that_is_away_loses_no_gap(
-    homeserver: Homeserver, session: Session, monkeypatch: pytest.MonkeyPatch
+    homeserver: SyncServer, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix_sync, "_GAP_TRIES", 0)
     homeserver.whoami_status = 502
@@ -421,7 +421,7 @@ async def test_a_homeserver_that_is_away_loses_no_gap(
 
 
 async def test_a_response_that_cannot_be_parsed_is_passed_over(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     body = {"next_batch": "s_odd", "rooms": {"join": {ROOM: {"summary": 5}}}}
     homeserver.answers = [(200, body)]
@@ -433,7 +433,7 @@ async def test_a_response_that_cannot_be_parsed_is_passed_over(
 
 
 async def test_nothing_from_before_the_bots_invitation_is_read_back(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(membership("join", prev_content={"membership": "invite"}), said(4))]
     homeserver.pages = [page(said(3), membership("invite"), said(2), said(1), end="p2")]
@@ -443,7 +443,7 @@ async def test_nothing_from_before_the_bots_invitation_is_read_back(
 
 
 async def test_an_account_that_never_synced_reads_nothing_back(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(2))]
 
@@ -452,7 +452,7 @@ async def test_an_account_that_never_synced_reads_nothing_back(
 
 
 async def test_a_place_that_leads_back_to_itself_is_left(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.answers = [cut(said(2))]
     homeserver.pages = [page(said(1), end="p1")]
@@ -461,7 +461,7 @@ async def test_a_place_that_leads_back_to_itself_is_left(
 
 
 async def test_keys_that_cannot_be_kept_hold_no_message_up_and_are_not_tried_all_the_time(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     homeserver.uploads = [(500, {"errcode": "M_UNKNOWN", "error": "x"})] * 9
     loop = listen(session, None)
@@ -476,7 +476,7 @@ async def test_keys_that_cannot_be_kept_hold_no_message_up_and_are_not_tried_all
 
 
 async def test_t6_keys_that_the_homeserver_refuses_for_good_are_replaced_by_others(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     exists = {"errcode": "M_UNKNOWN", "error": "One time key signed_curve25519:A already exists"}
     homeserver.uploads = [(400, exists)]
@@ -492,7 +492,7 @@ async def test_t6_keys_that_the_homeserver_refuses_for_good_are_replaced_by_othe
 
 
 async def test_a_homeserver_that_tells_nothing_new_is_asked_once_a_second_at_the_most(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     same = {"next_batch": "s", "device_one_time_keys_count": {"signed_curve25519": 50}}
     homeserver.answers = [(200, same)] * 9
@@ -505,7 +505,7 @@ async def test_a_homeserver_that_tells_nothing_new_is_asked_once_a_second_at_the
 
 
 async def test_the_health_tells_of_turns_and_answers(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     clock = FakeClock()
     state = Health(clock)
@@ -520,7 +520,7 @@ async def test_the_health_tells_of_turns_and_answers(
 
 
 async def test_what_waits_behind_a_full_response_is_fetched_before_its_messages_are_judged(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     megolm = OutboundGroupSession()
     megolm.shared = True
@@ -588,7 +588,7 @@ def room_key(session: Session, sender: OlmAccount, megolm: OutboundGroupSession)
 
 
 async def test_who_sends_without_end_holds_nothing_up_without_end(
-    homeserver: Homeserver, session: Session
+    homeserver: SyncServer, session: Session
 ) -> None:
     noise = {"type": "org.example.noise", "sender": ADA, "content": {}}
 

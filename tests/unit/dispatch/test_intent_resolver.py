@@ -22,7 +22,7 @@ THEIRS = message("Voilà.", event_id="$quoted", sender=COLLEAGUE)
 OPENER = replace(message("Bonjour", event_id="$root"), mentions=frozenset({BOT}))
 
 
-class Salon:
+class UnknownSalon:
     """A salon of which the bot knows nothing yet."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Salon:
 
 
 @pytest.fixture
-def salon() -> Salon:
-    return Salon()
+def salon() -> UnknownSalon:
+    return UnknownSalon()
 
 
-def test_what_needs_no_look_up_is_decided_at_once(salon: Salon) -> None:
+def test_what_needs_no_look_up_is_decided_at_once(salon: UnknownSalon) -> None:
     salon.matrix.direct = True
 
     assert salon.intent_resolver.decide(message()) == Answer(prompt(message()))
@@ -54,7 +54,7 @@ def test_what_needs_no_look_up_is_decided_at_once(salon: Salon) -> None:
 
 @pytest.mark.parametrize(("quoted", "intent"), [(MINE, Answer), (THEIRS, Ignore), (None, Ignore)])
 async def test_what_a_message_replies_to_is_looked_up_once(
-    salon: Salon, quoted: Message | None, intent: type
+    salon: UnknownSalon, quoted: Message | None, intent: type
 ) -> None:
     salon.has(*([quoted] if quoted else []))
 
@@ -64,7 +64,7 @@ async def test_what_a_message_replies_to_is_looked_up_once(
     assert salon.matrix.fetched == ["$quoted"]
 
 
-async def test_all_that_is_needed_is_looked_up_one_after_the_other(salon: Salon) -> None:
+async def test_all_that_is_needed_is_looked_up_one_after_the_other(salon: UnknownSalon) -> None:
     salon.has(replace(message(event_id="$root"), replies_to=EventId("$quoted")), MINE)
     asked = message("Et alors ?", thread_root="$root")
 
@@ -72,7 +72,7 @@ async def test_all_that_is_needed_is_looked_up_one_after_the_other(salon: Salon)
     assert salon.matrix.fetched == ["$root", "$quoted"]
 
 
-async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon) -> None:
+async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: UnknownSalon) -> None:
     salon.has(MINE)
     salon.matrix.fetch_failure = HomeserverUnreachable("502")
     async with asyncio.TaskGroup() as tasks:
@@ -84,7 +84,7 @@ async def test_a_homeserver_that_is_away_is_asked_until_it_answers(salon: Salon)
     assert isinstance(resolving.result(), Answer)
 
 
-async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: Salon) -> None:
+async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: UnknownSalon) -> None:
     again = replace(QUESTION, event_id=EventId("$again"))
 
     assert list(await salon.intent_resolver.relevant([QUESTION, again])) == []
@@ -101,7 +101,7 @@ async def test_what_is_not_there_is_asked_for_once_in_its_room(salon: Salon) -> 
     ],
 )
 def test_only_what_was_not_begun_in_time_is_too_old(
-    salon: Salon,
+    salon: UnknownSalon,
     left: Pending | None,
     begun: bool,  # noqa: FBT001  # a table's column
 ) -> None:
@@ -130,7 +130,7 @@ async def test_a_bug_in_a_decision_costs_one_event(
 
 
 async def test_what_asks_for_nothing_is_left_out_and_the_rest_stays_in_order(
-    salon: Salon,
+    salon: UnknownSalon,
 ) -> None:
     salon.has(OPENER, MINE)
     events: list[Event] = [
@@ -154,7 +154,7 @@ async def test_what_asks_for_nothing_is_left_out_and_the_rest_stays_in_order(
     "failure", [HomeserverUnreachable("502"), RateLimited("429", 30), Forbidden("not now")]
 )
 async def test_what_cannot_be_looked_up_now_is_admitted_and_holds_up_the_rest_once(
-    salon: Salon, failure: MatrixError
+    salon: UnknownSalon, failure: MatrixError
 ) -> None:
     salon.matrix.fetch_failure = failure
     events = [message(event_id=f"${number}", thread_root=f"$root{number}") for number in range(50)]

@@ -28,7 +28,7 @@ LONG = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(4
 REPLY = "$sent0"
 
 
-class Room(Story):
+class ChangeStory(Story):
     """A direct message in which things are said, answered and changed."""
 
     def says(self, *text: str) -> None:
@@ -78,8 +78,8 @@ class Room(Story):
 
 
 @pytest.fixture
-def room() -> Room:
-    return Room()
+def room() -> ChangeStory:
+    return ChangeStory()
 
 
 # A prompt in other words.
@@ -87,7 +87,7 @@ def room() -> Room:
 
 @pytest.mark.parametrize("says", ["Un. ", ""])
 async def test_an_edit_while_the_answer_is_written_has_it_begin_again_in_place(
-    room: Room, says: str
+    room: ChangeStory, says: str
 ) -> None:
     async with room.run():
         await room.begin_to_answer(says)
@@ -99,7 +99,7 @@ async def test_an_edit_while_the_answer_is_written_has_it_begin_again_in_place(
     assert room.shown == ["Deux."]
 
 
-async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> None:
+async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: ChangeStory) -> None:
     room.at_once = 1
     gate = asyncio.Event()
     room.model.script = (gate, TextDelta("Bonjour."), END)
@@ -116,7 +116,7 @@ async def test_an_edit_while_the_prompt_waits_is_what_is_asked(room: Room) -> No
 
 
 async def test_an_edit_that_is_no_prompt_any_more_leaves_what_is_being_written(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.begin_to_answer()
@@ -127,7 +127,7 @@ async def test_an_edit_that_is_no_prompt_any_more_leaves_what_is_being_written(
 
 
 async def test_an_edit_that_a_crash_cut_off_is_answered_before_what_came_after(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.ask("Bonjour", says="Un.")
@@ -145,7 +145,7 @@ async def test_an_edit_that_a_crash_cut_off_is_answered_before_what_came_after(
 
 @pytest.mark.parametrize("again", ["Deux.", LONG])
 async def test_an_edit_of_the_last_prompt_has_its_answer_made_anew_in_place(
-    room: Room, again: str
+    room: ChangeStory, again: str
 ) -> None:
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
@@ -160,7 +160,7 @@ async def test_an_edit_of_the_last_prompt_has_its_answer_made_anew_in_place(
 
 
 async def test_an_edit_of_the_last_prompt_is_asked_with_what_came_before_it_alone(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
@@ -175,7 +175,9 @@ async def test_an_edit_of_the_last_prompt_is_asked_with_what_came_before_it_alon
     ]
 
 
-async def test_an_edit_of_an_earlier_prompt_changes_the_next_context_alone(room: Room) -> None:
+async def test_an_edit_of_an_earlier_prompt_changes_the_next_context_alone(
+    room: ChangeStory,
+) -> None:
     async with room.run():
         await room.ask(says="Un.")
         await room.ask("Et toi ?", "$2", says="Deux.")
@@ -188,7 +190,7 @@ async def test_an_edit_of_an_earlier_prompt_changes_the_next_context_alone(room:
 
 
 async def test_an_edit_while_a_later_prompt_is_being_answered_changes_no_answer(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -203,7 +205,9 @@ async def test_an_edit_while_a_later_prompt_is_being_answered_changes_no_answer(
     assert room.asked == ["Bonjour", "Et toi ?"]
 
 
-async def test_an_edit_while_a_later_prompt_only_waits_changes_no_answer(room: Room) -> None:
+async def test_an_edit_while_a_later_prompt_only_waits_changes_no_answer(
+    room: ChangeStory,
+) -> None:
     async with room.run():
         await room.ask(says="Un.")
         room.begins("")
@@ -215,7 +219,9 @@ async def test_an_edit_while_a_later_prompt_only_waits_changes_no_answer(room: R
     assert room.replies == ["Un."]
 
 
-async def test_an_edit_of_a_joined_message_has_the_whole_prompt_asked_anew(room: Room) -> None:
+async def test_an_edit_of_a_joined_message_has_the_whole_prompt_asked_anew(
+    room: ChangeStory,
+) -> None:
     room.says("Un.")
     async with room.run():
         room.matrix.hear(message("Ciel ?"), message("Mer ?", event_id="$2"))
@@ -233,7 +239,7 @@ async def test_an_edit_of_a_joined_message_has_the_whole_prompt_asked_anew(room:
     [("$prompt", COLLEAGUE), (REPLY, AGENT), ("$prompt", UserId("@a:evil.test"))],
 )
 async def test_an_edit_by_somebody_else_changes_nothing(
-    room: Room,
+    room: ChangeStory,
     running: bool,  # noqa: FBT001  # a table's column
     target: str,
     sender: UserId,
@@ -249,7 +255,7 @@ async def test_an_edit_by_somebody_else_changes_nothing(
 
 @pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_comes_as_the_final_is_on_its_way_is_heeded_after_it(
-    room: Room, event: Event
+    room: ChangeStory, event: Event
 ) -> None:
     room.clock = held = HeldClock()
     async with room.run():
@@ -271,7 +277,7 @@ async def test_what_comes_as_the_final_is_on_its_way_is_heeded_after_it(
 
 
 async def test_what_is_to_be_made_anew_twice_at_once_is_made_anew_in_one_answer(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -288,7 +294,7 @@ async def test_what_is_to_be_made_anew_twice_at_once_is_made_anew_in_one_answer(
 
 
 async def test_an_edit_of_a_prompt_that_could_not_be_answered_has_it_answered(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         room.model.script = (ModelRefused("403"),)
@@ -300,7 +306,9 @@ async def test_an_edit_of_a_prompt_that_could_not_be_answered_has_it_answered(
     assert room.shown == ["Deux."]  # in place of the notice
 
 
-async def test_an_edit_of_a_prompt_of_last_week_has_its_answer_made_anew(room: Room) -> None:
+async def test_an_edit_of_a_prompt_of_last_week_has_its_answer_made_anew(
+    room: ChangeStory,
+) -> None:
     async with room.run():
         await room.ask(says="Un.")
     room.policy = replace(room.policy, age_limit=3600.0)
@@ -315,7 +323,7 @@ async def test_an_edit_of_a_prompt_of_last_week_has_its_answer_made_anew(room: R
 
 @pytest.mark.parametrize("begun", [True, False])
 async def test_an_edit_is_heeded_once_after_a_crash(
-    room: Room,
+    room: ChangeStory,
     begun: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     async with room.run():
@@ -336,7 +344,9 @@ async def test_an_edit_is_heeded_once_after_a_crash(
 # A prompt, a reply or a thread's root is redacted.
 
 
-async def test_a_prompt_redacted_while_its_answer_is_written_takes_it_along(room: Room) -> None:
+async def test_a_prompt_redacted_while_its_answer_is_written_takes_it_along(
+    room: ChangeStory,
+) -> None:
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
         gate = asyncio.Event()
@@ -356,7 +366,7 @@ async def test_a_prompt_redacted_while_its_answer_is_written_takes_it_along(room
 
 @pytest.mark.parametrize("text", ["Un.", LONG])
 async def test_a_prompt_redacted_after_its_answer_takes_every_part_along(
-    room: Room, text: str
+    room: ChangeStory, text: str
 ) -> None:
     async with room.run():
         await room.ask(says=text)
@@ -367,7 +377,9 @@ async def test_a_prompt_redacted_after_its_answer_takes_every_part_along(
     assert [turn.text for turn in room.model.requests[-1]] == ["Sobre.", "Encore ?"]
 
 
-async def test_a_prompt_redacted_before_anything_is_visible_gets_nothing(room: Room) -> None:
+async def test_a_prompt_redacted_before_anything_is_visible_gets_nothing(
+    room: ChangeStory,
+) -> None:
     async with room.run():
         await room.begin_to_answer("")
         await room.hear(redaction())
@@ -377,7 +389,7 @@ async def test_a_prompt_redacted_before_anything_is_visible_gets_nothing(room: R
     assert room.matrix.redacted == []
 
 
-async def test_a_prompt_that_comes_with_its_redaction_gets_nothing(room: Room) -> None:
+async def test_a_prompt_that_comes_with_its_redaction_gets_nothing(room: ChangeStory) -> None:
     async with room.run():
         room.matrix.hear(message(), redaction())
         await room.until(lambda: room.done("$prompt", "$redaction"))
@@ -386,7 +398,7 @@ async def test_a_prompt_that_comes_with_its_redaction_gets_nothing(room: Room) -
 
 
 async def test_a_prompt_redacted_while_its_first_message_is_refused_gets_none(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     room.clock = held = HeldClock()
     room.matrix.failures = [RateLimited("429", 30)]
@@ -403,7 +415,7 @@ async def test_a_prompt_redacted_while_its_first_message_is_refused_gets_none(
 
 @pytest.mark.parametrize(("gone", "kept"), [("$prompt", "$2"), ("$2", "$prompt")])
 async def test_of_a_prompt_in_two_messages_the_other_is_answered_when_one_is_redacted_in_time(
-    room: Room, gone: str, kept: str
+    room: ChangeStory, gone: str, kept: str
 ) -> None:
     async with room.run():
         room.begins("Bientôt")
@@ -424,7 +436,7 @@ async def test_of_a_prompt_in_two_messages_the_other_is_answered_when_one_is_red
 
 @pytest.mark.parametrize("gone", ["$prompt", "$2"])
 async def test_of_a_prompt_in_two_messages_either_takes_the_visible_answer_along(
-    room: Room, gone: str
+    room: ChangeStory, gone: str
 ) -> None:
     async with room.run():
         room.begins("Un. ")
@@ -436,7 +448,7 @@ async def test_of_a_prompt_in_two_messages_either_takes_the_visible_answer_along
     assert room.shown == []
 
 
-async def test_an_outage_only_delays_the_redaction_of_an_answer(room: Room) -> None:
+async def test_an_outage_only_delays_the_redaction_of_an_answer(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
         room.matrix.failures = [HomeserverUnreachable("502"), RateLimited("429", 5)]
@@ -447,7 +459,7 @@ async def test_an_outage_only_delays_the_redaction_of_an_answer(room: Room) -> N
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_nothing_more_is_written_to_an_answer_that_was_redacted(
-    room: Room,
+    room: ChangeStory,
     running: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     async with room.run():
@@ -466,7 +478,7 @@ async def test_nothing_more_is_written_to_an_answer_that_was_redacted(
 
 
 async def test_what_stands_in_a_thread_whose_root_is_redacted_is_no_whole_answer(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         room.begins("Un. ")
@@ -478,7 +490,7 @@ async def test_what_stands_in_a_thread_whose_root_is_redacted_is_no_whole_answer
     assert room.shown == [f"Un.\n\n{TEXTS('thread gone')}"]
 
 
-async def test_a_thread_whose_root_is_redacted_gets_no_new_answer(room: Room) -> None:
+async def test_a_thread_whose_root_is_redacted_gets_no_new_answer(room: ChangeStory) -> None:
     room.begins("")
     async with room.run():
         room.matrix.hear(message(thread_root="$root"))
@@ -489,7 +501,9 @@ async def test_a_thread_whose_root_is_redacted_gets_no_new_answer(room: Room) ->
     assert room.matrix.sent == []
 
 
-async def test_a_prompt_that_opens_a_thread_takes_its_own_answer_along_alone(room: Room) -> None:
+async def test_a_prompt_that_opens_a_thread_takes_its_own_answer_along_alone(
+    room: ChangeStory,
+) -> None:
     room.matrix.direct = False
     async with room.run():
         room.says("Un.")
@@ -507,7 +521,7 @@ async def test_a_prompt_that_opens_a_thread_takes_its_own_answer_along_alone(roo
 
 @pytest.mark.parametrize("noticed", [True, False])
 async def test_a_redaction_is_heeded_once_after_a_crash(
-    room: Room,
+    room: ChangeStory,
     noticed: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     room.clock = HeldClock()
@@ -531,7 +545,7 @@ async def test_a_redaction_is_heeded_once_after_a_crash(
 
 
 async def test_a_message_of_two_that_was_redacted_during_a_crash_takes_the_answer_along(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         room.begins("Un. ")
@@ -546,7 +560,7 @@ async def test_a_message_of_two_that_was_redacted_during_a_crash_takes_the_answe
     assert room.shown == []
 
 
-async def test_a_reply_redacted_as_the_bot_died_is_not_gone_on_with(room: Room) -> None:
+async def test_a_reply_redacted_as_the_bot_died_is_not_gone_on_with(room: ChangeStory) -> None:
     async with room.run():
         await room.begin_to_answer()
     room.says("Deux.")
@@ -563,7 +577,9 @@ async def test_a_reply_redacted_as_the_bot_died_is_not_gone_on_with(room: Room) 
 
 @pytest.mark.parametrize("key", ["🛑", "⏹"])
 @pytest.mark.parametrize("target", ["$prompt", REPLY])
-async def test_the_asker_stops_the_answer_by_a_reaction(room: Room, key: str, target: str) -> None:
+async def test_the_asker_stops_the_answer_by_a_reaction(
+    room: ChangeStory, key: str, target: str
+) -> None:
     async with room.run():
         await room.begin_to_answer()
         await room.hear(reaction(key, target=target))
@@ -572,7 +588,7 @@ async def test_the_asker_stops_the_answer_by_a_reaction(room: Room, key: str, ta
     assert room.shown == [f"Un.\n\n{TEXTS('stopped direct')}"]
 
 
-async def test_the_asker_stops_the_answer_by_a_command(room: Room) -> None:
+async def test_the_asker_stops_the_answer_by_a_command(room: ChangeStory) -> None:
     async with room.run():
         await room.begin_to_answer()
         await room.hear(message("!stop", event_id="$stop"))
@@ -590,7 +606,7 @@ async def test_the_asker_stops_the_answer_by_a_command(room: Room) -> None:
     ],
 )
 async def test_nobody_else_stops_it_and_nothing_else_does(
-    room: Room, event: Event, notices: list[str]
+    room: ChangeStory, event: Event, notices: list[str]
 ) -> None:
     async with room.run():
         gate = asyncio.Event()
@@ -605,7 +621,7 @@ async def test_nobody_else_stops_it_and_nothing_else_does(
     assert room.notices[: len(notices)] == notices
 
 
-async def test_there_is_nothing_to_stop_once_the_answer_is_whole(room: Room) -> None:
+async def test_there_is_nothing_to_stop_once_the_answer_is_whole(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
         await room.hear(reaction(target=REPLY))
@@ -615,7 +631,7 @@ async def test_there_is_nothing_to_stop_once_the_answer_is_whole(room: Room) -> 
 
 
 async def test_a_command_in_the_main_timeline_stops_the_person_s_answer_in_a_thread(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         room.begins("Un. ")
@@ -627,7 +643,7 @@ async def test_a_command_in_the_main_timeline_stops_the_person_s_answer_in_a_thr
 
 
 async def test_a_stop_is_for_the_answer_that_is_written_not_for_what_waits_behind_it(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.begin_to_answer("Un. ")
@@ -641,7 +657,7 @@ async def test_a_stop_is_for_the_answer_that_is_written_not_for_what_waits_behin
 
 
 async def test_a_context_that_cannot_be_read_ends_a_begun_answer_in_its_place(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.begin_to_answer("Un demi. Mais")
@@ -656,7 +672,9 @@ async def test_a_context_that_cannot_be_read_ends_a_begun_answer_in_its_place(
 @pytest.mark.parametrize(
     "event", [reaction(target=REPLY), reaction(target="$prompt"), message("!stop", event_id="$s")]
 )
-async def test_an_answer_that_was_stopped_stays_so_after_a_crash(room: Room, event: Event) -> None:
+async def test_an_answer_that_was_stopped_stays_so_after_a_crash(
+    room: ChangeStory, event: Event
+) -> None:
     room.clock = HeldClock()
     async with room.run():
         await room.begin_to_answer()
@@ -689,7 +707,9 @@ def commands(target: str | None = None) -> list[Reaction | Message]:
 
 
 @pytest.mark.parametrize("event", commands())
-async def test_the_asker_has_the_answer_made_anew(room: Room, event: Reaction | Message) -> None:
+async def test_the_asker_has_the_answer_made_anew(
+    room: ChangeStory, event: Reaction | Message
+) -> None:
     async with room.run():
         await room.ask(says="Un.")
         room.says("Deux.")
@@ -701,7 +721,7 @@ async def test_the_asker_has_the_answer_made_anew(room: Room, event: Reaction | 
 
 @pytest.mark.parametrize("event", commands(REPLY))
 async def test_an_earlier_answer_is_made_anew_with_what_came_before_it(
-    room: Room, event: Reaction | Message
+    room: ChangeStory, event: Reaction | Message
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -713,7 +733,7 @@ async def test_an_earlier_answer_is_made_anew_with_what_came_before_it(
     assert [turn.text for turn in room.model.requests[-1]] == ["Sobre.", "Bonjour"]
 
 
-async def test_the_command_alone_has_the_last_answer_made_anew(room: Room) -> None:
+async def test_the_command_alone_has_the_last_answer_made_anew(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
         await room.ask("Et toi ?", "$2", says="Deux.")
@@ -725,7 +745,7 @@ async def test_the_command_alone_has_the_last_answer_made_anew(room: Room) -> No
 
 @pytest.mark.parametrize("event", commands())
 async def test_a_crash_does_not_have_another_answer_made_anew(
-    room: Room, event: Reaction | Message
+    room: ChangeStory, event: Reaction | Message
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -741,7 +761,7 @@ async def test_a_crash_does_not_have_another_answer_made_anew(
     assert room.shown == ["Deux."] * 2
 
 
-async def test_a_crash_does_not_have_a_later_answer_stopped(room: Room) -> None:
+async def test_a_crash_does_not_have_a_later_answer_stopped(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
     room.says("Deux.")
@@ -755,7 +775,7 @@ async def test_a_crash_does_not_have_a_later_answer_stopped(room: Room) -> None:
 
 @pytest.mark.parametrize("event", commands())
 async def test_an_answer_that_is_being_written_begins_again(
-    room: Room, event: Reaction | Message
+    room: ChangeStory, event: Reaction | Message
 ) -> None:
     async with room.run():
         await room.begin_to_answer()
@@ -768,7 +788,7 @@ async def test_an_answer_that_is_being_written_begins_again(
 
 
 async def test_what_is_made_anew_is_the_whole_prompt_though_it_was_tied_since(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), END)
@@ -789,7 +809,7 @@ async def test_what_is_made_anew_is_the_whole_prompt_though_it_was_tied_since(
     assert room.shown == ["Un.", "Un."]
 
 
-async def test_what_cannot_be_made_anew_is_said_and_done_with(room: Room) -> None:
+async def test_what_cannot_be_made_anew_is_said_and_done_with(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
         room.says("Deux.")
@@ -803,7 +823,7 @@ async def test_what_cannot_be_made_anew_is_said_and_done_with(room: Room) -> Non
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("event", commands())
 async def test_nobody_else_has_it_made_anew(
-    room: Room,
+    room: ChangeStory,
     event: Reaction | Message,
     running: bool,  # noqa: FBT001  # a table's column
 ) -> None:
@@ -815,7 +835,7 @@ async def test_nobody_else_has_it_made_anew(
     assert room.shown[1:] in ([], [TEXTS("not yours to redo")])
 
 
-async def test_a_prompt_that_could_not_be_answered_can_be_asked_anew(room: Room) -> None:
+async def test_a_prompt_that_could_not_be_answered_can_be_asked_anew(room: ChangeStory) -> None:
     async with room.run():
         await room.ask("Ciel ?", "$0", says="Bleu.")
         room.model.script = (ModelRefused("403"),)
@@ -830,7 +850,7 @@ async def test_a_prompt_that_could_not_be_answered_can_be_asked_anew(room: Room)
 
 @pytest.mark.parametrize("event", commands())
 async def test_an_answer_of_last_week_can_be_made_anew(
-    room: Room, event: Reaction | Message
+    room: ChangeStory, event: Reaction | Message
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -848,7 +868,7 @@ async def test_an_answer_of_last_week_can_be_made_anew(
 
 @pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_is_made_anew_is_gone_on_with_after_a_crash_whatever_came_since(
-    room: Room, event: Event
+    room: ChangeStory, event: Event
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -866,7 +886,7 @@ async def test_what_is_made_anew_is_gone_on_with_after_a_crash_whatever_came_sin
 
 @pytest.mark.parametrize("event", [edit_event(), reaction("🔄", target="$prompt")])
 async def test_what_is_redacted_while_it_is_to_be_made_anew_stays_away(
-    room: Room, event: Event
+    room: ChangeStory, event: Event
 ) -> None:
     room.clock = held = HeldClock()
     async with room.run():
@@ -886,7 +906,7 @@ async def test_what_is_redacted_while_it_is_to_be_made_anew_stays_away(
     assert room.asked == ["Bonjour"]
 
 
-async def test_there_is_nothing_to_make_anew_before_the_first_answer(room: Room) -> None:
+async def test_there_is_nothing_to_make_anew_before_the_first_answer(room: ChangeStory) -> None:
     async with room.run():
         await room.hear(message("!refaire", event_id="$redo"))
 
@@ -895,7 +915,7 @@ async def test_there_is_nothing_to_make_anew_before_the_first_answer(room: Room)
 
 @pytest.mark.parametrize("event", commands())
 async def test_what_is_made_anew_as_the_bot_dies_is_made_anew_once(
-    room: Room, event: Reaction | Message
+    room: ChangeStory, event: Reaction | Message
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -920,7 +940,9 @@ UPGRADED = Upgraded(EventId("$tombstone"), ROOM, AGENT, RoomId("!new:tchap.test"
 
 
 @pytest.mark.parametrize("events", [[], [UPGRADED]])
-async def test_a_room_that_is_closed_gets_nothing_more(room: Room, events: list[Event]) -> None:
+async def test_a_room_that_is_closed_gets_nothing_more(
+    room: ChangeStory, events: list[Event]
+) -> None:
     async with room.run():
         room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
@@ -935,7 +957,7 @@ async def test_a_room_that_is_closed_gets_nothing_more(room: Room, events: list[
     assert room.matrix.followed == [one.replacement for one in events if one is UPGRADED]
 
 
-async def test_another_room_that_is_closed_changes_nothing(room: Room) -> None:
+async def test_another_room_that_is_closed_changes_nothing(room: ChangeStory) -> None:
     async with room.run():
         room.model.script = (TextDelta("Un. "), gate := asyncio.Event(), TextDelta("Deux."), END)
         room.matrix.hear(message())
@@ -948,7 +970,7 @@ async def test_another_room_that_is_closed_changes_nothing(room: Room) -> None:
     assert room.shown == ["Un. Deux."]
 
 
-async def test_what_is_asked_as_the_room_closes_gets_nothing(room: Room) -> None:
+async def test_what_is_asked_as_the_room_closes_gets_nothing(room: ChangeStory) -> None:
     async with room.run():
         room.matrix.hear(message(), UPGRADED, closed=[ROOM])
         await room.until(lambda: bool(room.matrix.followed) and room.done("$tombstone"))
@@ -956,7 +978,7 @@ async def test_what_is_asked_as_the_room_closes_gets_nothing(room: Room) -> None
     assert room.matrix.sent == []
 
 
-async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: Room) -> None:
+async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: ChangeStory) -> None:
     async with room.run():
         await room.begin_to_answer()
     room.says("Deux.")
@@ -969,7 +991,7 @@ async def test_a_room_that_closed_as_the_bot_died_gets_nothing_more(room: Room) 
 
 
 async def test_of_two_messages_the_other_is_answered_where_nothing_was_sent_after_all(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     """One is redacted as the first message of the reply is refused, and tried again."""
     room.clock = held = HeldClock()
@@ -988,7 +1010,7 @@ async def test_of_two_messages_the_other_is_answered_where_nothing_was_sent_afte
 
 
 async def test_a_redaction_that_a_crash_interrupts_takes_an_unknown_reply_along(
-    room: Room,
+    room: ChangeStory,
 ) -> None:
     async with room.run():
         await room.begin_to_answer()
@@ -1002,7 +1024,9 @@ async def test_a_redaction_that_a_crash_interrupts_takes_an_unknown_reply_along(
     assert room.shown == []
 
 
-async def test_a_part_that_the_ledger_does_not_know_goes_with_the_prompt(room: Room) -> None:
+async def test_a_part_that_the_ledger_does_not_know_goes_with_the_prompt(
+    room: ChangeStory,
+) -> None:
     """The process ended between the sending and the noting of it."""
     async with room.run():
         room.begins(LONG)
@@ -1017,7 +1041,9 @@ async def test_a_part_that_the_ledger_does_not_know_goes_with_the_prompt(room: R
     assert room.replies == []
 
 
-async def test_a_message_that_an_answer_does_not_tell_of_leaves_it_alone(room: Room) -> None:
+async def test_a_message_that_an_answer_does_not_tell_of_leaves_it_alone(
+    room: ChangeStory,
+) -> None:
     """What was redacted in time is no part of the answer that a crash interrupts."""
     async with room.run():
         room.model.script = (asyncio.Event(),)
@@ -1036,7 +1062,9 @@ async def test_a_message_that_an_answer_does_not_tell_of_leaves_it_alone(room: R
     assert room.shown == ["Deux."]
 
 
-async def test_a_notice_that_is_refused_as_the_room_closes_is_not_tried_again(room: Room) -> None:
+async def test_a_notice_that_is_refused_as_the_room_closes_is_not_tried_again(
+    room: ChangeStory,
+) -> None:
     room.clock = held = HeldClock()
     async with room.run():
         room.matrix.failures = [RateLimited("429", 5.0)]
@@ -1050,7 +1078,7 @@ async def test_a_notice_that_is_refused_as_the_room_closes_is_not_tried_again(ro
     assert room.matrix.sent == []
 
 
-async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -> None:
+async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: ChangeStory) -> None:
     async with room.run():
         await room.ask(says="Un.")
         room.matrix.hear(closed=[ROOM])
@@ -1072,7 +1100,7 @@ async def test_what_is_asked_in_a_closed_room_is_not_thought_about(room: Room) -
     "event", [reaction("🔄", target=REPLY, event_id="$redo"), edit_event("Et ?")]
 )
 async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
-    room: Room, event: Event
+    room: ChangeStory, event: Event
 ) -> None:
     async with room.run():
         await room.ask(says="Un.")
@@ -1088,7 +1116,7 @@ async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
     assert len(room.model.requests) == 1
 
 
-async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: Room) -> None:
+async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: ChangeStory) -> None:
     room.matrix.said = [TranscriptMessage(EventId("$0"), AGENT, "Jadis", 0)]
     async with room.run():
         await room.ask(says="Un.")

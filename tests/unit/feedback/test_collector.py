@@ -41,7 +41,7 @@ HELPED = tuple(PollAnswer(one, FR(f"poll helped {one}")) for one in ("yes", "par
 ASKED = Poll(FR("poll helped"), HELPED, latest=EventId("$prompt"))
 
 
-class Asked(Story):
+class FeedbackStory(Story):
     """A room in which people are asked about replies, on a clock that the story moves."""
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class Asked(Story):
 
 
 @pytest.fixture
-def story() -> Asked:
-    return Asked()
+def story() -> FeedbackStory:
+    return FeedbackStory()
 
 
 def mention(
@@ -109,7 +109,9 @@ def mention(
     return replace(heard, mentions=frozenset({BOT}))
 
 
-async def test_a_vote_in_clear_where_the_room_is_encrypted_is_not_counted(story: Asked) -> None:
+async def test_a_vote_in_clear_where_the_room_is_encrypted_is_not_counted(
+    story: FeedbackStory,
+) -> None:
     async with story.run():
         poll = await story.ask()
         await story.hear(replace(vote("no", target=poll), exposed=True))
@@ -118,7 +120,9 @@ async def test_a_vote_in_clear_where_the_room_is_encrypted_is_not_counted(story:
     assert [one.text for one in story.notices] == [story.texts("clear text")]
 
 
-async def test_behind_a_reply_the_person_is_asked_whether_it_has_helped(story: Asked) -> None:
+async def test_behind_a_reply_the_person_is_asked_whether_it_has_helped(
+    story: FeedbackStory,
+) -> None:
     async with story.run():
         await story.ask()
 
@@ -127,7 +131,7 @@ async def test_behind_a_reply_the_person_is_asked_whether_it_has_helped(story: A
     assert sent[1:] == [ASKED]
 
 
-async def test_a_poll_waits_until_the_conversation_has_fallen_silent(story: Asked) -> None:
+async def test_a_poll_waits_until_the_conversation_has_fallen_silent(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -141,7 +145,7 @@ async def test_a_poll_waits_until_the_conversation_has_fallen_silent(story: Aske
     assert poll == replace(ASKED, latest=EventId("$second"))
 
 
-async def test_a_poll_waits_while_the_next_answer_is_being_written(story: Asked) -> None:
+async def test_a_poll_waits_while_the_next_answer_is_being_written(story: FeedbackStory) -> None:
     story.feedback, gate = SILENT, asyncio.Event()
     async with story.run():
         await story.hear(message())
@@ -157,7 +161,9 @@ async def test_a_poll_waits_while_the_next_answer_is_being_written(story: Asked)
     assert [poll.latest for _, poll in story.polls] == ["$second"]
 
 
-async def test_a_person_is_thanked_once_however_often_the_vote_changes(story: Asked) -> None:
+async def test_a_person_is_thanked_once_however_often_the_vote_changes(
+    story: FeedbackStory,
+) -> None:
     async with story.run():
         poll = await story.ask()
         await story.cast("yes", poll=poll)
@@ -168,7 +174,7 @@ async def test_a_person_is_thanked_once_however_often_the_vote_changes(story: As
     assert story.rating() == ("yes", None)
 
 
-async def test_who_is_not_content_is_asked_why_and_then_thanked(story: Asked) -> None:
+async def test_who_is_not_content_is_asked_why_and_then_thanked(story: FeedbackStory) -> None:
     async with story.run():
         poll = await story.ask()
         await story.cast("no", poll=poll)
@@ -183,7 +189,7 @@ async def test_who_is_not_content_is_asked_why_and_then_thanked(story: Asked) ->
 
 
 async def test_in_a_salon_the_asker_alone_is_asked_and_nobody_sees_the_results(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.matrix.direct = False
     story.matrix.names[AGENT] = "Ada Lovelace [Dinum]"
@@ -204,7 +210,7 @@ async def test_in_a_salon_the_asker_alone_is_asked_and_nobody_sees_the_results(
     assert story.notices == [Notice(FR("thanks"), Anchor(EventId("$prompt"), EventId("$prompt")))]
 
 
-async def test_a_salon_without_threads_is_not_asked(story: Asked) -> None:
+async def test_a_salon_without_threads_is_not_asked(story: FeedbackStory) -> None:
     story.matrix.direct = False
     story.policy = replace(story.policy, inline=True)
     async with story.run():
@@ -215,7 +221,7 @@ async def test_a_salon_without_threads_is_not_asked(story: Asked) -> None:
 
 @pytest.mark.parametrize("salons", ["never", "reactions"])
 async def test_a_salon_gets_no_poll_unless_the_operator_wants_it(
-    story: Asked, salons: Literal["never", "reactions"]
+    story: FeedbackStory, salons: Literal["never", "reactions"]
 ) -> None:
     story.matrix.direct, story.feedback = False, replace(ALWAYS, salons=salons)
     async with story.run():
@@ -226,7 +232,7 @@ async def test_a_salon_gets_no_poll_unless_the_operator_wants_it(
 
 
 async def test_a_short_reply_gets_no_poll_also_where_one_about_a_long_one_waits(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.feedback = replace(SILENT, least_characters=300)
     story.model.script = (TextDelta("Bref. " * 60), END)
@@ -240,7 +246,7 @@ async def test_a_short_reply_gets_no_poll_also_where_one_about_a_long_one_waits(
 
 
 async def test_a_poll_that_was_planned_is_not_sent_once_a_colleague_has_come_in(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.feedback = SILENT
     async with story.run():
@@ -252,7 +258,7 @@ async def test_a_poll_that_was_planned_is_not_sent_once_a_colleague_has_come_in(
 
 
 async def test_a_poll_that_was_planned_is_not_sent_once_the_operator_wants_none(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.matrix.direct, story.feedback = False, SILENT
     async with story.run():
@@ -265,7 +271,7 @@ async def test_a_poll_that_was_planned_is_not_sent_once_the_operator_wants_none(
 
 
 async def test_who_has_asked_is_looked_up_where_an_earlier_process_has_heard_it(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.matrix.direct, story.feedback = False, replace(SILENT)
     async with story.run():
@@ -276,7 +282,7 @@ async def test_who_has_asked_is_looked_up_where_an_earlier_process_has_heard_it(
     assert [one.asks for _, one in story.polls] == [AGENT]
 
 
-async def test_no_poll_is_about_a_prompt_of_a_salon_that_is_gone(story: Asked) -> None:
+async def test_no_poll_is_about_a_prompt_of_a_salon_that_is_gone(story: FeedbackStory) -> None:
     story.matrix.direct, story.feedback = False, replace(SILENT)
     async with story.run():
         await story.hear(mention())
@@ -287,7 +293,7 @@ async def test_no_poll_is_about_a_prompt_of_a_salon_that_is_gone(story: Asked) -
     assert story.polls == []
 
 
-async def test_a_vote_that_comes_too_late_gets_no_word(story: Asked) -> None:
+async def test_a_vote_that_comes_too_late_gets_no_word(story: FeedbackStory) -> None:
     async with story.run():
         poll = await story.ask()
         await story.held.pass_time(3600.0)
@@ -297,7 +303,7 @@ async def test_a_vote_that_comes_too_late_gets_no_word(story: Asked) -> None:
     assert len(story.matrix.sent) == 2
 
 
-async def test_nobody_is_asked_about_what_has_gone_wrong(story: Asked) -> None:
+async def test_nobody_is_asked_about_what_has_gone_wrong(story: FeedbackStory) -> None:
     story.model.script = (TextDelta("Le ciel"), ModelRefused("no"))
     async with story.run():
         await story.hear(message())
@@ -307,7 +313,7 @@ async def test_nobody_is_asked_about_what_has_gone_wrong(story: Asked) -> None:
     assert story.polls == []
 
 
-async def test_nobody_is_asked_twice_in_a_row(story: Asked) -> None:
+async def test_nobody_is_asked_twice_in_a_row(story: FeedbackStory) -> None:
     async with story.run():
         for number in range(5):
             await story.hear(message(event_id=f"${number}"))
@@ -319,7 +325,7 @@ async def test_nobody_is_asked_twice_in_a_row(story: Asked) -> None:
     ("key", "rating"), [("👍", ("yes", None)), ("👎", ("no", None)), ("🎉", None)]
 )
 async def test_a_thumb_on_a_reply_is_a_rating(
-    story: Asked, key: str, rating: tuple[str, None] | None
+    story: FeedbackStory, key: str, rating: tuple[str, None] | None
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -333,7 +339,7 @@ async def test_a_thumb_on_a_reply_is_a_rating(
 
 
 async def test_a_thumb_on_a_prompt_is_none_and_one_that_is_taken_back_neither(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -351,7 +357,7 @@ async def test_a_thumb_on_a_prompt_is_none_and_one_that_is_taken_back_neither(
     assert story.rating() is None
 
 
-async def test_what_is_written_in_reply_to_a_poll_is_a_comment(story: Asked) -> None:
+async def test_what_is_written_in_reply_to_a_poll_is_a_comment(story: FeedbackStory) -> None:
     async with story.run():
         poll = await story.ask()
         said = replace(message("Trop long.", event_id="$said"), replies_to=poll)
@@ -368,7 +374,7 @@ async def test_what_is_written_in_reply_to_a_poll_is_a_comment(story: Asked) -> 
     assert len(story.model.requests) == 1
 
 
-async def test_a_poll_that_the_ledger_does_not_know_keeps_no_comment(story: Asked) -> None:
+async def test_a_poll_that_the_ledger_does_not_know_keeps_no_comment(story: FeedbackStory) -> None:
     async with story.run():
         poll = await story.ask()
         story.asked_of.sent.clear()
@@ -389,7 +395,7 @@ async def test_a_poll_that_the_ledger_does_not_know_keeps_no_comment(story: Aske
     ],
 )
 async def test_a_reply_may_be_rated_by_a_word(
-    story: Asked, typed: str, rating: tuple[str, None]
+    story: FeedbackStory, typed: str, rating: tuple[str, None]
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -416,7 +422,11 @@ async def test_a_reply_may_be_rated_by_a_word(
     ],
 )
 async def test_an_edit_of_the_command_says_something_else(
-    story: Asked, first: str, edit: str, rating: tuple[str, None] | None, comment: str | None
+    story: FeedbackStory,
+    first: str,
+    edit: str,
+    rating: tuple[str, None] | None,
+    comment: str | None,
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -438,7 +448,7 @@ async def test_an_edit_of_the_command_says_something_else(
     ids=["redacted", "edited"],
 )
 async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
-    story: Asked, change: Redaction | Edit, comments: list[str]
+    story: FeedbackStory, change: Redaction | Edit, comments: list[str]
 ) -> None:
     story.feedback = AskPolicy("never")
     gate = story.hold_comments()
@@ -452,7 +462,9 @@ async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
     assert [text for _, _, text in story.asked_of.comments.values()] == comments
 
 
-async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(story: Asked) -> None:
+async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(
+    story: FeedbackStory,
+) -> None:
     story.feedback = AskPolicy("never")
     gate = story.hold_comments()
     async with story.run():
@@ -468,7 +480,7 @@ async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(story: As
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_an_edited_reply_to_a_poll_is_a_comment_after_a_restart_too(
-    story: Asked, *, known: bool
+    story: FeedbackStory, *, known: bool
 ) -> None:
     async with story.run():
         poll = await story.ask()
@@ -480,7 +492,7 @@ async def test_an_edited_reply_to_a_poll_is_a_comment_after_a_restart_too(
     assert [text for _, _, text in story.asked_of.comments.values()] == ["Trop long."]
 
 
-async def test_an_outage_costs_no_edit_of_a_prompt(story: Asked) -> None:
+async def test_an_outage_costs_no_edit_of_a_prompt(story: FeedbackStory) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
         await story.hear(message())
@@ -495,7 +507,9 @@ async def test_an_outage_costs_no_edit_of_a_prompt(story: Asked) -> None:
     assert len(story.model.requests) == 2
 
 
-async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(story: Asked) -> None:
+async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(
+    story: FeedbackStory,
+) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
         await story.hear(message())
@@ -522,7 +536,9 @@ async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(story: As
         ("!sondages peut-être", FR("polls how")),
     ],
 )
-async def test_a_word_that_says_nothing_is_told_how(story: Asked, typed: str, said: str) -> None:
+async def test_a_word_that_says_nothing_is_told_how(
+    story: FeedbackStory, typed: str, said: str
+) -> None:
     async with story.run():
         await story.hear(message(typed))
 
@@ -531,7 +547,7 @@ async def test_a_word_that_says_nothing_is_told_how(story: Asked, typed: str, sa
 
 
 async def test_an_exchange_is_handed_over_in_a_second_step_by_who_has_asked(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -551,7 +567,7 @@ async def test_an_exchange_is_handed_over_in_a_second_step_by_who_has_asked(
     assert story.asked_of.shared == {}
 
 
-async def test_where_nothing_was_answered_nothing_can_be_handed_over(story: Asked) -> None:
+async def test_where_nothing_was_answered_nothing_can_be_handed_over(story: FeedbackStory) -> None:
     async with story.run():
         await story.hear(message("!avis partager oui"))
 
@@ -559,7 +575,7 @@ async def test_where_nothing_was_answered_nothing_can_be_handed_over(story: Aske
     assert story.asked_of.shared == {}
 
 
-async def answer_of(story: Asked, *script: Delta | Exception | asyncio.Event) -> None:
+async def answer_of(story: FeedbackStory, *script: Delta | Exception | asyncio.Event) -> None:
     """Let a first prompt be answered, and a second one get what the model makes of it."""
     await story.hear(message("Quelle heure ?"))
     story.model.script = script
@@ -579,7 +595,7 @@ REFUSED = [
 @pytest.mark.parametrize("script", REFUSED)
 @pytest.mark.parametrize("typed", ["!avis partager", "!avis partager oui"])
 async def test_where_the_last_prompt_got_no_answer_the_one_before_is_not_handed_over(
-    story: Asked, script: Sequence[Delta | Exception], typed: str, *, lined: bool
+    story: FeedbackStory, script: Sequence[Delta | Exception], typed: str, *, lined: bool
 ) -> None:
     story.feedback, gate = AskPolicy("never"), asyncio.Event()
     story.pace = replace(story.pace, line_after=0.01 if lined else 10.0)
@@ -602,7 +618,9 @@ async def test_where_the_last_prompt_got_no_answer_the_one_before_is_not_handed_
     assert story.asked_of.comments == {}
 
 
-async def test_what_was_stopped_before_its_first_word_is_not_handed_over(story: Asked) -> None:
+async def test_what_was_stopped_before_its_first_word_is_not_handed_over(
+    story: FeedbackStory,
+) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
         await answer_of(story, asyncio.Event())
@@ -618,7 +636,7 @@ async def test_what_was_stopped_before_its_first_word_is_not_handed_over(story: 
 
 
 async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     story.feedback, gate = AskPolicy("never"), asyncio.Event()
     async with story.run():
@@ -637,7 +655,7 @@ async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
 
 @pytest.mark.parametrize("quoting", [True, False])
 async def test_an_answer_that_was_redacted_is_not_handed_over(
-    story: Asked, *, quoting: bool
+    story: FeedbackStory, *, quoting: bool
 ) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
@@ -653,7 +671,7 @@ async def test_an_answer_that_was_redacted_is_not_handed_over(
 
 
 async def test_a_notice_that_is_replied_to_is_not_handed_over_and_a_poll_stands_for_its_reply(
-    story: Asked,
+    story: FeedbackStory,
 ) -> None:
     async with story.run():
         poll = await story.ask(message("Quelle heure ?"))
@@ -669,7 +687,7 @@ async def test_a_notice_that_is_replied_to_is_not_handed_over_and_a_poll_stands_
     assert story.asked_of.shared == {EventId("$2"): kept}
 
 
-async def test_an_older_answer_is_handed_over_where_it_is_replied_to(story: Asked) -> None:
+async def test_an_older_answer_is_handed_over_where_it_is_replied_to(story: FeedbackStory) -> None:
     story.feedback = AskPolicy("never")
     async with story.run():
         await answer_of(story, ModelRefused("403"))
@@ -682,7 +700,7 @@ async def test_an_older_answer_is_handed_over_where_it_is_replied_to(story: Aske
     assert story.asked_of.shared == {EventId("$share"): kept}
 
 
-async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: Asked) -> None:
+async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: FeedbackStory) -> None:
     async with story.run():
         await story.hear(message("!sondages non", event_id="$1"))
         await story.hear(message(event_id="$2"))
@@ -694,7 +712,7 @@ async def test_a_person_who_wants_no_polls_gets_none_until_they_do(story: Asked)
     assert [poll.latest for _, poll in story.polls] == ["$4"]
 
 
-async def test_who_refuses_while_a_poll_waits_does_not_get_it(story: Asked) -> None:
+async def test_who_refuses_while_a_poll_waits_does_not_get_it(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -704,7 +722,7 @@ async def test_who_refuses_while_a_poll_waits_does_not_get_it(story: Asked) -> N
     assert story.polls == []
 
 
-async def test_in_a_salon_its_moderators_switch_polls(story: Asked) -> None:
+async def test_in_a_salon_its_moderators_switch_polls(story: FeedbackStory) -> None:
     story.matrix.direct = False
     async with story.run():
         await story.hear(mention("!sondages non", event_id="$1"))
@@ -720,21 +738,21 @@ async def test_in_a_salon_its_moderators_switch_polls(story: Asked) -> None:
     assert [poll.thread_root for _, poll in story.polls] == ["$5"]
 
 
-Change = Callable[[Asked], Awaitable[None]]
+Change = Callable[[FeedbackStory], Awaitable[None]]
 
 
-async def withdraw(story: Asked) -> None:
+async def withdraw(story: FeedbackStory) -> None:
     story.matrix.hear(redaction())
     await story.settle()
 
 
-async def leave(story: Asked) -> None:
+async def leave(story: FeedbackStory) -> None:
     story.matrix.hear(closed=[ROOM])
     await story.settle()
 
 
 @pytest.mark.parametrize("change", [withdraw, leave])
-async def test_nobody_is_asked_about_what_is_gone(story: Asked, change: Change) -> None:
+async def test_nobody_is_asked_about_what_is_gone(story: FeedbackStory, change: Change) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -745,7 +763,7 @@ async def test_nobody_is_asked_about_what_is_gone(story: Asked, change: Change) 
     assert story.asked_of.asks == {}
 
 
-async def test_a_poll_that_the_homeserver_refuses_is_given_up(story: Asked) -> None:
+async def test_a_poll_that_the_homeserver_refuses_is_given_up(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -755,7 +773,7 @@ async def test_a_poll_that_the_homeserver_refuses_is_given_up(story: Asked) -> N
     assert (story.polls, story.asked_of.asks) == ([], {})
 
 
-async def test_a_poll_is_sent_once_the_homeserver_is_there_again(story: Asked) -> None:
+async def test_a_poll_is_sent_once_the_homeserver_is_there_again(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -765,7 +783,7 @@ async def test_a_poll_is_sent_once_the_homeserver_is_there_again(story: Asked) -
     assert len(story.polls) == 1
 
 
-async def test_after_an_hour_it_is_too_late_to_ask(story: Asked) -> None:
+async def test_after_an_hour_it_is_too_late_to_ask(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -777,7 +795,7 @@ async def test_after_an_hour_it_is_too_late_to_ask(story: Asked) -> None:
     assert (story.polls, story.asked_of.asks) == ([], {})
 
 
-async def test_what_a_process_has_planned_the_next_one_sends(story: Asked) -> None:
+async def test_what_a_process_has_planned_the_next_one_sends(story: FeedbackStory) -> None:
     story.feedback = SILENT
     async with story.run():
         await story.hear(message())
@@ -802,7 +820,7 @@ _STEPS: Sequence[tuple[str, str]] = [
 ]
 
 
-class Interrupted(Asked):
+class InterruptedFeedback(FeedbackStory):
     """A person who answers every poll, and a process that ends at one step."""
 
     def __init__(self) -> None:
@@ -852,7 +870,7 @@ async def test_wherever_a_process_ends_there_is_one_poll_of_each_kind_and_the_vo
     port: str, name: str, passage: int, *, after: bool
 ) -> None:
     """The process ends at one step of a prompt, its poll, a vote, and the poll about that."""
-    story = Interrupted()
+    story = InterruptedFeedback()
     story.end_at(port, name, passage, after=after)
     story.matrix.hear(message())
 

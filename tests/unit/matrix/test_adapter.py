@@ -20,7 +20,7 @@ from bot.matrix.room_events import Rooms
 from bot.matrix.session import Account
 from tests.harness.vault import health, vault
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message, prompt
-from tests.unit.matrix.test_history import Pages, said
+from tests.unit.matrix.test_history import PagedClient, said
 from tests.unit.matrix.test_room_state import DIRECT, hear, sync
 
 ONE = EventId("$one")
@@ -34,7 +34,7 @@ async def matrix(directory: Path, **events: dict[str, Any]) -> NioMatrix:
         vault(directory),
         health(),
     )
-    client = Pages()
+    client = PagedClient()
     client.events = {f"${name}": event for name, event in events.items()}
     port._histories = Histories(client, BOT)
     port._rooms = Rooms(BOT, health(), port._histories)
@@ -79,7 +79,7 @@ async def test_only_a_message_that_is_found_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize("direct", [True, False])
 async def test_s8_only_a_salon_hides_anything(tmp_path: Path, *, direct: bool) -> None:
     port = await matrix(tmp_path)
-    client = Pages([said("now", "$now"), said("a", sender=COLLEAGUE)])
+    client = PagedClient([said("now", "$now"), said("a", sender=COLLEAGUE)])
     port._histories = Histories(client, BOT)
     hides = DIRECT | {"type": "m.room.history_visibility"}
     state = [hides | {"content": {"history_visibility": "joined"}}, *([DIRECT] if direct else [])]

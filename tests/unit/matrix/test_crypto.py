@@ -301,7 +301,7 @@ async def test_an_encrypted_message_forges_no_state(client: SafeClient) -> None:
     assert BOSS in client.rooms[ROOM].users
 
 
-class Homeserver:
+class KeyServer:
     """Stands behind `_send`: answers what it has been told to, and lets others in meanwhile.
 
     Attributes:
@@ -399,8 +399,8 @@ class Homeserver:
 
 
 @pytest.fixture
-def homeserver(client: SafeClient, monkeypatch: pytest.MonkeyPatch) -> Homeserver:
-    return Homeserver(client, monkeypatch)
+def homeserver(client: SafeClient, monkeypatch: pytest.MonkeyPatch) -> KeyServer:
+    return KeyServer(client, monkeypatch)
 
 
 async def send(client: SafeClient) -> dict[str, Any]:
@@ -409,7 +409,7 @@ async def send(client: SafeClient) -> dict[str, Any]:
     request = client.room_send(ROOM, "m.room.message", content, "txn")
     response = await call(nio.RoomSendResponse, asyncio.wait_for(request, 5))
     assert response.event_id == "$sent"
-    server = cast("Homeserver", cast("Any", client._send).__self__)
+    server = cast("KeyServer", cast("Any", client._send).__self__)
     return cast("dict[str, Any]", server.asked[-1][1])
 
 
@@ -422,7 +422,7 @@ def one_time_key(user_id: str, account: OlmAccount, device_id: str = "D") -> dic
     return {f"signed_curve25519:{key_id}": signed}
 
 
-def enter(client: SafeClient, homeserver: Homeserver, devices: int = 1) -> list[OlmAccount]:
+def enter(client: SafeClient, homeserver: KeyServer, devices: int = 1) -> list[OlmAccount]:
     """Put the bot into an encrypted room with BOSS, whose devices it has yet to learn of."""
     accounts = [OlmAccount() for _ in range(devices)]
     homeserver.members = {BOSS, "@bot:x"}
@@ -438,7 +438,7 @@ def enter(client: SafeClient, homeserver: Homeserver, devices: int = 1) -> list[
 
 
 async def test_a_room_key_goes_to_every_device_before_the_first_message(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver, devices=100)
 
@@ -465,7 +465,7 @@ async def make(client: SafeClient, *, by: str = "@bot:x", encrypted: bool = Fals
 
 
 async def test_a_welcome_is_encrypted_though_no_sync_has_told_that_the_room_is(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     await make(client)
     homeserver.encryption = MEGOLM
@@ -477,7 +477,7 @@ async def test_a_welcome_is_encrypted_though_no_sync_has_told_that_the_room_is(
 
 
 async def test_a_welcome_waits_while_the_homeserver_makes_the_room(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     await make(client)
     async with client.creating_room:
@@ -492,7 +492,7 @@ async def test_a_welcome_waits_while_the_homeserver_makes_the_room(
 
 @pytest.mark.parametrize("told", [True, False], ids=["by a sync", "on asking"])
 async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
-    client: SafeClient, homeserver: Homeserver, *, told: bool
+    client: SafeClient, homeserver: KeyServer, *, told: bool
 ) -> None:
     await make(client)
 
@@ -509,7 +509,7 @@ async def test_a_welcome_is_tried_again_where_the_room_is_not_yet_whole(
 
 
 async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
-    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+    client: SafeClient, homeserver: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nio_client, "_CREATION_SECONDS", 0.0)
     await make(client)
@@ -522,7 +522,7 @@ async def test_in_an_admin_room_that_was_never_made_to_its_end_nothing_is_said(
 
 
 async def test_a_room_of_somebody_else_s_is_in_clear_as_they_made_it(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     await make(client, by=BOSS)
 
@@ -531,7 +531,7 @@ async def test_a_room_of_somebody_else_s_is_in_clear_as_they_made_it(
 
 
 async def test_a_send_cancelled_while_it_shares_does_not_block_the_room(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     homeserver.gate = asyncio.Event()
@@ -550,7 +550,7 @@ async def test_a_send_cancelled_while_it_shares_does_not_block_the_room(
     ids=["to-device", "claim", "query", "members"],
 )
 async def test_what_the_homeserver_refuses_is_an_error_and_done_again(
-    client: SafeClient, homeserver: Homeserver, refused: type[nio.Response]
+    client: SafeClient, homeserver: KeyServer, refused: type[nio.Response]
 ) -> None:
     enter(client, homeserver)
     homeserver.refused[refused] = 1
@@ -564,7 +564,7 @@ async def test_what_the_homeserver_refuses_is_an_error_and_done_again(
 
 
 async def test_a_share_cut_in_the_middle_goes_on_with_the_rest(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver, devices=70)
 
@@ -585,7 +585,7 @@ async def test_a_share_cut_in_the_middle_goes_on_with_the_rest(
 
 
 async def test_two_sends_at_once_share_the_key_once(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
 
@@ -595,7 +595,7 @@ async def test_two_sends_at_once_share_the_key_once(
 
 
 async def test_who_leaves_while_the_key_is_shared_gets_none_of_what_follows(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     left = nio.RoomMemberEvent.from_dict(state("m.room.member", {"membership": "leave"}, MALLORY))
@@ -618,7 +618,7 @@ async def test_who_leaves_while_the_key_is_shared_gets_none_of_what_follows(
 
 
 async def test_who_joins_while_the_key_is_shared_gets_it_too(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     mallory = OlmAccount()
@@ -638,7 +638,7 @@ async def test_who_joins_while_the_key_is_shared_gets_it_too(
 
 
 async def test_a_new_device_gets_the_key_and_a_lost_one_ends_it(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     first = (await send(client))["session_id"]
@@ -657,7 +657,7 @@ async def test_a_new_device_gets_the_key_and_a_lost_one_ends_it(
 
 
 async def test_a_device_that_is_renamed_changes_nothing(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     first = (await send(client))["session_id"]
@@ -669,7 +669,7 @@ async def test_a_device_that_is_renamed_changes_nothing(
 
 
 async def test_a_device_without_a_key_left_is_asked_again_later(
-    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+    client: SafeClient, homeserver: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(client, homeserver)
     key = homeserver.keys[BOSS].pop("D0")
@@ -685,7 +685,7 @@ async def test_a_device_without_a_key_left_is_asked_again_later(
 
 
 async def test_a_query_that_is_refused_is_made_again_for_whoever_has_changed(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     await send(client)
@@ -703,7 +703,7 @@ async def test_a_query_that_is_refused_is_made_again_for_whoever_has_changed(
 
 
 async def test_users_without_an_answer_are_asked_again_later(
-    client: SafeClient, homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+    client: SafeClient, homeserver: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(client, homeserver)
     known = homeserver.devices.pop(BOSS)  # their homeserver is away
@@ -718,7 +718,7 @@ async def test_users_without_an_answer_are_asked_again_later(
 
 
 async def test_a_user_who_changes_while_a_query_runs_is_asked_again(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     once = [BOSS]
@@ -741,7 +741,7 @@ async def test_a_user_who_changes_while_a_query_runs_is_asked_again(
 
 
 async def test_a_room_key_is_replaced_after_as_many_messages_as_the_room_says(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 3}
@@ -753,7 +753,7 @@ async def test_a_room_key_is_replaced_after_as_many_messages_as_the_room_says(
 
 
 async def test_a_room_key_is_replaced_when_it_is_as_old_as_the_room_says(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_ms": 3_600_000}
@@ -789,7 +789,7 @@ def test_an_endless_rotation_is_no_error() -> None:
 )
 @pytest.mark.parametrize("place", ["state", "timeline"])
 async def test_whatever_its_encryption_event_says_nothing_goes_into_the_room_in_clear(
-    client: SafeClient, homeserver: Homeserver, content: dict[str, object], place: str
+    client: SafeClient, homeserver: KeyServer, content: dict[str, object], place: str
 ) -> None:
     enter(client, homeserver)
     del client.rooms[ROOM]
@@ -801,7 +801,7 @@ async def test_whatever_its_encryption_event_says_nothing_goes_into_the_room_in_
 
 
 async def test_a_room_stays_encrypted_over_restarts_and_later_state(
-    client: SafeClient, homeserver: Homeserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: SafeClient, homeserver: KeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(client, homeserver)
     content = {"algorithm": "m.megolm.v1.aes-sha2"}
@@ -809,7 +809,7 @@ async def test_a_room_stays_encrypted_over_restarts_and_later_state(
     olm(client).save_account()
 
     again = opened(tmp_path)
-    enter(again, server := Homeserver(again, monkeypatch))
+    enter(again, server := KeyServer(again, monkeypatch))
     del again.rooms[ROOM]
     await again.receive_response(sync(**room(said("no word of encryption"))))
 
@@ -819,16 +819,14 @@ async def test_a_room_stays_encrypted_over_restarts_and_later_state(
 
 
 async def test_nothing_is_sent_into_a_room_that_is_not_known(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     with pytest.raises(MatrixError, match="not in this room"):
         await send(client)
     assert homeserver.asked == []
 
 
-async def test_a_room_that_is_left_is_forgotten(
-    client: SafeClient, homeserver: Homeserver
-) -> None:
+async def test_a_room_that_is_left_is_forgotten(client: SafeClient, homeserver: KeyServer) -> None:
     enter(client, homeserver)
     await send(client)
     empty = {
@@ -843,7 +841,7 @@ async def test_a_room_that_is_left_is_forgotten(
 
 
 async def test_a_cut_timeline_lets_the_room_key_go_and_the_members_be_asked_anew(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     first = (await send(client))["session_id"]
@@ -1204,7 +1202,7 @@ async def test_a_large_answer_is_parsed_while_the_loop_turns(client: SafeClient)
     ids=["odd reason", "odd name", "redacted"],
 )
 async def test_who_leaves_in_an_odd_way_gets_none_of_what_follows(
-    client: SafeClient, homeserver: Homeserver, left: dict[str, Any]
+    client: SafeClient, homeserver: KeyServer, left: dict[str, Any]
 ) -> None:
     enter(client, homeserver)
     homeserver.members.add(MALLORY)
@@ -1221,7 +1219,7 @@ async def test_who_leaves_in_an_odd_way_gets_none_of_what_follows(
 
 @pytest.mark.parametrize("membership", ["leave", "join"])
 async def test_a_list_of_members_older_than_a_sync_decides_nothing(
-    client: SafeClient, homeserver: Homeserver, membership: str
+    client: SafeClient, homeserver: KeyServer, membership: str
 ) -> None:
     enter(client, homeserver)
     homeserver.devices[MALLORY] = {"D": device_keys(MALLORY, mallory := OlmAccount())}
@@ -1251,7 +1249,7 @@ async def test_a_list_of_members_older_than_a_sync_decides_nothing(
 
 
 async def test_a_cut_timeline_while_devices_are_queried_has_the_members_asked_anew(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     homeserver.members.add(MALLORY)
@@ -1274,7 +1272,7 @@ async def test_a_cut_timeline_while_devices_are_queried_has_the_members_asked_an
 
 
 async def test_a_device_that_was_missing_once_gets_keys_again(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     await send(client)
@@ -1290,7 +1288,7 @@ async def test_a_device_that_was_missing_once_gets_keys_again(
 
 
 async def test_a_device_with_another_key_gets_the_rooms_next_one(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     [account] = enter(client, homeserver)
     first = (await send(client))["session_id"]
@@ -1314,7 +1312,7 @@ async def test_a_device_with_another_key_gets_the_rooms_next_one(
 
 
 async def test_who_changes_devices_while_we_know_of_no_room_with_them_is_asked_again(
-    client: SafeClient, homeserver: Homeserver
+    client: SafeClient, homeserver: KeyServer
 ) -> None:
     enter(client, homeserver)
     await send(client)
@@ -1332,7 +1330,7 @@ async def test_who_changes_devices_while_we_know_of_no_room_with_them_is_asked_a
 
 @pytest.mark.parametrize("age", [1, 1000])
 async def test_a_room_that_wants_a_new_key_all_the_time_gets_one_an_hour(
-    client: SafeClient, homeserver: Homeserver, age: int
+    client: SafeClient, homeserver: KeyServer, age: int
 ) -> None:
     enter(client, homeserver)
     content = {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_ms": age}
@@ -1404,7 +1402,7 @@ async def test_half_a_character_in_an_id_hides_no_other_message(
 
 @pytest.mark.parametrize("refused", [0, 1])
 async def test_a_device_that_had_no_key_of_ours_is_begun_anew_with_once(
-    client: SafeClient, homeserver: Homeserver, tmp_path: Path, refused: int
+    client: SafeClient, homeserver: KeyServer, tmp_path: Path, refused: int
 ) -> None:
     [account] = enter(client, homeserver)
     olm(client).add_changed_users({BOSS})

@@ -49,7 +49,7 @@ def replying(body: str, to: str, **changed: Any) -> dict[str, Any]:  # noqa: ANN
     return said(body, content=content, **changed)
 
 
-class Pages(SafeClient):
+class PagedClient(SafeClient):
     """Hands out a timeline, newest first, a page at a time, and single events by their ids."""
 
     def __init__(self, *pages: Sequence[dict[str, Any]]) -> None:
@@ -120,7 +120,7 @@ def bodies(said: Sequence[TranscriptMessage]) -> list[str]:
 
 
 async def test_pages_are_read_back_from_the_present_and_told_in_order() -> None:
-    client = Pages([said("now"), said("c")], [said("b"), said("a")])
+    client = PagedClient([said("now"), said("c")], [said("b"), said("a")])
 
     found = await read(Histories(client, BOT))
 
@@ -129,7 +129,7 @@ async def test_pages_are_read_back_from_the_present_and_told_in_order() -> None:
 
 
 async def test_no_page_is_read_that_could_not_count() -> None:
-    client = Pages([said("now"), said("b")], [said("a")])
+    client = PagedClient([said("now"), said("b")], [said("a")])
 
     found = await read(Histories(client, BOT), enough=True)
 
@@ -143,7 +143,7 @@ async def test_what_is_enough_is_asked_of_the_conversation_as_it_stands() -> Non
         "m.new_content": {"msgtype": "m.text", "body": "B"},
         "m.relates_to": {"rel_type": "m.replace", "event_id": "$b"},
     }
-    client = Pages([said("now"), said("e", content=edit), said("b")], [said("a")])
+    client = PagedClient([said("now"), said("e", content=edit), said("b")], [said("a")])
     shown: list[list[str]] = []
 
     def enough(known: Sequence[TranscriptMessage]) -> bool:
@@ -159,7 +159,7 @@ async def test_no_more_pages_are_read_than_would_ever_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history, "PAGES", 3)
-    client = Pages(*([said(f"{number}")] for number in range(9)))
+    client = PagedClient(*([said(f"{number}")] for number in range(9)))
 
     assert bodies((await read(Histories(client, BOT))).messages) == ["2", "1", "0"]
 
@@ -189,7 +189,7 @@ async def test_nothing_from_before_the_last_invitation_is_read(
     between: dict[str, Any],
     read_on: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    client = Pages([said("now"), said("b"), between, said("secret")], [said("older secret")])
+    client = PagedClient([said("now"), said("b"), between, said("secret")], [said("older secret")])
 
     found = bodies((await read(Histories(client, BOT))).messages)
 
@@ -197,7 +197,7 @@ async def test_nothing_from_before_the_last_invitation_is_read(
 
 
 async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     kept = Histories(client, BOT)
     await read(kept)
 
@@ -212,7 +212,7 @@ async def test_a_conversation_is_read_once_and_then_kept_up_by_what_is_heard() -
 
 
 async def test_what_is_heard_while_the_conversation_is_read_is_in_it_once() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     client.gate.clear()
     kept = Histories(client, BOT)
     reading = asyncio.get_running_loop().create_task(read(kept))
@@ -227,7 +227,7 @@ async def test_what_is_heard_while_the_conversation_is_read_is_in_it_once() -> N
 
 
 async def test_two_prompts_at_once_have_their_conversation_read_once() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     client.gate.clear()
     kept = Histories(client, BOT)
     loop = asyncio.get_running_loop()
@@ -240,7 +240,7 @@ async def test_two_prompts_at_once_have_their_conversation_read_once() -> None:
 
 
 async def test_what_is_forgotten_while_it_is_read_is_told_once_and_not_kept() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     client.gate.clear()
     kept = Histories(client, BOT)
     reading = asyncio.get_running_loop().create_task(read(kept))
@@ -255,7 +255,7 @@ async def test_what_is_forgotten_while_it_is_read_is_told_once_and_not_kept() ->
 
 
 async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     kept = Histories(client, BOT)
     client.failing = True
     with pytest.raises(HomeserverUnreachable):
@@ -268,7 +268,7 @@ async def test_a_reading_that_fails_leaves_nothing_half_read() -> None:
 
 
 async def test_a_conversation_begun_while_it_is_read_is_read_all_the_same() -> None:
-    client = Pages([said("now"), said("a")])
+    client = PagedClient([said("now"), said("a")])
     client.gate.clear()
     kept = Histories(client, BOT)
     reading = asyncio.get_running_loop().create_task(read(kept))
@@ -287,7 +287,7 @@ async def test_a_late_key_shows_the_message_where_it_was_missing() -> None:
         "session_id": "s",
     }
     hidden = said("", "$hidden", type="m.room.encrypted", content=content)
-    kept = Histories(Pages([said("now"), hidden, said("a")]), BOT)
+    kept = Histories(PagedClient([said("now"), hidden, said("a")]), BOT)
     assert [one.readable for one in (await read(kept)).messages] == [True, False, True]
 
     kept.reveal(message("late", event_id="$hidden"))
@@ -302,7 +302,7 @@ def kept_rooms(kept: Histories) -> set[RoomId]:
 
 
 def test_one_room_or_all_are_forgotten() -> None:
-    kept = Histories(Pages(), BOT)
+    kept = Histories(PagedClient(), BOT)
     rooms = [RoomId(f"!{number}:x") for number in range(3)]
     for room_id in rooms:
         kept.begin(Conversation(room_id, EventId("$root")), message(event_id="$root"))
@@ -318,7 +318,7 @@ async def test_the_coldest_conversations_go_while_all_are_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history, "_CACHED_CHARACTERS", 10)
-    kept = Histories(Pages([said("now")]), BOT)
+    kept = Histories(PagedClient([said("now")]), BOT)
     for number in range(3):
         opening = message("four", event_id=f"${number}")
         kept.begin(Conversation(ROOM, opening.event_id), opening)
@@ -337,7 +337,7 @@ async def test_no_more_conversations_are_kept_than_so_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history, "_CACHED_CONVERSATIONS", 2)
-    kept = Histories(Pages([said("now")]), BOT)
+    kept = Histories(PagedClient([said("now")]), BOT)
     for number in range(5):
         opening = message("x", event_id=f"${number}")
         kept.begin(Conversation(ROOM, opening.event_id), opening)
@@ -359,20 +359,20 @@ def quoting(*quoted: str) -> Prompt:
     return prompt(*asked)
 
 
-async def chain(client: Pages, asked: Prompt, **membership: Any) -> tuple[list[str], int]:  # noqa: ANN401  # JSON
+async def chain(client: PagedClient, asked: Prompt, **membership: Any) -> tuple[list[str], int]:  # noqa: ANN401  # JSON
     found = await read(Histories(client, BOT), asked, **membership)
     return bodies(found.chain), found.lost
 
 
 async def test_a_chain_of_replies_is_followed_to_its_beginning() -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {"$1": said("one", "$1"), "$2": replying("two", "$1", event_id="$2")}
 
     assert await chain(client, quoting("$2")) == (["one", "two"], 0)
 
 
 async def test_what_is_in_the_conversation_is_not_fetched_again() -> None:
-    client = Pages([said("now", "$now0"), replying("b", "$a"), said("a")])
+    client = PagedClient([said("now", "$now0"), replying("b", "$a"), said("a")])
 
     assert await chain(client, quoting("$b")) == (["a", "b"], 0)
     assert client.asked == ["from None"]
@@ -381,7 +381,7 @@ async def test_what_is_in_the_conversation_is_not_fetched_again() -> None:
 async def test_a_reply_of_the_bot_brings_all_the_messages_back_that_it_answers() -> None:
     marker = {"fr.gouv.assistant.generated": {"prompt": "$1", "joined": ["$2"]}}
     content = {"msgtype": "m.text", "body": "Oui.", **marker}
-    client = Pages([])
+    client = PagedClient([])
     client.events = {
         "$1": replying("one", "$0", event_id="$1"),
         "$2": said("two", "$2"),
@@ -393,7 +393,7 @@ async def test_a_reply_of_the_bot_brings_all_the_messages_back_that_it_answers()
 
 
 async def test_what_several_messages_of_a_prompt_quote_is_there_once() -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {
         "$1": said("one", "$1"),
         "$2": replying("two", "$1", event_id="$2"),
@@ -407,7 +407,7 @@ async def test_what_several_messages_of_a_prompt_quote_is_there_once() -> None:
 
 
 async def test_a_chain_that_runs_in_a_circle_ends() -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {
         "$1": replying("one", "$2", event_id="$1"),
         "$2": replying("two", "$1", event_id="$2"),
@@ -417,7 +417,7 @@ async def test_a_chain_that_runs_in_a_circle_ends() -> None:
 
 
 async def test_a_chain_is_followed_only_so_far() -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {
         f"${number}": replying(f"{number}", f"${number - 1}", event_id=f"${number}")
         for number in range(20)
@@ -455,7 +455,7 @@ async def test_a_chain_is_followed_only_so_far() -> None:
 async def test_what_is_lost_of_a_chain_is_counted(
     quoted: dict[str, Any] | None, lost: int
 ) -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {"$2": replying("two", "$1", event_id="$2")}
     if quoted is not None:
         client.events["$1"] = quoted | {"event_id": "$1"}
@@ -464,7 +464,7 @@ async def test_what_is_lost_of_a_chain_is_counted(
 
 
 async def test_a_room_whose_membership_is_not_known_tells_nothing_of_older_messages() -> None:
-    client = Pages([])
+    client = PagedClient([])
     client.events = {"$1": said("one", "$1")}
 
     assert await chain(client, quoting("$1"), type="m.room.name") == ([], 0)
@@ -523,7 +523,7 @@ def membership(now: str, before: str | None, at: int, replaces: str = "") -> dic
 async def test_the_bot_has_come_when_it_was_last_invited(
     current: dict[str, Any], earlier: dict[str, dict[str, Any]], arrival: int
 ) -> None:
-    client = Pages()
+    client = PagedClient()
     client.events = earlier
     kept = Histories(client, BOT)
 
@@ -532,7 +532,7 @@ async def test_the_bot_has_come_when_it_was_last_invited(
 
 
 async def test_the_arrival_is_looked_up_anew_once_the_bot_was_away() -> None:
-    kept = Histories(Pages(), BOT)
+    kept = Histories(PagedClient(), BOT)
     await kept._arrivals.of_bot(ROOM, membership("join", None, 50))
 
     kept.forget(ROOM)
@@ -551,7 +551,7 @@ def came(at: int, before: str | None = None, replaces: str = "", now: str = "joi
     return event | {"sender": AGENT, "state_key": AGENT, "event_id": f"$came{at}"}
 
 
-def old_thread() -> Pages:
+def old_thread() -> PagedClient:
     """Return a homeserver with a thread of a colleague and the bot, in which the agent asks."""
     relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
     answering = {"fr.gouv.assistant.generated": {"prompt": "$30"}}
@@ -562,7 +562,7 @@ def old_thread() -> Pages:
 
     events = [add(f"{at}", at, COLLEAGUE) for at in (20, 30, 40, 50)]
     events += [add("late reply", 45, BOT, **answering), add("now", 60, AGENT)]
-    client = Pages()
+    client = PagedClient()
     client.events = {event["event_id"]: event for event in events}
     client.events["$now"] = client.events.pop("$60") | {"event_id": "$now"}
     client.related = [*client.events.values()][::-1]
@@ -728,7 +728,7 @@ async def test_s8_a_membership_heard_while_it_is_asked_for_is_asked_for_again() 
 
 
 async def test_only_the_bots_own_edits_are_listed() -> None:
-    client = Pages()
+    client = PagedClient()
     client.related = [said("x", "$mine", sender=BOT), said("x", "$forged", sender=COLLEAGUE)]
 
     assert await Histories(client, BOT).edits(ROOM, EventId("$r")) == ["$mine"]
@@ -738,7 +738,7 @@ async def test_others_have_the_loop_between_the_events_of_a_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time_slice, "_PIECE_SECONDS", -1)
-    client, turns = Pages(), 0
+    client, turns = PagedClient(), 0
     client.related = [said("x", f"${number}", sender=BOT) for number in range(100)]
 
     async def count() -> None:
@@ -771,7 +771,7 @@ def edited_in_clear(body: str, words: str) -> dict[str, Any]:
 async def test_what_was_said_in_clear_once_the_room_was_encrypted_is_in_no_conversation(
     sealed: float | None, found: str
 ) -> None:
-    kept = Histories(Pages([said("b"), said("a"), said("n")]), BOT)
+    kept = Histories(PagedClient([said("b"), said("a"), said("n")]), BOT)
     if sealed is not None:
         kept.encrypted_at[ROOM] = sealed
 
@@ -782,7 +782,7 @@ async def test_what_was_said_in_clear_once_the_room_was_encrypted_is_in_no_conve
 async def test_an_edit_in_clear_changes_nothing_that_is_read_again(
     sealed: float | None, words: str
 ) -> None:
-    client = Pages([edited_in_clear("a", "forged")])
+    client = PagedClient([edited_in_clear("a", "forged")])
     client.events["$a"] = edited_in_clear("a", "forged")
     kept = Histories(client, BOT)
     if sealed is not None:
@@ -795,7 +795,7 @@ async def test_an_edit_in_clear_changes_nothing_that_is_read_again(
 
 @pytest.mark.parametrize("sealed", [None, 10])
 async def test_what_is_quoted_and_came_in_clear_counts_as_unreadable(sealed: float | None) -> None:
-    client = Pages([said("now")])
+    client = PagedClient([said("now")])
     client.events["$forged"] = said("forged")
     kept = Histories(client, BOT)
     if sealed is not None:
@@ -809,7 +809,7 @@ async def test_what_is_quoted_and_came_in_clear_counts_as_unreadable(sealed: flo
 
 
 async def test_what_an_earlier_process_knew_to_be_encrypted_needs_no_telling() -> None:
-    client = Pages([said("a")])
+    client = PagedClient([said("a")])
     client.known_encrypted = frozenset({ROOM})
 
     assert bodies((await read(Histories(client, BOT))).messages) == []

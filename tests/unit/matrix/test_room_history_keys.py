@@ -50,7 +50,7 @@ class Client(SafeClient):
         assert room_id == ROOM
 
 
-class Stage:
+class HistoryKeySetup:
     """A room to which the host has invited the bot, and the key of what was said there before."""
 
     def __init__(self, directory: Path) -> None:
@@ -117,13 +117,13 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
+def stage(tmp_path: Path) -> Iterator[HistoryKeySetup]:
+    stage = HistoryKeySetup(tmp_path)
     yield stage
     stage.client.machine.store.close()
 
 
-async def test_a_bundle_of_the_inviter_s_signed_device_is_taken_in(stage: Stage) -> None:
+async def test_a_bundle_of_the_inviter_s_signed_device_is_taken_in(stage: HistoryKeySetup) -> None:
     stage.bundle({"room_keys": [stage.key()]})
 
     assert await stage.take()
@@ -132,27 +132,27 @@ async def test_a_bundle_of_the_inviter_s_signed_device_is_taken_in(stage: Stage)
     assert stage.client.machine.bundles == {}
 
 
-async def test_a_bundle_that_is_not_wanted_is_let_go(stage: Stage) -> None:
+async def test_a_bundle_that_is_not_wanted_is_let_go(stage: HistoryKeySetup) -> None:
     stage.bundle({"room_keys": [stage.key()]})
 
     assert not await stage.take(wanted=False)
     assert stage.client.machine.bundles == {}
 
 
-async def test_a_bundle_of_another_than_the_inviter_is_left_out(stage: Stage) -> None:
+async def test_a_bundle_of_another_than_the_inviter_is_left_out(stage: HistoryKeySetup) -> None:
     stage.bundle({"room_keys": [stage.key()]}, sender=MALLORY)
 
     assert not await stage.take()
 
 
-async def test_a_bundle_of_an_unsigned_device_is_left_out(stage: Stage) -> None:
+async def test_a_bundle_of_an_unsigned_device_is_left_out(stage: HistoryKeySetup) -> None:
     stage.client.shown = stage.identity(signed=False)
     stage.bundle({"room_keys": [stage.key()]})
 
     assert not await stage.take()
 
 
-async def test_a_bundle_waits_until_the_bot_is_in_the_room(stage: Stage) -> None:
+async def test_a_bundle_waits_until_the_bot_is_in_the_room(stage: HistoryKeySetup) -> None:
     del stage.rooms._members[ROOM]
     stage.bundle({"room_keys": [stage.key()]})
 
@@ -174,7 +174,7 @@ async def test_a_bundle_waits_until_the_bot_is_in_the_room(stage: Stage) -> None
     ],
 )
 async def test_a_key_that_is_not_what_it_says_is_left_out(
-    stage: Stage, changes: dict[str, object]
+    stage: HistoryKeySetup, changes: dict[str, object]
 ) -> None:
     stage.bundle({"room_keys": [stage.key(**changes), 7, None]})
 
@@ -182,7 +182,7 @@ async def test_a_key_that_is_not_what_it_says_is_left_out(
 
 
 @pytest.mark.parametrize("content", [{}, [], {"room_keys": {}}, {"room_keys": [[]]}, 7, None])
-async def test_a_file_without_keys_gives_none(stage: Stage, content: object) -> None:
+async def test_a_file_without_keys_gives_none(stage: HistoryKeySetup, content: object) -> None:
     stage.bundle(content)
 
     assert not await stage.take()
@@ -199,7 +199,9 @@ async def test_a_file_without_keys_gives_none(stage: Stage, content: object) -> 
         {"iv": "?"},
     ],
 )
-async def test_a_file_that_was_changed_is_let_go(stage: Stage, file: dict[str, object]) -> None:
+async def test_a_file_that_was_changed_is_let_go(
+    stage: HistoryKeySetup, file: dict[str, object]
+) -> None:
     stage.bundle({"room_keys": [stage.key()]}, file=file)
 
     assert not await stage.take()
@@ -207,7 +209,7 @@ async def test_a_file_that_was_changed_is_let_go(stage: Stage, file: dict[str, o
 
 
 async def test_a_file_that_is_too_large_is_let_go_and_one_that_is_away_is_tried_again(
-    stage: Stage,
+    stage: HistoryKeySetup,
 ) -> None:
     stage.client.answer = HomeserverUnreachable("away")
     stage.bundle({"room_keys": [stage.key()]})
@@ -220,7 +222,7 @@ async def test_a_file_that_is_too_large_is_let_go_and_one_that_is_away_is_tried_
     assert stage.client.machine.bundles == {}
 
 
-def test_bundles_of_strangers_are_bounded(stage: Stage) -> None:
+def test_bundles_of_strangers_are_bounded(stage: HistoryKeySetup) -> None:
     for number in range(200):
         content: dict[str, Any] = {"room_id": f"!{number}:x", "file": 7}
         payload = {"type": "m.room_key_bundle", "content": content, "keys": {}}

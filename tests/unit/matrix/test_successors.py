@@ -25,7 +25,7 @@ FORBIDDEN = {"errcode": "M_FORBIDDEN", "error": "no"}
 REPLACES = {"predecessor": {"room_id": ROOM, "event_id": "$t"}}
 
 
-class Homeserver(SafeClient):
+class SuccessorClient(SafeClient):
     """Has one room besides, which members may read; `readable`: others, too."""
 
     def __init__(self, create: dict[str, Any], *, readable: bool, public: bool) -> None:
@@ -94,8 +94,8 @@ class There(Rooms):
 
 def meet(
     create: dict[str, Any], *, readable: bool = False, public: bool = True
-) -> tuple[Homeserver, There, Successors]:
-    client = Homeserver(create, readable=readable, public=public)
+) -> tuple[SuccessorClient, There, Successors]:
+    client = SuccessorClient(create, readable=readable, public=public)
     rooms = There(client)
     return client, rooms, Successors(client, rooms)
 

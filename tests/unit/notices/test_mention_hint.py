@@ -15,7 +15,7 @@ FR = speak("fr")
 HINT = FR("how to mention", name="Assistant IA")
 
 
-class Salon(Story):
+class SalonStory(Story):
     def __init__(self) -> None:
         super().__init__()
         self.matrix.direct = False
@@ -45,11 +45,13 @@ class Salon(Story):
 
 
 @pytest.fixture
-def salon() -> Salon:
-    return Salon()
+def salon() -> SalonStory:
+    return SalonStory()
 
 
-async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(salon: Salon) -> None:
+async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(
+    salon: SalonStory,
+) -> None:
     async with salon.run():
         salon.clock.time += salon.at(days=3) - salon.clock.now()
         first = await salon.type()
@@ -66,7 +68,7 @@ async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(salon: 
     assert salon.model.requests == []
 
 
-async def test_a_second_process_tells_nobody_twice_on_one_day(salon: Salon) -> None:
+async def test_a_second_process_tells_nobody_twice_on_one_day(salon: SalonStory) -> None:
     async with salon.run():
         await salon.type()
     async with salon.run():
@@ -75,7 +77,7 @@ async def test_a_second_process_tells_nobody_twice_on_one_day(salon: Salon) -> N
     assert len(salon.notices) == 1
 
 
-async def test_what_could_not_be_said_is_said_the_next_time(salon: Salon) -> None:
+async def test_what_could_not_be_said_is_said_the_next_time(salon: SalonStory) -> None:
     salon.matrix.failures = [Forbidden("M_FORBIDDEN")]
     async with salon.run():
         await salon.type()
@@ -85,7 +87,7 @@ async def test_what_could_not_be_said_is_said_the_next_time(salon: Salon) -> Non
     assert [one.to and one.to.event_id for one in salon.notices] == [second.event_id]
 
 
-async def test_a_day_that_has_not_begun_is_today(salon: Salon) -> None:
+async def test_a_day_that_has_not_begun_is_today(salon: SalonStory) -> None:
     salon.clock.time = salon.at(days=0) - salon.clock.now() + salon.clock.time
     async with salon.run():
         await salon.type(days=0)
@@ -95,7 +97,7 @@ async def test_a_day_that_has_not_begun_is_today(salon: Salon) -> None:
     assert len(salon.notices) == 1
 
 
-async def test_the_name_that_the_bot_has_there_is_the_one_to_look_for(salon: Salon) -> None:
+async def test_the_name_that_the_bot_has_there_is_the_one_to_look_for(salon: SalonStory) -> None:
     salon.matrix.names[BOT] = "🤖 Albert"
     async with salon.run():
         await salon.type(at="albert")
@@ -103,7 +105,7 @@ async def test_the_name_that_the_bot_has_there_is_the_one_to_look_for(salon: Sal
     assert [one.text for one in salon.notices] == [FR("how to mention", name="🤖 Albert")]
 
 
-async def test_in_a_direct_message_all_is_a_prompt_anyway(salon: Salon) -> None:
+async def test_in_a_direct_message_all_is_a_prompt_anyway(salon: SalonStory) -> None:
     salon.matrix.direct = True
     async with salon.run():
         await salon.type()

@@ -16,7 +16,7 @@ PERSON, OTHER = UserId("@person:tchap.test"), UserId("@other:tchap.test")
 TEXTS = Texts("fr")
 
 
-class Desk:
+class UnsignedDeviceSetup:
     def __init__(self, *, direct: bool = True) -> None:
         self.matrix, self.clock = FakeMatrix(direct=direct), FakeClock()
         self._notices = UnsignedDeviceNotices(
@@ -39,7 +39,7 @@ class Desk:
 
 
 async def test_each_person_is_told_once_a_day() -> None:
-    desk = Desk()
+    desk = UnsignedDeviceSetup()
 
     await desk.hear(PERSON, PERSON, OTHER)
     await desk.hear(PERSON)
@@ -51,7 +51,7 @@ async def test_each_person_is_told_once_a_day() -> None:
 
 
 async def test_in_a_salon_nobody_is_told() -> None:
-    desk = Desk(direct=False)
+    desk = UnsignedDeviceSetup(direct=False)
 
     await desk.hear(PERSON)
 
@@ -60,7 +60,7 @@ async def test_in_a_salon_nobody_is_told() -> None:
 
 @pytest.mark.parametrize("failures", [1, 2])
 async def test_what_is_refused_costs_nobody_else_the_sentence(failures: int) -> None:
-    desk = Desk()
+    desk = UnsignedDeviceSetup()
     desk.matrix.failures = [MatrixError("refused")] * failures
 
     await desk.hear(PERSON, UserId("@third:tchap.test"), OTHER)

@@ -32,7 +32,7 @@ def event(sender: UserId = ADMIN, kind: str = "request", number: int = 1) -> Ver
     return VerificationEvent(sender, kind, f"$request{number}", {}, ROOM)
 
 
-class Desk:
+class VerificationSetup:
     def __init__(self, *, admin_room: bool = True) -> None:
         self.matrix, self.clock = FakeMatrix(), FakeClock()
         if admin_room:
@@ -88,7 +88,7 @@ def test_there_are_64_emoji_with_names_in_each_language() -> None:
     ],
 )
 async def test_the_admin_room_is_told_how_it_goes(step: VerificationStep, key: str) -> None:
-    desk = Desk()
+    desk = VerificationSetup()
 
     await desk.hear(event(), steps=[step])
 
@@ -98,7 +98,7 @@ async def test_the_admin_room_is_told_how_it_goes(step: VerificationStep, key: s
 
 
 async def test_without_admin_room_nothing_is_said() -> None:
-    desk = Desk(admin_room=False)
+    desk = VerificationSetup(admin_room=False)
 
     await desk.hear(event(), steps=[VerificationDone()])
 
@@ -106,7 +106,7 @@ async def test_without_admin_room_nothing_is_said() -> None:
 
 
 async def test_anybody_else_is_refused_each_time_and_told_why_once_a_day() -> None:
-    desk = Desk()
+    desk = VerificationSetup()
     again = [event(PERSON, number=number) for number in range(3)]
 
     await desk.hear(*again, steps=[VerificationRefused(ROOM)] * 3)
@@ -120,7 +120,7 @@ async def test_anybody_else_is_refused_each_time_and_told_why_once_a_day() -> No
 
 
 async def test_who_asks_without_end_is_refused_some_times_a_day() -> None:
-    desk = Desk()
+    desk = VerificationSetup()
 
     await desk.hear(*(event(PERSON, number=number) for number in range(100)), steps=[])
 
@@ -128,7 +128,7 @@ async def test_who_asks_without_end_is_refused_some_times_a_day() -> None:
 
 
 async def test_more_than_can_be_looked_at_is_passed_over() -> None:
-    desk = Desk()
+    desk = VerificationSetup()
 
     desk.verifications.hear(event(PERSON, number=number) for number in range(1000))
 
@@ -138,7 +138,7 @@ async def test_more_than_can_be_looked_at_is_passed_over() -> None:
 
 @pytest.mark.parametrize("kind", ["start", "key", "mac", "done", "cancel"])
 async def test_of_anybody_else_only_a_request_is_heard(kind: str) -> None:
-    desk = Desk()
+    desk = VerificationSetup()
 
     await desk.hear(event(PERSON, kind), steps=[])
 
@@ -146,7 +146,7 @@ async def test_of_anybody_else_only_a_request_is_heard(kind: str) -> None:
 
 
 async def test_whom_the_bot_does_not_heed_it_does_not_answer() -> None:
-    desk = Desk()
+    desk = VerificationSetup()
 
     await desk.hear(event(STRANGER), event(UserId(BOT)), steps=[])
 
@@ -155,7 +155,7 @@ async def test_whom_the_bot_does_not_heed_it_does_not_answer() -> None:
 
 @pytest.mark.parametrize("failure", [HomeserverUnreachable("away"), MatrixError("refused")])
 async def test_what_fails_costs_no_other_verification(failure: MatrixError) -> None:
-    desk = Desk()
+    desk = VerificationSetup()
     desk.matrix.failures = [failure]
 
     await desk.hear(event(), event(number=2), steps=[VerificationDone(), VerificationDone()])

@@ -403,7 +403,7 @@ async def test_so_many_are_answered_at_once(story: Story) -> None:
 LANGUAGES: tuple[Language, ...] = ("fr", "en")
 
 
-class Queue:
+class WaitingAnswer:
     """One answer that is being written, and one that waits for its turn."""
 
     def __init__(self, story: Story) -> None:
@@ -430,12 +430,12 @@ class Queue:
 
 
 @pytest.fixture
-def queue(story: Story) -> Queue:
-    return Queue(story)
+def queue(story: Story) -> WaitingAnswer:
+    return WaitingAnswer(story)
 
 
 async def test_the_place_in_the_line_is_told_after_a_while_and_the_answer_takes_its_place(
-    story: Story, queue: Queue
+    story: Story, queue: WaitingAnswer
 ) -> None:
     async with story.run():
         await queue.begin()
@@ -449,7 +449,7 @@ async def test_the_place_in_the_line_is_told_after_a_while_and_the_answer_takes_
 
 
 async def test_the_place_in_the_line_is_told_in_the_language_chosen(
-    story: Story, queue: Queue
+    story: Story, queue: WaitingAnswer
 ) -> None:
     async with story.run():
         story.matrix.hear(message("!langue en", event_id="$0"))
@@ -463,7 +463,7 @@ async def test_the_place_in_the_line_is_told_in_the_language_chosen(
 @pytest.mark.parametrize("line", [True, False])
 async def test_an_answer_that_is_stopped_in_the_line_gives_its_place_up(
     story: Story,
-    queue: Queue,
+    queue: WaitingAnswer,
     line: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     async with story.run():
@@ -483,7 +483,7 @@ async def test_an_answer_that_is_stopped_in_the_line_gives_its_place_up(
 @pytest.mark.parametrize("line", [True, False])
 async def test_a_question_that_is_withdrawn_in_the_line_leaves_nothing(
     story: Story,
-    queue: Queue,
+    queue: WaitingAnswer,
     line: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     async with story.run():
@@ -505,7 +505,7 @@ async def test_a_question_that_is_withdrawn_in_the_line_leaves_nothing(
 @pytest.mark.parametrize("first", [True, False])
 async def test_of_a_prompt_that_waits_one_message_can_be_withdrawn(
     story: Story,
-    queue: Queue,
+    queue: WaitingAnswer,
     first: bool,  # noqa: FBT001  # a table's column
 ) -> None:
     gone, kept = ("$2", "$3") if first else ("$3", "$2")
@@ -525,7 +525,7 @@ async def test_of_a_prompt_that_waits_one_message_can_be_withdrawn(
 
 @pytest.mark.parametrize("gone", ["$2", "$3"])
 async def test_of_a_prompt_in_the_line_that_is_visible_each_message_takes_the_line_along(
-    story: Story, queue: Queue, gone: str
+    story: Story, queue: WaitingAnswer, gone: str
 ) -> None:
     async with story.run():
         await queue.begin()
@@ -541,7 +541,7 @@ async def test_of_a_prompt_in_the_line_that_is_visible_each_message_takes_the_li
 
 
 async def test_a_room_that_is_closed_silences_who_waits_in_the_line(
-    story: Story, queue: Queue
+    story: Story, queue: WaitingAnswer
 ) -> None:
     async with story.run():
         await queue.begin()
@@ -555,7 +555,7 @@ async def test_a_room_that_is_closed_silences_who_waits_in_the_line(
     "failures", [[Forbidden("kicked")], [HomeserverUnreachable("502"), Forbidden("kicked")]]
 )
 async def test_an_answer_that_fails_gives_its_turn_to_the_next(
-    story: Story, queue: Queue, failures: Sequence[Forbidden]
+    story: Story, queue: WaitingAnswer, failures: Sequence[Forbidden]
 ) -> None:
     async with story.run():
         await queue.begin()

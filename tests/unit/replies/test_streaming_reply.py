@@ -44,7 +44,7 @@ OTHER = "".join(f"Alinéa {number} : {'terme ' * 100}\n\n" for number in range(4
 Script = Sequence[Delta | Exception | asyncio.Event]
 
 
-class Stage:
+class StreamingSetup:
     """One reply being made: its ports, and a clock that moves only when told to."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
@@ -124,8 +124,8 @@ def rendered(text: str) -> list[str]:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def stage() -> StreamingSetup:
+    return StreamingSetup()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
         yield group
 
 
-async def test_a_short_completion_is_one_message_and_no_edit(stage: Stage) -> None:
+async def test_a_short_completion_is_one_message_and_no_edit(stage: StreamingSetup) -> None:
     await stage.stream(TextDelta("Bonjour."), END)
 
     [(_, sent)] = stage.matrix.sent
@@ -143,7 +143,7 @@ async def test_a_short_completion_is_one_message_and_no_edit(stage: Stage) -> No
     assert stage.shown == ["Bonjour."]
 
 
-async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage) -> None:
+async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: StreamingSetup) -> None:
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(
@@ -156,7 +156,7 @@ async def test_the_first_sentence_is_shown_while_the_model_goes_on(stage: Stage)
     assert isinstance(stage.matrix.sent[-1][1], OutgoingEdit)
 
 
-async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage) -> None:
+async def test_every_version_but_the_last_says_that_more_is_to_come(stage: StreamingSetup) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(TextDelta("Un. "), first, TextDelta("Deux. "), second, END))
@@ -171,7 +171,7 @@ async def test_every_version_but_the_last_says_that_more_is_to_come(stage: Stage
 
 
 async def test_the_line_of_who_waits_stays_until_there_are_first_words(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     """A sign or two of the model are nothing to read."""
     stage.pace = replace(stage.pace, least=20)
@@ -195,7 +195,7 @@ async def test_the_line_of_who_waits_stays_until_there_are_first_words(
 
 
 async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     stage.pace = replace(stage.pace, least=20)
     await stage.stream(TextDelta("Le ciel est bleu."), END)
@@ -217,7 +217,7 @@ async def test_what_stands_is_kept_until_the_new_answer_has_first_words(
     reply.silence()
 
 
-async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None:
+async def test_a_version_that_is_due_shows_the_newest_text(stage: StreamingSetup) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
     script += [TextDelta("Trois. "), second, TextDelta("Fin."), END]
@@ -234,7 +234,7 @@ async def test_a_version_that_is_due_shows_the_newest_text(stage: Stage) -> None
 
 
 async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     """The last edit says all, and that more is to come; the homeserver shows another."""
     first, second = asyncio.Event(), asyncio.Event()
@@ -251,7 +251,9 @@ async def test_a_final_version_behind_an_edit_with_the_same_words_is_read_back(
     assert not stage.matrix.shadows
 
 
-async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stage) -> None:
+async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(
+    stage: StreamingSetup,
+) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
     script += [second, TextDelta("Trois."), END]
@@ -277,7 +279,7 @@ async def test_an_edit_refused_for_its_rate_gives_way_to_a_newer_one(stage: Stag
     ],
 )
 async def test_first_and_final_get_through_whatever_it_takes(
-    stage: Stage, failure: RateLimited | HomeserverUnreachable, waited: float
+    stage: StreamingSetup, failure: RateLimited | HomeserverUnreachable, waited: float
 ) -> None:
     stage.matrix.failures = [failure]
 
@@ -289,7 +291,7 @@ async def test_first_and_final_get_through_whatever_it_takes(
 
 @pytest.mark.parametrize("error", [Truncated("cut"), ModelTimeout("stalled"), ModelBusy("503")])
 async def test_an_unfinished_completion_is_never_shown_as_whole(
-    stage: Stage, error: CompletionError
+    stage: StreamingSetup, error: CompletionError
 ) -> None:
     await stage.stream(TextDelta("Le ciel est"), error)
 
@@ -297,7 +299,7 @@ async def test_an_unfinished_completion_is_never_shown_as_whole(
     assert text == f"Le ciel est\n\n{TEXTS(error.key)}"
 
 
-async def test_a_failure_before_the_first_word_is_one_notice(stage: Stage) -> None:
+async def test_a_failure_before_the_first_word_is_one_notice(stage: StreamingSetup) -> None:
     await stage.stream(ModelBusy("429"))
 
     assert [sent for _, sent in stage.matrix.sent] == [
@@ -305,13 +307,13 @@ async def test_a_failure_before_the_first_word_is_one_notice(stage: Stage) -> No
     ]
 
 
-async def test_a_failure_is_told_with_its_figures(stage: Stage) -> None:
+async def test_a_failure_is_told_with_its_figures(stage: StreamingSetup) -> None:
     await stage.stream(PromptTooLong("too long", n=321))
 
     assert stage.shown == [TEXTS("prompt too long", n=321)]
 
 
-async def test_a_model_that_says_nothing_is_said(stage: Stage) -> None:
+async def test_a_model_that_says_nothing_is_said(stage: StreamingSetup) -> None:
     await stage.stream(TextDelta(" \n"), END)
 
     assert [sent for _, sent in stage.matrix.sent] == [
@@ -329,7 +331,9 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("text", UNREADABLE)
-async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(stage: Stage, text: str) -> None:
+async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(
+    stage: StreamingSetup, text: str
+) -> None:
     deltas = [TextDelta(text[at : at + 2_000]) for at in range(0, len(text), 2_000)]
 
     await stage.stream(*deltas, END)
@@ -342,7 +346,7 @@ async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(stage: Stage, 
 @pytest.mark.parametrize(
     "text", ["42", "?", "👍", "…", "Non", "`*`", "```\n}\n```", "$x$", ":-)", "é", "«", "—", "漢"]
 )
-async def test_an_answer_of_one_sign_is_one(stage: Stage, text: str) -> None:
+async def test_an_answer_of_one_sign_is_one(stage: StreamingSetup, text: str) -> None:
     await stage.stream(TextDelta(text), END)
 
     assert stage.shown == [render(text).body]
@@ -362,7 +366,7 @@ async def test_an_answer_of_one_sign_is_one(stage: Stage, text: str) -> None:
 )
 @settings(max_examples=25)
 async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
-    stage = Stage()
+    stage = StreamingSetup()
     stage.pace = Pace(0.0, 1.0, 10.0, least=1)
 
     await stage.stream(*map(TextDelta, pieces), END)
@@ -377,7 +381,7 @@ async def test_no_version_of_any_message_is_empty(pieces: list[str]) -> None:
 
 
 async def test_words_that_turn_into_markup_leave_the_sentence_that_there_are_none(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     gate = asyncio.Event()
     reply = stage.reply()
@@ -401,7 +405,7 @@ async def test_words_that_turn_into_markup_leave_the_sentence_that_there_are_non
 
 
 async def test_a_long_answer_with_an_open_fence_at_its_end_has_no_part_without_words(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     words = "mot " * 1_496 + "fin.\n"
 
@@ -410,7 +414,9 @@ async def test_a_long_answer_with_an_open_fence_at_its_end_has_no_part_without_w
     assert [len(one) > 20 for one in stage.shown] == [True]
 
 
-async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(stage: Stage) -> None:
+async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(
+    stage: StreamingSetup,
+) -> None:
     await stage.stream(TextDelta("```"), FinishDelta("length"))
 
     assert stage.shown == [f"{TEXTS('cut by length')}\n\n{TEXTS('model unreadable')}"]
@@ -419,14 +425,16 @@ async def test_of_an_answer_that_is_cut_before_its_first_word_both_is_said(stage
 @pytest.mark.parametrize(
     ("reason", "key"), [("length", "cut by length"), ("content_filter", "cut by filter")]
 )
-async def test_a_completion_that_was_cut_says_so(stage: Stage, reason: str, key: str) -> None:
+async def test_a_completion_that_was_cut_says_so(
+    stage: StreamingSetup, reason: str, key: str
+) -> None:
     await stage.stream(TextDelta("Le ciel"), FinishDelta(reason))
 
     assert stage.shown == [f"Le ciel\n\n{TEXTS(key)}"]
 
 
 async def test_a_completion_that_ends_for_an_unknown_reason_is_not_shown_as_whole(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     await stage.stream(TextDelta("Bonjour."), FinishDelta("abort"))
 
@@ -437,7 +445,7 @@ async def test_a_completion_that_ends_for_an_unknown_reason_is_not_shown_as_whol
     ("reason", "told"), [("length", "length"), ("abort", "abort"), ("le-patient", "unknown")]
 )
 async def test_only_known_words_of_a_backend_are_in_the_log(
-    stage: Stage, reason: str, told: str
+    stage: StreamingSetup, reason: str, told: str
 ) -> None:
     with capture_logs() as logs:
         await stage.stream(TextDelta("Bonjour."), FinishDelta(reason))
@@ -447,7 +455,7 @@ async def test_only_known_words_of_a_backend_are_in_the_log(
     assert told == reason or reason not in str(logs)
 
 
-async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
+async def test_the_usage_that_the_backend_counts_is_kept(stage: StreamingSetup) -> None:
     reply = stage.reply()
 
     await stage.answer(reply, [TextDelta("Bonjour."), UsageDelta(Usage(12, 3)), END])
@@ -455,7 +463,9 @@ async def test_the_usage_that_the_backend_counts_is_kept(stage: Stage) -> None:
     assert reply.usage == Usage(12, 3)
 
 
-async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Stage) -> None:
+async def test_what_a_completion_has_cost_counts_though_it_breaks_off(
+    stage: StreamingSetup,
+) -> None:
     reply = stage.reply()
 
     await stage.answer(reply, [TextDelta("Bon"), UsageDelta(Usage(12, 3)), CompletionError("cut")])
@@ -465,7 +475,9 @@ async def test_what_a_completion_has_cost_counts_though_it_breaks_off(stage: Sta
     assert spent("assistant_prompt_tokens_total", {"model": "small-model"}) == 12
 
 
-async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(stage: Stage) -> None:
+async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(
+    stage: StreamingSetup,
+) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
     await stage.stream(TextDelta("Le ciel. "), *[TextDelta("Bleu. ")] * 2, END)
@@ -475,7 +487,9 @@ async def test_lines_stand_above_from_the_first_words_on_and_below_the_final(sta
     assert len([one for one in stage.said if "Tard" in one]) == 1
 
 
-async def test_lines_stand_above_the_first_part_and_below_the_last_alone(stage: Stage) -> None:
+async def test_lines_stand_above_the_first_part_and_below_the_last_alone(
+    stage: StreamingSetup,
+) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
     await stage.stream(TextDelta(LONG), END)
@@ -486,7 +500,7 @@ async def test_lines_stand_above_the_first_part_and_below_the_last_alone(stage: 
     assert sum("*Après" in text for text in stage.shown) == 1
 
 
-async def test_lines_below_stand_before_what_went_wrong(stage: Stage) -> None:
+async def test_lines_below_stand_before_what_went_wrong(stage: StreamingSetup) -> None:
     stage.below = ["*Tard.*"]
 
     await stage.stream(TextDelta("Le ciel"), Truncated("cut"))
@@ -494,7 +508,9 @@ async def test_lines_below_stand_before_what_went_wrong(stage: Stage) -> None:
     assert stage.shown == [f"Le ciel\n\n*Tard.*\n\n{TEXTS('model truncated')}"]
 
 
-async def test_the_lines_of_a_reply_without_a_word_are_in_its_notice(stage: Stage) -> None:
+async def test_the_lines_of_a_reply_without_a_word_are_in_its_notice(
+    stage: StreamingSetup,
+) -> None:
     stage.above, stage.below = ["*Après un silence.*"], ["*Tard.*"]
 
     await stage.stream(ModelBusy("429"))
@@ -502,7 +518,7 @@ async def test_the_lines_of_a_reply_without_a_word_are_in_its_notice(stage: Stag
     assert stage.shown == [f"*Après un silence.*\n\n*Tard.*\n\n{TEXTS('model busy')}"]
 
 
-async def test_the_bot_speaks_in_the_words_it_was_told_last(stage: Stage) -> None:
+async def test_the_bot_speaks_in_the_words_it_was_told_last(stage: StreamingSetup) -> None:
     reply = stage.reply()
     reply.speak(ENGLISH)
 
@@ -511,7 +527,7 @@ async def test_the_bot_speaks_in_the_words_it_was_told_last(stage: Stage) -> Non
     assert stage.shown == [f"Le ciel\n\n{ENGLISH('model truncated')}"]
 
 
-async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -> None:
+async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: StreamingSetup) -> None:
     never = asyncio.Event()
     stage.matrix.failures = [Forbidden("kicked")]
 
@@ -519,7 +535,9 @@ async def test_a_room_that_refuses_ends_the_reading_of_the_model(stage: Stage) -
         await asyncio.wait_for(stage.stream(TextDelta("Un. "), *[TextDelta("X")] * 50, never), 5)
 
 
-async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: Stage) -> None:
+async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(
+    stage: StreamingSetup,
+) -> None:
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stage.stream(TextDelta("Un. "), gate, TextDelta("Deux."), END))
@@ -531,7 +549,7 @@ async def test_a_final_that_is_refused_leaves_nothing_that_looks_whole(stage: St
 
 
 async def test_an_edit_that_is_refused_for_good_ends_the_reply_with_what_stands(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
@@ -547,7 +565,7 @@ async def test_an_edit_that_is_refused_for_good_ends_the_reply_with_what_stands(
     assert stage.notices == []
 
 
-async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
+async def test_a_line_is_not_what_a_refused_final_leaves(stage: StreamingSetup) -> None:
     gate, reply = asyncio.Event(), stage.reply()
     reply.say(lambda: "Je cherche…")
     async with asyncio.TaskGroup() as tasks:
@@ -562,7 +580,7 @@ async def test_a_line_is_not_what_a_refused_final_leaves(stage: Stage) -> None:
     assert stage.shown == [TEXTS("model truncated")]
 
 
-async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
+async def test_two_replies_that_stand_are_known_each_once(stage: StreamingSetup) -> None:
     """As a ledger from a backup may have made them, of which it knows the second."""
     await stage.stream(TextDelta("Un."), END)
     stage.store.replies.clear()
@@ -580,7 +598,7 @@ async def test_two_replies_that_stand_are_known_each_once(stage: Stage) -> None:
 
 
 async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     await stage.stream_then_die(TextDelta("Le ciel est bleu. "))
 
@@ -589,7 +607,7 @@ async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
     assert stage.shown == ["Le ciel est gris."]
 
 
-def forget(stage: Stage) -> None:
+def forget(stage: StreamingSetup) -> None:
     """Let the ledger know nothing of the reply, and the homeserver no transaction id any more."""
     stage.store.replies.clear()
     stage.store.frozen.clear()
@@ -599,7 +617,7 @@ def forget(stage: Stage) -> None:
 @pytest.mark.parametrize("before", [PriorState.PERHAPS, PriorState.BEGUN])
 @pytest.mark.parametrize("hidden", ["unreadable", "too far"])
 async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_the_history(
-    stage: Stage, before: PriorState, hidden: str
+    stage: StreamingSetup, before: PriorState, hidden: str
 ) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     forget(stage)
@@ -618,7 +636,7 @@ async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_t
 
 
 async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
     other = prompt(SECOND)
@@ -632,7 +650,7 @@ async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt
     assert stage.shown == ["La mer.", "Le ciel est bleu."]
 
 
-async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: Stage) -> None:
+async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: StreamingSetup) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     forget(stage)
     stage.matrix.undecryptable = {EventId("$sent0")}
@@ -644,7 +662,7 @@ async def test_who_asks_once_more_gets_an_answer_whatever_may_stand(stage: Stage
 
 
 async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     elsewhere = prompt(message(event_id="$root", thread_root="$root"))
     sent = await stage.matrix.send(elsewhere.room_id, Reply(elsewhere, Part("Là."), "m"), "there")
@@ -663,7 +681,7 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
     ],
 )
 async def test_a_first_message_whose_answer_was_lost_is_found_again(
-    stage: Stage, second: Script, shown: str
+    stage: StreamingSetup, second: Script, shown: str
 ) -> None:
     await stage.stream_then_die(TextDelta("Le ciel est bleu. "))
     stage.store.replies.clear()  # as if the process had died between the send and its record
@@ -675,7 +693,7 @@ async def test_a_first_message_whose_answer_was_lost_is_found_again(
 
 
 async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     text = "".join(f"Paragraphe {number} : {'mot ' * 100}\n\n" for number in range(200))
 
@@ -696,7 +714,7 @@ async def test_a_long_completion_goes_on_in_further_messages_and_loses_nothing(
 
 @pytest.mark.parametrize("hiccup", [HomeserverUnreachable("502"), SoftLogout("renewed soon")])
 async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
-    stage: Stage, hiccup: MatrixError
+    stage: StreamingSetup, hiccup: MatrixError
 ) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     script: list[Delta | asyncio.Event] = [TextDelta("Un. "), first, TextDelta("Deux. ")]
@@ -714,7 +732,9 @@ async def test_an_edit_that_the_homeserver_misses_gives_way_to_a_newer_one(
     assert stage.shown == ["Un. Deux. Trois."]
 
 
-async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: Stage) -> None:
+async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(
+    stage: StreamingSetup,
+) -> None:
     await stage.stream_then_die(TextDelta(LONG), parts=3)
 
     await stage.answer(stage.reply(PriorState.BEGUN), [TextDelta("Court."), END])
@@ -728,7 +748,7 @@ async def test_a_shorter_second_try_leaves_no_part_of_the_first_standing(stage: 
 
 
 async def test_the_line_is_shown_after_a_while_and_the_text_takes_its_place(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
@@ -748,7 +768,7 @@ async def test_the_line_is_shown_after_a_while_and_the_text_takes_its_place(
 
 
 async def test_a_line_that_has_changed_is_shown_now_and_then(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
@@ -774,7 +794,7 @@ async def test_a_line_that_has_changed_is_shown_now_and_then(
 
 
 async def test_a_line_that_is_refused_is_shown_later(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, TextDelta("Bonjour."), END]))
@@ -798,7 +818,7 @@ async def test_a_line_that_is_refused_is_shown_later(
 
 @pytest.mark.parametrize("again", [True, False])
 async def test_a_line_never_takes_the_place_of_an_earlier_text(
-    stage: Stage,
+    stage: StreamingSetup,
     tasks: asyncio.TaskGroup,
     again: bool,  # noqa: FBT001  # a table's column
 ) -> None:
@@ -816,7 +836,7 @@ async def test_a_line_never_takes_the_place_of_an_earlier_text(
 
 
 async def test_a_line_does_not_follow_a_text_that_was_begun(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(
@@ -835,7 +855,7 @@ async def test_a_line_does_not_follow_a_text_that_was_begun(
 
 
 async def test_a_model_that_fails_after_the_line_says_so_in_its_place(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(stage.answer(reply, [gate, ModelBusy("503")]))
@@ -852,7 +872,7 @@ async def test_a_model_that_fails_after_the_line_says_so_in_its_place(
 
 
 async def test_a_restart_before_anything_is_visible_shows_the_new_text_alone(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(
@@ -872,7 +892,7 @@ async def test_a_restart_before_anything_is_visible_shows_the_new_text_alone(
 
 
 async def test_a_restart_that_takes_its_time_shows_nothing_of_what_was_asked_before(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     task = tasks.create_task(
@@ -889,7 +909,7 @@ async def test_a_restart_that_takes_its_time_shows_nothing_of_what_was_asked_bef
 
 
 async def test_what_is_shown_after_a_restart_belongs_to_what_is_asked_now(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
     await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
@@ -916,7 +936,7 @@ async def test_what_is_shown_after_a_restart_belongs_to_what_is_asked_now(
 
 
 async def test_a_restart_while_the_text_is_visible_goes_on_in_the_same_message(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     script: Script = [TextDelta("Un. "), TextDelta("Un encore. "), asyncio.Event()]
@@ -931,7 +951,7 @@ async def test_a_restart_while_the_text_is_visible_goes_on_in_the_same_message(
 
 
 async def test_a_restart_of_a_long_reply_leaves_nothing_of_the_first_one(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(
@@ -950,7 +970,7 @@ async def test_a_restart_of_a_long_reply_leaves_nothing_of_the_first_one(
 async def test_a_restart_while_the_first_message_is_on_its_way_makes_no_second_one(
     tasks: asyncio.TaskGroup,
 ) -> None:
-    stage = Stage(HeldClock())
+    stage = StreamingSetup(HeldClock())
     stage.matrix.failures = [RateLimited("429", 5)]
     reply = stage.reply()
     task = tasks.create_task(
@@ -967,7 +987,7 @@ async def test_a_restart_while_the_first_message_is_on_its_way_makes_no_second_o
     assert stage.store.replies[FIRST.event_id] == {0: EventId("$sent0")}
 
 
-async def test_a_reply_that_is_over_takes_nothing_in(stage: Stage) -> None:
+async def test_a_reply_that_is_over_takes_nothing_in(stage: StreamingSetup) -> None:
     reply = stage.reply()
     await stage.answer(reply, [TextDelta("Bonjour."), END])
 
@@ -977,7 +997,7 @@ async def test_a_reply_that_is_over_takes_nothing_in(stage: Stage) -> None:
 
 
 async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_same_message(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     reply = stage.reply()
     task = asyncio.get_running_loop().create_task(
@@ -1006,7 +1026,7 @@ async def test_a_process_that_comes_after_a_crash_in_a_restart_goes_on_in_the_sa
 
 @pytest.mark.parametrize(("direct", "mark"), [(True, "stopped direct"), (False, "stopped")])
 async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
-    stage: Stage, tasks: asyncio.TaskGroup, *, direct: bool, mark: str
+    stage: StreamingSetup, tasks: asyncio.TaskGroup, *, direct: bool, mark: str
 ) -> None:
     stage.matrix.direct = direct
     reply = stage.reply()
@@ -1020,7 +1040,7 @@ async def test_what_stands_when_it_is_stopped_stays_and_is_marked(
 
 
 async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(stage.answer(reply, [TextDelta("Un"), asyncio.Event()]))
@@ -1033,7 +1053,7 @@ async def test_what_the_model_had_said_when_it_is_stopped_is_shown(
 
 @pytest.mark.parametrize("end", [END, asyncio.Event()], ids=["over", "going on"])
 async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_others(
-    stage: Stage, tasks: asyncio.TaskGroup, end: Delta | asyncio.Event
+    stage: StreamingSetup, tasks: asyncio.TaskGroup, end: Delta | asyncio.Event
 ) -> None:
     text, reply = LONG * 5, stage.reply()
     task = tasks.create_task(stage.answer(reply, [TextDelta(text), end]))
@@ -1056,7 +1076,7 @@ async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_
 
 @pytest.mark.parametrize("stopped_at", range(3))
 async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
-    stage: Stage, tasks: asyncio.TaskGroup, stopped_at: int
+    stage: StreamingSetup, tasks: asyncio.TaskGroup, stopped_at: int
 ) -> None:
     reply, more = stage.reply(), asyncio.Event()
     task = tasks.create_task(
@@ -1079,7 +1099,7 @@ async def test_a_stop_while_a_final_version_is_sent_leaves_it_where_it_stands(
 
 @pytest.mark.parametrize("turns", range(60))
 async def test_a_stop_is_obeyed_at_any_moment_while_several_messages_are_lacking(
-    stage: Stage, tasks: asyncio.TaskGroup, turns: int
+    stage: StreamingSetup, tasks: asyncio.TaskGroup, turns: int
 ) -> None:
     text, reply, more = f"Un. {LONG * 2}", stage.reply(), asyncio.Event()
     task = tasks.create_task(
@@ -1105,7 +1125,7 @@ async def test_a_stop_is_obeyed_at_any_moment_while_several_messages_are_lacking
 
 
 async def test_a_stop_is_too_late_once_the_last_message_is_on_its_way(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, stopped = stage.reply(), list[bool]()
     task = tasks.create_task(stage.answer(reply, [TextDelta(LONG), END]))
@@ -1119,7 +1139,7 @@ async def test_a_stop_is_too_late_once_the_last_message_is_on_its_way(
 
 @pytest.mark.parametrize("line", [True, False])
 async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
-    stage: Stage,
+    stage: StreamingSetup,
     tasks: asyncio.TaskGroup,
     line: bool,  # noqa: FBT001  # a table's column
 ) -> None:
@@ -1138,7 +1158,7 @@ async def test_a_reply_that_is_stopped_before_its_first_word_says_so_once(
 
 
 async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     first = stage.reply()
     task = asyncio.get_running_loop().create_task(stage.answer(first, [asyncio.Event()]))
@@ -1158,7 +1178,7 @@ async def test_a_line_of_an_earlier_process_gives_way_when_the_answer_is_stopped
 
 @pytest.mark.parametrize("text", ["Un. ", LONG])
 async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
-    stage: Stage, tasks: asyncio.TaskGroup, text: str
+    stage: StreamingSetup, tasks: asyncio.TaskGroup, text: str
 ) -> None:
     reply, asked = stage.reply(), asyncio.Event()
     task = tasks.create_task(
@@ -1175,7 +1195,7 @@ async def test_what_stands_when_a_restart_is_stopped_stays_and_is_marked(
 
 
 async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, more, asked = stage.reply(), asyncio.Event(), asyncio.Event()
     script: Script = [TextDelta("Un. "), more, TextDelta(LONG), asyncio.Event()]
@@ -1194,7 +1214,7 @@ async def test_all_parts_stay_where_a_restart_of_what_was_edited_is_stopped(
 
 
 async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(stage.answer(reply, [asyncio.Event()], [TextDelta("Deux."), END]))
@@ -1208,7 +1228,7 @@ async def test_a_reply_that_is_stopped_as_what_is_asked_changes_ends(
 
 
 async def test_a_reply_that_is_silenced_sends_nothing_more(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply = stage.reply()
     task = tasks.create_task(stage.answer(reply, [TextDelta("Un. "), asyncio.Event()]))
@@ -1226,7 +1246,7 @@ async def test_a_reply_that_is_silenced_sends_nothing_more(
 async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced(
     tasks: asyncio.TaskGroup, script: Script
 ) -> None:
-    stage = Stage(HeldClock())
+    stage = StreamingSetup(HeldClock())
     stage.matrix.failures = [RateLimited("429", 5)]
     reply = stage.reply()
     task = tasks.create_task(stage.answer(reply, script))
@@ -1242,7 +1262,9 @@ async def test_a_first_message_that_was_refused_is_not_tried_again_once_silenced
 
 
 @pytest.mark.parametrize("turns", range(10))
-async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage, turns: int) -> None:
+async def test_a_process_that_ends_as_something_changes_does_end(
+    stage: StreamingSetup, turns: int
+) -> None:
     reply = stage.reply()
     task = asyncio.get_running_loop().create_task(stage.answer(reply, [asyncio.Event()]))
     reply.say(lambda: "*Place 2.*")
@@ -1256,7 +1278,9 @@ async def test_a_process_that_ends_as_something_changes_does_end(stage: Stage, t
     assert task.cancelled()
 
 
-async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: Stage) -> None:
+async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(
+    stage: StreamingSetup,
+) -> None:
     reply = stage.reply()
     reply.silence()
 
@@ -1269,7 +1293,9 @@ async def test_a_reply_that_is_silenced_before_it_is_shown_shows_nothing(stage: 
 
 
 @pytest.mark.parametrize("text", ["Le ciel est bleu.", LONG])
-async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, text: str) -> None:
+async def test_an_answer_made_anew_takes_the_place_of_the_old_one(
+    stage: StreamingSetup, text: str
+) -> None:
     await stage.stream(TextDelta(text), END)
     await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta("Le ciel est gris."), END])
     await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta(OTHER), END])
@@ -1279,7 +1305,7 @@ async def test_an_answer_made_anew_takes_the_place_of_the_old_one(stage: Stage, 
 
 
 async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     first, second = asyncio.Event(), asyncio.Event()
@@ -1299,7 +1325,7 @@ async def test_an_old_answer_stands_until_the_first_words_of_the_new_one(
     ("script", "key"), [([ModelBusy("503")], "model busy"), ([END], "model empty")]
 )
 async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
-    stage: Stage, script: Script, key: str
+    stage: StreamingSetup, script: Script, key: str
 ) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     await stage.answer(stage.reply(PriorState.WHOLE), script)
@@ -1311,7 +1337,7 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
 
 
 async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
-    stage: Stage,
+    stage: StreamingSetup,
 ) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     await stage.answer(stage.reply(PriorState.WHOLE), [TextDelta("Le ciel"), Truncated("cut")])
@@ -1320,7 +1346,7 @@ async def test_a_model_that_fails_half_way_once_more_is_never_shown_as_whole(
 
 
 async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
-    stage: Stage, tasks: asyncio.TaskGroup
+    stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     await stage.stream(TextDelta("Le ciel est bleu."), END)
     reply = stage.reply(PriorState.WHOLE)
