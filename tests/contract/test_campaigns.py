@@ -23,7 +23,7 @@ from bot.ports.feedback import Opinions
 from bot.ports.ledger import Store
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
-from tests.fakes import FakeStore
+from tests.fakes.ledger import FakeStore
 from tests.harness.ledgers import KEY, open_store
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, edit_event, message, prompt, vote
 

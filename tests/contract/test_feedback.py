@@ -12,7 +12,8 @@ from bot.core.feedback import Ask, AskHistory, ReplyMetadata
 from bot.ports.feedback import Opinions
 from bot.ports.ledger import Store, UndecryptedEvent
 from bot.storage.feedback import SqlFeedback
-from tests.fakes import FakeOpinions, FakeStore
+from tests.fakes.feedback import FakeOpinions
+from tests.fakes.ledger import FakeStore
 from tests.harness.ledgers import KEY, open_store
 from tests.make import (
     AGENT,

@@ -40,7 +40,8 @@ from bot.storage import database as storage_database
 from bot.storage.database import Work
 from bot.storage.ledger import SqlStore
 from bot.storage.tables import metadata
-from tests.fakes import FakeClock, FakeStore
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeStore
 from tests.harness.ledgers import (
     KEY,
     empty_database,

@@ -24,7 +24,7 @@ from bot.core.outgoing import Notice, OutgoingEdit, Reply, SentReply
 from bot.matrix.adapter import NioMatrix
 from bot.matrix.session import Account
 from bot.ports.matrix import Matrix
-from tests.fakes import FakeMatrix
+from tests.fakes.matrix import FakeMatrix
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault

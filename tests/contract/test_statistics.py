@@ -42,7 +42,8 @@ from bot.storage.ledger import SqlStore
 from bot.storage.second_connection import open_beside
 from bot.storage.statistics import SqlStatistics
 from bot.storage.tables import TALLIES, published
-from tests.fakes import FakeClock, FakeStatistics
+from tests.fakes.clock import FakeClock
+from tests.fakes.statistics import FakeStatistics
 from tests.harness.ledgers import KEY, open_store
 from tests.harness.sample import migration
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, reaction, vote

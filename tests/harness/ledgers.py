@@ -13,7 +13,7 @@ from bot.core.events import UserId
 from bot.monitoring.health import Health
 from bot.storage.ledger import SqlStore
 from bot.storage.schema_version import upgrade
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.harness.postgres import Postgres
 from tests.make import BOT
 

@@ -22,7 +22,8 @@ from bot.monitoring.health import Health
 from bot.monitoring.http import serve as serve_health
 from bot.runtime import http_server
 from bot.runtime.http_server import listening, web_application
-from tests.fakes import FakeClock, FakeStatistics
+from tests.fakes.clock import FakeClock
+from tests.fakes.statistics import FakeStatistics
 from tests.harness.network import free_port
 from tests.hostile.raw_http import FORM, RawResponse, ask, form, request
 

@@ -19,7 +19,7 @@ from bot.dashboard.server import application
 from bot.monitoring.health import Health
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.harness.browser import Browser, Look, executable
 from tests.harness.sample import Sample, fill
 from tests.make import BOT

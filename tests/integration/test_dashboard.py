@@ -38,7 +38,8 @@ from bot.storage import database
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
 from bot.storage.statistics import SqlStatistics
-from tests.fakes import FakeClock, FakeStatistics
+from tests.fakes.clock import FakeClock
+from tests.fakes.statistics import FakeStatistics
 from tests.harness.ledgers import migrated_file
 from tests.make import AGENT, BOT, message, prompt, reaction
 

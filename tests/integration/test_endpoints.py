@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bot.errors import ConfigError
 from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health
 from bot.monitoring.http import application, serve
-from tests.fakes import FakeClock, Story
+from tests.fakes.clock import FakeClock
+from tests.fakes.story import Story
 from tests.harness.network import free_port
 from tests.make import message
 

@@ -19,7 +19,7 @@ from bot.monitoring.health import Health
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.make import AGENT, BOT, MIDNIGHT, ROOM, message, prompt, reaction, vote
 
 KEY = "s" * 32

@@ -13,7 +13,8 @@ from bot.storage.campaigns import SqlCampaigns
 from bot.storage.database import Database
 from bot.storage.feedback import SqlFeedback
 from bot.storage.ledger import SqlStore
-from tests.fakes import FakeStore, Story
+from tests.fakes.ledger import FakeStore
+from tests.fakes.story import Story
 from tests.harness.ledgers import migrated_file
 from tests.make import BOT, message
 

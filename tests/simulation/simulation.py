@@ -48,7 +48,11 @@ from bot.core.transcript import Transcript, TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError
 from bot.ports.matrix import ReadableEvent
 from tests.deltas import finish_reasons, text_of
-from tests.fakes import FakeClock, FakeMatrix, FakeModel, FakeStore, Story
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.model import FakeModel
+from tests.fakes.story import Story
 from tests.make import BOT, MIDNIGHT
 
 SALON = RoomId("!salon:tchap.test")

@@ -19,7 +19,8 @@ from bot.errors import (
 )
 from bot.i18n.texts import speak
 from bot.ports.ledger import Store
-from tests.fakes import HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.story import Story
 from tests.make import AGENT, BOT, COLLEAGUE, MIDNIGHT, ROOM, invite, message
 
 TEXTS = speak("fr")

@@ -9,7 +9,9 @@ from bot.core.chat import FinishDelta, TextDelta
 from bot.core.outgoing import OutgoingEdit, Reply
 from bot.errors import CompletionError, ModelLimited, ModelRefused, ModelUnreachable, Truncated
 from bot.i18n.texts import speak
-from tests.fakes import LARGE, SMALL, FakeModel, FakeModels, HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.model import LARGE, SMALL, FakeModel, FakeModels
+from tests.fakes.story import Story
 from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")

@@ -8,7 +8,8 @@ from bot.core.model_catalog import Catalogue
 from bot.core.outgoing import Notice, Reply
 from bot.i18n.texts import Language, speak
 from bot.ports.ledger import Choices
-from tests.fakes import LARGE, SMALL, Story
+from tests.fakes.model import LARGE, SMALL
+from tests.fakes.story import Story
 from tests.make import BOT, COLLEAGUE, ROOM, message, prompt
 
 FR, EN = speak("fr"), speak("en")

@@ -55,7 +55,7 @@ def test_the_builder_gets_all_that_is_copied() -> None:
     "path",
     [
         *(".git/config", ".venv/bin/python", "config.yaml", "state/ledger.db", ".env"),
-        *("bot/__pycache__/app.cpython-313.pyc", "tests/fakes.py", "secret.key"),
+        *("bot/__pycache__/app.cpython-313.pyc", "tests/make.py", "secret.key"),
     ],
 )
 def test_the_builder_gets_nothing_else(path: str) -> None:

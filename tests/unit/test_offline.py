@@ -17,7 +17,7 @@ from bot.core.outgoing import Attachment, Notice
 from bot.errors import TooLarge
 from bot.i18n.texts import speak
 from bot.ports.statistics import Export
-from tests.fakes import exported
+from tests.fakes.statistics import exported
 from tests.make import AGENT, COLLEAGUE, message
 from tests.unit.campaigns.test_campaigns import ADMIN_ROOM, Office
 

@@ -20,7 +20,8 @@ from bot.errors import Forbidden, MatrixError, ModelRefused
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.monitoring.metrics import BUGS
-from tests.fakes import FakeMatrix, Story
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.story import Story
 from tests.make import edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from bot.core.events import RoomId, UserId
 from bot.errors import Forbidden, RateLimited
 from bot.i18n.texts import speak
-from tests.fakes import Story
+from tests.fakes.story import Story
 from tests.make import AGENT, BOT, COLLEAGUE, message
 
 FR = speak("fr")

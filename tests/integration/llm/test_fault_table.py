@@ -29,7 +29,7 @@ from bot.llm.client import OpenAIModel
 from bot.monitoring.health import Health
 from bot.replies.completion import Completions, FallbackPolicy
 from tests.deltas import finish_reasons, text_of
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.harness.model import CUT_UTF8, ERROR, MALFORMED, ScriptedAnswer, ScriptedModel
 from tests.harness.network import answering, make_authority
 from tests.integration.llm.asking import CARD, TURNS, connected

@@ -26,7 +26,7 @@ from bot.matrix.session import Account, Session
 from bot.matrix.sync import batches
 from bot.matrix.verification import Verifications
 from bot.monitoring.health import STALLED_SECONDS, Health
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.harness.vault import health, vault
 
 ME = UserId("@bot:stand.test")

@@ -13,7 +13,9 @@ from bot.core.polls import Poll, PollAnswer, PollEnd
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
 from bot.i18n.texts import speak
 from bot.reporting.charts import PICTURE_SIZE
-from tests.fakes import FakeCampaigns, HeldClock, Story
+from tests.fakes.campaigns import FakeCampaigns
+from tests.fakes.clock import HeldClock
+from tests.fakes.story import Story
 from tests.make import AGENT, COLLEAGUE, MIDNIGHT, ROOM, edit_event, message, redaction, vote
 
 FR = speak("fr")

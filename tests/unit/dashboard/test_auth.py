@@ -5,7 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from bot.config.sections import DashboardSettings
 from bot.dashboard.auth import Access
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 
 TOKEN = "t" * 32
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bot.dashboard.kept import Kept
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 
 
 class Making:

@@ -13,7 +13,9 @@ from bot.core.routing import Policy, decide
 from bot.dispatch import intent_resolver
 from bot.dispatch.intent_resolver import IntentResolver
 from bot.errors import Forbidden, HomeserverUnreachable, MatrixError, RateLimited
-from tests.fakes import FakeClock, FakeMatrix, HeldClock, Story
+from tests.fakes.clock import FakeClock, HeldClock
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.story import Story
 from tests.make import BOT, COLLEAGUE, MIDNIGHT, ROOM, message, prompt, redaction, undecryptable
 
 QUESTION = replace(message("Et alors ?"), replies_to=EventId("$quoted"))

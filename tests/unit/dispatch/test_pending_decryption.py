@@ -19,7 +19,10 @@ from bot.errors import (
 )
 from bot.i18n.texts import Texts
 from bot.ports.ledger import Choices
-from tests.fakes import FakeMatrix, FakeStore, HeldClock, Story, make_notifier
+from tests.fakes.clock import HeldClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.story import Story, make_notifier
 from tests.make import (
     AGENT,
     BOT,

@@ -10,7 +10,8 @@ from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.core.transcript import TranscriptMessage
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import speak
-from tests.fakes import HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.story import Story
 from tests.make import (
     AGENT,
     BOT,

@@ -13,7 +13,8 @@ from bot.core.limits import PAUSE, Limits
 from bot.core.outgoing import Notice, Reply
 from bot.core.polls import POLL
 from bot.i18n.texts import speak
-from tests.fakes import HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.story import Story
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, reaction
 
 TEXTS = speak("fr")

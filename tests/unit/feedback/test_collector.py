@@ -19,7 +19,9 @@ from bot.errors import (
     ModelUnreachable,
 )
 from bot.i18n.texts import speak
-from tests.fakes import FakeOpinions, HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.feedback import FakeOpinions
+from tests.fakes.story import Story
 from tests.make import (
     AGENT,
     BOT,

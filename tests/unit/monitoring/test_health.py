@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from bot.errors import ModelLimited
 from bot.monitoring.health import RECENT_SECONDS, STALLED_SECONDS, Health, Queue
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 
 MODEL = "openai/gpt-oss-120b"
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from bot.monitoring.health import Health
 from bot.monitoring.logs import _hear, log_bug
-from tests.fakes import FakeClock
+from tests.fakes.clock import FakeClock
 
 SECRET = "canari-1789"
 ROOM = "!QtykxKocfsgrOYneTU"

@@ -7,7 +7,7 @@ import pytest
 from bot.core.events import Edit, EventId, Message, UserId
 from bot.core.outgoing import Notice
 from bot.i18n.texts import speak
-from tests.fakes import Story
+from tests.fakes.story import Story
 from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message
 
 TEXTS = speak("fr")

@@ -8,7 +8,7 @@ from bot.core.events import Conversation, Message, Prompt, UserId
 from bot.core.outgoing import Notice
 from bot.errors import Forbidden
 from bot.i18n.texts import speak
-from tests.fakes import Story
+from tests.fakes.story import Story
 from tests.make import AGENT, BOT, COLLEAGUE, ROOM, message
 
 FR = speak("fr")

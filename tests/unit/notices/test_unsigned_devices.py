@@ -9,7 +9,10 @@ from bot.core.outgoing import Notice
 from bot.errors import MatrixError
 from bot.i18n.texts import Texts
 from bot.notices.unsigned_devices import UnsignedDeviceNotices
-from tests.fakes import FakeClock, FakeMatrix, FakeStore, make_notifier
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.story import make_notifier
 from tests.make import ROOM
 
 PERSON, OTHER = UserId("@person:tchap.test"), UserId("@other:tchap.test")

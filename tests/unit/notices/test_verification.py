@@ -19,7 +19,10 @@ from bot.core.verification import (
 from bot.errors import HomeserverUnreachable, MatrixError
 from bot.i18n.texts import Texts
 from bot.notices.verification import EMOJI, Verifications
-from tests.fakes import FakeClock, FakeMatrix, FakeStore, make_notifier
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.story import make_notifier
 from tests.make import BOT, ROOM
 
 ADMIN, PERSON = UserId("@admin:example.org"), UserId("@person:example.org")

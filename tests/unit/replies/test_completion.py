@@ -11,7 +11,8 @@ from bot.core.token_budget import size
 from bot.errors import PromptTooLong, PromptTooLongForModel, Truncated
 from bot.monitoring.health import Health
 from bot.replies.completion import Completions, FallbackPolicy
-from tests.fakes import LARGE, SMALL, FakeClock, FakeModel
+from tests.fakes.clock import FakeClock
+from tests.fakes.model import LARGE, SMALL, FakeModel
 
 SYSTEM = text_turn("system", "Sobre.")
 END = FinishDelta("stop")

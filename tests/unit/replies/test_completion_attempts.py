@@ -39,7 +39,8 @@ from bot.errors import (
 from bot.i18n.texts import speak
 from bot.replies.completion import CompletionRunner, Completions, FallbackPolicy
 from tests.deltas import text_of
-from tests.fakes import LARGE, SMALL, FakeClock, FakeModel, FakeModels, HeldClock, Script
+from tests.fakes.clock import FakeClock, HeldClock
+from tests.fakes.model import LARGE, SMALL, FakeModel, FakeModels, Script
 
 TEXTS = speak("fr")
 END = FinishDelta("stop")

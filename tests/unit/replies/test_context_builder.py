@@ -16,7 +16,11 @@ from bot.monitoring.health import Health
 from bot.ports.ledger import Choices
 from bot.replies.completion import Completions, FallbackPolicy
 from bot.replies.context_builder import Contexts, ContextSettings
-from tests.fakes import LARGE, SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, Story
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.model import LARGE, SMALL, FakeModel
+from tests.fakes.story import Story
 from tests.make import AGENT, BOT, COLLEAGUE, edit_event, message, prompt
 
 FR, EN = speak("fr"), speak("en")

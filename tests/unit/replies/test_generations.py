@@ -9,7 +9,8 @@ from bot.core.events import MOST_MESSAGES, EventId, UserId
 from bot.core.outgoing import Notice, OutgoingEdit, Reply
 from bot.errors import Forbidden, HomeserverUnreachable, ModelRefused, RateLimited
 from bot.i18n.texts import Language, speak
-from tests.fakes import HeldClock, Story
+from tests.fakes.clock import HeldClock
+from tests.fakes.story import Story
 from tests.make import AGENT, COLLEAGUE, ROOM, edit_event, message, reaction, redaction
 
 TEXTS = speak("fr")

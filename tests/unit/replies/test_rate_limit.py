@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from bot.replies.rate_limit import ModelRateLimiter, Requester
-from tests.fakes import HeldClock
+from tests.fakes.clock import HeldClock
 
 
 class Crowd:

@@ -31,7 +31,10 @@ from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.replies.reply_text import Pace
 from bot.replies.streaming_reply import StreamingReply
-from tests.fakes import SMALL, FakeClock, FakeMatrix, FakeModel, FakeStore, HeldClock
+from tests.fakes.clock import FakeClock, HeldClock
+from tests.fakes.ledger import FakeStore
+from tests.fakes.matrix import FakeMatrix
+from tests.fakes.model import SMALL, FakeModel
 from tests.make import MIDNIGHT, message, prompt
 
 FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")

@@ -14,7 +14,7 @@ from bot.reporting.reports import (
     report,
     satisfaction_shown,
 )
-from tests.fakes import FakeStatistics
+from tests.fakes.statistics import FakeStatistics
 
 SUNDAY = date(2026, 11, 15)
 DIRECT = Group("small", "a.test", "direct", "", "v1")
