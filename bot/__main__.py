@@ -1,4 +1,4 @@
-"""The command line: what an operator types, and what comes back when it cannot be done."""
+"""The command line: its commands, and the messages and exit codes of their errors."""
 
 import asyncio
 import importlib
@@ -54,11 +54,11 @@ def run(
         importlib.import_module("bot.monitoring.logs").configure(
             settings.log.level, settings.log.format
         )
-        anew = importlib.import_module("bot.startup").Anew(new_ledger, new_device)
-        asyncio.run(importlib.import_module("bot.app").run(settings, anew))
+        start_over = importlib.import_module("bot.startup").StartOver(new_ledger, new_device)
+        asyncio.run(importlib.import_module("bot.app").run(settings, start_over))
     except* BotError as group:
         failure = _first(group)
-    except* Exception as group:  # noqa: BLE001  # its values may be text of a conversation
+    except* Exception as group:  # noqa: BLE001  # its values may contain text of a conversation
         failure = _first(group)
     if failure is not None:
         _fail(failure)
@@ -83,7 +83,7 @@ def export(
             number = asyncio.run(exports.export(settings, what, form, file))
     except BotError as error:
         _fail(error)
-    except BrokenPipeError:  # whoever reads has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
@@ -100,18 +100,18 @@ def campaign(
     try:
         settings = importlib.import_module("bot.config.settings").load(config)
         text = file.read_text("utf-8")
-        made = asyncio.run(importlib.import_module("bot.offline").draft(settings, text))
+        draft = asyncio.run(importlib.import_module("bot.offline").draft(settings, text))
     except BotError as error:
         _fail(error)
     except (OSError, UnicodeDecodeError) as error:
         _fail(BotError(f"{file} cannot be read: {getattr(error, 'strerror', 'no UTF-8')}"))
-    if made is None:
+    if draft is None:
         _fail(BotError("a campaign of this name was launched before: choose another"))
-    typer.echo(f"{made.name} is a draft: !sondage apercu {made.name}, in the admin room")
+    typer.echo(f"{draft.name} is a draft: !sondage apercu {draft.name}, in the admin room")
 
 
 def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
-    """Return what to write to: a new file, for its owner alone, or standard output."""
+    """Open the output: a new file, accessible to its owner only, or standard output."""
     if output is None:
         return nullcontext(sys.stdout)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -163,16 +163,16 @@ def identity_devices(
     _identity("devices", config, *(remove or []))
 
 
-def _identity(deed: str, config: Path, *arguments: str) -> bool:
-    """Do one thing with the identity, and tell whether all is well."""
+def _identity(command: str, config: Path, *arguments: str) -> bool:
+    """Run a command of `bot.identity`, and return its result."""
     try:
         settings = importlib.import_module("bot.config.settings").load(config)
         importlib.import_module("bot.monitoring.logs").configure("warning", "console")
         module = importlib.import_module("bot.identity")
-        return bool(asyncio.run(getattr(module, deed)(settings, *arguments)))
+        return bool(asyncio.run(getattr(module, command)(settings, *arguments)))
     except typer.Abort:
         _fail(ConfigError("nothing was changed"))
-    except Exception as error:  # noqa: BLE001  # its values may be keys
+    except Exception as error:  # noqa: BLE001  # its values may contain keys
         _fail(error)
 
 
@@ -183,20 +183,20 @@ def show_version() -> None:
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first error of the group: tasks that fall together have one cause."""
+    """Return the first error of the group; errors of tasks that fail together have one cause."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Say what is wrong and what to do, and exit: 2 for the configuration, 1 for the rest."""
+    """Print the error and advice, and exit: code 2 for the configuration, 1 for the rest."""
     if isinstance(error, BotError):
         advice = _ADVICE.get(type(error))
-        said = f"{error}{f'; {advice}' if advice else ''}"
+        message = f"{error}{f'; {advice}' if advice else ''}"
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
-        said = f"stopped by a bug, {type(error).__name__}; please report these lines:\n{frames}"
-    typer.echo(f"assistant-tchap: {said}", err=True)
+        message = f"stopped by a bug, {type(error).__name__}; please report these lines:\n{frames}"
+    typer.echo(f"assistant-tchap: {message}", err=True)
     raise SystemExit(2 if isinstance(error, ConfigError) else 1)
 
 

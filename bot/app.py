@@ -1,4 +1,4 @@
-"""The composition root: each part made from its section of the configuration, run, and closed."""
+"""The composition root: build the parts from the configuration, run them, close them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -59,12 +59,12 @@ from bot.rooms import Rooms
 from bot.runtime.broadcast import Broadcast
 from bot.runtime.clock import SystemClock
 from bot.startup import (
-    Anew,
+    StartOver,
     account_of,
-    awaited,
     check_model,
     check_servers,
-    ledger_place,
+    ledger_location,
+    logged_wait,
     opened_ledger,
     vault_of,
 )
@@ -74,45 +74,45 @@ from bot.storage.exports import exports
 from bot.storage.feedback import SqlFeedback
 from bot.storage.statistics import SqlStatistics
 
-_LIST_SECONDS = 600.0  # between two looks at the backend's list of models
+_LIST_SECONDS = 600.0  # seconds between two requests for the backend's list of models
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Durations that are no operator's choice: a test may shorten what it would wait for.
+    """Durations that operators cannot set, but tests can.
 
     Attributes:
-        key_notice: seconds until a person is told that a message cannot be read.
+        key_notice: seconds until the notice that a message cannot be read.
     """
 
     key_notice: float = NOTICE_AFTER
 
 
-async def run(config: Config, anew: Anew, timings: Timings | None = None) -> None:
+async def run(config: Config, start_over: StartOver, timings: Timings | None = None) -> None:
     """Run the bot until SIGTERM or SIGINT.
 
-    Replies under way end first, if they do within `reply.drain_seconds`, and nothing new is begun;
-    the rest waits in the ledger. A second signal ends that wait.
+    After the signal, no event is started, and running generations have `reply.drain_seconds` to
+    end; the rest waits in the ledger. A second signal ends this wait.
 
     Args:
         config: all settings.
-        anew: what may be begun anew.
-        timings: other durations than the usual ones.
+        start_over: the parts that may be created anew if they are lost.
+        timings: durations; None for the defaults.
 
     Raises:
-        BotError: what stopped it, in a sentence for the operator.
+        BotError: the cause of the stop, as a sentence for the operator.
     """
     freeze_garbage_collector()
     health = Health(SystemClock(), version=version("assistant-tchap"))
     ProcessCollector(registry=health.registry)
-    work = partial(_run, config, anew, timings or Timings(), health)
+    work = partial(_run, config, start_over, timings or Timings(), health)
     await run_until_signalled(work, health, config.reply.drain_seconds)
 
 
 async def _run(
-    config: Config, anew: Anew, timings: Timings, health: Health, signals: Signals
+    config: Config, start_over: StartOver, timings: Timings, health: Health, signals: Signals
 ) -> None:
     async with AsyncExitStack() as parts:
         key = config.storage.key.get_secret_value()
@@ -120,22 +120,22 @@ async def _run(
             account_of(config), vault_of(config), health, tables=config.reply.tables
         )
         parts.push_async_callback(matrix.close)
-        # Before anything is done to a ledger or port that another process on it may have.
+        # First, since another process may use this device, and so the ledger and the port.
         matrix.take()
         await parts.enter_async_context(serve(health, config.health.host, config.health.port))
-        remembered = opened_ledger(config, health, anew, known=matrix.is_known())
-        store = await parts.enter_async_context(remembered)
+        ledger = opened_ledger(config, health, start_over, known=matrix.is_known())
+        store = await parts.enter_async_context(ledger)
         model = _model(config)
         parts.push_async_callback(model.close)
-        with awaited("the homeserver: see matrix.homeserver", url=config.matrix.homeserver):
+        with logged_wait("the homeserver: see matrix.homeserver", url=config.matrix.homeserver):
             await matrix.open()
         check_servers(config.matrix)
         await matrix.check_profile(avatar if config.matrix.avatar == "auto" else None)
         base_url = config.model.base_url
-        with awaited("the model's backend: see model.base_url", url=base_url):
+        with logged_wait("the model's backend: see model.base_url", url=base_url):
             await check_model(model, config.model.catalogue(), base_url)
-        asking = asyncio.get_running_loop().create_task(_ask_again(model, health.clock))
-        parts.callback(asking.cancel)
+        listing = asyncio.get_running_loop().create_task(_keep_listing_models(model, health.clock))
+        parts.callback(listing.cancel)
         await parts.enter_async_context(_dashboard(config, store.database, health.clock))
         opinions, campaigns = SqlFeedback(store.database, key), SqlCampaigns(store.database, key)
         assistant = assemble(
@@ -162,13 +162,13 @@ async def _run(
 
 @asynccontextmanager
 async def _dashboard(config: Config, ledger: Database, clock: Clock) -> AsyncIterator[None]:
-    """Let people see the figures, which are read beside the ledger's own work."""
+    """Serve the dashboard, which reads the ledger through connections of its own."""
     if config.dashboard.port is None:
         yield
         return
-    # What befalls its own connections says nothing of the ledger's: it has a health of its own.
+    # A failure of these connections is no failure of the ledger: they have their own health.
     key = config.storage.key.get_secret_value()
-    statistics = await SqlStatistics.open(ledger_place(config), key, Health(clock), ledger)
+    statistics = await SqlStatistics.open(ledger_location(config), key, Health(clock), ledger)
     try:
         async with dashboard(statistics, config.dashboard, clock):
             yield
@@ -176,8 +176,8 @@ async def _dashboard(config: Config, ledger: Database, clock: Clock) -> AsyncIte
         await statistics.close()
 
 
-async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
-    """Keep up with what the backend lists: it may have been away, and models change."""
+async def _keep_listing_models(model: OpenAIModel, clock: Clock) -> None:
+    """Update the list of the backend's models, for ever, since it changes or may be missing."""
     while True:
         await clock.sleep(_LIST_SECONDS)
         try:
@@ -188,19 +188,19 @@ async def _ask_again(model: OpenAIModel, clock: Clock) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantSettings:
-    """How the operator wants the assistant.
+    """The settings of the assistant's parts.
 
     Attributes:
-        context: what every prompt is asked with.
-        pace: how soon and how often replies are shown.
-        at_once: the number of answers that are written at the same time, in all.
-        feedback: who is asked whether a reply has helped, and when.
-        fallback: the model that answers where the chosen one cannot; None for none.
-        queue_timeout: seconds for which an answer waits while a model's quota is used up.
-        join_seconds: seconds within which a message joins the one before in one prompt.
-        share: the part of `at_once` that is one person's, or one room's, while others wait.
-        limits: how much one person may ask for.
-        timings: durations that no operator sets.
+        context: settings of every request to the model.
+        pace: delays of a reply's first message and of its edits.
+        at_once: the largest number of generations at the same time.
+        feedback: when a person gets a poll about a reply.
+        fallback: the model that answers if the chosen one fails; None for none.
+        queue_timeout: seconds for which a prompt waits while a model's quota is used up.
+        join_seconds: seconds within which a message joins the prompt before it.
+        share: the part of `at_once` that one person or room may have while others wait.
+        limits: limits on the use by one person.
+        timings: durations that operators cannot set.
     """
 
     policy: Policy
@@ -218,7 +218,7 @@ class AssistantSettings:
 
 
 def assemble(
-    how: AssistantSettings,
+    settings: AssistantSettings,
     *,
     matrix: Matrix,
     model: Model,
@@ -231,26 +231,26 @@ def assemble(
     health: Health,
 ) -> Assistant:
     """Build the assistant from its ports."""
-    texts, admins = speak(how.context.language), how.policy.admins
-    intent_resolver = IntentResolver(matrix, clock, how.policy)
-    policy = FallbackPolicy(how.fallback, how.queue_timeout)
+    texts, admins = speak(settings.context.language), settings.policy.admins
+    intent_resolver = IntentResolver(matrix, clock, settings.policy)
+    policy = FallbackPolicy(settings.fallback, settings.queue_timeout)
     completions = Completions(model, clock, health, policy)
-    contexts = Contexts(matrix, store, clock, completions, how.context)
+    contexts = Contexts(matrix, store, clock, completions, settings.context)
     responder = Responder(matrix=matrix, contexts=contexts, completions=completions)
     notifier = Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
     generations = ActiveGenerations(
         matrix=matrix,
         store=store,
         clock=clock,
-        pace=how.pace,
+        pace=settings.pace,
         health=health,
         texts=texts,
-        at_once=how.at_once,
-        join_seconds=how.join_seconds,
-        share=how.share,
+        at_once=settings.at_once,
+        join_seconds=settings.join_seconds,
+        share=settings.share,
     )
     usage_limits = UsageLimits(
-        matrix=matrix, clock=clock, generations=generations, limits=how.limits
+        matrix=matrix, clock=clock, generations=generations, limits=settings.limits
     )
     prompt_changes = PromptChanges(
         matrix=matrix,
@@ -268,7 +268,7 @@ def assemble(
         clock=clock,
         notifier=notifier,
         texts=texts,
-        notice_after=how.timings.key_notice,
+        notice_after=settings.timings.key_notice,
     )
     feedback = FeedbackCollector(
         matrix=matrix,
@@ -279,7 +279,7 @@ def assemble(
         generations=generations,
         contexts=contexts,
         notifier=notifier,
-        policy=how.feedback,
+        policy=settings.feedback,
     )
     changes, launches = Broadcast(), Broadcast()
     return Assistant(
@@ -315,14 +315,14 @@ def assemble(
             contexts=contexts,
             notifier=notifier,
             clear_text=ClearText(store, clock),
-            age_limit=how.policy.age_limit,
+            age_limit=settings.policy.age_limit,
         ),
         mention_hint=MentionHint(matrix=matrix, clock=clock, contexts=contexts, notifier=notifier),
         unsigned_devices=UnsignedDeviceNotices(
             matrix=matrix, clock=clock, notifier=notifier, texts=texts
         ),
         verifications=Verifications(
-            matrix=matrix, clock=clock, notifier=notifier, policy=how.policy, texts=texts
+            matrix=matrix, clock=clock, notifier=notifier, policy=settings.policy, texts=texts
         ),
         feedback=feedback,
         campaign_sender=CampaignSender(
@@ -355,15 +355,15 @@ def assemble(
                 ledger=campaigns,
                 contexts=contexts,
                 notifier=notifier,
-                policy=how.policy,
+                policy=settings.policy,
                 changes=changes,
                 launches=launches,
             ),
             notifier=notifier,
             statistics=statistics,
             exports=exports,
-            catalogue=how.context.catalogue,
-            about=how.about,
+            catalogue=settings.context.catalogue,
+            about=settings.about,
             admins=admins,
         ),
         rooms=Rooms(
@@ -374,7 +374,8 @@ def assemble(
             notifier=notifier,
             texts=texts,
             admins=admins,
-            names_thumbs=how.feedback.salons == "reactions" and how.feedback.when != "never",
+            names_thumbs=settings.feedback.salons == "reactions"
+            and settings.feedback.when != "never",
         ),
     )
 

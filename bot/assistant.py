@@ -1,4 +1,4 @@
-"""The way of an event: heard, decided, done. Read this first."""
+"""The path of every event: received, decided, performed. Read this first."""
 
 import asyncio
 import math
@@ -53,21 +53,21 @@ from bot.replies.responder import Responder
 from bot.rooms import Rooms
 
 _SKEW = 5.0  # seconds by which the homeserver's clock may be ahead of ours
-_PATIENCE_AT_START = 30.0  # seconds for all that is left, while everything that is new waits
+_PATIENCE_AT_START = 30.0  # seconds for unfinished events, while new ones wait
 
 log = structlog.get_logger()
 
 
 class _Drained(Exception):  # ends one run, never leaves this module
-    """Every answer that was being written has come to its end."""
+    """Every running generation has ended."""
 
 
 class Assistant:
-    """Hears the account's rooms, and has each event done to its end.
+    """Receives the events of the account's rooms, and performs the intent of each.
 
-    `IntentResolver` decides what an event asks for, `EventDispatcher` brings it there although
-    something may have to be looked up first, `EventHandler` sees it through and has `perform` do
-    it; prompts go to the `Responder`. `bot.app` builds the parts.
+    `IntentResolver` decides the intent of an event. `EventDispatcher` starts the event, after a
+    look-up if it needs one. `EventHandler` follows it to its end: it gives prompts to the
+    `Responder` and every other intent to `perform`. `bot.app` builds the parts.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Assistant:
         self._campaign_responses = campaign_responses
         self._commands = commands
         self._rooms = rooms
-        self._synced = asyncio.Event()  # the rooms are known
+        self._synced = asyncio.Event()  # set when the rooms are known
 
     async def run(self, stopping: asyncio.Event | None = None) -> None:
-        """Take in batch after batch; what an earlier process left unfinished comes first.
+        """Process the syncs, for ever; the unfinished events of earlier processes come first.
 
         Args:
-            stopping: once it is set, nothing more is heard or begun; what is being written comes
-                to its end, and the rest waits for the next start.
+            stopping: when it is set, no event is received or started any more, running
+                generations end, and the rest waits for the next start.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -141,25 +141,25 @@ class Assistant:
             log.info("drained")
 
     async def _drain(self, listening: asyncio.Task[None], stopping: asyncio.Event) -> NoReturn:
-        """End all once nothing is being written any more, from when it is asked for."""
+        """Wait for the request to stop and then for the running generations; then end the run."""
         await stopping.wait()
         listening.cancel()
-        self._responder.restored.set()  # what is not restored by now is left to the next start
+        self._responder.restored.set()  # events not restored by now wait for the next start
         await self._generations.drain()
         raise _Drained
 
     async def _listen(self) -> None:
         unfinished = await self._store.unfinished()
-        # Of what was said before, an earlier process may know more than the ledger does. The
-        # homeserver may hand it out in many responses, each as it did before.
-        since = (self._clock.now() + _SKEW) * 1000
+        # An earlier process may have handled an event from before the start without a record in
+        # this ledger. The homeserver may send such events in any number of responses.
+        start_ms = (self._clock.now() + _SKEW) * 1000
         async for batch in self._matrix.batches(await self._store.sync_token()):
             for room_id in batch.closed:
                 self._generations.silence(room_id)
             until = self._clock.monotonic() + _PATIENCE_AT_START
-            for left in unfinished:
+            for item in unfinished:
                 patience = max(until - self._clock.monotonic(), 0.0)
-                await self._dispatcher.restore(left, patience)
+                await self._dispatcher.restore(item, patience)
             unfinished = ()
             self._responder.restored.set()
             self._synced.set()
@@ -167,9 +167,9 @@ class Assistant:
             heard = replace(batch, events=tuple(relevant))
             for event in await self._store.admit(heard, self._clock.now()):
                 self._health.admitted(type(event).__name__)
-                missed = batch.missed or getattr(event, "timestamp", math.inf) < since
-                before_us = Pending(event.event_id, event.room_id) if missed else None
-                self._dispatcher.begin(event, pending=before_us)
+                missed = batch.missed or getattr(event, "timestamp", math.inf) < start_ms
+                pending = Pending(event.event_id, event.room_id) if missed else None
+                self._dispatcher.begin(event, pending=pending)
             for room_id in batch.closed:
                 self._generations.silence(room_id)
             self._pending_decryption.hear(batch.keys)
@@ -177,7 +177,7 @@ class Assistant:
             self._unsigned_devices.hear(batch.left_out)
 
     async def perform(self, intent: Intent) -> None:  # noqa: C901, PLR0912  # a line for each intent
-        """Do what an event asks for; a prompt is the `Responder`'s, in its order."""
+        """Perform an intent; prompts go to the `Responder` instead, in the scheduler's order."""
         match intent:
             case SendNotice(prompt, key):
                 await self._explanations.explain(prompt, key)
@@ -207,28 +207,28 @@ class Assistant:
                 await self._rooms.decline(intent)
             case Leave(room_id):
                 await self._rooms.leave(room_id)
-            case Ignore(reason):  # since it was admitted, the room or the policy has changed
+            case Ignore(reason):  # the room or the policy has changed since its admission
                 log.info("ignored", reason=reason)
             case Answer():
-                raise AssertionError("a prompt has its place in the line: see EventHandler.start")
+                raise AssertionError("an Answer goes to the Responder: see EventHandler.start")
 
     async def apologise(self, intent: Intent) -> None:
-        """Tell the person that something has failed."""
+        """Tell the person that something failed."""
         await self._explanations.apologise(intent)
 
     async def answered(self, generation: Generation) -> None:
-        """Note how a reply that stands came about, and plan the poll about it."""
+        """Record how a finished reply was made, and plan the poll about it."""
         await self._feedback.answered(generation)
 
-    async def _run(self, asked: Run) -> None:
-        """Do what a command asks for, and send what it has to say."""
-        prompt = asked.prompt
-        said = await self._commands.run(asked)
-        if said is not None:
-            await self._notifier.say(Notice(said, prompt), prompt.room_id, prompt.event_id)
+    async def _run(self, run: Run) -> None:
+        """Run a command, and send the text that it returns."""
+        prompt = run.prompt
+        text = await self._commands.run(run)
+        if text is not None:
+            await self._notifier.say(Notice(text, prompt), prompt.room_id, prompt.event_id)
 
     async def _store_opinion(self, opinion: Rate | RecordVote | Comment) -> None:
-        """Store what a person thinks of a reply, or answers to a campaign."""
+        """Store a rating, a vote or a comment: on a reply, or in a campaign."""
         match opinion:
             case Rate(reaction):
                 await self._feedback.react(reaction)
@@ -237,19 +237,21 @@ class Assistant:
             case RecordVote(vote):
                 await self._campaign_responses.count(vote)
             case Comment(prompt):
-                kept = await self._feedback.comment(opinion)
-                key = "feedback kept" if kept else await self._campaign_responses.comment(opinion)
+                stored = await self._feedback.comment(opinion)
+                key = (
+                    "feedback kept" if stored else await self._campaign_responses.comment(opinion)
+                )
                 if key is not None:
                     await self._explanations.explain(prompt, key, unanswered=False)
 
     async def _change(self, change: HandleEdit | HandleRedaction) -> None:
-        """Change, or take back, what an earlier event has said; a prompt's reply follows it."""
+        """Apply an edit or redaction to the feedback, campaign answer or prompt of its target."""
         match change:
             case HandleEdit(edit):
                 await self._event_handler.stored(edit.target)
                 await self._feedback.amend(edit)
                 await self._campaign_responses.amend(edit)
-                self._event_handler.note_stored(edit.event_id)  # an answer may take long
+                self._event_handler.note_stored(edit.event_id)  # the new reply may take long
                 await self._prompt_changes.amend(edit)
             case HandleRedaction(redaction, begun):
                 await self._event_handler.stored(redaction.target)

@@ -3,44 +3,44 @@
 BotError
 ├── ConfigError               the configuration is at fault; the message says what to change
 │   └── IdentityError           the account's cross-signing identity: the operator must decide
-├── FatalError                ends the process; what was heard waits in the ledger
+├── FatalError                ends the process; unfinished events wait in the ledger
 │   ├── StoreError              the ledger or the crypto store cannot be opened, read or written
 │   ├── LoggedOut               the access token is no longer valid; a MatrixError as well
 │   └── AccountExpired          the Tchap account must be renewed by mail; a MatrixError as well
 ├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
-│   ├── Retryable               passes by itself: worth another try
+│   ├── Retryable               the same request may succeed later
 │   │   ├── HomeserverUnreachable no connection, or a 5xx
-│   │   │   └── NotMatrix           an answer that is not Matrix, as a proxy's page is
+│   │   │   └── NotMatrix           a response that is not Matrix, for example a proxy's page
 │   │   ├── RateLimited           429, with the wait the homeserver asked for
 │   │   └── SoftLogout            the session is over, the device is not: it logs in again
 │   ├── Forbidden               the homeserver refuses this one request for good
-│   │   ├── NotFound              what it asks for is not there, or not for the bot
-│   │   │   └── Absent                  the homeserver says that it is not there
-│   │   ├── OtherBackup           the key backup is no longer the one that is meant
-│   │   └── TooLarge              what is sent is larger than it takes
-│   └── NotEncrypted            a room of the bot's making lacks the encryption it was made with
-└── CompletionError           the model's backend, each with the key of what the person reads
+│   │   ├── NotFound              the object does not exist, or the bot may not see it
+│   │   │   └── Absent                  the homeserver says that it does not exist
+│   │   ├── OtherBackup           the key backup was replaced by another one
+│   │   └── TooLarge              the request is larger than the homeserver accepts
+│   └── NotEncrypted            a room that the bot created encrypted is not encrypted
+└── CompletionError           the model's backend; each has the key of the person's sentence
     ├── ModelUnreachable        refused, DNS, TLS, proxy
     ├── ModelTimeout            no word within the time allowed
-    │   └── ModelWordless           there were bytes, so it was at work: more than once is too long
+    │   └── ModelWordless           bytes came, but no word: a retry would wait as long again
     ├── ModelStalled            no further word within the time allowed
     ├── ModelLimited            429: the quota of the minute or the day is used up
-    ├── ModelBusy               503: too many requests, of everybody
-    ├── ModelFailed             another 5xx, an error in the stream, an answer that is none
+    ├── ModelBusy               503: too many requests, from all clients
+    ├── ModelFailed             another 5xx, an error in the stream, or no completion at all
     ├── ModelUnknown            404: the backend has no such model
     ├── ModelRejected           422: the model is of another type, or the request is not valid
     ├── ModelRefused            another 4xx: key, rights or budget
     ├── PromptTooLong           the prompt alone is more than the model can take
-    │   └── PromptTooLongForModel   the backend says so, and not by how much
-    └── Truncated               the stream ended before the model said that it was done
+    │   └── PromptTooLongForModel   the backend found the request too long
+    └── Truncated               the stream ended without an end mark
 """
 
 from typing import ClassVar
 
 
 class BotError(Exception):
-    """The root: anything else that escapes is a bug."""
+    """The root of the tree: any other exception that escapes is a bug."""
 
 
 class ConfigError(BotError):
@@ -48,11 +48,11 @@ class ConfigError(BotError):
 
 
 class IdentityError(ConfigError):
-    """The account's cross-signing identity cannot be used: only the operator may decide."""
+    """The account's cross-signing identity cannot be used; the operator must decide."""
 
 
 class FatalError(BotError):
-    """The process cannot go on; what was heard waits in the ledger for the next start."""
+    """The process cannot go on; unfinished events wait in the ledger for the next start."""
 
 
 class StoreError(FatalError):
@@ -60,7 +60,7 @@ class StoreError(FatalError):
 
 
 class Stalled(BotError):
-    """The sync loop stands still although the process lives: a fresh one does better."""
+    """The sync loop has stalled although the process lives; a new process may go on."""
 
 
 class MatrixError(BotError):
@@ -68,15 +68,15 @@ class MatrixError(BotError):
 
 
 class Retryable(MatrixError):
-    """What failed may succeed later, without anything being changed."""
+    """The same request may succeed later."""
 
 
 class HomeserverUnreachable(Retryable):
-    """No connection, a 5xx, or an account that is held up."""
+    """No connection, a 5xx, or an account that is suspended for a time."""
 
 
 class NotMatrix(HomeserverUnreachable):
-    """An answer that is not Matrix, as a proxy's page is."""
+    """A response that is not Matrix, for example a proxy's page."""
 
 
 class RateLimited(Retryable):
@@ -92,27 +92,27 @@ class RateLimited(Retryable):
 
 
 class Forbidden(MatrixError):
-    """The homeserver refuses this request for good: trying again cannot help."""
+    """The homeserver refuses this request for good; a retry cannot succeed."""
 
 
 class NotFound(Forbidden):
-    """There is no such thing on the homeserver, or the bot may not see it."""
+    """The object does not exist on the homeserver, or the bot may not see it."""
 
 
 class Absent(NotFound):
-    """The homeserver says that there is no such thing."""
+    """The homeserver says that the object does not exist."""
 
 
 class OtherBackup(Forbidden):
-    """The account's key backup is no longer the one that is meant."""
+    """The account's key backup was replaced by another one."""
 
 
 class TooLarge(Forbidden):
-    """What is sent is larger than the homeserver, or a proxy before it, takes."""
+    """The request is larger than the homeserver, or a proxy before it, accepts."""
 
 
 class NotEncrypted(MatrixError):
-    """A room of the bot's making lacks the encryption it was made with: nothing is said there."""
+    """A room that the bot created encrypted is not encrypted, so nothing is sent there."""
 
 
 class SoftLogout(Retryable):
@@ -131,8 +131,8 @@ class CompletionError(BotError):
     """The model's backend failed; `key` names the sentence that the person reads.
 
     Attributes:
-        retry_after: seconds the backend asked to wait, or None where it did not say.
-        values: what the sentence's placeholders stand for.
+        retry_after: seconds that the backend asked to wait; None if it did not say.
+        values: values of the sentence's placeholders.
     """
 
     key: ClassVar[str] = "model failed"
@@ -156,11 +156,11 @@ class ModelTimeout(CompletionError):
 
 
 class ModelWordless(ModelTimeout):
-    """The backend was at work, as its bytes told, and came to no word within the time allowed."""
+    """The backend sent bytes, but no word within the time allowed."""
 
 
 class ModelStalled(CompletionError):
-    """The backend sent words, and then nothing more within the time allowed."""
+    """The backend sent words, and then nothing within the time allowed."""
 
     key = "model stalled"
 
@@ -172,13 +172,13 @@ class ModelLimited(CompletionError):
 
 
 class ModelBusy(CompletionError):
-    """503: the backend has too many requests, whoever's they are."""
+    """503: the backend has too many requests, from all its clients."""
 
     key = "model busy"
 
 
 class ModelFailed(CompletionError):
-    """Another 5xx, an error object inside the stream, or an answer that is no completion."""
+    """Another 5xx, an error object inside the stream, or a response that is no completion."""
 
 
 class ModelUnknown(CompletionError):

@@ -1,4 +1,4 @@
-"""What an operator does with the account's cross-signing identity from the command line."""
+"""Commands of the command line on the account's cross-signing identity and devices."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from bot.matrix.secret_storage import read_recovery_key
 from bot.matrix.session import Session
 from bot.monitoring.health import Health
 from bot.runtime.clock import SystemClock
-from bot.startup import Anew, account_of, opened_ledger, vault_of
+from bot.startup import StartOver, account_of, opened_ledger, vault_of
 
 _RESET = """\
 This makes another identity for {user_id}, in place of the one that the homeserver shows.
@@ -27,10 +27,10 @@ This makes another identity for {user_id}, in place of the one that the homeserv
 
 
 async def status(config: Config) -> bool:
-    """Print how the identity stands, and tell whether all of it is in order.
+    """Print the state of the identity, and return whether it is complete and trusted.
 
     Raises:
-        BotError: it cannot be found out.
+        BotError: the state cannot be fetched.
     """
     async with _session(config) as session:
         found = await own_devices.status(session)
@@ -40,7 +40,7 @@ async def status(config: Config) -> bool:
 
 
 def rows(found: IdentityStatus) -> list[tuple[str, str]]:
-    """Return the lines in which the status is told, each as its name and what there is to say."""
+    """Return the lines of the status, each as a label and a text."""
     signed = "signed by the account's identity" if found.signed else "not signed: not trusted"
     whose = "" if found.own_backup else ", another client's"
     backup = f"version {found.backup_version}, {found.backed_up} keys{whose}"
@@ -56,7 +56,7 @@ def rows(found: IdentityStatus) -> list[tuple[str, str]]:
 
 
 async def init(config: Config) -> bool:
-    """Make the identity, or complete it, and print how it stands.
+    """Create or complete the identity, and print its state.
 
     Raises:
         BotError: as `Session.open` and `Identity.ensure`.
@@ -67,19 +67,19 @@ async def init(config: Config) -> bool:
 
 
 async def restore(config: Config) -> bool:
-    """Restore the identity with the recovery key, which is asked for where no file holds it.
+    """Restore the identity with the recovery key from its file; without one, prompt for it.
 
     Raises:
         BotError: as `Session.open` and `Identity.restore`.
     """
     place = RecoveryKeyPlace(config.matrix.recovery_key_file)
-    kept = place.read()
-    key = kept or _typed()
+    stored = place.read()
+    key = stored or _typed()
     async with _opened(config, new_device=True) as session:
         try:
             await session.identity.restore(key)
         except IdentityError as error:
-            if kept is None:
+            if stored is None:
                 raise
             raise IdentityError(
                 f"{error} (the recovery key is the one in {config.matrix.recovery_key_file}; move"
@@ -98,10 +98,10 @@ def _typed() -> bytes:
 
 
 async def reset(config: Config) -> bool:
-    """Make another identity, once the operator has said so twice.
+    """Create another identity, after the operator has confirmed twice.
 
     Raises:
-        BotError: as `Session.open` and `Identity.reset`, or the operator does not want it.
+        BotError: as `Session.open` and `Identity.reset`, or the operator did not confirm.
     """
     user_id = config.matrix.user_id
     async with _opened(config) as session:
@@ -116,10 +116,10 @@ async def reset(config: Config) -> bool:
 
 
 async def devices(config: Config, *remove: str) -> bool:
-    """Print the account's devices; where ids are given, log those out first.
+    """Print the account's devices, after logging out those to remove.
 
     Raises:
-        BotError: they cannot be listed or removed, or one is the assistant's own.
+        BotError: devices cannot be listed or removed, or one is the bot's own.
     """
     async with _session(config) as session:
         session.load_login()
@@ -138,7 +138,7 @@ async def devices(config: Config, *remove: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Return what others have named without what would steer the terminal."""
+    """Replace unprintable characters, since names from others may contain terminal controls."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
@@ -152,14 +152,14 @@ def _check_removable(remove: tuple[str, ...], known: dict[str, bool]) -> None:
 
 @asynccontextmanager
 async def _opened(config: Config, *, new_device: bool = False) -> AsyncIterator[Session]:
-    """Log in as the assistant does, with device and ledger there together, or both new."""
+    """Log in like the bot: device and ledger are both there, or both new."""
     async with _session(config) as session:
         session.lock()
         known = session.is_known()
         if not new_device:
             session.check_recovery_key()
-        anew = Anew(device=new_device and not known)
-        async with opened_ledger(config, Health(SystemClock()), anew, known=known):
+        start_over = StartOver(device=new_device and not known)
+        async with opened_ledger(config, Health(SystemClock()), start_over, known=known):
             await session.open()
             yield session
 

@@ -1,4 +1,4 @@
-"""What an operator does with the ledger beside the assistant: files out, campaigns in."""
+"""Offline commands on the ledger, beside a running bot: export tables, draft campaigns."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -12,7 +12,7 @@ from bot.errors import ConfigError
 from bot.monitoring.health import Health
 from bot.ports.statistics import Export
 from bot.runtime.clock import SystemClock
-from bot.startup import ledger_place
+from bot.startup import ledger_location
 from bot.storage.campaigns import SqlCampaigns
 from bot.storage.exports import exports
 from bot.storage.feedback import SqlFeedback
@@ -21,15 +21,15 @@ from bot.storage.second_connection import open_beside
 _AT_ONCE: Final = 10_000  # rows
 
 
-async def export(config: Config, what: ExportName, form: Format, file: TextIO) -> int:
-    """Write all that the ledger has, and return how many rows; the assistant may run meanwhile.
+async def export(config: Config, name: ExportName, form: Format, file: TextIO) -> int:
+    """Write a table of the ledger to a file, and return the number of rows; the bot may run.
 
     Raises:
         StoreError: the ledger cannot be read.
     """
     number = 0
     async with _opened(config) as tables:
-        table = tables[what]
+        table = tables[name]
         file.write(head(table.columns, form))
         async with aclosing(table.pages(_AT_ONCE)) as pages:
             async for page in pages:
@@ -39,10 +39,10 @@ async def export(config: Config, what: ExportName, form: Format, file: TextIO) -
 
 
 async def draft(config: Config, text: str) -> Campaign | None:
-    """Keep a campaign as a draft, to be launched from the admin room; None where it is launched.
+    """Store a campaign as a draft; return None if one of that name was launched before.
 
     Raises:
-        ConfigError: it cannot be read; each fault by its line and field.
+        ConfigError: the text has faults; the message lists them by line and field.
         StoreError: the ledger cannot be written.
     """
     try:
@@ -53,18 +53,18 @@ async def draft(config: Config, text: str) -> Campaign | None:
         ]
         raise ConfigError("\n".join(["this is no campaign:", *faults])) from error
     key = config.storage.key.get_secret_value()
-    database = await open_beside(ledger_place(config), Health(SystemClock()), writes=True)
+    database = await open_beside(ledger_location(config), Health(SystemClock()), writes=True)
     try:
-        kept = await SqlCampaigns(database, key).draft(campaign.name, text, SystemClock().now())
+        stored = await SqlCampaigns(database, key).draft(campaign.name, text, SystemClock().now())
     finally:
         await database.close()
-    return campaign if kept else None
+    return campaign if stored else None
 
 
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[Mapping[ExportName, Export]]:
     key = config.storage.key.get_secret_value()
-    opinions = await SqlFeedback.open_to_read(ledger_place(config), key, Health(SystemClock()))
+    opinions = await SqlFeedback.open_to_read(ledger_location(config), key, Health(SystemClock()))
     try:
         yield exports(opinions, SqlCampaigns(opinions.database, key))
     finally:

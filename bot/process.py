@@ -1,4 +1,4 @@
-"""The process: signals, the end of replies under way, and the watch over the sync loop."""
+"""The process: signals, a drain of running generations, and a check of the sync loop."""
 
 import asyncio
 import gc
@@ -10,25 +10,25 @@ import structlog
 from bot.errors import Stalled
 from bot.monitoring.health import Health
 
-_LAST_SECONDS = 3.0  # for the sends and transactions that are under way in the end
+_LAST_SECONDS = 3.0  # seconds for sends and transactions that are running at the end
 
 log = structlog.get_logger()
 
 
 class Signals:
-    """How the process is asked to end.
+    """The signals to end the process.
 
     Attributes:
-        stop: set at the first signal: the process is to end.
-        at_once: set at the second one: it is to end without waiting.
-        drains: set once the assistant listens to `stop`; before, there is nothing to wait for.
+        stop: set by the first signal: end the process.
+        at_once: set by the second signal: end it without waiting.
+        drains: set when the assistant watches `stop`; before, there is nothing to wait for.
     """
 
     def __init__(self) -> None:
         self.stop, self.at_once, self.drains = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def take(self) -> None:
-        """Take in one signal."""
+        """Handle one signal."""
         (self.at_once if self.stop.is_set() else self.stop).set()
 
 
@@ -37,9 +37,9 @@ def _wait(event: asyncio.Event) -> asyncio.Task[bool]:
 
 
 def freeze_garbage_collector() -> None:
-    """Let the garbage collector leave alone what is there for good: modules, classes, schemas.
+    """Exclude the permanent objects from garbage collections: modules, classes, schemas.
 
-    Walking it takes 100 ms, in the middle of whatever the event loop does.
+    A collection that visits them blocks the event loop for 100 ms.
     """
     gc.collect()
     gc.freeze()
@@ -53,20 +53,20 @@ async def run_until_signalled(
     """Run the work until it ends, SIGTERM or SIGINT comes, or the sync loop stands still.
 
     Args:
-        work: is given the signals, and ends by itself after the first one.
-        health: tells whether the sync loop stands still.
-        drain_seconds: seconds that the work has for that; a second signal ends the wait.
+        work: the work, which gets the signals and ends by itself after the first one.
+        health: the check of the sync loop.
+        drain_seconds: seconds that the work has to end; a second signal ends this wait.
 
     Raises:
         Stalled: the sync loop stood still.
-        BotError: what ended the work.
+        BotError: the error that ended the work.
     """
     loop, signals = asyncio.get_running_loop(), Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.take)
-    running, told = loop.create_task(work(signals)), _wait(signals.stop)
+    running, signalled = loop.create_task(work(signals)), _wait(signals.stop)
     watch = loop.create_task(health.watch())
-    await asyncio.wait([running, told, watch], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([running, signalled, watch], return_when=asyncio.FIRST_COMPLETED)
     if watch.done():
         log.error("sync stalled", sync_age=round(health.sync_age))
     elif not running.done():
@@ -82,7 +82,7 @@ async def run_until_signalled(
         await asyncio.wait([running], timeout=_LAST_SECONDS)
     drained = running.done() and not running.cancelled() and running.exception() is None
     log.info("stopped", drained=drained)
-    told.cancel()
+    signalled.cancel()
     watch.cancel()
     if health.stalled:
         raise Stalled("the sync loop stood still; started anew, the assistant goes on")

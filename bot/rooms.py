@@ -37,16 +37,16 @@ class Rooms:
         admins: frozenset[UserId],
         names_thumbs: bool,
     ) -> None:
-        """Keep what rooms need.
+        """Store the parts.
 
         Args:
             matrix: the account's rooms.
-            store: holds what people have chosen.
-            clock: measures the waits between tries.
-            contexts: knows each conversation's language.
-            notifier: sends the welcome.
+            store: the choices of people.
+            clock: the clock for the waits between tries.
+            contexts: the language of each conversation.
+            notifier: the sender of the welcome.
             texts: the sentences in the bot's own language.
-            admins: the people whom the bot obeys in the admin room.
+            admins: the people who may give commands in the admin room.
             names_thumbs: whether a salon's welcome says that 👍 and 👎 rate a reply.
         """
         self._matrix = matrix
@@ -67,7 +67,7 @@ class Rooms:
             await self._matrix.join(invite)
 
     async def decline(self, declined: Decline) -> None:
-        """Refuse an invitation with a reason; the log names the homeserver if that is it."""
+        """Decline an invitation with a reason; the log names a homeserver that is not allowed."""
         key, server = declined.key, declined.server
         reason = key if server is None else "not in matrix.allowed_servers"
         log.info("invitation declined", room_id=declined.room_id, server=server, reason=reason)
@@ -93,24 +93,24 @@ class Rooms:
     async def welcome(self, welcome: Welcome) -> None:
         """Introduce the assistant in a room that it has joined.
 
-        What was chosen in a room that this one replaces still holds.
+        The choices made in the room that this one replaces are copied.
         """
         room_id = welcome.room_id
         before = self._matrix.predecessor(room_id)
         if before is not None:
             chosen = await self._store.choices(Conversation(before, None))
             await self._store.choose(Conversation(room_id, None), chosen)
-        here = await self._contexts.chosen(Conversation(room_id, None))
-        sentences = here.texts(welcome.key)
+        current = await self._contexts.chosen(Conversation(room_id, None))
+        sentences = current.texts(welcome.key)
         if welcome.key.startswith("welcome salon") and self._names_thumbs:
-            sentences = f"{sentences}  \n{here.texts('welcome thumbs')}"
+            sentences = f"{sentences}  \n{current.texts('welcome thumbs')}"
         await self._notifier.say(Notice(sentences), room_id, welcome.event_id)
 
     async def open_admin_room(self, synced: asyncio.Event) -> None:
-        """Create the admin room where there is none, and invite the admins who are not in it.
+        """Create the admin room if there is none, and invite the admins who are not in it.
 
         Args:
-            synced: set once the account's rooms are known.
+            synced: set when the account's rooms are known.
         """
         if not self._admins:
             return
@@ -126,14 +126,14 @@ class Rooms:
         except FatalError:
             raise
         except MatrixError as error:
-            log.error("no admin room", reason=str(error))  # noqa: TRY400  # no traceback: it is refused
+            log.error("no admin room", reason=str(error))  # noqa: TRY400  # a refusal needs no traceback
             return
         for user_id in sorted(self._admins - members):
             async with error_boundary("admin not invited", user_id=user_id):
                 await retry_until_accepted(self._clock, partial(self._invite, room_id, user_id))
 
     async def _look_up(self, user_id: UserId) -> None:
-        """Warn of an admin who does not exist: an invitation to a mistyped id waits for ever."""
+        """Log a warning if an admin does not exist: nobody would accept the invitation."""
         exists = partial(self._matrix.exists, user_id)
         if not await retry_until_accepted(self._clock, exists):
             log.warning("the homeserver knows no such admin: check matrix.admins", user_id=user_id)

@@ -1,4 +1,4 @@
-"""Checks of the start: lost halves, silent waits, settings that look wrong."""
+"""Checks at the start: a lost device or ledger, long waits, settings that look wrong."""
 
 import asyncio
 import re
@@ -22,19 +22,19 @@ from bot.monitoring.health import Health
 from bot.runtime.private_files import private_directory
 from bot.storage.ledger import SqlStore
 
-_SILENT_SECONDS: Final = 1.0  # of a start, until it says what it waits for
+_SILENT_SECONDS: Final = 1.0  # wait of a start after which it is logged
 _VERSION: Final = re.compile(r"/v[0-9]+[a-z0-9]*\Z")  # at the end of most backends' base_url
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Anew:
-    """What the operator means to begin anew where it is lost.
+class StartOver:
+    """The parts that the operator allows to be created anew if they are lost.
 
     Attributes:
-        ledger: else the start stops where the device is there and the ledger is not.
-        device: else it stops where the ledger was used and the device is gone.
+        ledger: whether the start goes on with a known device and no ledger.
+        device: whether the start goes on with a used ledger and no device.
     """
 
     ledger: bool = False
@@ -42,21 +42,21 @@ class Anew:
 
 
 @contextmanager
-def awaited(what: str, **where: str) -> Iterator[None]:
-    """Say in the log what the start waits for, unless the block ends first."""
-    say = partial(log.warning, "waiting", on=what, **where)
-    saying = asyncio.get_running_loop().call_later(_SILENT_SECONDS, say)
+def logged_wait(subject: str, **details: str) -> Iterator[None]:
+    """Log what the start waits for, unless the block ends within a second."""
+    warn = partial(log.warning, "waiting", on=subject, **details)
+    timer = asyncio.get_running_loop().call_later(_SILENT_SECONDS, warn)
     try:
         yield
     finally:
-        saying.cancel()
+        timer.cancel()
 
 
 def make_private(directory: Path) -> Path:
-    """Make the directory where it is missing, for its owner alone.
+    """Create the directory if it is missing, accessible to its owner only.
 
     Raises:
-        StoreError: it cannot be made.
+        StoreError: the directory cannot be created.
     """
     try:
         return private_directory(directory)
@@ -68,7 +68,7 @@ def make_private(directory: Path) -> Path:
 
 
 def account_of(config: Config) -> Account:
-    """Return how to be the bot's account."""
+    """Return the settings of the bot's account."""
     matrix = config.matrix
     return Account(
         homeserver=matrix.homeserver,
@@ -82,10 +82,10 @@ def account_of(config: Config) -> Account:
 
 
 def vault_of(config: Config) -> Vault:
-    """Return where the device's secrets lie; the directories are made where they are missing.
+    """Return the storage of the device's secrets; missing directories are created.
 
     Raises:
-        StoreError: they cannot be made.
+        StoreError: a directory cannot be created.
     """
     directory = make_private(config.storage.directory)
     return Vault(
@@ -100,54 +100,58 @@ def vault_of(config: Config) -> Vault:
 
 @asynccontextmanager
 async def opened_ledger(
-    config: Config, health: Health, anew: Anew, *, known: bool
+    config: Config, health: Health, start_over: StartOver, *, known: bool
 ) -> AsyncIterator[SqlStore]:
-    """Open the ledger while the block runs; make it where there is none, if it may be new.
+    """Open the ledger while the block runs; create it if it is missing and may be new.
 
     Args:
         config: all settings.
-        health: is told of the ledger's failures.
-        anew: what may be begun anew.
+        health: the record of the ledger's failures.
+        start_over: the parts that may be created anew.
         known: whether the device is there, and has logged in before.
 
     Raises:
-        StoreError: one of the two is lost, and not meant to be begun anew; or as `SqlStore.open`.
+        StoreError: ledger or device is lost and may not be created anew; or as `SqlStore.open`.
     """
-    place = ledger_place(config)
-    where = {"file": str(place)} if isinstance(place, Path) else {}
+    location = ledger_location(config)
+    details = {"file": str(location)} if isinstance(location, Path) else {}
     key = config.storage.key.get_secret_value()
-    new = anew.ledger or not known
-    with awaited("the ledger, which another program may hold: see storage.database", **where):
-        store = await SqlStore.open(place, config.matrix.user_id, key, health, new=new)
+    new = start_over.ledger or not known
+    with logged_wait(
+        "the ledger, which another program may hold: see storage.database", **details
+    ):
+        store = await SqlStore.open(location, config.matrix.user_id, key, health, new=new)
     try:
-        await _check_device(store, config.storage.directory, anew, known=known)
+        await _check_device(store, config.storage.directory, start_over, known=known)
         yield store
     finally:
         await store.close()
 
 
-async def _check_device(store: SqlStore, directory: Path, anew: Anew, *, known: bool) -> None:
-    """See that the ledger's device is there."""
+async def _check_device(
+    store: SqlStore, directory: Path, start_over: StartOver, *, known: bool
+) -> None:
+    """Raise StoreError if the ledger's device is lost; warn of options that are not needed."""
     used = await store.sync_token() is not None
-    if used and not (known or anew.device):
+    if used and not (known or start_over.device):
         raise StoreError(
             f"{directory / 'matrix'} holds no device, and the ledger that belongs to one is there:"
             " restore both from the same backup, or check storage.directory. Without it nothing"
             " can be read of what was written to the assistant: to start over as a new device,"
             " log the old one out, and start once with --new-device"
         )
-    if (anew.ledger and used) or (anew.device and known):
+    if (start_over.ledger and used) or (start_over.device and known):
         log.warning("nothing is lost: leave out --new-ledger and --new-device")
 
 
-def ledger_place(config: Config) -> Path | str:
+def ledger_location(config: Config) -> Path | str:
     """Return the ledger's SQLite file, or the URL of its PostgreSQL database."""
     url = config.storage.database
     return url.get_secret_value() if url else config.storage.directory / "ledger.db"
 
 
 def check_servers(matrix: MatrixSettings) -> None:
-    """Say so where the assistant would not answer its own server's people."""
+    """Log a warning if the bot would ignore the people of its own homeserver."""
     if not is_allowed(matrix.user_id, matrix.allowed_servers):
         log.warning(
             "the assistant's own server is not in matrix.allowed_servers: its people are ignored",
@@ -157,7 +161,7 @@ def check_servers(matrix: MatrixSettings) -> None:
 
 
 async def check_model(model: OpenAIModel, catalogue: Catalogue, base_url: str) -> None:
-    """Say at once what a person would otherwise find out; a model may well come back later."""
+    """Log warnings about the model's backend; the start goes on, since it may come back later."""
     try:
         await model.check()
     except CompletionError as error:

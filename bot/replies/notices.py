@@ -1,4 +1,4 @@
-"""Messages that are no part of a streamed reply: each is sent exactly once."""
+"""The sender of notices, polls and files: each is sent exactly once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,11 +20,11 @@ log = structlog.get_logger()
 
 
 class Notifier:
-    """Sends notices, polls and files, each under one transaction id in whatever process.
+    """Sends notices, polls and files, each under a transaction id that all processes share.
 
     Attributes:
-        doubtful: events that an earlier process may have dealt with; the caller fills it.
-        unanswered: those of them to which a reply is no answer, as it was marked incomplete.
+        doubtful: events that an earlier process may have handled; the caller fills it.
+        unanswered: those events whose reply does not count, since it was marked incomplete.
     """
 
     def __init__(self, *, matrix: Matrix, store: Store, clock: Clock, contexts: Contexts) -> None:
@@ -45,18 +45,18 @@ class Notifier:
         failpoint: str = "notice",
         within: float | None = None,
     ) -> EventId | None:
-        """Send one message, the same bytes under one id however often it is tried.
+        """Send one message; every try sends the same bytes under the same transaction id.
 
         Args:
             room_id: the room.
             outgoing: the message.
-            cause: the event, or whatever else, for which it is sent.
-            stage: the name that tells it from other messages of that cause; see `transaction_id`.
+            cause: the id of the event, or of another cause, that it is sent for.
+            stage: the name that distinguishes it from others of that cause; see `transaction_id`.
             failpoint: the name of the failpoints around the request.
             within: seconds for which preparing and sending are each tried; None for ever.
 
         Returns:
-            The event's id, None where the bot can no longer speak in the room.
+            The event's id; None if the bot can no longer speak in the room.
 
         Raises:
             MatrixError: as `retry_until_accepted`.
@@ -76,15 +76,15 @@ class Notifier:
         within: float | None = None,
         is_due: Callable[[], bool] = lambda: True,
     ) -> EventId | None:
-        """Send one message under a transaction id of the caller's, as `send_once` does.
+        """Send one message like `send_once`, but under the caller's transaction id.
 
         Args:
             room_id: the room.
             outgoing: the message.
-            transaction: the id, the same in whatever process.
-            failpoint: as `send_once` has it.
-            within: as `send_once` has it.
-            is_due: asked before each try; once it returns False, nothing is sent.
+            transaction: the transaction id, which must be the same in all processes.
+            failpoint: as in `send_once`.
+            within: as in `send_once`.
+            is_due: called before each try; if it returns False, nothing is sent.
         """
 
         async def put() -> EventId | None:
@@ -105,23 +105,24 @@ class Notifier:
         """Send the notice for an event, unless an earlier process has sent it."""
         prompt = notice.to
         if cause in self.doubtful and isinstance(prompt, Prompt):
-            unsaid = await self._unsaid(notice, prompt, answered=cause not in self.unanswered)
-            if unsaid is None:
+            unsent = await self._unsent(notice, prompt, answered=cause not in self.unanswered)
+            if unsent is None:
                 log.info("said before")
                 return
-            notice = unsaid
+            notice = unsent
         await self.send_once(room_id, notice, cause, "notice")
 
-    async def _unsaid(self, notice: Notice, prompt: Prompt, *, answered: bool) -> Notice | None:
-        """Return what is still to be said, None where an earlier process has said it.
+    async def _unsent(self, notice: Notice, prompt: Prompt, *, answered: bool) -> Notice | None:
+        """Return the notice that is still to send; None if an earlier process has sent it.
 
-        The homeserver knows transaction ids for a day, and a ledger may come from a backup. An
-        unreadable message may have said it, too: then only that doubt is said.
+        Transaction ids are no proof, since the homeserver knows them only for a day, and the
+        ledger may come from a backup. If an unreadable message may be the notice, a notice about
+        this doubt takes its place.
 
         Args:
             notice: the notice that is due.
             prompt: the prompt that it is about.
-            answered: whether an answer to the prompt stands for the notice.
+            answered: whether a complete reply to the prompt makes the notice needless.
         """
         since = await retry_until_accepted(
             self._clock, lambda: self._matrix.own_since(prompt.room_id, prompt.event_ids)

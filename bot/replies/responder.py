@@ -1,4 +1,4 @@
-"""One answer: the conversation's context goes to the model, its completion into the reply."""
+"""The responder: send a prompt's context to the model, and stream its completion as the reply."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -19,7 +19,7 @@ class Responder:
     """Answers prompts.
 
     Attributes:
-        restored: set once the prompts that an earlier process left are in line again.
+        restored: set when the unfinished prompts of earlier processes are queued again.
     """
 
     def __init__(self, *, matrix: Matrix, contexts: Contexts, completions: Completions) -> None:
@@ -31,12 +31,12 @@ class Responder:
     async def answer(self, generation: Generation) -> None:
         """Stream the completion into one reply by editing it.
 
-        The prompt may change meanwhile: the model is then asked anew, and the reply is the same.
+        If the prompt changes meanwhile, the same reply restarts with a new request to the model.
         """
         reply = generation.reply
         async with (
             self._matrix.attention(generation.prompt),
-            AsyncExitStack() as slot,  # until the final stands: the next context needs it
+            AsyncExitStack() as slot,  # until the final version is sent: the next context needs it
             reply.shown(),
         ):
             generation.prompt = reply.prompt
@@ -45,7 +45,7 @@ class Responder:
             if not await generation.wait(chosen.texts):
                 return
             await slot.enter_async_context(generation.slot)
-            await self.restored.wait()  # another message of the prompt may still come
+            await self.restored.wait()  # an unfinished message may join the prompt
             while not await reply.settled():
                 reply.restarted()
                 await self._ask(generation)
@@ -53,7 +53,7 @@ class Responder:
                     break
 
     async def _ask(self, generation: Generation) -> None:
-        """Ask the model once for what the prompt is now."""
+        """Request one completion for the current prompt, and stream it into the reply."""
         reply, prompt = generation.reply, generation.prompt
         chosen = await self._contexts.chosen(prompt.conversation)
         reply.speak(chosen.texts)
