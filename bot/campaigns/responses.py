@@ -51,7 +51,7 @@ class CampaignResponses:
         if asked_question is None:
             return False
         campaign = await find(self._ledger, asked_question.campaign)
-        question = campaign.asked(asked_question.question) if campaign else None
+        question = campaign.by_key(asked_question.question) if campaign else None
         if campaign is not None and question is not None:
             answers = {one.id for one in offered(question)}
             await self._store_answer(campaign, vote, asked_question, chosen(vote.answers, answers))
@@ -66,7 +66,7 @@ class CampaignResponses:
         campaign = await find(self._ledger, asked_question.campaign)
         if campaign is None:  # its questions are unknown
             return _SENTENCES["late"]
-        question = campaign.asked(asked_question.question)
+        question = campaign.by_key(asked_question.question)
         text = question is not None and question.kind == "text"
         follows = await self._store_answer(campaign, source, asked_question, None, advances=text)
         return _SENTENCES.get(follows, "feedback kept")
@@ -87,9 +87,9 @@ class CampaignResponses:
         """
         while True:
             changed = self._changes.current
-            asked_question = await self._ledger.asked(room_id, event_id)
+            asked_question = await self._ledger.question_at(room_id, event_id)
             if asked_question or not await self._ledger.is_begun(room_id):
-                return asked_question or await self._ledger.asked(room_id, event_id)
+                return asked_question or await self._ledger.question_at(room_id, event_id)
             await changed.wait()
 
     async def _store_answer(

@@ -283,7 +283,7 @@ class CampaignSender:
         if one.event_id is None:
             return
         key, counts = await self._poll_results(one)
-        over = poll_results(texts, campaign.asked(key), counts)
+        over = poll_results(texts, campaign.by_key(key), counts)
         await self._send_once(one, PollEnd(one.event_id, over))
         await self._ledger.ended(one)
 

@@ -104,7 +104,7 @@ class Campaign:
         number = step - bool(self.message)
         return self.questions[number] if number >= 0 else None
 
-    def asked(self, key: str) -> CampaignQuestion | None:
+    def by_key(self, key: str) -> CampaignQuestion | None:
         """Return the question with that key; None if there is none."""
         return next((one for one in self.questions if one.key == key), None)
 

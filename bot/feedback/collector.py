@@ -214,7 +214,7 @@ class FeedbackCollector:
         if event_id is None:
             await self._drop(ask)
             return
-        await self._opinions.asked(ask, event_id, now, now + self._policy.window)
+        await self._opinions.poll_sent(ask, event_id, now, now + self._policy.window)
         self._changes.send()
         self._health.poll_sent(ask.question)
         log.info("poll sent", question=ask.question)
@@ -327,7 +327,7 @@ class FeedbackCollector:
         If the edited message is no feedback command any more, and replies to no poll, its comment
         or rating becomes empty.
         """
-        if not await self._opinions.is_said(edit.target):
+        if not await self._opinions.is_opinion(edit.target):
             return
         name, argument = parse_command(edit.body) or ("", "")
         text, rating = "", None

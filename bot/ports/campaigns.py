@@ -90,7 +90,7 @@ class CampaignLedger(Protocol):
         """
 
     async def is_begun(self, room_id: RoomId) -> bool:
-        """Return whether the room has a step that was begun and not yet recorded by `sent`."""
+        """Return whether the room has a begun step that `sent` has not recorded yet."""
 
     async def sent(
         self,
@@ -127,13 +127,13 @@ class CampaignLedger(Protocol):
 
     # Answers.
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
+    async def question_at(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         """Return the campaign question that an event of the room is; None if it is none."""
 
     async def answer(
         self,
-        said: Vote | Message,
-        asked: AskedQuestion,
+        response: Vote | Message,
+        question: AskedQuestion,
         answer: str | None,
         *,
         step: int,
@@ -143,8 +143,8 @@ class CampaignLedger(Protocol):
         """Store an answer, and make the next step due; safe to repeat.
 
         Args:
-            said: the vote, or the message that answers in words.
-            asked: the question.
+            response: the vote, or the message that answers in words.
+            question: the question.
             answer: id of the chosen answer; None for words, or for a vote that is taken back.
             step: the question's step.
             steps: number of steps of the campaign.

@@ -50,9 +50,9 @@ class Opinions(Protocol):
         """Record that a poll may be sent from now on; return whether it is still wanted."""
 
     async def is_begun(self, room_id: RoomId) -> bool:
-        """Return whether the room has a poll that was begun and not yet recorded by `asked`."""
+        """Return whether the room has a begun poll that `poll_sent` has not recorded yet."""
 
-    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+    async def poll_sent(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
         """Record that a poll was sent as the event `event_id`, and until when votes count."""
 
     async def put_off(self, ask: Ask, due_at: float) -> None:
@@ -73,14 +73,14 @@ class Opinions(Protocol):
         """
 
     async def rate(
-        self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
+        self, event: Reaction | Message, prompt: EventId, answer: Rating, at: float
     ) -> None:
         """Store a rating that was given without a poll: by a reaction or by one word."""
 
-    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None:
+    async def comment(self, message: Message, prompt: EventId | None, at: float) -> None:
         """Store a comment on the reply to a prompt; None for a comment on no single reply."""
 
-    async def is_said(self, event_id: EventId) -> bool:
+    async def is_opinion(self, event_id: EventId) -> bool:
         """Return whether a message is stored as a comment, or as a rating by one word."""
 
     async def amend(self, edit: Edit, rating: Rating | None, at: float) -> None:
@@ -93,7 +93,7 @@ class Opinions(Protocol):
         """
 
     async def share(
-        self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
+        self, message: Message, prompt: EventId, exchange: tuple[str, str], at: float
     ) -> None:
         """Store the text of a prompt and of its reply, which a person has chosen to hand over."""
 

@@ -34,12 +34,12 @@ class Claim:
     Attributes:
         number: 1 for the first process that takes the prompt up, one more after each crash.
         event_ids: messages of the reply that are already in the room, in order.
-        frozen: messages of the reply's final version that may have been sent, in order.
+        outbox: messages of the reply's final version that may have been sent, in order.
     """
 
     number: int
     event_ids: tuple[EventId, ...]
-    frozen: tuple[OutboxMessage, ...] = ()
+    outbox: tuple[OutboxMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Store(Protocol):
     async def sent(self, prompt: EventId, part: int, event_id: EventId) -> None:
         """Record that part `part` (from 0) of the reply to `prompt` is the event `event_id`."""
 
-    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
+    async def keep_outbox(self, prompt: EventId, messages: Sequence[OutboxMessage]) -> None:
         """Keep the messages of a reply's final version until `finish`; replace earlier ones."""
 
     async def finish(self, *event_ids: EventId) -> None:

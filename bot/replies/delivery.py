@@ -93,7 +93,7 @@ class ReplyDelivery:
         claim = await self._store.claim(prompt, again=again)
         self.claim, self._claimed = claim.number, prompt.event_ids
         self.event_ids = list(claim.event_ids)
-        return claim.frozen
+        return claim.outbox
 
     async def _find(self, before: PriorState) -> Found:
         """Find the reply's messages in the room, whatever the ledger knows of them.

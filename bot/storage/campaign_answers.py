@@ -48,7 +48,7 @@ class SqlCampaignAnswers:
         self._pseudonyms = Pseudonyms(secret)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
+    async def question_at(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         """Return the campaign question that an event of the room is; None if it is none."""
         query = (
             select(
@@ -98,8 +98,8 @@ class SqlCampaignAnswers:
 
     async def answer(
         self,
-        said: Vote | Message,
-        asked: AskedQuestion,
+        response: Vote | Message,
+        question: AskedQuestion,
         answer: str | None,
         *,
         step: int,
@@ -109,8 +109,8 @@ class SqlCampaignAnswers:
         """Store an answer, and make the next step due; safe to repeat.
 
         Args:
-            said: the vote, or the message that answers in words.
-            asked: the question.
+            response: the vote, or the message that answers in words.
+            question: the question.
             answer: id of the chosen answer; None for words, or for a vote that is taken back.
             step: the question's step.
             steps: number of steps of the campaign.
@@ -119,25 +119,25 @@ class SqlCampaignAnswers:
         Returns:
             The consequence; "late" as well for somebody who was not asked.
         """
-        person = self._pseudonyms.of(said.sender)
-        text = said.body.encode() if isinstance(said, Message) else None
+        person = self._pseudonyms.of(response.sender)
+        text = response.body.encode() if isinstance(response, Message) else None
         row = {
-            "event_id": said.event_id,
-            "room_id": asked.recipient.room_id,
-            "question": asked.question,
+            "event_id": response.event_id,
+            "room_id": question.recipient.room_id,
+            "question": question.question,
             "person": person,
             "answer": answer,
-            "text": None if text is None else self._seal.close(text, said.event_id),
-            "timestamp": said.timestamp,
+            "text": None if text is None else self._seal.close(text, response.event_id),
+            "timestamp": response.timestamp,
         }
 
         async def work(
             connection: AsyncConnection,
         ) -> Literal["goes on", "thanks", "counts", "late"]:
-            number = await number_of(connection, asked.campaign)
-            here = in_room(number, asked.recipient.room_id)
+            number = await number_of(connection, question.campaign)
+            here = in_room(number, question.recipient.room_id)
             to = (await connection.execute(select(recipients).where(*here))).one()
-            in_time = await is_in_time(connection, number, asked, said.timestamp / 1000)
+            in_time = await is_in_time(connection, number, question, response.timestamp / 1000)
             counts = in_time and to.person in {None, person}
             statement = self._insert(answers).values(campaign_id=number, counts=counts, **row)
             stored = await connection.execute(statement.on_conflict_do_nothing())
@@ -157,9 +157,7 @@ class SqlCampaignAnswers:
             )
             if more:
                 return "goes on"
-            is_repeated = (
-                not stored.rowcount
-            )  # an earlier process may have crashed before thanking
+            is_repeated = not stored.rowcount  # the thanks may have been lost in a crash
             return "thanks" if is_repeated or to.completed_at is None else "counts"
 
         return await self._database.run("answer", work, durable=True)

@@ -144,7 +144,7 @@ async def unfinished_polls(
 
 
 async def is_in_time(
-    connection: AsyncConnection, number: int, asked: AskedQuestion, at: float
+    connection: AsyncConnection, number: int, question: AskedQuestion, at: float
 ) -> bool:
     """Return whether an answer given at a time counts: until the poll was ended, as in clients."""
     query = select(campaigns.c.closed_at, campaigns.c.ends_at).where(campaigns.c.id == number)
@@ -154,8 +154,8 @@ async def is_in_time(
         return True
     is_open = exists().where(
         asks.c.campaign_id == number,
-        asks.c.room_id == asked.recipient.room_id,
-        asks.c.question == asked.question,
+        asks.c.room_id == question.recipient.room_id,
+        asks.c.question == question.question,
         asks.c.poll,
         asks.c.ended.is_(False),
     )

@@ -104,12 +104,12 @@ class SqlComments:
                 statement.on_conflict_do_update(index_elements=list(key), set_=row)
             )
 
-    async def comment(self, said: Message, prompt: EventId | None, at: float) -> None:
+    async def comment(self, message: Message, prompt: EventId | None, at: float) -> None:
         """Store a comment."""
-        person = self._pseudonyms.of(said.sender)
+        person = self._pseudonyms.of(message.sender)
 
         async def work(connection: AsyncConnection) -> None:
-            await self._keep(connection, said.event_id, prompt, person, said.body, at)
+            await self._keep(connection, message.event_id, prompt, person, message.body, at)
 
         await self._database.run("comment", work, durable=True)
 
@@ -134,7 +134,7 @@ class SqlComments:
             .on_conflict_do_update(index_elements=["event_id"], set_=row)
         )
 
-    async def is_said(self, event_id: EventId) -> bool:
+    async def is_opinion(self, event_id: EventId) -> bool:
         """Return whether a message is stored as a comment, or as a rating by one word."""
         rated = exists().where(opinions.c.event_id == event_id, opinions.c.poll_id.is_(None))
         written = exists().where(comments.c.event_id == event_id)
@@ -188,17 +188,17 @@ class SqlComments:
             await self._update_rating(connection, prompt, person, at)
 
     async def share(
-        self, said: Message, prompt: EventId, exchange: tuple[str, str], at: float
+        self, message: Message, prompt: EventId, exchange: tuple[str, str], at: float
     ) -> None:
         """Store the encrypted text of a prompt and its reply, until it is withdrawn."""
         prompt_text, reply_text = exchange
-        key = {"event_id": said.event_id}
+        key = {"event_id": message.event_id}
         row = {
             "prompt_event_id": prompt,
-            "person": self._pseudonyms.of(said.sender),
+            "person": self._pseudonyms.of(message.sender),
             "shared_at": date(at),
-            "prompt": self._seal.close(prompt_text.encode(), f"{said.event_id} prompt"),
-            "reply": self._seal.close(reply_text.encode(), f"{said.event_id} reply_text"),
+            "prompt": self._seal.close(prompt_text.encode(), f"{message.event_id} prompt"),
+            "reply": self._seal.close(reply_text.encode(), f"{message.event_id} reply_text"),
         }
 
         async def work(connection: AsyncConnection) -> None:

@@ -145,7 +145,7 @@ class SqlFeedback(SqlComments):
 
         return await self._database.run("due", work)
 
-    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+    async def poll_sent(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
         """Record that a poll was sent, and until when votes count."""
         sent = {"event_id": event_id, "sent_at": date(at), "closes_at": date(closes_at)}
 
@@ -234,14 +234,14 @@ class SqlFeedback(SqlComments):
         return await self._database.run("count", work, durable=True)
 
     async def rate(
-        self, said: Reaction | Message, prompt: EventId, answer: Rating, at: float
+        self, event: Reaction | Message, prompt: EventId, answer: Rating, at: float
     ) -> None:
         """Store a rating that was given without a poll."""
-        person = self._pseudonyms.of(said.sender)
-        opinion = Opinion("helped", answer, said.timestamp)
+        person = self._pseudonyms.of(event.sender)
+        opinion = Opinion("helped", answer, event.timestamp)
 
         async def work(connection: AsyncConnection) -> None:
-            await self._store(connection, said.event_id, prompt, person, opinion)
+            await self._store(connection, event.event_id, prompt, person, opinion)
             await self._update_rating(connection, prompt, person, at)
 
         await self._database.run("rate", work, durable=True)

@@ -34,7 +34,7 @@ from bot.runtime.encryption import Seal
 from bot.runtime.uncancellable import run_uncancelled
 from bot.storage import rows
 from bot.storage.database import Database, probe
-from bot.storage.rows import Unfinished, date, event_row, frozen_row, seconds
+from bot.storage.rows import Unfinished, date, event_row, outbox_row, seconds
 from bot.storage.schema_version import upgrade
 from bot.storage.tables import (
     account,
@@ -215,7 +215,7 @@ class SqlStore:
                     .values(joined_to=first, finished_at=None)
                 )
             return Claim(
-                number, await _reply(connection, first), await self._frozen(connection, first)
+                number, await _reply(connection, first), await self._outbox(connection, first)
             )
 
         return await self._database.run("claim", work, durable=again)
@@ -259,9 +259,9 @@ class SqlStore:
 
         await self._database.run("sent", work, durable=True)
 
-    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
+    async def keep_outbox(self, prompt: EventId, messages: Sequence[OutboxMessage]) -> None:
         """Keep the messages of a final version until they are acknowledged; replace others."""
-        new = [frozen_row(prompt, one, self._seal) for one in frozen]
+        new = [outbox_row(prompt, one, self._seal) for one in messages]
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(delete(outbox).where(outbox.c.prompt_event_id == prompt))
@@ -270,13 +270,13 @@ class SqlStore:
 
         await self._database.run("freeze", work, durable=True)
 
-    async def _frozen(self, connection: AsyncConnection, prompt: str) -> tuple[OutboxMessage, ...]:
+    async def _outbox(self, connection: AsyncConnection, prompt: str) -> tuple[OutboxMessage, ...]:
         """Return the messages of the final version that may have been sent."""
         found = await connection.execute(
             select(outbox).where(outbox.c.prompt_event_id == prompt).order_by(outbox.c.part)
         )
         try:
-            return tuple(rows.frozen(row, self._seal) for row in found.mappings())
+            return tuple(rows.outbox_message(row, self._seal) for row in found.mappings())
         except ValueError:  # another storage.key: the answer is generated anew
             log.warning("outbox not opened", event_id=prompt)
             return ()

@@ -28,27 +28,27 @@ _LATEST = 4_000_000_000.0  # seconds since the epoch; an event's sender may give
 Unfinished = Invite | Joined | Left | Pending | UndecryptedEvent
 
 
-def event_row(heard: Event, position: int, heard_at: float) -> dict[str, Any]:
+def event_row(event: Event, position: int, heard_at: float) -> dict[str, Any]:
     """Return the row of the inbox for an event."""
     row: dict[str, Any] = {
-        "event_id": heard.event_id,
+        "event_id": event.event_id,
         "position": position,
-        "kind": type(heard).__name__.lower(),
-        "room_id": heard.room_id,
+        "kind": type(event).__name__.lower(),
+        "room_id": event.room_id,
         "admitted_at": date(heard_at),
     }
-    if isinstance(heard, Invite):
-        row |= {"sender": heard.sender, "direct": heard.direct, "finished_at": None}
-    elif isinstance(heard, Message | Undecryptable):
-        row |= {"fingerprint": heard.fingerprint, "thread_root": heard.thread_root}
-    elif isinstance(heard, Vote):
-        row["fingerprint"] = heard.fingerprint
-    if isinstance(heard, Undecryptable):
+    if isinstance(event, Invite):
+        row |= {"sender": event.sender, "direct": event.direct, "finished_at": None}
+    elif isinstance(event, Message | Undecryptable):
+        row |= {"fingerprint": event.fingerprint, "thread_root": event.thread_root}
+    elif isinstance(event, Vote):
+        row["fingerprint"] = event.fingerprint
+    if isinstance(event, Undecryptable):
         row |= {
-            "sender": heard.sender,
-            "session_id": heard.session_id,
-            "timestamp": heard.timestamp,
-            "refers_to": heard.refers_to,
+            "sender": event.sender,
+            "session_id": event.session_id,
+            "timestamp": event.timestamp,
+            "refers_to": event.refers_to,
         }
     return row
 
@@ -85,21 +85,21 @@ def _awaited(row: RowMapping) -> UndecryptedEvent:
     return UndecryptedEvent(message, seconds(row["admitted_at"]))
 
 
-def frozen_row(prompt: EventId, frozen: OutboxMessage, seal: Seal) -> dict[str, Any]:
+def outbox_row(prompt: EventId, message: OutboxMessage, seal: Seal) -> dict[str, Any]:
     """Return the row of the outbox for one message."""
-    wire = json.dumps({"type": frozen.wire.type, "content": frozen.wire.content})
+    wire = json.dumps({"type": message.wire.type, "content": message.wire.content})
     return {
         "prompt_event_id": prompt,
-        "part": frozen.part,
-        "device_id": frozen.device_id,
-        "transaction_id": frozen.transaction_id,
-        "replaces": frozen.replaces,
-        "answers": json.dumps(frozen.answers),
-        "wire": seal.close(wire.encode(), frozen.transaction_id),
+        "part": message.part,
+        "device_id": message.device_id,
+        "transaction_id": message.transaction_id,
+        "replaces": message.replaces,
+        "answers": json.dumps(message.answers),
+        "wire": seal.close(wire.encode(), message.transaction_id),
     }
 
 
-def frozen(row: RowMapping, seal: Seal) -> OutboxMessage:
+def outbox_message(row: RowMapping, seal: Seal) -> OutboxMessage:
     """Return the message that a row of the outbox holds.
 
     Raises:

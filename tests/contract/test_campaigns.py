@@ -130,8 +130,8 @@ class TestCampaigns:
         await ledger.ask(TO_HERE, FIRST)
 
         assert await ledger.first() == TO_THERE
-        assert await ledger.campaigns.asked(ROOM, FIRST) == ASKED
-        assert await ledger.campaigns.asked(SALON, FIRST) is None
+        assert await ledger.campaigns.question_at(ROOM, FIRST) == ASKED
+        assert await ledger.campaigns.question_at(SALON, FIRST) is None
         assert await ledger.answer(cast(), "1") == "goes on"
         again = await ledger.first(MIDNIGHT + 20)
         assert again == DueMessage("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
@@ -194,7 +194,7 @@ class TestCampaigns:
 
         following = await ledger.first(MIDNIGHT + 2)
         assert following == DueMessage("n", place, "step", 1, MIDNIGHT + 2, FIRST)
-        asked = await ledger.campaigns.asked(SALON, FIRST)
+        asked = await ledger.campaigns.question_at(SALON, FIRST)
         assert asked == AskedQuestion("n", "1", place)
         votes = [
             cast(),

@@ -74,7 +74,7 @@ class FeedbackStores:
         """Let a reply stand, and a poll about it be sent at once."""
         await self.answer(event_id, wait=0.0)
         [ask], _ = await self.opinions.due(MIDNIGHT)
-        await self.opinions.asked(ask, poll, MIDNIGHT, MIDNIGHT + WINDOW)
+        await self.opinions.poll_sent(ask, poll, MIDNIGHT, MIDNIGHT + WINDOW)
         return ask
 
     async def ratings(self) -> dict[tuple[str, str], tuple[str | None, str | None]]:
@@ -170,7 +170,7 @@ class TestOpinions:
         )
         await ledger.opinions.put_off(ask, MIDNIGHT + 400)
         assert await ledger.opinions.due(MIDNIGHT + 300) == ([], MIDNIGHT + 400)
-        await ledger.opinions.asked(ask, POLLED, MIDNIGHT + 400, MIDNIGHT + 500)
+        await ledger.opinions.poll_sent(ask, POLLED, MIDNIGHT + 400, MIDNIGHT + 500)
         assert await ledger.opinions.due(MIDNIGHT + 400) == ([], None)
         assert await ledger.opinions.poll(ROOM, POLLED) == replace(ask, due_at=MIDNIGHT + 400)
 
@@ -276,7 +276,7 @@ class TestOpinions:
         assert worse is not None
         assert not worse.goes_on
 
-        await ledger.opinions.asked(why, EventId("$why"), MIDNIGHT, MIDNIGHT + WINDOW)
+        await ledger.opinions.poll_sent(why, EventId("$why"), MIDNIGHT, MIDNIGHT + WINDOW)
         reason = cast("sources", event_id="$3", target="$why", at=VOTED_AT + 2)
         told = await ledger.opinions.count(reason, MIDNIGHT)
         assert told is not None
@@ -417,7 +417,9 @@ class TestOpinions:
             rated = message("!avis oui", event_id=f"$r{number}")
             await ledger.opinions.rate(rated, about, "yes", MIDNIGHT)
 
-        known = [await ledger.opinions.is_said(EventId(one)) for one in ("$c0", "$r0", "$other")]
+        known = [
+            await ledger.opinions.is_opinion(EventId(one)) for one in ("$c0", "$r0", "$other")
+        ]
         assert known == [True, True, False]
         for target in ("$c0", "$r0"):
             nothing = edit_event("", event_id="$e0", target=target)

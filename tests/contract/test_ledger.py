@@ -457,7 +457,7 @@ class TestStore:
         claim = await store.claim(ASKED)
 
         assert claim == Claim(2, (), (FROZEN, SECOND_PART))
-        assert [one.wire.content for one in claim.frozen] == [{"body": "canari-8264"}, {}]
+        assert [one.wire.content for one in claim.outbox] == [{"body": "canari-8264"}, {}]
         await store.finish(PROMPT.event_id)
         assert await store.claim(ASKED) == Claim(3, ())
 
@@ -468,9 +468,9 @@ class TestStore:
 
         await store.keep_outbox(PROMPT.event_id, [other])
 
-        assert (await store.claim(ASKED)).frozen == (other,)
+        assert (await store.claim(ASKED)).outbox == (other,)
         await store.keep_outbox(PROMPT.event_id, [])
-        assert (await store.claim(ASKED)).frozen == ()
+        assert (await store.claim(ASKED)).outbox == ()
 
     async def test_a_message_may_be_recorded_twice(self, store: Store) -> None:
         await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)

@@ -92,7 +92,7 @@ class StatisticsStores:
 
     async def send(self, ask: Ask) -> None:
         poll = EventId(f"$poll-{ask.question}-{ask.prompt}")
-        await self.opinions.asked(ask, poll, MIDNIGHT, MIDNIGHT + 100 * DAY)
+        await self.opinions.poll_sent(ask, poll, MIDNIGHT, MIDNIGHT + 100 * DAY)
 
     async def count(self, name: str, *answers: str, at: int = 1, event_id: str = "$v") -> None:
         question = "helped" if answers and answers[0] in {"yes", "partly", "no"} else "why"
@@ -633,7 +633,7 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(
     here = DueMessage("old", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
-    asked = await campaigns.asked(ROOM, poll)
+    asked = await campaigns.question_at(ROOM, poll)
     assert asked is not None
     cast = vote("1", target=poll, timestamp=1)
     await campaigns.answer(cast, asked, "1", step=0, steps=1, at=MIDNIGHT)

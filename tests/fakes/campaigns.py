@@ -215,7 +215,7 @@ class FakeCampaigns:
         ]
         return max([now + 300.0 * any(theirs), *(at + 86_400 for at in others)])
 
-    async def asked(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
+    async def question_at(self, room_id: RoomId, event_id: EventId) -> AskedQuestion | None:
         found = self.asks.get(event_id)
         if found is None or found[1] != room_id:
             return None

@@ -143,7 +143,7 @@ class FakeOpinions:
         begun = {key for key, one in self.asks.items() if one.begun and one.room_id == room_id}
         return bool(begun - self.sent.keys())
 
-    async def asked(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
+    async def poll_sent(self, ask: Ask, event_id: EventId, at: float, closes_at: float) -> None:
         self.sent[ask.number] = event_id, at, closes_at
 
     async def put_off(self, ask: Ask, due_at: float) -> None:
@@ -222,7 +222,7 @@ class FakeOpinions:
     ) -> None:
         self.comments[said.event_id] = prompt, said.sender, said.body
 
-    async def is_said(self, event_id: EventId) -> bool:
+    async def is_opinion(self, event_id: EventId) -> bool:
         said = self.said.get(event_id)
         return event_id in self.comments or (said is not None and said[2].poll is None)
 

@@ -42,7 +42,7 @@ class FakeStore:
         self.finished: set[EventId] = set()
         self.claims: dict[EventId, int] = {}
         self.replies: dict[EventId, dict[int, EventId]] = {}
-        self.frozen: dict[EventId, tuple[OutboxMessage, ...]] = {}
+        self.outbox: dict[EventId, tuple[OutboxMessage, ...]] = {}
         self.joined: dict[EventId, EventId] = {}
         self.chosen: dict[Conversation, Choices] = {}
         self.broken = False
@@ -106,7 +106,7 @@ class FakeStore:
         self.joined.pop(first, None)
         self.joined |= dict.fromkeys(joined, first)
         self.finished.difference_update(prompt.event_ids)
-        return Claim(self.claims[first], self._reply(first), self.frozen.get(first, ()))
+        return Claim(self.claims[first], self._reply(first), self.outbox.get(first, ()))
 
     def _reply(self, prompt: EventId) -> tuple[EventId, ...]:
         parts = self.replies.get(prompt, {})
@@ -139,13 +139,13 @@ class FakeStore:
                     raise StoreError("each event is one part of one reply")
         self.replies.setdefault(prompt, {})[part] = event_id
 
-    async def keep_outbox(self, prompt: EventId, frozen: Sequence[OutboxMessage]) -> None:
-        self.frozen[prompt] = tuple(frozen)
+    async def keep_outbox(self, prompt: EventId, messages: Sequence[OutboxMessage]) -> None:
+        self.outbox[prompt] = tuple(messages)
 
     async def finish(self, *event_ids: EventId) -> None:
         self.finished.update(event_ids)
         for event_id in event_ids:
-            self.frozen.pop(event_id, None)
+            self.outbox.pop(event_id, None)
 
     async def noticed(self, message: Unheeded, at: float) -> None:
         if message.event_id in self.events:

@@ -172,7 +172,7 @@ async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
     one = DueMessage("utile", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
     poll = EventId("$poll")
     await campaigns.sent(one, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
-    asked = await campaigns.asked(ROOM, poll)
+    asked = await campaigns.question_at(ROOM, poll)
     assert asked is not None
     at = int(MIDNIGHT + 60) * 1000
     said = vote("1", target=poll, timestamp=at)

@@ -53,7 +53,7 @@ async def test_nothing_that_is_asked_for_each_message_reads_all_rows(tmp_path: P
     await campaigns.sent(
         ASKED, POLL, MIDNIGHT, question=("1", True), next_due=None, remind_at=None
     )
-    await campaigns.asked(ROOM, POLL)
+    await campaigns.question_at(ROOM, POLL)
     await campaigns.result(ROOM, POLL)
     await campaigns.close("n", MIDNIGHT)
     await campaigns.due("n", MIDNIGHT)

@@ -154,7 +154,7 @@ class TestAnyStep:
 
         assert room.replies == rendered("".join(texts))
         assert len(room.model.requests) <= 1 + room.breaking.broken
-        assert not room.store.frozen
+        assert not room.store.outbox
 
     async def test_two_messages_in_a_row_have_one_answer(
         self, room: RecoveryStory, breaking: Breaking, *, forgetful: bool
@@ -661,7 +661,7 @@ async def test_what_another_device_has_frozen_is_not_sent(room: RecoveryStory) -
     room.breaking = Breaking(1, only="store.keep_outbox", after=True)
     room.matrix.hear(message())
     await room.live("$prompt")
-    assert room.store.frozen
+    assert room.store.outbox
     room.matrix.device_id = "OTHER"
     room.says("Le ciel est gris.")
 

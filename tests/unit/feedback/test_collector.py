@@ -816,7 +816,7 @@ _STEPS: Sequence[tuple[str, str]] = [
     ("opinions", "answered"),
     ("opinions", "due"),
     ("opinions", "begin"),
-    ("opinions", "asked"),
+    ("opinions", "poll_sent"),
     ("opinions", "count"),
     ("store", "finish"),
 ]

@@ -587,7 +587,7 @@ async def test_two_replies_that_stand_are_known_each_once(stage: StreamingSetup)
     """As a ledger from a backup may have made them, of which it knows the second."""
     await stage.stream(TextDelta("Un."), END)
     stage.store.replies.clear()
-    stage.store.frozen.clear()
+    stage.store.outbox.clear()
     stage.matrix.transactions.clear()
     await stage.stream(TextDelta("Deux."), END)
     assert stage.shown == ["Un.", "Deux."]
@@ -613,7 +613,7 @@ async def test_a_process_that_comes_after_a_crash_goes_on_in_the_same_message(
 def forget(stage: StreamingSetup) -> None:
     """Let the ledger know nothing of the reply, and the homeserver no transaction id any more."""
     stage.store.replies.clear()
-    stage.store.frozen.clear()
+    stage.store.outbox.clear()
     stage.matrix.transactions.clear()
 
 
@@ -1074,7 +1074,7 @@ async def test_a_stop_between_the_messages_of_a_long_text_shows_one_more_and_no_
     ]
     assert reply.outcome is not None
     assert not reply.outcome.whole
-    assert [one.part for one in stage.store.frozen[FIRST.event_id]] == [len(parts)]
+    assert [one.part for one in stage.store.outbox[FIRST.event_id]] == [len(parts)]
 
 
 @pytest.mark.parametrize("stopped_at", range(3))
