@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import yaml
+from typer.testing import CliRunner, Result
 
+from bot.__main__ import app
 from bot.core.campaigns import DueMessage, Recipient, RecipientRoom
 from bot.core.events import Batch, EventId
 from bot.core.feedback import ReplyMetadata
@@ -53,10 +56,23 @@ async def fill(place: Path | str) -> SqlStore:
     return store
 
 
-def export(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str) -> Result:
+    """Run a command about feedback in this process, whose imports are done.
+
+    It runs in a thread, as it has an event loop of its own.
+    """
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(CliRunner().invoke, app, ["feedback", *arguments]).result()
+
+
+def export(config: Path, *options: str) -> Result:
+    return command("export", "--config", str(config), *options)
+
+
+def export_in_a_process(config: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bot", "feedback", "export", "--config", str(config)]
     return subprocess.run(  # noqa: S603  # our own
-        [*command, *options], capture_output=True, text=True, encoding="utf-8", check=False
+        command, capture_output=True, text=True, encoding="utf-8", check=False
     )
 
 
@@ -82,7 +98,7 @@ def config(ledger: SqlStore, tmp_path: Path) -> Path:
 
 
 async def test_ratings_are_a_table_with_the_circumstances_of_each_reply(config: Path) -> None:
-    done = export(config)
+    done = export_in_a_process(config)
 
     assert (done.returncode, done.stderr) == (0, "ratings: 1\n")
     [row] = csv.DictReader(io.StringIO(done.stdout, newline=""))
@@ -128,10 +144,10 @@ async def test_a_file_is_written_for_its_owner_alone_and_never_over_another(
     done = export(config, "--output", str(path))
     again = export(config, "--output", str(path))
 
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.exit_code, done.stdout) == (0, "")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text("utf-8").count("\n") == 2
-    assert again.returncode == 1
+    assert again.exit_code == 1
     assert again.stderr == f"assistant-tchap: {path} cannot be written: File exists\n"
 
 
@@ -143,15 +159,8 @@ questions:
 """
 
 
-def draft(config: Path, campaign: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bot", "feedback", "campaign", str(campaign)]
-    return subprocess.run(  # noqa: S603  # our own
-        [*command, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+def draft(config: Path, campaign: Path) -> Result:
+    return command("campaign", str(campaign), "--config", str(config))
 
 
 async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
@@ -162,11 +171,11 @@ async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
     campaigns = SqlCampaigns(ledger.database, KEY)
 
     made = draft(config, file)
-    assert (made.returncode, made.stderr) == (0, "")
+    assert (made.exit_code, made.stderr) == (0, "")
     assert await campaigns.definition("utile") == CAMPAIGN
     assert await campaigns.launch("utile", [Recipient(ROOM, AGENT)], MIDNIGHT, None)
     again = draft(config, file)
-    assert again.returncode == 1
+    assert again.exit_code == 1
     assert "launched before" in again.stderr
 
     one = DueMessage("utile", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
@@ -193,9 +202,9 @@ def test_a_file_that_is_no_campaign_is_told_by_line_and_field(tmp_path: Path) ->
     wrong = draft(write_config(tmp_path), file)
     missing = draft(write_config(tmp_path), tmp_path / "none.yaml")
 
-    assert wrong.returncode == 2
+    assert wrong.exit_code == 2
     assert "line 2: question: extra_forbidden" in wrong.stderr
-    assert missing.returncode == 1
+    assert missing.exit_code == 1
     assert "none.yaml cannot be read: No such file" in missing.stderr
 
 
@@ -205,11 +214,11 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
     missing = export(config)
     wrong = export(config, "--format", "xlsx")
 
-    assert missing.returncode == 1
+    assert missing.exit_code == 1
     assert missing.stderr == (
         f"assistant-tchap: there is no ledger at {tmp_path}/ledger.db: the assistant has not run"
         " yet\n"
     )
     assert not (tmp_path / "ledger.db").exists()
-    assert wrong.returncode == 2
+    assert wrong.exit_code == 2
     assert "xlsx" in wrong.stderr
