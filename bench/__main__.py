@@ -1,4 +1,4 @@
-"""`make bench`: a reply and a crowd beside the floor F, encryption beside stock matrix-nio."""
+"""`make bench`: measure replies against the floor F, and encryption against stock matrix-nio."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ _PARTS = "replies", "crypto", "conversations", "campaign", "dashboard", "share"
 
 @contextmanager
 def _conditions(console: Console) -> Iterator[Path]:
-    """Yield an empty directory; print what the machine was like at both ends."""
+    """Yield an empty directory; then print the machine's load before and after, and versions."""
     before = os.getloadavg()
     with tempfile.TemporaryDirectory() as directory:
         yield Path(directory)
@@ -40,17 +40,17 @@ def _conditions(console: Console) -> Iterator[Path]:
 
 
 async def replies(console: Console, rounds: int, streamed_rounds: int) -> None:
-    """Measure and print; AssertionError where a reply is not whole and right."""
+    """Measure single replies, and print; AssertionError if one is incomplete or wrong."""
     with _conditions(console) as directory:
         async with start(directory) as rig:
             await rig.ask("short", _WARM_UP, _PAUSE_SECONDS)
             streamed = await rig.ask("streamed", streamed_rounds, _PAUSE_SECONDS)
             short = await rig.ask("short", rounds, _PAUSE_SECONDS)
-    said = [2 * _WARM_UP, 2 * (_WARM_UP + streamed_rounds + rounds)]
+    messages = [2 * _WARM_UP, 2 * (_WARM_UP + streamed_rounds + rounds)]
     console.print(
         "F and the bot answer in clear direct messages; the encrypted one is beside F's clear one."
-        f" Streamed replies come first: each conversation grows from {said[0]} messages to"
-        f" {said[1]}. Figures are medians (p90; where n < 10, smallest-largest)."
+        f" Streamed replies come first: each conversation grows from {messages[0]} messages to"
+        f" {messages[1]}. Figures are medians (p90; where n < 10, smallest-largest)."
     )
     found = figures(short, streamed)
     console.print(table_of_figures(found))
@@ -61,7 +61,7 @@ async def replies(console: Console, rounds: int, streamed_rounds: int) -> None:
 
 
 def encryption(console: Console) -> None:
-    """Measure and print; AssertionError where a side does not do what is measured."""
+    """Measure the crypto layer, and print; AssertionError if a side fails to do its work."""
     with _conditions(console) as directory:
         rows = crypto.bench(directory)
     console.print(
@@ -75,7 +75,7 @@ def encryption(console: Console) -> None:
 
 
 def talk(console: Console) -> None:
-    """Measure and print; AssertionError where an answer is not what was measured."""
+    """Measure many and long conversations, and print; AssertionError if a reply is wrong."""
     with _conditions(console) as directory:
         found = conversations.bench(directory)
     console.print(
@@ -92,7 +92,7 @@ def talk(console: Console) -> None:
 
 
 def ratings(console: Console) -> None:
-    """Measure and print; AssertionError where a page is not what was asked for."""
+    """Measure the dashboard, and print; AssertionError if a page is wrong."""
     with _conditions(console) as directory:
         rows = dashboard.bench(directory)
     console.print(
@@ -106,7 +106,7 @@ def ratings(console: Console) -> None:
 
 
 def flood(console: Console) -> None:
-    """Measure and print; AssertionError where there was no flood."""
+    """Measure the waits during a flood, and print; AssertionError if the flood was too short."""
     with _conditions(console) as directory:
         found = asyncio.run(share.bench(directory))
     console.print(f"Of the flood, {found.left} replies were not whole when all others were done.")
@@ -116,7 +116,7 @@ def flood(console: Console) -> None:
 
 
 def main() -> None:
-    """Run all of it or one part, with as many rounds as asked for."""
+    """Run all measurements or one part."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("part", nargs="?", choices=_PARTS, help="what to measure; all of it")
     parser.add_argument("--rounds", type=int, default=30, help="short replies of each client")

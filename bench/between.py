@@ -1,8 +1,8 @@
-"""What stands between the clients and their servers, and notes when: proxies and the model.
+"""Proxies before the homeserver, one per client, and a scripted model; both record times.
 
-As a program it serves so many clients of one homeserver until its stdin closes, at the addresses
-that it prints as one line of JSON. A process of its own: nothing but their traffic shall delay
-its clock.
+As a program it serves a number of clients of one homeserver until its stdin closes. It prints its
+addresses as one line of JSON. It is a process of its own so that only this traffic delays its
+clock.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ _LONGEST_BODY = 1 << 26
 
 _SENTENCE = "Here stands one more sentence of exactly nine words."
 
-# The first has no end of a sentence before its end: one event. The second is 100 words at the
-# pace of a model; its first word is a sentence, and long enough to be shown at once. The others,
-# for many at once, are 200 and 400 words. The last one holds a turn for 15 s, and costs little.
+# "short" is one sentence, so that its reply is one event. "streamed" is 100 words at the pace of a
+# model; its first word is a sentence, and long enough to be shown at once. The next two, for many
+# conversations at once, have 200 and 400 words. "flood" holds a slot for 15 s at little cost.
 ANSWERS = {
     "short": ScriptedAnswer(text="This is one short sentence without another."),
     "streamed": ScriptedAnswer(
@@ -46,7 +46,7 @@ ANSWERS = {
 
 
 class Addresses(msgspec.Struct):
-    """Where a proxy for each client, and the model, listen."""
+    """The base URLs of the proxies, one per client, and of the model."""
 
     proxies: list[str]
     model: str
@@ -56,8 +56,8 @@ class Request(msgspec.Struct):
     """One request to the homeserver; times are `time.monotonic()`.
 
     Attributes:
-        began: when its body was there.
-        ended: when its answer was there, before it was passed on.
+        began: time when its body was received.
+        ended: time when the response was received, before it is forwarded.
     """
 
     method: str
@@ -68,12 +68,12 @@ class Request(msgspec.Struct):
 
 
 class Notes(msgspec.Struct):
-    """What one client's proxy saw.
+    """The records of one client's proxy.
 
     Attributes:
-        synced: when the first /sync answer that holds an event was passed on, by event id. The
-            clock is read before the answer is written: what comes after is the client's time.
-        requests: every one that was answered.
+        synced: time when the first /sync response with an event was forwarded, by event id. It is
+            taken before the response is written, so that the time after it is the client's.
+        requests: the requests that got a response.
     """
 
     synced: dict[str, float]
@@ -81,7 +81,7 @@ class Notes(msgspec.Struct):
 
 
 class Proxy:
-    """Passes one client's requests on to the homeserver, each answer whole."""
+    """Forwards one client's requests to the homeserver, and each response once it is complete."""
 
     def __init__(self, homeserver: str) -> None:
         self._homeserver = homeserver

@@ -34,9 +34,9 @@ from bot.storage.ledger import SqlStore
 
 ROOMS = 10_000
 PER_MINUTE = 600.0
-PACED = 3  # messages to each room: what introduces the question, the question, its end
-MESSAGES = PACED + 1  # thanks come with a vote, whatever the pace
-_ADMIN_ROOM = RoomId("!admin:x")  # told of how far it is
+PACED = 3  # messages to each room: the introduction, the question, its end
+MESSAGES = PACED + 1  # thanks follow a vote, outside the pace
+_ADMIN_ROOM = RoomId("!admin:x")  # gets the progress reports
 _ME, _KEY = UserId("@assistant:x"), "k" * 32
 _CARD = ModelCard(
     id="small",
@@ -59,16 +59,16 @@ per_minute: {PER_MINUTE}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run has come to.
+    """The results of one run.
 
     Attributes:
-        served: rooms that got all of MESSAGES.
-        most_messages: that any room got.
-        minutes: on the clock that the campaign keeps its pace by.
-        asking: seconds of the bot's own, until all had been asked.
-        counting: the same, until a vote of each room was counted, with thanks.
-        ending: the same, until all polls had ended.
-        grown: bytes of memory more than before it was launched, at the most.
+        served: number of rooms that got all of MESSAGES.
+        most_messages: the largest number of messages in one room.
+        minutes: duration on the clock by which the campaign keeps its pace.
+        asking: seconds of the bot's own work until all rooms had the question.
+        counting: seconds of the bot's own work to count a vote in each room and send thanks.
+        ending: seconds of the bot's own work to end all polls.
+        grown: largest growth of memory since the launch, in bytes.
     """
 
     served: int
@@ -81,12 +81,12 @@ class Outcome:
 
     @property
     def pace(self) -> float:
-        """Messages a minute, but for thanks."""
+        """Messages per minute, without the thanks."""
         return PACED * ROOMS / self.minutes
 
 
 class _Skipping:
-    """A clock whose waits pass at once: an hour of campaign need not take one."""
+    """A clock whose waits end at once, so that a campaign of hours takes less time."""
 
     def __init__(self) -> None:
         self._passed = 0.0
@@ -104,7 +104,7 @@ class _Skipping:
 
 
 class _Stub:
-    """Of the Matrix port, what campaigns need; it counts, and keeps nothing that is said."""
+    """The part of the Matrix port that campaigns need; it counts messages and drops them."""
 
     user_id, device_id = _ME, "BENCH"
 
@@ -132,12 +132,12 @@ class _Stub:
             self.last[room_id] = EventId(f"${transaction_id}")
         if len(self.transactions) == self.stop_at:
             self.enough.set()
-            await asyncio.Event().wait()  # as a homeserver whose answer is lost
+            await asyncio.Event().wait()  # like a homeserver whose response is lost
         return EventId(f"${transaction_id}")
 
 
 def bench(directory: Path) -> Outcome:
-    """Run one campaign, with a process that ends in its middle."""
+    """Run one campaign, with a restart of the process in its middle."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     return asyncio.run(_bench(directory))
 
@@ -183,7 +183,7 @@ async def _launch(campaigns: CampaignAdmin) -> None:
 
 
 async def _vote(responses: CampaignResponses, stub: _Stub, clock: Clock) -> None:
-    """Cast a vote in each room."""
+    """Send a vote in each room."""
     for room_id, poll in list(stub.last.items()):
         person, at = UserId(f"@agent{room_id}"), int(clock.now() * 1000)
         await responses.count(Vote(EventId(f"{poll}v"), room_id, person, poll, ("1",), at))
@@ -243,7 +243,7 @@ async def _running(campaigns: CampaignSender) -> AsyncIterator[None]:
 
 
 def table(found: Outcome) -> Table:
-    """Return the figures."""
+    """Return the table of the results."""
     rows = Table("figure", "measured", "goal")
     rows.add_row(f"rooms that got all {MESSAGES} messages", f"{found.served:,}", f"{ROOMS:,}")
     rows.add_row("messages in one room, at the most", f"{found.most_messages}", f"{MESSAGES}")

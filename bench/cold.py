@@ -1,4 +1,4 @@
-"""What the context of a prompt costs, where its conversation is cold: read anew from its room."""
+"""The cost of a prompt's context if its conversation is cold: it is fetched from the room."""
 
 import asyncio
 from collections import defaultdict
@@ -13,8 +13,8 @@ import aiohttp
 from yarl import URL
 
 from bench.contexts import Asking, prompt_text, versions
+from bench.loop_timer import LoopTimer, Spent
 from bench.rows import Row
-from bench.turns import Spent, Turns
 from bot.core.events import Conversation, EventId, Invite, Message, Prompt, RoomId
 from bot.core.markdown import Part, render
 from bot.core.outgoing import OutgoingEdit, Reply
@@ -25,7 +25,7 @@ from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
 
-_PROMPTS = 50  # each with its reply of four versions
+_PROMPTS = 50  # each has a reply with four versions
 _ROUNDS = 10
 _GOAL_MS = 500.0
 _PIECE_MS = 50.0
@@ -40,8 +40,8 @@ class Talk:
     """A conversation of 100 turns in a room of the homeserver, and the prompt that follows.
 
     Attributes:
-        requests: what the bot asks the homeserver to read it.
-        rows: the whole of it, what the loop takes of that, and its longest piece.
+        requests: the requests with which the bot reads it from the homeserver.
+        rows: the total time, the time that blocks the event loop, and its longest piece.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Talk:
         )
 
     def note(self, spent: Spent, homeserver: float) -> None:
-        """Take in one sample of each."""
+        """Add one sample to each row."""
         whole, blocked, longest = self.rows
         whole.bot.append(spent.took)
         whole.beside.append(homeserver)
@@ -66,32 +66,32 @@ class Talk:
 
 
 class Meeting:
-    """The adapter and a person on one homeserver: what they say makes conversations.
+    """The adapter and a person on one homeserver, who write the conversations.
 
     Attributes:
-        token: of the adapter's last sync.
+        token: the token of the adapter's last sync.
     """
 
     def __init__(self, matrix: NioMatrix, person: Person) -> None:
         self.token: str | None = None
         self._matrix = matrix
         self._person = person
-        self._heard: defaultdict[EventId, asyncio.Future[Message]] = defaultdict(
+        self._received: defaultdict[EventId, asyncio.Future[Message]] = defaultdict(
             asyncio.get_running_loop().create_future
         )
 
     async def hear(self) -> None:
-        """Let the adapter hear for ever, and join where it is invited."""
+        """Run the adapter's sync, for ever, and accept invitations."""
         async for batch in self._matrix.batches(None):
             self.token = batch.next_batch
             for event in batch.events:
                 if isinstance(event, Invite):
                     await self._matrix.join(event)
                 elif isinstance(event, Message):
-                    self._heard[event.event_id].set_result(event)
+                    self._received[event.event_id].set_result(event)
 
     async def talk(self, kind: str, secrecy: str) -> Talk:
-        """Hold a conversation in a new room."""
+        """Write a conversation in a new room."""
         direct, encrypted = kind == "direct message", secrecy == "encrypted"
         room_id = await self._enter(direct=direct, encrypted=encrypted)
         root: EventId | None = None
@@ -114,12 +114,12 @@ class Meeting:
         return room_id
 
     async def _ask(self, room_id: RoomId, root: EventId | None, text: str) -> Message:
-        """Let the person say it, and return it as the adapter hears it."""
+        """Send a text as the person, and return the message that the adapter receives."""
         thread = {"rel_type": "m.thread", "event_id": root}
         relation: dict[str, Any] = {"m.relates_to": thread} if root else {}
         event_id = await self._person.send(room_id, text, **relation)
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return await self._heard[event_id]
+            return await self._received[event_id]
 
     async def _answer(self, prompt: Prompt, number: int) -> None:
         first, *edits = (Reply(prompt, Part(text), "scripted") for text in versions(number))
@@ -132,26 +132,26 @@ class Meeting:
 
 
 class Cold:
-    """The adapter on a real homeserver, started anew for each round: nothing is in memory.
+    """The adapter on a real homeserver, restarted for each round, so that nothing is in memory.
 
     Its keys come from the disk, its rooms from the first sync, which is not measured.
     """
 
-    def __init__(self, synapse: Synapse, directory: Path, turns: Turns) -> None:
+    def __init__(self, synapse: Synapse, directory: Path, loop_timer: LoopTimer) -> None:
         self._synapse = synapse
         self._directory = directory
-        self._turns = turns
+        self._loop_timer = loop_timer
         self._talks: list[Talk] = []
         self._token: str | None = None
 
     async def rows(self) -> list[Row]:
-        """Hold the conversations, and measure how long it takes to read each."""
+        """Write the conversations, and measure how long the bot takes to read each."""
         await self._prepare()
         async with self._started() as matrix:
-            client = matrix._client  # noqa: SLF001  # its requests are to be made once more
+            client = matrix._client  # noqa: SLF001  # its requests will be repeated
             for talk in self._talks:
                 recording = _Recording(client.send, talk.requests)
-                client.send = recording.send  # type: ignore[method-assign,assignment]  # so it is noted
+                client.send = recording.send  # type: ignore[method-assign,assignment]  # to record the requests
                 await self._read(matrix, talk)
                 client.send = recording.original  # type: ignore[method-assign]
             headers = {"Authorization": f"Bearer {client.access_token}"}
@@ -165,22 +165,25 @@ class Cold:
     async def _prepare(self) -> None:
         for name in ("bot", "person"):
             (self._directory / name).mkdir()
-        url, where = self._synapse.url, self._directory / "person"
+        url, directory = self._synapse.url, self._directory / "person"
         me, other = [await self._synapse.register(f"cold-{x}", _PASSWORD) for x in ("bot", "nia")]
         self._account = Account(
             homeserver=url, user_id=me, device_name="bench", password=_PASSWORD
         )
         matrix = await self._open()
-        async with NioPerson(url, other, _PASSWORD, where) as person, asyncio.TaskGroup() as tasks:
+        async with (
+            NioPerson(url, other, _PASSWORD, directory) as person,
+            asyncio.TaskGroup() as tasks,
+        ):
             meeting = Meeting(matrix, person)
-            intent_resolver = tasks.create_task(meeting.hear())
+            receiving = tasks.create_task(meeting.hear())
             talks = [
                 tasks.create_task(meeting.talk(kind, secrecy))
                 for kind in ("direct message", "thread in a salon")
                 for secrecy in ("clear", "encrypted")
             ]
             self._talks = [await talk for talk in talks]
-            intent_resolver.cancel()
+            receiving.cancel()
         self._token = meeting.token
         await matrix.close()
 
@@ -191,7 +194,7 @@ class Cold:
 
     @asynccontextmanager
     async def _started(self) -> AsyncIterator[NioMatrix]:
-        """Start it anew, until it knows its rooms."""
+        """Start the adapter, and run its first sync."""
         matrix = await self._open()
         await anext(matrix.batches(self._token))
         yield matrix
@@ -200,24 +203,24 @@ class Cold:
     async def _measure(
         self, matrix: NioMatrix, http: aiohttp.ClientSession, talk: Talk, *, bot_first: bool
     ) -> None:
-        """Read the conversation, before or after the same requests are made alone."""
+        """Measure the bot and a bare client with the same requests, in either order."""
         homeserver = 0.0 if bot_first else await self._request(http, talk.requests)
         spent = await self._read(matrix, talk)
         talk.note(spent, homeserver or await self._request(http, talk.requests))
 
     async def _read(self, matrix: NioMatrix, talk: Talk) -> Spent:
-        """Return what it costs the bot, which must find every turn in its last version."""
+        """Return the cost of reading; assert that the bot finds the last version of each turn."""
         asking = Asking(matrix)
-        spent = await self._turns.spent(asking.ask(talk.prompt))
-        said = [turn["content"] for turn in asking.request if turn["role"] == "assistant"]
+        spent = await self._loop_timer.spent(asking.ask(talk.prompt))
+        replies = [turn["content"] for turn in asking.request if turn["role"] == "assistant"]
         last = [render(versions(number)[-1]).body for number in range(_PROMPTS)]
-        assert said == last, f"{talk.name}: not the conversation"
+        assert replies == last, f"{talk.name}: not the conversation"
         assert len(asking.request) == 2 * _PROMPTS + 2, f"{talk.name}: not all prompts"
         return spent
 
     async def _request(self, http: aiohttp.ClientSession, requests: list[_Request]) -> float:
-        """Return the milliseconds that a client takes which does nothing but ask."""
-        return (await self._turns.spent(self._ask(http, requests))).took
+        """Return the milliseconds of a client that only makes these requests."""
+        return (await self._loop_timer.spent(self._ask(http, requests))).took
 
     async def _ask(self, http: aiohttp.ClientSession, requests: list[_Request]) -> None:
         for method, path in requests:
@@ -228,13 +231,13 @@ class Cold:
 
 
 class _Recording:
-    """Stands before a client's `send`, and notes what it is asked for."""
+    """Wraps the `send` of a client, and records its requests."""
 
     def __init__(self, original: Any, requests: list[_Request]) -> None:  # noqa: ANN401  # nio's
         self.original = original
         self._requests = requests
 
     async def send(self, method: str, path: str, *rest: object) -> aiohttp.ClientResponse:
-        """Note the request and make it."""
+        """Record the request, and make it."""
         self._requests.append((method, path))
         return cast("aiohttp.ClientResponse", await self.original(method, path, *rest))

@@ -1,4 +1,4 @@
-"""What the context of a prompt costs, where the conversation is warm: it stands in memory."""
+"""The cost of a prompt's context if its conversation is warm: it is in memory."""
 
 import gc
 import json
@@ -25,8 +25,8 @@ from bot.runtime.clock import SystemClock
 
 _TURNS = 20, 100, 400
 _ROUNDS = 10
-_CALLS = 10  # of one sample
-_OTHERS = 180  # conversations of 100 turns: as many as the bot keeps in memory, but for a few
+_CALLS = 10  # calls per sample
+_OTHERS = 180  # other conversations of 100 turns; with them, the bot's memory is almost full
 _GOAL_MS, _GOAL_TURNS = 2.0, 100
 
 _CARD = ModelCard(
@@ -37,7 +37,7 @@ _CARD = ModelCard(
     max_tokens=2048,
     temperature=None,
 )
-_HOW = ContextSettings(
+_SETTINGS = ContextSettings(
     system_prompt="Vous êtes l'Assistant IA. " * 77,
     catalogue=Catalogue([_CARD]),
     language="fr",
@@ -58,58 +58,58 @@ _REPLY = """\
 
 
 def prompt_text(number: int) -> str:
-    """Return a question of 200 characters that no other number has."""
+    """Return a question of 200 characters, different for each number."""
     return f"{number}. {_PROMPT * 3}"[:200].strip()
 
 
 def versions(number: int) -> list[str]:
-    """Return a reply in French, with accents and Markdown, as it grows: some 1,450 characters."""
+    """Return the growing versions of a French reply with Markdown, up to 1,450 characters."""
     text = f"Réponse n° {number}.\n\n{_REPLY * 8}"
     return [text[:length].strip() for length in (350, 700, 1050, 1450)]
 
 
 class _Listener:
-    """A model that takes in what it is asked with, and has nothing to say."""
+    """A model that records its request, and returns an empty completion."""
 
     request: Sequence[Turn] = ()
 
     def context_length(self, card: ModelCard) -> int:
-        """Return the card's."""
+        """Return the context length of the card."""
         return card.context_length
 
     async def stream(self, turns: Sequence[Turn], _: ModelCard) -> AsyncGenerator[Delta, None]:
-        """End at once."""
+        """Yield only the end of the completion."""
         self.request = turns
         yield FinishDelta("stop")
 
 
 class Asking:
-    """The bot's own way from a prompt to the model's request."""
+    """The bot's own code from a prompt to the request of the model."""
 
     def __init__(self, matrix: Matrix) -> None:
         self._model = _Listener()
         clock = SystemClock()
         model = cast("Model", self._model)
         self._completions = Completions(model, clock, Health(clock), FallbackPolicy())
-        self._contexts = Contexts(matrix, cast("Store", None), clock, self._completions, _HOW)
+        self._contexts = Contexts(matrix, cast("Store", None), clock, self._completions, _SETTINGS)
 
     @property
     def request(self) -> list[dict[str, str]]:
-        """The last one's messages, as the OpenAI API has them."""
+        """The messages of the last request, as in the OpenAI API."""
         return [{"role": turn.role, "content": turn.text} for turn in self._model.request]
 
     async def ask(self, prompt: Prompt) -> None:
-        """Make the context, and ask the model with it."""
+        """Build the context, and send it to the model."""
         context = await self._contexts.of(prompt, _CARD)
         async for _ in self._completions.begin(context.turns, _CARD).stream():
             pass
 
 
 class _Memory:
-    """Of the Matrix port, the two things that a context asks for, on the adapter's own memory."""
+    """The two methods of the Matrix port that a context needs, on the adapter's memory."""
 
     def __init__(self) -> None:
-        # Nothing that is warm asks the homeserver: there is none.
+        # There is no homeserver: a warm conversation needs no request.
         self._histories = Histories(cast("SafeClient", None), _ME)
         self._numbers = count()
 
@@ -120,11 +120,11 @@ class _Memory:
     async def history(
         self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
     ) -> History:
-        """Return what was said."""
+        """Return the conversation."""
         return await self._histories.read(prompt, {}, enough)
 
     def converse(self, turns: int) -> Prompt:
-        """Hear a conversation of so many turns as it goes on, and return the prompt after it."""
+        """Receive a conversation of that many turns, and return the prompt after it."""
         room_id = RoomId(f"!{next(self._numbers)}:x")
         conversation, clock = Conversation(room_id, None), count(round(time.time() * 1000))  # noqa: TID251  # the homeserver's
         for number in count():
@@ -154,7 +154,7 @@ class _Memory:
 
 
 async def warm() -> list[Row]:
-    """Measure what stands in memory, beside writing the same request as JSON."""
+    """Measure warm contexts, and compare with writing the same request as JSON."""
     rows: list[Row] = []
     for others in (0, _OTHERS):
         memory = _Memory()
@@ -170,7 +170,7 @@ async def warm() -> list[Row]:
         for number in range(_ROUNDS + 1):
             for turns, row in found.items():
                 ours, written = await _ask_warm(asking, prompts[turns])
-                if number:  # the first is no sample
+                if number:  # the first call only warms up
                     row.bot.append(ours)
                     row.beside.append(written)
                 assert len(asking.request) == turns + 2 or turns > _GOAL_TURNS, (
@@ -181,8 +181,8 @@ async def warm() -> list[Row]:
 
 
 async def _ask_warm(asking: Asking, prompt: Prompt) -> tuple[float, float]:
-    """Return the milliseconds that the bot takes, and those of the JSON."""
-    gc.collect()  # what the rounds before have left
+    """Return the milliseconds of the bot, and those of writing the JSON."""
+    gc.collect()  # garbage of earlier rounds
     began = time.perf_counter()
     for _ in range(_CALLS):
         await asking.ask(prompt)

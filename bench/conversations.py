@@ -1,4 +1,4 @@
-"""What many conversations, and long ones, cost: their contexts, their line, many at once."""
+"""The cost of many and of long conversations: contexts, the queue, many at once."""
 
 import asyncio
 import logging
@@ -11,9 +11,9 @@ from rich.table import Table
 
 from bench import contexts, crowd, waiting
 from bench.cold import Cold
+from bench.loop_timer import LoopTimer
 from bench.rig import exchanges
 from bench.rows import Row, table
-from bench.turns import Turns
 from bot.process import freeze_garbage_collector
 from tests.harness.synapse import Synapse
 
@@ -31,15 +31,15 @@ _LOADS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured.
+    """The results.
 
     Attributes:
-        warm: contexts of warm conversations, beside writing the same request as JSON.
-        cold: those of cold ones, beside a client that only asks the homeserver the same.
-        lanes: the line of those who wait.
-        capacity: events a second that the homeserver takes while nobody is answering.
+        warm: contexts of warm conversations, compared with writing the same request as JSON.
+        cold: contexts of cold ones, compared with a client that only makes the same requests.
+        lanes: the queue of waiting prompts.
+        capacity: events per second that the homeserver accepts while nobody answers.
         crowd: many conversations at once.
-        loads: what they ask of the machine.
+        loads: CPU time of the homeserver and of each side.
     """
 
     warm: Sequence[Row]
@@ -59,7 +59,7 @@ class Found:
         yield table(_LOADS, self.loads)
 
     def faults(self) -> list[str]:
-        """Return which goals are missed, and what is not publishable."""
+        """Return the missed goals, and the figures that are not publishable."""
         of_rows = [row.faults() for row in (*self.warm, *self.cold, *self.lanes)]
         of_crowds = [figure.faults() for figure in self.crowd]
         return [fault for faults in (*of_rows, *of_crowds) for fault in faults]
@@ -71,23 +71,23 @@ def _compared(beside: str, rows: Sequence[Row]) -> Table:
 
 
 def bench(directory: Path) -> Found:
-    """Measure in an empty directory; AssertionError where an answer is not what was measured."""
+    """Measure in an empty directory; AssertionError if a reply is not the expected one."""
     logging.getLogger("nio").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    turns = Turns()
-    freeze_garbage_collector()  # as the bot does at its start
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
-        return runner.run(_bench(directory, turns))
+    loop_timer = LoopTimer()
+    freeze_garbage_collector()  # as at the bot's start
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(loop_timer)) as runner:
+        return runner.run(_bench(directory, loop_timer))
 
 
-async def _bench(directory: Path, turns: Turns) -> Found:
+async def _bench(directory: Path, loop_timer: LoopTimer) -> Found:
     warm = await contexts.warm()
     lanes = waiting.lanes()
     folders = [directory / name for name in ("synapse", "cold", "crowd")]
     for folder in folders:
         folder.mkdir()
     async with Synapse(folders[0]) as synapse:
-        cold = await Cold(synapse, folders[1], turns).rows()
+        cold = await Cold(synapse, folders[1], loop_timer).rows()
         async with crowd.start(synapse, folders[2]) as (many, model):
             capacity = await many.capacity()
             runs = await many.run()

@@ -1,4 +1,4 @@
-"""Many conversations at once: whether each is answered as soon as one alone would be."""
+"""Many conversations at once: are they answered as fast as one alone?"""
 
 import asyncio
 import secrets
@@ -26,14 +26,15 @@ from tests.harness.synapse import Synapse
 
 SIDES = FLOOR, BOT = "F", "bot"
 
-# Seconds: as long as the longest reply, so that a reply is two events, of the bot and of F. At the
-# usual two, a hundred replies would be fifty events a second more, and the homeserver measured.
+# Seconds: as long as the longest reply, so that a reply is two events, of the bot and of F. With
+# the default of 2 s, a hundred replies would add fifty events per second, and the figures would
+# be those of the homeserver.
 EDIT_INTERVAL = 10.0
 
 _BESIDES = "the same without the model's own time"
-_GOAL = 1.1  # what the bot's whole time may be, of F's
-_OPENING = 10  # rooms at the same time
-_FILLERS = 200  # events, to find what the homeserver can take
+_GOAL = 1.1  # largest ratio of the bot's total time to F's
+_OPENING = 10  # rooms that are opened at the same time
+_FILLERS = 200  # events to measure the capacity of the homeserver
 _PATIENCE_SECONDS = 120.0
 _SYNC = {"filter": '{"presence": {"types": []}, "room": {"timeline": {"limit": 100}}}'}
 _PASSWORD = secrets.token_urlsafe()
@@ -41,12 +42,12 @@ _PASSWORD = secrets.token_urlsafe()
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """So many conversations at once.
+    """A number of conversations at once.
 
     Attributes:
-        rounds: how often they are.
-        kind: which of `ANSWERS` the model gives.
-        pause: seconds between two prompts; 0 for as fast as the homeserver takes them.
+        rounds: number of repetitions.
+        kind: key of the model's answer in `ANSWERS`.
+        pause: seconds between two prompts; 0 for as fast as the homeserver accepts them.
     """
 
     at_once: int
@@ -60,16 +61,16 @@ class Size:
         return f"{self.at_once}{paced}"
 
 
-# The last ones come one by one, so that the homeserver has time for each: when the last prompt is
-# sent, the first reply is about to end.
+# In the last size, prompts come one by one, so that the homeserver has time for each: when the
+# last one is sent, the first reply is about to end.
 SIZES = Size(1, 5), Size(20, 2), Size(100, 2), Size(100, 1, "stream of people", 0.1)
 
 _ROOMS = max(size.at_once for size in SIZES)
-_AT_ONCE = _ROOMS + 20  # of the bot's replies
+_AT_ONCE = _ROOMS + 20  # generations of the bot
 
 
 class Watcher(Person):
-    """Somebody on bare aiohttp, for rooms in clear: to see costs next to nothing."""
+    """A person on plain aiohttp for unencrypted rooms, so that reading costs almost nothing."""
 
     @override
     async def close(self) -> None:
@@ -90,7 +91,7 @@ class Watcher(Person):
             f"{self.homeserver}/_matrix/client/v3/",
             headers={"Authorization": f"Bearer {self._access_token}"},
             raise_for_status=True,
-            connector=aiohttp.TCPConnector(limit=0),  # a hundred prompts hold up no sync
+            connector=aiohttp.TCPConnector(limit=0),  # prompts must not delay the sync
         )
         token = await self._sync({})
         self._syncing = asyncio.get_running_loop().create_task(self._sync_for_ever(token))
@@ -116,7 +117,7 @@ class Watcher(Person):
 
 @dataclass(frozen=True, slots=True)
 class Answerer:
-    """One process under measure, and the rooms in which it is asked."""
+    """One measured process, and the rooms in which it gets prompts."""
 
     name: str
     user_id: UserId
@@ -129,11 +130,11 @@ class Answered:
     """One prompt and its reply; times are `time.monotonic()`.
 
     Attributes:
-        prompt: its text, which no other prompt has.
-        sent: when the person began to send it.
-        accepted: when the homeserver had it.
-        final: when the person could read the whole reply.
-        versions: of the reply.
+        prompt: text of the prompt, different for each prompt.
+        sent: time when the person began to send it.
+        accepted: time when the homeserver acknowledged it.
+        final: time when the person could read the whole reply.
+        versions: number of versions of the reply.
     """
 
     prompt: str
@@ -145,12 +146,12 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One crowd's prompts to one of the sides.
+    """The prompts of one crowd to one side.
 
     Attributes:
-        seconds: from the first prompt to the last reply.
-        homeserver: seconds of CPU that the homeserver has taken.
-        cpu: the same of the side's own process.
+        seconds: time from the first prompt to the last reply.
+        homeserver: CPU seconds of the homeserver.
+        cpu: CPU seconds of the side's own process.
     """
 
     name: str
@@ -162,12 +163,12 @@ class Run:
 
     @property
     def events(self) -> int:
-        """Prompts and versions of replies."""
+        """The number of prompts and of versions of replies."""
         return sum(1 + one.versions for one in self.answered)
 
 
 class Crowd:
-    """One person with many rooms, who asks in many of them at once."""
+    """One person with many rooms, who sends prompts in many of them at once."""
 
     def __init__(self, person: Watcher, synapse: Synapse, sides: Sequence[Answerer]) -> None:
         self._person = person
@@ -175,18 +176,18 @@ class Crowd:
         self._sides = sides
 
     async def capacity(self) -> float:
-        """Return the events a second that the homeserver takes while nobody is answering."""
+        """Return the events per second that the homeserver accepts while nobody answers."""
         rooms = self._sides[0].rooms
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for one in range(_FILLERS):
-                filler = {"body": "x" * 1000}  # which asks for nothing
+                filler = {"body": "x" * 1000}  # it needs no answer
                 room_id = rooms[one % len(rooms)]
                 tasks.create_task(self._person.send_event(room_id, "bench.filler", filler))
         return _FILLERS / (time.monotonic() - began)
 
     async def run(self) -> list[Run]:
-        """Ask both sides in turn, after one prompt in each room that is not counted."""
+        """Run both sides alternately, after one prompt in each room that is not counted."""
         for side in self._sides:
             await self._ask(side, Size(_ROOMS, 1, "short"))
         return [
@@ -204,11 +205,11 @@ class Crowd:
         answered = await self._ask(side, size)
         seconds = time.monotonic() - began
         homeserver, own = cpu_seconds(pid) - homeserver, cpu_seconds(side.pid) - own
-        await asyncio.sleep(1)  # what is still done after a reply must not fall into the next run
+        await asyncio.sleep(1)  # work after a reply must not fall into the next run
         return Run(side.name, size, answered, seconds, homeserver, own)
 
     async def _ask(self, side: Answerer, size: Size) -> list[Answered]:
-        """Ask in so many rooms."""
+        """Send a prompt in each room of the crowd."""
         rooms = side.rooms[: size.at_once]
         before = {room_id: len(self._person.messages(room_id)) for room_id in rooms}
         async with asyncio.TaskGroup() as tasks:
@@ -231,12 +232,12 @@ class Crowd:
         return prompt, sent, time.monotonic()
 
     async def _wait(self, side: Answerer, before: Mapping[RoomId, int], text: str) -> None:
-        """Wait for one message more than the prompt in each room, until it says all."""
+        """Wait in each room for one message after the prompt, until its text is complete."""
         waiting = dict(before)
 
         def look() -> bool | None:
             for room_id, messages in list(waiting.items()):
-                new = self._person.messages(room_id)[messages + 1 :]  # behind the prompt
+                new = self._person.messages(room_id)[messages + 1 :]  # after the prompt
                 if new and new[-1].sender == side.user_id and new[-1].body == text:
                     del waiting[room_id]
             return None if waiting else True
@@ -257,7 +258,7 @@ class Crowd:
 
 @asynccontextmanager
 async def start(synapse: Synapse, directory: Path) -> AsyncIterator[tuple[Crowd, str]]:
-    """Start both sides and the model on the homeserver; yield the model's address, too."""
+    """Start both sides and the model; yield the crowd and the model's address."""
     async with AsyncExitStack() as parts:
         names = ["watcher", "crowd-floor", "crowd-bot"]
         who, *users = [await synapse.register(name, _PASSWORD) for name in names]
@@ -308,8 +309,8 @@ class Figure:
     """One quantity in milliseconds, in crowds of one size: its samples by side, in order.
 
     Attributes:
-        goal: what the bot's median may be, as a share of F's; None where there is no goal.
-        whole: it holds the others, whose drift is its own.
+        goal: largest ratio of the bot's median to F's; None for no goal.
+        whole: whether it is the total of the others, whose drift it shares.
     """
 
     label: str
@@ -320,7 +321,7 @@ class Figure:
 
     @property
     def missed(self) -> bool:
-        """Tell whether the bot does not reach its goal."""
+        """Return whether the bot misses its goal."""
         return self.goal is not None and self._ratio > self.goal
 
     @property
@@ -328,7 +329,7 @@ class Figure:
         return median(self.samples[BOT]) / median(self.samples[FLOOR])
 
     def cells(self) -> list[str]:
-        """Return what, how many at once, how often, both sides, and the bot beside F."""
+        """Return the cells: label, size, samples, both sides, and the bot relative to F."""
         floor, bot = (self.samples[name] for name in SIDES)
         goal = "" if self.goal is None else f"≤ {self.goal}"
         return [
@@ -343,13 +344,13 @@ class Figure:
         ]
 
     def faults(self) -> list[str]:
-        """Return what is to be said of the figure beside its cells."""
+        """Return the remarks about the figure."""
         label = f"{self.label}, at once: {self.size}"
         return faults(label, self.samples[FLOOR] if self.whole else (), missed=self.missed)
 
 
 def figures(runs: Sequence[Run], log: Mapping[str, Exchange]) -> list[Figure]:
-    """Return what the runs tell; `log` is the model's, by prompt."""
+    """Return the figures of the runs; `log` has the exchanges of the model, by prompt."""
     quantities: dict[str, _Measure] = {
         "prompt sent → whole reply visible": lambda one, _: one.final - one.sent,
         _BESIDES: lambda one, at: one.final - one.sent - (at.done - at.arrived),
@@ -385,7 +386,7 @@ def _samples(
 
 
 def loads(runs: Sequence[Run]) -> list[list[str]]:
-    """Return what each crowd asks of the homeserver, and of the side's own process."""
+    """Return the load of each crowd on the homeserver and on the side's own process."""
     rows = []
     for size in SIZES:
         for name in SIDES:

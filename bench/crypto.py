@@ -1,4 +1,4 @@
-"""What the crypto layer costs the event loop, beside stock matrix-nio on its SQLite store."""
+"""The cost of the crypto layer for the event loop, compared with stock matrix-nio on SQLite."""
 
 import asyncio
 import gc
@@ -21,10 +21,10 @@ from rich import box
 from rich.table import Table
 
 from bench.homeserver import members
+from bench.loop_timer import LoopTimer, Spent
 from bench.rig import program
 from bench.rows import rounded, spread
 from bench.sides import Ours, Side, Stock
-from bench.turns import Spent, Turns
 from bot.process import freeze_garbage_collector
 
 SIDES = STOCK, OURS = "matrix-nio", "bot"
@@ -44,7 +44,7 @@ class Row:
     """One quantity in milliseconds, its samples by side.
 
     Attributes:
-        goal: what the bot's median shall not exceed; None where there is no goal.
+        goal: upper limit of the bot's median; None for no goal.
     """
 
     label: str
@@ -53,11 +53,11 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Tell whether the bot does not reach its goal."""
+        """Return whether the bot misses its goal."""
         return self.goal is not None and median(self.samples[OURS]) > self.goal
 
     def cells(self) -> list[str]:
-        """Return what, how often, both sides, one by the other, and the goal."""
+        """Return the cells: label, samples, both sides, their ratio, and the goal."""
         stock, ours = (median(self.samples[name]) for name in SIDES)
         goal = "" if self.goal is None else f"≤ {rounded(self.goal)}"
         return [
@@ -70,7 +70,7 @@ class Row:
 
 
 def _sides(number: int) -> Sequence[str]:
-    """Return who is measured in a round: stock, which takes seconds, sits out each other one."""
+    """Return the sides of a round: stock, which takes seconds, skips every second one."""
     return [OURS] if number % 2 else SIDES
 
 
@@ -85,12 +85,12 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 class Bench:
-    """Measures both sides in turn, and collects the rows."""
+    """Measures both sides alternately, and collects the rows."""
 
-    def __init__(self, homeserver: str, directory: Path, turns: Turns) -> None:
+    def __init__(self, homeserver: str, directory: Path, loop_timer: LoopTimer) -> None:
         self._homeserver = homeserver
         self._directory = directory
-        self._turns = turns
+        self._loop_timer = loop_timer
         self._stores = count()
         self._rows: dict[str, Row] = {}
 
@@ -126,9 +126,9 @@ class Bench:
         finally:
             await side.close()
             del side
-            gc.collect()  # so that the next one does not pay for it
+            gc.collect()  # so that its garbage does not cost the next one
 
-    # Keys to give.
+    # Keys to share.
 
     async def _first_share(self, name: str) -> None:
         room_id, label = "!100x3:x", "100 members, 300 devices"
@@ -157,7 +157,7 @@ class Bench:
     async def _share(self, side: Side, room_id: str) -> Spent:
         """Share a new key with the whole room."""
         side.client.invalidate_outbound_session(room_id)
-        spent = await self._turns.spent(side.share(room_id))
+        spent = await self._loop_timer.spent(side.share(room_id))
         users, given = members(room_id), await self._given()
         devices = sum(len(side.olm.device_store[user]) for user in users)
         assert given == devices > len(users), f"{given} devices were given the key"
@@ -171,17 +171,17 @@ class Bench:
         room_id = "!300x2:x"
         async with self._side(name) as side:
             await side.enter(room_id)
-            spent = await self._turns.spent(side.query())
+            spent = await self._loop_timer.spent(side.query())
             self._note_turns(name, "keys/query, 300 users, 600 devices", spent)
             known = [len(side.olm.device_store[user]) for user in members(room_id)]
             assert known == [2] * 300, "not all devices are known"
 
-    # Rooms to take in.
+    # Rooms in a sync.
 
     async def _sync(self, name: str, users: int) -> None:
         label = f"first sync, 300 rooms of {users} members and 10 messages"
         async with self._side(name) as side:
-            spent = await self._turns.spent(side.sync(str(users)))
+            spent = await self._loop_timer.spent(side.sync(str(users)))
             assert len(side.client.rooms) == 300, "not all rooms are known"
             self._note(name, f"{label}: from request to taken in", spent.took)
             self._note_turns(name, label, spent)
@@ -196,7 +196,7 @@ class Bench:
             for _ in range(_ROUNDS):
                 for name, side in sides.items():
                     self._note(name, "encrypt one event of 2 kB", _encrypt(side))
-                    spent = await self._turns.spent(side.read(_ROOM_ID, pages[name]))
+                    spent = await self._loop_timer.spent(side.read(_ROOM_ID, pages[name]))
                     self._note(name, "decrypt one event of 2 kB, parsed", spent.took / _EVENTS)
 
     # The start.
@@ -231,7 +231,7 @@ class Bench:
                 yield side, directory
 
     async def _open(self, name: str, label: str, directory: Path, page: bytes = b"") -> None:
-        """Open the store; decrypt the page where there is one."""
+        """Open the store, and decrypt the page if there is one."""
         began = time.perf_counter()
         async with self._side(name, directory) as side:
             opened = time.perf_counter()
@@ -243,7 +243,7 @@ class Bench:
 
 
 class Peer:
-    """Somebody's device, which the client knows and is given Megolm sessions by."""
+    """A person's device, which the client knows and gets Megolm sessions from."""
 
     def __init__(self, side: Side) -> None:
         self._side = side
@@ -252,14 +252,14 @@ class Peer:
         side.olm.store.save_device_keys({_PEER_ID: {_PEER_DEVICE: self._device}})
 
     def give(self, outbound: OutboundGroupSession) -> None:
-        """Let the client have one session."""
+        """Give one session to the client."""
         session = InboundGroupSession(
             outbound.session_key, self._device.ed25519, self._device.curve25519, _ROOM_ID
         )
         self._side.keep(session, _PEER_ID)
 
     def page(self, events: int = _EVENTS) -> bytes:
-        """Return a page of /messages in a new session, which the client has (spec: megolm)."""
+        """Return a page of /messages in a new session that the client has (spec: megolm)."""
         outbound = OutboundGroupSession()
         self.give(outbound)
         outbound.mark_as_shared()  # type: ignore[no-untyped-call]  # nio has no hint
@@ -292,7 +292,7 @@ def _device(user_id: str, device_id: str) -> OlmDevice:
 
 
 def _encrypt(side: Side) -> float:
-    """Return the milliseconds that one event takes."""
+    """Return the milliseconds to encrypt one event."""
     side.client.invalidate_outbound_session(_ROOM_ID)
     side.olm.create_outbound_group_session(_ROOM_ID)
     side.olm.outbound_group_sessions[_ROOM_ID].shared = True
@@ -305,14 +305,16 @@ def _encrypt(side: Side) -> float:
 
 
 def bench(directory: Path) -> list[Row]:
-    """Measure on a loop of our own, in an empty directory; AssertionError where a side fails."""
-    logging.getLogger("nio").setLevel(logging.ERROR)  # it warns of each event without a key
-    turns = Turns()
-    freeze_garbage_collector()  # as the bot does at its start
+    """Measure on an event loop of its own, in an empty directory; AssertionError on failure."""
+    logging.getLogger("nio").setLevel(
+        logging.ERROR
+    )  # it logs a warning for each event without a key
+    loop_timer = LoopTimer()
+    freeze_garbage_collector()  # as at the bot's start
 
     async def run() -> list[Row]:
         async with program("bench.homeserver") as (line, _):
-            return await Bench(line.decode().strip(), directory, turns).run()
+            return await Bench(line.decode().strip(), directory, loop_timer).run()
 
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(loop_timer)) as runner:
         return runner.run(run())

@@ -1,4 +1,4 @@
-"""What the dashboard's pages take where a million replies are rated."""
+"""The time of the dashboard's pages with a million rated replies."""
 
 import asyncio
 import sqlite3
@@ -13,8 +13,8 @@ from rich.table import Table
 from typing_extensions import override
 
 from bench import visitors
+from bench.loop_timer import LoopTimer
 from bench.rows import Row, table
-from bench.turns import Turns
 from bot.config.sections import DashboardSettings
 from bot.core.events import Batch, EventId
 from bot.core.feedback import ReplyMetadata
@@ -51,45 +51,45 @@ _PAGES: Final = {
 
 
 class _AtTheEnd(SystemClock):
-    """A clock whose day is the sample's last one."""
+    """A clock at the last day of the sample."""
 
     @override
     def now(self) -> float:
-        """Return the sample's end."""
+        """Return the end of the sample."""
         return _SAMPLE.end.timestamp()
 
 
 class _Clock(_AtTheEnd):
-    """A clock by which nothing is fresh when it is asked for again."""
+    """A clock on which every cached page has expired at the next request."""
 
     @override
     def monotonic(self) -> float:
-        """Return an hour more for each second."""
+        """Return a time that runs an hour per second."""
         return super().monotonic() * 3600
 
 
 def bench(directory: Path) -> list[Row]:
-    """Fill a ledger and measure; AssertionError where a page is not what was asked for."""
-    turns = Turns()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
-        return runner.run(_bench(directory / "ledger.db", turns))
+    """Fill a ledger and measure; AssertionError if a page is wrong."""
+    loop_timer = LoopTimer()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(loop_timer)) as runner:
+        return runner.run(_bench(directory / "ledger.db", loop_timer))
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Return a table with one row for each."""
+    """Return the table of the rows."""
     cells = (row.cells() for row in rows)
     headings = ("ms", "n", "median (smallest-largest)", "goal")
     return table(headings, ([label, n, bot, goal] for label, n, _, bot, *_, goal in cells))
 
 
-async def _bench(path: Path, turns: Turns) -> list[Row]:
+async def _bench(path: Path, loop_timer: LoopTimer) -> list[Row]:
     await (await _open(path)).close()
     await asyncio.to_thread(fill, path, _KEY, _SAMPLE)
-    measured = [*await _pages(path, turns), *await _visited(path), await _grouping(path)]
+    measured = [*await _pages(path, loop_timer), *await _visited(path), await _grouping(path)]
     return [*measured, await _counting(path), *await _ratings(path)]
 
 
-async def _pages(path: Path, turns: Turns) -> list[Row]:
+async def _pages(path: Path, loop_timer: LoopTimer) -> list[Row]:
     store = await _open(path)
     statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
     app = application(statistics, DashboardSettings(public=True), _Clock())
@@ -104,8 +104,8 @@ async def _pages(path: Path, turns: Turns) -> list[Row]:
 
         for number in range(_ROUNDS + 1):
             for row, page in zip(rows, _PAGES.values(), strict=True):
-                spent = await turns.spent(fetch(page))
-                if number:  # the first one reads templates, and the file
+                spent = await loop_timer.spent(fetch(page))
+                if number:  # the first one also loads templates and the file
                     row.bot.append(spent.took)
                     pieces.bot.append(spent.longest)
     await statistics.close()
@@ -114,7 +114,7 @@ async def _pages(path: Path, turns: Turns) -> list[Row]:
 
 
 async def _visited(path: Path) -> list[Row]:
-    """Measure an answer beside people who look at the public statistics."""
+    """Measure a reply while visitors load the public statistics."""
     store = await _open(path)
     statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
     app = application(statistics, DashboardSettings(public=True), _AtTheEnd())
@@ -125,7 +125,7 @@ async def _visited(path: Path) -> list[Row]:
 
 
 async def _grouping(path: Path) -> Row:
-    """Measure what one chart would take without figures of days and weeks."""
+    """Measure the time of one chart without the stored figures of days and weeks."""
     row = Row("(grouping the ratings themselves, for one chart)")
 
     def group() -> int:
@@ -141,7 +141,7 @@ async def _grouping(path: Path) -> Row:
 
 
 async def _counting(path: Path) -> Row:
-    """Measure the count of all that is there, once, when an older ledger is brought up to date."""
+    """Measure the count of all replies, which an upgrade of an older ledger does once."""
     row = Row("(counting all replies and ratings once)")
     begun = time.perf_counter()
     await asyncio.to_thread(count_anew, path)
@@ -150,7 +150,7 @@ async def _counting(path: Path) -> Row:
 
 
 async def _ratings(path: Path) -> list[Row]:
-    """Measure the transactions that keep the figures."""
+    """Measure the transactions that update the figures."""
     store = await _open(path)
     opinions = SqlFeedback(store.database, _KEY)
     answers, rates = Row("a reply's transaction"), Row("a rating's transaction")

@@ -1,4 +1,4 @@
-"""From what was noted to figures: the bot beside F, in tables of Markdown."""
+"""The figures of a run, from its records: the bot compared with F, in tables of Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Figure:
     """One quantity, measured once per reply.
 
     Attributes:
-        samples: by client, in the order of the rounds.
-        typical: what stands for many samples.
+        samples: the samples by client, in the order of the rounds.
+        typical: the function that summarizes many samples.
     """
 
     label: str
@@ -33,13 +33,13 @@ class Figure:
 
     @property
     def drift(self) -> float:
-        """How far F's second half is from its first, as a share of the first."""
+        """The difference of F's second half from its first, as a share of the first."""
         floor = self.samples[FLOOR]
         half = len(floor) // 2
         return abs(self.typical(floor[half:]) / self.typical(floor[:half]) - 1)
 
     def row(self) -> list[str]:
-        """Return the cells: label, samples, F and its drift, either bot alone and beside F."""
+        """Return the cells: label, samples, F and its drift, each bot alone and relative to F."""
         floor = self.samples[FLOOR]
         spoilt = ", not publishable" if self.drift > DRIFT_LIMIT else ""
         cells = [self.label, str(len(floor)), self._cell(FLOOR), f"{self.drift:.0%}{spoilt}"]
@@ -64,7 +64,7 @@ def _spread(samples: Sequence[float]) -> str:
 
 
 def figures(short: Parts, streamed: Parts) -> list[Figure]:
-    """Return what the two kinds of replies tell, in milliseconds."""
+    """Return the figures of both kinds of replies, in milliseconds."""
     return [
         _times("short: prompt in /sync → request at the model", short, _synced_to_asked),
         _times("streamed: prompt in /sync → request at the model", streamed, _synced_to_asked),
@@ -116,7 +116,7 @@ def table_of_figures(found: Sequence[Figure]) -> Table:
 
 
 def table_of_requests(short: Parts, streamed: Parts) -> Table:
-    """Return how often each endpoint of the homeserver is asked per reply, and its time."""
+    """Return the requests per reply to each endpoint of the homeserver, and their time."""
     table = Table(box=box.MARKDOWN)
     columns = [
         (name, kind, parts[name])

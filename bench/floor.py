@@ -1,7 +1,6 @@
-"""The floor F: the smallest client that shows a completion as the bot does, to compare it with.
+"""The floor F: the smallest client that shows a completion like the bot, as a reference.
 
-It keeps nothing: no history, no ledger, no encryption, no receipt, no Markdown, no second try.
-It ends with its homeserver.
+It has no history, ledger, encryption, receipts, Markdown or retries. It ends with its homeserver.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ _FILTER = json.dumps({"presence": {"types": []}, "room": {"ephemeral": {"types":
 
 
 class Floor:
-    """One account: it joins where it is invited and answers every text message."""
+    """One account, which accepts every invitation and answers every text message."""
 
     def __init__(
         self, matrix: aiohttp.ClientSession, model: aiohttp.ClientSession, edit_interval: float
@@ -31,7 +30,7 @@ class Floor:
         self._transactions = itertools.count()
 
     async def serve(self, user_id: str, password: str) -> None:
-        """Log in, print one line, and answer for ever."""
+        """Log in, print one line when ready, and answer messages for ever."""
         login = {"type": "m.login.password", "user": user_id, "password": password}
         async with self._matrix.post("login", json=login) as response:
             token = (await response.json())["access_token"]

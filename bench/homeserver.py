@@ -1,8 +1,8 @@
-"""The homeserver that the crypto layer is measured on: it answers at once and keeps no events.
+"""A homeserver for measurements of the crypto layer: it responds at once and stores no events.
 
-As a program it serves until its stdin closes, at the address that it prints. A process of its own:
-the loop under measure shall wait for its answers, not do its work. A room's id says who is in it:
-`!100x3:x` has 100 members of 3 devices each, whose Olm accounts are real.
+As a program it serves until its stdin closes, at the address that it prints. It is a process of
+its own, so that its work does not count for the measured event loop. A room's id tells its
+members: `!100x3:x` has 100 members with 3 devices each, whose Olm accounts are real.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ _PATH = "/_matrix/client/v3"
 
 
 def members(room_id: str) -> list[str]:
-    """Return the members of the room that is called `!{users}x{devices}:…`."""
+    """Return the members of the room `!{users}x{devices}:…`."""
     users, devices = (int(number) for number in _NUMBERS.findall(room_id))
     return [f"@u{number}x{devices}:x" for number in range(users)]
 
 
 class Homeserver:
-    """The endpoints that a client asks about keys, and /sync."""
+    """The endpoints for keys, and /sync."""
 
     def __init__(self) -> None:
         self._account = cache(self._new_account)
@@ -45,7 +45,7 @@ class Homeserver:
         return OlmAccount()
 
     def app(self) -> web.Application:
-        """Return the application that serves it."""
+        """Return the application with the endpoints."""
         app = web.Application(client_max_size=_LONGEST_BODY)
         app.router.add_get(f"{_PATH}/rooms/{{room_id}}/joined_members", self._members)
         app.router.add_post(f"{_PATH}/keys/query", self._query)
@@ -104,18 +104,18 @@ class Homeserver:
         return web.json_response({})
 
     async def _tell(self, _: web.Request) -> web.Response:
-        """Say how many devices were given a message since the last time."""
+        """Return how many devices got a message since the last request."""
         given, self._given = len(self._given), set()
         return web.json_response(given)
 
     async def _first_sync(self, request: web.Request) -> web.Response:
-        """Answer a first sync of rooms with so many members each as the filter's id says."""
+        """Answer a first sync; the filter's id is the number of members of each room."""
         body = self._sync(int(request.query["filter"]))
         return web.Response(body=body, content_type="application/json")
 
 
 def first_sync(users: int) -> bytes:
-    """Return an answer of /sync with 300 encrypted rooms of so many members."""
+    """Return a /sync response with 300 encrypted rooms of that many members."""
     joined = {f"!room{number}:x": _room(number, users) for number in range(_ROOMS)}
     body = {
         "next_batch": "s1",
@@ -184,7 +184,7 @@ def _event(kind: str, sender: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id(length: int) -> str:
-    """Return random letters, a multiple of 4 of them."""
+    """Return random letters; the length is a multiple of 4."""
     return base64.urlsafe_b64encode(random.randbytes(length * 3 // 4)).decode()  # noqa: S311  # no secret
 
 

@@ -1,4 +1,4 @@
-"""Owns a run: the homeserver, the clients under measure, the person who asks them in turn."""
+"""The rig of a run: the homeserver, the measured clients, and the person who sends prompts."""
 
 import asyncio
 import secrets
@@ -36,7 +36,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Exchange(msgspec.Struct):
-    """When the model was asked, and when it wrote; times are `time.monotonic()`."""
+    """Times of a request to the model and of its chunks, by `time.monotonic()`."""
 
     prompt: str
     arrived: float
@@ -46,7 +46,7 @@ class Exchange(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One process under measure, its proxy, and the direct message in which it is asked."""
+    """One measured process, its proxy, and the direct message in which it gets prompts."""
 
     name: str
     user_id: UserId
@@ -61,13 +61,13 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the person saw of one reply; times are `time.monotonic()`.
+    """One reply as the person saw it; times are `time.monotonic()`.
 
     Attributes:
-        prompt: the prompt's text, which no other prompt has.
-        cpu: the client's seconds of CPU, before it was asked.
-        first: when the first version could be read.
-        final: when the whole text could be read.
+        prompt: text of the prompt, different for each prompt.
+        cpu: CPU seconds of the client before the prompt.
+        first: time when the first version could be read.
+        final: time when the whole text could be read.
     """
 
     prompt: str
@@ -79,11 +79,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One client's replies of one kind, and what was noted meanwhile.
+    """One client's replies of one kind, and the records of that time.
 
     Attributes:
-        cpu: the client's seconds of CPU at the end.
-        exchanges: the model's, by prompt.
+        cpu: CPU seconds of the client at the end.
+        exchanges: exchanges of the model, by prompt.
     """
 
     replies: Sequence[Reply]
@@ -93,7 +93,7 @@ class Part:
 
 
 class Rig:
-    """Everything started, every client in its room."""
+    """The started parts, with every client in its room."""
 
     def __init__(self, person: Person, model: str, clients: Sequence[Client]) -> None:
         self._person = person
@@ -101,12 +101,12 @@ class Rig:
         self._clients = clients
 
     async def ask(self, kind: str, rounds: int, pause: float) -> dict[str, Part]:
-        """Ask every client in turn, `rounds` times, one at a time; return each one's part.
+        """Send prompts to the clients, one after the other; return the part of each client.
 
         Args:
-            kind: which of `ANSWERS` the model gives.
-            rounds: prompts for each client; who is first changes from round to round.
-            pause: seconds before each prompt: what a client still does after its reply must not
+            kind: key of the model's answer in `ANSWERS`.
+            rounds: prompts for each client; the first client changes with each round.
+            pause: seconds before each prompt, so that a client's work after its reply does not
                 fall into another one's time.
         """
         began = time.monotonic()
@@ -152,7 +152,7 @@ class Rig:
 
 @asynccontextmanager
 async def start(directory: Path) -> AsyncIterator[Rig]:
-    """Start everything in an empty directory, and end it with the block."""
+    """Start all parts in an empty directory; they end with the block."""
     async with AsyncExitStack() as parts:
         synapse = await parts.enter_async_context(Synapse(directory))
         names = ["nia", "floor", "bot", "bot-encrypted"]
@@ -185,14 +185,14 @@ def _bot(directory: Path, user_id: UserId, homeserver: str, model: str) -> Bot:
 
 @asynccontextmanager
 async def running(bot: Bot) -> AsyncIterator[tuple[bytes, int]]:
-    """Run the bot as `program` runs our own."""
+    """Run the bot in the way of `program`."""
     async with bot:
         assert bot.pid
         yield b"", bot.pid
 
 
 async def exchanges(model: str) -> dict[str, Exchange]:
-    """Return when the model was asked what, and wrote, by prompt."""
+    """Return the exchanges of the model, by prompt."""
     log = await _get(f"{model.removesuffix('/v1')}/exchanges")
     return {one.prompt: one for one in msgspec.json.decode(log, type=list[Exchange])}
 
@@ -204,7 +204,7 @@ async def _get(url: str) -> bytes:
 
 @asynccontextmanager
 async def program(module: str, *arguments: str) -> AsyncIterator[tuple[bytes, int]]:
-    """Run one of our programs; yield the line that it prints once it is ready, and its id."""
+    """Run a program of `bench`; yield the line that it prints when ready, and its process id."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -213,7 +213,7 @@ async def program(module: str, *arguments: str) -> AsyncIterator[tuple[bytes, in
         cwd=_REPOSITORY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+        start_new_session=True,  # no Ctrl-C of a terminal: this process stops it in order
     )
     assert process.stdout
     try:

@@ -1,4 +1,4 @@
-"""Rows of figures in milliseconds: the bot, what stands beside it, and whether a goal is met."""
+"""Rows of figures in milliseconds: the bot, its reference, and whether a goal is met."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class Row:
     """One quantity.
 
     Attributes:
-        goal: what the bot's median shall not exceed; None where there is no goal.
-        above: the goal is for the bot's distance to what stands beside it, in the same round.
-        beside: samples of that, none where nothing is like it.
+        goal: upper limit of the bot's median; None for no goal.
+        above: whether the goal is for the bot's difference from the reference in the same round.
+        beside: samples of the reference; empty if there is none.
     """
 
     label: str
@@ -30,18 +30,18 @@ class Row:
 
     @property
     def more(self) -> float:
-        """The bot's median distance to what stands beside it."""
+        """The bot's median difference from the reference."""
         return median(one - other for one, other in zip(self.bot, self.beside, strict=True))
 
     @property
     def missed(self) -> bool:
-        """Tell whether the bot does not reach its goal."""
+        """Return whether the bot misses its goal."""
         return self.goal is not None and self.goal < (
             self.more if self.above else median(self.bot)
         )
 
     def cells(self) -> list[str]:
-        """Return what, how often, what is beside it, the bot, one by the other, and the goal."""
+        """Return the cells: label, samples, reference, bot, their ratio, and the goal."""
         compared = ["", spread(self.bot), "", ""]
         if self.beside:
             ratio = median(self.bot) / median(self.beside)
@@ -55,12 +55,12 @@ class Row:
         return f"{goal}, missed" if self.missed else goal
 
     def faults(self) -> list[str]:
-        """Return what is to be said of the row beside its cells."""
+        """Return the remarks about the row."""
         return faults(self.label, self.beside, missed=self.missed)
 
 
 def rounded(value: float) -> str:
-    """Return so many digits as mean something."""
+    """Return the value with its significant digits."""
     return f"{value:.0f}" if value >= 20 else f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
@@ -76,9 +76,9 @@ def ranks(samples: Sequence[float]) -> str:
 
 
 def drift(samples: Sequence[float]) -> float:
-    """Return how far the median of the second half is from the first one's, as a share of it.
+    """Return the difference of the second half's median from the first's, as a share of it.
 
-    Few samples tell nothing of it: 0.
+    The result is 0 if there are too few samples.
     """
     half = len(samples) // 2
     if len(samples) < _ENOUGH_FOR_DRIFT:
@@ -87,7 +87,7 @@ def drift(samples: Sequence[float]) -> float:
 
 
 def faults(label: str, beside: Sequence[float], *, missed: bool) -> list[str]:
-    """Return the sentences for a missed goal, and for a machine that has changed meanwhile."""
+    """Return the sentences about a missed goal, and about a machine whose speed has changed."""
     drifted, found = drift(beside), []
     if missed:
         found.append(f"goal missed: {label}")

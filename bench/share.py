@@ -1,4 +1,4 @@
-"""One person's flood of long answers: what others wait for theirs, beside a quiet run."""
+"""The waits of others while one person causes a flood of long replies."""
 
 import asyncio
 import secrets
@@ -22,21 +22,21 @@ from tests.harness.synapse import Synapse
 
 _AT_ONCE = 20
 _SHARE = 0.25
-_HONEST, _ROUNDS = 4, 6  # people, and prompts of each, one after the other: 5 s an answer
-_FLOOD = 80  # threads: 15 s an answer
-_GOAL = 1.2  # what others wait at p99, of a quiet run
+_HONEST, _ROUNDS = 4, 6  # people, and prompts of each, one after the other: 5 s per reply
+_FLOOD = 80  # threads: 15 s per reply
+_GOAL = 1.2  # largest ratio of the others' p99 wait to that of a quiet run
 _PATIENCE_SECONDS = 240.0
 _PASSWORD = secrets.token_urlsafe()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Seconds from a prompt until its whole reply could be read, of all who ask but one.
+    """Seconds from a prompt until its whole reply could be read, for everybody except one person.
 
     Attributes:
-        quiet: nobody else was there.
-        flood: that one had many threads, with long answers.
-        left: how many of these were not whole when the others were done.
+        quiet: seconds while that person did nothing.
+        flood: seconds while that person had many threads with long replies.
+        left: number of these replies that were unfinished when the others were done.
     """
 
     quiet: Sequence[float]
@@ -45,11 +45,11 @@ class Found:
 
     @property
     def missed(self) -> bool:
-        """Tell whether others wait for longer than they should."""
+        """Return whether others wait longer than the goal allows."""
         return _p99(self.flood) > _GOAL * _p99(self.quiet)
 
     def table(self) -> Table:
-        """Return both runs."""
+        """Return the table of both runs."""
         rows = [
             [name, str(len(samples)), *map(rounded, (median(samples), _p99(samples)))]
             for name, samples in (("quiet", self.quiet), ("flood", self.flood))
@@ -66,7 +66,7 @@ def _p99(samples: Sequence[float]) -> float:
 
 
 async def bench(directory: Path) -> Found:
-    """Measure in an empty directory; AssertionError where the flood was over too early."""
+    """Measure in an empty directory; AssertionError if the flood ended too early."""
     async with AsyncExitStack() as parts:
         bot, people = await parts.enter_async_context(_start(directory))
         flood, *honest = [(one, await _open(one, bot)) for one in people]
@@ -86,7 +86,7 @@ async def bench(directory: Path) -> Found:
 
 
 async def _ask(people: Sequence[tuple[Watcher, RoomId]], bot: UserId) -> list[float]:
-    """Let everybody ask, and ask anew once they have their answer."""
+    """Send everybody's prompts, each after the reply to the one before; return the waits."""
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(_ask_on(*one, bot)) for one in people]
     return [seconds for one in asking for seconds in one.result()]
@@ -115,7 +115,7 @@ async def _open(person: Watcher, bot: UserId) -> RoomId:
 
 @asynccontextmanager
 async def _start(directory: Path) -> AsyncIterator[tuple[UserId, Sequence[Watcher]]]:
-    """Start everything; yield the bot, and those who write to it."""
+    """Start all parts; yield the bot, and the people who write to it."""
     async with AsyncExitStack() as parts:
         synapse = await parts.enter_async_context(Synapse(directory))
         names = ["bot", "flood", *(f"honest{number}" for number in range(_HONEST))]

@@ -1,4 +1,4 @@
-"""The two that are measured, behind the same few calls: stock matrix-nio, the bot's own layer."""
+"""The two measured sides behind one interface: stock matrix-nio, and the bot's own layer."""
 
 import json
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ _KEY = "s" * 32
 
 
 class Side(ABC):
-    """One client with its store in a directory of its own."""
+    """One client, with its store in its own directory."""
 
     client: nio.AsyncClient
 
@@ -32,7 +32,7 @@ class Side(ABC):
         return self.client.olm
 
     async def enter(self, room_id: str) -> None:
-        """Be in an encrypted room, and know its members."""
+        """Enter an encrypted room, and load its members."""
         self.client.rooms[room_id] = nio.MatrixRoom(room_id, USER_ID, encrypted=True)
         response = await self.client.joined_members(room_id)
         assert isinstance(response, nio.JoinedMembersResponse), response
@@ -43,14 +43,14 @@ class Side(ABC):
         assert isinstance(response, nio.SyncResponse), response
 
     async def read(self, room_id: str, page: bytes) -> None:
-        """Take in a page of the room's messages, and decrypt it."""
+        """Parse a page of the room's messages, and decrypt it."""
         response = self.parse(room_id, page)
         await self.client.receive_response(response)
         assert all(isinstance(event, nio.RoomMessageText) for event in response.chunk)
 
     @abstractmethod
     def at_once(self) -> AbstractContextManager[object]:
-        """Write what the block stores in one transaction: what is prepared, and not measured."""
+        """Write what the block stores in one transaction; for preparations, not measurements."""
 
     @abstractmethod
     def parse(self, room_id: str, page: bytes) -> nio.RoomMessagesResponse:
@@ -58,11 +58,11 @@ class Side(ABC):
 
     @abstractmethod
     async def query(self) -> None:
-        """Ask for the devices of everybody whose devices are unknown."""
+        """Request the devices of all users whose devices are unknown."""
 
     @abstractmethod
     async def share(self, room_id: str) -> None:
-        """Give the room's key to all of its devices."""
+        """Share the room's key with all its devices."""
 
     @abstractmethod
     def keep(self, session: InboundGroupSession, sender: str) -> None:
@@ -70,11 +70,11 @@ class Side(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close connections and store."""
+        """Close the connections and the store."""
 
 
 class Stock(Side):
-    """matrix-nio as it comes, on its SQLite store."""
+    """Stock matrix-nio on its SQLite store."""
 
     def __init__(self, homeserver: str, directory: Path) -> None:
         config = nio.AsyncClientConfig(store=SqliteStore, pickle_key=_KEY)

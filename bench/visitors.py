@@ -1,6 +1,6 @@
-"""An answer that is being written while a hundred visitors ask for the public statistics.
+"""The delays of a streamed reply while a hundred visitors load the public statistics.
 
-As a program: those visitors, at the address that is given.
+As a program it runs the visitors, at the given address.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from tests.harness.network import free_port
 VISITORS: Final = 100
 
 _PATHS: Final = "/statistiques", "/publics/satisfaction-clair.svg"
-_PIECE_SECONDS: Final = 0.01  # between two pieces of the answer
+_PIECE_SECONDS: Final = 0.01  # seconds between two pieces of the reply
 _PIECES: Final = 500
 _DELAY: Final = 10.0  # milliseconds
 _LONGEST: Final = 50.0  # milliseconds
 
 
 async def bench(app: web.Application) -> list[Row]:
-    """Measure how late the pieces of an answer are, without visitors and with them.
+    """Measure the delays of the pieces of a reply, without visitors and with them.
 
     Args:
         app: the dashboard, with public statistics.
@@ -50,7 +50,7 @@ async def bench(app: web.Application) -> list[Row]:
 
 
 async def _answer(late: list[float]) -> None:
-    """Wait for piece after piece, and note by how many milliseconds each comes too late."""
+    """Wait for the pieces, and record the delay of each in milliseconds."""
     for _ in range(_PIECES):
         due = time.perf_counter() + _PIECE_SECONDS
         await asyncio.sleep(_PIECE_SECONDS)
@@ -59,7 +59,7 @@ async def _answer(late: list[float]) -> None:
 
 @asynccontextmanager
 async def _visiting(url: str, pages: list[float]) -> AsyncIterator[None]:
-    """Let another process ask for pages as fast as they come, until the block ends."""
+    """Run the visitors in another process until the block ends."""
     visitors = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.visitors", url),
         stdin=asyncio.subprocess.PIPE,
@@ -67,7 +67,7 @@ async def _visiting(url: str, pages: list[float]) -> AsyncIterator[None]:
     )
     assert visitors.stdin
     assert visitors.stdout
-    await visitors.stdout.readline()  # all have got a page
+    await visitors.stdout.readline()  # every visitor has got a page
     yield
     told, _ = await visitors.communicate(b"\n")
     assert visitors.returncode == 0
@@ -75,7 +75,7 @@ async def _visiting(url: str, pages: list[float]) -> AsyncIterator[None]:
 
 
 async def _visit(url: str, seen: list[int], path: str, *, once: bool = False) -> None:
-    """Ask for a page on one connection, again and again."""
+    """Request a page again and again on one connection."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     request = f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode()
@@ -94,7 +94,7 @@ async def _visit(url: str, seen: list[int], path: str, *, once: bool = False) ->
 
 
 async def _visitors(url: str) -> None:
-    """Be all visitors until the input ends; print a line when all have begun, then the pace."""
+    """Run all visitors until stdin closes; print a line when all have begun, then the pace."""
     seen = [0]
     for path in _PATHS:
         await _visit(url, seen, path, once=True)

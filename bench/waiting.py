@@ -1,4 +1,4 @@
-"""What it costs the event loop to keep a long line of prompts in order."""
+"""The cost of a long queue of prompts for the event loop."""
 
 import time
 from collections.abc import Callable
@@ -21,13 +21,13 @@ _PACE = Pace(first_after=1.5, edit_interval=2.0, line_after=10.0)
 _LINE = f"{_WAITING} waiting"
 
 
-class _Line:
-    """A full house, and a line before it: everybody in a room of their own."""
+class _FullQueue:
+    """All slots taken, and a queue of prompts, each in its own room."""
 
     def __init__(self) -> None:
         clock = SystemClock()
         matrix, store = cast("Matrix", None), cast("Store", None)
-        self._answers = ActiveGenerations(
+        self._generations = ActiveGenerations(
             matrix=matrix,
             store=store,
             clock=clock,
@@ -40,35 +40,35 @@ class _Line:
         self._open: list[Generation] = []
 
     def fill(self) -> None:
-        """Let all come at once."""
+        """Add all prompts at once."""
         for _ in range(_AT_ONCE + _WAITING):
-            self._come()
+            self._add()
 
-    def _come(self) -> None:
-        """Let one more come, as the assistant does."""
+    def _add(self) -> None:
+        """Add one prompt, as the assistant does."""
         number = len(self._open)
         room_id, person = RoomId(f"!{number}:x"), UserId(f"@{number}:x")
         message = Message(EventId(f"${number}"), room_id, person, "m.text", "?", 0)
         prompt = Prompt((message,), Conversation(room_id, None))
-        assert self._answers.join(prompt, None) is None
-        self._open.append(self._answers.begin(prompt))
+        assert self._generations.join(prompt, None) is None
+        self._open.append(self._generations.begin(prompt))
 
-    def queue(self) -> None:
-        """Let one more ticket come."""
+    def add_slot(self) -> None:
+        """Queue one more slot."""
         conversation = Conversation(RoomId("!another:x"), None)
-        self._answers.scheduler.queue(conversation, UserId("@another:x"))
+        self._generations.scheduler.queue(conversation, UserId("@another:x"))
 
-    def last_place(self) -> int | None:
-        """Return the place of who came last."""
+    def last_rank(self) -> int | None:
+        """Return the rank of the last prompt."""
         return self._open[-1].slot.rank
 
-    def places(self) -> list[int | None]:
-        """Return everybody's place."""
+    def ranks(self) -> list[int | None]:
+        """Return the ranks of all prompts."""
         return [one.slot.rank for one in self._open]
 
     def end(self) -> None:
-        """End one answer: the next in the line gets its turn."""
-        holds = self._answers.scheduler.holds
+        """End one generation, so that the next in the queue gets its slot."""
+        holds = self._generations.scheduler.holds
         next(one.slot for one in self._open if holds(one.slot)).drop()
 
 
@@ -79,7 +79,7 @@ def _spent(work: Callable[[], object]) -> float:
 
 
 def lanes() -> list[Row]:
-    """Measure; nothing is like it that could stand beside it."""
+    """Measure the queue; there is no reference to compare with."""
     rows = {
         "fill": Row(
             f"{_WAITING + _AT_ONCE} prompts come in one sync response, and take their places"
@@ -90,11 +90,11 @@ def lanes() -> list[Row]:
         "leave": Row(f"{_LINE}: an answer ends, the next one is served"),
     }
     for _ in range(_ROUNDS):
-        line = _Line()
-        rows["fill"].bot.append(_spent(line.fill))
-        rows["place"].bot.append(_spent(line.last_place))
-        rows["places"].bot.append(_spent(line.places))
-        assert line.last_place() == _WAITING, "the line is not as long as it should be"
-        rows["leave"].bot.append(_spent(line.end))
-        rows["queue"].bot.append(_spent(line.queue))
+        full = _FullQueue()
+        rows["fill"].bot.append(_spent(full.fill))
+        rows["place"].bot.append(_spent(full.last_rank))
+        rows["places"].bot.append(_spent(full.ranks))
+        assert full.last_rank() == _WAITING, "the line is not as long as it should be"
+        rows["leave"].bot.append(_spent(full.end))
+        rows["queue"].bot.append(_spent(full.add_slot))
     return list(rows.values())

@@ -164,8 +164,8 @@ class Assistant:
             self._responder.restored.set()
             self._synced.set()
             relevant = await self._intent_resolver.relevant(batch.events)
-            heard = replace(batch, events=tuple(relevant))
-            for event in await self._store.admit(heard, self._clock.now()):
+            admissible = replace(batch, events=tuple(relevant))
+            for event in await self._store.admit(admissible, self._clock.now()):
                 self._health.admitted(type(event).__name__)
                 missed = batch.missed or getattr(event, "timestamp", math.inf) < start_ms
                 pending = Pending(event.event_id, event.room_id) if missed else None

@@ -72,7 +72,7 @@ class Retryable(MatrixError):
 
 
 class HomeserverUnreachable(Retryable):
-    """No connection, a 5xx, or an account that is suspended for a time."""
+    """No connection, a 5xx, or an account that is locked, suspended or over a limit."""
 
 
 class NotMatrix(HomeserverUnreachable):

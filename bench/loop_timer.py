@@ -1,4 +1,4 @@
-"""How long a piece of work keeps the event loop from everybody else."""
+"""A timer of the event loop: how long a piece of work keeps it from other tasks."""
 
 import asyncio
 import selectors
@@ -14,12 +14,12 @@ _TICK_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one piece of work has cost, in milliseconds.
+    """The cost of one piece of work, in milliseconds.
 
     Attributes:
-        blocked: of the loop, all its turns together.
-        longest: between two chances for others to run.
-        took: until it was done.
+        blocked: total time of the loop's iterations.
+        longest: longest time between two chances for other tasks to run.
+        took: time until the work was done.
     """
 
     blocked: float
@@ -27,11 +27,11 @@ class Spent:
     took: float
 
 
-class Turns(selectors.DefaultSelector):
-    """The loop's selector, where each of its turns begins and ends: it notes how long they last.
+class LoopTimer(selectors.DefaultSelector):
+    """The selector of the loop, which measures each iteration of the loop.
 
-    A turn counts from when the loop was due to wake, which is before it wakes where a thread holds
-    the interpreter.
+    An iteration counts from the time at which the loop should wake. That is earlier than it wakes
+    if a thread holds the interpreter.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Turns(selectors.DefaultSelector):
 
     @override
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
-        """Wait as the loop asks."""
+        """Wait as the loop requests, and measure the iteration before."""
         now = self._end_turn()
         ready = super().select(timeout)
         self._woken = time.perf_counter()
@@ -58,7 +58,7 @@ class Turns(selectors.DefaultSelector):
         return ready
 
     async def spent(self, work: Awaitable[object]) -> Spent:
-        """Do the work and return what it has cost."""
+        """Do the work, and return its cost."""
         self._tick(asyncio.get_running_loop())
         self._restart()
         began = time.perf_counter()
@@ -68,5 +68,5 @@ class Turns(selectors.DefaultSelector):
         return Spent(self._blocked * 1000, self._longest * 1000, took * 1000)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have a wish to run every few milliseconds, as others would."""
+        """Schedule a callback every few milliseconds, like other tasks would."""
         self._ticker = loop.call_later(_TICK_SECONDS, self._tick, loop)
