@@ -1,4 +1,4 @@
-"""What holds for every test: its marks, a clean environment, no network in unit tests."""
+"""Rules for every test: its marks, a clean environment, no network in unit tests."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tests.harness.ledgers import migrated_database, migrated_file
 from tests.harness.postgres import Postgres, programs
 
-# A shared machine may be slow for a moment: that says nothing about the code under test.
+# No deadlines: a shared machine may be slow for a moment, whatever the code under test does.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
@@ -29,7 +29,7 @@ _MARKS = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; what may take long goes first, so that nobody waits for it."""
+    """Mark each test by its folder, and run slow tests first, so that no worker waits for them."""
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         if folder in _MARKS:
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI every part is there: a test that skips for want of one has not been run."""
+    """Fail a skipped test in CI, where every part is installed."""
     report = yield
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
@@ -88,9 +88,9 @@ def migrated_ledger(
 
 @pytest.fixture
 def untraced() -> Iterator[None]:
-    """Measure no coverage: the test would take several times as long, and others go that way.
+    """Measure no coverage: it would make the test several times slower, and others cover the code.
 
-    In a worker of pytest-xdist two measure it, of which pytest-cov's `no_cover` stops one.
+    A worker of pytest-xdist has two measurements, and pytest-cov's `no_cover` stops only one.
     """
     measuring: list[Coverage] = []
     while (one := Coverage.current()) is not None:

@@ -1,4 +1,4 @@
-"""One homeserver, one model, four bots and two people, shared by all stories."""
+"""The homeserver, the model, the bots and the people that all stories share."""
 
 from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime
@@ -15,15 +15,15 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 
-IDLE_SECONDS = 0.6  # of silence, after which the peculiar bot begins anew
-_LAST_LINES = 80  # of a bot's log, which tell what it did in one story
+IDLE_SECONDS = 0.6  # of silence, after which the peculiar bot begins a new conversation
+_LAST_LINES = 80  # of a bot's log that are shown with a story that failed
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of the log of each bot in a story that failed, and when it failed."""
+    """Show the end of each bot's log, and the time of the failure, if a story failed."""
     report = yield
     if report.failed and isinstance(item, pytest.Function):
         ended = datetime.fromtimestamp(call.stop, UTC).isoformat()
@@ -55,7 +55,7 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def fork_server() -> AsyncIterator[ForkServer]:
-    """Starts a bot without its imports, which take several times as long as all the rest."""
+    """A parent that has done the bot's imports, which take most of the time of a start."""
     async with ForkServer() as server:
         yield server
 
@@ -96,7 +96,7 @@ async def curious(
     launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
-    """A bot that asks about every other reply, at once."""
+    """A bot that asks for feedback on every reply, without delay."""
     user_id = await synapse.register("curious", "secret", displayname="Assistant IA")
     async with Bot(
         tmp_path_factory.mktemp("curious"),
@@ -134,7 +134,7 @@ async def steady(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def assistant(steady: Bot) -> Bot:
-    """A bot with two models, which waits for them; it runs whatever the story before did."""
+    """A bot with two models and no short time limits; it runs, whatever the last story did."""
     if steady.pid is None:
         await steady.start()
     return steady
@@ -142,7 +142,7 @@ async def assistant(steady: Bot) -> Bot:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def between(synapse: Synapse) -> AsyncIterator[FaultProxy]:
-    """What stands between the peculiar bot and the homeserver."""
+    """A proxy between the peculiar bot and the homeserver, which can inject faults."""
     async with FaultProxy(synapse.url) as running:
         yield running
 
@@ -155,7 +155,7 @@ async def peculiar(
     launch: Launch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Bot]:
-    """A bot with one answer at a time, little memory of direct messages, and no threads."""
+    """A bot with one answer at a time, short conversations, and no threads in salons."""
     user_id = await synapse.register("peculiar", "secret", displayname="Assistant IA")
     async with Bot(
         tmp_path_factory.mktemp("peculiar"),
@@ -186,12 +186,12 @@ async def jason(synapse: Synapse) -> AsyncIterator[JsPerson]:
 
 @pytest.fixture(autouse=True)
 def _untraced(untraced: None) -> None:
-    """What is tried here runs in processes of its own."""
+    """Measure no coverage: the code under test runs in other processes."""
 
 
 @pytest.fixture
 def colleague(person: Person, nia: Person, jason: Person) -> Person:
-    """Who is at the other client."""
+    """A second person, at the other client."""
     return jason if person is nia else nia
 
 

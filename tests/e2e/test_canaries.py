@@ -7,7 +7,7 @@ import pytest
 
 from bot.matrix.parse import MARKER
 from tests.harness import canaries
-from tests.harness.bot import Bot
+from tests.harness.bot import Bot, Launch
 from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
@@ -54,7 +54,7 @@ def test_an_edit_is_found_without_its_star_and_short_words_are_left_out(tmp_path
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_text_in_a_log_fails_the_test_that_stops_the_bot(
-    tmp_path: Path, synapse: Synapse, model: ScriptedModel, nia: Person
+    tmp_path: Path, synapse: Synapse, model: ScriptedModel, launch: Launch, nia: Person
 ) -> None:
     asked, answered = "Où va le canari ?", "Le canari s'en va au charbon."
     malformed = "Un canari que matrix-nio imprime."
@@ -63,7 +63,7 @@ async def test_a_text_in_a_log_fails_the_test_that_stops_the_bot(
     assistant = await synapse.register("talkative", "secret")
     matrix = {"homeserver": synapse.url, "user_id": assistant, "password": "secret"}
     settings = {"base_url": model.url, "name": "scripted"}
-    async with Bot(tmp_path, assistant, matrix=matrix, model=settings) as bot:
+    async with Bot(tmp_path, assistant, launch, matrix=matrix, model=settings) as bot:
         room_id = await nia.open_direct_message(assistant)
         await nia.wait_joined(room_id, assistant)
         await nia.send_event(room_id, "m.room.message", {"body": malformed})

@@ -1,4 +1,4 @@
-"""Owns a process that has imported all the bot needs, and forks another for each of its starts."""
+"""A process that has imported all that the bot needs, and forks one child per start."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from typing import Self
 _START_SECONDS = 60.0
 TIMINGS = "HARNESS_TIMINGS"  # a variable of an order: fields of `bot.app.Timings`, as JSON
 
-# By its stdin it is told what to start, a line each, and by its stdout it tells what became of it.
-# It has no thread and no event loop: a child begins as a fresh process does. The lifeline is a
-# pipe that nobody writes to: it closes when we end, however we end, and with it the children end.
+# It reads one order a line from stdin, and tells on stdout when a child begins and ends. It has
+# no thread and no event loop, so a child begins as a fresh process does. The lifeline is a pipe
+# that nobody writes to: it closes when we end, however we end, and then the children end.
 _PARENT = """
 import functools, importlib, json, os, select, signal, sys, threading
 from datetime import datetime, timezone
@@ -91,7 +91,7 @@ while True:
 
 
 class Forked:
-    """A child of the fork server, which is what waits for its end."""
+    """A child of the fork server."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -116,7 +116,7 @@ class Forked:
 
 
 class ForkServer:
-    """Starts bots without their imports; all of them end with it."""
+    """Starts bots without the time of their imports; they end when it does."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None

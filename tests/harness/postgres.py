@@ -1,4 +1,4 @@
-"""Owns a real PostgreSQL: one server of its own, reached by a socket that nobody else may use."""
+"""A real PostgreSQL server for tests, on a Unix socket that no other user can open."""
 
 import asyncio
 import os
@@ -41,18 +41,18 @@ def programs() -> Path | None:
 
 
 class Postgres:
-    """A server whose address and data outlive `stop`, `kill` and `restart`; they end with it.
+    """A server that keeps its address and data over `stop`, `kill` and `restart`.
 
-    It runs as somebody else where we are root, which it would refuse to be.
+    If we are root, it runs as another user, because PostgreSQL refuses to run as root.
 
     Attributes:
-        url: of its one database, as libpq and the bot's `storage.database` have it.
-        directory: of the data, the socket and the log.
-        log: what the server wrote.
+        url: the libpq URL of its first database, as in the bot's `storage.database`.
+        directory: the folder of the data, the socket and the log.
+        log: the server's log file.
     """
 
     def __init__(self) -> None:
-        """Make an empty place.
+        """Make an empty directory.
 
         Raises:
             FileNotFoundError: there is no PostgreSQL on this machine.
@@ -82,11 +82,11 @@ class Postgres:
 
     @property
     def pid(self) -> int | None:
-        """The server's id, None while there is none."""
+        """The server's process id, None while it does not run."""
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the server, return once it answers; RuntimeError with its log where it ends."""
+        """Start the server and wait until it answers; RuntimeError with its log if it ends."""
         if not self._data.exists():
             await self._make_data()
         settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
@@ -106,20 +106,20 @@ class Postgres:
             raise
 
     async def stop(self) -> None:
-        """End the server in order, and all its connections; nothing to do where there is none."""
+        """Stop the server and its connections in order, if it runs."""
         await self._end(signal.SIGINT)  # "fast": SIGTERM would wait for the clients
 
     async def kill(self) -> None:
-        """End the server at once, as a crash does."""
+        """Kill the server, as a crash does."""
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:
-        """Stop in order and start again: same address, same data."""
+        """Stop in order and start again, with the same address and data."""
         await self.stop()
         await self.start()
 
     async def terminate_connections(self) -> int:
-        """Break every client's connection, and return how many there were."""
+        """Break every client's connection, and return the number of connections."""
         connection = await asyncpg.connect(self.url)
         try:
             ended = await connection.fetch(_TERMINATE)
@@ -133,7 +133,7 @@ class Postgres:
             raise RuntimeError(f"initdb:\n{self._tail()}")
 
     async def _run(self, program: str, *arguments: str) -> asyncio.subprocess.Process:
-        """Start one of the server's programs on the data, as who may run it."""
+        """Start one of the server's programs on the data, as the user who may run it."""
         user: dict[str, Any] = {}
         if self._user is not None:
             user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
@@ -187,7 +187,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 
 
 def _somebody() -> pwd.struct_passwd | None:
-    """Return who is to run the server; None for us."""
+    """Return the user who runs the server, None for our own."""
     if os.geteuid() != 0:
         return None
     names = {user.pw_name: user for user in pwd.getpwall()}

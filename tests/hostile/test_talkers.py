@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from bot.core.events import EventId, RoomId, UserId
-from tests.harness.bot import UNLIMITED, Bot, launch_cold
+from tests.harness.bot import UNLIMITED, Bot, Launch
 from tests.harness.client_view import Seen
 from tests.harness.expectations import notice, reply, said, spoken, until
+from tests.harness.fork import ForkServer
 from tests.harness.model import ScriptedAnswer, ScriptedModel
 from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
@@ -25,15 +26,16 @@ LOUD = ScriptedAnswer(text="The first sentence of an answer. And here is another
 
 @pytest.fixture(autouse=True)
 def _untraced(untraced: None) -> None:
-    """What is tried here runs in processes of its own."""
+    """Measure no coverage: the code under test runs in other processes."""
 
 
 @dataclass
 class TalkersSetup:
-    """A homeserver, a model, and who comes."""
+    """A homeserver, a model, and the bots and persons that a test adds."""
 
     synapse: Synapse
     model: ScriptedModel
+    launch: Launch
     folder: Path
     parts: AsyncExitStack
 
@@ -42,7 +44,7 @@ class TalkersSetup:
         bot = Bot(
             self._folder(name),
             user_id,
-            launch_cold,
+            self.launch,
             matrix={"homeserver": self.synapse.url, "user_id": user_id, "password": "secret"},
             model={"base_url": self.model.url, "name": "scripted"},
             log={"level": "debug"},
@@ -67,7 +69,8 @@ async def stage(folder: Path) -> AsyncIterator[TalkersSetup]:
     async with AsyncExitStack() as parts:
         synapse = await parts.enter_async_context(Synapse(folder / "synapse"))
         model = await parts.enter_async_context(ScriptedModel(default=LOUD))
-        yield TalkersSetup(synapse, model, folder, parts)
+        server = await parts.enter_async_context(ForkServer())
+        yield TalkersSetup(synapse, model, server.launch, folder, parts)
 
 
 def told(bot: Bot, event: str, **values: str) -> int:
