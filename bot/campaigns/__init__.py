@@ -1,1 +1,1 @@
-"""Campaigns: surveys and announcements to many rooms."""
+"""Campaigns: questions or announcements to many rooms."""

@@ -96,9 +96,9 @@ class CampaignAdmin:
         self._changes.send()
         return closed
 
-    async def progress(self, name: str) -> CampaignResults | None:
+    async def results(self, name: str) -> CampaignResults | None:
         """Return the results of a campaign so far; None if there is none of that name."""
-        return await self._ledger.progress(name)
+        return await self._ledger.results(name)
 
     async def preview(self, campaign: Campaign, room_id: RoomId, cause: EventId) -> None:
         """Send the messages of a campaign to one room as a preview; votes there do not count."""

@@ -182,7 +182,7 @@ class CampaignSender:
         The results of each question are a message of their own: an event holds 64 KiB.
         """
         room = next((one for one in self._matrix.rooms() if one.admin), None)
-        progress = await self._ledger.progress(name)
+        progress = await self._ledger.results(name)
         if room is None or progress is None:
             return False
         texts = (await self._contexts.chosen(Conversation(room.room_id, None))).texts
@@ -295,7 +295,7 @@ class CampaignSender:
         nothing: tuple[str, Mapping[str, int]] = ("", {})
         if one.event_id is None:
             return nothing
-        return await self._ledger.result(one.recipient.room_id, one.event_id) or nothing
+        return await self._ledger.poll_result(one.recipient.room_id, one.event_id) or nothing
 
     async def _send_once(self, one: DueMessage, outgoing: Outgoing) -> EventId:
         """Send a message under a transaction id that is the same in every process."""

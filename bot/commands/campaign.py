@@ -110,7 +110,7 @@ async def _close(context: CommandContext, name: str) -> str:
 
 
 async def _state(context: CommandContext, name: str) -> str:
-    progress = await context.campaigns.progress(name) if name else None
+    progress = await context.campaigns.results(name) if name else None
     if progress is None:
         return await _list(context)
     found = await context.campaigns.find(name)
@@ -119,7 +119,7 @@ async def _state(context: CommandContext, name: str) -> str:
 
 async def _results(context: CommandContext, name: str) -> str:
     found = await context.campaigns.find(name)
-    progress = await context.campaigns.progress(name)
+    progress = await context.campaigns.results(name)
     if found is None or progress is None:
         return context.texts("campaign unknown", name=name[:40])
     for one in found.questions:

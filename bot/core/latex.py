@@ -101,8 +101,8 @@ def to_text(latex: str) -> str | None:
 
 def _nesting(latex: str) -> int:
     depth = deepest = 0
-    for sign in _NESTS.findall(latex):
-        depth += 1 if sign in {"{", "[", r"\begin"} else -1
+    for bracket in _NESTS.findall(latex):
+        depth += 1 if bracket in {"{", "[", r"\begin"} else -1
         deepest = max(deepest, depth)
     return deepest
 
@@ -206,7 +206,7 @@ _WRITERS: dict[str, Callable[..., str]] = {
 }
 
 
-def _scripted(base: str, sign: str, script: str) -> str:
+def _scripted(base: str, operator: str, script: str) -> str:
     """Add a script to its base, in Unicode's script characters if they exist for all of it."""
     end = _WORD if base.endswith(_WORD) else ""
     base = base.removesuffix(_WORD)
@@ -214,12 +214,12 @@ def _scripted(base: str, sign: str, script: str) -> str:
         base = f"({_tidy(base)})"
     script = _tidy(_within_line(script))
     dense = script.replace(" ", "")
-    if sign == "^" and dense in _RAISED:
+    if operator == "^" and dense in _RAISED:
         script = _RAISED[dense]
-    elif dense and all(ord(character) in _SCRIPTS[sign] for character in dense):
-        script = dense.translate(_SCRIPTS[sign])
+    elif dense and all(ord(character) in _SCRIPTS[operator] for character in dense):
+        script = dense.translate(_SCRIPTS[operator])
     else:
-        script = f"{sign}{script}" if len(script) == 1 else f"{sign}({script})"
+        script = f"{operator}{script}" if len(script) == 1 else f"{operator}({script})"
     return f"{base}{script}{end}"
 
 

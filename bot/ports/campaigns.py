@@ -163,7 +163,7 @@ class CampaignLedger(Protocol):
 
     # Results.
 
-    async def progress(self, name: str) -> CampaignResults | None:
+    async def results(self, name: str) -> CampaignResults | None:
         """Return a campaign's results so far; None if there is none of that name."""
 
     async def delivery_progress(self, name: str) -> DeliveryProgress:
@@ -172,7 +172,7 @@ class CampaignLedger(Protocol):
     async def milestone_reported(self, name: str, milestone: int) -> None:
         """Record the last milestone that was reported to the admins."""
 
-    async def result(
+    async def poll_result(
         self, room_id: RoomId, event_id: EventId
     ) -> tuple[str, Mapping[str, int]] | None:
         """Return a poll's question key, and how often each answer was chosen in the room.

@@ -191,7 +191,7 @@ class SqlCampaignAnswers:
             words = None
         return row | {"text": words, "answered_at": date(at)}
 
-    async def progress(self, name: str) -> CampaignResults | None:
+    async def results(self, name: str) -> CampaignResults | None:
         """Return a campaign's results so far; None if there is none of that name."""
 
         async def work(connection: AsyncConnection) -> CampaignResults | None:
@@ -220,7 +220,7 @@ class SqlCampaignAnswers:
 
         return await self._database.run("progress", work)
 
-    async def result(
+    async def poll_result(
         self, room_id: RoomId, event_id: EventId
     ) -> tuple[str, Mapping[str, int]] | None:
         """Return a poll's question key, and how often each answer was chosen in the room."""

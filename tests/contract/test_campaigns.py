@@ -141,7 +141,7 @@ class TestCampaigns:
         once_more = cast(event_id="$3", at=VOTED_AT + 1, target=SECOND)
         assert await ledger.answer(once_more, "1", last) == "counts"
 
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         answers = {"1": {"1": 1}, "2": {"1": 1}}
         assert progress == CampaignResults("running", 2, 1, 0, 1, 1, answers)
 
@@ -150,7 +150,7 @@ class TestCampaigns:
         await ledger.ask(TO_HERE, FIRST)
 
         assert [await ledger.answer(cast(), "1") for _ in range(2)] == ["goes on", "goes on"]
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         assert progress is not None
         assert progress.answers == {"1": {"1": 1}}
 
@@ -161,7 +161,7 @@ class TestCampaigns:
         await ledger.ask(TO_HERE, FIRST)
 
         async def counts() -> object:
-            progress = await ledger.campaigns.progress("n")
+            progress = await ledger.campaigns.results("n")
             assert progress is not None
             return progress.answers.get("1", {})
 
@@ -185,7 +185,7 @@ class TestCampaigns:
         await ledger.campaigns.ended(end)
         late = cast(event_id="$2", at=int(MIDNIGHT + 101) * 1000)
         assert await ledger.answer(late, "1") == "late"
-        assert await ledger.campaigns.progress("n") == CampaignResults("closed", 2, 1)
+        assert await ledger.campaigns.results("n") == CampaignResults("closed", 2, 1)
 
     async def test_in_a_salon_everybody_counts_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
@@ -202,7 +202,7 @@ class TestCampaigns:
             cast(event_id="$3", at=VOTED_AT + 1),
         ]
         assert [await ledger.answer(one, "1", asked) for one in votes] == ["counts"] * 3
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         assert progress is not None
         assert (progress.answers, progress.answered) == ({"1": {"1": 2}}, 1)
 
@@ -216,7 +216,7 @@ class TestCampaigns:
 
         # A crash may have come before the thanks, which have an id of their own.
         assert [await write() for _ in range(2)] == ["thanks", "thanks"]
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         assert progress == CampaignResults("running", 2, 1, 0, 1, 1, {}, {"1": 1})
 
     async def test_an_answer_that_is_withdrawn_counts_no_more(
@@ -230,7 +230,7 @@ class TestCampaigns:
         await ledger.campaigns.withdraw(EventId("$2"))
         await ledger.campaigns.withdraw(EventId("$other"))
 
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         assert progress is not None
         assert progress.answers == {"1": {"1": 1}}
 
@@ -325,7 +325,7 @@ class TestCampaigns:
 
         await ledger.campaigns.withdraw(EventId("$edit"))
 
-        progress = await ledger.campaigns.progress("n")
+        progress = await ledger.campaigns.results("n")
         assert progress is not None
         assert progress.texts == {}
 
@@ -364,7 +364,7 @@ class TestCampaigns:
 
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
         assert await ledger.first(MIDNIGHT + 300) == replace(TO_HERE, due_at=MIDNIGHT + 300)
-        assert await ledger.campaigns.progress("n") == CampaignResults("running", 2, 0, 1)
+        assert await ledger.campaigns.results("n") == CampaignResults("running", 2, 0, 1)
 
     async def test_a_closed_campaign_ends_its_polls_one_by_one(
         self, ledger: CampaignStores
@@ -397,9 +397,9 @@ class TestCampaigns:
             said = cast(sender=person, event_id=f"$there{number}", target=SECOND)
             await ledger.answer(said, "1", salon)
 
-        assert await ledger.campaigns.result(ROOM, FIRST) == ("1", {"2": 1})
-        assert await ledger.campaigns.result(SALON, SECOND) == ("1", {"1": 2})
-        assert await ledger.campaigns.result(ROOM, EventId("$other")) is None
+        assert await ledger.campaigns.poll_result(ROOM, FIRST) == ("1", {"2": 1})
+        assert await ledger.campaigns.poll_result(SALON, SECOND) == ("1", {"1": 2})
+        assert await ledger.campaigns.poll_result(ROOM, EventId("$other")) is None
 
     async def test_the_admins_are_told_once_how_far_it_is(self, ledger: CampaignStores) -> None:
         await ledger.launch()

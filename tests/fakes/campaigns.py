@@ -300,7 +300,7 @@ class FakeCampaigns:
     async def milestone_reported(self, name: str, milestone: int) -> None:
         self.all[name].told = milestone
 
-    async def result(
+    async def poll_result(
         self, room_id: RoomId, event_id: EventId
     ) -> tuple[str, Mapping[str, int]] | None:
         if event_id not in self.asks:
@@ -310,7 +310,7 @@ class FakeCampaigns:
         counts, _ = self._tally(here)
         return question, counts.get(question, {})
 
-    async def progress(self, name: str) -> CampaignResults | None:
+    async def results(self, name: str) -> CampaignResults | None:
         one = self.all.get(name)
         if one is None:
             return None

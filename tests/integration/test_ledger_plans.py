@@ -54,7 +54,7 @@ async def test_nothing_that_is_asked_for_each_message_reads_all_rows(tmp_path: P
         ASKED, POLL, MIDNIGHT, question=("1", True), next_due=None, remind_at=None
     )
     await campaigns.question_at(ROOM, POLL)
-    await campaigns.result(ROOM, POLL)
+    await campaigns.poll_result(ROOM, POLL)
     await campaigns.close("n", MIDNIGHT)
     await campaigns.due("n", MIDNIGHT)
     event.remove(Engine, "before_cursor_execute", note)

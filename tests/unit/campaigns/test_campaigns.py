@@ -275,7 +275,7 @@ async def test_a_person_is_reminded_once(story: Office) -> None:
     assert story.said() == [UTILE, Notice(FR("campaign reminder"))]
 
 
-async def test_who_has_refused_polls_gets_an_announcement_and_no_survey(story: Office) -> None:
+async def test_who_has_refused_polls_gets_an_announcement_and_no_question(story: Office) -> None:
     async with story.run():
         await story.hear(message("!sondages non"))
         said = len(story.said())
@@ -676,7 +676,7 @@ async def test_polls_are_ended_when_the_campaign_is_and_later_votes_do_not_count
         await story.hear(vote("2", target=poll, event_id="$late", timestamp=at))
 
     assert story.ledger.all["n"].state == "closed"
-    progress = await story.ledger.progress("n")
+    progress = await story.ledger.results("n")
     assert progress is not None
     assert progress.answers == {"1": {"1": 1}}
 

@@ -105,7 +105,7 @@ REPLY = said("$reply", BOT)
 IN_THREAD = said(thread="$root")
 COMMAND = said(body="!aide")
 MY_POLL = said("$poll", BOT, msgtype=POLL)
-IN_SURVEY = said("$root", BOT, msgtype=POLL)
+UNDER_POLL = said("$root", BOT, msgtype=POLL)
 MY_NOTICE = said("$root", BOT, msgtype="m.notice")
 
 
@@ -416,7 +416,7 @@ def test_in_a_salon_a_prompt_is_what_is_said_to_the_bot(
         (IN_THREAD, knowing(gone=("$root",))),
         (IN_THREAD, knowing(replace(OPENER, room_id=RoomId("!other:x")))),
         (IN_THREAD, knowing(replace(OPENER, msgtype="m.notice"))),
-        (IN_THREAD, knowing(IN_SURVEY)),
+        (IN_THREAD, knowing(UNDER_POLL)),
         (IN_THREAD, knowing(MY_NOTICE)),
         (said(thread="$root", body="!aide"), knowing(MY_NOTICE)),
         (IN_THREAD, knowing(replace(CHAT, replies_to=EventId("$gone")), gone=("$gone",))),

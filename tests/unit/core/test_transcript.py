@@ -67,7 +67,7 @@ def test_a_message_is_kept_with_what_can_be_seen_of_it() -> None:
 
 @pytest.mark.parametrize("kind", [POLL, QUESTION])
 @pytest.mark.parametrize("read", [cold, warm])
-def test_answers_in_a_survey_are_none_of_the_conversation(
+def test_answers_in_a_poll_are_none_of_the_conversation(
     read: Callable[..., Transcript], kind: str
 ) -> None:
     asks = message("Pourquoi ?", event_id="$asks", sender=BOT, msgtype=kind)
