@@ -1,4 +1,4 @@
-"""Kills the bot while replies are under way, and tells whether each prompt got its one answer."""
+"""`make chaos`: kill the bot during replies, and check that each prompt gets exactly one."""
 
 import argparse
 import asyncio
@@ -13,14 +13,14 @@ from tests.chaos.run import run
 
 
 def main() -> int:
-    """Run once; return the exit code: 1 where a promise was broken."""
+    """Run once; return the exit code: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000))
     parser.add_argument("--postgresql", action="store_true", help="keep the ledger there")
     parser.add_argument("--verbose", action="store_true", help="a line for each kill")
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)  # nio tells of sessions that it makes
+    logging.disable(logging.WARNING)  # nio logs every session that it creates
     directory = Path(mkdtemp(prefix="chaos-"))
     print(f"seed {arguments.seed}, {directory}", file=sys.stderr, flush=True)  # noqa: T201  # a command speaks
     options = (arguments.kills, arguments.seed)

@@ -1,6 +1,6 @@
-"""Judges a room's history: each prompt has one reply, and what stands there is the whole text.
+"""Checks the history of rooms: each prompt has exactly one reply, with the whole text.
 
-It knows of the bot only what the bot promises: its markers, and what a message relates to.
+The checker knows only the bot's promises: its markers, and the relations of its messages.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,16 +12,16 @@ from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.chaos.story import tell
 from tests.harness.client_view import JSON
 
-_SHOWN = 60  # characters of a text that stands wrongly
+_SHOWN = 60  # characters to show of a wrong text
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A message of the bot as it stands, its edits applied.
+    """A message of the bot in its last version.
 
     Attributes:
         answers: the events that it answers.
-        content: {} where it cannot be read.
+        content: its content; {} if it cannot be decrypted.
     """
 
     event_id: EventId
@@ -31,7 +31,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class WrongAnswer:
-    """A prompt that was not answered as it should be, and what is there instead."""
+    """A prompt with a wrong answer, and the messages that are there instead."""
 
     number: int
     event_id: EventId
@@ -40,9 +40,9 @@ class WrongAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The faults: prompts without their whole reply, and prompts with one too many.
+    """The faults: prompts without their whole reply, and prompts with too many replies.
 
-    One that was redacted has one too many where it has any.
+    For a redacted prompt, any reply is one too many.
     """
 
     lost: Sequence[WrongAnswer]
@@ -55,14 +55,14 @@ def judge(
     asked: Mapping[EventId, int],
     withdrawn: Collection[EventId] = (),
 ) -> Verdict:
-    """Judge what stands in rooms.
+    """Check the bot's replies in rooms.
 
     Args:
-        events: decrypted, of any rooms, in any order; content as the homeserver has it where that
-            failed.
-        bot: whose replies are judged.
+        events: decrypted events of any rooms, in any order; an event that cannot be decrypted has
+            its encrypted content.
+        bot: the bot.
         asked: the number of the story that each prompt asks for.
-        withdrawn: those that were redacted.
+        withdrawn: the redacted prompts.
     """
     messages = standing(events, bot)
     lost, duplicated = [], []
@@ -78,10 +78,10 @@ def judge(
 
 
 def standing(events: Iterable[JSON], bot: UserId) -> list[Standing]:
-    """Return the bot's messages as they stand (spec: Event replacements).
+    """Return the bot's messages in their last versions (spec: Event replacements).
 
-    Of a message's edits the newest by `origin_server_ts` counts, of those of one millisecond the
-    one with the greatest event id. What is redacted does not count.
+    The newest edit of a message by `origin_server_ts` counts; in the same millisecond, the one
+    with the greatest event id. Redacted events do not count.
     """
     messages = {one["event_id"]: one for one in events if _is_message(one, bot)}
     edits: dict[EventId, list[JSON]] = {}
@@ -122,7 +122,7 @@ def _stand(original: JSON, edits: Sequence[JSON]) -> Standing:
 
 
 def _related(event: JSON) -> tuple[EventId, ...]:
-    """Return what a message without a marker answers; that it is in a thread says nothing."""
+    """Return the events that a message without a marker answers; its thread does not count."""
     relation = _relation(event)
     quoted = relation.get("m.in_reply_to", {}).get("event_id")
     referred = relation.get("event_id") if relation.get("rel_type") == "m.reference" else None
@@ -130,7 +130,7 @@ def _related(event: JSON) -> tuple[EventId, ...]:
 
 
 def _is_whole(reply: Standing, asked: Mapping[EventId, int]) -> bool:
-    """Tell whether it is what the model says to the prompts that it answers, all of it."""
+    """Return whether the reply is the model's whole answer to its prompts."""
     wanted = render(tell([asked[one] for one in reply.answers if one in asked]))
     shown = reply.content.get("body"), reply.content.get("formatted_body")
     return shown == (wanted.body, wanted.formatted_body)

@@ -1,4 +1,4 @@
-"""Ends the bot again and again while it has something to do, and starts it at once."""
+"""The killer: ends the bot again and again while it has work, and restarts it at once."""
 
 import asyncio
 import math
@@ -19,24 +19,24 @@ from tests.harness.fork import ForkServer
 
 End = Literal["soon", "while it starts", "after a lost answer", "failpoint"]
 
-_ENDS: Final[dict[End, int]] = {  # how likely
+_ENDS: Final[dict[End, int]] = {  # weights
     "soon": 45,
     "while it starts": 15,
     "after a lost answer": 15,
     "failpoint": 25,
 }
-_COLD = 3  # starts of each run that have all to import
-_SOON = 6.0  # seconds after the start, at the most
-_SHORTEST_LIFE = 0.8  # seconds, at the most, where it ends while it starts
+_COLD = 3  # starts per run without the fork server, which import everything
+_SOON = 6.0  # largest delay of a kill after the start, in seconds
+_SHORTEST_LIFE = 0.8  # largest delay of a kill during the start, in seconds
 _LINES_SHOWN = 5
-_PATIENCE = 15.0  # seconds until what should have ended it has
-# Others are for what nobody does here: rooms joined and left, choices, redactions, repairs.
+_PATIENCE = 15.0  # seconds to wait for a failpoint to end the bot
+# The others never apply here: joining and leaving rooms, choices, redactions, repairs.
 _WORK: Final = ("admit", "claim", "sent", "freeze", "finish", "first", "edit", "final")
 _REACHED: Final = tuple(site for site in SITES if site.partition(".")[0] in _WORK)
 
 
 class EndedByItself(Exception):
-    """Nobody has killed the bot; the message holds the end of its log."""
+    """The bot ended although nobody killed it; the message has the end of its log."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,15 +44,15 @@ class Life:
     """One process of the bot; times are `time.monotonic()`.
 
     Attributes:
-        begun: when it was started.
-        at: the same, on the clock of its log.
-        cold: it had all to import.
-        failpoint: where it was to end by itself, "" for nowhere.
-        interrupted: what was not answered when the process before it ended.
-        imported: seconds from its start until the imports were done; None where it ended before.
-        started: seconds until it was logged in.
-        ended: when it was dead.
-        how: in words.
+        begun: time of its start.
+        at: time of its start, by the clock of its log.
+        cold: whether it was started without the fork server.
+        failpoint: name of the failpoint that was to end it; "" for none.
+        interrupted: the prompts without their reply when the process before it ended.
+        imported: seconds from its start to the end of the imports; None if it ended before.
+        started: seconds from its start until it was logged in.
+        ended: time of its end.
+        how: description of its end.
     """
 
     begun: float
@@ -67,9 +67,9 @@ class Life:
 
     @property
     def progress(self) -> float | None:
-        """Seconds until something new of an interrupted reply was in the room; None for never.
+        """Seconds until an interrupted reply went on in the room; None for never.
 
-        What comes before the process is logged in was sent by the one before it.
+        Versions that come before the process is logged in are from the process before it.
         """
         if self.started is None:
             return None
@@ -79,7 +79,7 @@ class Life:
 
 
 class Killer:
-    """Kills one bot, as the dice say.
+    """Kills one bot at random times.
 
     Attributes:
         lives: the bot's processes, oldest first; the last one is not killed.
@@ -106,7 +106,7 @@ class Killer:
         await self._bot.started()
 
     async def run(self, kills: int) -> None:
-        """Kill it so often, and let the last process live."""
+        """Kill it that many times; the last process stays alive."""
         ends: list[End] = ["soon", *self._dice.choices([*_ENDS], [*_ENDS.values()], k=kills - 1)]
         cold = set(self._dice.sample(range(kills), min(_COLD, kills)))
         following: list[End | None] = [*ends[1:], None]
@@ -117,13 +117,13 @@ class Killer:
         await self._bot.started()
 
     def finish(self, how: str = "") -> None:
-        """Note what is known of the last process."""
+        """Record the end of the last process."""
         life = self.lives[-1]
         life.imported, life.started = self._seconds_to("imported"), self._seconds_to("started")
         life.how = how
 
     async def _begin(self, end: End | None, *, cold: bool = False) -> None:
-        """Start a process that can end so."""
+        """Start a process that is prepared for that kind of end."""
         failpoint = ""
         if end == "failpoint":
             failpoint = f"{self._dice.choice(_REACHED)}:kill@{self._dice.choice((1, 1, 2))}"
@@ -135,7 +135,7 @@ class Killer:
         await self._bot.begin(**({VARIABLE: failpoint} if failpoint else {}))
 
     async def _end(self, end: End) -> str:
-        """End the process while there is work, or see it end; return how, in words."""
+        """End the process while it has work, or wait for its end; return a description."""
         match end:
             case "failpoint":
                 return await self._await_failpoint()
@@ -161,7 +161,7 @@ class Killer:
         return failpoint if reached else f"{failpoint} not reached"
 
     async def _kill(self) -> None:
-        """Kill what is alive; nothing but a kill may have ended the rest."""
+        """Kill the process; if it has ended before, that must have been a kill."""
         if not (self._bot.runs or self.lives[-1].failpoint):
             log = self._bot.log.read_text().splitlines()
             raise EndedByItself("\n".join([f"in life {len(self.lives)}:", *log[-_LINES_SHOWN:]]))

@@ -1,4 +1,4 @@
-"""A second device of somebody: it reads rooms from their beginning, and does nothing else."""
+"""The observer: a person's second device, which only reads rooms from their beginning."""
 
 import nio
 from typing_extensions import override
@@ -12,7 +12,7 @@ _FILTER: JSON = {"room": {"timeline": {"limit": 1}}}
 
 
 class Observer(NioPerson):
-    """It hears nothing by itself; keys wait for it on the homeserver."""
+    """A device without a sync loop; its keys wait on the homeserver until it reads."""
 
     @override
     async def _connect(self) -> None:
@@ -20,12 +20,12 @@ class Observer(NioPerson):
         await self._catch_up()
 
     async def read(self, room_id: RoomId) -> list[JSON]:
-        """Return all the room's events, oldest first; those that can be are decrypted."""
+        """Return all events of the room, oldest first, decrypted where that is possible."""
         await self._catch_up()
         return [self._decrypt(room_id, event) for event in await self.timeline(room_id)]
 
     async def _catch_up(self) -> None:
-        """Take all the keys there are: the homeserver gives a hundred messages at a time."""
+        """Receive all keys; the homeserver returns a hundred to-device messages at a time."""
         while True:
             synced = await self._client.sync(0, _FILTER)
             if isinstance(synced, nio.SyncError):

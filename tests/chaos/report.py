@@ -1,4 +1,4 @@
-"""What a run has shown, in lines."""
+"""The report of a run, as lines of text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tests.chaos.traffic import ChaosPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosReport:
-    """A run's history and its judgement.
+    """The history of a run and the verdict about it.
 
     Attributes:
-        calls: how often the model was asked for each prompt, by number.
-        bugs: how often the bot has logged an error that nobody expected.
-        times: `time.monotonic()` at the run's start, once all had met, and in the end.
+        calls: number of requests to the model for each prompt, by the prompt's number.
+        bugs: number of unexpected errors in the bot's log.
+        times: `time.monotonic()` at the run's start, after everybody joined, and at the end.
     """
 
     seed: int
@@ -29,30 +29,30 @@ class ChaosReport:
 
     @property
     def stuck(self) -> Sequence[ChaosPrompt]:
-        """What had no whole reply in time, as those saw it who had asked."""
+        """The prompts whose sender saw no whole reply in time."""
         return [prompt for prompt in self.prompts if not prompt.whole]
 
     @property
     def excessive(self) -> Sequence[ChaosPrompt]:
-        """What the model was asked for more often than crashes and what was joined explain."""
+        """The prompts with more requests to the model than crashes and joined prompts explain."""
         return [one for one in self.prompts if self.calls.get(one.number, 0) > self._allowed(one)]
 
     @property
     def fine(self) -> bool:
-        """Tell whether all promises were kept."""
+        """Return whether all promises were kept."""
         verdict = self.verdict
         kept = not (verdict.lost or verdict.duplicated or self.stuck)
         return kept and not self.excessive and not self.bugs
 
     @property
     def conclusion(self) -> str:
-        """The three counts."""
+        """The line with the three counts."""
         verdict = self.verdict
         lost, duplicated = len(verdict.lost), len(verdict.duplicated)
         return f"lost {lost} duplicated {duplicated} stuck {len(self.stuck)}"
 
     def kills(self) -> Iterator[str]:
-        """Yield a line for each kill: when, how, at what work, and how soon that went on."""
+        """Yield a line for each kill: time, kind, work, and the delay until the work went on."""
         for number, (life, after) in enumerate(zip(self.lives, self.lives[1:], strict=False), 1):
             then = after.at.timestamp()
             shown = sum(min(one.shown, default=then) < then for one in after.interrupted)
@@ -77,7 +77,7 @@ class ChaosReport:
             yield f"bugs in the bot's log: {self.bugs}"
 
     def figures(self) -> Iterator[str]:
-        """Yield the seed, the counts and the times."""
+        """Yield the lines with the seed, the counts and the times."""
         begun, ready, end = self.times
         prompts, after = self.prompts, self.lives[1:]
         calls = sum(self.calls.values())
@@ -107,7 +107,7 @@ class ChaosReport:
             or _is_between(life.at.timestamp(), prompt.writing)
             for life in self.lives
         )
-        # An edit that a crash leaves unfinished is seen to once more, when what it says is asked.
+        # An edit that a crash leaves unfinished is handled again, so its text is requested again.
         return 1 + crashes + prompt.joined + (crashes if prompt.edited else 0)
 
 
@@ -133,8 +133,8 @@ def _seconds(value: float | None) -> str:
 
 
 def _is_between(start: float, moments: Sequence[float]) -> bool:
-    """Tell whether a process began while a reply changed, or its prompt was written.
+    """Return whether a process began while a reply changed, or its prompt was written.
 
-    The whole text of a reply may stand before the bot knows that it is whole.
+    The whole text of a reply may be sent before the bot has recorded that it is complete.
     """
     return bool(moments) and min(moments) < start < max(moments)

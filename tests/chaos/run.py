@@ -1,4 +1,4 @@
-"""One run: people who ask, a bot that is killed, and others who look at what has become of it."""
+"""One run: people send prompts, the bot is killed, and observers check the rooms afterwards."""
 
 import asyncio
 import random
@@ -22,21 +22,25 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.postgres import Postgres
 from tests.harness.synapse import Synapse
 
-_ENCRYPTED = {"ada": True, "bob": False, "zoe": True}  # whose direct message is
-_STUCK = 60.0  # seconds after the last start
+_ENCRYPTED = {
+    "ada": True,
+    "bob": False,
+    "zoe": True,
+}  # whether each person's direct message is encrypted
+_STUCK = 60.0  # seconds for all replies after the last start
 _PASSWORD = "secret"
 
 
 async def run(directory: Path, kills: int, seed: int, *, postgresql: bool = False) -> ChaosReport:
-    """Kill the bot so often, and judge what it has answered; its log stays in the directory.
+    """Kill the bot that many times, and check its replies; its log stays in the directory.
 
     Args:
-        directory: an empty one.
-        kills: how often.
-        seed: of all that happens by chance.
-        postgresql: the ledger is on a server of its own, in place of a file.
+        directory: an empty directory.
+        kills: number of kills.
+        seed: seed of all random choices.
+        postgresql: whether the ledger is on a PostgreSQL server; else it is a file.
     """
-    with canaries.apart():  # a long run says much: no other bot is to be searched for it
+    with canaries.apart():  # the many texts of a run must not slow the searches for other bots
         async with AsyncExitStack() as parts:
             stage = _Stage(directory, parts, seed)
             begun = time.monotonic()
@@ -88,7 +92,7 @@ class _Stage:
         await self._killer.start()
 
     async def meet(self) -> None:
-        """Let everybody open a direct message, and all a salon; their second devices are there."""
+        """Open the direct messages and a salon, after everybody's second device is there."""
         people = [await self._arrive(name) for name in _ENCRYPTED]
         for (person, observer), encrypted in zip(people, _ENCRYPTED.values(), strict=True):
             room_id = await talk(person, self.bot.user_id, encrypted=encrypted)
@@ -99,7 +103,7 @@ class _Stage:
             self._add_lane(room_id, person, observer, salon=True)
 
     async def play(self, kills: int) -> None:
-        """Let people ask while the bot is killed, and then until they have their answers."""
+        """Run the people while the bot is killed, and then until they have their replies."""
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             asking = [tasks.create_task(lane.run(enough)) for lane in self._lanes]
@@ -110,11 +114,11 @@ class _Stage:
                 one.cancel()
 
     async def judge(self, seed: int, times: tuple[float, float, float]) -> ChaosReport:
-        """Read the rooms from their beginning."""
+        """Read the rooms from their beginning, and check them."""
         self._killer.finish()
         end = time.monotonic() + _STUCK
         while (verdict := await self._look()).duplicated and time.monotonic() < end:  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(1.0)  # a reply is still being taken away
+            await asyncio.sleep(1.0)  # the redaction of a reply may still be running
         return ChaosReport(
             seed=seed,
             verdict=verdict,
@@ -137,7 +141,7 @@ class _Stage:
         return judge(events, self.bot.user_id, asked, withdrawn)
 
     async def _arrive(self, name: str) -> tuple[NioPerson, Observer]:
-        """Return somebody's two devices."""
+        """Register a person, and return the two devices."""
         user_id = await self._synapse.register(name, _PASSWORD)
         url, folder = self._synapse.url, self._folder
         observer = Observer(url, user_id, _PASSWORD, folder(f"{name}-observer"))

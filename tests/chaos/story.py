@@ -1,4 +1,4 @@
-"""What is asked and what the model answers to it: the same words always get the same text."""
+"""Prompts and the model's answers to them: the same prompt always gets the same text."""
 
 import random
 import re
@@ -27,21 +27,21 @@ _PHRASES = (
     "les enfants",
     "comptent les mouettes",
 )
-_PACES = (50, 75, 120)  # words in a second
+_PACES = (50, 75, 120)  # words per second
 
 
 def ask(number: int) -> str:
-    """Return the words that ask for a story; no other prompt has this number."""
+    """Return the prompt for a story; no other prompt has this number."""
     return f"Contez l'histoire n° {number}."
 
 
 def numbers(words: str) -> list[int]:
-    """Return the stories that these words ask for, in order."""
+    """Return the numbers of the stories that a text asks for, in order."""
     return [int(found) for found in _NUMBER.findall(words)]
 
 
 def tell(asked: Sequence[int]) -> str:
-    """Return the model's whole answer where it is asked for these stories."""
+    """Return the model's whole answer to prompts for these stories."""
     return "\n\n".join(map(_story, asked))
 
 
@@ -53,10 +53,10 @@ def _story(number: int) -> str:
 
 
 class Storyteller(ScriptedModel):
-    """A model that tells whatever stories it is asked for, at one pace or another.
+    """A model that answers with the stories of the prompt, at different paces.
 
     Attributes:
-        calls: how often each story was asked for.
+        calls: number of requests for each story.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Storyteller(ScriptedModel):
         return ScriptedAnswer(text=tell(asked), tokens_per_second=pace)
 
     def _forget(self) -> None:
-        """Let go of the requests: a long run has many, and long ones."""
+        """Forget the requests, since a long run has many, and long ones."""
         self.exchanges.clear()
         while not self._arrivals.empty():
             self._arrivals.get_nowait()

@@ -1,4 +1,4 @@
-"""Feeds the judge histories in which something is wrong: it must find that."""
+"""Tests of the checker on histories with faults that it must find."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def unreadable(event_id: str, relation: JSON, *, at: int = 0) -> JSON:
 
 
 def found(*events: JSON) -> tuple[list[int], list[int]]:
-    """Return the numbers of the lost and of the duplicated."""
+    """Return the numbers of the prompts without and with too many replies."""
     verdict: Verdict = judge(events, BOT, ASKED)
     lost, duplicated = verdict.lost, verdict.duplicated
     return [fault.number for fault in lost], [fault.number for fault in duplicated]

@@ -1,4 +1,4 @@
-"""People who ask one story after another, and when each of them got what."""
+"""The traffic of a run: people who ask for story after story, and the times of their replies."""
 
 import asyncio
 import random
@@ -14,23 +14,24 @@ from tests.harness.client_view import Seen
 from tests.harness.expectations import answers
 from tests.harness.person import Person
 
-_LONGEST_PAUSE = 1.0  # seconds between an answer and the next prompt
-_ANEW = 10  # prompts, after which a direct message or a thread begins anew
+_LONGEST_PAUSE = 1.0  # seconds between a reply and the next prompt
+_ANEW = 10  # prompts until a new conversation or thread begins
 _MINDS = ("keep",) * 6 + ("edit", "edit at last", "redact", "redact at last")
 
 
 @dataclass(slots=True)
 class ChaosPrompt:
-    """What somebody has asked.
+    """One prompt of a person.
 
     Attributes:
-        joined: how many were asked in a row with it.
-        writing: from when to when it was being written, in seconds since the epoch: the bot may
-            have heard it before its event id is known here.
-        shown: when its reply changed, by the homeserver's clock, in seconds since the epoch.
-        edited: it asks for another story by now.
-        whole: its reply was seen to be whole.
-        withdrawn: it was redacted, and is to have no reply.
+        joined: number of prompts that were sent in a row with it.
+        writing: begin and end of its sending, in seconds since the epoch. The bot may receive it
+            before its event id is known here.
+        shown: times at which its reply changed, by the homeserver's clock, in seconds since the
+            epoch.
+        edited: whether an edit asks for another story.
+        whole: whether its sender saw the whole reply.
+        withdrawn: whether it was redacted, so that it must have no reply.
     """
 
     number: int
@@ -46,7 +47,7 @@ class ChaosPrompt:
 
 @dataclass(slots=True)
 class Traffic:
-    """All that is asked in a run, in the order of asking."""
+    """All prompts of a run, in the order of their sending."""
 
     prompts: list[ChaosPrompt] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -55,17 +56,17 @@ class Traffic:
 
     @property
     def outstanding(self) -> Sequence[ChaosPrompt]:
-        """What has no whole reply yet, as those see it who have asked."""
+        """The prompts whose senders have seen no whole reply yet."""
         return [prompt for prompt in self.prompts if not prompt.whole]
 
     def add(self, prompt: ChaosPrompt) -> None:
-        """Take in what was just asked."""
+        """Add a prompt that was sent."""
         self.prompts.append(prompt)
         self._known[prompt.event_id] = prompt
         self.asked.set()
 
     def see(self, seen: Seen) -> None:
-        """Take in a message that has changed."""
+        """Record a change of a message."""
         answered = [self._known[one] for one in answers(seen) if one in self._known]
         whole = bool(answered) and seen.body == render(tell([p.number for p in answered])).body
         for prompt in answered:
@@ -77,10 +78,10 @@ class Traffic:
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
-    """One conversation: its person asks again, once answered, now and then twice in a row.
+    """One conversation, in which a person sends the next prompt, or two, after each reply.
 
     Attributes:
-        salon: it goes on in threads, which a mention begins.
+        salon: whether it is in threads of a salon, each begun by a mention.
     """
 
     traffic: Traffic
@@ -92,9 +93,9 @@ class Lane:
     _root: EventId | None = None
 
     async def run(self, enough: asyncio.Event) -> None:
-        """Ask until it is enough, and wait for what was asked.
+        """Send prompts until `enough` is set, and wait for the replies.
 
-        Who has asked one thing may change their mind: while it is answered, or after that.
+        The person may edit or redact a single prompt during its reply, or after it.
         """
         changes = self.person.changes(self.room_id)
         while not enough.is_set():
@@ -115,7 +116,7 @@ class Lane:
             self.traffic.see(await anext(changes))
 
     async def _change(self, prompt: ChaosPrompt, mind: str) -> None:
-        """Ask for another story in the same message, or for none."""
+        """Edit a prompt so that it asks for another story, or redact it."""
         if mind.startswith("redact"):
             prompt.withdrawn = prompt.whole = True
             await self.person.redact(self.room_id, prompt.event_id)
