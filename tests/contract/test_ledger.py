@@ -687,7 +687,10 @@ class TestOnPostgresql:
         assert await again.claim(ASKED) == Claim(2, (), (FROZEN,))
         await again.close()
 
-    async def test_another_process_is_refused(self, database: str) -> None:
+    async def test_another_process_is_refused(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(storage_database, "_GHOST_SECONDS", 0.5)
         store = await open_store(database)
 
         with pytest.raises(StoreError, match="another assistant runs on this database"):
