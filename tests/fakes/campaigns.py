@@ -44,7 +44,7 @@ class _One:
 
 
 class FakeCampaigns:
-    """The ledger of campaigns in memory; people under their own ids.
+    """A ledger of campaigns in memory, which stores people under their own ids.
 
     Attributes:
         asks: by the event at which a question stands: campaign, room, question, when, whether it
@@ -253,7 +253,7 @@ class FakeCampaigns:
             self.edits[edit.target] = edit.event_id
 
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
-        """Tell whether that is a question of ours, or may be one that is not recorded yet."""
+        """Return whether the event is a question of the bot, recorded or just being sent."""
         found = self.asks.get(event_id)
         begun = [one.to[room_id].begun for one in self.all.values() if room_id in one.to]
         return (found is not None and found[1] == room_id) or any(begun)

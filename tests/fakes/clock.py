@@ -8,7 +8,7 @@ from tests.make import MIDNIGHT
 
 
 class FakeClock:
-    """Time that passes only when somebody sleeps; it then passes at once."""
+    """A clock that moves only when code sleeps, and then at once."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -27,7 +27,7 @@ class FakeClock:
 
 
 class HeldClock(FakeClock):
-    """Time that passes only when the story says so."""
+    """A clock that moves only when a test calls `pass_time`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class HeldClock(FakeClock):
             self._sleepers.pop(wake, None)
 
     async def pass_time(self, seconds: float) -> None:
-        """Let the time pass; who sleeps wakes when due, and goes on as far as they can."""
+        """Move the clock, and run each sleeper that is due until it waits again."""
         end = self.time + seconds
         await self._settle()
         while self._sleepers and min(self._sleepers.values()) <= end:
@@ -55,6 +55,6 @@ class HeldClock(FakeClock):
 
     @staticmethod
     async def _settle() -> None:
-        """Give every task the turns that it needs: the fakes answer after one or two each."""
+        """Let every task run until it waits; the fakes answer after one or two loop iterations."""
         for _ in range(100):
             await asyncio.sleep(0)

@@ -32,7 +32,7 @@ from bot.core.polls import chosen
 
 
 class FakeOpinions:
-    """The ledger of opinions in memory; people under their own ids.
+    """A ledger of opinions in memory, which stores people under their own ids.
 
     Attributes:
         asks: every poll that was planned and not dropped, by number.
@@ -155,14 +155,14 @@ class FakeOpinions:
             self.asks.pop(ask.number, None)
 
     def knows(self, room_id: RoomId, event_id: EventId) -> Ask | None:
-        """Return the poll that stands at an event of the room."""
+        """Return the poll that was sent as an event of the room."""
         for number, (sent, _, _) in self.sent.items():
             if sent == event_id and self.asks[number].room_id == room_id:
                 return self.asks[number]
         return None
 
     def may_know(self, room_id: RoomId, event_id: EventId) -> bool:
-        """Tell whether that is a poll of ours, or may be one that is not recorded yet."""
+        """Return whether the event is a poll of the bot, recorded or just being sent."""
         unsent = [one for number, one in self.asks.items() if number not in self.sent]
         here = any(one.room_id == room_id and one.begun for one in unsent)
         return here or self.knows(room_id, event_id) is not None

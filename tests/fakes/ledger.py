@@ -26,7 +26,7 @@ from tests.fakes.feedback import FakeOpinions
 
 
 def _fingerprint(event: Event) -> object:
-    """Return what makes two events one, the event's own id where nothing else does."""
+    """Return the value by which repeated events are recognised, by default the event id."""
     return getattr(event, "fingerprint", None) or event.event_id
 
 

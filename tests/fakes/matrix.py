@@ -59,14 +59,14 @@ def _thread(outgoing: Outgoing) -> EventId | None:
 
 @dataclass
 class Verifying:
-    """What was verified, and what comes of the next steps."""
+    """The verification events that the bot has handled, and the results of the next ones."""
 
     taken: list[tuple[VerificationEvent, bool]] = field(default_factory=list)
     steps: list[VerificationStep | None] = field(default_factory=list)
 
 
 class FakeMatrix:
-    """A homeserver of one room: records what the bot does, and remembers transaction ids."""
+    """A homeserver with one room, which records what the bot does and knows transaction ids."""
 
     fetch_failure: MatrixError | None = None
     history_failure: MatrixError | None = None
@@ -116,7 +116,7 @@ class FakeMatrix:
         closed: Sequence[RoomId] = (),
         missed: bool = False,
     ) -> None:
-        """Let the next sync response carry `events` and what else it tells."""
+        """Put events and other news into the next sync response."""
         for event in events:
             if isinstance(event, Message | Undecryptable | Change | Upgraded):
                 self.messages[event.event_id] = event
@@ -216,7 +216,7 @@ class FakeMatrix:
         prompt: Prompt,
         enough: Callable[[Sequence[TranscriptMessage]], bool],  # noqa: ARG002  # the port
     ) -> History:
-        """Return what `said` holds, then what was heard and sent since, as the room shows it."""
+        """Return `said` and all messages since, each in its last version."""
         if self.history_failure is not None:
             raise self.history_failure
         transcript = Transcript(prompt.conversation, self.user_id)
@@ -274,7 +274,7 @@ class FakeMatrix:
         return self.shadows.pop(event_id, None) or self._wire_of.get(event_id)
 
     async def own_since(self, room_id: RoomId, prompt: Sequence[EventId]) -> SentSince:  # noqa: ARG002  # the port
-        """Return it as the homeserver does: of what is redacted, nothing."""
+        """Return the event as the homeserver does, or nothing if it was redacted."""
         ids, gone, found = set(prompt), self._gone(), dict[EventId, SentReply]()
         for event_id, outgoing in self.sent:
             match outgoing:
@@ -302,7 +302,7 @@ class FakeMatrix:
         return SentReply(event_id, ids, reply.claim, final=reply.final, body=body)
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
-        """Let the history have what was just sent, without the bot's own lines."""
+        """Add what was just sent to the history, without the lines that the bot adds."""
         if isinstance(outgoing, Poll):
             root, at = outgoing.thread_root, 1_700_000_000_000
             poll = Message(event_id, ROOM, self.user_id, POLL, outgoing.question, at, root)
@@ -345,7 +345,7 @@ class FakeMatrix:
         return {*self.redacted, *(one.target for one in redactions)}
 
     def _edits(self, event_id: EventId) -> list[Edit]:
-        """Return the edits of an event, the newest last; of a redacted one, none are listed."""
+        """Return the edits of an event, the newest last; none if it was redacted."""
         gone = self._gone()
         edits = [one for one in self.messages.values() if isinstance(one, Edit)]
         return [
@@ -364,7 +364,7 @@ class FakeMatrix:
         await self._tell()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something the bot did makes `condition` hold."""
+        """Wait until `condition` holds, which is checked after each action of the bot."""
         async with self.changed:
             await self.changed.wait_for(condition)
 

@@ -36,7 +36,7 @@ CATALOGUE = Catalogue([SMALL, LARGE])
 
 
 class FakeModel:
-    """A model that says what it is told to, piece by piece, and waits where it is told to."""
+    """A model that sends the deltas of its script, raises its errors and waits for its events."""
 
     def __init__(self, *script: Delta | Exception | asyncio.Event) -> None:
         self.script = script or (TextDelta("Bonjour."), FinishDelta("stop"))
@@ -61,7 +61,7 @@ class FakeModel:
 
 
 class FakeModels(FakeModel):
-    """Two models that answer request by request: each its own scripts in turn, then wholly."""
+    """Two models, each with one script a request, and then with the default answer."""
 
     def __init__(self, *scripts: Script, other: Sequence[Script] = ()) -> None:
         super().__init__()

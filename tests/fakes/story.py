@@ -32,7 +32,7 @@ from tests.make import BOT
 
 
 def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifier:
-    """Return what sends notices, for a test of one part; it asks no model."""
+    """Return a notifier for a test of one part; it calls no model."""
     settings = ContextSettings(
         system_prompt="Sobre.", catalogue=CATALOGUE, language="fr", idle_limit=3600
     )
@@ -41,7 +41,7 @@ def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifie
 
 
 class Story:
-    """The whole assistant on fakes; `run` keeps it going while the block lasts."""
+    """The whole assistant on fakes, which runs inside an `async with story.run()` block."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.model, self.store = FakeMatrix(), FakeModel(), FakeStore()
@@ -111,7 +111,7 @@ class Story:
 
     @property
     def shown(self) -> list[str]:
-        """What stands in the room, in the order in which it came."""
+        """The text of each message in the room, in the order of arrival."""
         return list(self.matrix.standing().values())
 
     def done(self, *event_ids: str) -> bool:

@@ -1,4 +1,4 @@
-"""Owns the bot as an operator runs it: a configuration file and one `assistant-tchap` process."""
+"""The bot as an operator runs it: a configuration file and one `assistant-tchap` process."""
 
 import asyncio
 import copy
@@ -54,7 +54,7 @@ runpy.run_module("bot", run_name="__main__", alter_sys=True)
 
 
 class ChildProcess(Protocol):
-    """What asyncio and the fork server give for a child."""
+    """A child process of asyncio or of the fork server."""
 
     @property
     def pid(self) -> int: ...
@@ -79,7 +79,7 @@ async def launch_cold(
     options: Sequence[str] = (),
     prefix: Sequence[str] = (),
 ) -> ChildProcess:
-    """Start an ordinary process, which has all to import.
+    """Start an ordinary process, which does all its imports.
 
     Args:
         config: the configuration.
@@ -103,7 +103,7 @@ async def launch_cold(
 
 
 class Bot:
-    """One bot whose files outlive `stop`, `kill` and `restart`.
+    """One bot that keeps its files over `stop`, `kill` and `restart`.
 
     In an `async with` block each of these raises Leaked where a file holds a text that was said.
 
@@ -158,12 +158,12 @@ class Bot:
 
     @property
     def pid(self) -> int | None:
-        """The process's id, None while there is none."""
+        """The process id, None while it does not run."""
         return self._process.pid if self._process else None
 
     @property
     def runs(self) -> bool:
-        """Tell whether there is a process that has not ended."""
+        """Return whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     def beside(self) -> "Bot":
@@ -173,12 +173,12 @@ class Bot:
         return other
 
     async def start(self, **environment: str) -> None:
-        """Start the process, return once it is logged in; RuntimeError with its log if it dies."""
+        """Start the process and wait for its login; RuntimeError with its log if it ends."""
         await self.begin(**environment)
         await self.started()
 
     async def started(self) -> None:
-        """Wait until the process that was begun is logged in; RuntimeError if it dies."""
+        """Wait until the process is logged in; RuntimeError if it ends."""
         async with asyncio.timeout(_START_SECONDS):
             while self.told("started") is None:
                 if not self.runs:
@@ -186,7 +186,7 @@ class Bot:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def begin(self, **environment: str) -> None:
-        """Start the process with these variables besides, and wait for nothing."""
+        """Start the process with additional environment variables, without waiting."""
         self.log.touch()
         self._begins = self.log.stat().st_size
         self._process = await self.launch(self.config, self.log, environment)
@@ -201,11 +201,11 @@ class Bot:
         return None
 
     async def stop(self) -> int:
-        """End the process in order (SIGTERM) and return its exit code, 0 where there is none."""
+        """Stop the process in order (SIGTERM); return its exit code, 0 if it does not run."""
         return await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """End the process at once (SIGKILL), as a crash does."""
+        """Kill the process (SIGKILL), as a crash does."""
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:

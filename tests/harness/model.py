@@ -193,7 +193,7 @@ class ScriptedModel:
         return web.json_response({"object": "list", "data": [model]})
 
     async def _list_exchanges(self, _: web.Request) -> web.Response:
-        """Tell the times to a bench that runs this server as a process of its own."""
+        """Serve the times of all requests, for a bench that runs this server as a process."""
         keys = ("prompt", "arrived", "first_token", "done")
         return web.json_response(
             [{key: getattr(exchange, key) for key in keys} for exchange in self.exchanges]
@@ -224,7 +224,7 @@ class ScriptedModel:
 
 
 class _Stream:
-    """One answer on its way."""
+    """One answer that is being sent."""
 
     def __init__(
         self, request: web.Request, exchange: ModelExchange, answer: ScriptedAnswer
@@ -309,7 +309,7 @@ async def _serve(port: int, answer: ScriptedAnswer) -> None:
 
 
 def main() -> None:
-    """Serve until stdin closes or a signal comes."""
+    """Serve until stdin closes or a signal arrives."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tokens-per-second", type=float, default=0.0)

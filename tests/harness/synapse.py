@@ -1,4 +1,4 @@
-"""Owns a real homeserver: one Synapse process on SQLite, on the loopback alone."""
+"""A real homeserver: one Synapse process on SQLite, on the loopback interface only."""
 
 import asyncio
 import hashlib
@@ -44,7 +44,7 @@ main()
 
 
 class Synapse:
-    """A homeserver whose port and data outlive `stop`, `kill` and `restart`.
+    """A homeserver that keeps its port and data over `stop`, `kill` and `restart`.
 
     Attributes:
         url: base URL of the client-server API.
@@ -95,11 +95,11 @@ class Synapse:
 
     @property
     def pid(self) -> int | None:
-        """The process's id, None while there is none."""
+        """The process id, None while it does not run."""
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the process, return once it answers; RuntimeError with its log where it dies."""
+        """Start the process and wait until it answers; RuntimeError with its log if it ends."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -122,15 +122,15 @@ class Synapse:
             raise
 
     async def stop(self) -> None:
-        """End the process in order (SIGTERM); nothing to do where there is none."""
+        """Stop the process in order (SIGTERM), if it runs."""
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """End the process at once (SIGKILL), as a crash does."""
+        """Kill the process (SIGKILL), as a crash does."""
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:
-        """Stop in order and start again: same port, same data."""
+        """Stop in order and start again, with the same port and data."""
         await self.stop()
         await self.start()
 
@@ -144,7 +144,7 @@ class Synapse:
         return UserId(reply["user_id"])
 
     async def crowded_room(self, count: int) -> RoomId:
-        """Make an encrypted salon that is open to all, with so many members who have no keys."""
+        """Make a public encrypted salon with a number of members who have no keys."""
         host, *others = [await self._newcomer(number) for number in range(1, count + 1)]
         encryption = {"algorithm": "m.megolm.v1.aes-sha2"}
         initial = [
@@ -170,7 +170,7 @@ class Synapse:
         await self._administer("POST", path, {"messages_per_second": 0, "burst_count": 0})
 
     async def members(self, room_id: RoomId) -> list[str]:
-        """Return who is joined to the room, as the homeserver itself has it."""
+        """Return the joined members of the room, from the homeserver's database."""
         found = await self._administer("GET", f"rooms/{room_id}/members")
         return [str(user_id) for user_id in found["members"]]
 
