@@ -16,8 +16,8 @@ import yaml
 from bot.core.events import UserId
 from tests.harness import canaries
 
-# Whoever stands for people here asks faster than people do; who tries a limit gives it.
-ASKS_ALWAYS: dict[str, object] = {  # nobody waits for silence, and nothing is too short
+# Test persons send faster than people do, so there are no limits; a test of a limit sets it.
+ASKS_ALWAYS: dict[str, object] = {  # polls wait for no silence, and no reply is too short
     "ask": "reply",
     "one_in": 1,
     "per_day": 1000,
@@ -33,11 +33,11 @@ UNLIMITED = {
 }
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 35.0  # longer than the bot drains
+_STOP_SECONDS = 35.0  # seconds; longer than the bot's drain
 _POLL_SECONDS = 0.02
 
-# `python -m bot`, but for the pipe from us: it closes when we end, however we end, and with it
-# ends the bot, which itself, in production, minds no stdin. And the log tells of the imports.
+# `python -m bot` with a pipe from this process. The pipe closes at any end of this process, and
+# then the bot ends as well; in production the bot ignores stdin. The log also reports the imports.
 _BOT_THAT_ENDS_WITH_US = """
 import json, os, runpy, threading
 from datetime import datetime, timezone
@@ -67,7 +67,7 @@ class ChildProcess(Protocol):
     async def wait(self) -> int: ...
 
 
-# Starts the bot: on a configuration, logging to that file, with these variables besides ours.
+# Starts the bot with a configuration, a log file, and additional environment variables.
 Launch = Callable[[Path, Path, Mapping[str, str]], Awaitable[ChildProcess]]
 
 
@@ -82,11 +82,11 @@ async def launch_cold(
     """Start an ordinary process, which does all its imports.
 
     Args:
-        config: the configuration.
-        log: what it writes goes there.
-        environment: variables besides ours.
-        options: of the command line, besides the configuration.
-        prefix: a command that becomes this one.
+        config: the configuration file.
+        log: the file for its output.
+        environment: environment variables, in addition to those of this process.
+        options: options of the command line, in addition to the configuration.
+        prefix: a command that runs this one.
     """
     # The first start may write the bytecode that makes the next ones fast.
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -98,22 +98,23 @@ async def launch_cold(
             stdout=file,
             stderr=file,
             env={**inherited, "PYTHONUNBUFFERED": "1", **environment},
-            start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+            start_new_session=True,  # no Ctrl-C of a terminal: this process stops it in order
         )
 
 
 class Bot:
     """One bot that keeps its files over `stop`, `kill` and `restart`.
 
-    In an `async with` block each of these raises Leaked where a file holds a text that was said.
+    In an `async with` block, each of these raises Leaked if a file contains a text of a
+    conversation.
 
     Attributes:
-        user_id: its account.
-        log: its structured log, one JSON object a line.
-        launch: how its process is started; a fork server's `launch` is quicker.
-        key: `storage.key`, where no other is given.
-        recovery_key: the file of the account's recovery key, where no other is named.
-        port: the dashboard's, None for none.
+        user_id: the bot's account.
+        log: the structured log, one JSON object per line.
+        launch: the function that starts the process; a fork server's `launch` is quicker.
+        key: `storage.key`, unless the sections have another.
+        recovery_key: the file of the account's recovery key, unless the sections name another.
+        port: port of the dashboard; None for no dashboard.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Bot:
     ) -> None:
         """Write the configuration; `sections` are those of config.example.yaml.
 
-        Where they say nothing of limits, there are none.
+        Without a section for limits, there are no limits.
         """
         self.user_id = user_id
         self.launch = launch
@@ -143,10 +144,10 @@ class Bot:
         self._storage = Path(sections["storage"]["directory"])
         self._watched = False
         self._process: ChildProcess | None = None
-        self._begins = 0  # where the process's own lines begin in the log
+        self._begins = 0  # offset of the process's first line in the log
 
     async def __aenter__(self) -> Self:
-        # The demo only starts and stops it: a word typed there may well be one of the schema's.
+        # The demo only starts and stops it: typed words may also be names of the database schema.
         self._watched = True
         await self.start()
         return self
@@ -167,7 +168,7 @@ class Bot:
         return self._process is not None and self._process.returncode is None
 
     def beside(self) -> "Bot":
-        """Return another bot of the same configuration, with a log of its own."""
+        """Return another bot with the same configuration and its own log."""
         other = copy.copy(self)
         other.log, other._process = self.log.with_name("beside.log"), None
         return other
@@ -192,7 +193,7 @@ class Bot:
         self._process = await self.launch(self.config, self.log, environment)
 
     def told(self, event: str) -> datetime | None:
-        """Return when the last process logged its first line of that kind, None if it has not."""
+        """Return when the last process first logged that event; None if it has not."""
         with self.log.open("rb") as log:
             log.seek(self._begins)
             for line in log:
@@ -209,12 +210,12 @@ class Bot:
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:
-        """Stop in order and start again."""
+        """Stop the process in order, and start it again."""
         await self.stop()
         await self.start()
 
     def said(self, event: str) -> int:
-        """Count the log's lines of one kind."""
+        """Return the number of log lines of one event."""
         return self.log.read_text().count(f'"event": "{event}"') if self.log.exists() else 0
 
     async def _end(self, number: signal.Signals) -> int:

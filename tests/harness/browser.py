@@ -1,4 +1,4 @@
-"""A real browser: pages as Chromium shows them, and what an accessibility engine finds in them."""
+"""A real browser: pages as Chromium shows them, and the faults that axe-core finds in them."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Self
 
 from tests.harness import node
 
-ARTEFACTS: Final = Path(__file__).parents[2] / "artefacts"  # pictures, for people to look at
+ARTEFACTS: Final = Path(__file__).parents[2] / "artefacts"  # pictures for people
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _ANSWER_SECONDS: Final = 50.0
@@ -18,13 +18,13 @@ _LONGEST_LINE: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a page is opened.
+    """The way to open a page.
 
     Attributes:
-        width: of the window, in CSS pixels.
-        script: whether the page may run any; only then is it checked by axe-core.
-        form: what is typed into its fields, by their names, before its form is sent.
-        file: the name of the picture that is kept of it, None for none.
+        width: width of the window, in CSS pixels.
+        script: whether the page may run scripts; only then axe-core checks it.
+        form: texts for the fields, by field name, before the form is sent.
+        file: name of the picture to keep; None for none.
     """
 
     url: str
@@ -37,7 +37,7 @@ class Look:
 
 
 def executable() -> str | None:
-    """Return the browser of this machine, None where it has none."""
+    """Return the browser of this machine; None if there is none."""
     return next((found for name in _NAMES if (found := shutil.which(name))), None)
 
 
@@ -45,7 +45,7 @@ class Browser:
     """One Chromium, driven by the Node.js program in browser/."""
 
     def __init__(self, program: str) -> None:
-        """Take the browser's executable."""
+        """Store the path of the browser's executable."""
         self._program = program
         self._process: asyncio.subprocess.Process | None = None
 
@@ -69,8 +69,8 @@ class Browser:
         self._process.stdin.close()  # it ends when its input does
         await self._process.wait()
 
-    async def look(self, look: Look) -> Any:  # noqa: ANN401  # what look.mjs prints
-        """Return what was seen: see browser/look.mjs."""
+    async def look(self, look: Look) -> Any:  # noqa: ANN401  # the JSON of look.mjs
+        """Open a page, and return the report of browser/look.mjs."""
         assert self._process
         assert self._process.stdin
         assert self._process.stdout

@@ -1,6 +1,6 @@
-"""Remembers what people and models have said in the test harness, and searches files for it.
+"""The canaries: the texts of people and models in the test harness, to be searched in files.
 
-One memory for the whole suite: no file of any bot may hold a text that anybody has said.
+There is one memory for the whole suite: no file of any bot may contain a text of a conversation.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SHORTEST = 8  # characters: what is shorter stands in files by chance
+_SHORTEST = 8  # characters; shorter texts are in files by chance
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 
 _said: set[str] = set()
 
 
 class Leaked(Exception):
-    """A text of a conversation is in a file; the message says which, and not what it says."""
+    """A text of a conversation is in a file; the message names the file without the text."""
 
 
 def remember(text: str) -> None:
-    """Take `text` as said, sentence by sentence: a reply on its way is logged in part, if at all.
+    """Remember a text by its sentences, since a log may contain only a part of a reply.
 
     Sentences of fewer than eight characters are left out, and the star before an edit's text.
     """
@@ -31,7 +31,7 @@ def remember(text: str) -> None:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Remember what is said within the block there alone, and nothing from outside."""
+    """Use a separate memory within the block."""
     before = _said.copy()
     _said.clear()
     try:
@@ -41,36 +41,37 @@ def apart() -> Iterator[None]:
         _said.update(before)
 
 
-def search(*places: Path) -> None:
-    """Search files, and all files in directories, for what was said, as it is and as JSON has it.
+def search(*paths: Path) -> None:
+    """Search files, and all files in directories, for the texts, plain and as JSON strings.
 
     Raises:
-        Leaked: with each file, the offset in bytes, and the start of the text's SHA-256.
+        Leaked: a text was found; the message has each file, the offset in bytes, and the start of
+            the text's SHA-256.
     """
     found = [
         f"{path} at byte {at}: {hashlib.sha256(sentence.encode()).hexdigest()[:12]}"
-        for path in _files(places)
+        for path in _files(paths)
         for sentence, at in _hits(path.read_bytes())
     ]
     if found:
         raise Leaked("what was said in a room is in files of the bot:\n" + "\n".join(found))
 
 
-def _files(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        inside = [place, *place.rglob("*")] if place.is_dir() else [place]
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
         yield from (path for path in inside if path.is_file())
 
 
 def _hits(content: bytes) -> Iterator[tuple[str, int]]:
-    """Yield each sentence that `content` holds, and where it first stands."""
+    """Yield each sentence that `content` contains, and its first offset."""
     for sentence in sorted(_said):
-        places = [content.find(form) for form in _forms(sentence)]
-        if max(places) >= 0:
-            yield sentence, min(place for place in places if place >= 0)
+        offsets = [content.find(form) for form in _forms(sentence)]
+        if max(offsets) >= 0:
+            yield sentence, min(offset for offset in offsets if offset >= 0)
 
 
 def _forms(sentence: str) -> set[bytes]:
-    """Return the sentence in UTF-8: as it is, and inside a JSON string, in ASCII alone or not."""
+    """Return the sentence in UTF-8: plain, and as in a JSON string, with and without escapes."""
     escaped = (json.dumps(sentence, ensure_ascii=pure)[1:-1] for pure in (True, False))
     return {form.encode() for form in (sentence, *escaped)}

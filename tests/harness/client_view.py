@@ -1,4 +1,4 @@
-"""Owns what one person's client has been told of its rooms, and the wait for more of it."""
+"""A client's view of its rooms, as its syncs have filled it, and waits for its changes."""
 
 import asyncio
 import time
@@ -15,12 +15,12 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One wording of a message: the original's content, or an edit's `m.new_content`.
+    """One version of a message: the original's content, or an edit's `m.new_content`.
 
     Attributes:
-        event_id: the event that brought it.
+        event_id: the event with this version.
         timestamp: that event's `origin_server_ts`, in milliseconds.
-        at: when this client could read it, in seconds of the local monotonic clock.
+        at: time at which this client could read it, in seconds of the local monotonic clock.
     """
 
     event_id: EventId
@@ -35,9 +35,9 @@ class Seen:
     """A message as a client shows it at one moment, its edits applied.
 
     Attributes:
-        type: the decrypted event's type, `m.room.encrypted` where that failed.
-        versions: every wording so far, in the order in which this client could read them.
-        failure: why the event cannot be decrypted, None where it can.
+        type: the decrypted event's type; `m.room.encrypted` if it cannot be decrypted.
+        versions: every version so far, in the order in which this client could read them.
+        failure: the reason why the event cannot be decrypted; None if it can.
     """
 
     room_id: RoomId
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def content(self) -> JSON:
-        """What the message says now (spec: Event replacements); {} if redacted or unreadable."""
+        """The current content (spec: Event replacements); {} if redacted or unreadable."""
         standing = [version for version in reversed(self.versions) if not version.redacted]
         if self.redacted or self.failure or not standing:
             return {}
@@ -58,22 +58,22 @@ class Seen:
 
     @property
     def body(self) -> str:
-        """The current content's body, "" where it has none."""
+        """The current content's body; "" if it has none."""
         return str(self.content.get("body", ""))
 
 
 class ClientView:
-    """The rooms of one client: their state, and every message in its changes.
+    """The rooms of one client: their state, and all versions of their messages.
 
     Attributes:
         state: content of the current state events, by room, type and state key.
-        typing: by room and person, each change of whether they type; of a JsPerson's rooms alone.
+        typing: changes of the typing state by room and person; only for a JsPerson.
     """
 
     def __init__(self) -> None:
         self.state: dict[tuple[RoomId, str, str], JSON] = {}
         self.typing: defaultdict[tuple[RoomId, UserId], list[bool]] = defaultdict(list)
-        self._set_at: dict[tuple[RoomId, str, str], int] = {}  # `origin_server_ts` of each
+        self._set_at: dict[tuple[RoomId, str, str], int] = {}  # their `origin_server_ts`
         self._messages: defaultdict[RoomId, dict[EventId, Seen]] = defaultdict(dict)
         self._changes: defaultdict[RoomId, list[Seen]] = defaultdict(list)
         self._edited: dict[EventId, EventId] = {}
@@ -81,9 +81,9 @@ class ClientView:
         self._error: BaseException | None = None
 
     def see(self, room_id: RoomId, event: JSON, failure: str | None = None) -> None:
-        """Take an event as sync gives it, decrypted unless `failure` says why not.
+        """Record an event of a sync, decrypted unless `failure` gives a reason.
 
-        It comes again once a key that was missing has arrived.
+        The event comes again when its missing key has arrived.
         """
         relation = event["content"].get("m.relates_to")
         replaced = relation.get("event_id") if _is_edit(relation) else None
@@ -98,22 +98,22 @@ class ClientView:
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Nothing more will come: whoever waits, now or later, gets this error."""
+        """Record that the syncs have ended: all waits, now and later, raise this error."""
         self._error = error
         self._wake()
 
     def messages(self, room_id: RoomId) -> list[Seen]:
-        """Return a room's messages as they are now, in the timeline's order."""
+        """Return the messages of a room in their current versions, in the timeline's order."""
         return list(self._messages[room_id].values())
 
     def changes(self, room_id: RoomId) -> AsyncIterator[Seen]:
-        """Yield a room's messages at each of their changes, from this call on."""
+        """Yield a message of the room at each change, from this call on."""
         return self._changes_since(room_id, len(self._changes[room_id]))
 
     async def until(
         self, look: Callable[[], T | None], within: float, missing: Callable[[], str]
     ) -> T:
-        """Return what `look` finds, once it finds something; TimeoutError with `missing` else."""
+        """Wait until `look` finds something, and return it; else TimeoutError with `missing`."""
         try:
             async with asyncio.timeout(within):
                 while (found := look()) is None:
@@ -137,9 +137,9 @@ class ClientView:
         await self._changed.wait()
 
     def _set(self, room_id: RoomId, event: JSON) -> None:
-        """Take a state event, unless it is older than the one that stands.
+        """Record a state event, unless it is older than the current one.
 
-        Where two people join at once, a sync may tell anew what was before (MSC4222).
+        If two people join at once, a sync may repeat an older event (MSC4222).
         """
         key = room_id, event["type"], event["state_key"]
         at = event.get("origin_server_ts", self._set_at.get(key, 0))  # an invitation has none
@@ -169,7 +169,7 @@ class ClientView:
     def _edit(self, room_id: RoomId, event: JSON, target: EventId) -> None:
         edit_id = event["event_id"]
         seen = self._messages[room_id].get(target)
-        self._messages[room_id].pop(edit_id, None)  # it stood there while it was undecryptable
+        self._messages[room_id].pop(edit_id, None)  # it was listed while it was undecryptable
         if seen is None or seen.sender != event["sender"] or edit_id in self._edited:
             return
         self._edited[edit_id] = target

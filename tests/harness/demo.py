@@ -1,7 +1,7 @@
-"""The program of `make demo`: what it was asked for, what it shows, and how it ends.
+"""The program of `make demo`: its options, its output, and its end.
 
 ASK="…" in the environment asks one question and ends; JSON=1 then prints each step as JSON.
-SAMPLE=1 fills the dashboard with ratings that nobody has given.
+SAMPLE=1 fills the dashboard with invented ratings.
 """
 
 import os
@@ -29,7 +29,7 @@ try:
         from tests.harness import demo_model
         from tests.harness.demo_stack import Failed, playing
         from tests.harness.dialogue import Dialogue, Question, Unanswered
-except KeyboardInterrupt:  # all this takes a second or two
+except KeyboardInterrupt:  # the imports take a second or two
     os._exit(130)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +53,7 @@ _COLUMNS = (
 
 
 async def _demo(question: str, *, as_json: bool) -> None:
-    # Standard output is the conversation's; what goes on around it is told on standard error.
+    # Standard output is for the conversation, standard error for everything else.
     screen = Console(stderr=True, force_terminal=False if as_json else None)
     sample = bool(os.environ.get("SAMPLE"))
     async with playing(Progress(*_COLUMNS, console=screen), sample=sample) as dialogue:
@@ -65,7 +65,7 @@ async def _demo(question: str, *, as_json: bool) -> None:
 
 
 async def _ask(dialogue: Dialogue, question: str, *, as_json: bool) -> None:
-    """Print each step of the answer as it comes."""
+    """Print each step of the reply as it comes."""
     out = Console()
     async for step in dialogue.ask(question):
         if as_json:
@@ -80,7 +80,7 @@ async def _ask(dialogue: Dialogue, question: str, *, as_json: bool) -> None:
 
 
 async def _converse(dialogue: Dialogue) -> None:
-    """Ask every line that is typed, until there are no more."""
+    """Send each typed line as a prompt, until the input ends."""
     out = Console(highlight=False)
     out.print(_access(dialogue), _JOIN, "Ctrl-D or /quit ends the demo and removes all of it.")
     out.print(_panel(dialogue.welcome, "not the model's words"))
@@ -99,7 +99,7 @@ async def _converse(dialogue: Dialogue) -> None:
 
 
 class _Voting:
-    """The bot's polls, answered by the number of an answer."""
+    """Votes in the bot's polls, which are typed as the number of an answer."""
 
     def __init__(self, dialogue: Dialogue, out: Console) -> None:
         self._dialogue = dialogue
@@ -108,7 +108,7 @@ class _Voting:
         self._last: Question | None = None
 
     async def look(self) -> None:
-        """Show the poll that has come, if one has."""
+        """Show the poll, if one has come."""
         new = await self._dialogue.question(self._last)
         if new is not None:
             self._open = self._last = new
@@ -118,7 +118,7 @@ class _Voting:
             self._out.print(_panel("\n".join(lines), remark))
 
     async def takes(self, line: str) -> bool:
-        """Vote where the line is the number of an answer, and tell whether it was."""
+        """Vote if the line is the number of an answer; return whether it was."""
         answers = list(self._open.answers) if self._open is not None else []
         if self._open is None or not line.isdecimal() or not 1 <= int(line) <= len(answers):
             return False
@@ -132,7 +132,7 @@ class _Voting:
 
 
 async def _watch(dialogue: Dialogue, prompt: str, out: Console) -> None:
-    """Show the answer in place while it grows."""
+    """Show the growing reply in place."""
     writing = Spinner("dots", "Assistant IA is writing…")
     with Live(writing, console=out, refresh_per_second=12) as live:
         try:
@@ -141,11 +141,11 @@ async def _watch(dialogue: Dialogue, prompt: str, out: Console) -> None:
         except Unanswered as error:
             live.update(_panel(str(error), "not the model's words"))
     if not out.is_terminal:
-        out.line()  # there, Live shows the last state alone, and leaves its line open
+        out.line()  # without a terminal, Live prints only the last state, without a newline
 
 
 def _panel(text: str, remark: str) -> Panel:
-    """Return what the bot has said, and below it what is to be said about that."""
+    """Return the panel with the bot's text, and a remark below it."""
     return Panel(
         Text(text),
         title="Assistant IA",
@@ -156,11 +156,11 @@ def _panel(text: str, remark: str) -> Panel:
 
 
 def _access(dialogue: Dialogue) -> Table:
-    """Return what another client needs to join, and where to look behind the scenes."""
+    """Return the table of accounts and addresses for other clients, and of logs and files."""
     agent, bot = dialogue.agent, dialogue.bot
     table = Table.grid(padding=(0, 2))
     table.add_column()
-    table.add_column(overflow="fold")  # never cut
+    table.add_column(overflow="fold")  # do not truncate
     table.add_row("Homeserver", agent.homeserver)
     table.add_row("Agent", f"{agent.user_id}, password {agent.password}")
     table.add_row("Assistant IA", bot.user_id)
@@ -171,12 +171,12 @@ def _access(dialogue: Dialogue) -> Table:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """Yield what is typed, line by line; the terminal itself lets one correct it."""
+    """Yield the typed lines; the terminal itself allows corrections."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
 
     def read() -> None:
-        # Not sys.stdin: the lock of a reader that still waits would break an orderly exit.
+        # Not sys.stdin: the lock of a reader that still waits would prevent an orderly exit.
         for line in io.FileIO(0, closefd=False):
             loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace").strip())
         loop.call_soon_threadsafe(lines.put_nowait, None)
@@ -194,7 +194,7 @@ async def _until_signalled(question: str, *, as_json: bool) -> int:
     received: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
-        _ignore_signals()  # one is enough, and nothing may disturb an end in order
+        _ignore_signals()  # one signal is enough, and another must not disturb the orderly end
         received.append(number)
         loop.call_soon_threadsafe(demo.cancel)
 
@@ -215,7 +215,7 @@ def _ignore_signals() -> None:
 
 
 def main() -> None:
-    """Run the demo; exit 1 with a sentence where it cannot go on."""
+    """Run the demo; exit with code 1 and a sentence if it cannot go on."""
     question = os.environ.get("ASK", "").strip()
     as_json = os.environ.get("JSON", "0") not in {"", "0"}
     if as_json and not question:
@@ -223,12 +223,14 @@ def main() -> None:
     for name in list(os.environ):
         if name.startswith("ASSISTANT_"):  # they would change the demo's configuration
             del os.environ[name]
-    logging.getLogger("nio").setLevel(logging.ERROR)  # its remarks on waits are not for the screen
+    logging.getLogger("nio").setLevel(
+        logging.ERROR
+    )  # its warnings about waits are not for the screen
     try:
         sys.exit(asyncio.run(_until_signalled(question, as_json=as_json)))
     except (Failed, Unanswered) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:  # before there was anything to end
+    except KeyboardInterrupt:  # nothing was started yet
         os._exit(130)
 
 

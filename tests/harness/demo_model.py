@@ -1,7 +1,7 @@
 """A real small model, SmolLM2 135M on llama.cpp, behind the chat completions API on loopback.
 
-As a program it prints its address as one line of JSON, and serves until its stdin closes: it ends
-with whoever holds the other end.
+As a program it prints its address as one line of JSON, and serves until its stdin closes, so that
+it ends with the process at the other end.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, even inside llama.cpp
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once, even inside llama.cpp
 
     llama = importlib.import_module("xllamacpp")  # by name: it is not installed everywhere
     params = llama.CommonParams()
@@ -47,7 +47,9 @@ def main() -> None:
     params.n_parallel = 2  # conversations at once, each with half of the context
     params.n_ctx = 8192
     params.cache_ram_mib = 64
-    params.cpuparams.n_threads = 1  # two wait for each other, spinning, on a busy machine
+    params.cpuparams.n_threads = (
+        1  # on a busy machine, two threads would spin and wait for each other
+    )
     server = llama.Server(params)
     address = {"url": f"{server.listening_address}/v1", "model": NAME}
     sys.stdout.write(f"{json.dumps(address)}\n")

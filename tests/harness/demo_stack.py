@@ -1,4 +1,4 @@
-"""Owns the demo's ensemble: homeserver, model, bot and agent, begun, watched and ended as one."""
+"""The parts of the demo: homeserver, model, bot and agent; started, watched and ended together."""
 
 import asyncio
 import json
@@ -50,14 +50,14 @@ class Failed(Exception):
 
 @asynccontextmanager
 async def playing(progress: Progress, *, sample: bool = False) -> AsyncIterator[Dialogue]:
-    """Begin every part, yield the conversation, end all in order; `progress` shows the beginning.
+    """Start all parts, yield the conversation, and end all parts in order.
 
     Args:
-        progress: where.
-        sample: ratings that nobody has given are in the ledger.
+        progress: the display of the start.
+        sample: whether the ledger gets invented ratings.
 
     Raises:
-        Failed: a part did not start or has ended on its own, or an answer did not come.
+        Failed: a part did not start or has ended on its own, or a reply did not come.
     """
     try:
         async with AsyncExitStack() as parts, asyncio.TaskGroup() as tasks:
@@ -70,7 +70,7 @@ async def playing(progress: Progress, *, sample: bool = False) -> AsyncIterator[
                 yield dialogue
             watching.cancel()
     except ExceptionGroup as group:
-        raise group.exceptions[0] from group  # the one that ended the others
+        raise group.exceptions[0] from group  # the error that ended the other tasks
     except TimeoutError as error:
         raise Failed(
             "A part did not end in time: it was left to end with this program."
@@ -78,7 +78,7 @@ async def playing(progress: Progress, *, sample: bool = False) -> AsyncIterator[
 
 
 class _Ensemble:
-    """Each part, its folder, its line of progress, and what ends it."""
+    """The parts, each with its folder, its line of progress and its end."""
 
     def __init__(
         self, directory: Path, parts: AsyncExitStack, progress: Progress, *, sample: bool
@@ -90,7 +90,7 @@ class _Ensemble:
         self._running: dict[str, tuple[psutil.Process, Path]] = {}
 
     async def watch(self) -> None:
-        """Raise Failed once a process that should run does not."""
+        """Raise Failed when a process has ended that should run."""
         while True:
             for name, (process, log) in self._running.items():
                 if not process.is_running():
@@ -98,7 +98,7 @@ class _Ensemble:
             await asyncio.sleep(_WATCH_SECONDS)
 
     async def begin(self, tasks: asyncio.TaskGroup) -> Dialogue:
-        """Start the parts, side by side where they can be, and let bot and agent meet."""
+        """Start the parts, in parallel where possible; let the agent meet the bot."""
         homeserver = tasks.create_task(self._start_homeserver())
         model = tasks.create_task(self._start_model())
         synapse, backend = await homeserver, await model
@@ -124,7 +124,7 @@ class _Ensemble:
         return synapse
 
     async def _start_model(self) -> JSON:
-        """Return the model's place as the bot's configuration has it."""
+        """Start the model, and return the `model` section of the bot's configuration."""
         if demo_model.available():
             with self._step("Small model (SmolLM2)"):
                 return await self._start_small_model()
@@ -140,10 +140,10 @@ class _Ensemble:
                 sys.executable,
                 "-m",
                 demo_model.__name__,
-                stdin=asyncio.subprocess.PIPE,  # it ends when this closes, however we end
+                stdin=asyncio.subprocess.PIPE,  # it ends when this closes
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+                start_new_session=True,  # no Ctrl-C of a terminal: this process stops it in order
             )
         self._parts.push_async_callback(_end, process)
         assert process.stdout
@@ -178,7 +178,7 @@ class _Ensemble:
             bot = Bot(self._folder("bot"), user_id, **sections)
             if self._sample:
                 await _fill(bot)
-            self._parts.push_async_callback(bot.stop)  # also where its start is interrupted
+            self._parts.push_async_callback(bot.stop)  # also if its start is interrupted
             await bot.start()
             self._running["The bot"] = psutil.Process(bot.pid), bot.log
         return bot
@@ -190,7 +190,7 @@ class _Ensemble:
 
     @contextmanager
     def _step(self, description: str) -> Iterator[None]:
-        """Show the block as one step, which failed where it does."""
+        """Show the block as one step, which fails if the block does."""
         task = self._progress.add_task(description, total=1)
         try:
             yield
@@ -202,7 +202,7 @@ class _Ensemble:
 
 @contextmanager
 def _explained(bot: Bot) -> Iterator[None]:
-    """Turn what ends a conversation too early into Failed, with what the bot has to say."""
+    """Turn errors of a conversation into Failed, with the bot's own message."""
     try:
         yield
     except _FORESEEN as error:
@@ -210,7 +210,7 @@ def _explained(bot: Bot) -> Iterator[None]:
 
 
 async def _identity(bot: Bot) -> dict[str, str]:
-    """Return what `assistant-tchap identity status` prints."""
+    """Return the lines of `assistant-tchap identity status`."""
     config = load(bot.config)
     session = Session(account_of(config), vault_of(config))
     try:
@@ -220,7 +220,7 @@ async def _identity(bot: Bot) -> dict[str, str]:
 
 
 async def _fill(bot: Bot) -> None:
-    """Let there be a ledger with ratings that nobody has given, before the bot opens it."""
+    """Create a ledger with invented ratings, before the bot opens it."""
     path = bot.directory / "data" / "ledger.db"
     path.parent.mkdir(mode=0o700)
     store = await SqlStore.open(path, bot.user_id, bot.key, Health(SystemClock()))
@@ -231,7 +231,7 @@ async def _fill(bot: Bot) -> None:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
-        process.kill()  # there is nothing that it could lose
+        process.kill()  # it has nothing to lose
     await process.wait()
 
 

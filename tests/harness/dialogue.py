@@ -1,4 +1,4 @@
-"""Owns a conversation between an agent and the bot: what is asked, and each step of the reply."""
+"""A conversation between an agent and the bot: prompts, and each step of the replies."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from tests.harness.person import Refused
 _POLL_SECONDS = 0.02
 _SYNC_SECONDS = 20.0
 _ANSWER_SECONDS = 180.0
-_QUESTION_SECONDS = 1.0  # a poll comes right behind its reply, if one does
+_QUESTION_SECONDS = 1.0  # seconds; a poll comes directly after its reply
 
 
 class Unanswered(Exception):
-    """No words of the model came for a prompt; the message is what the agent reads instead."""
+    """A prompt got no text of the model; the message is the text that the agent reads instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Step:
     """One state of a growing reply.
 
     Attributes:
-        t: seconds from the sending of the prompt until the agent's client could read this.
+        t: seconds from the sending of the prompt until the agent's client could read this state.
     """
 
     t: float
@@ -43,10 +43,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A poll of the bot's.
+    """A poll of the bot.
 
     Attributes:
-        answers: their words, by their ids.
+        answers: texts of the answers, by their ids.
     """
 
     event_id: EventId
@@ -55,18 +55,18 @@ class Question:
 
 
 class Agent(NioPerson):
-    """The person who asks."""
+    """The person who sends prompts."""
 
     @property
     def password(self) -> str:
-        """What another client of this person logs in with."""
+        """The password, for other clients of this person."""
         return self._password
 
     async def exclude_unsigned(self, user_id: UserId) -> None:
-        """Have no dealings with somebody's devices unless their owner has signed them (MSC4153).
+        """Exclude a user's devices unless their owner has signed them (MSC4153).
 
         Raises:
-            Refused: one is not signed.
+            Refused: a device is not signed.
         """
         shown = await self._call("POST", "/keys/query", {"device_keys": {user_id: []}})
         identity = PublicIdentity.of(shown, user_id)
@@ -75,7 +75,7 @@ class Agent(NioPerson):
             raise Refused(f"not signed by {user_id}: {', '.join(unsigned) or 'no device at all'}")
 
     async def catch_up(self, room_id: RoomId, sender: UserId) -> None:
-        """Return once this client shows the last message or edit that `sender` has sent so far."""
+        """Wait until this client shows the last message or edit that `sender` has sent so far."""
         of_sender = json.dumps({"types": ["m.room.encrypted"], "senders": [sender]})
         query = urlencode({"dir": "b", "limit": 1, "filter": of_sender})
         page = await self._call("GET", f"/rooms/{quote(room_id)}/messages?{query}", {})
@@ -90,11 +90,11 @@ class Agent(NioPerson):
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """An encrypted direct message in which the bot has said who it is.
+    """An encrypted direct message with the bot, after its welcome.
 
     Attributes:
-        welcome: the bot's first words.
-        identity: how the bot's cross-signing identity stands, each line by its name.
+        welcome: text of the welcome.
+        identity: status of the bot's cross-signing identity, each line by its label.
     """
 
     agent: Agent
@@ -104,11 +104,11 @@ class Dialogue:
     identity: dict[str, str]
 
     async def ask(self, prompt: str) -> AsyncIterator[Step]:
-        """Send a prompt and yield its reply's versions as they come, then the whole as "final".
+        """Send a prompt, and yield the versions of its reply, the last one as "final".
 
         Raises:
-            Unanswered: a notice came in its place, or the homeserver refused the prompt.
-            TimeoutError: nothing came, or not all of it.
+            Unanswered: a notice came instead of a reply, or the homeserver refused the prompt.
+            TimeoutError: no reply came, or only a part of it.
         """
         asked = time.monotonic()
         try:
@@ -118,7 +118,7 @@ class Dialogue:
         shown = 0
         while True:
             complete = self._is_complete(event_id)
-            if complete:  # then every version is on the homeserver, and is shown below
+            if complete:  # every version is on the homeserver, and is shown below
                 await self.agent.catch_up(self.room_id, self.bot.user_id)
             versions = (version for seen in self._answers(event_id) for version in seen.versions)
             for version in sorted(versions, key=lambda version: version.at)[shown:]:
@@ -134,10 +134,10 @@ class Dialogue:
         yield Step(time.monotonic() - asked, "final", whole)
 
     async def question(self, after: Question | None = None) -> Question | None:
-        """Return the poll that comes behind a reply or a vote, None where none comes soon.
+        """Return the poll that follows a reply or a vote; None if none comes soon.
 
         Args:
-            after: the last poll that was answered or passed over.
+            after: the last poll that was answered or skipped.
         """
 
         def look() -> Question | None:
@@ -155,7 +155,7 @@ class Dialogue:
             return None
 
     async def vote(self, question: Question, answer: str) -> str:
-        """Vote, and return the thanks; "" where another question follows."""
+        """Vote, and return the thanks; "" if another question follows."""
         said = len(self.agent.messages(self.room_id))
         await self.agent.vote(self.room_id, question.event_id, answer)
 
@@ -170,13 +170,13 @@ class Dialogue:
         )
 
     def _is_complete(self, prompt: EventId) -> bool:
-        """Ask the bot's log: no version of a reply says of itself that it is the last."""
+        """Return whether the log has the end of the reply, which no version of it shows."""
         said = ('"event": "reply sent"', f'"event_id": "{prompt}"')
         lines = self.bot.log.read_text().splitlines()
         return any(all(words in line for words in said) for line in lines)
 
     def _answers(self, prompt: EventId) -> list[Seen]:
-        """Return the reply's messages so far; Unanswered where a notice stands in their place."""
+        """Return the reply's messages so far; Unanswered if a notice came instead."""
         answers = [
             seen
             for seen in self.agent.messages(self.room_id)

@@ -1,4 +1,4 @@
-"""What one sees of a talk with the bot: its replies and notices, and what the model is asked."""
+"""Expectations of tests: the bot's replies and notices in a room, and requests to the model."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,9 +19,9 @@ _POLL_SECONDS = 0.02
 
 
 def said(key: str, **values: object) -> str:
-    """Return the body of the bot's sentence of that key.
+    """Return the body of the bot's sentence with that key.
 
-    A salon's welcome names the thumbs, unless the bot is set otherwise.
+    A salon's welcome names the thumbs, which is the default setting.
     """
     sentence = TEXTS(key, **values)
     if key.startswith("welcome salon"):
@@ -30,23 +30,23 @@ def said(key: str, **values: object) -> str:
 
 
 def answers(seen: Seen) -> list[EventId]:
-    """Return the prompts that the message replies to, [] where the model has not written it."""
+    """Return the prompts that the message answers; [] if it has no text of the model."""
     marker = seen.content.get(MARKER)
     return [marker["prompt"], *marker.get("joined", [])] if marker else []
 
 
 def replies(person: Person, room_id: RoomId) -> list[Seen]:
-    """Return all that the model has written in the room."""
+    """Return the messages with text of the model in the room."""
     return [seen for seen in person.messages(room_id) if answers(seen)]
 
 
 def replies_to(person: Person, room_id: RoomId, prompt: EventId) -> list[Seen]:
-    """Return what stands in the room as the model's reply to `prompt`."""
+    """Return the messages of the reply to `prompt`."""
     return [seen for seen in replies(person, room_id) if prompt in answers(seen)]
 
 
 async def reply(person: Person, room_id: RoomId, prompt: EventId, text: str) -> Seen:
-    """Wait until the reply to `prompt` says `text`, in its only message."""
+    """Wait until the only message of the reply to `prompt` has the text `text`."""
     body = render(text).body
     await begun(person, room_id, prompt, lambda seen: seen.body == body)
     [only] = replies_to(person, room_id, prompt)
@@ -61,7 +61,7 @@ async def begun(
     *,
     within: float = 20.0,
 ) -> Seen:
-    """Wait until something of a reply to `prompt` stands in the room, and matches."""
+    """Wait until a message of the reply to `prompt` is in the room and matches."""
     return await person.wait_for_message(
         room_id, lambda seen: prompt in answers(seen) and matches(seen), within=within
     )
@@ -70,7 +70,7 @@ async def begun(
 async def notice(
     person: Person, room_id: RoomId, key: str, to: EventId | None = None, **values: object
 ) -> Seen:
-    """Wait for the bot's notice of that key; `to` is what it answers, None for anything."""
+    """Wait for the bot's notice with that key; `to` is the event it answers, None for any."""
     body = said(key, **values)
     return await person.wait_for_message(
         room_id,
@@ -83,14 +83,14 @@ async def notice(
 
 
 def so_far(seen: Seen) -> str:
-    """Return what a message says, without the sign that more is to come."""
+    """Return the text of a message, without the sign of an unfinished reply."""
     return seen.body.removesuffix(UNFINISHED)
 
 
 def related(seen: Seen) -> set[EventId]:
-    """Return the events that a message names as what it relates to, or is about.
+    """Return the events that a message relates to or is about.
 
-    Of what this person cannot read, there are none.
+    The set is empty for a message that this person cannot read.
     """
     if not seen.versions:
         return set()
@@ -104,7 +104,7 @@ def related(seen: Seen) -> set[EventId]:
 
 
 def spoken(person: Person, room_id: RoomId, sender: UserId) -> list[Seen]:
-    """Return all that somebody has said in the room and that still stands."""
+    """Return a user's messages in the room that are not redacted."""
     return [
         seen
         for seen in person.messages(room_id)
@@ -122,7 +122,7 @@ async def talk(person: Person, bot: UserId, *, encrypted: bool = True) -> RoomId
 async def meet(
     opener: Person, bot: UserId, *others: Person, encrypted: bool = True, public: bool = False
 ) -> RoomId:
-    """Open a salon, let all join, and wait for the bot's welcome."""
+    """Open a salon that everybody joins, and wait for the bot's welcome."""
     invite = [bot, *(other.user_id for other in others)]
     room_id = await opener.create_room("Bureau", invite, encrypted=encrypted, public=public)
     for other in others:
@@ -137,18 +137,18 @@ async def meet(
 
 
 def request(model: ScriptedModel, words: str) -> ModelExchange:
-    """Return the last request whose last user turn holds the words."""
+    """Return the last request whose last user turn contains `words`."""
     return [one for one in model.exchanges if words in one.prompt][-1]
 
 
 def turns(exchange: ModelExchange) -> Turns:
-    """Return the roles and words of a request, without the system prompt."""
+    """Return the roles and texts of a request, without the system prompt."""
     found = [(turn["role"], turn["content"]) for turn in exchange.body["messages"]]
     return [turn for turn in found if turn[0] != "system"]
 
 
 async def asked(model: ScriptedModel, words: str, count: int = 1) -> ModelExchange:
-    """Wait until the model has been asked so often for an answer to these words."""
+    """Wait until the model has got that many requests with `words`; return the last one."""
 
     def there() -> bool:
         return sum(words in one.prompt for one in model.exchanges) >= count
@@ -158,7 +158,7 @@ async def asked(model: ScriptedModel, words: str, count: int = 1) -> ModelExchan
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]], within: float = 20.0) -> None:
-    """Wait until something holds that nobody tells of."""
+    """Poll a condition until it holds; only for conditions without an event."""
     async with asyncio.timeout(within):
         while True:
             now = holds()
@@ -168,7 +168,7 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], within: float = 20.
 
 
 async def on_the_homeserver(person: Person, room_id: RoomId, event_id: EventId) -> JSON:
-    """Return the content of one event as the homeserver gives it to this person."""
+    """Return the content of one event as the homeserver returns it to this person."""
     event = await person.event(room_id, event_id)
     content: JSON = event["content"]
     return content

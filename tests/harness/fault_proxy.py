@@ -1,6 +1,6 @@
-"""Owns what lies between a client and its server: a reverse proxy that meddles, by rule or chance.
+"""A reverse proxy between a client and its server that causes faults, by rules or at random.
 
-It stands before a homeserver or a model: what is streamed passes as it comes.
+The server is a homeserver or a model; streamed bodies are forwarded as they come.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from tests.harness.rules import AFTER, BEFORE, Deed, How, Rule, Storm, Whole
 __all__ = ["Deed", "FaultProxy", "Rule", "Storm"]
 
 _LARGEST_REQUEST = 64 << 20  # bytes
-# They are each connection's own (RFC 9110, section 7.6.1), or follow from what is sent.
+# These belong to each connection (RFC 9110, section 7.6.1), or follow from the sent body.
 _NOT_FORWARDED = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
 class FaultProxy:
-    """The proxy: what no rule is about passes as it is.
+    """The proxy; requests without a rule are forwarded unchanged.
 
     Attributes:
-        url: what the client is given for its server's address.
+        url: the address that the client gets as its server's.
     """
 
     def __init__(self, server: str) -> None:
@@ -43,7 +43,7 @@ class FaultProxy:
         self._http = aiohttp.ClientSession(
             auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None),  # the client has its own
+            timeout=aiohttp.ClientTimeout(total=None),  # the client has its own timeout
         )
         app = web.Application(client_max_size=_LARGEST_REQUEST)
         app.router.add_route("*", "/{path:.*}", self._serve)
@@ -66,10 +66,10 @@ class FaultProxy:
 
     @contextmanager
     def rule(self, method: str, path: str, deed: Deed, **how: Unpack[How]) -> Iterator[Rule]:
-        """Do `deed` to such requests within the block; what waits at its end is released.
+        """Apply `deed` to matching requests within the block; its end releases waiting ones.
 
-        Of several rules for one request the oldest applies that has not been applied `times`
-        times; what is done before the server hears of it goes before the rest.
+        Of several rules for a request, the oldest that was not yet applied `times` times counts.
+        Deeds before the request reaches the server precede the others.
         """
         rule = Rule(method=method, path=path, deed=deed, **how)
         self._rules.append(rule)
@@ -83,7 +83,7 @@ class FaultProxy:
     def storm(
         self, method: str, path: str, chances: Mapping[Deed, float], *, seed: int
     ) -> Iterator[Storm]:
-        """Do these deeds by chance to such requests within the block; rules go before."""
+        """Apply these deeds at random to matching requests within the block, after the rules."""
         dice = random.Random(seed)  # noqa: S311  # it guards no secret
         storm = Storm(method=method, path=path, chances=chances, dice=dice)
         self._storms.append(storm)
@@ -111,7 +111,7 @@ class FaultProxy:
                 answer.close()
 
     def _throw(self, request: web.Request) -> Sequence[Rule]:
-        """Return what befalls the request by chance."""
+        """Return the random deeds for the request."""
         thrown = [storm.throw(request.method, request.path) for storm in self._storms]
         return [rule for rule in thrown if rule is not None]
 
@@ -125,7 +125,7 @@ class FaultProxy:
     async def _anticipate(
         self, rule: Rule, request: web.Request, body: bytes
     ) -> web.Response | None:
-        """Do what is done before the server hears of a request; None where it now shall."""
+        """Apply the deeds before the request reaches the server; None if it may go on."""
         match rule.deed:
             case "answer":
                 return _own(rule)
@@ -149,7 +149,7 @@ class FaultProxy:
     async def _conclude(
         self, request: web.Request, answer: aiohttp.ClientResponse | None, rule: Rule | None
     ) -> web.StreamResponse:
-        """Do what is done once the server has answered; None where it is away."""
+        """Apply the deeds after the server's response; None if the server is away."""
         status = HTTPStatus.BAD_GATEWAY if answer is None else answer.status
         if rule is not None:
             rule.statuses.append(status)
@@ -183,14 +183,14 @@ class FaultProxy:
             raise RuntimeError(f"{request.method} {request.path}, postponed: {status}")
 
     async def _forward(self, request: web.Request, body: bytes) -> int:
-        """Let the server hear of the request, and return the status of its whole answer."""
+        """Forward the request, and return the status of its complete response."""
         answer = await self._ask(request, body)
         if answer is None:
             return HTTPStatus.BAD_GATEWAY
         return (await _read(answer)).status
 
     async def _ask(self, request: web.Request, body: bytes) -> aiohttp.ClientResponse | None:
-        """Send the request on, return the start of the answer; None where the server is away."""
+        """Forward the request, and return the start of the response; None without a server."""
         assert self._http
         url = URL(self._server + request.raw_path, encoded=True)
         try:
@@ -209,7 +209,7 @@ class FaultProxy:
 async def _stream(
     request: web.Request, answer: aiohttp.ClientResponse, size: int | None
 ) -> web.StreamResponse:
-    """Pass the body on as it comes, up to `size` bytes; as the server breaks off, so do we."""
+    """Forward the body as it comes, up to `size` bytes; break off if the server does."""
     response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
     if "Content-Length" in answer.headers:
         response.content_length = int(answer.headers["Content-Length"])
@@ -237,14 +237,14 @@ def _whole(whole: Whole) -> web.Response:
 
 
 def _own(rule: Rule) -> web.Response:
-    """Return what the rule answers."""
+    """Return the response of the rule."""
     if isinstance(rule.body, str):
         return web.Response(status=rule.status, text=rule.body, content_type="text/html")
     return web.json_response(rule.body, status=rule.status)
 
 
 def _abort(request: web.Request) -> web.Response:
-    """Break the connection; what is returned goes nowhere."""
+    """Break the connection; the returned response is never sent."""
     if request.transport:
         request.transport.abort()
     return web.Response(status=HTTPStatus.BAD_GATEWAY)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 _START_SECONDS = 60.0
-TIMINGS = "HARNESS_TIMINGS"  # a variable of an order: fields of `bot.app.Timings`, as JSON
+TIMINGS = "HARNESS_TIMINGS"  # environment variable with fields of `bot.app.Timings`, as JSON
 
 # It reads one order a line from stdin, and tells on stdout when a child begins and ends. It has
 # no thread and no event loop, so a child begins as a fresh process does. The lifeline is a pipe
@@ -99,18 +99,18 @@ class Forked:
         self._ended = asyncio.Event()
 
     def send_signal(self, signal: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the child has ended."""
         if self.returncode is None:
             os.kill(self.pid, signal)
 
     async def wait(self) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait for the end of the child, and return its exit code."""
         await self._ended.wait()
         assert self.returncode is not None
         return self.returncode
 
     def end(self, code: int) -> None:
-        """Note that it has ended."""
+        """Record that the child has ended."""
         self.returncode = code
         self._ended.set()
 
@@ -156,7 +156,7 @@ class ForkServer:
 
     @property
     def pid(self) -> int | None:
-        """The parent's id, None while there is none."""
+        """The process id of the server; None while there is none."""
         return self._process.pid if self._process else None
 
     async def launch(
@@ -167,13 +167,13 @@ class ForkServer:
         *,
         options: Sequence[str] = (),
     ) -> Forked:
-        """Start the bot as `assistant-tchap run --config` does.
+        """Start the bot like `assistant-tchap run --config`.
 
         Args:
-            config: the configuration.
-            log: what it writes goes there.
-            environment: variables besides ours.
-            options: of the command line, besides the configuration.
+            config: the configuration file.
+            log: the file for its output.
+            environment: environment variables, in addition to those of this process.
+            options: options of the command line, in addition to the configuration.
         """
         order = {
             "config": str(config),
@@ -197,5 +197,5 @@ class ForkServer:
                 self._begun.put_nowait(child)
             else:
                 self._running.pop(told["ended"]).end(told["code"])
-        for child in self._running.values():  # nobody tells any more, and they have no lifeline
+        for child in self._running.values():  # they end with the server, which cannot report it
             child.end(-signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A person on matrix-js-sdk: owns the Node.js process that is their client."""
+"""A person on matrix-js-sdk, whose client is a Node.js process."""
 
 import asyncio
 import itertools
@@ -21,11 +21,11 @@ _STOP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A room as a client holds it that has read it backwards: each message as it stands.
+    """A room that a client has read backwards, with each message in its last version.
 
     Attributes:
-        main: the main timeline, oldest first: all but state and edits.
-        threads: each thread's own timeline by its root, which is the first in it.
+        main: the main timeline, oldest first, without state and edits.
+        threads: the timeline of each thread by its root, which is its first message.
     """
 
     main: list[Seen]
@@ -33,18 +33,18 @@ class Read:
 
     @property
     def messages(self) -> dict[EventId, Seen]:
-        """All that can be found in either, by its id."""
+        """The messages of all timelines, by id."""
         timelines = [self.main, *self.threads.values()]
         return {seen.event_id: seen for timeline in timelines for seen in timeline}
 
 
 class JsPerson(Person):
-    """Somebody on Element's own stack, its keys in memory alone; see js-person/person.mjs."""
+    """A person on Element's own stack, with keys only in memory; see js-person/person.mjs."""
 
     def __init__(
         self, homeserver: str, user_id: UserId, password: str, *, verbose: bool = False
     ) -> None:
-        """Let the SDK's own log through to standard error where `verbose`."""
+        """Prepare the client; `verbose` sends the SDK's log to standard error."""
         super().__init__(homeserver, user_id, password)
         self._options = ["--verbose"] if verbose else []
         self._process: asyncio.subprocess.Process | None = None
@@ -54,7 +54,7 @@ class JsPerson(Person):
 
     @property
     def pid(self) -> int | None:
-        """The process's id, None while there is none."""
+        """The process id; None while there is no process."""
         return self._process.pid if self._process else None
 
     @override
@@ -80,11 +80,11 @@ class JsPerson(Person):
         return EventId(await self._ask("send_event", **event))
 
     async def invite_with_history(self, room_id: RoomId, user_id: UserId) -> None:
-        """Invite somebody, and share the keys of what was said before (MSC4268)."""
+        """Invite a user, and share the keys of earlier messages (MSC4268)."""
         await self._ask("invite_with_history", room_id=room_id, user_id=user_id)
 
     async def bootstrap_cross_signing(self, *, reset: bool = False) -> bool:
-        """Publish a cross-signing identity and sign this device; say whether it is in force."""
+        """Publish a cross-signing identity and sign this device; return whether it is in force."""
         ready = await self._ask("bootstrap_cross_signing", password=self._password, reset=reset)
         return bool(ready)
 
@@ -92,41 +92,41 @@ class JsPerson(Person):
         """Restore the account's identity and key backup from the recovery key alone.
 
         Returns:
-            `{cached, trusted, total, imported}`: which private keys are here now, whether the
-            backup is signed by the identity, and how many keys it had and gave.
+            `{cached, trusted, total, imported}`: the private keys that are here now, whether the
+            identity has signed the backup, and its numbers of keys in all and imported.
         """
         restored: JSON = await self._ask("restore_identity", recovery_key=recovery_key)
         return restored
 
     async def isolate(self, *, on: bool) -> None:
-        """Exclude devices that their owner has not signed (MSC4153), or exclude none."""
+        """Exclude devices that their owner has not signed (MSC4153), or stop excluding them."""
         await self._ask("isolate", on=on)
 
     async def request_verification(
         self, user_id: UserId, *, room_id: RoomId | None = None, device_id: str | None = None
     ) -> None:
-        """Ask somebody for verification in a room, or of one device by to-device messages."""
+        """Request a verification in a room, or of one device by to-device messages."""
         asked = {"user_id": user_id, "room_id": room_id, "device_id": device_id}
         await self._ask("request_verification", **asked)
 
     async def start_verification(self) -> None:
-        """Start to compare emoji, once the other side is ready."""
+        """Start the comparison of emoji when the other side is ready."""
         await self._ask("start_verification")
 
     async def verification(self) -> JSON:
-        """Return how far the last verification is, as `{phase, code, emoji, failure}`.
+        """Return the state of the last verification, as `{phase, code, emoji, failure}`.
 
-        The phase is matrix-js-sdk's VerificationPhase, the code why it was cancelled.
+        The phase is matrix-js-sdk's VerificationPhase, the code the reason of a cancellation.
         """
         state: JSON = await self._ask("verification")
         return state
 
     async def compare_emoji(self, *, same: bool) -> None:
-        """Say that the emoji are the same, or are not."""
+        """Confirm that the emoji are the same, or that they are not."""
         await self._ask("compare_emoji", same=same)
 
     async def notifies(self, room_id: RoomId, event_id: EventId) -> JSON:
-        """Return whether the client tells its user of a message: `{notify, highlight}`."""
+        """Return whether a message notifies the user: `{notify, highlight}`."""
         told: JSON = await self._ask("notifies", room_id=room_id, event_id=event_id)
         return told
 
@@ -135,11 +135,11 @@ class JsPerson(Person):
         await self._ask("cancel_verification")
 
     async def exclude_unverified(self) -> None:
-        """Give keys to no device that this person has not verified, signed or not."""
+        """Share keys only with devices that this person has verified, signed or not."""
         await self._ask("exclude_unverified")
 
     async def status(self, user_id: UserId, device_id: str | None = None) -> JSON:
-        """Return what this client thinks of a user and of one device.
+        """Return this client's trust in a user and in one device.
 
         `{known, cross_signing_verified, needs_user_approval, device}`, where `device` is None
         or `{signed_by_owner, cross_signing_verified}`.
@@ -158,7 +158,7 @@ class JsPerson(Person):
     async def tally(self, room_id: RoomId, poll: EventId) -> dict[str, int] | None:
         """Return how many votes each answer of a poll has, as Element shows it.
 
-        None where the client shows no such poll.
+        None if the client shows no such poll.
         """
         counts: dict[str, int] | None = await self._ask("tally", room_id=room_id, event_id=poll)
         return counts
@@ -166,17 +166,18 @@ class JsPerson(Person):
     async def page_back(self, room_id: RoomId, *, limit: int = 20) -> Read:
         """Read a room from its end to its beginning with a client that has no cache.
 
-        So a reloaded Element shows a room: its client knows the last event from the first sync,
-        and all others by pagination. That is a second matrix-js-sdk client in this process, with
-        threads on, as a new device that gets the room's keys from this one and is logged out
-        afterwards. Main timeline and threads are each read through a `TimelineWindow` (Element's
-        TimelinePanel), hence `MatrixClient.paginateEventTimeline`, which sorts each page by
-        `Room.partitionThreadedEvents` and drops what `EventTimelineSet.canContain` refuses; the
-        threads are those of `Room.fetchRoomThreads`. Edits and redactions are the SDK's doing.
+        A reloaded Element shows a room like this: its client knows the last event from the first
+        sync, and all others by pagination. Here a second matrix-js-sdk client does it in this
+        process, with threads on, as a new device. It gets the room's keys from the first client,
+        and is logged out afterwards. Main timeline and threads are each read through a
+        `TimelineWindow` (Element's TimelinePanel), hence `MatrixClient.paginateEventTimeline`. It
+        sorts each page by `Room.partitionThreadedEvents`, and drops the events that
+        `EventTimelineSet.canContain` refuses. The threads are those of `Room.fetchRoomThreads`.
+        The SDK applies edits and redactions.
 
         Args:
             room_id: a room that this person is in.
-            limit: events a page.
+            limit: events per page.
         """
         password = self._password
         read = await self._ask("page_back", room_id=room_id, password=password, limit=limit)
@@ -201,7 +202,7 @@ class JsPerson(Person):
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LONGEST_LINE,
-            start_new_session=True,  # a terminal's Ctrl-C is for us, who then close it in order
+            start_new_session=True,  # no Ctrl-C of a terminal: this process closes it in order
         )
         assert self._process.stdout
         reading = self._read(self._process.stdout)
