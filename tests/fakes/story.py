@@ -40,6 +40,9 @@ def make_notifier(matrix: FakeMatrix, store: FakeStore, clock: Clock) -> Notifie
     return Notifier(matrix=matrix, store=store, clock=clock, contexts=contexts)
 
 
+_PATIENCE_SECONDS = 20.0  # of real time: a shared machine may be slow for a moment
+
+
 class Story:
     """The whole assistant on fakes, which runs inside an `async with story.run()` block."""
 
@@ -105,7 +108,7 @@ class Story:
             await asyncio.wait([task])
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_PATIENCE_SECONDS):
             while not condition():  # noqa: ASYNC110  # it may be about any of the three fakes
                 await asyncio.sleep(0)
 
