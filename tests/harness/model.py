@@ -43,20 +43,20 @@ ERROR = b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedAnswer:
-    """What one request gets.
+    """The answer to one request.
 
     Attributes:
         text: the completion; None for `echo` of the request's messages.
-        tokens_per_second: pace of the words; 0 for as fast as they are taken.
+        tokens_per_second: pace of the words; 0 for as fast as the client reads.
         mode: the fault, if any.
         after: words that come before the gate and the fault.
         tail: bytes that come between the gate and the fault.
-        gate: once `after` words are written, the answer waits until it is set.
-        finish_reason: the last chunk's.
-        usage: in place of the count of words.
+        gate: event that the answer waits for after `after` words.
+        finish_reason: finish reason of the last chunk.
+        usage: usage to report; None for the number of words.
         comments: whether a comment line comes before every event.
-        newline: ends every line of the stream.
-        status: with `headers` and `body`, what "verbatim" sends.
+        newline: line end of the stream.
+        status: HTTP status; "verbatim" sends it with `headers` and `body`.
     """
 
     text: str | None = None
@@ -76,11 +76,11 @@ class ScriptedAnswer:
 
 @dataclass(slots=True)
 class ModelExchange:
-    """One request and what became of it; times are `time.monotonic()`.
+    """One request and its answer; times are `time.monotonic()`.
 
     Attributes:
-        first_token: when the first word was written.
-        done: when `[DONE]` was written.
+        first_token: time when the first word was written.
+        done: time when `[DONE]` was written.
         over: set when nothing more is written, because of the end, a fault or a client that left.
     """
 
@@ -110,10 +110,10 @@ def _prompts(messages: Sequence[Mapping[str, str]]) -> list[str]:
 class ScriptedModel:
     """The server; a restart after `stop` listens on the same port.
 
-    Its list of models tells `max_context_length` where it is given.
+    Its list of models has `max_context_length` if that is given.
 
     Attributes:
-        exchanges: every completion asked for, oldest first.
+        exchanges: all requests for completions, oldest first.
     """
 
     def __init__(
@@ -140,22 +140,22 @@ class ScriptedModel:
         return f"http{'s' if self._ssl_context else ''}://127.0.0.1:{self._port}/v1"
 
     def next(self, *answers: ScriptedAnswer) -> None:
-        """Queue answers for the requests to come, in the order of their arrival."""
+        """Queue answers for the next requests, in the order of their arrival."""
         self._next.extend(answers)
 
     def when(self, substring: str, answer: ScriptedAnswer) -> None:
-        """Answer so whenever the last user turn holds `substring` and nothing is queued.
+        """Use an answer if the last user turn contains `substring` and no answer is queued.
 
-        Of several such substrings the longest counts, so that no test depends on which came first.
+        Of several matching substrings the longest counts, so that no test depends on their order.
         """
         self._when[substring] = answer
 
     async def asked(self) -> ModelExchange:
-        """Wait for the next request that nobody has waited for yet."""
+        """Wait for the next request that no earlier call has returned."""
         return await self._arrivals.get()
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/v1/models", self._list_models)

@@ -1,4 +1,4 @@
-"""Owns the networks between the bot and its servers: proxies, TLS, listeners that answer badly."""
+"""Networks between the bot and its servers: proxies, TLS, listeners with faulty answers."""
 
 import asyncio
 import ipaddress
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    """Return a TCP port of 127.0.0.1 on which nobody listens at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -27,7 +27,7 @@ async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]],
     context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
-    """Serve each connection on a free port; leave once every one of them has been served."""
+    """Serve connections on a free port; the block ends after all of them are served."""
     async with asyncio.TaskGroup() as connections:
         server = await asyncio.start_server(
             lambda *streams: connections.create_task(serve(*streams)), "127.0.0.1", 0, ssl=context
@@ -38,7 +38,7 @@ async def listening(
 
 @asynccontextmanager
 async def answering(answer: bytes | None) -> AsyncIterator[str]:
-    """Listen where a request gets `answer` and FIN, or with None nothing at all."""
+    """Run a listener that answers a request with `answer` and FIN; with None, not at all."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -46,7 +46,7 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
             writer.write(answer)
             writer.write_eof()
         with suppress(ConnectionError):  # the client may leave by RST
-            await reader.read()  # bytes left unread would make our FIN an RST, too
+            await reader.read()  # unread bytes would turn the FIN into an RST
         writer.close()
 
     async with listening(serve) as url:
@@ -55,7 +55,7 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def proxying() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Run an HTTP proxy (CONNECT and absolute-form); tell its URL and the heads it was sent."""
+    """Run an HTTP proxy (CONNECT and absolute-form); yield its URL and the received heads."""
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ Fault = Literal[
     "407",
     "cut",  # a request is read, and gets FIN
     "mute",  # not a byte until the client leaves
-    "noise",  # an answer that is none of a proxy
+    "noise",  # an answer that no proxy gives
 ]
 _ANSWERS: dict[Fault, bytes] = {
     "407": b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
@@ -88,11 +88,11 @@ _ANSWERS: dict[Fault, bytes] = {
 
 
 class FailingProxy:
-    """An HTTP proxy (CONNECT) that can be away; it listens on one port all its life.
+    """An HTTP proxy (CONNECT) that can fail; its port stays the same.
 
     Attributes:
-        url: where it listens.
-        met: connections that met its fault.
+        url: its address.
+        met: number of connections that met its fault.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class FailingProxy:
         await self.fail("refused")
 
     async def fail(self, fault: Fault) -> None:
-        """Cut every connection, and serve none from now on."""
+        """Break all connections, and apply the fault to new ones."""
         self._fault = fault
         for writer in self._open:
             writer.transport.abort()
@@ -119,7 +119,7 @@ class FailingProxy:
             self._server = None
 
     async def recover(self) -> None:
-        """Serve again; who was left without an answer is cut off."""
+        """Serve again; connections that wait for an answer are broken."""
         await self.fail("cut")
         self._fault = None
         await self._listen()
@@ -152,7 +152,7 @@ class FailingProxy:
 
 @asynccontextmanager
 async def behind_tls(url: str, context: ssl.SSLContext) -> AsyncIterator[str]:
-    """Serve `url`'s host over TLS on another port; tell its address."""
+    """Serve `url`'s host over TLS on another port; yield its address."""
     there = urlsplit(url)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -164,7 +164,7 @@ async def behind_tls(url: str, context: ssl.SSLContext) -> AsyncIterator[str]:
 
 
 def make_authority(path: Path) -> ssl.SSLContext:
-    """Write an authority's key and certificate for 127.0.0.1; return its server's context."""
+    """Write the key and certificate of an authority; return a server's context for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand")])
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))

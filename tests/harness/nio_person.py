@@ -1,4 +1,4 @@
-"""A person on matrix-nio: its stock encryption, a store on disk, a sync loop of its own."""
+"""A person on matrix-nio, with its stock encryption, a store on disk and its own sync loop."""
 
 import asyncio
 from http import HTTPStatus
@@ -21,7 +21,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class NioPerson(Person):
-    """Somebody on matrix-nio; `directory` holds the store of this one device."""
+    """A person on matrix-nio; `directory` has the store of this one device."""
 
     def __init__(self, homeserver: str, user_id: UserId, password: str, directory: Path) -> None:
         super().__init__(homeserver, user_id, password)
@@ -69,7 +69,7 @@ class NioPerson(Person):
             await asyncio.sleep(_PAUSE_SECONDS)
             return
         synced = _ok(response)
-        # Before anything is shown: whoever then sends, sends to all devices there are.
+        # Before the view is updated, so that a later message goes to all devices.
         await self._exchange_keys()
         self._show(synced)
 
@@ -90,7 +90,7 @@ class NioPerson(Person):
                 self._show_event(RoomId(late.room_id), late)
         for room_id, invited in synced.rooms.invite.items():
             for event in invited.invite_state:
-                if isinstance(event, nio.InviteMemberEvent):  # nio took the content out of it
+                if isinstance(event, nio.InviteMemberEvent):  # nio has removed its content
                     source = {**event.source, "content": event.content}
                     self.observed.see(RoomId(room_id), source)
         for room_id, room in [*synced.rooms.join.items(), *synced.rooms.leave.items()]:
@@ -117,7 +117,7 @@ def _server_fault(response: nio.SyncError) -> bool:
 
 
 def _ok(response: _R | nio.ErrorResponse) -> _R:
-    """nio returns failures as values: raise them."""
+    """Return a response, or raise an error for nio's error responses."""
     if isinstance(response, nio.ErrorResponse):
         raise Refused(str(response))
     return response

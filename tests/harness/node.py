@@ -1,4 +1,4 @@
-"""Finds Node.js and installs what its programs stand on; itself needs no package installed."""
+"""Finds Node.js, and installs the packages of its programs, with the standard library only."""
 
 import hashlib
 import importlib.util
@@ -14,7 +14,7 @@ _OLDEST_MAJOR = 20
 
 
 class NoNodeError(Exception):
-    """This machine has no Node.js that will do; the message says what to install."""
+    """This machine has no suitable Node.js; the message says what to install."""
 
 
 def find_node() -> tuple[str, list[str]]:
@@ -35,7 +35,7 @@ def find_node() -> tuple[str, list[str]]:
 
 
 def install(program: Path) -> str:
-    """Run `npm ci` where the lock file has changed since the last time; say what was done."""
+    """Run `npm ci` if the lock file has changed; return a sentence about it."""
     if is_installed(program):
         return f"{program.name}: node_modules is up to date"
     node, npm = find_node()
@@ -46,12 +46,12 @@ def install(program: Path) -> str:
 
 
 def is_installed(program: Path) -> bool:
-    """Whether node_modules holds what package-lock.json names."""
+    """Return whether node_modules has the packages of package-lock.json."""
     return _stamp(program).is_file() and _stamp(program).read_text() == _lock_hash(program)
 
 
 def _stamp(program: Path) -> Path:
-    return program / "node_modules" / ".installed-lock"  # npm ci removes it before all else
+    return program / "node_modules" / ".installed-lock"  # npm ci removes it first
 
 
 def _on_path() -> tuple[str, list[str]] | None:
@@ -68,7 +68,7 @@ def _lock_hash(program: Path) -> str:
 
 
 def main() -> None:
-    """Obey `install`, or `needs-wheel`: exit 0 where PATH has no node that will do."""
+    """Run `install`, or `needs-wheel`, which exits 0 if PATH has no suitable node."""
     match sys.argv[1:]:
         case ["install"]:
             try:

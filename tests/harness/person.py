@@ -1,4 +1,4 @@
-"""What every person of the test harness can do at a Matrix client, whichever client it is."""
+"""The common base of test persons: the actions of a user at a Matrix client."""
 
 import asyncio
 import html
@@ -25,15 +25,15 @@ _MEGOLM: JSON = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
 class Refused(Exception):
-    """The homeserver, or the client itself, refused what a person asked for."""
+    """The homeserver, or the client itself, refused an action of a person."""
 
 
 class Person(ABC):
-    """Somebody at a client; kinds differ in how events come in and how they are encrypted.
+    """A person at a client; subclasses receive and encrypt events in different ways.
 
     Attributes:
         device_id: the device that `start` logged in.
-        observed: what this person's client has been told so far.
+        observed: the client's view of its rooms.
     """
 
     def __init__(self, homeserver: str, user_id: UserId, password: str) -> None:
@@ -58,7 +58,7 @@ class Person(ABC):
         await self.close()
 
     async def start(self) -> None:
-        """Log in as a new device and return after the first sync."""
+        """Log in as a new device, and wait for the first sync."""
         identifier = {"type": "m.id.user", "user": self.user_id}
         password = {"type": "m.login.password", "password": self._password}
         login = await self._call("POST", "/login", {"identifier": identifier, **password})
@@ -71,15 +71,15 @@ class Person(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Leave no task and no process behind; the device stays on the homeserver."""
+        """End all tasks and processes; the device stays on the homeserver."""
 
     @abstractmethod
     async def send_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
-        """Send a message event of any type, encrypted where the room is."""
+        """Send a message event of any type, encrypted if the room is."""
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Sync once, then for ever, and report to `observed`."""
+        """Sync once, then start to sync for ever, into `observed`."""
 
     async def open_direct_message(
         self,
@@ -89,13 +89,13 @@ class Person(ABC):
         encrypted: bool | JSON = True,
         version: str | None = None,
     ) -> RoomId:
-        """Open a direct message as Tchap does; `first_prompt` is sent before the bot can join.
+        """Open a direct message like Tchap.
 
         Args:
-            bot: who is invited.
-            first_prompt: a text.
-            encrypted: or the content of `m.room.encryption`, where it is not the usual one.
-            version: the room's version, where it is not the homeserver's default.
+            bot: the invited user.
+            first_prompt: a text to send before the bot can join; None for none.
+            encrypted: whether it is encrypted, or an unusual content of `m.room.encryption`.
+            version: the room version; None for the homeserver's default.
         """
         room: JSON = {"preset": "trusted_private_chat", "is_direct": True, "invite": [bot]}
         if version is not None:
@@ -116,26 +116,27 @@ class Person(ABC):
         public: bool = False,
         history: Literal["invited", "shared"] = "invited",
     ) -> RoomId:
-        """Open a salon as Tchap does and invite its members.
+        """Open a salon like Tchap, and invite its members.
 
         Args:
-            name: the salon's.
-            invite: whom.
-            encrypted: Tchap's public salons are not, those open to who has the link may be.
-            public: anybody may join.
-            history: from when on members may read.
+            name: name of the salon.
+            invite: the users to invite.
+            encrypted: whether it is encrypted. Tchap's public salons are not; salons that are open
+                by link may be.
+            public: whether anybody may join.
+            history: the history visibility: the messages that members may read.
         """
         preset = "public_chat" if public else "private_chat"
         room: JSON = {"preset": preset, "name": name, "invite": list(invite)}
         return await self._create(room, rule="restricted", encrypted=encrypted, history=history)
 
     async def join(self, room_id: RoomId) -> None:
-        """Join a room and return once this client shows it."""
+        """Join a room, and wait until this client shows it."""
         await self._call("POST", f"/join/{room_id}", {})
         await self.wait_joined(room_id, self.user_id)
 
     async def download(self, file: JSON) -> bytes:
-        """Return an encrypted attachment, opened (spec: sending encrypted attachments)."""
+        """Return the decrypted content of an attachment (spec: sending encrypted attachments)."""
         server, media = file["url"].removeprefix("mxc://").split("/")
         path = f"/_matrix/client/v1/media/download/{server}/{media}"
         headers = {"Authorization": f"Bearer {self._access_token}"}
@@ -148,8 +149,8 @@ class Person(ABC):
         return bytes(decrypt_attachment(sealed, *keys))
 
     async def invitations(self, inviter: UserId) -> list[RoomId]:
-        """Return the rooms to which somebody has invited this person, and which are open still."""
-        # Synapse keeps its answer to a first sync for two minutes, for each filter.
+        """Return the rooms of this person's open invitations by a user."""
+        # Synapse caches its response to a first sync for two minutes, per filter.
         unlike = quote(json.dumps({"room": {"timeline": {"limit": next(_LIMITS)}}}))
         answer = await self._call("GET", f"/sync?timeout=0&filter={unlike}", {})
         invited = answer["rooms"].get("invite", {})
@@ -160,17 +161,17 @@ class Person(ABC):
         ]
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
-        """Invite somebody and return once this client shows it."""
+        """Invite a user, and wait until this client shows it."""
         await self._call("POST", f"/rooms/{room_id}/invite", {"user_id": user_id})
         await self._wait_member(room_id, user_id, "invite", "join")
 
     async def kick(self, room_id: RoomId, user_id: UserId) -> None:
-        """Put somebody out and return once this client shows it."""
+        """Kick a user, and wait until this client shows it."""
         await self._call("POST", f"/rooms/{room_id}/kick", {"user_id": user_id})
         await self._wait_member(room_id, user_id, "leave")
 
     async def upgrade(self, room_id: RoomId, *, version: str = "11") -> RoomId:
-        """Give the room up for a new one, invite its members there, and return its id."""
+        """Upgrade the room, invite its members to the new one, and return its id."""
         reply = await self._call("POST", f"/rooms/{room_id}/upgrade", {"new_version": version})
         replacement = RoomId(reply["replacement_room"])
         await self.wait_joined(replacement, self.user_id)
@@ -186,7 +187,7 @@ class Person(ABC):
         return replacement
 
     async def empower(self, room_id: RoomId, user_id: UserId, level: int) -> None:
-        """Give somebody a power level and return once this client shows it."""
+        """Set a user's power level, and wait until this client shows it."""
         kind = "m.room.power_levels"
         levels = self.observed.state[room_id, kind, ""]
         users = {**levels.get("users", {}), user_id: level}
@@ -213,15 +214,15 @@ class Person(ABC):
         thread: EventId | None = None,
         listed: bool = True,
     ) -> EventId:
-        """Send a text as Element does.
+        """Send a text like Element.
 
         Args:
-            room_id: where.
-            text: what is typed.
-            mentioning: who is mentioned before the text.
-            replying_to: a message, whose sender is then mentioned too, without a pill.
-            thread: the root of the thread in which it stands.
-            listed: as clients do since 2023; older ones mention by the pill alone.
+            room_id: the room.
+            text: the typed text.
+            mentioning: the user who is mentioned before the text; None for nobody.
+            replying_to: the message that it replies to; its sender is mentioned without a pill.
+            thread: root of its thread; None for the main timeline.
+            listed: whether it has `m.mentions`, as since 2023; older clients only write the pill.
         """
         canaries.remember(text)
         content: JSON = {"msgtype": "m.text", "body": text}
@@ -278,7 +279,7 @@ class Person(ABC):
     async def vote(
         self, room_id: RoomId, poll: EventId, *answers: str, stable: bool = False
     ) -> EventId:
-        """Vote in a poll as clients do, or in the names of the final MSC3381."""
+        """Vote in a poll with the names that clients use, or with those of the final MSC3381."""
         relation: JSON = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
         if stable:
             content = relation | {"m.selections": list(answers)}
@@ -287,12 +288,12 @@ class Person(ABC):
         return await self.send_event(room_id, kind, relation | {kind: {"answers": [*answers]}})
 
     async def put_event(self, room_id: RoomId, event_type: str, content: JSON) -> EventId:
-        """Send an event with this very content, whether or not the room is encrypted."""
+        """Send an event with this content in clear, even if the room is encrypted."""
         path = f"/rooms/{room_id}/send/{event_type}/{uuid4()}"
         return EventId((await self._call("PUT", path, content))["event_id"])
 
     async def timeline(self, room_id: RoomId) -> list[JSON]:
-        """Return all of a room's events as the homeserver has them, oldest first."""
+        """Return all events of a room from the homeserver, oldest first."""
         events: list[JSON] = []
         query = "dir=f&limit=1000"
         while True:
@@ -303,7 +304,7 @@ class Person(ABC):
             query = f"dir=f&limit=1000&from={page['end']}"
 
     async def event(self, room_id: RoomId, event_id: EventId) -> JSON:
-        """Return one event as the homeserver has it."""
+        """Return one event from the homeserver."""
         return await self._call("GET", f"/rooms/{room_id}/event/{event_id}", {})
 
     async def log_out(self) -> None:
@@ -314,7 +315,7 @@ class Person(ABC):
     async def edit(
         self, room_id: RoomId, event_id: EventId, text: str, *, mentioning: UserId | None = None
     ) -> EventId:
-        """Replace the text of a message of one's own; it mentions somebody as `write` does."""
+        """Replace the text of an own message; mentions are as in `write`."""
         relation = {"rel_type": "m.replace", "event_id": event_id}
         new_content: JSON = {"msgtype": "m.text", "body": text}
         if mentioning is not None:
@@ -332,7 +333,7 @@ class Person(ABC):
     async def wait_joined(
         self, room_id: RoomId, user_id: UserId, *, within: float = _PATIENCE_SECONDS
     ) -> None:
-        """Return once this client shows that the user has joined."""
+        """Wait until this client shows that the user has joined."""
         await self._wait_member(room_id, user_id, "join", within=within)
 
     async def wait_for_message(
@@ -342,7 +343,7 @@ class Person(ABC):
         *,
         within: float = _PATIENCE_SECONDS,
     ) -> Seen:
-        """Return the room's first message that matches as it stands, once there is one."""
+        """Wait for a message of the room that matches in its current version; return the first."""
 
         def look() -> Seen | None:
             return next(filter(matches, self.messages(room_id)), None)
@@ -353,15 +354,15 @@ class Person(ABC):
         return await self.observed.until(look, within, missing)
 
     def messages(self, room_id: RoomId) -> list[Seen]:
-        """Return the room's messages as they stand, undecryptable ones too."""
+        """Return the room's messages in their current versions, undecryptable ones too."""
         return self.observed.messages(room_id)
 
     def changes(self, room_id: RoomId) -> AsyncIterator[Seen]:
-        """Yield the room's messages as they come and grow, from this call on."""
+        """Yield a message of the room at each change, from this call on."""
         return self.observed.changes(room_id)
 
     def versions(self, room_id: RoomId, event_id: EventId) -> tuple[Version, ...]:
-        """Return every wording of one message so far, in order of arrival; () if not seen."""
+        """Return all versions of a message so far, in order of arrival; () if not seen."""
         for seen in self.messages(room_id):
             if seen.event_id == event_id:
                 return seen.versions
@@ -379,7 +380,7 @@ class Person(ABC):
         initial = [{"type": key, "state_key": "", "content": state[key]} for key in state]
         reply = await self._call("POST", "/createRoom", {**room, "initial_state": initial})
         room_id = RoomId(reply["room_id"])
-        # A client that does not know yet that the room is encrypted, and for whom, sends in clear.
+        # Before a client knows the room's encryption and members, it sends in clear.
         for key, content in state.items():
             await self._wait_state(room_id, key, "", content.__eq__)
         for user_id in [self.user_id, *room["invite"]]:

@@ -17,10 +17,10 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _OWNER = "assistant"
 _LOG_LINES_SHOWN = 20
-_DEBIAN = Path("/usr/lib/postgresql")  # which leaves the server's programs out of PATH
+_DEBIAN = Path("/usr/lib/postgresql")  # Debian leaves the server's programs out of PATH
 
-# Tests end processes, never the machine: what the kernel has been given is kept. To have it on the
-# disk as well, the server would sync some 300 files for each database when it stops or recovers.
+# Tests end processes, never the machine, so data is safe once the kernel has it. To have it on
+# disk as well, the server would sync some 300 files per database when it stops or recovers.
 _SETTINGS = {
     "fsync": "off",
     "listen_addresses": "",
@@ -32,7 +32,7 @@ _SETTINGS = {
 
 
 def programs() -> Path | None:
-    """Return the folder of the server's programs, the newest; None where there is none."""
+    """Return the newest folder of the server's programs; None if there is none."""
     found = shutil.which("postgres")
     if found:
         return Path(found).resolve().parent

@@ -1,9 +1,9 @@
-"""Owns a machine on which nothing can be written but one directory, as in the container."""
+"""A process that can write to only one directory, as in the container."""
 
 import os
 from pathlib import Path
 
-# A mount namespace of its own ends with the process; the shell becomes the command.
+# The mount namespace ends with the process; the shell replaces itself by the command.
 _SCRIPT = """
 set -e
 mount --make-rprivate /
@@ -17,6 +17,6 @@ exec "$@"
 
 
 def confined(volume: Path, *command: str) -> list[str]:
-    """Return the command as it is run where only `volume` can be written; it begins in "/"."""
+    """Return the command that runs `command` in "/", where it can write only to `volume`."""
     mine = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return ["unshare", *mine, "--mount", "sh", "-c", _SCRIPT, str(volume), *command]

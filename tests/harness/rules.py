@@ -1,4 +1,4 @@
-"""Owns what may be done to a request on its way, by rule or by chance."""
+"""Rules of the fault proxy: the deeds that are applied to requests, by rule or at random."""
 
 import asyncio
 import json
@@ -13,16 +13,16 @@ from tests.harness.client_view import JSON
 
 Deed = Literal[
     "count",  # nothing
-    "answer",  # `status` and `body`; the server never hears of the request
-    "delay",  # the request goes on after `seconds`
-    "hold",  # the request waits for the release, then goes on
-    "postpone",  # {} at once; the request itself goes on after the release, in order
-    "refuse",  # the connection breaks; the server never hears of the request
-    "repeat",  # what the request before was answered, once more; the server hears of every other
-    "replay",  # the server hears of it twice, one after the other; its second answer is given
-    "withhold",  # the server hears of it at once; its answer waits for the release
-    "cut",  # the server hears of it at once; the connection breaks in place of its answer
-    "break",  # the connection breaks after `size` bytes of the answer's body
+    "answer",  # `status` and `body`; the server never gets the request
+    "delay",  # the request is forwarded after `seconds`
+    "hold",  # the request waits for the release, then is forwarded
+    "postpone",  # {} at once; the request itself is forwarded after the release, in order
+    "refuse",  # the connection breaks; the server never gets the request
+    "repeat",  # the response to the request before, again; the server gets every second request
+    "replay",  # the server gets it twice, in sequence; the client gets the second response
+    "withhold",  # the server gets it at once; its response waits for the release
+    "cut",  # the server gets it at once; the connection breaks instead of its response
+    "break",  # the connection breaks after `size` bytes of the response's body
 ]
 BEFORE: Final[Sequence[Deed]] = (
     *("answer", "delay", "hold", "postpone", "refuse", "repeat", "replay"),
@@ -38,7 +38,7 @@ _LARGEST_SIZE = 400  # bytes, in a storm
 
 
 class How(TypedDict, total=False):
-    """What a rule says besides; see Rule."""
+    """Optional fields of a rule; see Rule."""
 
     times: int | None
     status: int
@@ -49,7 +49,7 @@ class How(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """An answer with all of its body."""
+    """A complete response."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,22 +58,21 @@ class Whole:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Rule:
-    """What is done to the requests of one kind.
+    """A deed for the requests of one kind.
 
     Attributes:
         method: the HTTP method.
         path: a regular expression, searched in the decoded path without its query.
-        deed: what is done.
-        times: to how many requests it is done; None for all.
-        status: with `body`, what "answer" sends.
-        body: JSON, or the text of an HTML page.
-        seconds: for "delay".
-        size: for "break".
-        requests: bodies of those that it was done to so far, {} where one had none; of a file, how
-            many bytes it has.
-        statuses: what they were answered with, by the server or here.
-        released: set once nothing waits any more.
-        last: for "repeat", what is given once more.
+        deed: the deed.
+        times: number of requests to apply it to; None for all.
+        status: HTTP status of "answer".
+        body: body of "answer": JSON, or the text of an HTML page.
+        seconds: duration of "delay".
+        size: number of bytes before "break".
+        requests: bodies of the requests so far; {} for an empty one, its size for a file.
+        statuses: HTTP statuses of their responses, from the server or from the rule.
+        released: set when nothing waits any more.
+        last: the response that "repeat" returns again.
     """
 
     method: str
@@ -92,23 +91,23 @@ class Rule:
     _noted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def met(self, requests: int = 1) -> None:
-        """Wait until it was done to that many; the server has heard of them, if it is to."""
+        """Wait until it was applied to that many requests, which the server has then got."""
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while len(self.requests) < requests:
                 await self._noted.wait()
 
     def release(self) -> None:
-        """Let go what waits, and all that comes from now on."""
+        """Release the waiting requests, and all later ones."""
         self.released.set()
 
     def applies(self, method: str, path: str, deeds: Sequence[Deed]) -> bool:
-        """Tell whether it is to be done to the request, and is one of `deeds`."""
+        """Return whether it applies to the request, and its deed is one of `deeds`."""
         due = self.times is None or len(self.requests) < self.times
         ready = self.deed != "repeat" or self.last is not None
         return due and ready and self.deed in deeds and _is_about(self, method, path)
 
     def keeps(self, method: str, path: str) -> bool:
-        """Tell whether it needs to know what the request is answered."""
+        """Return whether it needs the response to the request."""
         return self.deed == "repeat" and _is_about(self, method, path)
 
     def note(self, body: bytes) -> None:
@@ -123,15 +122,15 @@ class Rule:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Storm:
-    """Deeds that befall the requests of one kind by chance, in an order that the seed gives.
+    """Random deeds for the requests of one kind; the seed determines their order.
 
     Attributes:
         method: the HTTP method.
-        path: as a rule's.
-        chances: how likely each deed is, of 1 in all at the most.
-        dice: what is thrown for each request.
+        path: as in `Rule`.
+        chances: probability of each deed; their sum is at most 1.
+        dice: the random generator.
         done: the deeds so far, in the order of the requests.
-        last: as a rule's.
+        last: as in `Rule`.
     """
 
     method: str
@@ -142,7 +141,7 @@ class Storm:
     last: Whole | None = None
 
     def throw(self, method: str, path: str) -> Rule | None:
-        """Return what is to be done to this request, None for nothing."""
+        """Return a random rule for this request; None for none."""
         if not _is_about(self, method, path):
             return None
         deeds: list[Deed | None] = [*self.chances, None]
@@ -162,11 +161,11 @@ class Storm:
             size=self.dice.randrange(_LARGEST_SIZE),
             last=self.last,
         )
-        rule.release()  # nobody is there to do it later
+        rule.release()  # nobody would release it later
         return rule
 
     def keeps(self, method: str, path: str) -> bool:
-        """Tell whether it needs to know what the request is answered."""
+        """Return whether it needs the response to the request."""
         return "repeat" in self.chances and _is_about(self, method, path)
 
 
@@ -174,7 +173,7 @@ def _is_about(one: Rule | Storm, method: str, path: str) -> bool:
     return one.method == method and re.search(one.path, path) is not None
 
 
-# What servers, and what stands before them, answer when they cannot.
+# Error responses of servers, and of proxies before them.
 _REFUSALS: Final[Sequence[tuple[int, JSON | str]]] = (
     (HTTPStatus.TOO_MANY_REQUESTS, {**_LIMITED, "retry_after_ms": 300}),
     (HTTPStatus.TOO_MANY_REQUESTS, _LIMITED),

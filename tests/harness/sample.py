@@ -1,4 +1,4 @@
-"""Ratings that nobody has given, for the eye and for figures: the same for the same seed."""
+"""Invented ratings for the demo and for measurements; the same seed gives the same ratings."""
 
 import importlib.util
 import math
@@ -36,7 +36,7 @@ _AT_ONCE = 20_000  # replies whose rows are written together
 
 
 def migration() -> ModuleType:
-    """Return the migration that counts what a ledger holds already."""
+    """Return the migration that counts the existing rows of a ledger."""
     folder = Path(bot.storage.__file__).parent / "migrations" / "versions"
     spec = importlib.util.spec_from_file_location("tallies", folder / "0006_tallies.py")
     assert spec is not None
@@ -48,14 +48,14 @@ def migration() -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How much there is to be.
+    """The size of a sample.
 
     Attributes:
-        replies: how many.
-        rated: how many of a hundred are rated by who has asked.
-        days: over which they are spread.
-        end: when the last of them came.
-        domains: whose people ask; of the further ones, few each.
+        replies: number of replies.
+        rated: percentage of the replies that their person has rated.
+        days: number of days over which they are spread.
+        end: time of the last reply.
+        domains: the domains of the people; each further one has fewer people.
     """
 
     replies: int
@@ -67,12 +67,12 @@ class Sample:
 
 
 def fill(path: Path, key: str, sample: Sample) -> None:
-    """Write replies and ratings into a ledger that no assistant has open.
+    """Write replies and ratings into a ledger that no bot has open.
 
     Args:
-        path: its SQLite file, made by the assistant.
-        key: seals the comments, which say that they are examples.
-        sample: how much.
+        path: the SQLite file, which the bot has created.
+        key: the key that encrypts the comments, which say that they are examples.
+        sample: the size of the sample.
     """
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
@@ -91,7 +91,7 @@ def fill(path: Path, key: str, sample: Sample) -> None:
 
 
 def count_anew(path: Path) -> None:
-    """Let the migration count all that is there."""
+    """Run the migration that counts all rows."""
     with closing(sqlite3.connect(path)) as connection:
         for statement in ("DELETE FROM daily", "DELETE FROM weekly", *migration().fill("sqlite")):
             connection.execute(statement)
@@ -114,7 +114,7 @@ def _batches(sample: Sample, seal: Seal) -> Iterator[Rows]:
 
 
 def _reply(number: int, sample: Sample, draw: random.Random, rows: Rows, seal: Seal) -> None:
-    day = sample.days * draw.random() ** 1.3  # more of late
+    day = sample.days * draw.random() ** 1.3  # more in the last days
     at = sample.end - timedelta(days=day, hours=6 * draw.random())
     if at.weekday() > 4 and draw.random() < 0.85:  # Saturday, Sunday
         at -= timedelta(days=2)
@@ -196,7 +196,7 @@ def _context(draw: random.Random, at: datetime, domains: int) -> dict[str, objec
 
 
 def _answer(draw: random.Random, model: str, age: float) -> str:
-    """Return a rating; later ones are better, as are those of the larger models."""
+    """Return a rating; later ones, and those of larger models, are better."""
     yes = 0.74 - 0.16 * age - (0.1 if model == _MODELS[1] else 0)
     return draw.choices(("yes", "partly", "no"), (yes, (1 - yes) * 0.6, (1 - yes) * 0.4))[0]
 

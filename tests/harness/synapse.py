@@ -30,7 +30,7 @@ _CLIENT_API = "/_matrix/client/v3"
 _RULES = "im.vector.room.access_rules"
 _LOG_LINES_SHOWN = 20
 
-# The pipe to our child closes when we end, however we end: this also holds for SIGKILL and on
+# The pipe to the child closes at any end of this process, also by SIGKILL, and also on
 # macOS. `os.read`, not `sys.stdin`: the lock of a buffered reader would break an orderly exit.
 _SYNAPSE_THAT_ENDS_WITH_US = """
 import os, threading
@@ -50,7 +50,7 @@ class Synapse:
         url: base URL of the client-server API.
         database: the SQLite file.
         server_name: the part of user ids behind the colon.
-        log: what Synapse wrote, at WARNING and above: no message's text.
+        log: Synapse's log at WARNING and above, which has no text of messages.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Synapse:
         server_name: str = "stand.test",
         uploads: str = "50M",
     ) -> None:
-        """Take an empty directory.
+        """Prepare a homeserver in an empty directory.
 
         Args:
-            directory: for all that the process writes.
-            limits: how often somebody may do something. "wide" limits never bite, "default" ones
-                are Synapse's own; "quick" ones bite as those do, and pass twenty times as fast.
-            server_name: the part of user ids behind the colon.
-            uploads: how large a file may be.
+            directory: the directory for all its files.
+            limits: the rate limits. "wide" is never reached, "default" is Synapse's own, "quick"
+                is reached like the default and ends twenty times as fast.
+            server_name: the part of user ids after the colon.
+            uploads: the largest size of a file.
         """
         self.server_name = server_name
         self.log = directory / "synapse.log"
@@ -112,7 +112,7 @@ class Synapse:
                 stderr=log,
                 # Coverage follows the bot's processes, and would slow this one down.
                 env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")},
-                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop it in order
+                start_new_session=True,  # no Ctrl-C of a terminal: this process stops it in order
             )
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -175,7 +175,7 @@ class Synapse:
         return [str(user_id) for user_id in found["members"]]
 
     def said_by(self, user_id: UserId) -> list[tuple[RoomId, str]]:
-        """Return room and type of each message of an account, as the database holds them."""
+        """Return room and type of each message of an account, from the database."""
         query = (
             "SELECT room_id, type FROM events"
             " WHERE sender = ? AND type IN ('m.room.message', 'm.room.encrypted')"
@@ -185,7 +185,7 @@ class Synapse:
             return [(RoomId(room), kind) for room, kind in database.execute(query, [user_id])]
 
     def backed_up_keys(self, user_id: UserId) -> int:
-        """Return how many keys the account's backups hold, as the database has them."""
+        """Return the number of keys in the account's backups, from the database."""
         query = "SELECT count(*) FROM e2e_room_keys WHERE user_id = ?"
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             [[count]] = database.execute(query, [user_id])
@@ -194,7 +194,7 @@ class Synapse:
     async def _administer(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Call Synapse's admin API, with an administrator made at the first call."""
+        """Call Synapse's admin API, as an administrator that the first call creates."""
         if self._admin_token is None:
             account = {"username": "stand-admin", "password": secrets.token_urlsafe()}
             self._admin_token = (await self._register({**account, "admin": True}))["access_token"]

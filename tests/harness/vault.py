@@ -1,4 +1,4 @@
-"""A place for the secrets of a device that lives for one test."""
+"""Storage for the secrets of a test's device."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from bot.runtime.clock import SystemClock
 
 
 def vault(directory: Path) -> Vault:
-    """Return the directory with a key of 32 characters; the recovery key goes there, too."""
+    """Return a vault in the directory, with a key of 32 characters and the recovery key."""
     return Vault(
         directory=directory,
         key="s" * 32,
@@ -18,5 +18,5 @@ def vault(directory: Path) -> Vault:
 
 
 def health() -> Health:
-    """Return the health of a process that begins now."""
+    """Return a new health record."""
     return Health(SystemClock())

@@ -1,4 +1,4 @@
-"""Writes every sentence that the bot can say, in both languages, to be read through.
+"""Writes a list of all sentences of the bot in both languages, for review.
 
 `make words` runs it; the list is `artefacts/words.md`.
 """
@@ -20,17 +20,17 @@ LIST: Final = Path(__file__).parents[2] / "artefacts" / "words.md"
 _TEMPLATES: Final = Path(dashboard.__path__[0]) / "templates"
 _CODE: Final = re.compile(r"{%.*?%}|{#.*?#}|<[^>]*>", re.DOTALL)
 _SHOWN: Final = re.compile(r"[^\W\d_]{2}")
-_VALUE: Final = re.compile(r'{{[^"{}]*}}')  # that is filled in, and has no words of its own
+_VALUE: Final = re.compile(r'{{[^"{}]*}}')  # a filled in value, without words of its own
 
 
 def listed() -> str:
-    """Return the list as Markdown: for each key what is said in French, then in English."""
+    """Return the list as Markdown: for each key the French sentence, then the English one."""
     french, english = speak("fr"), speak("en")
     parts = ["# What the bot says"]
     for key in french.forms:
         said = [f"## {key}"]
         for texts in (french, english):
-            forms = dict.fromkeys(texts.forms[key])  # of a plural, each that differs
+            forms = dict.fromkeys(texts.forms[key])  # each different form of a plural
             said += [f"**{texts.language}**", *(_quoted(form) for form in forms)]
         parts.append("\n\n".join(said))
     parts.append("# What its pages and charts say, in French but for charts in a room")
