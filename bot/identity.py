@@ -42,8 +42,8 @@ async def status(config: Config) -> bool:
 def rows(found: IdentityStatus) -> list[tuple[str, str]]:
     """Return the lines of the status, each as a label and a text."""
     signed = "signed by the account's identity" if found.signed else "not signed: not trusted"
-    whose = "" if found.own_backup else ", another client's"
-    backup = f"version {found.backup_version}, {found.backed_up} keys{whose}"
+    owner = "" if found.own_backup else ", another client's"
+    backup = f"version {found.backup_version}, {found.backed_up} keys{owner}"
     return [
         ("Account", found.user_id),
         ("Identity", f"master key {found.master_key}" if found.master_key else "none"),
@@ -72,8 +72,8 @@ async def restore(config: Config) -> bool:
     Raises:
         BotError: as `Session.open` and `Identity.restore`.
     """
-    place = RecoveryKeyPlace(config.matrix.recovery_key_file)
-    stored = place.read()
+    key_file = RecoveryKeyPlace(config.matrix.recovery_key_file)
+    stored = key_file.read()
     key = stored or _typed()
     async with _opened(config, new_device=True) as session:
         try:

@@ -40,30 +40,30 @@ log = structlog.get_logger()
 async def export(context: CommandContext) -> str:
     """Send a table as a file to the room of the command."""
     word, *more = context.argument.lower().split() or [""]
-    what = _WORDS.get(word)
+    export_name = _WORDS.get(word)
     form = _FORMATS.get(" ".join(more) or "csv")
-    if what is None or form is None:
+    if export_name is None or form is None:
         return context.texts("export how")
     async with context.exporting:
-        return await _send(context, what, form)
+        return await _send(context, export_name, form)
 
 
-async def _send(context: CommandContext, what: ExportName, form: Format) -> str:
+async def _send(context: CommandContext, export_name: ExportName, form: Format) -> str:
     # Some homeservers close the connection on a too large upload, so the limit is requested first.
     limit = await retry_until_accepted(
         context.clock, context.matrix.upload_limit, within=UPLOADING
     )
     most = _LARGEST if limit is None else min(limit, _LARGEST)
-    word = _NAMES[context.texts.language][what]
+    word = _NAMES[context.texts.language][export_name]
     name = f"{word}-{datetime.fromtimestamp(context.clock.now(), UTC):%Y-%m-%d}.{form}"
     try:
-        data, rows = await _build(context.exports[what], form, most)
+        data, rows = await _build(context.exports[export_name], form, most)
         if rows == 0:
             return context.texts("export empty")
         await context.attach(Attachment(name, TYPES[form], data))
     except TooLarge:
-        return context.texts("export too large", what=what, form=form, file=name)
-    log.info("exported", what=what, rows=rows)
+        return context.texts("export too large", what=export_name, form=form, file=name)
+    log.info("exported", what=export_name, rows=rows)
     return context.texts("exported", n=rows, what=word, file=name)
 
 

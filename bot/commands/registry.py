@@ -95,8 +95,8 @@ class CommandContext:
     @property
     def is_admin_command(self) -> bool:
         """Whether an admin typed the command in the admin room."""
-        here = self.matrix.room(self.prompt.room_id).admin
-        return here and self.sender in self.admins
+        in_admin_room = self.matrix.room(self.prompt.room_id).admin
+        return in_admin_room and self.sender in self.admins
 
     async def attach(self, attachment: Attachment, stage: str = "") -> None:
         """Send a file to the command's room, exactly once.

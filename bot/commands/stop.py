@@ -10,9 +10,11 @@ async def stop(context: CommandContext) -> str | None:
     # The oldest comes first, since it is the one being written.
     running = context.generations.of_room(context.prompt.room_id)[::-1]
     running = [one for one in running if one.prompt.messages[0].timestamp <= at]
-    here = [one for one in running if one.prompt.conversation == context.prompt.conversation]
-    mine = [one for one in running if one.prompt.sender == context.sender]
-    for one in [*here, *mine]:
+    in_conversation = [
+        one for one in running if one.prompt.conversation == context.prompt.conversation
+    ]
+    own = [one for one in running if one.prompt.sender == context.sender]
+    for one in [*in_conversation, *own]:
         if one.prompt.sender == context.sender and await one.stop():
             return None
-    return context.texts("not yours to stop" if here and not mine else "nothing to stop")
+    return context.texts("not yours to stop" if in_conversation and not own else "nothing to stop")

@@ -87,8 +87,8 @@ class PromptChanges:
         begun = Pending(edit.target, edit.room_id, begun=True)
         for one in running.prompt.messages:
             now = replace(one, body=edit.body)
-            mine = one.event_id == edit.target
-            if mine and isinstance(self._intent_resolver.decide(now, begun), Answer):
+            is_edited = one.event_id == edit.target
+            if is_edited and isinstance(self._intent_resolver.decide(now, begun), Answer):
                 cause = edit.event_id
                 allowed = self._usage_limits.allows("regenerations", running.prompt, cause)
                 return running if allowed and running.reply.restart() else None
@@ -262,8 +262,8 @@ class PromptChanges:
         prompt = await self._read_prompt(exchange, room_id)
         if await self._store.exchange(room_id, event_id) != exchange:  # it has changed meanwhile
             return await self._current_prompt(room_id, event_id)
-        gone = {*exchange.reply, *(prompt.event_ids if prompt else ())} & self._redacted.keys()
-        return None if gone else prompt
+        redacted = {*exchange.reply, *(prompt.event_ids if prompt else ())} & self._redacted.keys()
+        return None if redacted else prompt
 
     async def _read_prompt(self, exchange: Exchange, room_id: RoomId) -> Prompt | None:
         for reply in exchange.reply[:1]:

@@ -19,13 +19,13 @@ class ClearText:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._told: OnceADay[tuple[UserId, RoomId]] = OnceADay()
+        self._notified: OnceADay[tuple[UserId, RoomId]] = OnceADay()
 
     async def is_due(self, event: Unheeded) -> bool:
         """Return whether a notice is due in the room: once a day, even for parallel calls."""
         log.warning("clear text refused", heard=type(event).__name__, sender=event.sender)
         key, now = (event.sender, event.room_id), self._clock.now()
-        if not self._told.is_due(key, now):
+        if not self._notified.is_due(key, now):
             return False
         latest = await self._store.last_notice(*key)
         return latest is None or latest < day_of(now)

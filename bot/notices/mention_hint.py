@@ -26,7 +26,7 @@ class MentionHint:
         self._clock = clock
         self._contexts = contexts
         self._notifier = notifier
-        self._told: OnceADay[tuple[UserId, RoomId]] = OnceADay()
+        self._notified: OnceADay[tuple[UserId, RoomId]] = OnceADay()
 
     async def give(self, prompt: Prompt) -> None:
         """Send the hint as a reply to a message, unless the person has got one that day.
@@ -38,7 +38,7 @@ class MentionHint:
         # The homeserver's clock may be ahead; a day that has not begun must not count.
         at = min(message.timestamp / 1000, self._clock.now())
         key = message.sender, prompt.room_id
-        if not self._told.is_due(key, at):
+        if not self._notified.is_due(key, at):
             return
         texts = (await self._contexts.chosen(prompt.conversation)).texts
         name = plain_name(self._matrix.room(prompt.room_id).called) or ASSISTANT
@@ -49,5 +49,5 @@ class MentionHint:
                 prompt.room_id, notice, cause, "mention hint", within=_PATIENCE
             )
         except MatrixError:
-            self._told.forget(key)
+            self._notified.forget(key)
             raise

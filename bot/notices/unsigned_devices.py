@@ -32,7 +32,7 @@ class UnsignedDeviceNotices:
         self._notifier = notifier
         self._texts = texts
         self._queue: asyncio.Queue[tuple[RoomId, UserId]] = asyncio.Queue()
-        self._told: OnceADay[UserId] = OnceADay()
+        self._notified: OnceADay[UserId] = OnceADay()
 
     def hear(self, left_out: Iterable[tuple[RoomId, UserId]]) -> None:
         """Receive the users whose devices got no key, with their rooms."""
@@ -53,7 +53,7 @@ class UnsignedDeviceNotices:
 
     async def _tell(self, room_id: RoomId, user_id: UserId) -> None:
         now = self._clock.now()
-        if self._told.is_due(user_id, now):
+        if self._notified.is_due(user_id, now):
             transaction = f"left-out-{user_id}-{day_of(now):.0f}"
             notice = Notice(self._texts("devices left out"))
             await self._notifier.send_as(room_id, notice, transaction, within=_PATIENCE)

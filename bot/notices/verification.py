@@ -55,7 +55,7 @@ class Verifications:
         self._texts = texts
         self._of_admins = _Queue(_LONGEST_QUEUE)
         self._of_others = _Queue(_LONGEST_QUEUE)
-        self._told: OnceADay[UserId] = OnceADay()
+        self._notified: OnceADay[UserId] = OnceADay()
         self._refused: OnceADay[tuple[UserId, int]] = OnceADay()
 
     def hear(self, events: Iterable[VerificationEvent]) -> None:
@@ -101,7 +101,7 @@ class Verifications:
         if not any(self._refused.is_due(key, now) for key in keys):
             return
         step = await self._step(event, trusted=False)
-        if step is not None and self._told.is_due(event.sender, now):
+        if step is not None and self._notified.is_due(event.sender, now):
             await self._tell(event, step)
 
     async def _step(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:

@@ -91,7 +91,7 @@ class Rule:
     _noted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def met(self, requests: int = 1) -> None:
-        """Wait until it was applied to that many requests, which the server has then got."""
+        """Wait for that many requests; the server has then got those that are forwarded."""
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while len(self.requests) < requests:
                 await self._noted.wait()
