@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from bench.rows import Row
-from bot.core.events import Conversation, EventId, Message, Prompt, RoomId, UserId
+from bot.core.events import Conversation, EventId, Message, Prompt, Room, RoomId, UserId
 from bot.i18n.texts import speak
 from bot.monitoring.health import Health
 from bot.ports.ledger import Store
@@ -21,12 +21,20 @@ _PACE = Pace(first_after=1.5, edit_interval=2.0, line_after=10.0)
 _LINE = f"{_WAITING} waiting"
 
 
+class _OpenRooms:
+    """The part of the Matrix port that a generation needs: every room is open."""
+
+    def room(self, room_id: RoomId) -> Room:
+        """Return a direct message."""
+        return Room(room_id, direct=True)
+
+
 class _FullQueue:
     """All slots taken, and a queue of prompts, each in its own room."""
 
     def __init__(self) -> None:
         clock = SystemClock()
-        matrix, store = cast("Matrix", None), cast("Store", None)
+        matrix, store = cast("Matrix", _OpenRooms()), cast("Store", None)
         self._generations = ActiveGenerations(
             matrix=matrix,
             store=store,
