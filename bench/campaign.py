@@ -116,10 +116,10 @@ class _Stub:
         self.stop_at = 0
 
     def room(self, room_id: RoomId) -> Room:
-        return Room(room_id, direct=True, person=UserId(f"@agent{room_id}"))
+        return Room(room_id=room_id, direct=True, person=UserId(f"@agent{room_id}"))
 
     def rooms(self) -> list[Room]:
-        admin = Room(_ADMIN_ROOM, direct=False, admin=True)
+        admin = Room(room_id=_ADMIN_ROOM, direct=False, admin=True)
         return [admin, *(self.room(RoomId(f"!{number}:x")) for number in range(ROOMS))]
 
     async def prepare(self, room_id: RoomId, outgoing: Outgoing) -> PreparedEvent:  # noqa: ARG002  # the port
@@ -144,7 +144,7 @@ def bench(directory: Path) -> Outcome:
 
 async def _bench(directory: Path) -> Outcome:
     clock, stub = _Skipping(), _Stub()
-    store = await SqlStore.open(directory / "ledger.db", _ME, _KEY, Health(clock))
+    store = await SqlStore.open(directory / "ledger.db", _ME, _KEY, Health(clock=clock))
     ledger = SqlCampaigns(store.database, _KEY)
     process, begun = psutil.Process(os.getpid()), time.perf_counter()
     before = most = process.memory_info().rss
@@ -186,7 +186,16 @@ async def _vote(responses: CampaignResponses, stub: _Stub, clock: Clock) -> None
     """Send a vote in each room."""
     for room_id, poll in list(stub.last.items()):
         person, at = UserId(f"@agent{room_id}"), int(clock.now() * 1000)
-        await responses.count(Vote(EventId(f"{poll}v"), room_id, person, poll, ("1",), at))
+        await responses.count(
+            Vote(
+                event_id=EventId(f"{poll}v"),
+                room_id=room_id,
+                sender=person,
+                target=poll,
+                answers=("1",),
+                timestamp=at,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +220,7 @@ def _campaigns(stub: _Stub, store: SqlStore, ledger: SqlCampaigns, clock: Clock)
             ledger=ledger,
             contexts=contexts,
             notifier=notifier,
-            policy=Policy(_ME, ("x",)),
+            policy=Policy(me=_ME, allowed_servers=("x",)),
             changes=changes,
             launches=launches,
         ),

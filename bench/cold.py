@@ -122,7 +122,9 @@ class Meeting:
             return await self._received[event_id]
 
     async def _answer(self, prompt: Prompt, number: int) -> None:
-        first, *edits = (Reply(prompt, Part(text), "scripted") for text in versions(number))
+        first, *edits = (
+            Reply(prompt=prompt, part=Part(text), model="scripted") for text in versions(number)
+        )
         name = f"{prompt.event_id}:{{}}"
         event_id = await self._matrix.send(prompt.room_id, first, name.format(0))
         for part, reply in enumerate(edits, 1):

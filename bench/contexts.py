@@ -90,7 +90,7 @@ class Asking:
         self._model = _Listener()
         clock = SystemClock()
         model = cast("Model", self._model)
-        self._completions = Completions(model, clock, Health(clock), FallbackPolicy())
+        self._completions = Completions(model, clock, Health(clock=clock), FallbackPolicy())
         self._contexts = Contexts(matrix, cast("Store", None), clock, self._completions, _SETTINGS)
 
     @property
@@ -115,7 +115,7 @@ class _Memory:
 
     def room(self, room_id: RoomId) -> Room:
         """Return a direct message."""
-        return Room(room_id, direct=True)
+        return Room(room_id=room_id, direct=True)
 
     async def history(
         self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
@@ -130,7 +130,12 @@ class _Memory:
         for number in count():
             event_id = EventId(f"${number}:{room_id}")
             prompt = Message(
-                event_id, room_id, _PERSON, "m.text", prompt_text(number), next(clock)
+                event_id=event_id,
+                room_id=room_id,
+                sender=_PERSON,
+                msgtype="m.text",
+                body=prompt_text(number),
+                timestamp=next(clock),
             )
             if number == 0:
                 self._histories.begin(conversation, prompt)
@@ -146,11 +151,29 @@ class _Memory:
         answers = (prompt.event_id,)
         first, *edits = versions(number)
         self._histories.update(
-            Message(reply, room_id, _ME, "m.text", first, next(clock), answers=answers)
+            Message(
+                event_id=reply,
+                room_id=room_id,
+                sender=_ME,
+                msgtype="m.text",
+                body=first,
+                timestamp=next(clock),
+                answers=answers,
+            )
         )
         for part, text in enumerate(edits):
             event_id = EventId(f"{reply}:{part}")
-            self._histories.update(Edit(event_id, room_id, _ME, reply, text, next(clock), answers))
+            self._histories.update(
+                Edit(
+                    event_id=event_id,
+                    room_id=room_id,
+                    sender=_ME,
+                    target=reply,
+                    body=text,
+                    timestamp=next(clock),
+                    answers=answers,
+                )
+            )
 
 
 async def warm() -> list[Row]:

@@ -91,7 +91,7 @@ async def _bench(path: Path, loop_timer: LoopTimer) -> list[Row]:
 
 async def _pages(path: Path, loop_timer: LoopTimer) -> list[Row]:
     store = await _open(path)
-    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
+    statistics = await SqlStatistics.open(path, _KEY, Health(clock=SystemClock()), store.database)
     app = application(statistics, DashboardSettings(public=True), _Clock())
     rows = [Row(label, goal=_GOAL) for label in _PAGES]
     pieces = Row("longest piece of the event loop, in all of these", goal=_LONGEST_PIECE)
@@ -116,7 +116,7 @@ async def _pages(path: Path, loop_timer: LoopTimer) -> list[Row]:
 async def _visited(path: Path) -> list[Row]:
     """Measure a reply while visitors load the public statistics."""
     store = await _open(path)
-    statistics = await SqlStatistics.open(path, _KEY, Health(SystemClock()), store.database)
+    statistics = await SqlStatistics.open(path, _KEY, Health(clock=SystemClock()), store.database)
     app = application(statistics, DashboardSettings(public=True), _AtTheEnd())
     rows = await visitors.bench(app)
     await statistics.close()
@@ -156,8 +156,10 @@ async def _ratings(path: Path) -> list[Row]:
     answers, rates = Row("a reply's transaction"), Row("a rating's transaction")
     for number in range(_RATINGS_ROUNDS):
         asked = prompt(message(event_id=f"$bench-{number}"))
-        how = ReplyMetadata(AGENT, direct=True, model="small", seconds=3.0)
-        await store.admit(Batch(asked.messages, f"{number}"), _SAMPLE.end.timestamp())
+        how = ReplyMetadata(sender=AGENT, direct=True, model="small", seconds=3.0)
+        await store.admit(
+            Batch(events=asked.messages, next_batch=f"{number}"), _SAMPLE.end.timestamp()
+        )
         begun = time.perf_counter()
         await opinions.answered(asked, how, lambda _: None, _SAMPLE.end.timestamp())
         answers.bot.append((time.perf_counter() - begun) * 1000)
@@ -170,4 +172,4 @@ async def _ratings(path: Path) -> list[Row]:
 
 
 async def _open(path: Path) -> SqlStore:
-    return await SqlStore.open(path, BOT, _KEY, Health(SystemClock()))
+    return await SqlStore.open(path, BOT, _KEY, Health(clock=SystemClock()))

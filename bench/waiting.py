@@ -26,7 +26,7 @@ class _OpenRooms:
 
     def room(self, room_id: RoomId) -> Room:
         """Return a direct message."""
-        return Room(room_id, direct=True)
+        return Room(room_id=room_id, direct=True)
 
 
 class _FullQueue:
@@ -40,7 +40,7 @@ class _FullQueue:
             store=store,
             clock=clock,
             pace=_PACE,
-            health=Health(clock),
+            health=Health(clock=clock),
             texts=speak("fr"),
             at_once=_AT_ONCE,
             join_seconds=60.0,
@@ -56,7 +56,14 @@ class _FullQueue:
         """Add one prompt, as the assistant does."""
         number = len(self._open)
         room_id, person = RoomId(f"!{number}:x"), UserId(f"@{number}:x")
-        message = Message(EventId(f"${number}"), room_id, person, "m.text", "?", 0)
+        message = Message(
+            event_id=EventId(f"${number}"),
+            room_id=room_id,
+            sender=person,
+            msgtype="m.text",
+            body="?",
+            timestamp=0,
+        )
         prompt = Prompt((message,), Conversation(room_id, None))
         assert self._generations.join(prompt, None) is None
         self._open.append(self._generations.begin(prompt))

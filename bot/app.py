@@ -105,7 +105,7 @@ async def run(config: Config, start_over: StartOver, timings: Timings | None = N
         BotError: the cause of the stop, as a sentence for the operator.
     """
     freeze_garbage_collector()
-    health = Health(SystemClock(), version=version("assistant-tchap"))
+    health = Health(clock=SystemClock(), version=version("assistant-tchap"))
     ProcessCollector(registry=health.registry)
     work = partial(_run, config, start_over, timings or Timings(), health)
     await run_until_signalled(work, health, config.reply.drain_seconds)
@@ -168,7 +168,9 @@ async def _dashboard(config: Config, ledger: Database, clock: Clock) -> AsyncIte
         return
     # A failure of these connections is no failure of the ledger: they have their own health.
     key = config.storage.key.get_secret_value()
-    statistics = await SqlStatistics.open(ledger_location(config), key, Health(clock), ledger)
+    statistics = await SqlStatistics.open(
+        ledger_location(config), key, Health(clock=clock), ledger
+    )
     try:
         async with dashboard(statistics, config.dashboard, clock):
             yield
@@ -383,12 +385,12 @@ def assemble(
 def _settings(config: Config, timings: Timings) -> AssistantSettings:
     conversation = config.conversation
     policy = Policy(
-        config.matrix.user_id,
-        config.matrix.allowed_servers,
-        frozenset(config.matrix.bots),
-        conversation.age_limit_hours * 3600,
-        conversation.salon_replies == "inline",
-        frozenset(config.matrix.admins),
+        me=config.matrix.user_id,
+        allowed_servers=config.matrix.allowed_servers,
+        bots=frozenset(config.matrix.bots),
+        age_limit=conversation.age_limit_hours * 3600,
+        inline=conversation.salon_replies == "inline",
+        admins=frozenset(config.matrix.admins),
     )
     return AssistantSettings(
         policy=policy,

@@ -225,7 +225,7 @@ class Assistant:
         prompt = run.prompt
         text = await self._commands.run(run)
         if text is not None:
-            await self._notifier.say(Notice(text, prompt), prompt.room_id, prompt.event_id)
+            await self._notifier.say(Notice(text=text, to=prompt), prompt.room_id, prompt.event_id)
 
     async def _store_opinion(self, opinion: Rate | RecordVote | Comment) -> None:
         """Store a rating, a vote or a comment: on a reply, or in a campaign."""

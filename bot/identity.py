@@ -159,7 +159,7 @@ async def _opened(config: Config, *, new_device: bool = False) -> AsyncIterator[
         if not new_device:
             session.check_recovery_key()
         start_over = StartOver(device=new_device and not known)
-        async with opened_ledger(config, Health(SystemClock()), start_over, known=known):
+        async with opened_ledger(config, Health(clock=SystemClock()), start_over, known=known):
             await session.open()
             yield session
 

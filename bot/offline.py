@@ -53,7 +53,7 @@ async def draft(config: Config, text: str) -> Campaign | None:
         ]
         raise ConfigError("\n".join(["this is no campaign:", *faults])) from error
     key = config.storage.key.get_secret_value()
-    database = await open_beside(ledger_location(config), Health(SystemClock()), writes=True)
+    database = await open_beside(ledger_location(config), Health(clock=SystemClock()), writes=True)
     try:
         stored = await SqlCampaigns(database, key).draft(campaign.name, text, SystemClock().now())
     finally:
@@ -64,7 +64,9 @@ async def draft(config: Config, text: str) -> Campaign | None:
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[Mapping[ExportName, Export]]:
     key = config.storage.key.get_secret_value()
-    opinions = await SqlFeedback.open_to_read(ledger_location(config), key, Health(SystemClock()))
+    opinions = await SqlFeedback.open_to_read(
+        ledger_location(config), key, Health(clock=SystemClock())
+    )
     try:
         yield exports(opinions, SqlCampaigns(opinions.database, key))
     finally:

@@ -104,7 +104,7 @@ class Rooms:
         sentences = current.texts(welcome.key)
         if welcome.key.startswith("welcome salon") and self._names_thumbs:
             sentences = f"{sentences}  \n{current.texts('welcome thumbs')}"
-        await self._notifier.say(Notice(sentences), room_id, welcome.event_id)
+        await self._notifier.say(Notice(text=sentences), room_id, welcome.event_id)
 
     async def open_admin_room(self, synced: asyncio.Event) -> None:
         """Create the admin room if there is none, and invite the admins who are not in it.

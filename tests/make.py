@@ -34,7 +34,15 @@ def message(
 ) -> Message:
     """Return a message of the agent in the one room."""
     root = None if thread_root is None else EventId(thread_root)
-    return Message(EventId(event_id), ROOM, sender, msgtype, body, 1_700_000_000_000, root)
+    return Message(
+        event_id=EventId(event_id),
+        room_id=ROOM,
+        sender=sender,
+        msgtype=msgtype,
+        body=body,
+        timestamp=1_700_000_000_000,
+        thread_root=root,
+    )
 
 
 def prompt(*messages: Message, body: str = "Bonjour") -> Prompt:
@@ -53,7 +61,14 @@ def edit_event(
     timestamp: int = 1_700_000_000_000,
 ) -> Edit:
     """Return an edit of the agent's message."""
-    return Edit(EventId(event_id), ROOM, sender, EventId(target), body, timestamp)
+    return Edit(
+        event_id=EventId(event_id),
+        room_id=ROOM,
+        sender=sender,
+        target=EventId(target),
+        body=body,
+        timestamp=timestamp,
+    )
 
 
 def redaction(
@@ -72,7 +87,14 @@ def reaction(
     timestamp: int = 1_700_000_000_000,
 ) -> Reaction:
     """Return the agent's reaction to a reply."""
-    return Reaction(EventId(event_id), ROOM, sender, EventId(target), key, timestamp)
+    return Reaction(
+        event_id=EventId(event_id),
+        room_id=ROOM,
+        sender=sender,
+        target=EventId(target),
+        key=key,
+        timestamp=timestamp,
+    )
 
 
 def vote(
@@ -83,12 +105,21 @@ def vote(
     timestamp: int = 1_700_000_000_000,
 ) -> Vote:
     """Return the agent's vote in a poll."""
-    return Vote(EventId(event_id), ROOM, sender, EventId(target), answers, timestamp)
+    return Vote(
+        event_id=EventId(event_id),
+        room_id=ROOM,
+        sender=sender,
+        target=EventId(target),
+        answers=answers,
+        timestamp=timestamp,
+    )
 
 
 def invite(sender: str = AGENT, *, direct: bool = True) -> Invite:
     """Return an invitation into the one room."""
-    return Invite(EventId(f"invite:{ROOM}"), ROOM, UserId(sender), direct)
+    return Invite(
+        event_id=EventId(f"invite:{ROOM}"), room_id=ROOM, sender=UserId(sender), direct=direct
+    )
 
 
 def pending(event_id: str = "$prompt") -> Pending:
@@ -105,7 +136,14 @@ def undecryptable(
 ) -> Undecryptable:
     """Return the same message, as it is heard without its key."""
     root = None if thread_root is None else EventId(thread_root)
-    return Undecryptable(EventId(event_id), ROOM, sender, session_id, 1_700_000_000_000, root)
+    return Undecryptable(
+        event_id=EventId(event_id),
+        room_id=ROOM,
+        sender=sender,
+        session_id=session_id,
+        timestamp=1_700_000_000_000,
+        thread_root=root,
+    )
 
 
 def key_news(

@@ -172,21 +172,23 @@ class _Campaign(_Part):
     def campaign(self) -> Campaign:
         quiet, zone = self.quiet, ZoneInfo(self.timezone)
         return Campaign(
-            self.name,
-            tuple(_question(number, one) for number, one in enumerate(self.questions, 1)),
-            self.message or "",
-            Audience(
+            name=self.name,
+            questions=tuple(
+                _question(number, one) for number, one in enumerate(self.questions, 1)
+            ),
+            message=self.message or "",
+            audience=Audience(
                 self.audience.rooms,
                 tuple(self.audience.domains),
                 self.audience.active_days,
                 self.audience.sample,
             ),
-            self._moment(self.begins),
-            self._moment(self.ends),
-            None if quiet is None else Quiet(quiet.begin, quiet.end, zone, quiet.weekend),
-            None if self.reminder_hours is None else self.reminder_hours * 3600,
-            self.per_minute,
-            self.notify,
+            begins_at=self._moment(self.begins),
+            ends_at=self._moment(self.ends),
+            quiet=None if quiet is None else Quiet(quiet.begin, quiet.end, zone, quiet.weekend),
+            reminder_after=None if self.reminder_hours is None else self.reminder_hours * 3600,
+            per_minute=self.per_minute,
+            notifies=self.notify,
         )
 
 

@@ -19,11 +19,17 @@ def message_of(campaign: Campaign, step: int, texts: Texts, root: EventId | None
     question, notifies = campaign.question(step), campaign.notifies and step == 0
     anchor = None if root is None else Anchor(root, root)
     if question is None:
-        return Notice(campaign.message, anchor, notifies=notifies)
+        return Notice(text=campaign.message, to=anchor, notifies=notifies)
     if question.kind == "text":
         text = texts("campaign text", question=question.text)
-        return Notice(text, anchor, asks=True, notifies=notifies)
-    return Poll(question.text, offered(question), disclosed=False, thread_root=root, latest=root)
+        return Notice(text=text, to=anchor, asks=True, notifies=notifies)
+    return Poll(
+        question=question.text,
+        answers=offered(question),
+        disclosed=False,
+        thread_root=root,
+        latest=root,
+    )
 
 
 async def send(

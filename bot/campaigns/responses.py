@@ -124,5 +124,7 @@ class CampaignResponses:
             conversation = Conversation(source.room_id, asked_question.recipient.thread_root)
             texts = (await self._contexts.chosen(conversation)).texts
             cause = EventId(f"{asked_question.campaign} {source.room_id}")
-            await send(self._notifier, source.room_id, Notice(texts("thanks")), cause, "thanks")
+            await send(
+                self._notifier, source.room_id, Notice(text=texts("thanks")), cause, "thanks"
+            )
         return follows

@@ -84,7 +84,7 @@ def chart(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> Cha
     )
     bars = Series(texts("campaign votes"), tuple(map(float, counts.values())))
     title = _short(one.text, _LONGEST_TITLE)
-    return Chart("bar", title, labels, (bars,), language=texts.language)
+    return Chart(kind="bar", title=title, labels=labels, series=(bars,), language=texts.language)
 
 
 def chart_description(texts: Texts, one: CampaignQuestion, progress: CampaignResults) -> str:

@@ -96,7 +96,7 @@ class CampaignSender:
         while unfinished:
             async with error_boundary(give_up=lambda: self._clock.sleep(_AGAIN)):
                 unfinished = await self._send_next(
-                    campaign or Campaign(name), known=campaign is not None
+                    campaign or Campaign(name=name), known=campaign is not None
                 )
 
     async def _send_next(self, campaign: Campaign, *, known: bool) -> bool:
@@ -192,7 +192,7 @@ class CampaignSender:
             paragraphs += [question_results(texts, one, progress) for one in campaign.questions]
         for number, text in enumerate(paragraphs):
             stage = f"told {milestone} {number}"
-            await send(self._notifier, room.room_id, Notice(text), EventId(name), stage)
+            await send(self._notifier, room.room_id, Notice(text=text), EventId(name), stage)
         return True
 
     async def _send_due(self, campaign: Campaign, one: DueMessage) -> None:
@@ -276,7 +276,7 @@ class CampaignSender:
             return
         root = one.recipient.thread_root
         anchor = Anchor(one.event_id, root) if root and one.event_id else None
-        await self._send_once(one, Notice(texts("campaign reminder"), anchor))
+        await self._send_once(one, Notice(text=texts("campaign reminder"), to=anchor))
         await self._ledger.reminded(one)
 
     async def _end_poll(self, campaign: Campaign, one: DueMessage, texts: Texts) -> None:

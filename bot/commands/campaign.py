@@ -137,7 +137,13 @@ async def _show(
         return
     name = f"question-{question.key}.png"
     alternative = chart_description(context.texts, question, progress)
-    picture = Attachment(name, "image/png", await png(figure), alternative, size=PICTURE_SIZE)
+    picture = Attachment(
+        name=name,
+        mimetype="image/png",
+        data=await png(figure),
+        alternative=alternative,
+        size=PICTURE_SIZE,
+    )
     await context.attach(picture, question.key)
 
 

@@ -60,7 +60,7 @@ async def _send(context: CommandContext, export_name: ExportName, form: Format) 
         data, rows = await _build(context.exports[export_name], form, most)
         if rows == 0:
             return context.texts("export empty")
-        await context.attach(Attachment(name, TYPES[form], data))
+        await context.attach(Attachment(name=name, mimetype=TYPES[form], data=data))
     except TooLarge:
         return context.texts("export too large", what=export_name, form=form, file=name)
     log.info("exported", what=export_name, rows=rows)

@@ -127,7 +127,7 @@ class CommandContext:
         """
         await self.notifier.send_once(
             self.prompt.room_id,
-            Notice(text, self.prompt),
+            Notice(text=text, to=self.prompt),
             self.prompt.event_id,
             f"notice {stage}",
             within=UPLOADING,

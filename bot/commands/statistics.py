@@ -20,5 +20,11 @@ async def show_statistics(context: CommandContext) -> None:
     drawn = await png(CHARTS["satisfaction"](about.series, about.step, context.texts))
     alternative = satisfaction_shown(about, context.texts)
     await context.attach(
-        Attachment("satisfaction.png", "image/png", drawn, alternative, size=PICTURE_SIZE)
+        Attachment(
+            name="satisfaction.png",
+            mimetype="image/png",
+            data=drawn,
+            alternative=alternative,
+            size=PICTURE_SIZE,
+        )
     )

@@ -176,11 +176,11 @@ class LimitsSettings(Section):
     def limits(self) -> Limits:
         """Return the limits."""
         return Limits(
-            self.prompts_per_hour,
-            self.regenerations_per_hour,
-            self.comments_per_hour,
-            self.prompts_per_minute,
-            self.quick_exchanges,
+            prompts=self.prompts_per_hour,
+            regenerations=self.regenerations_per_hour,
+            comments=self.comments_per_hour,
+            per_minute=self.prompts_per_minute,
+            quick=self.quick_exchanges,
         )
 
 
@@ -217,13 +217,13 @@ class FeedbackSettings(Section):
     def policy(self) -> AskPolicy:
         """Return the rules for when to send a poll."""
         return AskPolicy(
-            self.ask,
-            self.one_in,
-            self.silence_minutes * 60,
-            self.per_day,
-            self.window_hours * 3600,
-            self.salons,
-            self.least_characters,
+            when=self.ask,
+            one_in=self.one_in,
+            silence=self.silence_minutes * 60,
+            per_day=self.per_day,
+            window=self.window_hours * 3600,
+            salons=self.salons,
+            least_characters=self.least_characters,
         )
 
 

@@ -69,7 +69,7 @@ class Audience:
     sample: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
     """The definition of a campaign: its messages, its audience and its timing.
 
@@ -139,7 +139,7 @@ class RecipientRoom:
     thread_root: EventId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DueMessage:
     """One message of a campaign that is due in one room.
 
@@ -204,7 +204,7 @@ class AskedQuestion:
     recipient: RecipientRoom
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignResults:
     """The state of a campaign and the answers so far.
 

@@ -14,7 +14,7 @@ def server_name(user_id: UserId) -> str:
     return user_id.partition(":")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invite:
     """An invitation of the bot to a room.
 
@@ -61,7 +61,7 @@ class Upgraded:
     replacement: RoomId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """An `m.room.message` that is no edit, decrypted if it was encrypted.
 
@@ -103,7 +103,7 @@ class Message:
     typed_at: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Undecryptable:
     """An encrypted message whose key has not arrived: the parts of it that are in clear.
 
@@ -125,7 +125,7 @@ class Undecryptable:
     refers_to: EventId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
     """An edit (`m.replace`) of an earlier message.
 
@@ -156,7 +156,7 @@ class Redaction:
     target: EventId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reaction:
     """A reaction (`m.annotation`) to a message.
 
@@ -174,7 +174,7 @@ class Reaction:
     timestamp: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
     """A vote in a poll (`m.poll.response`, MSC3381).
 
@@ -287,7 +287,7 @@ class Prompt:
         return "\n\n".join(message.body for message in self.messages)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """The state of a room that routing needs, as the homeserver reports it.
 
@@ -313,7 +313,7 @@ class Room:
     called: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationEvent:
     """One event of the key verification framework, received in a room or to-device.
 
@@ -332,7 +332,7 @@ class VerificationEvent:
     room_id: RoomId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One sync response: its events, the token that follows it, and other news.
 

@@ -29,7 +29,7 @@ _WORDS: Final[dict[str, Rating]] = {
 _BITS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyMetadata:
     """How a reply was made, as stored with its ratings; it holds no text of a conversation.
 
@@ -54,7 +54,7 @@ class ReplyMetadata:
     characters: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskPolicy:
     """When a person is asked whether a reply has helped.
 
@@ -127,7 +127,7 @@ def _draw(prompt: EventId) -> float:
     return float(int.from_bytes(digest[: _BITS // 8]) / 2**_BITS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """A poll about the reply to a prompt, either planned or sent.
 

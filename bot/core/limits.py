@@ -17,7 +17,7 @@ QUICK: Final = 2.0  # seconds in which no person can read a reply and write an a
 _REMEMBERED = 10_000  # entries that each of the dictionaries below keeps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The limits for one person; 0 for no limit.
 

@@ -18,7 +18,7 @@ class Anchor:
     thread_root: EventId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """A message in the bot's own words: every text that is not the model's.
 
@@ -39,7 +39,7 @@ class Notice:
     notifies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """One message of a reply: the model's text between lines of the bot.
 
@@ -74,7 +74,7 @@ class OutgoingEdit:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """A file that the bot has made: an `m.image` if it is a picture, else an `m.file`.
 
@@ -148,7 +148,7 @@ class OutboxMessage:
     wire: PreparedEvent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SentReply:
     """A message of the bot that is about a prompt, as the room shows it.
 

@@ -21,7 +21,7 @@ class PollAnswer:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
     """A poll that the bot sends, in which each person chooses one answer.
 

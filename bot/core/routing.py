@@ -71,7 +71,7 @@ _NOT_ALLOWED = "sender's homeserver is not allowed"
 _NOT_ADDRESSED = "not addressed to the bot"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The operator's settings for routing.
 

@@ -105,7 +105,7 @@ class FeedbackComment:
     answer: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignFigures:
     """The progress of a campaign, in rooms.
 

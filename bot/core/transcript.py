@@ -26,7 +26,7 @@ _IDS = 1_000  # of events that were removed, and must not come back
 _Edited = tuple[EventId, UserId]  # the message, and the sender of its edits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranscriptMessage:
     """One message of a conversation in its last version.
 
@@ -62,14 +62,20 @@ class TranscriptMessage:
 def original_version(event: Message | Undecryptable, me: UserId) -> TranscriptMessage:
     """Return the message as it was first sent."""
     if isinstance(event, Undecryptable):
-        return TranscriptMessage(event.event_id, event.sender, "", event.timestamp, readable=False)
+        return TranscriptMessage(
+            event_id=event.event_id,
+            sender=event.sender,
+            body="",
+            timestamp=event.timestamp,
+            readable=False,
+        )
     mine = event.sender == me
     failed = mine and event.unanswered
     return TranscriptMessage(
-        event.event_id,
-        event.sender,
-        "" if failed else visible(event.body),
-        event.timestamp,
+        event_id=event.event_id,
+        sender=event.sender,
+        body="" if failed else visible(event.body),
+        timestamp=event.timestamp,
         mine=mine,
         answers=(event.about if failed else event.answers) if mine else (),
         replies_to=event.replies_to,
@@ -81,7 +87,7 @@ def _ids() -> BoundedDict[EventId, None]:
     return BoundedDict(_IDS)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Transcript:
     """The messages of one conversation: new ones are added, older ones are put before them.
 

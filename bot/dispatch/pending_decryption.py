@@ -319,7 +319,7 @@ class PendingDecryption:
         message = waiting.message
         reason = key or self._reason(message)
         texts = await self._texts_for(message)
-        notice = Notice(texts(reason, hours=round(_DROP_AFTER / 3600)), message)
+        notice = Notice(text=texts(reason, hours=round(_DROP_AFTER / 3600)), to=message)
         transaction = transaction_id(
             self._matrix.device_id, message.event_id, "key missing", part=0, claim=0
         )

@@ -221,7 +221,9 @@ class PromptChanges:
         if key is not None:
             texts = (await self._contexts.chosen(prompt.conversation)).texts
             root = prompt.thread_root
-            notice = Notice(texts(key), None if root is None else Anchor(prompt.event_id, root))
+            notice = Notice(
+                text=texts(key), to=None if root is None else Anchor(prompt.event_id, root)
+            )
             await self._notifier.send_once(prompt.room_id, notice, cause, "notice ceiling")
         return False
 

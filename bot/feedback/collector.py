@@ -136,15 +136,15 @@ class FeedbackCollector:
         if outcome is None:
             return
         metadata = ReplyMetadata(
-            prompt.sender,
-            self._matrix.room(prompt.room_id).direct,
-            outcome.model,
-            self._contexts.prompt_version,
-            outcome.first_words,
-            outcome.seconds,
-            outcome.usage.prompt_tokens if outcome.usage else None,
-            outcome.usage.completion_tokens if outcome.usage else None,
-            await self._length(generation, outcome.characters),
+            sender=prompt.sender,
+            direct=self._matrix.room(prompt.room_id).direct,
+            model=outcome.model,
+            prompt_version=self._contexts.prompt_version,
+            first_words=outcome.first_words,
+            seconds=outcome.seconds,
+            prompt_tokens=outcome.usage.prompt_tokens if outcome.usage else None,
+            completion_tokens=outcome.usage.completion_tokens if outcome.usage else None,
+            characters=await self._length(generation, outcome.characters),
         )
         # In the main timeline of a salon, nobody would know which reply a poll is about.
         asks = outcome.whole and (metadata.direct or prompt.thread_root is not None)
@@ -235,8 +235,8 @@ class FeedbackCollector:
             name = self._matrix.name(ask.room_id, asker)
             question = texts("poll in salon", name=name, question=question)
         return Poll(
-            question,
-            tuple(PollAnswer(one, texts(answers[one])) for one in ANSWERS[ask.question]),
+            question=question,
+            answers=tuple(PollAnswer(one, texts(answers[one])) for one in ANSWERS[ask.question]),
             disclosed=asker is None,
             thread_root=ask.thread_root,
             latest=ask.prompt,
@@ -278,7 +278,9 @@ class FeedbackCollector:
         conversation = Conversation(ask.room_id, ask.thread_root)
         texts = (await self._contexts.chosen(conversation)).texts
         root = ask.thread_root
-        notice = Notice(texts("thanks"), None if root is None else Anchor(ask.prompt, root))
+        notice = Notice(
+            text=texts("thanks"), to=None if root is None else Anchor(ask.prompt, root)
+        )
         await self._notifier.send_once(
             *(ask.room_id, notice, ask.prompt, f"thanks {ask.question}"),
             failpoint="thanks",

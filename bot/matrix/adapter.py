@@ -260,11 +260,11 @@ class NioMatrix:
         (`Room.eventShouldLiveIn`) and shows it nowhere.
         """
         match outgoing:
-            case Reply(prompt) | Notice(to=Prompt() as prompt):
+            case Reply(prompt=prompt) | Notice(to=Prompt() as prompt):
                 before = self._rooms.known.get(prompt.messages[-1].replies_to or EventId(""))
                 in_thread = before is not None and before.thread_root is not None
                 return not in_thread and self._rooms.is_followed(room_id, prompt.event_ids)
-            case Notice(to=Undecryptable(event_id)):
+            case Notice(to=Undecryptable(event_id=event_id)):
                 return self._rooms.is_followed(room_id, (event_id,))
             case _:
                 return False

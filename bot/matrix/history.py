@@ -218,7 +218,7 @@ class Histories:
 
     def _open(self, conversation: Conversation) -> Transcript:
         self._of_room[conversation.room_id].add(conversation)
-        transcript = Transcript(conversation, self._me)
+        transcript = Transcript(conversation=conversation, me=self._me)
         self._transcripts[conversation] = transcript
         self._evict()
         return transcript
@@ -264,7 +264,7 @@ class Histories:
             start = page.end
             if len(fresh) < len(page.chunk) or not start:
                 break
-            read = Transcript(transcript.conversation, self._me)
+            read = Transcript(conversation=transcript.conversation, me=self._me)
             read.put_before(_readable(events))
             if enough(read.messages()):
                 break
@@ -340,11 +340,15 @@ class Histories:
         events = _readable(await self.fetch(prompt.room_id, event_id))
         if not events or isinstance(events[0], Edit) or _is_exposed(events[0]):
             return TranscriptMessage(
-                event_id, prompt.sender, "", prompt.messages[-1].timestamp, readable=False
+                event_id=event_id,
+                sender=prompt.sender,
+                body="",
+                timestamp=prompt.messages[-1].timestamp,
+                readable=False,
             )
         if events[0].timestamp < await self._arrivals.of_bot(prompt.room_id, membership):
             return None
-        quoted = Transcript(Conversation(prompt.room_id, event_id), self._me)
+        quoted = Transcript(conversation=Conversation(prompt.room_id, event_id), me=self._me)
         quoted.put_before(events)
         return quoted.get(event_id)
 

@@ -237,12 +237,12 @@ def _parse_reaction(source: Json, room_id: RoomId) -> Reaction | None:
     if not (event_id and sender and target and key and annotates):
         return None
     return Reaction(
-        EventId(event_id),
-        room_id,
-        UserId(sender),
-        EventId(target),
-        _SELECTORS.sub("", key),
-        timestamp(source),
+        event_id=EventId(event_id),
+        room_id=room_id,
+        sender=UserId(sender),
+        target=EventId(target),
+        key=_SELECTORS.sub("", key),
+        timestamp=timestamp(source),
     )
 
 

@@ -152,7 +152,15 @@ class Rooms(RoomState):
             ):
                 direct = mapping(event.content).get("is_direct") is True
                 event_id, sender = EventId(f"invite:{room_id}"), UserId(event.sender)
-                return [Invite(event_id, room_id, sender, direct, space)]
+                return [
+                    Invite(
+                        event_id=event_id,
+                        room_id=room_id,
+                        sender=sender,
+                        direct=direct,
+                        space=space,
+                    )
+                ]
         return []
 
     def _read_room(self, room_id: RoomId, info: nio.RoomInfo, *, first: bool) -> list[Event]:

@@ -48,7 +48,7 @@ class RoomState:
         space, stray = is_space(self._create.get(room_id, {})), self.is_stray(room_id)
         gone = room_id not in self._members or room_id in self._replaced
         return Room(
-            room_id,
+            room_id=room_id,
             direct=direct,
             closed=gone or space or stray,
             admin=self._is_admin(room_id),

@@ -158,7 +158,15 @@ class _Loop:
         closed = self._rooms.take_closed()
         without, self._client.left_out = self._client.left_out, []
         left_out = tuple((RoomId(room_id), UserId(user_id)) for room_id, user_id in without)
-        return Batch(tuple(events), self._token, keys, asked, left_out, closed, missed=missed)
+        return Batch(
+            events=tuple(events),
+            next_batch=self._token,
+            keys=keys,
+            verifications=asked,
+            left_out=left_out,
+            closed=closed,
+            missed=missed,
+        )
 
     async def _first_sync(self) -> nio.SyncResponse:
         """Sync from the token of an earlier process, or anew if the homeserver refuses the token.

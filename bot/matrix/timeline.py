@@ -184,8 +184,13 @@ class OwnMessages:
 
 def _own(first: Message | Undecryptable, newest: Message | Edit) -> SentReply:
     """Return one of the bot's messages in its newest version."""
-    told = first.event_id, newest.answers, newest.claim
-    return SentReply(*told, final=newest.final, body=newest.body)
+    return SentReply(
+        event_id=first.event_id,
+        answers=newest.answers,
+        claim=newest.claim,
+        final=newest.final,
+        body=newest.body,
+    )
 
 
 def _related(source: Json) -> set[str]:

@@ -120,7 +120,12 @@ class Verifications:
         if kind == VERIFICATION_REQUEST and not is_recent:
             return None
         sender = UserId(text(source, "sender"))
-        return VerificationEvent(sender, kind.removeprefix(_PREFIX), transaction_id, content)
+        return VerificationEvent(
+            sender=sender,
+            kind=kind.removeprefix(_PREFIX),
+            transaction_id=transaction_id,
+            content=content,
+        )
 
     def _in_room(self, room_id: RoomId, source: Json, now: float) -> VerificationEvent | None:
         kind, content = text(source, "type"), mapping(source.get("content"))
@@ -134,12 +139,22 @@ class Verifications:
             if not (ours and is_recent and event_id):
                 return None
             self._asked[sender, event_id] = None
-            return VerificationEvent(sender, "request", event_id, content, room_id)
+            return VerificationEvent(
+                sender=sender,
+                kind="request",
+                transaction_id=event_id,
+                content=content,
+                room_id=room_id,
+            )
         transaction_id = _transaction(source)
         if not kind.startswith(_PREFIX) or (sender, transaction_id) not in self._asked:
             return None
         return VerificationEvent(
-            sender, kind.removeprefix(_PREFIX), transaction_id, content, room_id
+            sender=sender,
+            kind=kind.removeprefix(_PREFIX),
+            transaction_id=transaction_id,
+            content=content,
+            room_id=room_id,
         )
 
     async def handle(self, event: VerificationEvent) -> VerificationStep | None:

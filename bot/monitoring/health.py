@@ -35,7 +35,7 @@ class Queue:
 _LABELS = {"Edit": "Revision"}  # a label of the metric stays, whatever the class is called
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Health:
     """The bot's health: other parts report events to it; probes and metrics read from it.
 

@@ -42,7 +42,7 @@ class Explanations:
         chosen = await self._contexts.chosen(prompt.conversation)
         sentence = chosen.texts(key, hours=round(self._age_limit / 3600))
         asks = unanswered and parse_command(prompt.body) is None  # a command needs no other answer
-        notice = Notice(sentence, prompt, unanswered=asks)
+        notice = Notice(text=sentence, to=prompt, unanswered=asks)
         await self._notifier.say(notice, prompt.room_id, prompt.event_id)
 
     async def refuse(self, refused: Refuse) -> None:
@@ -53,7 +53,7 @@ class Explanations:
         conversation = Conversation(event.room_id, None) if prompt is None else prompt.conversation
         texts = (await self._contexts.chosen(conversation)).texts
         sentence = texts(refused.key, sender=event.sender)
-        notice = Notice(sentence, prompt, unanswered=prompt is not None)
+        notice = Notice(text=sentence, to=prompt, unanswered=prompt is not None)
         await self._notifier.say(notice, event.room_id, event.event_id)
         await self._store.noticed(event, self._clock.now())
 

@@ -42,7 +42,7 @@ class MentionHint:
             return
         texts = (await self._contexts.chosen(prompt.conversation)).texts
         name = plain_name(self._matrix.room(prompt.room_id).called) or ASSISTANT
-        notice = Notice(texts("how to mention", name=name), prompt)
+        notice = Notice(text=texts("how to mention", name=name), to=prompt)
         cause = EventId(f"{prompt.room_id} {message.sender} {day_of(at):.0f}")
         try:
             await self._notifier.send_once(

@@ -55,5 +55,5 @@ class UnsignedDeviceNotices:
         now = self._clock.now()
         if self._notified.is_due(user_id, now):
             transaction = f"left-out-{user_id}-{day_of(now):.0f}"
-            notice = Notice(self._texts("devices left out"))
+            notice = Notice(text=self._texts("devices left out"))
             await self._notifier.send_as(room_id, notice, transaction, within=_PATIENCE)

@@ -137,6 +137,6 @@ class Verifications:
     async def _say(
         self, room_id: RoomId, event: VerificationEvent, key: str, **values: object
     ) -> None:
-        notice = Notice(self._texts(key, **values))
+        notice = Notice(text=self._texts(key, **values))
         transaction = f"{key} {event.transaction_id}".replace(" ", "-")
         await self._notifier.send_as(room_id, notice, transaction, within=_PATIENCE)

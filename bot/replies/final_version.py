@@ -132,7 +132,7 @@ class FinalVersion:
 
     async def send_notice(self, *sentences: str) -> None:
         """Send sentences of the bot in place of a reply."""
-        notice = Notice("\n\n".join(sentences), self._delivery.prompt, unanswered=True)
+        notice = Notice(text="\n\n".join(sentences), to=self._delivery.prompt, unanswered=True)
         await self._outbox.send_notice(notice, self._lifecycle.prior)
 
     async def fall_short(self, error: Exception) -> None:

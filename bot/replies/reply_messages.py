@@ -60,7 +60,12 @@ class ReplyMessages:
         above = self._text.above if number == 0 else ()
         delivery = self._delivery
         return Reply(
-            delivery.prompt, part, self._text.model, added=added, above=above, claim=delivery.claim
+            prompt=delivery.prompt,
+            part=part,
+            model=self._text.model,
+            added=added,
+            above=above,
+            claim=delivery.claim,
         )
 
     def void(self) -> Reply:

@@ -50,7 +50,7 @@ class Series:
     intervals: tuple[tuple[float, float] | None, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """The content of a chart.
 
@@ -71,7 +71,7 @@ class Chart:
     language: Literal["fr", "en"] = "fr"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
     """The sizes of a drawing and of its letters, in SVG units.
 
@@ -105,9 +105,9 @@ class _Layout:
 
 # A page uses the whole screen; on a telephone, about 358 pixels are left for a chart. Clients show
 # a picture in a timeline about 340 pixels wide, in which no letter may be smaller than 10 pixels.
-_PAGE: Final = _Layout((920, 340), (12, 52), label=14, title=20, least=13)
-_NARROW: Final = _Layout((358, 300), (6, 40), label=12, title=16)
-_PICTURE: Final = _Layout((510, 400), (16, 60), label=16, title=18)
+_PAGE: Final = _Layout(size=(920, 340), sides=(12, 52), label=14, title=20, least=13)
+_NARROW: Final = _Layout(size=(358, 300), sides=(6, 40), label=12, title=16)
+_PICTURE: Final = _Layout(size=(510, 400), sides=(16, 60), label=16, title=18)
 PICTURE_SIZE: Final = (  # pixels
     round(_PICTURE.size[0] * _ZOOM),
     round(_PICTURE.size[1] * _ZOOM),

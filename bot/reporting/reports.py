@@ -31,7 +31,7 @@ PUBLIC_WEEKS: Final = 12
 _LONGEST_BY_DAY: Final = 31  # days; a longer period is shown by weeks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The report of a period for the product team.
 
@@ -94,13 +94,15 @@ async def report(statistics: Statistics, today: date, days: int, only: FigureFil
     width = timedelta(days=1 if step == "day" else 7)
     count = math.ceil(((today - first).days + 1) / width.days)
     return Report(
-        first,
-        today,
-        step,
-        {day: found.get(day, Counter()) for day in (first + width * n for n in range(count))},
-        {group: figures for group, figures in groups.items() if group in only},
-        tuple(sorted({group.model for group in groups})),
-        tuple(sorted({group.domain for group in groups})),
+        first=first,
+        last=today,
+        step=step,
+        series={
+            day: found.get(day, Counter()) for day in (first + width * n for n in range(count))
+        },
+        groups={group: figures for group, figures in groups.items() if group in only},
+        models=tuple(sorted({group.model for group in groups})),
+        domains=tuple(sorted({group.domain for group in groups})),
     )
 
 
@@ -175,14 +177,22 @@ def _satisfaction(series: Mapping[date, Figures], step: Step, texts: Texts) -> C
     )
     drawn = Series(texts("chart satisfaction line"), values, intervals)
     title, unit = texts("chart satisfaction", step=texts(_STEPS[step])), texts("chart per cent")
-    return Chart("line", title, _labels(series, texts), (drawn,), unit, 100, texts.language)
+    return Chart(
+        kind="line",
+        title=title,
+        labels=_labels(series, texts),
+        series=(drawn,),
+        unit=unit,
+        top=100,
+        language=texts.language,
+    )
 
 
 def _replies(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
     counts = tuple(float(figures["replies"]) for figures in series.values())
     drawn = Series(texts("chart replies bars"), counts)
     title, labels = texts("chart replies", step=texts(_STEPS[step])), _labels(series, texts)
-    return Chart("bar", title, labels, (drawn,), language=texts.language)
+    return Chart(kind="bar", title=title, labels=labels, series=(drawn,), language=texts.language)
 
 
 def _times(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
@@ -195,7 +205,14 @@ def _times(series: Mapping[date, Figures], step: Step, texts: Texts) -> Chart:
         Series(texts("chart times most"), times(0.9)),
     )
     title, unit = texts("chart times", step=texts(_STEPS[step])), texts("chart seconds")
-    return Chart("line", title, _labels(series, texts), drawn, unit, language=texts.language)
+    return Chart(
+        kind="line",
+        title=title,
+        labels=_labels(series, texts),
+        series=drawn,
+        unit=unit,
+        language=texts.language,
+    )
 
 
 def _labels(series: Mapping[date, Figures], texts: Texts) -> tuple[str, ...]:

@@ -215,7 +215,14 @@ class SqlCampaignAnswers:
                 )
             )
             return CampaignResults(
-                *(row.state, rooms, reached, declined, answered or 0, completed), counts, texts
+                state=row.state,
+                rooms=rooms,
+                reached=reached,
+                declined=declined,
+                answered=answered or 0,
+                completed=completed,
+                answers=counts,
+                texts=texts,
             )
 
         return await self._database.run("progress", work)

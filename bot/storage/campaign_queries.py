@@ -26,7 +26,7 @@ from bot.storage.rows import seconds
 from bot.storage.tables import answers, asks, campaigns, recipients
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
     """One answer of a person to a question, as it is stored."""
 
@@ -98,7 +98,15 @@ def due_message_of(row: Row[Any], name: str, kind: Literal["step", "remind"]) ->
     recipient = recipient_room(row.room_id, row.person, row.thread_root)
     event_id = EventId(row.event_id) if row.event_id else None
     begun = kind == "step" and row.begun
-    return DueMessage(name, recipient, kind, row.step, seconds(at), event_id, begun)
+    return DueMessage(
+        campaign=name,
+        recipient=recipient,
+        kind=kind,
+        step=row.step,
+        due_at=seconds(at),
+        event_id=event_id,
+        begun=begun,
+    )
 
 
 async def closing(connection: AsyncConnection, number: int, name: str) -> list[DueMessage]:
@@ -132,12 +140,12 @@ async def unfinished_polls(
     )
     return [
         DueMessage(
-            name,
-            recipient_room(row.room_id, row.person, row.thread_root),
-            "end",
-            row.step,
-            seconds(row.sent_at),
-            EventId(row[0]),
+            campaign=name,
+            recipient=recipient_room(row.room_id, row.person, row.thread_root),
+            kind="end",
+            step=row.step,
+            due_at=seconds(row.sent_at),
+            event_id=EventId(row[0]),
         )
         for row in found
     ]
@@ -181,11 +189,11 @@ async def answers_of(
         answers.c.person,
         answers.c.question,
         answers.c.answer,
-        answers.c.text.is_not(None),
+        answers.c.text.is_not(None).label("text"),
         answers.c.timestamp,
     ).where(answers.c.campaign_id == number, answers.c.counts, *where)
     found = await connection.execute(query.order_by(answers.c.timestamp, answers.c.event_id))
-    return [StoredAnswer(*row) for row in found]
+    return [StoredAnswer(**row) for row in found.mappings()]
 
 
 def count_answers(

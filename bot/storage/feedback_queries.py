@@ -160,13 +160,13 @@ def ask_of(row: RowMapping) -> Ask:
     """Return a row as a poll."""
     root = row["thread_root"]
     return Ask(
-        row["id"],
-        EventId(row["prompt_event_id"]),
-        cast("Question", row["question"]),
-        RoomId(row["room_id"]),
-        EventId(root) if root else None,
-        seconds(row["due_at"]),
-        seconds(row["planned_at"]),
+        number=row["id"],
+        prompt=EventId(row["prompt_event_id"]),
+        question=cast("Question", row["question"]),
+        room_id=RoomId(row["room_id"]),
+        thread_root=EventId(root) if root else None,
+        due_at=seconds(row["due_at"]),
+        planned_at=seconds(row["planned_at"]),
         begun=row["begun"],
     )
 

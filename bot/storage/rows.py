@@ -58,7 +58,12 @@ def unfinished(row: RowMapping) -> Unfinished:
     event_id, room_id = EventId(row["event_id"]), RoomId(row["room_id"])
     match row["kind"]:
         case "invite":
-            return Invite(event_id, room_id, UserId(row["sender"]), direct=row["direct"])
+            return Invite(
+                event_id=event_id,
+                room_id=room_id,
+                sender=UserId(row["sender"]),
+                direct=row["direct"],
+            )
         case "left":
             return Left(event_id, room_id, alone=True)  # only such departures are admitted
         case "joined":
@@ -73,14 +78,14 @@ def unfinished(row: RowMapping) -> Unfinished:
 def _awaited(row: RowMapping) -> UndecryptedEvent:
     root, poll = row["thread_root"], row["refers_to"]
     message = Undecryptable(
-        EventId(row["event_id"]),
-        RoomId(row["room_id"]),
-        UserId(row["sender"]),
-        row["session_id"],
-        row["timestamp"],
-        None if root is None else EventId(root),
-        row["fingerprint"],
-        None if poll is None else EventId(poll),
+        event_id=EventId(row["event_id"]),
+        room_id=RoomId(row["room_id"]),
+        sender=UserId(row["sender"]),
+        session_id=row["session_id"],
+        timestamp=row["timestamp"],
+        thread_root=None if root is None else EventId(root),
+        fingerprint=row["fingerprint"],
+        refers_to=None if poll is None else EventId(poll),
     )
     return UndecryptedEvent(message, seconds(row["admitted_at"]))
 

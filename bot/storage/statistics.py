@@ -189,7 +189,13 @@ class SqlStatistics:
         )
 
         async def work(connection: AsyncConnection) -> list[CampaignFigures]:
-            return [CampaignFigures(*row) for row in await connection.execute(query)]
+            found = await connection.execute(query)
+            return [
+                CampaignFigures(
+                    name=name, state=state, rooms=rooms, reached=reached, answered=answered
+                )
+                for name, state, rooms, reached, answered in found
+            ]
 
         return await self._database.run("surveys", work)
 

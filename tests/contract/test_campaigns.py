@@ -37,8 +37,11 @@ HERE, THERE = RecipientRoom(ROOM), RecipientRoom(SALON, direct=False)
 FIRST, SECOND = EventId("$first"), EventId("$second")
 VOTED_AT = int(MIDNIGHT + 10) * 1000
 ASKED = AskedQuestion("n", "1", HERE)
-ROOMS = (Room(ROOM, direct=True, person=AGENT), Room(SALON, direct=False))
-TO_HERE, TO_THERE = (DueMessage("n", place, "step", 0, MIDNIGHT) for place in (HERE, THERE))
+ROOMS = (Room(room_id=ROOM, direct=True, person=AGENT), Room(room_id=SALON, direct=False))
+TO_HERE, TO_THERE = (
+    DueMessage(campaign="n", recipient=place, kind="step", step=0, due_at=MIDNIGHT)
+    for place in (HERE, THERE)
+)
 
 
 @dataclass
@@ -134,7 +137,9 @@ class TestCampaigns:
         assert await ledger.campaigns.question_at(SALON, FIRST) is None
         assert await ledger.answer(cast(), "1") == "goes on"
         again = await ledger.first(MIDNIGHT + 20)
-        assert again == DueMessage("n", HERE, "step", 1, MIDNIGHT + 20, FIRST)
+        assert again == DueMessage(
+            campaign="n", recipient=HERE, kind="step", step=1, due_at=MIDNIGHT + 20, event_id=FIRST
+        )
         await ledger.ask(again, SECOND, "2")
         last = AskedQuestion("n", "2", HERE)
         assert await ledger.answer(cast(event_id="$2", target=SECOND), "2", last) == "thanks"
@@ -143,7 +148,15 @@ class TestCampaigns:
 
         progress = await ledger.campaigns.results("n")
         answers = {"1": {"1": 1}, "2": {"1": 1}}
-        assert progress == CampaignResults("running", 2, 1, 0, 1, 1, answers)
+        assert progress == CampaignResults(
+            state="running",
+            rooms=2,
+            reached=1,
+            declined=0,
+            answered=1,
+            completed=1,
+            answers=answers,
+        )
 
     async def test_an_answer_that_is_told_twice_counts_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
@@ -185,7 +198,9 @@ class TestCampaigns:
         await ledger.campaigns.ended(end)
         late = cast(event_id="$2", at=int(MIDNIGHT + 101) * 1000)
         assert await ledger.answer(late, "1") == "late"
-        assert await ledger.campaigns.results("n") == CampaignResults("closed", 2, 1)
+        assert await ledger.campaigns.results("n") == CampaignResults(
+            state="closed", rooms=2, reached=1
+        )
 
     async def test_in_a_salon_everybody_counts_once(self, ledger: CampaignStores) -> None:
         await ledger.launch()
@@ -193,7 +208,9 @@ class TestCampaigns:
         place = replace(THERE, thread_root=FIRST)
 
         following = await ledger.first(MIDNIGHT + 2)
-        assert following == DueMessage("n", place, "step", 1, MIDNIGHT + 2, FIRST)
+        assert following == DueMessage(
+            campaign="n", recipient=place, kind="step", step=1, due_at=MIDNIGHT + 2, event_id=FIRST
+        )
         asked = await ledger.campaigns.question_at(SALON, FIRST)
         assert asked == AskedQuestion("n", "1", place)
         votes = [
@@ -217,7 +234,16 @@ class TestCampaigns:
         # A crash may have come before the thanks, which have an id of their own.
         assert [await write() for _ in range(2)] == ["thanks", "thanks"]
         progress = await ledger.campaigns.results("n")
-        assert progress == CampaignResults("running", 2, 1, 0, 1, 1, {}, {"1": 1})
+        assert progress == CampaignResults(
+            state="running",
+            rooms=2,
+            reached=1,
+            declined=0,
+            answered=1,
+            completed=1,
+            answers={},
+            texts={"1": 1},
+        )
 
     async def test_an_answer_that_is_withdrawn_counts_no_more(
         self, ledger: CampaignStores
@@ -340,7 +366,14 @@ class TestCampaigns:
 
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 60)
         remind = await ledger.first(MIDNIGHT + 60)
-        assert remind == DueMessage("n", HERE, "remind", 1, MIDNIGHT + 60, FIRST)
+        assert remind == DueMessage(
+            campaign="n",
+            recipient=HERE,
+            kind="remind",
+            step=1,
+            due_at=MIDNIGHT + 60,
+            event_id=FIRST,
+        )
         await ledger.campaigns.reminded(remind)
         assert await ledger.campaigns.due("n", MIDNIGHT + 60) == (None, ENDS)
 
@@ -364,7 +397,9 @@ class TestCampaigns:
 
         assert await ledger.campaigns.due("n", MIDNIGHT) == (None, MIDNIGHT + 300)
         assert await ledger.first(MIDNIGHT + 300) == replace(TO_HERE, due_at=MIDNIGHT + 300)
-        assert await ledger.campaigns.results("n") == CampaignResults("running", 2, 0, 1)
+        assert await ledger.campaigns.results("n") == CampaignResults(
+            state="running", rooms=2, reached=0, declined=1
+        )
 
     async def test_a_closed_campaign_ends_its_polls_one_by_one(
         self, ledger: CampaignStores
@@ -476,15 +511,19 @@ class TestCampaigns:
         await ledger.launch(to=TO[:1])
         early, known = cast(target="$unknown"), cast(event_id="$2")
         await ledger.campaigns.begin(TO_HERE, ROOMS[0], MIDNIGHT, asks=True)
-        assert await ledger.store.admit(Batch((early,), "s1"), MIDNIGHT) == [early]
+        assert await ledger.store.admit(Batch(events=(early,), next_batch="s1"), MIDNIGHT) == [
+            early
+        ]
         await ledger.ask(TO_HERE, FIRST)
 
         stray = cast(event_id="$3", target="$unknown")
-        assert await ledger.store.admit(Batch((known, stray), "s2"), MIDNIGHT) == [known]
+        assert await ledger.store.admit(
+            Batch(events=(known, stray), next_batch="s2"), MIDNIGHT
+        ) == [known]
 
     async def test_a_room_is_active_that_was_answered(self, ledger: CampaignStores) -> None:
-        await ledger.store.admit(Batch((message(),), "s1"), MIDNIGHT)
-        how = ReplyMetadata(AGENT, direct=True)
+        await ledger.store.admit(Batch(events=(message(),), next_batch="s1"), MIDNIGHT)
+        how = ReplyMetadata(sender=AGENT, direct=True)
         await ledger.opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)
 
         assert await ledger.campaigns.active() == {ROOM: MIDNIGHT}

@@ -30,7 +30,7 @@ from tests.make import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
+HOW = ReplyMetadata(sender=AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 DAY, WINDOW = 86_400.0, 3_600.0
 POLLED = EventId("$poll")
 VOTED_AT = int(MIDNIGHT + 10) * 1000  # within the window, in milliseconds
@@ -61,7 +61,7 @@ class FeedbackStores:
             return wait
 
         asked = self.asked(event_id, thread)
-        await self.store.admit(Batch(asked.messages, event_id), at)
+        await self.store.admit(Batch(events=asked.messages, next_batch=event_id), at)
         due_at = await self.opinions.answered(asked, how, after, at)
         assert due_at == (None if wait is None else at + wait)
         return known[0]
@@ -160,12 +160,12 @@ class TestOpinions:
         [ask], later = await ledger.opinions.due(MIDNIGHT + 300)
         assert later is None
         assert ask == Ask(
-            ask.number,
-            EventId("$prompt"),
-            "helped",
-            ROOM,
-            None,
-            MIDNIGHT + 300,
+            number=ask.number,
+            prompt=EventId("$prompt"),
+            question="helped",
+            room_id=ROOM,
+            thread_root=None,
+            due_at=MIDNIGHT + 300,
             planned_at=MIDNIGHT + 300,
         )
         await ledger.opinions.put_off(ask, MIDNIGHT + 400)
@@ -476,12 +476,19 @@ class TestOpinions:
         stray = replace(undecryptable("$stray"), refers_to=EventId("$unknown"))
 
         heard = (mine, other, sealed, stray)
-        assert await ledger.store.admit(Batch(heard, "s2"), MIDNIGHT) == [mine, sealed]
+        assert await ledger.store.admit(Batch(events=heard, next_batch="s2"), MIDNIGHT) == [
+            mine,
+            sealed,
+        ]
         await ledger.answer("$2", wait=0.0)
-        assert await ledger.store.admit(Batch((other, stray), "s3"), MIDNIGHT) == []
+        assert (
+            await ledger.store.admit(Batch(events=(other, stray), next_batch="s3"), MIDNIGHT) == []
+        )
         [ask], _ = await ledger.opinions.due(MIDNIGHT)
         await ledger.opinions.begin(ask)  # where it is not known yet, each may be one
-        assert await ledger.store.admit(Batch((other, stray), "s4"), MIDNIGHT) == [other, stray]
+        assert await ledger.store.admit(
+            Batch(events=(other, stray), next_batch="s4"), MIDNIGHT
+        ) == [other, stray]
         await ledger.store.finish(EventId("$2"), other.event_id, stray.event_id)
         left = await ledger.store.unfinished()
         assert UndecryptedEvent(sealed, MIDNIGHT) in left

@@ -161,16 +161,18 @@ class TestStore:
         assert await store.sync_token() is None
 
     async def test_events_and_token_are_admitted_together(self, store: Store) -> None:
-        events = await store.admit(Batch((JOINED, PROMPT), "s1"), MIDNIGHT)
+        events = await store.admit(Batch(events=(JOINED, PROMPT), next_batch="s1"), MIDNIGHT)
 
         assert list(events) == [JOINED, PROMPT]
         assert await store.sync_token() == "s1"
         assert await store.unfinished() == [JOINED, pending()]
 
     async def test_an_event_seen_twice_is_admitted_once(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
 
-        again = await store.admit(Batch((PROMPT, message(event_id="$new")), "s2"), MIDNIGHT)
+        again = await store.admit(
+            Batch(events=(PROMPT, message(event_id="$new")), next_batch="s2"), MIDNIGHT
+        )
 
         assert [event.event_id for event in again] == ["$new"]
 
@@ -179,51 +181,62 @@ class TestStore:
         self, store: Store, first: Message | Undecryptable
     ) -> None:
         sealed = replace(first, fingerprint="f1")
-        await store.admit(Batch((sealed,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(sealed,), next_batch="s1"), MIDNIGHT)
 
         readable = replace(PROMPT, event_id=EventId("$again"), fingerprint="f1")
         unreadable = replace(undecryptable("$still again"), fingerprint="f1")
-        assert list(await store.admit(Batch((readable, unreadable), "s2"), MIDNIGHT)) == []
+        assert (
+            list(
+                await store.admit(Batch(events=(readable, unreadable), next_batch="s2"), MIDNIGHT)
+            )
+            == []
+        )
 
         other = replace(PROMPT, event_id=EventId("$other"), fingerprint="f2")
-        assert list(await store.admit(Batch((other,), "s3"), MIDNIGHT)) == [other]
+        assert list(await store.admit(Batch(events=(other,), next_batch="s3"), MIDNIGHT)) == [
+            other
+        ]
 
     async def test_messages_in_clear_are_told_apart_by_their_ids(self, store: Store) -> None:
         two = (PROMPT, message(event_id="$two"))
 
-        assert list(await store.admit(Batch(two, "s1"), MIDNIGHT)) == list(two)
+        assert list(await store.admit(Batch(events=two, next_batch="s1"), MIDNIGHT)) == list(two)
 
     async def test_a_finished_event_seen_again_stays_finished(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         await store.finish(PROMPT.event_id)
 
-        assert await store.admit(Batch((PROMPT,), "s2"), MIDNIGHT) == []
+        assert await store.admit(Batch(events=(PROMPT,), next_batch="s2"), MIDNIGHT) == []
         assert await store.unfinished() == []
 
     async def test_an_invitation_may_come_again(self, store: Store) -> None:
-        await store.admit(Batch((invite(direct=False),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(invite(direct=False),), next_batch="s1"), MIDNIGHT)
         await store.finish(invite().event_id)
 
-        assert list(await store.admit(Batch((invite(),), "s2"), MIDNIGHT)) == [invite()]
+        assert list(await store.admit(Batch(events=(invite(),), next_batch="s2"), MIDNIGHT)) == [
+            invite()
+        ]
         assert await store.unfinished() == [invite()]
 
     async def test_a_departure_is_remembered_until_it_is_acted_upon(self, store: Store) -> None:
         left = Left(EventId("$left"), ROOM, alone=True)
 
-        assert list(await store.admit(Batch((left,), "s1"), MIDNIGHT)) == [left]
+        assert list(await store.admit(Batch(events=(left,), next_batch="s1"), MIDNIGHT)) == [left]
         assert await store.unfinished() == [left]
 
     async def test_what_is_unfinished_comes_in_the_order_of_arrival(self, store: Store) -> None:
         ids = ["$c", "$a", "$b"]
         for number, event_id in enumerate(ids):
-            await store.admit(Batch((message(event_id=event_id),), f"s{number}"), MIDNIGHT)
+            await store.admit(
+                Batch(events=(message(event_id=event_id),), next_batch=f"s{number}"), MIDNIGHT
+            )
 
         assert await store.unfinished() == [pending(one) for one in ids]
 
     async def test_each_claim_counts_and_brings_the_messages_of_the_one_before(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
 
         first = await store.claim(ASKED)
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
@@ -234,7 +247,7 @@ class TestStore:
 
     async def test_what_is_claimed_again_is_unfinished_again(self, store: Store) -> None:
         joined = message(event_id="$joined")
-        await store.admit(Batch((PROMPT, joined), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, joined), next_batch="s1"), MIDNIGHT)
         both = prompt(PROMPT, joined)
         await store.claim(both)
         await store.finish(*both.event_ids)
@@ -254,26 +267,30 @@ class TestStore:
     ) -> None:
         heard = undecryptable(thread_root=thread_root)
 
-        assert list(await store.admit(Batch((heard,), "s1"), MIDNIGHT + 0.25)) == [heard]
+        assert list(
+            await store.admit(Batch(events=(heard,), next_batch="s1"), MIDNIGHT + 0.25)
+        ) == [heard]
         assert await store.unfinished() == [UndecryptedEvent(heard, MIDNIGHT + 0.25)]
 
     async def test_a_message_waits_on_when_it_is_seen_again_and_can_be_read(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(undecryptable(),), next_batch="s1"), MIDNIGHT)
 
-        assert list(await store.admit(Batch((PROMPT,), "s2"), MIDNIGHT + 60)) == []
+        assert (
+            list(await store.admit(Batch(events=(PROMPT,), next_batch="s2"), MIDNIGHT + 60)) == []
+        )
         assert await store.unfinished() == [UndecryptedEvent(undecryptable(), MIDNIGHT)]
 
     async def test_what_is_claimed_could_be_read(self, store: Store) -> None:
-        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(undecryptable(),), next_batch="s1"), MIDNIGHT)
 
         assert await store.claim(ASKED) == Claim(1, ())
         assert await store.unfinished() == [BEGUN]
 
     async def test_the_last_notice_is_remembered_beyond_its_message(self, store: Store) -> None:
         first, second = undecryptable("$1"), undecryptable("$2")
-        await store.admit(Batch((first, second), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(first, second), next_batch="s1"), MIDNIGHT)
         await store.noticed(second, MIDNIGHT + 90.5)
         await store.noticed(first, MIDNIGHT + 30)
 
@@ -283,12 +300,12 @@ class TestStore:
         assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 90.5
 
     async def test_who_was_never_told_has_no_last_notice(self, store: Store) -> None:
-        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(undecryptable(),), next_batch="s1"), MIDNIGHT)
 
         assert await store.last_notice(AGENT, ROOM) is None
 
     async def test_a_notice_is_of_one_person_in_one_room(self, store: Store) -> None:
-        await store.admit(Batch((undecryptable(),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(undecryptable(),), next_batch="s1"), MIDNIGHT)
         await store.noticed(undecryptable(), MIDNIGHT + 30)
 
         assert await store.last_notice(AGENT, RoomId("!other:tchap.test")) is None
@@ -297,13 +314,13 @@ class TestStore:
     async def test_a_message_that_could_be_read_once_may_have_its_notice(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         await store.noticed(undecryptable(), MIDNIGHT + 30)
 
         assert await store.last_notice(AGENT, ROOM) == MIDNIGHT + 30
 
     async def test_the_messages_of_a_prompt_are_tied_to_its_first(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
 
         assert await store.claim(ALL) == Claim(1, ())
 
@@ -312,7 +329,7 @@ class TestStore:
     async def test_a_prompt_may_gain_and_lose_messages_from_claim_to_claim(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
         await store.claim(prompt(PROMPT, TWO))
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
 
@@ -322,7 +339,7 @@ class TestStore:
     async def test_a_prompt_that_loses_its_first_message_is_a_prompt_of_its_own(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
         await store.claim(ALL)
 
         assert await store.claim(prompt(TWO, THREE)) == Claim(1, ())
@@ -331,7 +348,7 @@ class TestStore:
         assert await store.unfinished() == [BEGUN, second, joined("$3", "$2")]
 
     async def test_what_joined_a_prompt_could_be_read(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT, undecryptable("$2")), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, undecryptable("$2")), next_batch="s1"), MIDNIGHT)
 
         await store.claim(prompt(PROMPT, TWO))
 
@@ -341,7 +358,7 @@ class TestStore:
     async def test_every_message_of_a_prompt_and_its_reply_leads_to_both(
         self, store: Store, event_id: str
     ) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
         await store.claim(ALL)
         await store.sent(PROMPT.event_id, 1, EventId("$reply2"))
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
@@ -353,7 +370,7 @@ class TestStore:
     async def test_the_messages_of_a_prompt_come_in_the_order_of_arrival(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT, THREE, TWO), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, THREE, TWO), next_batch="s1"), MIDNIGHT)
         await store.claim(ALL)
 
         found = await store.exchange(ROOM, PROMPT.event_id)
@@ -361,13 +378,13 @@ class TestStore:
         assert found.prompt == ("$prompt", "$3", "$2")
 
     async def test_an_unknown_event_leads_nowhere(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
 
         assert await store.exchange(ROOM, EventId("$unknown")) is None
         assert await store.exchange(ROOM, PROMPT.event_id) == Exchange((PROMPT.event_id,), ())
 
     async def test_what_is_finished_still_leads_to_its_reply(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
         await store.claim(ALL)
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
 
@@ -377,7 +394,7 @@ class TestStore:
         assert await store.exchange(ROOM, EventId("$reply")) == EXCHANGE
 
     async def test_many_are_finished_at_once_or_none(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT, TWO, THREE), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE), next_batch="s1"), MIDNIGHT)
 
         await store.finish()
         await store.finish(PROMPT.event_id, THREE.event_id, EventId("$unknown"))
@@ -389,34 +406,36 @@ class TestStore:
         self, store: Store, target: str
     ) -> None:
         threaded = message(event_id="$in thread", thread_root="$root")
-        await store.admit(Batch((PROMPT, TWO, threaded), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, threaded), next_batch="s1"), MIDNIGHT)
         await store.claim(prompt(PROMPT, TWO))
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
         await store.finish(*ALL.event_ids, threaded.event_id)
         changes = edit_event(target=target), redaction(target), reaction(target=target)
 
-        assert await store.admit(Batch(changes, "s2"), MIDNIGHT) == list(changes)
+        assert await store.admit(Batch(events=changes, next_batch="s2"), MIDNIGHT) == list(changes)
 
         ids = ["$edit", "$redaction", "$reaction"]
         assert await store.unfinished() == [pending(one) for one in ids]
 
     async def test_what_changes_nothing_of_the_bots_is_left_out(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         changes: list[Event] = [
             *(edit_event(target="$x"), redaction("$x"), reaction(target="$x")),
             replace(redaction(), room_id=ELSEWHERE),
         ]
 
-        assert await store.admit(Batch((*changes, TWO), "s2"), MIDNIGHT) == [TWO]
+        assert await store.admit(Batch(events=(*changes, TWO), next_batch="s2"), MIDNIGHT) == [TWO]
         assert await store.unfinished() == [pending(), pending("$2")]
 
     async def test_a_prompt_and_its_change_may_come_in_one_batch(self, store: Store) -> None:
         both = (PROMPT, edit_event())
 
-        assert await store.admit(Batch(both, "s1"), MIDNIGHT) == list(both)
+        assert await store.admit(Batch(events=both, next_batch="s1"), MIDNIGHT) == list(both)
 
     async def test_an_upgrade_is_remembered_until_it_is_acted_upon(self, store: Store) -> None:
-        assert await store.admit(Batch((UPGRADED,), "s1"), MIDNIGHT) == [UPGRADED]
+        assert await store.admit(Batch(events=(UPGRADED,), next_batch="s1"), MIDNIGHT) == [
+            UPGRADED
+        ]
         assert await store.unfinished() == [pending("$t")]
 
     async def test_what_nobody_has_chosen_is_none(self, store: Store) -> None:
@@ -450,7 +469,7 @@ class TestStore:
     async def test_a_final_version_is_kept_until_its_prompt_is_finished(
         self, store: Store
     ) -> None:
-        await store.admit(Batch((PROMPT, TWO), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO), next_batch="s1"), MIDNIGHT)
         await store.claim(ASKED)
         await store.keep_outbox(PROMPT.event_id, [FROZEN, SECOND_PART])
 
@@ -462,7 +481,7 @@ class TestStore:
         assert await store.claim(ASKED) == Claim(3, ())
 
     async def test_a_final_version_takes_the_place_of_an_older_one(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         await store.keep_outbox(PROMPT.event_id, [FROZEN, SECOND_PART])
         other = replace(FROZEN, transaction_id="t3", replaces=None)
 
@@ -473,7 +492,7 @@ class TestStore:
         assert (await store.claim(ASKED)).outbox == ()
 
     async def test_a_message_may_be_recorded_twice(self, store: Store) -> None:
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
 
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
@@ -485,7 +504,7 @@ class TestSqlStore:
     async def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
         late = undecryptable("$late", thread_root="$root")
-        await store.admit(Batch((PROMPT, TWO, THREE, late), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT, TWO, THREE, late), next_batch="s1"), MIDNIGHT)
         await store.claim(ALL)
         await store.sent(PROMPT.event_id, 0, EventId("$reply"))
         await store.choose(THREAD, Choices("large"))
@@ -526,14 +545,14 @@ class TestSqlStore:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
         loop = asyncio.get_running_loop()
         for number in range(30):
-            batch = Batch((message(event_id=f"${number}"),), f"s{number}")
+            batch = Batch(events=(message(event_id=f"${number}"),), next_batch=f"s{number}")
             task = loop.create_task(store.admit(batch, MIDNIGHT))
             for _ in range(number % 6):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
 
-        await store.admit(Batch((message(event_id="$last"),), "end"), MIDNIGHT)
+        await store.admit(Batch(events=(message(event_id="$last"),), next_batch="end"), MIDNIGHT)
 
         assert await store.sync_token() == "end"
         assert (await store.unfinished())[-1] == pending("$last")
@@ -541,7 +560,7 @@ class TestSqlStore:
 
     async def test_no_word_of_a_conversation_is_in_the_file(self, tmp_path: Path) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
-        await store.admit(Batch((message("canari-7431"),), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(message("canari-7431"),), next_batch="s1"), MIDNIGHT)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
 
@@ -551,7 +570,7 @@ class TestSqlStore:
 
     async def test_what_was_sealed_with_another_key_is_let_go(self, tmp_path: Path) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
 
@@ -565,12 +584,12 @@ class TestSqlStore:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
     ) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         failing = Failpoints(f"admit.{when}:enospc@1")
         monkeypatch.setattr(storage_database, "armed", failing)
         monkeypatch.setattr(storage_database, "backoff", lambda _: 0.0)
 
-        new = await store.admit(Batch((PROMPT, TWO, TWO, THREE), "s2"), MIDNIGHT)
+        new = await store.admit(Batch(events=(PROMPT, TWO, TWO, THREE), next_batch="s2"), MIDNIGHT)
 
         assert new == [TWO, THREE]
         assert await store.sync_token() == "s2"
@@ -582,12 +601,12 @@ class TestSqlStore:
     ) -> None:
         monkeypatch.setattr(storage_database, "_BUSY_SECONDS", 0)
         monkeypatch.setattr(storage_database, "backoff", lambda _: 0.01)
-        health = Health(FakeClock())
+        health = Health(clock=FakeClock())
         store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, health)
         with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             admitting = asyncio.get_running_loop().create_task(
-                store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+                store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
             )
             while "ledger" not in health.failing:  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0)
@@ -605,7 +624,7 @@ class TestSqlStore:
         failing = Failpoints(",".join(f"admit.before:enospc@{n}" for n in range(1, 100)))
         monkeypatch.setattr(storage_database, "armed", failing)
         admitting = asyncio.get_running_loop().create_task(
-            store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+            store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         )
         await asyncio.sleep(0)
 
@@ -619,7 +638,7 @@ class TestSqlStore:
     async def test_a_ledger_works_again_though_who_found_it_locked_waits_no_more(
         self, tmp_path: Path
     ) -> None:
-        health = Health(FakeClock())
+        health = Health(clock=FakeClock())
         store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, health)
         health.ledger_failed()  # and its next try was cancelled
 
@@ -632,7 +651,7 @@ class TestSqlStore:
         """As SQLite writes its WAL, a cut loses what came after the last sync, or a part of it."""
         path, wal = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
         store = await open_store(migrated_file(path))
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         await store.claim(ASKED)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         synced, database = len(wal.read_bytes()), path.read_bytes()
@@ -659,7 +678,7 @@ class TestSqlStore:
 
     async def test_what_no_waiting_would_mend_is_an_error(self, tmp_path: Path) -> None:
         store = await open_store(migrated_file(tmp_path / "ledger.db"))
-        await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+        await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
             other.execute("DROP TABLE outbox")
             other.commit()
@@ -672,7 +691,9 @@ class TestSqlStore:
 class TestOnPostgresql:
     async def test_everything_is_there_after_a_restart(self, database: str) -> None:
         store = await open_store(database)
-        await store.admit(Batch((PROMPT, undecryptable("$late")), "s1"), MIDNIGHT + 0.25)
+        await store.admit(
+            Batch(events=(PROMPT, undecryptable("$late")), next_batch="s1"), MIDNIGHT + 0.25
+        )
         await store.claim(ASKED)
         await store.keep_outbox(PROMPT.event_id, [FROZEN])
         await store.close()
@@ -723,13 +744,13 @@ class TestOnPostgresql:
         monkeypatch.setattr(storage_database, "backoff", lambda _: 0.05)
         async with Postgres() as server:  # nobody else loses theirs
             store = await open_store(await migrated_database(server))
-            await store.admit(Batch((PROMPT,), "s1"), MIDNIGHT)
+            await store.admit(Batch(events=(PROMPT,), next_batch="s1"), MIDNIGHT)
 
             await server.terminate_connections()
-            await store.admit(Batch((TWO,), "s2"), MIDNIGHT)
+            await store.admit(Batch(events=(TWO,), next_batch="s2"), MIDNIGHT)
             await server.kill()
             admitting = asyncio.get_running_loop().create_task(
-                store.admit(Batch((THREE,), "s3"), MIDNIGHT)
+                store.admit(Batch(events=(THREE,), next_batch="s3"), MIDNIGHT)
             )
             await server.start()
 
@@ -807,8 +828,11 @@ class TestLedgersOfOtherVersions:
         found = await store.exchange(ROOM, EventId("$reply"))
         assert found == Exchange(ASKED.event_ids, (EventId("$reply"),))
         assert await store.choices(MAIN) == Choices()
-        assert await store.admit(Batch((message(event_id="$old"),), "s8"), MIDNIGHT) == []
-        await store.admit(Batch((undecryptable("$new"),), "s9"), MIDNIGHT)
+        assert (
+            await store.admit(Batch(events=(message(event_id="$old"),), next_batch="s8"), MIDNIGHT)
+            == []
+        )
+        await store.admit(Batch(events=(undecryptable("$new"),), next_batch="s9"), MIDNIGHT)
         assert (await store.unfinished())[-1] == UndecryptedEvent(undecryptable("$new"), MIDNIGHT)
         await store.close()
 

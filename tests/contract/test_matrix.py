@@ -76,7 +76,7 @@ class Meeting:
 
 
 def reply(asked: Prompt, text: str) -> Reply:
-    return Reply(asked, Part(text), "small")
+    return Reply(prompt=asked, part=Part(text), model="small")
 
 
 async def fake() -> Meeting:
@@ -212,7 +212,7 @@ class TestMatrix:
         first = await joined.prompt("Le ciel ?")
         sent = await joined.matrix.send(joined.room_id, reply(first, "Ble"), "history-1")
         second = await joined.prompt("Et la mer ?")
-        await joined.matrix.send(joined.room_id, Notice("Patience.", second), "history-n")
+        await joined.matrix.send(joined.room_id, Notice(text="Patience.", to=second), "history-n")
         await joined.matrix.send(
             joined.room_id, OutgoingEdit(sent, reply(first, "Bleu.")), "history-2"
         )
@@ -325,18 +325,18 @@ class TestMatrix:
         asked = replace(asked, thread_root=asked.event_id if in_thread else None)
         assert await joined.own_since(asked) == []
         name = f"found-{in_thread}"
-        notice = await matrix.send(room_id, Notice("Un *instant*.", asked), f"{name}-n")
+        notice = await matrix.send(room_id, Notice(text="Un *instant*.", to=asked), f"{name}-n")
         first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
         second = await matrix.send(room_id, reply(asked, "Trois"), f"{name}-2")
         await matrix.send(room_id, OutgoingEdit(first, reply(asked, "Deux")), f"{name}-3")
         line = replace(reply(asked, ""), above=("*Je prépare.*",))
         third = await matrix.send(room_id, line, f"{name}-line")
-        said = SentReply(notice, body=render("Un *instant*.").body)
+        said = SentReply(event_id=notice, body=render("Un *instant*.").body)
         ids = asked.event_ids
         begun = [
-            SentReply(first, ids, body="Deux"),
-            SentReply(second, ids, body="Trois"),
-            SentReply(third, ids),
+            SentReply(event_id=first, answers=ids, body="Deux"),
+            SentReply(event_id=second, answers=ids, body="Trois"),
+            SentReply(event_id=third, answers=ids),
         ]
         assert await joined.own_since(asked) == [said, *begun]
 
@@ -356,7 +356,7 @@ class TestMatrix:
     ) -> None:
         first, second = [await joined.prompt(one) for one in ("Un ?", "Deux ?")]
         matrix, room_id = joined.matrix, joined.room_id
-        await matrix.send(room_id, Notice("Bonjour."), "other-n")
+        await matrix.send(room_id, Notice(text="Bonjour."), "other-n")
         await matrix.send(room_id, reply(first, "Un."), "other-1")
         ours = await matrix.send(room_id, reply(second, "Deux."), "other-2")
 
@@ -375,7 +375,7 @@ class TestMatrix:
         assert [one.event_id for one in await joined.own_since(asked)] == [first, second]
 
     async def test_t10_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
-        notice = Notice("Une seule fois.")
+        notice = Notice(text="Une seule fois.")
 
         first = await joined.matrix.send(joined.room_id, notice, "notice-1")
 

@@ -56,7 +56,7 @@ FIRST, SECOND = date(2023, 11, 14), date(2023, 11, 15)
 MONDAY = date(2023, 11, 13)  # of their week
 BEFORE = MONDAY - timedelta(weeks=1)
 ELSEWHERE = UserId("@other:agriculture.test")
-HOW = ReplyMetadata(AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
+HOW = ReplyMetadata(sender=AGENT, direct=True, model="small", prompt_version="1234", seconds=3.5)
 GROUP = Group("small", "tchap.test", "direct", "", "1234")
 ALL = FigureFilter()
 Rows = dict[tuple[str, str], Figures]  # by part and name
@@ -80,7 +80,7 @@ class StatisticsStores:
         wait: float | None = None,
     ) -> None:
         asked = prompt(message(event_id=name))
-        await self.store.admit(Batch(asked.messages, name), at)
+        await self.store.admit(Batch(events=asked.messages, next_batch=name), at)
         await self.opinions.answered(asked, how, lambda _: wait, at)
 
     async def ask(self, name: str) -> None:
@@ -186,7 +186,7 @@ async def ledger(
 ) -> AsyncIterator[StatisticsStores]:
     place = await migrated_ledger(request.param)
     store = await open_store(place)
-    statistics = await SqlStatistics.open(place, KEY, Health(FakeClock()), store.database)
+    statistics = await SqlStatistics.open(place, KEY, Health(clock=FakeClock()), store.database)
     yield StatisticsStores(place, store, SqlFeedback(store.database, KEY), statistics)
     await statistics.close()
     await store.close()
@@ -510,7 +510,7 @@ async def test_what_is_not_known_has_an_empty_name(ledger: StatisticsStores) -> 
 
 async def test_who_asks_at_the_same_moment_is_told_the_same(ledger: StatisticsStores) -> None:
     databases = [
-        await open_beside(ledger.place, Health(FakeClock()), writes=True) for _ in range(3)
+        await open_beside(ledger.place, Health(clock=FakeClock()), writes=True) for _ in range(3)
     ]
     others = [SqlStatistics(database, KEY) for database in databases]
     told: list[Published] = []
@@ -613,12 +613,12 @@ async def test_a_ledger_of_another_version_is_not_read(
 
     await ledger.store.database.run("change", change)
     with pytest.raises(StoreError, match=told):
-        await open_beside(ledger.place, Health(FakeClock()))
+        await open_beside(ledger.place, Health(clock=FakeClock()))
 
 
 async def test_a_ledger_that_is_not_there_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has not run yet"):
-        await open_beside(tmp_path / "none.db", Health(FakeClock()))
+        await open_beside(tmp_path / "none.db", Health(clock=FakeClock()))
 
 
 async def test_campaigns_that_were_launched_come_with_how_far_they_are(
@@ -630,7 +630,9 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(
     there = [Recipient(ROOM, AGENT), Recipient(RoomId("!other:x"), COLLEAGUE)]
     await campaigns.launch("old", there, MIDNIGHT, None)
     await campaigns.launch("new", there[:1], MIDNIGHT, None)
-    here = DueMessage("old", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
+    here = DueMessage(
+        campaign="old", recipient=RecipientRoom(ROOM), kind="step", step=0, due_at=MIDNIGHT
+    )
     poll = EventId("$poll")
     await campaigns.sent(here, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.question_at(ROOM, poll)
@@ -639,8 +641,8 @@ async def test_campaigns_that_were_launched_come_with_how_far_they_are(
     await campaigns.answer(cast, asked, "1", step=0, steps=1, at=MIDNIGHT)
 
     old, new = (
-        CampaignFigures("old", "running", 2, 1, 1),
-        CampaignFigures("new", "running", 1, 0, 0),
+        CampaignFigures(name="old", state="running", rooms=2, reached=1, answered=1),
+        CampaignFigures(name="new", state="running", rooms=1, reached=0, answered=0),
     )
     assert await ledger.statistics.campaigns(9) == [new, old]
     assert await ledger.statistics.campaigns(1) == [new]

@@ -119,7 +119,7 @@ async def earlier_version(bot: Bot) -> AsyncIterator[NioMatrix]:
                 if isinstance(event, Invite):
                     await matrix.join(event)
                 elif isinstance(event, Joined):
-                    await matrix.send(event.room_id, Notice("Unsigned."), event.event_id)
+                    await matrix.send(event.room_id, Notice(text="Unsigned."), event.event_id)
 
     listening = asyncio.get_running_loop().create_task(listen())
     try:

@@ -120,10 +120,28 @@ class FakeCampaigns:
         for room_id, to in one.to.items():
             place = RecipientRoom(room_id, to.person is not None, to.root)
             if to.due_at is not None and (to.begun or one.state == "running"):
-                step = to.step, to.due_at, to.event_id, to.begun
-                found.append(DueMessage(name, place, "step", *step))
+                found.append(
+                    DueMessage(
+                        campaign=name,
+                        recipient=place,
+                        kind="step",
+                        step=to.step,
+                        due_at=to.due_at,
+                        event_id=to.event_id,
+                        begun=to.begun,
+                    )
+                )
             if to.remind_at is not None:
-                found.append(DueMessage(name, place, "remind", to.step, to.remind_at, to.event_id))
+                found.append(
+                    DueMessage(
+                        campaign=name,
+                        recipient=place,
+                        kind="remind",
+                        step=to.step,
+                        due_at=to.remind_at,
+                        event_id=to.event_id,
+                    )
+                )
         found.sort(
             key=lambda one: (
                 *(one.kind == "remind", not one.begun, one.step == 0, one.due_at),
@@ -142,7 +160,16 @@ class FakeCampaigns:
             if of == name and poll:
                 to = self.all[name].to[room_id]
                 place = RecipientRoom(room_id, to.person is not None, to.root)
-                found.append(DueMessage(name, place, "end", to.step, at, event_id))
+                found.append(
+                    DueMessage(
+                        campaign=name,
+                        recipient=place,
+                        kind="end",
+                        step=to.step,
+                        due_at=at,
+                        event_id=event_id,
+                    )
+                )
         return sorted(found, key=lambda one: one.due_at)
 
     async def sent(
@@ -318,14 +345,14 @@ class FakeCampaigns:
         counts, texts = self._tally(said)
         to = one.to.values()
         return CampaignResults(
-            one.state,
-            len(to),
-            sum(each.reached for each in to),
-            sum(each.declined and not each.reached for each in to),
-            len({each[1] for each in said}),
-            sum(each.completed for each in to),
-            counts,
-            texts,
+            state=one.state,
+            rooms=len(to),
+            reached=sum(each.reached for each in to),
+            declined=sum(each.declined and not each.reached for each in to),
+            answered=len({each[1] for each in said}),
+            completed=sum(each.completed for each in to),
+            answers=counts,
+            texts=texts,
         )
 
     @staticmethod

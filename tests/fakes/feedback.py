@@ -123,8 +123,15 @@ class FakeOpinions:
         if any((one.prompt, one.question) == (prompt, question) for one in self.asks.values()):
             return False
         number = next(self._numbers)
-        where = place.room_id, place.thread_root
-        self.asks[number] = Ask(number, prompt, question, *where, due_at, due_at)
+        self.asks[number] = Ask(
+            number=number,
+            prompt=prompt,
+            question=question,
+            room_id=place.room_id,
+            thread_root=place.thread_root,
+            due_at=due_at,
+            planned_at=due_at,
+        )
         self.people[number] = person
         return True
 

@@ -45,7 +45,7 @@ from tests.make import AGENT, BOT, ROOM
 
 def _thread(outgoing: Outgoing) -> EventId | None:
     match outgoing:
-        case Reply(prompt) | OutgoingEdit(_, Reply(prompt)):
+        case Reply(prompt=prompt) | OutgoingEdit(_, Reply(prompt=prompt)):
             return prompt.thread_root
         case Notice(to=to):
             return to.thread_root if to else None
@@ -124,7 +124,13 @@ class FakeMatrix:
                 self.known[event.event_id] = event
         token = f"s{len(self.messages)}-{self.batch_queue.qsize()}"
         self.batch_queue.put_nowait(
-            Batch(events, token, tuple(keys), closed=tuple(closed), missed=missed)
+            Batch(
+                events=events,
+                next_batch=token,
+                keys=tuple(keys),
+                closed=tuple(closed),
+                missed=missed,
+            )
         )
 
     async def batches(self, since: str | None) -> AsyncIterator[Batch]:  # noqa: ARG002  # the port
@@ -142,7 +148,14 @@ class FakeMatrix:
         admin = room_id == self.admin_room
         direct = self.direct and not admin
         person, called = AGENT if direct else None, self.names.get(self.user_id, "")
-        return Room(room_id, direct, closed=closed, admin=admin, person=person, called=called)
+        return Room(
+            room_id=room_id,
+            direct=direct,
+            closed=closed,
+            admin=admin,
+            person=person,
+            called=called,
+        )
 
     def name(self, room_id: RoomId, user_id: UserId) -> str:  # noqa: ARG002  # the port
         return self.names.get(user_id, user_id)
@@ -219,7 +232,7 @@ class FakeMatrix:
         """Return `said` and all messages since, each in its last version."""
         if self.history_failure is not None:
             raise self.history_failure
-        transcript = Transcript(prompt.conversation, self.user_id)
+        transcript = Transcript(conversation=prompt.conversation, me=self.user_id)
         for event in self.messages.values():
             if isinstance(event, Message | Undecryptable | Edit | Redaction):
                 transcript.add(event)
@@ -282,8 +295,8 @@ class FakeMatrix:
                     found[target] = self._own(target, reply)
                 case Reply() if ids & set(outgoing.prompt.event_ids):
                     found[event_id] = self._own(event_id, outgoing)
-                case Notice(text, Prompt() as to) if ids & set(to.event_ids):
-                    found[event_id] = SentReply(event_id, body=render(text).body)
+                case Notice(text=text, to=Prompt() as to) if ids & set(to.event_ids):
+                    found[event_id] = SentReply(event_id=event_id, body=render(text).body)
         about = tuple(one for key, one in found.items() if key not in {*gone, *self.undecryptable})
         return SentSince(about, self._hidden(), whole=not self.bounded)
 
@@ -291,7 +304,14 @@ class FakeMatrix:
         """Return the bot's own messages whose keys are gone."""
         threads = {key: _thread(outgoing) for key, outgoing in self.sent}
         return tuple(
-            Undecryptable(key, ROOM, self.user_id, "lost", 0, thread_root=threads[key])
+            Undecryptable(
+                event_id=key,
+                room_id=ROOM,
+                sender=self.user_id,
+                session_id="lost",
+                timestamp=0,
+                thread_root=threads[key],
+            )
             for key in threads
             if key in self.undecryptable and key not in self._gone()
         )
@@ -299,22 +319,44 @@ class FakeMatrix:
     @staticmethod
     def _own(event_id: EventId, reply: Reply) -> SentReply:
         ids, body = reply.prompt.event_ids, render(Part(reply.part.source)).body
-        return SentReply(event_id, ids, reply.claim, final=reply.final, body=body)
+        return SentReply(
+            event_id=event_id, answers=ids, claim=reply.claim, final=reply.final, body=body
+        )
 
     def _hear_own(self, event_id: EventId, outgoing: Outgoing) -> None:
         """Add what was just sent to the history, without the lines that the bot adds."""
         if isinstance(outgoing, Poll):
             root, at = outgoing.thread_root, 1_700_000_000_000
-            poll = Message(event_id, ROOM, self.user_id, POLL, outgoing.question, at, root)
+            poll = Message(
+                event_id=event_id,
+                room_id=ROOM,
+                sender=self.user_id,
+                msgtype=POLL,
+                body=outgoing.question,
+                timestamp=at,
+                thread_root=root,
+            )
             self.messages[event_id] = self.known[event_id] = poll
         if isinstance(outgoing, Notice) and outgoing.asks:
             at, me = 1_700_000_000_000, self.user_id
-            asked = Message(event_id, ROOM, me, QUESTION, outgoing.text, at)
+            asked = Message(
+                event_id=event_id,
+                room_id=ROOM,
+                sender=me,
+                msgtype=QUESTION,
+                body=outgoing.text,
+                timestamp=at,
+            )
             self.messages[event_id] = self.known[event_id] = asked
         if isinstance(outgoing, Notice) and isinstance(outgoing.to, Prompt):
             to, at = outgoing.to, outgoing.to.messages[-1].timestamp
             said = Message(
-                *(event_id, to.room_id, self.user_id, "m.notice", outgoing.text, at),
+                event_id=event_id,
+                room_id=to.room_id,
+                sender=self.user_id,
+                msgtype="m.notice",
+                body=outgoing.text,
+                timestamp=at,
                 thread_root=to.thread_root,
                 about=to.event_ids,
                 unanswered=outgoing.unanswered,
@@ -326,14 +368,27 @@ class FakeMatrix:
         prompt, body = reply.prompt, render(Part(reply.part.source)).body
         room_id, at, ids = prompt.room_id, prompt.messages[-1].timestamp, prompt.event_ids
         if isinstance(outgoing, OutgoingEdit):
-            target = outgoing.event_id
-            told = ids, reply.claim, reply.final
-            edit = Edit(event_id, room_id, self.user_id, target, body, at, *told)
+            edit = Edit(
+                event_id=event_id,
+                room_id=room_id,
+                sender=self.user_id,
+                target=outgoing.event_id,
+                body=body,
+                timestamp=at,
+                answers=ids,
+                claim=reply.claim,
+                final=reply.final,
+            )
             self.messages[event_id] = edit
         else:
-            root, me = prompt.thread_root, self.user_id
             own = Message(
-                *(event_id, room_id, me, "m.text", body, at, root),
+                event_id=event_id,
+                room_id=room_id,
+                sender=self.user_id,
+                msgtype="m.text",
+                body=body,
+                timestamp=at,
+                thread_root=prompt.thread_root,
                 answers=ids,
                 claim=reply.claim,
                 final=reply.final,

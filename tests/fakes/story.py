@@ -51,13 +51,13 @@ class Story:
         self.clock = clock or FakeClock()
         self.texts: Texts = speak("fr")
         self.pace = Pace(0.8, 2.0, 10.0, least=1)
-        self.policy = Policy(BOT, ("tchap.test",), age_limit=10 * 365 * 86_400)
+        self.policy = Policy(me=BOT, allowed_servers=("tchap.test",), age_limit=10 * 365 * 86_400)
         self.at_once = 20
         self.share = 0.25
         self.limits = Limits()
         self.catalogue = CATALOGUE
         self.fallback: ModelCard | None = None
-        self.feedback = AskPolicy("never")
+        self.feedback = AskPolicy(when="never")
         self.opinions: Opinions | None = None  # other than the fake ledger's own
         self.campaigns: CampaignLedger | None = None
         self.statistics = FakeStatistics()
@@ -66,7 +66,7 @@ class Story:
         self.stopping = asyncio.Event()
 
     def assistant(self) -> Assistant:
-        health = Health(self.clock)
+        health = Health(clock=self.clock)
         settings = ContextSettings(
             system_prompt="Sobre.",
             catalogue=self.catalogue,

@@ -223,7 +223,7 @@ async def _fill(bot: Bot) -> None:
     """Create a ledger with invented ratings, before the bot opens it."""
     path = bot.directory / "data" / "ledger.db"
     path.parent.mkdir(mode=0o700)
-    store = await SqlStore.open(path, bot.user_id, bot.key, Health(SystemClock()))
+    store = await SqlStore.open(path, bot.user_id, bot.key, Health(clock=SystemClock()))
     await store.close()
     now = datetime.now(UTC)
     await asyncio.to_thread(fill, path, bot.key, Sample(_SAMPLE, end=now))

@@ -23,7 +23,7 @@ _TEMPLATE = "migrated"
 
 async def open_store(place: Path | str, user_id: UserId = BOT, key: str = KEY) -> SqlStore:
     """Open a ledger as the bot does: it makes and migrates what is not there."""
-    return await SqlStore.open(place, user_id, key, Health(FakeClock()))
+    return await SqlStore.open(place, user_id, key, Health(clock=FakeClock()))
 
 
 def migrated_file(path: Path) -> Path:

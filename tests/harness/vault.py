@@ -19,4 +19,4 @@ def vault(directory: Path) -> Vault:
 
 def health() -> Health:
     """Return a new health record."""
-    return Health(SystemClock())
+    return Health(clock=SystemClock())

@@ -178,7 +178,7 @@ async def ports() -> AsyncIterator[Ports]:
     clock, statistics = Hasty(), FakeStatistics()
     today = datetime.fromtimestamp(clock.now(), UTC).date()
     statistics.add(today, Group("small", "a.test", "direct", "", "v1"), replies=20, yes=12, no=3)
-    health = Health(FakeClock(), version="1.2.3")
+    health = Health(clock=FakeClock(), version="1.2.3")
     health.synced()
     async with AsyncExitStack() as servers:
         patch = servers.enter_context(pytest.MonkeyPatch.context())
@@ -302,7 +302,7 @@ async def test_no_request_that_is_almost_right_makes_an_error(
 
 @pytest.fixture
 def health() -> Health:
-    return Health(FakeClock(), version="1.2.3")
+    return Health(clock=FakeClock(), version="1.2.3")
 
 
 @asynccontextmanager

@@ -66,9 +66,9 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     path = tmp_path_factory.mktemp("site") / "ledger.db"
-    store = await SqlStore.open(path, BOT, KEY, Health(FakeClock()))
+    store = await SqlStore.open(path, BOT, KEY, Health(clock=FakeClock()))
     fill(path, KEY, Sample(9000))
-    statistics = await SqlStatistics.open(path, KEY, Health(FakeClock()), store.database)
+    statistics = await SqlStatistics.open(path, KEY, Health(clock=FakeClock()), store.database)
     yield Site(path, statistics)
     await statistics.close()
     await store.close()

@@ -125,8 +125,8 @@ async def test_campaigns_are_shown_with_their_response_rates(
     client: Client, statistics: FakeStatistics
 ) -> None:
     statistics.launched = [
-        CampaignFigures("utile", "running", 1200, 400, 100),
-        CampaignFigures("fin", "closed", 3, 0, 0),
+        CampaignFigures(name="utile", state="running", rooms=1200, reached=400, answered=100),
+        CampaignFigures(name="fin", state="closed", rooms=3, reached=0, answered=0),
     ]
 
     _, page = await get(client)
@@ -439,11 +439,13 @@ class TestPublishedWeeks:
     @pytest_asyncio.fixture
     async def ledger(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[SqlStore]:
         """A ledger with twelve ratings of the week before."""
-        store = await SqlStore.open(migrated_file(tmp_path / "ledger.db"), BOT, KEY, Health(clock))
+        store = await SqlStore.open(
+            migrated_file(tmp_path / "ledger.db"), BOT, KEY, Health(clock=clock)
+        )
         for number in range(12):
             asked = prompt(message(event_id=f"${number}"))
-            await store.admit(Batch(asked.messages, f"s{number}"), clock.now())
-            how, at = ReplyMetadata(AGENT, direct=True, model="small"), clock.now() - WEEK
+            await store.admit(Batch(events=asked.messages, next_batch=f"s{number}"), clock.now())
+            how, at = ReplyMetadata(sender=AGENT, direct=True, model="small"), clock.now() - WEEK
             await SqlFeedback(store.database, KEY).answered(asked, how, lambda _: None, at)
             await self.rate(store, number, "yes")
         yield store
@@ -453,7 +455,7 @@ class TestPublishedWeeks:
     async def page(
         self, ledger: SqlStore, tmp_path: Path, clock: FakeClock
     ) -> AsyncIterator[Client]:
-        place, health = tmp_path / "ledger.db", Health(clock)
+        place, health = tmp_path / "ledger.db", Health(clock=clock)
         statistics = await SqlStatistics.open(place, KEY, health, ledger.database)
         async with running(statistics, clock, public=True) as client:
             yield client

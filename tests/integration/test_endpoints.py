@@ -38,7 +38,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def health(clock: FakeClock) -> Health:
-    return Health(clock, version="1.2.3")
+    return Health(clock=clock, version="1.2.3")
 
 
 @pytest_asyncio.fixture

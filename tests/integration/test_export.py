@@ -46,10 +46,10 @@ def write_config(folder: Path, database: str | None = None) -> Path:
 
 async def fill(place: Path | str) -> SqlStore:
     """Return an open ledger in which one reply is rated and commented on."""
-    store = await SqlStore.open(place, BOT, KEY, Health(FakeClock()))
+    store = await SqlStore.open(place, BOT, KEY, Health(clock=FakeClock()))
     opinions = SqlFeedback(store.database, KEY)
-    how = ReplyMetadata(AGENT, direct=True, model="small", seconds=2.5, characters=120)
-    await store.admit(Batch((message(),), "s1"), MIDNIGHT)
+    how = ReplyMetadata(sender=AGENT, direct=True, model="small", seconds=2.5, characters=120)
+    await store.admit(Batch(events=(message(),), next_batch="s1"), MIDNIGHT)
     await opinions.answered(prompt(), how, lambda _: None, MIDNIGHT)
     await opinions.rate(reaction("👎"), EventId("$prompt"), "no", MIDNIGHT + 60)
     await opinions.comment(message(COMMENT, event_id="$c"), EventId("$prompt"), MIDNIGHT + 90)
@@ -178,7 +178,9 @@ async def test_a_campaign_comes_from_a_file_and_its_answers_go_to_one(
     assert again.exit_code == 1
     assert "launched before" in again.stderr
 
-    one = DueMessage("utile", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
+    one = DueMessage(
+        campaign="utile", recipient=RecipientRoom(ROOM), kind="step", step=0, due_at=MIDNIGHT
+    )
     poll = EventId("$poll")
     await campaigns.sent(one, poll, MIDNIGHT, question=("1", True), next_due=None, remind_at=None)
     asked = await campaigns.question_at(ROOM, poll)

@@ -17,8 +17,10 @@ from tests.make import AGENT, MIDNIGHT, ROOM
 
 pytestmark = pytest.mark.integration
 
-ASKED = DueMessage("n", RecipientRoom(ROOM), "step", 0, MIDNIGHT)
-HERE = Room(ROOM, direct=True, person=AGENT)
+ASKED = DueMessage(
+    campaign="n", recipient=RecipientRoom(ROOM), kind="step", step=0, due_at=MIDNIGHT
+)
+HERE = Room(room_id=ROOM, direct=True, person=AGENT)
 POLL = EventId("$poll")
 
 

@@ -38,7 +38,7 @@ async def test_a_reply_has_six_transactions_at_most_three_of_them_on_the_disk(
 
     story, gate = Story(), asyncio.Event()
     store = await SqlStore.open(
-        migrated_file(tmp_path / "ledger.db"), BOT, "k" * 32, Health(story.clock)
+        migrated_file(tmp_path / "ledger.db"), BOT, "k" * 32, Health(clock=story.clock)
     )
     story.store = cast("FakeStore", store)
     story.opinions = SqlFeedback(store.database, "k" * 32)

@@ -171,7 +171,7 @@ def to_of(outgoing: Outgoing) -> Prompt | None:
             return reply.prompt
         case Reply():
             return outgoing.prompt
-        case Notice(_, Prompt() as prompt):
+        case Notice(text=_, to=Prompt() as prompt):
             return prompt
         case _:
             return None
@@ -247,7 +247,12 @@ class SimulatedHomeserver(FakeMatrix):
         if not isinstance(event, Message) or session in {"", *self.opened}:
             return event
         return Undecryptable(
-            event_id, event.room_id, event.sender, session, event.timestamp, event.thread_root
+            event_id=event_id,
+            room_id=event.room_id,
+            sender=event.sender,
+            session_id=session,
+            timestamp=event.timestamp,
+            thread_root=event.thread_root,
         )
 
     @override
@@ -269,7 +274,13 @@ class SimulatedHomeserver(FakeMatrix):
             closed = [one.room_id for one in news if isinstance(one, RoomClosure)]
             events = [seen for one in news if (seen := self._heard(one)) is not None]
             self.closed.update(closed)
-            yield Batch(tuple(events), str(place), tuple(keys), closed=tuple(closed), missed=first)
+            yield Batch(
+                events=tuple(events),
+                next_batch=str(place),
+                keys=tuple(keys),
+                closed=tuple(closed),
+                missed=first,
+            )
             first = False
 
     def _heard(self, one: Event | KeyNews | RoomClosure) -> Event | None:
@@ -313,14 +324,21 @@ class SimulatedHomeserver(FakeMatrix):
         if one is None or not isinstance(one.outgoing, Notice):
             return None
         body = render(one.outgoing.text).body
-        return Message(event_id, one.room_id, BOT, "m.notice", body, one.at)
+        return Message(
+            event_id=event_id,
+            room_id=one.room_id,
+            sender=BOT,
+            msgtype="m.notice",
+            body=body,
+            timestamp=one.at,
+        )
 
     @override
     async def history(
         self, prompt: Prompt, enough: Callable[[Sequence[TranscriptMessage]], bool]
     ) -> History:
         self._read()
-        transcript = Transcript(prompt.conversation, BOT)
+        transcript = Transcript(conversation=prompt.conversation, me=BOT)
         for event_id, event in self.messages.items():
             seen = self._seen(event_id)
             if event.room_id == prompt.room_id and isinstance(
@@ -364,9 +382,15 @@ class SimulatedHomeserver(FakeMatrix):
         match (self.stands(one.event_id) or one).outgoing:
             case OutgoingEdit(_, reply) | (Reply() as reply):
                 ids, body = reply.prompt.event_ids, reply.part.source
-                return SentReply(one.event_id, ids, reply.claim, final=reply.final, body=body)
-            case Notice(text):
-                return SentReply(one.event_id, body=render(text).body)
+                return SentReply(
+                    event_id=one.event_id,
+                    answers=ids,
+                    claim=reply.claim,
+                    final=reply.final,
+                    body=body,
+                )
+            case Notice(text=text):
+                return SentReply(event_id=one.event_id, body=render(text).body)
             case Poll() | PollEnd() | Attachment():
                 raise AssertionError("nobody is asked in these stories")
 
@@ -554,7 +578,9 @@ class AssistantRun(Story):
         super().__init__(world.clock)
         self.policy = replace(self.policy, age_limit=DAY)
         self.at_once, self.share = 2, 1.0
-        self.limits = Limits(0, 0, 0, 0, 0)  # chance asks faster than people
+        self.limits = Limits(
+            prompts=0, regenerations=0, comments=0, per_minute=0, quick=0
+        )  # chance asks faster than people
         self.matrix = cast("FakeMatrix", Door(world.homeserver, self, WRITES | READS))
         self.store = cast("FakeStore", Door(world.ledger, self, STORE))
         self.model = world.talker
@@ -749,13 +775,13 @@ class World:
         body = f"q{len(self.asked)}v0v" if kind == "prompt" else kind
         mentions = frozenset({BOT} if room_id == SALON and root is None else set[UserId]())
         message = Message(
-            event_id,
-            room_id,
-            sender,
-            "m.image" if kind == "image" else "m.text",
-            body,
-            homeserver.stamp(),
-            root.event_id if root else None,
+            event_id=event_id,
+            room_id=room_id,
+            sender=sender,
+            msgtype="m.image" if kind == "image" else "m.text",
+            body=body,
+            timestamp=homeserver.stamp(),
+            thread_root=root.event_id if root else None,
             mentions=mentions,
         )
         conversation = Conversation(room_id, message.thread_root)
@@ -773,7 +799,14 @@ class World:
         event_id, at = homeserver.new_id(), homeserver.stamp()
         self.changes.append(("edit", asked))
         homeserver.happen(
-            Edit(event_id, message.room_id, message.sender, message.event_id, asked.words, at)
+            Edit(
+                event_id=event_id,
+                room_id=message.room_id,
+                sender=message.sender,
+                target=message.event_id,
+                body=asked.words,
+                timestamp=at,
+            )
         )
 
     def redact(self, asked: PersonMessage) -> None:

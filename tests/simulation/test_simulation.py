@@ -217,7 +217,13 @@ class Promises(RuleBasedStateMachine):
         message = asked.message
         self.world.changes.append((key, asked))
         homeserver.happen(
-            Reaction(homeserver.new_id(), message.room_id, message.sender, event_id, key)
+            Reaction(
+                event_id=homeserver.new_id(),
+                room_id=message.room_id,
+                sender=message.sender,
+                target=event_id,
+                key=key,
+            )
         )
         self.did(key)
 

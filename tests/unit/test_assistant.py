@@ -35,8 +35,19 @@ def story() -> Story:
 
 async def test_a_prompt_is_answered_with_what_was_said_before(story: Story) -> None:
     story.matrix.said = [
-        TranscriptMessage(EventId("$0"), AGENT, "Je m'appelle Ada.", message().timestamp),
-        TranscriptMessage(EventId("$1"), BOT, "Enchanté.", message().timestamp, mine=True),
+        TranscriptMessage(
+            event_id=EventId("$0"),
+            sender=AGENT,
+            body="Je m'appelle Ada.",
+            timestamp=message().timestamp,
+        ),
+        TranscriptMessage(
+            event_id=EventId("$1"),
+            sender=BOT,
+            body="Enchanté.",
+            timestamp=message().timestamp,
+            mine=True,
+        ),
     ]
     async with story.run():
         story.matrix.hear(message("Qui suis-je ?"))
@@ -65,7 +76,7 @@ async def test_an_invitation_is_accepted_then_the_welcome_comes_before_the_first
         await story.until(lambda: story.done("$join", "$prompt"))
 
     (_, welcome), (_, answer) = story.matrix.sent
-    assert welcome == Notice(TEXTS("welcome"))
+    assert welcome == Notice(text=TEXTS("welcome"))
     assert isinstance(answer, Reply)
 
 
@@ -315,9 +326,9 @@ async def test_the_welcome_is_that_of_the_room(story: Story, direct: bool) -> No
 @pytest.mark.parametrize(
     "policy",
     [
-        AskPolicy("silence", salons="never"),
-        AskPolicy("silence", salons="poll"),
-        AskPolicy("never", salons="reactions"),
+        AskPolicy(when="silence", salons="never"),
+        AskPolicy(when="silence", salons="poll"),
+        AskPolicy(when="never", salons="reactions"),
     ],
 )
 async def test_the_welcome_names_thumbs_where_they_are_all_that_is_asked_for(
@@ -421,7 +432,7 @@ async def test_an_invitation_to_a_space_is_declined_with_a_reason(story: Story) 
 
 
 async def test_a_room_that_the_bot_was_led_to_is_left_without_a_word(story: Story) -> None:
-    story.matrix.others[ROOM] = Room(ROOM, direct=False, closed=True, stray=True)
+    story.matrix.others[ROOM] = Room(room_id=ROOM, direct=False, closed=True, stray=True)
     story.matrix.closed.add(ROOM)
     async with story.run():
         story.matrix.hear(JOINED, message())

@@ -87,7 +87,7 @@ async def test_each_command_has_a_french_name_and_an_english_one(
         async with desk.run():
             assert await desk.type(body) == said
         [(_, notice)] = desk.matrix.sent
-        assert notice == Notice(said, prompt(message(body, event_id="$1")))
+        assert notice == Notice(text=said, to=prompt(message(body, event_id="$1")))
         assert desk.model.requests == []
 
 

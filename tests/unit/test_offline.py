@@ -56,7 +56,7 @@ async def test_a_table_comes_as_a_file_without_a_caption_and_a_notice_names_it(
 
     name = f"commentaires-{DAY}.csv"
     assert [replace(one, to=None) for one in files(story)] == [
-        Attachment(name, "text/csv", TABLE.encode())
+        Attachment(name=name, mimetype="text/csv", data=TABLE.encode())
     ]
     assert files(story)[0].body == name
     assert told == FR("exported", n=2, what="commentaires", file=name)

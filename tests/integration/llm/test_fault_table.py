@@ -68,7 +68,7 @@ class CompletionOutcome:
         self.reasons: list[str] = []
         self.error: CompletionError | None = None
         self.clock = FakeClock()
-        self.health = Health(self.clock)
+        self.health = Health(clock=self.clock)
 
     async def ask(self, model: OpenAIModel) -> None:
         completions = Completions(model, self.clock, self.health, FallbackPolicy())

@@ -61,7 +61,16 @@ async def ask(matrix: NioMatrix, person: NioPerson, batches: AsyncIterator[Batch
     await matrix.join(await invitation(batches))
     await person.wait_joined(room_id, matrix.user_id)
     event_id = await person.send(room_id, "Tu es là ?")
-    return prompt(Message(event_id, room_id, person.user_id, "m.text", "Tu es là ?", 0))
+    return prompt(
+        Message(
+            event_id=event_id,
+            room_id=room_id,
+            sender=person.user_id,
+            msgtype="m.text",
+            body="Tu es là ?",
+            timestamp=0,
+        )
+    )
 
 
 async def test_an_invitation_is_declined_with_a_reason_that_the_inviter_sees(
@@ -149,9 +158,11 @@ async def test_an_admin_room_is_made_once_though_no_sync_has_told_of_it(tmp_path
 @pytest.mark.parametrize(
     "said",
     [
-        Notice("Campagne terminée."),
-        Attachment("a.csv", "text/csv", b"x"),
-        Attachment("a.png", "image/png", b"x", "Un point.", size=(1, 1)),
+        Notice(text="Campagne terminée."),
+        Attachment(name="a.csv", mimetype="text/csv", data=b"x"),
+        Attachment(
+            name="a.png", mimetype="image/png", data=b"x", alternative="Un point.", size=(1, 1)
+        ),
     ],
     ids=["a notice", "a file", "a picture"],
 )
@@ -187,11 +198,11 @@ async def test_nothing_is_said_in_an_admin_room_that_was_never_made_to_its_end(
         while not matrix.room(room_id).admin:
             await anext(batches)
         with pytest.raises(HomeserverUnreachable):
-            await matrix.prepare(room_id, Notice("Bonjour."))
+            await matrix.prepare(room_id, Notice(text="Bonjour."))
 
         monkeypatch.setattr(nio_client, "_CREATION_SECONDS", 0.0)
         with pytest.raises(NotEncrypted):
-            await matrix.prepare(room_id, Notice("Bonjour."))
+            await matrix.prepare(room_id, Notice(text="Bonjour."))
         with pytest.raises(NotEncrypted):
             await matrix.put(
                 room_id, PreparedEvent("m.room.message", {"body": "Bonjour."}), "late"
@@ -208,7 +219,10 @@ async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path
             await anext(batches)
         limit = await matrix.upload_limit()
         assert limit == 300 * 1024
-        whole, more = (Attachment("a.csv", "text/csv", b"x" * size) for size in (limit, limit + 1))
+        whole, more = (
+            Attachment(name="a.csv", mimetype="text/csv", data=b"x" * size)
+            for size in (limit, limit + 1)
+        )
 
         await matrix.send(asked.room_id, whole, "file")
         seen = await person.wait_for_message(asked.room_id, lambda one: one.body == "a.csv")

@@ -157,10 +157,10 @@ async def reply(stand: Stand, asked: EventId, text: str, *versions: str) -> Even
     question = await stand.bot.asked(asked)
     if not stand.bot.matrix.room(question.room_id).direct:
         question = salon_prompt(question)
-    to = Reply(question, Part(text), "small")
+    to = Reply(prompt=question, part=Part(text), model="small")
     first = await stand.bot.matrix.send(question.room_id, to, uuid4().hex)
     for version in versions:
-        newer = OutgoingEdit(first, Reply(question, Part(version), "small"))
+        newer = OutgoingEdit(first, Reply(prompt=question, part=Part(version), model="small"))
         await stand.bot.matrix.send(question.room_id, newer, uuid4().hex)
     return first
 

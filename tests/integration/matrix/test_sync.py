@@ -354,7 +354,14 @@ async def test_a_cut_timeline_lets_go_of_what_was_kept_of_its_room_alone(
     rooms = new_rooms(session, health())
     conversations = [Conversation(RoomId(room), EventId("$1")) for room in (ROOM, "!other:x")]
     for one in conversations:
-        root = Message(EventId("$1"), one.room_id, UserId(ADA), "m.text", "x", 1)
+        root = Message(
+            event_id=EventId("$1"),
+            room_id=one.room_id,
+            sender=UserId(ADA),
+            msgtype="m.text",
+            body="x",
+            timestamp=1,
+        )
         rooms._histories.begin(one, root)
 
     await anext(heard(session, rooms, health(), "s_saved"))
@@ -508,7 +515,7 @@ async def test_the_health_tells_of_turns_and_answers(
     homeserver: SyncServer, session: Session
 ) -> None:
     clock = FakeClock()
-    state = Health(clock)
+    state = Health(clock=clock)
     clock.time += 2 * STALLED_SECONDS
     seen = [(state.stalled, state.sync_age)]
     homeserver.answers = [HTML]

@@ -52,7 +52,7 @@ class Office(Story):
         for each in range(number):
             room_id = RoomId(f"!room{each}:tchap.test")
             person = UserId(f"@agent{each}:tchap.test")
-            self.matrix.others[room_id] = Room(room_id, direct=True, person=person)
+            self.matrix.others[room_id] = Room(room_id=room_id, direct=True, person=person)
 
     async def type(self, body: str, *, sender: UserId = AGENT) -> str:
         """Type something in the admin room, and return what the bot last said there."""
@@ -116,27 +116,29 @@ def story() -> Office:
     return Office()
 
 
-UTILE = Poll("Utile ?", (PollAnswer("1", "Oui"), PollAnswer("2", "Non")), disclosed=False)
+UTILE = Poll(
+    question="Utile ?", answers=(PollAnswer("1", "Oui"), PollAnswer("2", "Non")), disclosed=False
+)
 
 
 async def test_a_sequence_goes_on_with_each_answer_and_ends_with_thanks(story: Office) -> None:
     async with story.run():
         await story.launch(SEQUENCE)
         await story.held.pass_time(1.0)
-        assert story.said() == [Notice("Bonjour", notifies=True), UTILE]
+        assert story.said() == [Notice(text="Bonjour", notifies=True), UTILE]
         await story.cast("1", 1)
         await story.held.pass_time(1.0)
-        assert story.said()[2:] == [Poll("Combien ?", SCALE, disclosed=False)]
+        assert story.said()[2:] == [Poll(question="Combien ?", answers=SCALE, disclosed=False)]
         await story.cast("7", 2)
         await story.held.pass_time(1.0)
         text = FR("campaign text", question="Quoi ?")
-        assert story.said()[3:] == [Notice(text, asks=True)]
+        assert story.said()[3:] == [Notice(text=text, asks=True)]
         await story.hear(
             replace(message("Des sources.", event_id="$said"), replies_to=story.last())
         )
         await story.held.pass_time(1.0)
 
-    assert story.said()[4:] == [Notice(FR("thanks"))]
+    assert story.said()[4:] == [Notice(text=FR("thanks"))]
     assert story.model.requests == []
 
 
@@ -215,10 +217,10 @@ async def test_a_preview_shows_all_and_counts_nothing(story: Office) -> None:
 
     shown = story.said(ADMIN_ROOM)[1:-1]
     assert shown == [
-        Notice("Bonjour", notifies=True),
+        Notice(text="Bonjour", notifies=True),
         UTILE,
-        Poll("Combien ?", SCALE, disclosed=False),
-        Notice(FR("campaign text", question="Quoi ?"), asks=True),
+        Poll(question="Combien ?", answers=SCALE, disclosed=False),
+        Notice(text=FR("campaign text", question="Quoi ?"), asks=True),
     ]
     assert story.said() == []
     assert story.ledger.asks == {}
@@ -272,7 +274,7 @@ async def test_a_person_is_reminded_once(story: Office) -> None:
         assert story.said() == [UTILE]
         await story.held.pass_time(10 * DAY)
 
-    assert story.said() == [UTILE, Notice(FR("campaign reminder"))]
+    assert story.said() == [UTILE, Notice(text=FR("campaign reminder"))]
 
 
 async def test_who_has_refused_polls_gets_an_announcement_and_no_question(story: Office) -> None:
@@ -286,7 +288,7 @@ async def test_who_has_refused_polls_gets_an_announcement_and_no_question(story:
         await story.type("!annonce lancer fin")
         await story.held.pass_time(1.0)
 
-    assert story.said()[said:] == [Notice("Au revoir", notifies=True)]
+    assert story.said()[said:] == [Notice(text="Au revoir", notifies=True)]
     assert story.ledger.all["n"].to[ROOM].declined
 
 
@@ -312,7 +314,7 @@ async def test_who_has_answered_goes_on_before_others_are_begun_with(story: Offi
         await story.cast("1", 1)
         await story.held.pass_time(130.0)
 
-    assert story.said()[2:] == [Poll("Combien ?", SCALE, disclosed=False)]
+    assert story.said()[2:] == [Poll(question="Combien ?", answers=SCALE, disclosed=False)]
 
 
 async def test_a_redacted_answer_and_an_edited_one_count_as_they_stand(story: Office) -> None:
@@ -591,7 +593,7 @@ async def test_two_campaigns_that_begin_together_ask_a_person_a_day_apart(story:
 
 
 async def test_a_salon_of_two_is_a_salon(story: Office) -> None:
-    story.matrix.others[SALON] = Room(SALON, direct=False, person=COLLEAGUE)
+    story.matrix.others[SALON] = Room(room_id=SALON, direct=False, person=COLLEAGUE)
     async with story.run():
         await story.launch(f"{SEQUENCE}audience: {{rooms: salons}}\n")
         await story.held.pass_time(10.0)
@@ -645,18 +647,18 @@ async def test_two_campaigns_at_once_ask_a_person_a_day_apart(story: Office) -> 
 
 
 async def test_in_a_salon_the_questions_stand_in_a_thread_of_their_own(story: Office) -> None:
-    story.matrix.others[SALON] = Room(SALON, direct=False)
+    story.matrix.others[SALON] = Room(room_id=SALON, direct=False)
     async with story.run():
         await story.launch(f"{SEQUENCE}audience: {{rooms: salons}}\n")
         await story.held.pass_time(10.0)
 
     first, *questions = story.said(SALON)
     root = next(key for key, place in story.matrix.places.items() if place == SALON)
-    assert first == Notice("Bonjour", notifies=True)
+    assert first == Notice(text="Bonjour", notifies=True)
     assert questions == [
         replace(UTILE, thread_root=root, latest=root),
-        Poll("Combien ?", SCALE, disclosed=False, thread_root=root, latest=root),
-        Notice(FR("campaign text", question="Quoi ?"), Anchor(root, root), asks=True),
+        Poll(question="Combien ?", answers=SCALE, disclosed=False, thread_root=root, latest=root),
+        Notice(text=FR("campaign text", question="Quoi ?"), to=Anchor(root, root), asks=True),
     ]
     assert story.said() == []
 
@@ -704,16 +706,16 @@ async def test_a_poll_that_nobody_has_answered_gets_no_end_and_keeps_nobody_wait
 @pytest.mark.parametrize(
     ("written", "first"),
     [
-        ("message: Bonjour\n", Notice("Bonjour", notifies=True)),
-        ("message: Bonjour\nnotify: true\n", Notice("Bonjour", notifies=True)),
-        ("message: Bonjour\nnotify: false\n", Notice("Bonjour")),
+        ("message: Bonjour\n", Notice(text="Bonjour", notifies=True)),
+        ("message: Bonjour\nnotify: true\n", Notice(text="Bonjour", notifies=True)),
+        ("message: Bonjour\nnotify: false\n", Notice(text="Bonjour")),
         (
             "questions:\n- {question: 'Quoi ?', type: text}\n",
-            Notice(FR("campaign text", question="Quoi ?"), asks=True, notifies=True),
+            Notice(text=FR("campaign text", question="Quoi ?"), asks=True, notifies=True),
         ),
         (
             "message: '@agent:tchap.test'\n",
-            Notice("@agent:tchap.test", notifies=True),
+            Notice(text="@agent:tchap.test", notifies=True),
         ),
     ],
 )
@@ -856,7 +858,7 @@ async def test_wherever_a_process_ends_everybody_is_asked_once(
             await story.held.pass_time(60.0)
 
     for room in rooms:
-        assert story.said(room.room_id) == [Notice("Bonjour", notifies=True), UTILE]
+        assert story.said(room.room_id) == [Notice(text="Bonjour", notifies=True), UTILE]
 
 
 async def test_statistics_are_said_before_their_picture_and_not_in_its_caption(

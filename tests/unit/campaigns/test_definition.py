@@ -36,19 +36,19 @@ per_minute: 10
 def test_a_campaign_is_read_with_all_that_it_may_have() -> None:
     answers = (PollAnswer("1", "Tous les jours"), PollAnswer("2", "Parfois"))
     expected = Campaign(
-        "satisfaction-novembre",
-        (
+        name="satisfaction-novembre",
+        questions=(
             CampaignQuestion("1", "choice", "Est-il utile ?", answers),
             CampaignQuestion("2", "scale", "De 0 à 10 ?"),
             CampaignQuestion("3", "text", "Que manque-t-il ?"),
         ),
-        "Bonjour, trois questions.",
-        Audience("all", ("agent.test",), 30, 200),
-        datetime(2026, 12, 1, 9, tzinfo=PARIS).timestamp(),
-        datetime(2026, 12, 5, tzinfo=PARIS).timestamp(),
-        Quiet(time(18, 30), time(8), PARIS, weekend=False),
-        48 * 3600.0,
-        10.0,
+        message="Bonjour, trois questions.",
+        audience=Audience("all", ("agent.test",), 30, 200),
+        begins_at=datetime(2026, 12, 1, 9, tzinfo=PARIS).timestamp(),
+        ends_at=datetime(2026, 12, 5, tzinfo=PARIS).timestamp(),
+        quiet=Quiet(time(18, 30), time(8), PARIS, weekend=False),
+        reminder_after=48 * 3600.0,
+        per_minute=10.0,
     )
 
     assert read(WHOLE) == expected
@@ -57,7 +57,9 @@ def test_a_campaign_is_read_with_all_that_it_may_have() -> None:
 def test_an_announcement_needs_a_name_and_a_message_alone() -> None:
     quiet = Quiet(time(18), time(9), PARIS, weekend=True)
 
-    assert read("name: fin\nmessage: Au revoir") == Campaign("fin", (), "Au revoir", quiet=quiet)
+    assert read("name: fin\nmessage: Au revoir") == Campaign(
+        name="fin", questions=(), message="Au revoir", quiet=quiet
+    )
     assert read("name: fin\nmessage: x\nquiet:").quiet is None
 
 

@@ -28,16 +28,16 @@ NOW = 1_000 * DAY
 
 
 def direct(number: int, server: str = "tchap.test") -> Room:
-    return Room(RoomId(f"!{number}"), direct=True, person=UserId(f"@a{number}:{server}"))
+    return Room(room_id=RoomId(f"!{number}"), direct=True, person=UserId(f"@a{number}:{server}"))
 
 
 def salon(number: int) -> Room:
-    return Room(RoomId(f"!s{number}"), direct=False)
+    return Room(room_id=RoomId(f"!s{number}"), direct=False)
 
 
 def chosen(audience: Audience, *rooms: Room, active: dict[str, float] | None = None) -> set[str]:
     known = {RoomId(room_id): at for room_id, at in (active or {}).items()}
-    found = choose(Campaign("n", audience=audience), rooms, known, heeds, NOW)
+    found = choose(Campaign(name="n", audience=audience), rooms, known, heeds, NOW)
     return {one.room_id for one in found}
 
 
@@ -65,10 +65,10 @@ def test_an_audience_is_chosen_by_kind_domain_and_activity(
         direct(1),
         direct(2, "other.test"),
         salon(1),
-        Room(RoomId("!admin"), direct=False, admin=True),
-        Room(RoomId("!closed"), direct=True, closed=True, person=UserId("@x:tchap.test")),
-        Room(RoomId("!nobody"), direct=True),
-        Room(RoomId("!bot"), direct=True, person=UserId("@bot:tchap.test")),
+        Room(room_id=RoomId("!admin"), direct=False, admin=True),
+        Room(room_id=RoomId("!closed"), direct=True, closed=True, person=UserId("@x:tchap.test")),
+        Room(room_id=RoomId("!nobody"), direct=True),
+        Room(room_id=RoomId("!bot"), direct=True, person=UserId("@bot:tchap.test")),
     ]
 
     active = {"!1": NOW - DAY, "!s1": NOW - 20 * DAY, "!2": NOW - 40 * DAY}
@@ -79,9 +79,9 @@ def test_a_sample_is_drawn_by_the_campaigns_name() -> None:
     rooms = [direct(number) for number in range(1_000)]
     audience = Audience(sample=100)
 
-    one = choose(Campaign("one", audience=audience), rooms, {}, heeds, NOW)
-    again = choose(Campaign("one", audience=audience), reversed(rooms), {}, heeds, NOW)
-    other = choose(Campaign("other", audience=audience), rooms, {}, heeds, NOW)
+    one = choose(Campaign(name="one", audience=audience), rooms, {}, heeds, NOW)
+    again = choose(Campaign(name="one", audience=audience), reversed(rooms), {}, heeds, NOW)
+    other = choose(Campaign(name="other", audience=audience), rooms, {}, heeds, NOW)
 
     assert len(one) == 100
     assert one == again
@@ -130,17 +130,19 @@ def test_what_is_said_to_be_no_quiet_moment_is_none(
 
 
 CHOICE = CampaignQuestion("1", "choice", "Utile ?", (PollAnswer("1", "Oui"),))
-ANSWERED = Campaign("n", (CHOICE, CampaignQuestion("2", "scale", "Combien ?")), message="Bonjour")
+ANSWERED = Campaign(
+    name="n", questions=(CHOICE, CampaignQuestion("2", "scale", "Combien ?")), message="Bonjour"
+)
 
 
 def test_steps_are_the_message_and_the_questions() -> None:
-    silent = Campaign("n", ANSWERED.questions)
+    silent = Campaign(name="n", questions=ANSWERED.questions)
 
     assert [ANSWERED.question(step) for step in range(3)] == [None, *ANSWERED.questions]
     assert [silent.question(step) for step in range(2)] == [*ANSWERED.questions]
     assert (ANSWERED.steps, silent.steps) == (3, 2)
     assert (ANSWERED.step_of("2"), silent.step_of("2")) == (2, 1)
-    assert Campaign("n", message="Bonjour").steps == 1
+    assert Campaign(name="n", message="Bonjour").steps == 1
 
 
 def test_a_scale_offers_eleven_answers() -> None:

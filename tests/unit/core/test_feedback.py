@@ -19,10 +19,10 @@ from bot.core.feedback import (
 from tests.make import AGENT
 
 PROMPT = EventId("$prompt")
-ALWAYS = AskPolicy("reply", one_in=1, silence=300.0, per_day=2)
+ALWAYS = AskPolicy(when="reply", one_in=1, silence=300.0, per_day=2)
 SILENT = replace(ALWAYS, when="silence")
 RARELY = 1_000_000  # of so many replies, one
-DIRECT = ReplyMetadata(AGENT, direct=True, characters=300)
+DIRECT = ReplyMetadata(sender=AGENT, direct=True, characters=300)
 SALON = replace(DIRECT, direct=False, characters=5)
 
 

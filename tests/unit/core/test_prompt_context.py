@@ -19,7 +19,13 @@ def said(  # a message of a conversation, `ago` seconds before the prompt
     body: str, event_id: str = "", sender: UserId = AGENT, *, ago: float = 0, readable: bool = True
 ) -> TranscriptMessage:
     at = round(NOW - ago * 1000)
-    return TranscriptMessage(EventId(event_id or f"${body}"), sender, body, at, readable=readable)
+    return TranscriptMessage(
+        event_id=EventId(event_id or f"${body}"),
+        sender=sender,
+        body=body,
+        timestamp=at,
+        readable=readable,
+    )
 
 
 def reply(body: str, *answers: str, event_id: str = "", ago: float = 0) -> TranscriptMessage:
@@ -346,7 +352,7 @@ def test_nothing_of_another_thread_is_in_the_context() -> None:
     ]
 
     def context(conversation: Conversation, asked: Message) -> list[str]:
-        one = Transcript(conversation, BOT)
+        one = Transcript(conversation=conversation, me=BOT)
         one.put_before([*events, asked])
         history = History(one.messages())
         return words(build(asked=Prompt((asked,), conversation), direct=False, history=history))

@@ -62,12 +62,12 @@ from tests.make import (
 
 OTHER_BOT = UserId("@polls:tchap.test")
 STRANGER = UserId("@a:evil.test")
-POLICY = Policy(BOT, ("tchap.test", "*.gouv.test"), frozenset({OTHER_BOT}))
-DIRECT, SALON = Room(ROOM, direct=True), Room(ROOM, direct=False)
-ADMIN = Room(ROOM, direct=False, admin=True)
+POLICY = Policy(me=BOT, allowed_servers=("tchap.test", "*.gouv.test"), bots=frozenset({OTHER_BOT}))
+DIRECT, SALON = Room(room_id=ROOM, direct=True), Room(room_id=ROOM, direct=False)
+ADMIN = Room(room_id=ROOM, direct=False, admin=True)
 OBEYING = replace(POLICY, admins=frozenset({AGENT}))
-SPACE = Room(ROOM, direct=False, closed=True, space=True)
-STRAY = Room(ROOM, direct=False, closed=True, stray=True)
+SPACE = Room(room_id=ROOM, direct=False, closed=True, space=True)
+STRAY = Room(room_id=ROOM, direct=False, closed=True, stray=True)
 SPACE_INVITE = replace(invite(), space=True)
 JOINED = Joined(EventId("$join"), ROOM)
 UPGRADED = Upgraded(EventId("$stone"), ROOM, AGENT, RoomId("!new:tchap.test"))
@@ -592,7 +592,7 @@ def test_in_a_salon_with_inline_replies_the_reply_goes_to_the_main_timeline() ->
     assert decide(threaded, SALON, inline, {}) == Answer(prompt(threaded))
 
 
-ADMINS = Room(ROOM, direct=False, admin=True)
+ADMINS = Room(room_id=ROOM, direct=False, admin=True)
 ADMINISTERED = replace(POLICY, admins=frozenset({AGENT}))
 
 

@@ -38,7 +38,7 @@ def own_edit(body: str, event_id: str, *answers: str, timestamp: int = 0) -> Edi
 
 def cold(*events: ReadableEvent, conversation: Conversation = MAIN) -> Transcript:
     """Return the conversation as it is read from the homeserver."""
-    read = Transcript(conversation, BOT)
+    read = Transcript(conversation=conversation, me=BOT)
     read.put_before([event for event in events if not isinstance(event, Redaction)])
     return read
 
@@ -60,7 +60,11 @@ def test_a_message_is_kept_with_what_can_be_seen_of_it() -> None:
 
     assert warm(asked).messages() == [
         TranscriptMessage(
-            asked.event_id, AGENT, "Sobre\n?", asked.timestamp, replies_to=EventId("$earlier")
+            event_id=asked.event_id,
+            sender=AGENT,
+            body="Sobre\n?",
+            timestamp=asked.timestamp,
+            replies_to=EventId("$earlier"),
         )
     ]
 
@@ -255,7 +259,7 @@ def test_a_copy_under_another_id_does_not_change_when_a_message_was_sent() -> No
 
 
 def test_what_was_redacted_before_it_was_read_does_not_enter() -> None:
-    one = Transcript(MAIN, BOT)
+    one = Transcript(conversation=MAIN, me=BOT)
     one.add(redaction())
     one.put_before([message(), edit_event(), message("stays", event_id="$stays")])
 
@@ -306,7 +310,7 @@ def test_a_message_that_was_readable_stays_so() -> None:
 
 
 def test_a_message_heard_with_its_key_is_not_lost_to_an_older_reading_without_it() -> None:
-    one = Transcript(MAIN, BOT)
+    one = Transcript(conversation=MAIN, me=BOT)
     one.add(message("heard"))
     one.put_before([undecryptable()])
 
@@ -376,7 +380,7 @@ def test_of_an_own_edit_that_is_read_and_one_that_is_heard_the_newer_counts(cloc
     """Whichever was heard with the host's clock, once the homeserver's is heard."""
     edits = [own_edit(f"{n}", f"$e{n}", timestamp=1_000 + n) for n in range(2)]
     for heard, found in (edits, edits[::-1]):
-        one = Transcript(MAIN, BOT)
+        one = Transcript(conversation=MAIN, me=BOT)
         sent = replace(heard, timestamp=heard.timestamp + clock)
         one.add(sent)
         one.put_before([message(), reply("$prompt"), found])
@@ -396,7 +400,7 @@ def test_edits_by_others_take_no_room_and_no_time() -> None:
     ]
     heard = warm(message("x"), *forged)
     read = cold(*forged[:100], message("x"))
-    both = Transcript(MAIN, BOT)
+    both = Transcript(conversation=MAIN, me=BOT)
     for one in forged[:100]:
         both.add(one)
     assert both.size == 10 * len("forged")  # whose message it is will be read
@@ -432,7 +436,7 @@ def test_what_does_not_come_back_is_remembered_only_of_what_was_here(
 
 def test_an_edit_of_what_is_not_here_takes_no_room() -> None:
     whole = warm(message("x"), edit_event("long", target="$unknown"))
-    read = Transcript(MAIN, BOT)
+    read = Transcript(conversation=MAIN, me=BOT)
     read.add(edit_event("long", target="$unknown"))
     read.put_before([message("x"), edit_event("long", target="$other")])
 
@@ -529,14 +533,14 @@ def test_heard_or_read_or_both_a_conversation_is_the_same(
     """Listening begins at `first`; the homeserver answers at `then`; `last` are heard after."""
     first = data.draw(st.integers(0, len(events)))
     then = data.draw(st.integers(first, len(events)))
-    one = Transcript(MAIN, BOT)
+    one = Transcript(conversation=MAIN, me=BOT)
     for event in events[first:then]:
         one.add(event)
     one.put_before(as_read(events[:then]))
     for event in events[data.draw(st.integers(0, then)) :]:  # some of it is heard once more
         one.add(event)
 
-    whole = Transcript(MAIN, BOT)
+    whole = Transcript(conversation=MAIN, me=BOT)
     whole.put_before(as_read(events))
     gone = {event.target for event in events if isinstance(event, Redaction)}
 

@@ -29,7 +29,7 @@ class UnknownSalon:
 
     def __init__(self) -> None:
         self.matrix, self.clock = FakeMatrix(direct=False), FakeClock()
-        policy = Policy(BOT, ("tchap.test",), age_limit=3600.0)
+        policy = Policy(me=BOT, allowed_servers=("tchap.test",), age_limit=3600.0)
         self.clock.time = QUESTION.timestamp / 1000 - MIDNIGHT
         self.intent_resolver = IntentResolver(self.matrix, self.clock, policy)
 

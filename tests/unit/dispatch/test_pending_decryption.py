@@ -107,7 +107,7 @@ async def test_a_key_five_minutes_late_is_explained_then_the_message_is_answered
     running.key_comes()
     await running.until(lambda: running.done("$prompt"))
 
-    assert running.notices == [Notice(FR("key missing"), undecryptable())]
+    assert running.notices == [Notice(text=FR("key missing"), to=undecryptable())]
     assert running.shown == [FR("key missing"), "Bonjour."]
 
 
@@ -401,7 +401,7 @@ async def test_in_a_salon_who_has_opened_a_thread_with_the_bot_is_told_there(
             story.matrix.hear()
             await story.held.pass_time(MINUTE)
 
-    assert story.notices == ([Notice(FR("key missing"), IN_THREAD)] if told else [])
+    assert story.notices == ([Notice(text=FR("key missing"), to=IN_THREAD)] if told else [])
 
 
 async def test_a_thread_that_cannot_be_looked_up_now_delays_the_notice_alone(
@@ -416,7 +416,7 @@ async def test_a_thread_that_cannot_be_looked_up_now_delays_the_notice_alone(
     running.matrix.fetch_failure = None
     await running.held.pass_time(10 * MINUTE)
 
-    assert running.notices == [Notice(FR("key missing"), IN_THREAD)]
+    assert running.notices == [Notice(text=FR("key missing"), to=IN_THREAD)]
 
 
 async def test_who_was_never_told_is_told_when_the_message_is_given_up(
@@ -608,7 +608,9 @@ async def test_a_key_reads_the_messages_of_its_session_alone(running: LateStory)
     assert running.matrix.fetched == ["$b"]
     await running.held.pass_time(MINUTE)
 
-    assert running.notices == [Notice(FR("key unverified"), undecryptable("$a", session_id="a"))]
+    assert running.notices == [
+        Notice(text=FR("key unverified"), to=undecryptable("$a", session_id="a"))
+    ]
 
 
 async def test_a_message_read_twice_at_once_is_answered_once(running: LateStory) -> None:

@@ -1118,7 +1118,9 @@ async def test_a_change_of_mind_that_the_closing_overtakes_changes_nothing(
 
 
 async def test_what_was_said_long_ago_is_no_part_of_what_is_asked_anew(room: ChangeStory) -> None:
-    room.matrix.said = [TranscriptMessage(EventId("$0"), AGENT, "Jadis", 0)]
+    room.matrix.said = [
+        TranscriptMessage(event_id=EventId("$0"), sender=AGENT, body="Jadis", timestamp=0)
+    ]
     async with room.run():
         await room.ask(says="Un.")
         await room.hear(reaction("🔄", target=REPLY, event_id="$redo"))

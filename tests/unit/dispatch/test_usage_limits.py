@@ -19,7 +19,7 @@ from tests.make import AGENT, BOT, COLLEAGUE, ROOM, edit_event, message, reactio
 
 TEXTS = speak("fr")
 END = FinishDelta("stop")
-NONE = Limits(0, 0, 0, 0, 0)
+NONE = Limits(prompts=0, regenerations=0, comments=0, per_minute=0, quick=0)
 BOB = UserId("@bob:tchap.test")
 
 
@@ -295,7 +295,7 @@ async def test_so_many_comments_of_a_person_are_kept_in_an_hour(story: Story, ho
 
 
 async def test_the_admin_room_knows_no_limits(story: Story) -> None:
-    story.limits = Limits(1, 1, 1, 1, 1)
+    story.limits = Limits(prompts=1, regenerations=1, comments=1, per_minute=1, quick=1)
     story.policy = replace(story.policy, admins=frozenset({AGENT}))
     story.matrix.admin_room = ROOM
     async with story.run():

@@ -37,10 +37,12 @@ from tests.make import (
 
 FR = speak("fr")
 END = FinishDelta("stop")
-ALWAYS = AskPolicy("reply", one_in=1, per_day=10, window=3600.0, salons="poll", least_characters=0)
+ALWAYS = AskPolicy(
+    when="reply", one_in=1, per_day=10, window=3600.0, salons="poll", least_characters=0
+)
 SILENT = replace(ALWAYS, when="silence", silence=300.0)
 HELPED = tuple(PollAnswer(one, FR(f"poll helped {one}")) for one in ("yes", "partly", "no"))
-ASKED = Poll(FR("poll helped"), HELPED, latest=EventId("$prompt"))
+ASKED = Poll(question=FR("poll helped"), answers=HELPED, latest=EventId("$prompt"))
 
 
 class FeedbackStory(Story):
@@ -172,7 +174,7 @@ async def test_a_person_is_thanked_once_however_often_the_vote_changes(
         await story.cast(poll=poll, number=2)
         await story.cast("yes", poll=poll, number=3)
 
-    assert story.notices == [Notice(FR("thanks"))]
+    assert story.notices == [Notice(text=FR("thanks"))]
     assert story.rating() == ("yes", None)
 
 
@@ -186,7 +188,7 @@ async def test_who_is_not_content_is_asked_why_and_then_thanked(story: FeedbackS
         await story.cast("too_long", poll=why, number=2)
 
     assert story.rating() == ("no", "too_long")
-    assert story.notices == [Notice(FR("thanks"))]
+    assert story.notices == [Notice(text=FR("thanks"))]
     assert len(story.polls) == 2
 
 
@@ -209,7 +211,9 @@ async def test_in_a_salon_the_asker_alone_is_asked_and_nobody_sees_the_results(
         asks=AGENT,
     )
     assert story.asked_of.ratings == {("$prompt", AGENT): ("yes", None)}
-    assert story.notices == [Notice(FR("thanks"), Anchor(EventId("$prompt"), EventId("$prompt")))]
+    assert story.notices == [
+        Notice(text=FR("thanks"), to=Anchor(EventId("$prompt"), EventId("$prompt")))
+    ]
 
 
 async def test_a_salon_without_threads_is_not_asked(story: FeedbackStory) -> None:
@@ -329,7 +333,7 @@ async def test_nobody_is_asked_twice_in_a_row(story: FeedbackStory) -> None:
 async def test_a_thumb_on_a_reply_is_a_rating(
     story: FeedbackStory, key: str, rating: tuple[str, None] | None
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         [(reply, _)] = story.matrix.sent
@@ -343,7 +347,7 @@ async def test_a_thumb_on_a_reply_is_a_rating(
 async def test_a_thumb_on_a_prompt_is_none_and_one_that_is_taken_back_neither(
     story: FeedbackStory,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         [(reply, _)] = story.matrix.sent
@@ -399,7 +403,7 @@ async def test_a_poll_that_the_ledger_does_not_know_keeps_no_comment(story: Feed
 async def test_a_reply_may_be_rated_by_a_word(
     story: FeedbackStory, typed: str, rating: tuple[str, None]
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         await story.hear(message(typed, event_id="$typed"))
@@ -430,7 +434,7 @@ async def test_an_edit_of_the_command_says_something_else(
     rating: tuple[str, None] | None,
     comment: str | None,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         await story.hear(message(first, event_id="$typed"))
@@ -452,7 +456,7 @@ async def test_an_edit_of_the_command_says_something_else(
 async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
     story: FeedbackStory, change: Redaction | Edit, comments: list[str]
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     gate = story.hold_comments()
     async with story.run():
         await story.hear(message())
@@ -467,7 +471,7 @@ async def test_a_change_of_mind_that_comes_at_once_finds_what_it_changes(
 async def test_a_redaction_of_an_edit_that_waits_takes_its_words_along(
     story: FeedbackStory,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     gate = story.hold_comments()
     async with story.run():
         await story.hear(message())
@@ -495,7 +499,7 @@ async def test_an_edited_reply_to_a_poll_is_a_comment_after_a_restart_too(
 
 
 async def test_an_outage_costs_no_edit_of_a_prompt(story: FeedbackStory) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         story.matrix.known.clear()
@@ -512,7 +516,7 @@ async def test_an_outage_costs_no_edit_of_a_prompt(story: FeedbackStory) -> None
 async def test_a_command_keeps_a_comment_on_the_reply_that_it_is_about(
     story: FeedbackStory,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message())
         [(reply, _)] = story.matrix.sent
@@ -551,7 +555,7 @@ async def test_a_word_that_says_nothing_is_told_how(
 async def test_an_exchange_is_handed_over_in_a_second_step_by_who_has_asked(
     story: FeedbackStory,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message("Quelle heure ?"))
         await story.hear(message("!avis partager", event_id="$1"))
@@ -599,7 +603,7 @@ REFUSED = [
 async def test_where_the_last_prompt_got_no_answer_the_one_before_is_not_handed_over(
     story: FeedbackStory, script: Sequence[Delta | Exception], typed: str, *, lined: bool
 ) -> None:
-    story.feedback, gate = AskPolicy("never"), asyncio.Event()
+    story.feedback, gate = AskPolicy(when="never"), asyncio.Event()
     story.pace = replace(story.pace, line_after=0.01 if lined else 10.0)
     second = EventId("$second")
     async with story.run():
@@ -623,7 +627,7 @@ async def test_where_the_last_prompt_got_no_answer_the_one_before_is_not_handed_
 async def test_what_was_stopped_before_its_first_word_is_not_handed_over(
     story: FeedbackStory,
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await answer_of(story, asyncio.Event())
         await story.until(lambda: len(story.model.requests) == 2)
@@ -640,7 +644,7 @@ async def test_what_was_stopped_before_its_first_word_is_not_handed_over(
 async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
     story: FeedbackStory,
 ) -> None:
-    story.feedback, gate = AskPolicy("never"), asyncio.Event()
+    story.feedback, gate = AskPolicy(when="never"), asyncio.Event()
     async with story.run():
         await answer_of(story, TextDelta("Il fera beau demain. "), gate, TextDelta("Oui."), END)
         await story.until(lambda: EventId("$second") in story.store.replies)
@@ -659,7 +663,7 @@ async def test_an_answer_that_is_being_written_is_handed_over_once_it_is_whole(
 async def test_an_answer_that_was_redacted_is_not_handed_over(
     story: FeedbackStory, *, quoting: bool
 ) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await story.hear(message("Quelle heure ?"))
         [(reply, _)] = story.matrix.sent
@@ -690,7 +694,7 @@ async def test_a_notice_that_is_replied_to_is_not_handed_over_and_a_poll_stands_
 
 
 async def test_an_older_answer_is_handed_over_where_it_is_replied_to(story: FeedbackStory) -> None:
-    story.feedback = AskPolicy("never")
+    story.feedback = AskPolicy(when="never")
     async with story.run():
         await answer_of(story, ModelRefused("403"))
         await story.until(lambda: story.done("$second"))

@@ -116,5 +116,5 @@ async def test_an_answer_never_quotes_a_prompt_that_replies_into_a_thread(
     asked = prompt(replace(message(), replies_to=EventId("$inside")))
     port._rooms.note_sent(ROOM, EventId("$other"))
 
-    assert port._is_followed(ROOM, Reply(asked, Part("Oui."), "small")) is quotes
-    assert port._is_followed(ROOM, Notice("Non.", asked)) is quotes
+    assert port._is_followed(ROOM, Reply(prompt=asked, part=Part("Oui."), model="small")) is quotes
+    assert port._is_followed(ROOM, Notice(text="Non.", to=asked)) is quotes

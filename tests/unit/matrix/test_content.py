@@ -15,11 +15,11 @@ from tests.make import BOT, ROOM, message, prompt, undecryptable
 PROMPT = prompt()
 IN_THREAD = prompt(message(thread_root="$root"))
 UNREADABLE = undecryptable()
-ASKED = Poll("Prêt ?", (PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
+ASKED = Poll(question="Prêt ?", answers=(PollAnswer("a", "Oui"), PollAnswer("b", "Non")))
 
 
 def test_a_reply_is_a_plain_message_that_names_its_prompt_in_its_marker() -> None:
-    content = build(Reply(PROMPT, Part("Le **ciel**."), "small"))
+    content = build(Reply(prompt=PROMPT, part=Part("Le **ciel**."), model="small"))
 
     assert content == {
         "msgtype": "m.text",
@@ -31,7 +31,10 @@ def test_a_reply_is_a_plain_message_that_names_its_prompt_in_its_marker() -> Non
     }
 
 
-@pytest.mark.parametrize("outgoing", [Reply(PROMPT, Part("Oui."), "m"), Notice("Non.", PROMPT)])
+@pytest.mark.parametrize(
+    "outgoing",
+    [Reply(prompt=PROMPT, part=Part("Oui."), model="m"), Notice(text="Non.", to=PROMPT)],
+)
 def test_what_answers_quotes_it_when_another_message_came_between(
     outgoing: Reply | Notice,
 ) -> None:
@@ -44,15 +47,17 @@ def test_what_answers_quotes_it_when_another_message_came_between(
 @pytest.mark.parametrize(
     "outgoing",
     [
-        Reply(PROMPT, Part("Oui."), "small"),
-        Reply(PROMPT, Part("suite", "(2)\n\n"), "small"),
-        Notice("Non.", PROMPT),
-        Notice("Bonjour."),
-        Notice("Quoi ?", asks=True),
-        Notice("Illisible.", UNREADABLE),
+        Reply(prompt=PROMPT, part=Part("Oui."), model="small"),
+        Reply(prompt=PROMPT, part=Part("suite", "(2)\n\n"), model="small"),
+        Notice(text="Non.", to=PROMPT),
+        Notice(text="Bonjour."),
+        Notice(text="Quoi ?", asks=True),
+        Notice(text="Illisible.", to=UNREADABLE),
         ASKED,
-        Attachment("a.png", "image/png", b"1", "Du bleu.", size=(4, 3)),
-        Attachment("a.csv", "text/csv", b"1", "Des chiffres."),
+        Attachment(
+            name="a.png", mimetype="image/png", data=b"1", alternative="Du bleu.", size=(4, 3)
+        ),
+        Attachment(name="a.csv", mimetype="text/csv", data=b"1", alternative="Des chiffres."),
     ],
 )
 def test_nothing_in_a_main_timeline_has_a_relation_that_paging_back_would_drop(
@@ -66,7 +71,7 @@ def test_nothing_in_a_main_timeline_has_a_relation_that_paging_back_would_drop(
 def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None:
     asked = prompt(message(thread_root="$root"))
 
-    content = build(Reply(asked, Part("Oui."), "small"), quoting=True)
+    content = build(Reply(prompt=asked, part=Part("Oui."), model="small"), quoting=True)
 
     assert content["m.relates_to"] == {
         "rel_type": "m.thread",
@@ -77,7 +82,7 @@ def test_a_reply_in_a_thread_stays_in_it_and_falls_back_to_a_quotation() -> None
 
 
 def test_an_edit_carries_the_new_text_once() -> None:
-    reply = Reply(PROMPT, Part("Première ligne.\n\nSeconde **ligne**."), "small")
+    reply = Reply(prompt=PROMPT, part=Part("Première ligne.\n\nSeconde **ligne**."), model="small")
 
     content = build(OutgoingEdit(EventId("$reply"), reply), quoting=True)
 
@@ -91,7 +96,7 @@ def test_an_edit_carries_the_new_text_once() -> None:
 
 
 def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
-    content = build(Reply(PROMPT, Part("Le ciel"), "small", added=("*Coupé.*",)))
+    content = build(Reply(prompt=PROMPT, part=Part("Le ciel"), model="small", added=("*Coupé.*",)))
 
     assert content["body"] == "Le ciel\n\nCoupé."
     assert content["formatted_body"].rstrip().endswith("<p><em>Coupé.</em></p>")
@@ -114,7 +119,7 @@ def test_the_bots_own_lines_stand_below_the_models_and_are_marked() -> None:
 def test_a_version_that_is_not_final_ends_in_a_sign_that_is_read_by_nobody_but_people(
     source: str, body: str | None, html: str | None
 ) -> None:
-    growing = Reply(PROMPT, Part(source), "small", unfinished=True)
+    growing = Reply(prompt=PROMPT, part=Part(source), model="small", unfinished=True)
     content = build(growing)
 
     assert content["body"].endswith(" …")
@@ -133,7 +138,7 @@ def test_a_version_that_is_not_final_ends_in_a_sign_that_is_read_by_nobody_but_p
 
 @given(st.text(max_size=200))
 def test_whatever_the_model_writes_it_is_read_again_without_the_sign(source: str) -> None:
-    growing = Reply(PROMPT, Part(source), "small", unfinished=True)
+    growing = Reply(prompt=PROMPT, part=Part(source), model="small", unfinished=True)
     event = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(growing)}
 
     heard = parse_message(event, ROOM, BOT)
@@ -143,7 +148,7 @@ def test_whatever_the_model_writes_it_is_read_again_without_the_sign(source: str
 
 
 def test_an_ellipsis_of_the_model_stays() -> None:
-    final = Reply(PROMPT, Part("Il attend …"), "small", final=True)
+    final = Reply(prompt=PROMPT, part=Part("Il attend …"), model="small", final=True)
     event = {"type": "m.room.message", "event_id": "$r", "sender": BOT, "content": build(final)}
 
     heard = parse_message(event, ROOM, BOT)
@@ -153,14 +158,19 @@ def test_an_ellipsis_of_the_model_stays() -> None:
 
 
 def test_the_number_of_a_later_part_is_the_bots_own_line() -> None:
-    content = build(Reply(PROMPT, Part("suite", "(2)\n\n"), "small"))
+    content = build(Reply(prompt=PROMPT, part=Part("suite", "(2)\n\n"), model="small"))
 
     assert content["body"] == "(2)\n\nsuite"
     assert content[MARKER]["added"] == ["(2)"]
 
 
 def test_a_table_is_shown_as_one_where_that_is_wanted() -> None:
-    reply = Reply(PROMPT, Part("| a | b |\n|---|---|\n| 1 | 2 |"), "small", added=("*Coupé.*",))
+    reply = Reply(
+        prompt=PROMPT,
+        part=Part("| a | b |\n|---|---|\n| 1 | 2 |"),
+        model="small",
+        added=("*Coupé.*",),
+    )
 
     listed = build(reply)
     shown = build(reply, tables="table")
@@ -178,25 +188,25 @@ def test_a_notice_names_what_it_is_about_and_whether_it_stands_for_an_answer() -
 
     told, failed = [
         parse_message(source | {"content": build(one)}, ROOM, BOT)
-        for one in (Notice("Non.", asked), Notice("Non.", asked, unanswered=True))
+        for one in (Notice(text="Non.", to=asked), Notice(text="Non.", to=asked, unanswered=True))
     ]
 
     assert isinstance(told, Message)
     assert isinstance(failed, Message)
     assert (told.about, told.unanswered, told.answers) == (("$1", "$2"), False, ())
     assert (failed.about, failed.unanswered) == (("$1", "$2"), True)
-    assert NOTICE_MARKER not in build(Notice("Bonjour."))
+    assert NOTICE_MARKER not in build(Notice(text="Bonjour."))
 
 
 def test_a_reply_names_the_claim_that_its_text_is_of() -> None:
-    content = build(Reply(PROMPT, Part("Oui."), "small", claim=3))
+    content = build(Reply(prompt=PROMPT, part=Part("Oui."), model="small", claim=3))
 
     assert content[MARKER]["claim"] == 3
 
 
 def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> None:
     asked = prompt(message(event_id="$1"), message(event_id="$2"), message(event_id="$3"))
-    reply = Reply(asked, Part("Oui."), "small")
+    reply = Reply(prompt=asked, part=Part("Oui."), model="small")
 
     content = build(reply, quoting=True)
 
@@ -208,9 +218,9 @@ def test_a_reply_to_several_messages_names_them_all_and_quotes_the_last() -> Non
 def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None:
     asked = prompt(message(event_id="$1"), message(event_id="$2"))
     reply = Reply(
-        asked,
-        Part("Le ciel\n\nest *bleu*.", "(2)\n\n"),
-        "m",
+        prompt=asked,
+        part=Part("Le ciel\n\nest *bleu*.", "(2)\n\n"),
+        model="m",
         added=("*Bas.*",),
         above=("*Haut.*",),
     )
@@ -224,7 +234,7 @@ def test_a_reply_read_again_is_what_the_model_said_and_what_it_answers() -> None
 
 
 def test_an_edit_read_again_is_the_same() -> None:
-    reply = Reply(prompt(), Part("Le ciel"), "m", added=("*Bas.*",))
+    reply = Reply(prompt=prompt(), part=Part("Le ciel"), model="m", added=("*Bas.*",))
     edit = build(OutgoingEdit(EventId("$r"), reply))
     source = {"type": "m.room.message", "event_id": "$e", "sender": BOT, "content": edit}
 
@@ -276,8 +286,15 @@ def test_a_poll_is_read_again_as_it_was_sent() -> None:
 
 def test_a_file_has_its_name_for_a_caption_and_a_picture_what_it_shows() -> None:
     place = {"url": "mxc://tchap.test/x"}
-    file = Attachment("a.csv", "text/csv", b"1234")
-    picture = Attachment("a.png", "image/png", b"1", "Du bleu.", size=(4, 3), to=IN_THREAD)
+    file = Attachment(name="a.csv", mimetype="text/csv", data=b"1234")
+    picture = Attachment(
+        name="a.png",
+        mimetype="image/png",
+        data=b"1",
+        alternative="Du bleu.",
+        size=(4, 3),
+        to=IN_THREAD,
+    )
 
     assert build(file, media=place) == {
         "msgtype": "m.file",

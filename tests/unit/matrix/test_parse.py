@@ -160,7 +160,14 @@ def test_what_is_no_event_at_all_is_none(odd: object) -> None:
 
 
 def test_a_text_message_is_read() -> None:
-    expected = Message(EventId("$e"), ROOM, AGENT, "m.text", "Bonjour", 12)
+    expected = Message(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        msgtype="m.text",
+        body="Bonjour",
+        timestamp=12,
+    )
 
     assert parse_message(source(), ROOM, BOT) == hear(source()) == expected
 
@@ -227,7 +234,14 @@ def test_an_edit_is_no_message() -> None:
         }
     )
 
-    expected = Edit(EventId("$e"), ROOM, UserId(AGENT), EventId("$first"), "Bonsoir", 12)
+    expected = Edit(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=UserId(AGENT),
+        target=EventId("$first"),
+        body="Bonsoir",
+        timestamp=12,
+    )
     assert parse_message(edit, ROOM, BOT) == hear(edit) == expected
 
 
@@ -482,7 +496,14 @@ def test_a_reaction_counts_with_and_without_selectors_and_skin_tones(
     plain: str,
     decrypted: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    expected = Reaction(EventId("$e"), ROOM, AGENT, EventId("$reply"), plain, 12)
+    expected = Reaction(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        target=EventId("$reply"),
+        key=plain,
+        timestamp=12,
+    )
 
     assert hear(reaction(key), decrypted=decrypted) == expected
 
@@ -580,7 +601,14 @@ def test_a_poll_is_a_message_of_its_question_in_whatever_names(
     alone = event(kind, content)
     threaded = event(kind, content | {"m.relates_to": THREAD})
 
-    expected = Message(EventId("$e"), ROOM, AGENT, POLL, "Prêt ?", 12)
+    expected = Message(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        msgtype=POLL,
+        body="Prêt ?",
+        timestamp=12,
+    )
     there = replace(expected, thread_root=EventId("$root"))
     assert hear(alone, decrypted=decrypted) == expected
     assert hear(threaded, decrypted=decrypted) == there
@@ -612,7 +640,14 @@ def test_a_vote_names_its_answers_in_whatever_names_or_none(
     kind: str,
     decrypted: bool,  # noqa: FBT001  # a table's column
 ) -> None:
-    expected = Vote(EventId("$e"), ROOM, AGENT, EventId("$poll"), answers, 12)
+    expected = Vote(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        target=EventId("$poll"),
+        answers=answers,
+        timestamp=12,
+    )
 
     assert hear(cast(content, kind), decrypted=decrypted) == expected
 
@@ -648,8 +683,17 @@ def encrypted(**relation: object) -> nio.Event:
 
 
 def test_an_encrypted_message_says_its_thread_in_clear() -> None:
-    plain = Undecryptable(EventId("$e"), ROOM, AGENT, "s", 12)
-    threaded = Undecryptable(EventId("$e"), ROOM, AGENT, "s", 12, EventId("$root"))
+    plain = Undecryptable(
+        event_id=EventId("$e"), room_id=ROOM, sender=AGENT, session_id="s", timestamp=12
+    )
+    threaded = Undecryptable(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        session_id="s",
+        timestamp=12,
+        thread_root=EventId("$root"),
+    )
 
     assert parse_event(encrypted(), ROOM, BOT) == plain
     assert parse_event(encrypted(**{"m.in_reply_to": {"event_id": "$q"}}), ROOM, BOT) == plain
@@ -664,7 +708,15 @@ def test_an_encrypted_edit_or_reaction_is_none(kind: str) -> None:
 def test_an_encrypted_vote_says_its_poll_in_clear() -> None:
     refers = encrypted(rel_type="m.reference", event_id="$poll")
 
-    expected = Undecryptable(EventId("$e"), ROOM, AGENT, "s", 12, None, refers_to=EventId("$poll"))
+    expected = Undecryptable(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        session_id="s",
+        timestamp=12,
+        thread_root=None,
+        refers_to=EventId("$poll"),
+    )
     assert parse_event(refers, ROOM, BOT) == expected
 
 

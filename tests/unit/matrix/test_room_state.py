@@ -267,7 +267,14 @@ def test_an_invitation_names_its_sender_and_whether_it_is_direct() -> None:
 
     events = hear(new_rooms(), sync([], invite={"!new:x": state}))
 
-    assert events == [Invite(EventId("invite:!new:x"), "!new:x", UserId(AGENT), direct=True)]  # type: ignore[arg-type]  # a room id
+    assert events == [
+        Invite(
+            event_id=EventId("invite:!new:x"),
+            room_id=RoomId("!new:x"),
+            sender=UserId(AGENT),
+            direct=True,
+        )
+    ]
 
 
 def test_a_decrypted_payload_is_never_state() -> None:
@@ -395,7 +402,14 @@ def test_a_message_that_cannot_be_read_is_heard_as_that() -> None:
 
     [event] = hear(new_rooms(state), sync([encrypted()]))
 
-    assert event == Undecryptable(EventId("$e"), ROOM, AGENT, "session", 7, None)
+    assert event == Undecryptable(
+        event_id=EventId("$e"),
+        room_id=ROOM,
+        sender=AGENT,
+        session_id="session",
+        timestamp=7,
+        thread_root=None,
+    )
     assert state.figure("assistant_messages_decrypted_total") == 0
     assert state.figure("assistant_messages_undecryptable_total") == 1
 

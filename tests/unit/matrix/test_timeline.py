@@ -41,7 +41,7 @@ def sent(event_id: str, outgoing: Outgoing, **changed: Any) -> JSON:  # noqa: AN
 
 
 def reply(text: str, event_id: str = "$reply", *, final: bool = False) -> JSON:
-    return sent(event_id, Reply(ASKED, Part(text), "small", final=final))
+    return sent(event_id, Reply(prompt=ASKED, part=Part(text), model="small", final=final))
 
 
 def unreadable(itself: str, **relation: object) -> JSON:
@@ -131,13 +131,17 @@ async def test_what_comes_with_the_context_counts_as_well() -> None:
 
 
 async def test_a_reply_is_found_as_its_bundled_edit_has_it() -> None:
-    newer = OutgoingEdit(EventId("$reply"), Reply(ASKED, Part("Deux."), "m", claim=2, final=True))
+    newer = OutgoingEdit(
+        EventId("$reply"), Reply(prompt=ASKED, part=Part("Deux."), model="m", claim=2, final=True)
+    )
     bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
     client = Forward([reply("Un") | {"unsigned": bundled}])
 
     [own] = (await since(client)).about
 
-    assert own == SentReply(EventId("$reply"), ASKED.event_ids, 2, final=True, body="Deux.")
+    assert own == SentReply(
+        event_id=EventId("$reply"), answers=ASKED.event_ids, claim=2, final=True, body="Deux."
+    )
 
 
 LEGACY = {"rel_type": "m.reference", "event_id": FIRST.event_id}
@@ -146,7 +150,12 @@ QUOTING = {"m.in_reply_to": {"event_id": SECOND.event_id}}
 
 @pytest.mark.parametrize("relation", [LEGACY, LEGACY | QUOTING, QUOTING])
 @pytest.mark.parametrize(
-    "said", [Reply(ASKED, Part("Un"), "m"), Notice("Non."), Notice("Non.", ASKED)]
+    "said",
+    [
+        Reply(prompt=ASKED, part=Part("Un"), model="m"),
+        Notice(text="Non."),
+        Notice(text="Non.", to=ASKED),
+    ],
 )
 async def test_a_message_with_a_relation_in_the_history_is_understood_as_before(
     said: Outgoing, relation: JSON
@@ -160,8 +169,8 @@ async def test_a_message_with_a_relation_in_the_history_is_understood_as_before(
     "other",
     [
         reply("Un") | {"sender": AGENT},  # who forges the marker
-        sent("$n", Notice("Bonjour.")),
-        sent("$r", Reply(prompt(message(event_id="$other")), Part("Un"), "m")),
+        sent("$n", Notice(text="Bonjour.")),
+        sent("$r", Reply(prompt=prompt(message(event_id="$other")), part=Part("Un"), model="m")),
         event("$t", {"msgtype": "m.notice", "body": "Fil", "m.relates_to": {
             "rel_type": "m.thread", "event_id": FIRST.event_id,
             "is_falling_back": True, "m.in_reply_to": {"event_id": "$elsewhere"},
@@ -198,7 +207,7 @@ async def test_a_history_that_is_longer_than_is_read_is_not_known_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(timeline, "PAGES", 3)
-    pages = [[sent(f"$n{number}", Notice("Bonjour."))] for number in range(5)]
+    pages = [[sent(f"$n{number}", Notice(text="Bonjour."))] for number in range(5)]
     client = Forward(*pages)
 
     found = await since(client)
@@ -239,7 +248,8 @@ async def test_a_history_that_ends_where_it_began_is_whole() -> None:
 async def test_an_unreadable_message_whose_edit_can_be_read_is_what_that_says() -> None:
     def edited(asked: Prompt) -> JSON:
         newer = OutgoingEdit(
-            EventId("$first"), Reply(asked, Part("Deux."), "m", claim=2, final=True)
+            EventId("$first"),
+            Reply(prompt=asked, part=Part("Deux."), model="m", claim=2, final=True),
         )
         bundled = {"m.relations": {"m.replace": sent("$edit", newer)}}
         return unreadable("$first") | {"unsigned": bundled}
@@ -249,7 +259,9 @@ async def test_an_unreadable_message_whose_edit_can_be_read_is_what_that_says() 
     ]
 
     assert ours.about == (
-        SentReply(EventId("$first"), ASKED.event_ids, 2, final=True, body="Deux."),
+        SentReply(
+            event_id=EventId("$first"), answers=ASKED.event_ids, claim=2, final=True, body="Deux."
+        ),
     )
     assert (ours.unreadable, others) == ((), SentSince())
 

@@ -15,7 +15,7 @@ MODEL = "openai/gpt-oss-120b"
 
 async def test_the_watch_ends_when_the_sync_loop_stands_still() -> None:
     clock = FakeClock()
-    health = Health(clock)
+    health = Health(clock=clock)
 
     await asyncio.wait_for(health.watch(), 5)
 
@@ -25,7 +25,7 @@ async def test_the_watch_ends_when_the_sync_loop_stands_still() -> None:
 
 async def test_a_loop_that_turns_is_not_stalled_however_long_the_homeserver_is_away() -> None:
     clock = FakeClock()
-    health = Health(clock)
+    health = Health(clock=clock)
     for _ in range(100):
         clock.time += STALLED_SECONDS - 1
         assert not health.stalled
@@ -38,7 +38,7 @@ async def test_a_loop_that_turns_is_not_stalled_however_long_the_homeserver_is_a
 
 async def test_the_log_is_told_how_things_stand_every_ten_minutes() -> None:
     clock = FakeClock()
-    health = Health(clock)
+    health = Health(clock=clock)
     health.decrypted()
     health.watch_queue(lambda: Queue(waiting=2, oldest_wait=7.04, running=1))
 
@@ -64,7 +64,7 @@ async def test_the_log_is_told_how_things_stand_every_ten_minutes() -> None:
 
 def test_the_start_is_over_once_the_homeserver_has_answered_a_sync() -> None:
     clock = FakeClock()
-    health = Health(clock)
+    health = Health(clock=clock)
     clock.time += 2 * RECENT_SECONDS
     assert health.failing == ["starting"]
 
@@ -75,7 +75,7 @@ def test_the_start_is_over_once_the_homeserver_has_answered_a_sync() -> None:
 
 def test_an_old_sync_fails_until_the_homeserver_answers_again() -> None:
     clock = FakeClock()
-    health = Health(clock)
+    health = Health(clock=clock)
     health.synced()
     clock.time += RECENT_SECONDS
     assert health.failing == []
@@ -88,7 +88,7 @@ def test_an_old_sync_fails_until_the_homeserver_answers_again() -> None:
 
 
 def test_a_ledger_that_failed_fails_until_that_transaction_stands() -> None:
-    health = Health(FakeClock())
+    health = Health(clock=FakeClock())
     health.synced()
 
     health.ledger_failed()
@@ -146,7 +146,7 @@ def test_a_ledger_that_failed_fails_until_that_transaction_stands() -> None:
 def test_what_happens_is_counted(
     tell: Callable[[Health], None], name: str, labels: dict[str, str]
 ) -> None:
-    health = Health(FakeClock())
+    health = Health(clock=FakeClock())
     assert health.figure(name, **labels) == 0
 
     tell(health)
@@ -156,7 +156,7 @@ def test_what_happens_is_counted(
 
 
 def test_a_reply_is_measured_in_seconds_edits_and_events() -> None:
-    health = Health(FakeClock())
+    health = Health(clock=FakeClock())
 
     health.first_words(0.9)
     health.replied(12.5, edits=4, events=7)
@@ -170,7 +170,7 @@ def test_a_reply_is_measured_in_seconds_edits_and_events() -> None:
 
 
 def test_how_many_wait_is_asked_when_somebody_wants_to_know() -> None:
-    health, queues = Health(FakeClock()), [Queue(), Queue(3, 40.5, 20)]
+    health, queues = Health(clock=FakeClock()), [Queue(), Queue(3, 40.5, 20)]
     health.watch_queue(lambda: queues[-1])
 
     assert health.figure("assistant_prompts_waiting") == 3
@@ -183,7 +183,7 @@ def test_how_many_wait_is_asked_when_somebody_wants_to_know() -> None:
 
 
 def test_every_kind_of_failure_is_there_before_the_first_happens() -> None:
-    registry = Health(FakeClock()).registry
+    registry = Health(clock=FakeClock()).registry
     kind = {"kind": ModelLimited.__name__}
 
     assert registry.get_sample_value("assistant_backend_errors_total", kind) == 0

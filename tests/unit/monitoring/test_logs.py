@@ -68,7 +68,7 @@ def test_a_bug_is_logged_by_its_kind_and_place_and_never_by_its_values() -> None
     with pytest.raises(ValueError, match=SECRET) as caught:
         int(SECRET)
 
-    health = Health(FakeClock())
+    health = Health(clock=FakeClock())
     before = health.figure("assistant_bugs_total")
     with capture_logs() as lines:
         log_bug(caught.value)

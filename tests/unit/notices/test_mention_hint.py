@@ -64,7 +64,7 @@ async def test_each_person_is_told_once_a_day_in_reply_to_what_was_meant(
         Prompt((one,), Conversation(ROOM, one.event_id), one.event_id)
         for one in (first, other, later)
     ]
-    assert salon.notices == [Notice(HINT, one) for one in expected]
+    assert salon.notices == [Notice(text=HINT, to=one) for one in expected]
     assert salon.model.requests == []
 
 

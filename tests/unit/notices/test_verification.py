@@ -32,7 +32,9 @@ TEXTS = Texts("fr")
 
 
 def event(sender: UserId = ADMIN, kind: str = "request", number: int = 1) -> VerificationEvent:
-    return VerificationEvent(sender, kind, f"$request{number}", {}, ROOM)
+    return VerificationEvent(
+        sender=sender, kind=kind, transaction_id=f"$request{number}", content={}, room_id=ROOM
+    )
 
 
 class VerificationSetup:
@@ -40,7 +42,7 @@ class VerificationSetup:
         self.matrix, self.clock = FakeMatrix(), FakeClock()
         if admin_room:
             self.matrix.admin_room = ADMIN_ROOM
-        policy = Policy(BOT, ("example.org",), admins=frozenset({ADMIN}))
+        policy = Policy(me=BOT, allowed_servers=("example.org",), admins=frozenset({ADMIN}))
         self.verifications = Verifications(
             matrix=self.matrix,
             clock=self.clock,

@@ -29,7 +29,7 @@ def talk(turns: int, characters: int = 50) -> list[Turn]:
 
 def made(model: FakeModel) -> Completions:
     clock = FakeClock()
-    return Completions(model, clock, Health(clock), FallbackPolicy())
+    return Completions(model, clock, Health(clock=clock), FallbackPolicy())
 
 
 async def ask(completions: Completions, turns: Sequence[Turn]) -> list[Delta]:

@@ -34,7 +34,14 @@ def said(
     """Return what was said some milliseconds before the prompt."""
     sender = BOT if mine else AGENT
     event_id = EventId(f"${body}")
-    return TranscriptMessage(event_id, sender, body, NOW - ago, mine=mine, readable=readable)
+    return TranscriptMessage(
+        event_id=event_id,
+        sender=sender,
+        body=body,
+        timestamp=NOW - ago,
+        mine=mine,
+        readable=readable,
+    )
 
 
 @pytest.fixture
@@ -208,7 +215,9 @@ class Patient(FakeMatrix):
 
 
 def _own(asked: Prompt) -> TranscriptMessage:
-    return TranscriptMessage(asked.event_id, asked.sender, asked.body, NOW)
+    return TranscriptMessage(
+        event_id=asked.event_id, sender=asked.sender, body=asked.body, timestamp=NOW
+    )
 
 
 class Parts:
@@ -223,7 +232,7 @@ class Parts:
             language="fr",
             idle_limit=3600,
         )
-        health, policy = Health(self.clock), FallbackPolicy()
+        health, policy = Health(clock=self.clock), FallbackPolicy()
         completions = Completions(self.model, self.clock, health, policy)
         return Contexts(self.matrix, self.store, self.clock, completions, settings)
 

@@ -9,14 +9,16 @@ PROMPT, JOINED, OTHER = EventId("$prompt"), EventId("$joined"), EventId("$other"
 
 
 def part(number: int, *, claim: int = 1, final: bool = False, body: str = "Bonjour") -> SentReply:
-    return SentReply(EventId(f"$part{number}"), (PROMPT,), claim, final=final, body=body)
+    return SentReply(
+        event_id=EventId(f"$part{number}"), answers=(PROMPT,), claim=claim, final=final, body=body
+    )
 
 
 @pytest.mark.parametrize(
     ("about", "found"),
     [
         ((), Found.NOTHING),
-        ((SentReply(EventId("$notice"), body="Un instant."),), Found.NOTHING),
+        ((SentReply(event_id=EventId("$notice"), body="Un instant."),), Found.NOTHING),
         ((part(0),), Found.PART),
         ((part(0, final=True),), Found.WHOLE),
         ((part(0), part(1, final=True)), Found.WHOLE),
@@ -24,7 +26,10 @@ def part(number: int, *, claim: int = 1, final: bool = False, body: str = "Bonjo
         ((part(0, claim=2), part(1, final=True)), Found.PART),  # a part of an older text
         ((part(0, final=True, body=" "),), Found.WORDLESS),
         ((part(0, body=""), part(1, final=True)), Found.WHOLE),
-        ((SentReply(EventId("$part0"), (OTHER, PROMPT), 1, final=True),), Found.NOTHING),
+        (
+            (SentReply(event_id=EventId("$part0"), answers=(OTHER, PROMPT), claim=1, final=True),),
+            Found.NOTHING,
+        ),
     ],
 )
 def test_a_reply_is_whole_if_its_last_part_is_final_and_of_one_text_with_the_first(
@@ -34,9 +39,9 @@ def test_a_reply_is_whole_if_its_last_part_is_final_and_of_one_text_with_the_fir
 
 
 def test_messages_are_sorted_by_what_they_are_about() -> None:
-    joined = SentReply(EventId("$part1"), (PROMPT, JOINED), 1, final=True)
-    notice = SentReply(EventId("$notice"), body="Un instant.")
-    other = SentReply(EventId("$other part"), (OTHER,), 1)
+    joined = SentReply(event_id=EventId("$part1"), answers=(PROMPT, JOINED), claim=1, final=True)
+    notice = SentReply(event_id=EventId("$notice"), body="Un instant.")
+    other = SentReply(event_id=EventId("$other part"), answers=(OTHER,), claim=1)
 
     prior = match_prior_messages(SentSince((part(0), notice, other, joined)), PROMPT)
 
@@ -47,7 +52,7 @@ def test_messages_are_sorted_by_what_they_are_about() -> None:
 
 
 def test_a_prompt_that_was_joined_to_another_has_no_reply_of_its_own() -> None:
-    joined = SentReply(EventId("$part0"), (PROMPT, JOINED), 1, final=True)
+    joined = SentReply(event_id=EventId("$part0"), answers=(PROMPT, JOINED), claim=1, final=True)
 
     prior = match_prior_messages(SentSince((joined,)), JOINED)
 

@@ -52,7 +52,7 @@ class StreamingSetup:
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.matrix, self.store, self.clock = FakeMatrix(), FakeStore(), clock or FakeClock()
-        self.pace, self.health = Pace(0.8, 2.0, 10.0, least=1), Health(self.clock)
+        self.pace, self.health = Pace(0.8, 2.0, 10.0, least=1), Health(clock=self.clock)
         self.asked = PROMPT
         self.above: list[str] = []
         self.below: list[str] = []
@@ -71,7 +71,7 @@ class StreamingSetup:
 
     async def answer(self, reply: StreamingReply, *scripts: Script) -> None:
         """Ask with the first script, and with the next as often as something else is asked."""
-        await self.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+        await self.store.admit(Batch(events=(FIRST, SECOND), next_batch="s1"), MIDNIGHT)
         async with reply.shown():
             for script in scripts:
                 if await reply.settled():
@@ -306,7 +306,7 @@ async def test_a_failure_before_the_first_word_is_one_notice(stage: StreamingSet
     await stage.stream(ModelBusy("429"))
 
     assert [sent for _, sent in stage.matrix.sent] == [
-        Notice(TEXTS("model busy"), PROMPT, unanswered=True)
+        Notice(text=TEXTS("model busy"), to=PROMPT, unanswered=True)
     ]
 
 
@@ -320,7 +320,7 @@ async def test_a_model_that_says_nothing_is_said(stage: StreamingSetup) -> None:
     await stage.stream(TextDelta(" \n"), END)
 
     assert [sent for _, sent in stage.matrix.sent] == [
-        Notice(TEXTS("model empty"), PROMPT, unanswered=True)
+        Notice(text=TEXTS("model empty"), to=PROMPT, unanswered=True)
     ]
 
 
@@ -342,7 +342,7 @@ async def test_of_markup_alone_nothing_is_sent_but_that_it_is_all(
     await stage.stream(*deltas, END)
 
     assert [sent for _, sent in stage.matrix.sent] == [
-        Notice(TEXTS("model unreadable"), PROMPT, unanswered=True)
+        Notice(text=TEXTS("model unreadable"), to=PROMPT, unanswered=True)
     ]
 
 
@@ -631,7 +631,7 @@ async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_t
         for _ in range(2):
             await stage.answer(stage.reply(before), [TextDelta("Le ciel est gris."), END])
 
-    mark = Notice(TEXTS("perhaps answered"), PROMPT, unanswered=True)
+    mark = Notice(text=TEXTS("perhaps answered"), to=PROMPT, unanswered=True)
     assert [sent for _, sent in stage.matrix.sent][1:] == [mark]
     assert [one["log_level"] for one in logs if one["event"] == "reply perhaps sent"][:1] == [
         "error"
@@ -641,10 +641,12 @@ async def test_a_prompt_is_marked_whose_reply_may_stand_and_cannot_be_found_in_t
 async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt(
     stage: StreamingSetup,
 ) -> None:
-    await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+    await stage.store.admit(Batch(events=(FIRST, SECOND), next_batch="s1"), MIDNIGHT)
     other = prompt(SECOND)
     await stage.store.claim(other)
-    sent = await stage.matrix.send(other.room_id, Reply(other, Part("La mer."), "m"), "other")
+    sent = await stage.matrix.send(
+        other.room_id, Reply(prompt=other, part=Part("La mer."), model="m"), "other"
+    )
     await stage.store.sent(SECOND.event_id, 0, sent)
     stage.matrix.undecryptable = {sent}
 
@@ -668,7 +670,9 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
     stage: StreamingSetup,
 ) -> None:
     elsewhere = prompt(message(event_id="$root", thread_root="$root"))
-    sent = await stage.matrix.send(elsewhere.room_id, Reply(elsewhere, Part("Là."), "m"), "there")
+    sent = await stage.matrix.send(
+        elsewhere.room_id, Reply(prompt=elsewhere, part=Part("Là."), model="m"), "there"
+    )
     stage.matrix.undecryptable = {sent}
 
     await stage.answer(stage.reply(PriorState.PERHAPS), [TextDelta("Le ciel est bleu."), END])
@@ -915,7 +919,7 @@ async def test_what_is_shown_after_a_restart_belongs_to_what_is_asked_now(
     stage: StreamingSetup, tasks: asyncio.TaskGroup
 ) -> None:
     reply, gate = stage.reply(), asyncio.Event()
-    await stage.store.admit(Batch((FIRST, SECOND), "s1"), MIDNIGHT)
+    await stage.store.admit(Batch(events=(FIRST, SECOND), next_batch="s1"), MIDNIGHT)
 
     async def ask() -> None:
         async with reply.shown():
@@ -1335,7 +1339,7 @@ async def test_a_model_that_fails_once_more_leaves_the_old_answer_and_says_so(
     await stage.answer(stage.reply(PriorState.WHOLE), script)
 
     assert stage.shown == ["Le ciel est bleu.", *[TEXTS(key)] * 2]
-    assert stage.notices == [Notice(TEXTS(key), PROMPT, unanswered=True)] * 2
+    assert stage.notices == [Notice(text=TEXTS(key), to=PROMPT, unanswered=True)] * 2
     assert stage.store.replies[FIRST.event_id] == {0: EventId("$sent0")}
 
 

@@ -23,16 +23,21 @@ from bot.reporting.charts import (
 )
 
 LINE = Chart(
-    "line",
-    "Satisfaction",
-    ("1 nov.", "2 nov.", "3 nov."),
-    (Series("Part de « Oui »", (50.0, None, 75.0), ((40.0, 60.0), None, (70.0, 80.0))),),
-    " %",
-    100,
+    kind="line",
+    title="Satisfaction",
+    labels=("1 nov.", "2 nov.", "3 nov."),
+    series=(Series("Part de « Oui »", (50.0, None, 75.0), ((40.0, 60.0), None, (70.0, 80.0))),),
+    unit=" %",
+    top=100,
 )
-BARS = Chart("bar", "Réponses", ("<1>", "&2"), (Series("A", (3.0, 0.0)), Series("B", (1.0, 2.0))))
-EMPTY = Chart("line", "Rien", (), (Series("A", ()),))
-GAPS = Chart("line", "Rien", ("1", "2"), (Series("A", (None, None)),))
+BARS = Chart(
+    kind="bar",
+    title="Réponses",
+    labels=("<1>", "&2"),
+    series=(Series("A", (3.0, 0.0)), Series("B", (1.0, 2.0))),
+)
+EMPTY = Chart(kind="line", title="Rien", labels=(), series=(Series("A", ()),))
+GAPS = Chart(kind="line", title="Rien", labels=("1", "2"), series=(Series("A", (None, None)),))
 ALL = pytest.mark.parametrize("chart", [LINE, BARS, EMPTY, GAPS])
 
 
@@ -67,7 +72,9 @@ def test_each_value_is_a_dot_and_what_is_missing_is_none() -> None:
     ("counts", "scale"), [((1.0, 0.0), ["0", "1"]), ((2.0, 3.0), ["0", "1", "2", "3"])]
 )
 def test_nothing_is_counted_by_halves(counts: tuple[float, ...], scale: list[str]) -> None:
-    chart = Chart("bar", "Réponses", ("Oui", "Non"), (Series("A", counts),))
+    chart = Chart(
+        kind="bar", title="Réponses", labels=("Oui", "Non"), series=(Series("A", counts),)
+    )
 
     document = elements(svg(chart, "light"))
     [axis] = [one for one in document if one.get("class") == "axis y always_show"]
@@ -120,12 +127,12 @@ def meets(selector: str, around: list[set[str]]) -> bool:
 
 
 LONG = Chart(
-    "line",
-    "Part de « Oui » dans les avis des trente derniers jours, en moyenne, par jour",
-    tuple(f"{day} sept." for day in range(1, 31)),
-    (Series("A", (50.0,) * 30), Series("B", (60.0,) * 30)),
-    " %",
-    100,
+    kind="line",
+    title="Part de « Oui » dans les avis des trente derniers jours, en moyenne, par jour",
+    labels=tuple(f"{day} sept." for day in range(1, 31)),
+    series=(Series("A", (50.0,) * 30), Series("B", (60.0,) * 30)),
+    unit=" %",
+    top=100,
 )
 
 
@@ -140,7 +147,7 @@ def test_every_letter_of_a_picture_can_be_read_where_a_client_shows_it(chart: Ch
 def test_labels_of_as_many_letters_as_have_room_below_a_picture_are_all_shown(labels: int) -> None:
     each = letters_below(labels)
     names = tuple(f"{number:x<{each}}"[:each] for number in range(labels))
-    chart = Chart("bar", "", names, (Series("A", (1.0,) * labels),))
+    chart = Chart(kind="bar", title="", labels=names, series=(Series("A", (1.0,) * labels),))
 
     shown = {text for text, _ in letters(pictured(chart))}
 
@@ -216,6 +223,8 @@ def test_a_chart_for_a_telephone_is_no_wider_than_one_and_can_be_read(chart: Cha
 def test_a_chart_is_in_the_language_of_its_readers() -> None:
     english = replace(EMPTY, language="en")
     assert "No data" in svg(english, "light")
-    halves = Chart("line", "", ("a", "b"), (Series("A", (0.5, 1.5)),), language="en")
+    halves = Chart(
+        kind="line", title="", labels=("a", "b"), series=(Series("A", (0.5, 1.5)),), language="en"
+    )
     assert "0.4" in {text for text, _ in letters(svg(halves, "light"))}
     assert "0,4" in {text for text, _ in letters(svg(replace(halves, language="fr"), "light"))}
