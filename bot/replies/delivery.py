@@ -18,6 +18,7 @@ from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
 from bot.replies.prior_reply import (
     PriorMessages,
+    is_any_there,
     match_prior_messages,
     may_be_hidden,
     read_text,
@@ -75,6 +76,15 @@ class ReplyDelivery:
         self._claim_is_used = False  # a transaction id of this claim may be taken
         self._edits: dict[int, PreparedEvent] = {}  # the last one of each part, not read back
 
+    @property
+    def is_first_send(self) -> bool:
+        """Whether no process can have sent anything under the ids of first versions.
+
+        A notice may have been sent under the first one, by a process whose claim the ledger does
+        not know because it comes from a backup.
+        """
+        return self.is_first_claim and not self.notices
+
     async def open(self, before: PriorState) -> tuple[Found, Sequence[OutboxMessage]]:
         """Claim the prompt, and find what an earlier process has sent of the reply.
 
@@ -104,8 +114,8 @@ class ReplyDelivery:
         since = await sent_since(self._matrix, self._clock, prompt)
         prior = match_prior_messages(since, prompt.event_id)
         self.notices = prior.notices
-        if prior.is_elsewhere:  # the reply to the other prompt is restored with that one
-            return Found.WORDLESS
+        if await is_any_there(self._matrix, self._clock, prompt.room_id, prior.joined_to):
+            return Found.WORDLESS  # the reply to the other prompt is restored with that one
         self.answered = prior.answered
         if self.event_ids and self.event_ids[0] not in prior.event_ids:
             is_gone = await self.shown(self.event_ids[0]) is None

@@ -164,5 +164,5 @@ class Outbox:
             await self._repair.verify(one.part, one.wire)
             return
         await delivery.post_prepared(one.part, one.wire, one.transaction_id)
-        if not delivery.is_first_claim and reply is not None:  # else no other text can stand there
+        if not delivery.is_first_send and reply is not None:  # else no other text can stand there
             await self._repair.verify(one.part, one.wire, reply)

@@ -28,12 +28,12 @@ class PriorMessages:
     Attributes:
         reply: the messages of the reply, oldest first.
         notices: ids of the notices beside the reply.
-        is_elsewhere: whether the prompt was joined to another one, whose reply answers both.
+        joined_to: the first messages of other prompts whose reply answers this one as well.
     """
 
     reply: tuple[SentReply, ...]
     notices: tuple[EventId, ...]
-    is_elsewhere: bool
+    joined_to: tuple[EventId, ...]
 
     @property
     def event_ids(self) -> Sequence[EventId]:
@@ -66,8 +66,19 @@ def match_prior_messages(since: SentSince, prompt: EventId) -> PriorMessages:
     """
     reply = tuple(one for one in since.about if one.answers[:1] == (prompt,))
     notices = tuple(one.event_id for one in since.about if not one.answers)
-    is_elsewhere = not reply and any(prompt in one.answers for one in since.about)
-    return PriorMessages(reply, notices, is_elsewhere)
+    others = [one.answers[0] for one in since.about if prompt in one.answers[1:]]
+    return PriorMessages(reply, notices, () if reply else tuple(dict.fromkeys(others)))
+
+
+async def is_any_there(
+    matrix: Matrix, clock: Clock, room_id: RoomId, event_ids: Sequence[EventId]
+) -> bool:
+    """Return whether any of the events was not redacted."""
+    for event_id in event_ids:
+        fetch = partial(matrix.fetch, room_id, event_id)
+        if await retry_until_accepted(clock, fetch) is not None:
+            return True
+    return False
 
 
 async def sent_since(matrix: Matrix, clock: Clock, prompt: Prompt) -> SentSince:

@@ -92,7 +92,7 @@ class ReplyMessages:
         if number >= len(delivery.event_ids):
             self._lifecycle.show()
             await delivery.post(number, reply)
-            if not delivery.is_first_claim:
+            if not delivery.is_first_send:
                 return
         else:
             edit = OutgoingEdit(delivery.event_ids[number], reply)

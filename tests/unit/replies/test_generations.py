@@ -360,6 +360,27 @@ async def test_what_was_joined_to_a_message_that_is_gone_after_a_crash_is_answer
     assert answered(story) == [("$2",)]
 
 
+async def test_what_was_joined_and_begun_before_a_crash_is_answered_though_the_first_is_gone(
+    story: Story,
+) -> None:
+    """The reply to both still stands as the second looks for one: it is about to be redacted."""
+    async with story.run():
+        gate = await ask_and_wait(story, "Un")
+        story.model.script = (TextDelta("Un. "), asyncio.Event())
+        story.matrix.hear(message("Deux", event_id="$2"))
+        await story.until(lambda: story.shown == ["Un."])
+    gate.set()
+    del story.matrix.messages[EventId("$1")]
+    story.model.script = (TextDelta("Bonjour."), END)
+
+    async with story.run():
+        story.matrix.hear()
+        await story.until(lambda: story.done("$1", "$2"))
+
+    assert asked(story)[-1] == "Deux"
+    assert story.shown == ["Bonjour."]
+
+
 async def test_two_that_were_begun_apart_before_a_crash_stay_apart(story: Story) -> None:
     story.model.script = (TextDelta("Un. "), asyncio.Event())
     async with story.run():

@@ -48,7 +48,7 @@ def test_messages_are_sorted_by_what_they_are_about() -> None:
     assert prior.event_ids == ["$part0", "$part1"]
     assert prior.notices == ("$notice",)
     assert prior.answered == (PROMPT, JOINED)
-    assert not prior.is_elsewhere
+    assert not prior.joined_to
 
 
 def test_a_prompt_that_was_joined_to_another_has_no_reply_of_its_own() -> None:
@@ -56,5 +56,5 @@ def test_a_prompt_that_was_joined_to_another_has_no_reply_of_its_own() -> None:
 
     prior = match_prior_messages(SentSince((joined,)), JOINED)
 
-    assert prior.is_elsewhere
+    assert prior.joined_to == (PROMPT,)
     assert not prior.reply

@@ -1363,3 +1363,16 @@ async def test_an_answer_made_anew_and_stopped_leaves_the_old_one(
     await task
 
     assert stage.shown == ["Le ciel est bleu.", TEXTS("stopped direct")]
+
+
+async def test_a_notice_of_a_claim_that_the_ledger_lost_becomes_the_reply(
+    stage: StreamingSetup,
+) -> None:
+    """The ledger comes from a backup; the first version's id returns the notice's event."""
+    await stage.stream(ModelBusy("503"))
+    assert stage.shown == [TEXTS("model busy")]
+    stage.store = FakeStore()
+
+    await stage.answer(stage.reply(PriorState.PERHAPS), [TextDelta("Bonjour."), END])
+
+    assert stage.shown == ["Bonjour."]
