@@ -24,6 +24,7 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
+from tests.sending import send
 
 _PROMPTS = 50  # each has a reply with four versions
 _ROUNDS = 10
@@ -126,10 +127,10 @@ class Meeting:
             Reply(prompt=prompt, part=Part(text), model="scripted") for text in versions(number)
         )
         name = f"{prompt.event_id}:{{}}"
-        event_id = await self._matrix.send(prompt.room_id, first, name.format(0))
+        event_id = await send(self._matrix, prompt.room_id, first, name.format(0))
         for part, reply in enumerate(edits, 1):
-            await self._matrix.send(
-                prompt.room_id, OutgoingEdit(event_id, reply), name.format(part)
+            await send(
+                self._matrix, prompt.room_id, OutgoingEdit(event_id, reply), name.format(part)
             )
 
 

@@ -47,7 +47,7 @@ from bot.notices.verification import Verifications
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store
 from bot.ports.matrix import Matrix
-from bot.replies.generations import ActiveGenerations, Generation
+from bot.replies.generations import ActiveGenerations
 from bot.replies.notices import Notifier
 from bot.replies.responder import Responder
 from bot.rooms import Rooms
@@ -127,7 +127,12 @@ class Assistant:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._event_handler.bind(tasks, self)
+                self._event_handler.bind(
+                    tasks,
+                    perform=self.perform,
+                    apologise=self._explanations.apologise,
+                    answered=self._feedback.answered,
+                )
                 self._dispatcher.bind(tasks, self._event_handler.start)
                 tasks.create_task(self._pending_decryption.run(self._dispatcher.begin))
                 tasks.create_task(self._feedback.run(self._synced))
@@ -154,24 +159,20 @@ class Assistant:
         # this ledger. The homeserver may send such events in any number of responses.
         start_ms = (self._clock.now() + _SKEW) * 1000
         async for batch in self._matrix.batches(await self._store.sync_token()):
-            for room_id in batch.closed:
-                self._generations.silence(room_id)
+            self._generations.silence(*batch.closed)
             until = self._clock.monotonic() + _PATIENCE_AT_START
             for item in unfinished:
-                patience = max(until - self._clock.monotonic(), 0.0)
-                await self._dispatcher.restore(item, patience)
+                await self._dispatcher.restore(item, max(until - self._clock.monotonic(), 0.0))
             unfinished = ()
             self._responder.restored.set()
             self._synced.set()
-            relevant = await self._intent_resolver.relevant(batch.events)
-            admissible = replace(batch, events=tuple(relevant))
-            for event in await self._store.admit(admissible, self._clock.now()):
+            events = tuple(await self._intent_resolver.relevant(batch.events))
+            for event in await self._store.admit(replace(batch, events=events), self._clock.now()):
                 self._health.admitted(type(event).__name__)
                 missed = batch.missed or getattr(event, "timestamp", math.inf) < start_ms
                 pending = Pending(event.event_id, event.room_id) if missed else None
                 self._dispatcher.begin(event, pending=pending)
-            for room_id in batch.closed:
-                self._generations.silence(room_id)
+            self._generations.silence(*batch.closed)
             self._pending_decryption.hear(batch.keys)
             self._verifications.hear(batch.verifications)
             self._unsigned_devices.hear(batch.left_out)
@@ -194,9 +195,7 @@ class Assistant:
             case Stop(reaction):
                 await self._prompt_changes.stop(reaction)
             case Redo(reaction):
-                target, asker = reaction.target, reaction.sender
-                room_id, cause = reaction.room_id, reaction.event_id
-                await self._prompt_changes.redo(room_id, target, asker, cause)
+                await self._prompt_changes.redo(reaction, reaction.target)
             case Accept(invite):
                 await self._rooms.accept(invite)
             case Welcome():
@@ -211,14 +210,6 @@ class Assistant:
                 log.info("ignored", reason=reason)
             case Answer():
                 raise AssertionError("an Answer goes to the Responder: see EventHandler.start")
-
-    async def apologise(self, intent: Intent) -> None:
-        """Tell the person that something failed."""
-        await self._explanations.apologise(intent)
-
-    async def answered(self, generation: Generation) -> None:
-        """Record how a finished reply was made, and plan the poll about it."""
-        await self._feedback.answered(generation)
 
     async def _run(self, run: Run) -> None:
         """Run a command, and send the text that it returns."""
@@ -237,10 +228,8 @@ class Assistant:
             case RecordVote(vote):
                 await self._campaign_responses.count(vote)
             case Comment(prompt):
-                stored = await self._feedback.comment(opinion)
-                key = (
-                    "feedback kept" if stored else await self._campaign_responses.comment(opinion)
-                )
+                kept = await self._feedback.comment(opinion)
+                key = "feedback kept" if kept else await self._campaign_responses.comment(opinion)
                 if key is not None:
                     await self._explanations.explain(prompt, key, unanswered=False)
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 import structlog
 
@@ -47,22 +46,6 @@ log = structlog.get_logger()
 Work = Callable[[], Awaitable[None]]
 
 
-class Actions(Protocol):
-    """Work that the handler leaves to others."""
-
-    async def perform(self, intent: Intent) -> None:
-        """Perform an intent other than `Answer`."""
-        ...
-
-    async def apologise(self, intent: Intent) -> None:
-        """Tell the person that there is no answer; raise nothing except FatalError."""
-        ...
-
-    async def answered(self, generation: Generation) -> None:
-        """Record how a finished reply was made."""
-        ...
-
-
 class EventHandler:
     """Performs the intent of each event, and records in the ledger that it is done."""
 
@@ -87,10 +70,26 @@ class EventHandler:
         self._storing: dict[EventId, asyncio.Event] = {}  # set when it is in the ledger
         prompt_changes.answer = partial(self._answer_also, prior=PriorState.WHOLE)
 
-    def bind(self, tasks: asyncio.TaskGroup, actions: Actions) -> None:
-        """Run the work of each event in `tasks`; `actions` performs intents except `Answer`."""
+    def bind(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        perform: Callable[[Intent], Awaitable[None]],
+        apologise: Callable[[Intent], Awaitable[None]],
+        answered: Callable[[Generation], Awaitable[None]],
+    ) -> None:
+        """Run the work of each event in `tasks`.
+
+        Args:
+            tasks: the tasks of this run.
+            perform: performs an intent other than `Answer`.
+            apologise: tells the person that there is no answer; it raises only a FatalError.
+            answered: records how a finished reply was made.
+        """
         self._tasks = tasks
-        self._actions = actions
+        self._perform = perform
+        self._apologise = apologise
+        self._answered = answered
 
     def start(
         self, event: Event, intent: Intent, remarks: Sequence[str], pending: Pending | None
@@ -145,12 +144,12 @@ class EventHandler:
                 return partial(_wait, again)  # until then the edit is unfinished as well
         if isinstance(intent, Run | Comment | Rate | RecordVote | HandleEdit):
             self._storing.setdefault(event_id, asyncio.Event())
-        return partial(self._actions.perform, intent)
+        return partial(self._perform, intent)
 
     async def _perform_in(self, slot: Slot, intent: Intent) -> None:
         """Perform an intent in the room's order, before the answers that are queued after it."""
         async with slot:
-            await self._actions.perform(intent)
+            await self._perform(intent)
 
     async def _handle(
         self, event: Event, intent: Intent, work: Work, generation: Generation | None
@@ -184,7 +183,7 @@ class EventHandler:
         done = generation.done_with if generation else ()
         if generation is not None:
             with costing_nothing():
-                await self._actions.answered(generation)
+                await self._answered(generation)
         with costing_nothing():
             await self._store.finish(*dict.fromkeys((event.event_id, *done)))
 
@@ -195,7 +194,7 @@ class EventHandler:
             True if nothing is left for the next start.
         """
         log.info("decided", heard=type(event).__name__, intent=type(intent).__name__)
-        apologise = partial(self._actions.apologise, intent)
+        apologise = partial(self._apologise, intent)
         async with error_boundary(give_up=apologise):
             try:
                 await work()

@@ -16,7 +16,6 @@ from bot.core.events import (
     Reaction,
     Redaction,
     RoomId,
-    UserId,
 )
 from bot.core.intents import Answer
 from bot.core.outgoing import Anchor, Notice, transaction_id
@@ -189,27 +188,23 @@ class PromptChanges:
         if running is not None and running.prompt.sender == reaction.sender:
             await running.stop()
 
-    async def redo(
-        self, room_id: RoomId, event_id: EventId, asker: UserId, cause: EventId
-    ) -> str | None:
+    async def redo(self, request: Reaction | Message, target: EventId) -> str | None:
         """Answer a prompt again, in the same reply.
 
         Args:
-            room_id: the room.
-            event_id: a message of the prompt or of its reply.
-            asker: the person who requests it.
-            cause: the event that requests it.
+            request: the event that asks for it.
+            target: a message of the prompt or of its reply.
 
         Returns:
             The key of the sentence with the reason for a refusal; None if the prompt was answered,
             or the person was told already.
         """
-        prompt = await self._current_prompt(room_id, event_id)
+        prompt = await self._current_prompt(request.room_id, target)
         if prompt is None:
             return "nothing to redo"
-        if prompt.sender != asker:
+        if prompt.sender != request.sender:
             return "not yours to redo"
-        if await self._may_regenerate(prompt, cause):
+        if await self._may_regenerate(prompt, request.event_id):
             await self._answer_again(prompt)
         return None
 

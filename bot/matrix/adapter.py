@@ -316,10 +316,6 @@ class NioMatrix:
             self._remember_own(room_id, event_id, prepared.clear)
         return event_id
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        """Send a message, encrypted if the room is. One transaction id makes one event."""
-        return await self.put(room_id, await self.prepare(room_id, outgoing), transaction_id)
-
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
         """Do one step of a verification of this device; see `Verifications`."""
         if not trusted:

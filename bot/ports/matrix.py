@@ -162,9 +162,6 @@ class Matrix(ReplyRecovery, Protocol):
         homeserver remembers it (Synapse: one day).
         """
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        """Prepare and send an event; see `prepare` and `put`."""
-
     async def redact(self, room_id: RoomId, event_id: EventId, transaction_id: str) -> None:
         """Redact one of the bot's own events."""
 

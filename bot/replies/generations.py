@@ -244,10 +244,11 @@ class ActiveGenerations:
         conversation = Conversation(room_id, root)
         return [one for one in self._open if one.prompt.conversation == conversation]
 
-    def silence(self, room_id: RoomId) -> None:
-        """Send nothing more to a room in which the bot can no longer send messages."""
-        for generation in self.of_room(room_id):
-            generation.reply.silence()
+    def silence(self, *room_ids: RoomId) -> None:
+        """Send nothing more to rooms in which the bot can no longer send messages."""
+        for room_id in room_ids:
+            for generation in self.of_room(room_id):
+                generation.reply.silence()
 
     def of_room(self, room_id: RoomId) -> list[Generation]:
         """Return the generations in a room, the newest first."""

@@ -29,6 +29,7 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
 from tests.make import ROOM, edit_event, invite, message, prompt, redaction
+from tests.sending import send
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -173,7 +174,7 @@ class TestMatrix:
 
     async def test_who_sent_a_message_is_known_once_it_is_heard(self, joined: Meeting) -> None:
         asked = await joined.prompt("Qui ?")
-        sent = await joined.matrix.send(joined.room_id, reply(asked, "Toi."), "known")
+        sent = await send(joined.matrix, joined.room_id, reply(asked, "Toi."), "known")
 
         known = [joined.matrix.known[one] for one in (asked.event_id, sent)]
 
@@ -210,11 +211,11 @@ class TestMatrix:
         self, joined: Meeting
     ) -> None:
         first = await joined.prompt("Le ciel ?")
-        sent = await joined.matrix.send(joined.room_id, reply(first, "Ble"), "history-1")
+        sent = await send(joined.matrix, joined.room_id, reply(first, "Ble"), "history-1")
         second = await joined.prompt("Et la mer ?")
-        await joined.matrix.send(joined.room_id, Notice(text="Patience.", to=second), "history-n")
-        await joined.matrix.send(
-            joined.room_id, OutgoingEdit(sent, reply(first, "Bleu.")), "history-2"
+        await send(joined.matrix, joined.room_id, Notice(text="Patience.", to=second), "history-n")
+        await send(
+            joined.matrix, joined.room_id, OutgoingEdit(sent, reply(first, "Bleu.")), "history-2"
         )
 
         history = await joined.matrix.history(second, lambda _: False)
@@ -241,9 +242,9 @@ class TestMatrix:
     async def test_a_reply_can_be_taken_away_with_all_its_edits(self, joined: Meeting) -> None:
         asked = await joined.prompt("Un secret ?")
         matrix, room_id = joined.matrix, joined.room_id
-        first = await matrix.send(room_id, reply(asked, "Ou"), "away-1")
+        first = await send(matrix, room_id, reply(asked, "Ou"), "away-1")
         edits = [
-            await matrix.send(room_id, OutgoingEdit(first, reply(asked, body)), f"away-{body}")
+            await send(matrix, room_id, OutgoingEdit(first, reply(asked, body)), f"away-{body}")
             for body in ("Oui", "Oui.")
         ]
         assert sorted(await matrix.edits(room_id, first)) == sorted(edits)
@@ -263,11 +264,11 @@ class TestMatrix:
     async def test_a_reply_stands_and_its_edit_takes_its_place(self, joined: Meeting) -> None:
         asked = await joined.prompt("Le ciel ?")
         beginning = reply(asked, "Le ciel est")
-        first = await joined.matrix.send(joined.room_id, beginning, "reply-first")
+        first = await send(joined.matrix, joined.room_id, beginning, "reply-first")
         assert await joined.standing(first, "Le ciel est")
 
         whole = reply(asked, "Le ciel est **bleu**.")
-        await joined.matrix.send(joined.room_id, OutgoingEdit(first, whole), "reply-final")
+        await send(joined.matrix, joined.room_id, OutgoingEdit(first, whole), "reply-final")
 
         assert await joined.standing(first, render("Le ciel est **bleu**.").body)
 
@@ -308,7 +309,7 @@ class TestMatrix:
         self, joined: Meeting
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Neuf ?"), joined.matrix, joined.room_id
-        first = await matrix.send(room_id, reply(asked, "Vieux."), "collision")
+        first = await send(matrix, room_id, reply(asked, "Vieux."), "collision")
         wire = await matrix.prepare(room_id, reply(asked, "Neuf."))
 
         assert await matrix.put(room_id, wire, "collision") == first
@@ -325,12 +326,12 @@ class TestMatrix:
         asked = replace(asked, thread_root=asked.event_id if in_thread else None)
         assert await joined.own_since(asked) == []
         name = f"found-{in_thread}"
-        notice = await matrix.send(room_id, Notice(text="Un *instant*.", to=asked), f"{name}-n")
-        first = await matrix.send(room_id, reply(asked, "Un"), f"{name}-1")
-        second = await matrix.send(room_id, reply(asked, "Trois"), f"{name}-2")
-        await matrix.send(room_id, OutgoingEdit(first, reply(asked, "Deux")), f"{name}-3")
+        notice = await send(matrix, room_id, Notice(text="Un *instant*.", to=asked), f"{name}-n")
+        first = await send(matrix, room_id, reply(asked, "Un"), f"{name}-1")
+        second = await send(matrix, room_id, reply(asked, "Trois"), f"{name}-2")
+        await send(matrix, room_id, OutgoingEdit(first, reply(asked, "Deux")), f"{name}-3")
         line = replace(reply(asked, ""), above=("*Je prépare.*",))
-        third = await matrix.send(room_id, line, f"{name}-line")
+        third = await send(matrix, room_id, line, f"{name}-line")
         said = SentReply(event_id=notice, body=render("Un *instant*.").body)
         ids = asked.event_ids
         begun = [
@@ -341,7 +342,7 @@ class TestMatrix:
         assert await joined.own_since(asked) == [said, *begun]
 
         whole = replace(reply(asked, "Trois."), claim=2, final=True)
-        await matrix.send(room_id, OutgoingEdit(second, whole), f"{name}-4")
+        await send(matrix, room_id, OutgoingEdit(second, whole), f"{name}-4")
 
         begun[1] = replace(begun[1], claim=2, final=True, body="Trois.")
         assert await joined.own_since(asked) == [said, *begun]
@@ -356,9 +357,9 @@ class TestMatrix:
     ) -> None:
         first, second = [await joined.prompt(one) for one in ("Un ?", "Deux ?")]
         matrix, room_id = joined.matrix, joined.room_id
-        await matrix.send(room_id, Notice(text="Bonjour."), "other-n")
-        await matrix.send(room_id, reply(first, "Un."), "other-1")
-        ours = await matrix.send(room_id, reply(second, "Deux."), "other-2")
+        await send(matrix, room_id, Notice(text="Bonjour."), "other-n")
+        await send(matrix, room_id, reply(first, "Un."), "other-1")
+        ours = await send(matrix, room_id, reply(second, "Deux."), "other-2")
 
         assert [one.event_id for one in await joined.own_since(second)] == [ours]
 
@@ -366,9 +367,9 @@ class TestMatrix:
         self, joined: Meeting
     ) -> None:
         asked, matrix, room_id = await joined.prompt("Perdu ?"), joined.matrix, joined.room_id
-        first = await matrix.send(room_id, reply(asked, "Un"), "trace-1")
-        await matrix.send(room_id, OutgoingEdit(first, reply(asked, "Deux")), "trace-2")
-        second = await matrix.send(room_id, reply(asked, "Trois"), "trace-3")
+        first = await send(matrix, room_id, reply(asked, "Un"), "trace-1")
+        await send(matrix, room_id, OutgoingEdit(first, reply(asked, "Deux")), "trace-2")
+        second = await send(matrix, room_id, reply(asked, "Trois"), "trace-3")
         await joined.take_back(asked.event_id)
         await joined.heard(Redaction)
 
@@ -377,10 +378,10 @@ class TestMatrix:
     async def test_t10_the_same_transaction_makes_one_event(self, joined: Meeting) -> None:
         notice = Notice(text="Une seule fois.")
 
-        first = await joined.matrix.send(joined.room_id, notice, "notice-1")
+        first = await send(joined.matrix, joined.room_id, notice, "notice-1")
 
-        assert await joined.matrix.send(joined.room_id, notice, "notice-1") == first
-        assert await joined.matrix.send(joined.room_id, notice, "notice-2") != first
+        assert await send(joined.matrix, joined.room_id, notice, "notice-1") == first
+        assert await send(joined.matrix, joined.room_id, notice, "notice-2") != first
 
     async def test_attention_passes_without_a_word(self, joined: Meeting) -> None:
         asked = await joined.prompt("Tu es là ?")

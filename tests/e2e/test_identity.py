@@ -33,6 +33,7 @@ from tests.harness.model import ScriptedModel
 from tests.harness.person import Person
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health
+from tests.sending import send
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -119,7 +120,7 @@ async def earlier_version(bot: Bot) -> AsyncIterator[NioMatrix]:
                 if isinstance(event, Invite):
                     await matrix.join(event)
                 elif isinstance(event, Joined):
-                    await matrix.send(event.room_id, Notice(text="Unsigned."), event.event_id)
+                    await send(matrix, event.room_id, Notice(text="Unsigned."), event.event_id)
 
     listening = asyncio.get_running_loop().create_task(listen())
     try:

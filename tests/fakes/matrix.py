@@ -272,9 +272,6 @@ class FakeMatrix:
         await self._tell()
         return event_id
 
-    async def send(self, room_id: RoomId, outgoing: Outgoing, transaction_id: str) -> EventId:
-        return await self.put(room_id, await self.prepare(room_id, outgoing), transaction_id)
-
     async def verify(self, event: VerificationEvent, *, trusted: bool) -> VerificationStep | None:
         self._fail()
         self.verifying.taken.append((event, trusted))

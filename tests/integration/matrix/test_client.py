@@ -25,6 +25,7 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
 from tests.make import prompt
+from tests.sending import send
 
 
 @asynccontextmanager
@@ -177,7 +178,7 @@ async def test_what_is_said_in_an_admin_room_that_is_still_being_made_is_encrypt
             await anext(batches)
         room_id = there[0].room_id
 
-        event_id = await matrix.send(room_id, said, "at-once")
+        event_id = await send(matrix, room_id, said, "at-once")
 
         assert await making == room_id
         shown = await matrix.shown(room_id, event_id)
@@ -224,7 +225,7 @@ async def test_a_file_is_as_large_as_the_homeserver_takes_and_no_larger(tmp_path
             for size in (limit, limit + 1)
         )
 
-        await matrix.send(asked.room_id, whole, "file")
+        await send(matrix, asked.room_id, whole, "file")
         seen = await person.wait_for_message(asked.room_id, lambda one: one.body == "a.csv")
         with pytest.raises(TooLarge):
             await matrix.prepare(asked.room_id, more)

@@ -30,6 +30,7 @@ from tests.harness.nio_person import NioPerson
 from tests.harness.synapse import Synapse
 from tests.harness.vault import health, vault
 from tests.make import prompt
+from tests.sending import send
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -158,10 +159,10 @@ async def reply(stand: Stand, asked: EventId, text: str, *versions: str) -> Even
     if not stand.bot.matrix.room(question.room_id).direct:
         question = salon_prompt(question)
     to = Reply(prompt=question, part=Part(text), model="small")
-    first = await stand.bot.matrix.send(question.room_id, to, uuid4().hex)
+    first = await send(stand.bot.matrix, question.room_id, to, uuid4().hex)
     for version in versions:
         newer = OutgoingEdit(first, Reply(prompt=question, part=Part(version), model="small"))
-        await stand.bot.matrix.send(question.room_id, newer, uuid4().hex)
+        await send(stand.bot.matrix, question.room_id, newer, uuid4().hex)
     return first
 
 

@@ -36,6 +36,7 @@ from tests.fakes.ledger import FakeStore
 from tests.fakes.matrix import FakeMatrix
 from tests.fakes.model import SMALL, FakeModel
 from tests.make import MIDNIGHT, message, prompt
+from tests.sending import send
 
 FIRST, SECOND = message(), message("Et la mer ?", event_id="$second")
 PROMPT, BOTH = prompt(FIRST), prompt(FIRST, SECOND)
@@ -644,8 +645,8 @@ async def test_what_the_ledger_knows_as_another_answer_is_no_reply_to_the_prompt
     await stage.store.admit(Batch(events=(FIRST, SECOND), next_batch="s1"), MIDNIGHT)
     other = prompt(SECOND)
     await stage.store.claim(other)
-    sent = await stage.matrix.send(
-        other.room_id, Reply(prompt=other, part=Part("La mer."), model="m"), "other"
+    sent = await send(
+        stage.matrix, other.room_id, Reply(prompt=other, part=Part("La mer."), model="m"), "other"
     )
     await stage.store.sent(SECOND.event_id, 0, sent)
     stage.matrix.undecryptable = {sent}
@@ -670,8 +671,11 @@ async def test_an_unreadable_message_of_another_thread_is_no_reply_to_the_prompt
     stage: StreamingSetup,
 ) -> None:
     elsewhere = prompt(message(event_id="$root", thread_root="$root"))
-    sent = await stage.matrix.send(
-        elsewhere.room_id, Reply(prompt=elsewhere, part=Part("Là."), model="m"), "there"
+    sent = await send(
+        stage.matrix,
+        elsewhere.room_id,
+        Reply(prompt=elsewhere, part=Part("Là."), model="m"),
+        "there",
     )
     stage.matrix.undecryptable = {sent}
 

@@ -15,7 +15,7 @@ from bot.runtime.failpoints import COMMITS, IDENTITY_STEPS, REQUESTS, SITES, VAR
 
 BOT = Path(__file__).parents[3] / "bot"
 # The port's methods that change something on the homeserver.
-CHANGING = {"put", "send", "redact", "join", "leave", "follow", "open_admin_room", "invite"}
+CHANGING = {"put", "redact", "join", "leave", "follow", "open_admin_room", "invite"}
 WRITING = {"insert", "update", "delete"}
 # Where the name stands in the place of a constant: see what its callers name.
 FORWARDS = {"bot/replies/delivery.py", "bot/replies/notices.py"}
