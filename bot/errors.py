@@ -10,7 +10,7 @@ BotError
 ├── Stalled                   the sync loop stands still although the process lives
 ├── MatrixError               the homeserver or the account
 │   ├── Retryable               the same request may succeed later
-│   │   ├── HomeserverUnreachable no connection, or a 5xx
+│   │   ├── HomeserverUnreachable no connection, a 5xx, an account that is held up
 │   │   │   └── NotMatrix           a response that is not Matrix, for example a proxy's page
 │   │   ├── RateLimited           429, with the wait the homeserver asked for
 │   │   └── SoftLogout            the session is over, the device is not: it logs in again

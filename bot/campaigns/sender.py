@@ -94,7 +94,7 @@ class CampaignSender:
         """Send the messages of one campaign until none is left."""
         campaign, unfinished = await find(self._ledger, name), True
         while unfinished:
-            async with error_boundary(give_up=lambda: self._clock.sleep(_AGAIN)):
+            async with error_boundary(campaign=name, give_up=lambda: self._clock.sleep(_AGAIN)):
                 unfinished = await self._send_next(
                     campaign or Campaign(name=name), known=campaign is not None
                 )

@@ -11,7 +11,8 @@ V = TypeVar("V")
 class BoundedDict(dict[K, V], Generic[K, V]):
     """A dictionary of at most `most` entries: to set one more drops the oldest.
 
-    To set an entry again makes it the newest.
+    To set an entry again makes it the newest. Only `d[key] = value` keeps the bound: `setdefault`
+    and `update` do not.
     """
 
     def __init__(self, most: int) -> None:

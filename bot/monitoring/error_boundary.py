@@ -1,4 +1,4 @@
-"""The error boundary: a fatal error goes on; any other is logged and ends one piece of work."""
+"""The error boundary: a fatal error is raised again, any other ends one piece of work."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The sender of notices, polls and files: each is sent exactly once."""
+"""The sender of notices, polls and files: each has one transaction id in any process."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ class Notifier:
     """Sends notices, polls and files, each under a transaction id that all processes share.
 
     Attributes:
-        doubtful: events that an earlier process may have handled; the caller fills it.
+        doubtful: events that an earlier process may have handled; `EventHandler` fills it.
         unanswered: those events whose reply does not count, since it was marked incomplete.
     """
 
