@@ -156,7 +156,7 @@ class Cold:
                 recording = _Recording(client.send, talk.requests)
                 client.send = recording.send  # type: ignore[method-assign,assignment]  # to record the requests
                 await self._read(matrix, talk)
-                client.send = recording.original  # type: ignore[method-assign]
+                client.send = recording.original  # type: ignore[method-assign]  # restored
             headers = {"Authorization": f"Bearer {client.access_token}"}
         async with aiohttp.ClientSession(headers=headers) as http:
             for number in range(_ROUNDS):

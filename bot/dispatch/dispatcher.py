@@ -13,7 +13,7 @@ from bot.dispatch.intent_resolver import IntentResolver
 from bot.dispatch.pending_decryption import PendingDecryption
 from bot.errors import Retryable
 from bot.monitoring.error_boundary import error_boundary
-from bot.monitoring.logs import costing_nothing
+from bot.monitoring.logs import log_bug
 from bot.ports.clock import Clock
 from bot.ports.ledger import Store, UndecryptedEvent
 from bot.ports.matrix import Matrix
@@ -65,16 +65,19 @@ class EventDispatcher:
         if root is None and not self._matrix.room(event.room_id).direct:
             root = event.event_id  # in a salon each such event begins its own conversation
         conversation = Conversation(event.room_id, root)
-        with costing_nothing():
+        try:
             intent = self._intent_resolver.decide(event, pending)
-            match intent:
-                case AwaitKey(message):
-                    self._pending_decryption.add(message, pending)
-                case _ if isinstance(intent, NeedsLookup) or conversation in self._locks:
-                    lock = self._locks.setdefault(conversation, asyncio.Lock())
-                    self._tasks.create_task(self._look_up(event, remarks, pending, lock))
-                case _:
-                    self._start(event, intent, remarks, pending)
+        except Exception as error:  # noqa: BLE001  # a bug in one decision costs one event
+            log_bug(error)
+            return
+        match intent:
+            case AwaitKey(message):
+                self._pending_decryption.add(message, pending)
+            case _ if isinstance(intent, NeedsLookup) or conversation in self._locks:
+                lock = self._locks.setdefault(conversation, asyncio.Lock())
+                self._tasks.create_task(self._look_up(event, remarks, pending, lock))
+            case _:
+                self._start(event, intent, remarks, pending)
 
     async def restore(
         self, unfinished: Event | Pending | UndecryptedEvent, patience: float
@@ -140,16 +143,17 @@ class EventDispatcher:
         The lock keeps the events of a thread in order. An event that was redacted meanwhile is
         dropped. If the look-up is refused, the event waits for the next start.
         """
-        async with (
-            lock,
-            error_boundary(
+        ready = list[tuple[Event, Intent]]()
+        async with lock:
+            async with error_boundary(
                 "message not looked up", event_id=event.event_id, room_id=event.room_id
-            ),
-        ):
-            await self._intent_resolver.resolve(event, pending)
-            current = await self._fetch(Pending(event.event_id, event.room_id))
-            if current is None:
-                return
-            intent = await self._intent_resolver.resolve(current, pending)
-            if not isinstance(intent, AwaitKey):
+            ):
+                await self._intent_resolver.resolve(event, pending)
+                current = await self._fetch(Pending(event.event_id, event.room_id))
+                if current is None:
+                    return
+                intent = await self._intent_resolver.resolve(current, pending)
+                if not isinstance(intent, AwaitKey):
+                    ready.append((current, intent))
+            for current, intent in ready:  # not within the boundary: a start must not be half done
                 self._start(current, intent, remarks, pending)

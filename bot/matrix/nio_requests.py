@@ -73,8 +73,7 @@ class RequestClient(nio.AsyncClient):
         is_error = isinstance(response, nio.ErrorResponse) or getattr(response, "challenge", False)
         if refused and not is_error:  # a proxy's response, with other JSON
             response = nio.ErrorResponse("an error without a code")
-        # nio's type hint is wrong
-        response.transport_response = transport_response  # type: ignore[assignment]
+        response.transport_response = transport_response  # type: ignore[assignment]  # nio's hint is wrong
         return response
 
     async def ask(

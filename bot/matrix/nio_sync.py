@@ -110,8 +110,8 @@ class SyncClient(RequestClient):
         if not isinstance(event, nio.MegolmEvent):
             return event
         event.room_id = room_id
-        # nio's own callers use it
-        return self.machine._decrypt_megolm_no_error(event) or event  # noqa: SLF001
+        decrypt = self.machine._decrypt_megolm_no_error  # noqa: SLF001  # nio's client uses it
+        return decrypt(event) or event
 
     def _state(self, room_id: str, info: nio.RoomInfo) -> nio.MatrixRoom:
         """Return the room with its new state, visible only once all of it is applied."""

@@ -381,6 +381,6 @@ def _without_name(body: str, content: Json, me: UserId) -> str:
             rest = start[len(name) :]
             if rest[:1].isalnum() or (name[:1] == "@" and re.match(r":\S", rest)):
                 continue  # the name continues: it is another one's
-            # the pattern matches the empty string, so there is a match
-            return rest[_AFTER_NAME.match(rest).end() :] or body  # type: ignore[union-attr]
+            after = _AFTER_NAME.match(rest)
+            return rest[after.end() if after else 0 :] or body
     return body

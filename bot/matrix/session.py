@@ -133,8 +133,7 @@ class Session:
                 max_timeouts=0,
                 request_timeout=_REQUEST_SECONDS,
             ),
-            # nio documents a context
-            ssl=tls_context(account.ca_bundle),  # type: ignore[arg-type]
+            ssl=tls_context(account.ca_bundle),  # type: ignore[arg-type]  # nio documents a context
             proxy=account.proxy,
         )
         owner = account.homeserver, account.user_id, account.password

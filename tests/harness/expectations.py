@@ -8,7 +8,7 @@ from bot.core.markdown import UNFINISHED, render
 from bot.i18n.texts import Texts
 from bot.matrix.parse import MARKER, NOTICE_MARKER
 from tests.harness.bot import Bot
-from tests.harness.client_view import JSON, Seen
+from tests.harness.client_view import Seen
 from tests.harness.model import ModelExchange, ScriptedModel
 from tests.harness.person import Person
 
@@ -165,13 +165,6 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], within: float = 20.
             if now if isinstance(now, bool) else await now:
                 return
             await asyncio.sleep(_POLL_SECONDS)
-
-
-async def on_the_homeserver(person: Person, room_id: RoomId, event_id: EventId) -> JSON:
-    """Return the content of one event as the homeserver returns it to this person."""
-    event = await person.event(room_id, event_id)
-    content: JSON = event["content"]
-    return content
 
 
 async def heard(bot: Bot, event_id: EventId) -> None:

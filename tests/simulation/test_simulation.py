@@ -74,9 +74,6 @@ CUTS = {
     "content_filter": "cut by filter",
     **{kind.__name__: kind.key for kind in (Truncated, ModelStalled, ModelBusy, ModelLimited)},
 }
-KEY_NOTICES = {
-    TEXTS(key, hours=24) for key in ("key missing", "key unverified", "key blacklisted", "expired")
-}
 
 # Where a promise does not hold: each name lets one corner pass, and is looked for in one place.
 # Without the name, the promise is asked for there as well.
